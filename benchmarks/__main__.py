@@ -1,0 +1,65 @@
+"""Command line of the benchmarks: ``python -m benchmarks core``, ``shuffle`` or ``scale``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one benchmark and print its table."""
+    arguments = _parser().parse_args(argv)
+    # deferred on purpose: --help is immediate, and a benchmark imports no more than it measures
+    if arguments.benchmark == "core":
+        from benchmarks import core
+
+        core.run(arguments)
+    elif arguments.benchmark == "shuffle":
+        from benchmarks import shuffle
+
+        shuffle.run(arguments)
+    else:
+        from benchmarks import scale
+
+        scale.run(arguments)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure StoreGate on this machine.")
+    commands = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
+
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+
+    measured = argparse.ArgumentParser(add_help=False, parents=[common])
+    measured.add_argument("--repeat", type=_positive, metavar="N", help="turns of every case (default: 5, quick: 2)")
+    measured.add_argument("--quick", action="store_true", help="small sizes: minutes become seconds, ratios get rough")
+    measured.add_argument("--directory", metavar="DIR", help="where to write (default: the temporary directory)")
+    measured.add_argument("--only", metavar="A,B", help="run these cases only")
+
+    core = commands.add_parser("core", parents=[measured], help="writing, reading, casting and opening a store")
+    core.add_argument("--size", metavar="SIZE,SIZE", help="bytes of the arrays (default: 256MiB,1GiB)")
+
+    shuffle = commands.add_parser("shuffle", parents=[measured], help="an exact shuffle of more than memory")
+    shuffle.add_argument("--rows", type=_positive, metavar="N", help="rows of 1 kB (default: 4,000,000)")
+    shuffle.add_argument("--budget", metavar="SIZE", help="memory limit (default: 1 GB, less for fewer rows)")
+    shuffle.add_argument("--peers", default="none", metavar="all|none|A,B", help="other software (default: none)")
+    shuffle.add_argument("--limit", type=_positive, default=180, metavar="SECONDS", help="time for each peer")
+    shuffle.add_argument("--cluster", action="store_true", help="also on two worker processes that are killed in turn")
+
+    scale = commands.add_parser("scale", parents=[common], help="plans of terabytes; runs none of them")
+    scale.add_argument("--profile", action="store_true", help="print where the planning time goes")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text.replace(",", "").replace("_", ""))
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,380 @@
+"""Arrays: rows that can be read, stored in zarr or in memory, and the one protocol over them; writes nothing.
+
+Stored bytes come through tensorstore; zarr-python takes over for text, for stores that are not on a file system,
+and in a forked child, where tensorstore cannot run.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import warnings
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import zarr
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import StorePath, WrapperStore
+
+from storegate_engine.budget import Layout
+from storegate_engine.encodings import dtype_from_text, dtype_to_text, encoding_of, is_text, row_nbytes
+from storegate_engine.errors import CorruptStoreError, SnapshotExpired
+from storegate_engine.locations import Location
+from storegate_engine.names import validate_name
+from storegate_engine.orders import ArrayIndex
+
+__all__ = ["ConstantArray", "MemoryArray", "RowArray", "StoredArray", "StoredIndex", "tensorstore_runs"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+FILE_READS = 16
+"""Files that are read at the same time: a disk answers many requests sooner than few."""
+_FEW = 1024
+"""Rows up to which a read goes to the chunks at once."""
+_DENSE = 16
+"""A window is read whole where at least one of so many of its rows is wanted."""
+_WINDOW_NBYTES = 8 * 2**20
+"""Bytes of a window of a sweep."""
+_IDENTIFIER = re.compile(r"[0-9a-f]{32}")
+_CHUNK_KEY = re.compile(r"/c(/[0-9]+)+$")
+
+
+class RowArray(Protocol):
+    """Rows that can be read: the one-protocol border between plans and bytes."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the rows."""
+        ...
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row."""
+        ...
+
+    @property
+    def n_rows(self) -> int:
+        """The number of rows."""
+        ...
+
+    @property
+    def chunk_rows(self) -> int:
+        """The rows that are decoded together."""
+        ...
+
+    def read_into(self, start: int, stop: int, out: Array, /) -> None:
+        """Read rows ``start..stop`` into ``out`` of shape ``(stop - start, *row_shape)``."""
+        ...
+
+    def take_into(self, rows: Array, out: Array, /) -> None:
+        """Read ``rows`` (int64) into ``out`` of shape ``(len(rows), *row_shape)``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MemoryArray:
+    """Rows in the memory of this process; travels by value."""
+
+    values: Array
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the rows."""
+        dtype: np.dtype[Any] = self.values.dtype
+        return dtype
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row."""
+        return tuple(self.values.shape[1:])
+
+    @property
+    def n_rows(self) -> int:
+        """The number of rows."""
+        return len(self.values)
+
+    @property
+    def chunk_rows(self) -> int:
+        """Any row can be read alone."""
+        return 1
+
+    def read_into(self, start: int, stop: int, out: Array, /) -> None:
+        """Copy rows ``start..stop`` into ``out``."""
+        out[...] = self.values[start:stop]
+
+    def take_into(self, rows: Array, out: Array, /) -> None:
+        """Copy ``rows`` into ``out``."""
+        if out.dtype == self.values.dtype and out.flags.c_contiguous and out.dtype.kind not in "T":
+            self.values.take(rows, axis=0, out=out, mode="clip")  # rows are validated; "raise" would buffer
+        else:
+            out[...] = self.values[rows]
+
+
+@dataclass(frozen=True, slots=True)
+class ConstantArray:
+    """Rows that are all zeros (empty texts) or all ones; takes no space anywhere."""
+
+    dtype: np.dtype[Any]
+    """The dtype of the rows."""
+    row_shape: tuple[int, ...]
+    """The shape of one row."""
+    n_rows: int
+    """The number of rows."""
+    value: int = 0
+    """0 or 1."""
+
+    @property
+    def chunk_rows(self) -> int:
+        """Any row can be made alone."""
+        return 1
+
+    def read_into(self, start: int, stop: int, out: Array, /) -> None:
+        """Fill ``out``."""
+        out[...] = "" if is_text(self.dtype) else self.dtype.type(self.value)
+
+    def take_into(self, rows: Array, out: Array, /) -> None:
+        """Fill ``out``."""
+        self.read_into(0, 0, out)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredArray:
+    """Rows of one array of a stored segment; travels as a location and a name."""
+
+    location: Location
+    """Where the segment lies."""
+    name: str
+    """The array's name in the segment."""
+    dtype: np.dtype[Any]
+    """The logical dtype of the rows."""
+    row_shape: tuple[int, ...]
+    """The shape of one row."""
+    n_rows: int
+    """The number of rows."""
+    layout: Layout
+    """Rows of a chunk and of a shard."""
+
+    @property
+    def chunk_rows(self) -> int:
+        """The rows that are decoded together."""
+        return self.layout.chunk_rows
+
+    @property
+    def segment(self) -> str:
+        """The segment's identifier."""
+        return self.location.prefix.rpartition("/")[2]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a manifest holds of the array; its location is the manifest's."""
+        return {
+            "segment": self.segment,
+            "name": self.name,
+            "dtype": dtype_to_text(self.dtype),
+            "row_shape": list(self.row_shape),
+            "n_rows": self.n_rows,
+            "chunk_rows": self.layout.chunk_rows,
+            "shard_rows": self.layout.shard_rows,
+        }
+
+    @classmethod
+    def from_json(cls, document: Any, segments: Location) -> StoredArray:
+        """Return the array that a manifest refers to, below the directory of segments.
+
+        Raises
+        ------
+        CorruptStoreError
+            The document is not one that :meth:`to_json` returns.
+        """
+        try:
+            segment, name = document["segment"], document["name"]
+            counts = [
+                document["n_rows"],
+                document["chunk_rows"],
+                document["shard_rows"],
+                *document["row_shape"],
+            ]
+            if not _IDENTIFIER.fullmatch(segment) or any(type(n) is not int or n < 0 for n in counts):
+                raise ValueError("a segment or a size is not a legal one")
+            return cls(
+                segments / segment,
+                validate_name(name),
+                dtype_from_text(document["dtype"]),
+                tuple(document["row_shape"]),
+                document["n_rows"],
+                Layout(document["chunk_rows"], document["shard_rows"]),
+            )
+        except (KeyError, TypeError, ValueError) as err:
+            raise CorruptStoreError(f"the manifest refers to an array in a way that is not ours: {err}") from err
+
+    def read_into(self, start: int, stop: int, out: Array, /) -> None:
+        """Read rows ``start..stop`` into ``out``."""
+        if start < stop and out.size:
+            self._fetch(slice(start, stop), out)
+
+    def take_into(self, rows: Array, out: Array, /) -> None:
+        """Read ``rows`` into ``out``; every chunk that they touch is read once."""
+        if len(rows) == 1:
+            self._fetch(slice(int(rows[0]), int(rows[0]) + 1), out)
+        elif len(rows) and out.size:
+            if len(rows) * _DENSE < self.chunk_rows or len(rows) < _FEW:
+                self._fetch(rows, out)
+            else:
+                self._sweep(rows, out)
+
+    def _sweep(self, rows: Array, out: Array) -> None:
+        """Read many rows in stored order, a window of shards at a time: densely wanted windows as they lie."""
+        places = np.argsort(rows, kind="stable")
+        rows = rows[places]
+        window = max(1, _WINDOW_NBYTES // row_nbytes(self.dtype, self.row_shape))
+        cuts = np.searchsorted(rows, np.arange(int(rows[0]), int(rows[-1]) + window + 1, window))
+        for first, last in pairwise(cuts.tolist()):
+            if first == last:
+                continue
+            lo, hi = int(rows[first]), int(rows[last - 1]) + 1
+            if (hi - lo) <= _DENSE * (last - first):
+                block = np.empty((hi - lo, *self.row_shape), self.dtype)
+                self._fetch(slice(lo, hi), block)
+                out[places[first:last]] = block[rows[first:last] - lo]
+            else:
+                block = np.empty((last - first, *self.row_shape), self.dtype)
+                self._fetch(rows[first:last], block)
+                out[places[first:last]] = block
+
+    def _fetch(self, rows: slice | Array, out: Array) -> None:
+        encoding = encoding_of(self.dtype)
+        opened = _open_array(self)
+        try:
+            if isinstance(opened, zarr.Array):
+                # oindex normalises negative indices in place: it gets a copy
+                stored = opened[rows] if isinstance(rows, slice) else opened.oindex[(np.array(rows),)]
+                out[...] = encoding.decode(np.asarray(stored))
+            elif encoding.is_identity and out.dtype == encoding.stored and out.flags.c_contiguous:
+                import tensorstore
+
+                tensorstore.array(out).write(opened[rows]).result()
+            else:
+                out[...] = encoding.decode(opened[rows].read().result())
+        except CorruptStoreError:
+            raise
+        except (ValueError, OSError, RuntimeError) as err:
+            raise CorruptStoreError(f"array {self.name!r} of segment {self.location} cannot be read: {err}") from err
+
+
+@functools.lru_cache(maxsize=2048)
+def _open_array(array: StoredArray) -> Any:
+    """Open an array once per process; refuse one that is not what its manifest says."""
+    location = array.location
+    encoding = encoding_of(array.dtype)
+    expected = (array.n_rows, *array.row_shape)
+    opened: Any
+    try:
+        if location.is_local and not is_text(array.dtype) and tensorstore_runs():
+            import tensorstore
+
+            opened = tensorstore.open(
+                {
+                    "driver": "zarr3",
+                    "kvstore": {"driver": "file", "path": f"{location}/{array.name}/"},
+                    "context": {"file_io_concurrency": {"limit": FILE_READS}},
+                    "fill_missing_data_reads": False,
+                    "store_data_equal_to_fill_value": True,
+                },
+                open=True,
+            ).result()
+            found_dtype = opened.dtype.numpy_dtype
+        else:
+            path = StorePath(_RefuseMissing(location.store), location.key(array.name))
+            opened = zarr.open_array(path, mode="r")
+            found_dtype = opened.dtype
+    except (ValueError, OSError, KeyError, TypeError) as err:
+        if location.read("zarr.json") is None:
+            raise SnapshotExpired(
+                f"segment {location} is gone: the version that refers to it was vacuumed; open the store again"
+            ) from err
+        raise CorruptStoreError(f"array {array.name!r} of segment {location} cannot be opened: {err}") from err
+    if tuple(opened.shape) != expected or found_dtype != encoding.stored:
+        raise CorruptStoreError(
+            f"array {array.name!r} of segment {location}: the manifest says {expected} {encoding.stored}, "
+            f"found {tuple(opened.shape)} {found_dtype}"
+        )
+    return opened
+
+
+class _RefuseMissing(WrapperStore[Any]):
+    """A store whose missing chunks are an error, never fill values."""
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """Return the bytes of a key; a chunk must be there."""
+        found = await super().get(key, prototype, byte_range)
+        if found is None and _CHUNK_KEY.search(key):
+            raise CorruptStoreError(f"chunk {key} is missing")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class StoredIndex:
+    """An index array of an order, kept in a segment and read whole on first use (4 bytes a row)."""
+
+    array: StoredArray
+
+    def __len__(self) -> int:
+        """Return the number of logical rows."""
+        return self.array.n_rows
+
+    def take(self, rows: Array, /) -> Array:
+        """Return the index at ``rows``."""
+        return _load_index(self.array).take(rows)
+
+    def slice(self, lo: int, hi: int, /) -> Array:
+        """Return the index of rows ``lo..hi``."""
+        return _load_index(self.array).slice(lo, hi)
+
+    def find(self, values: Array, /) -> Array:
+        """Return where the index has ``values``, -1 where it does not."""
+        return _load_index(self.array).find(values)
+
+    def to_json(self) -> object:
+        """Return the array's place."""
+        return self.array.to_json()
+
+
+@functools.lru_cache(maxsize=8)
+def _load_index(array: StoredArray) -> ArrayIndex:
+    values = np.empty((array.n_rows,), array.dtype)
+    array.read_into(0, array.n_rows, values)
+    return ArrayIndex(values)
+
+
+class _Fork:
+    """Whether this process is a forked child of one that used tensorstore."""
+
+    used = False
+    forked = False
+
+
+def tensorstore_runs() -> bool:
+    """Return whether tensorstore can be used in this process: not in a forked child of one that used it."""
+    if _Fork.forked:
+        return False
+    _Fork.used = True
+    return True
+
+
+def _after_fork_in_child() -> None:
+    _open_array.cache_clear()
+    if _Fork.used and not _Fork.forked:
+        _Fork.forked = True
+        warnings.warn(
+            "this process was forked after its parent used tensorstore, which cannot run here: reading with the "
+            "slower zarr-python; start processes with the 'spawn' or 'forkserver' method instead",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,153 @@
+"""Encodings: which dtypes can be stored, and how text and times become what zarr v3 specifies; does no I/O."""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from storegate_engine.errors import CorruptStoreError, DtypeError
+
+__all__ = ["Encoding", "dtype_from_text", "dtype_to_text", "encoding_of", "is_text", "row_nbytes"]
+
+TEXT = np.dtypes.StringDType()
+_NUMBERS = frozenset("b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 c8 c16".split())
+_CF_UNITS = {
+    "D": "days",
+    "h": "hours",
+    "m": "minutes",
+    "s": "seconds",
+    "ms": "milliseconds",
+    "us": "microseconds",
+    "ns": "nanoseconds",
+}
+_TIME = re.compile(r"[mM]8\[(Y|M|W|D|h|m|s|ms|us|ns)\]")
+_NOT_A_TIME = int(np.iinfo(np.int64).min)
+
+
+def is_text(dtype: np.dtype[Any]) -> bool:
+    """Return whether values of ``dtype`` are text or bytes."""
+    return dtype.kind in "UST"
+
+
+def row_nbytes(dtype: np.dtype[Any], row_shape: tuple[int, ...]) -> int:
+    """Return the bytes of one row in memory (variable-length text counts 16 bytes and its references)."""
+    return max(1, dtype.itemsize * int(np.prod(row_shape, dtype=np.int64)))
+
+
+def dtype_to_text(dtype: np.dtype[Any]) -> str:
+    """Return the text under which a manifest names a dtype; it is refused when it cannot be stored.
+
+    Raises
+    ------
+    DtypeError
+        Object, structured, unsupported or empty dtypes.
+
+    Examples
+    --------
+    >>> dtype_to_text(np.dtype(">f4")), dtype_to_text(np.dtype("U7")), dtype_to_text(np.dtype("M8[s]"))
+    ('f4', 'U7', 'M8[s]')
+    """
+    if dtype.kind == "T":
+        return "T"
+    text = dtype.str[1:]
+    if text in _NUMBERS or _TIME.fullmatch(text) or dtype.kind in "US":
+        return text
+    if dtype.kind == "O":
+        raise DtypeError(
+            "data of dtype object cannot be stored without pickle; convert them first, for example with "
+            "np.asarray(data, dtype='f4'), or dtype='U' for text (ragged rows: pad them to one shape)"
+        )
+    if dtype.names:
+        raise DtypeError(
+            f"structured dtype {dtype} cannot be stored; add each field as a variable: {', '.join(dtype.names)}"
+        )
+    raise DtypeError(
+        f"dtype {dtype} cannot be stored; convert to one of bool, int8-64, uint8-64, float16-64, complex64-128, "
+        "datetime64, timedelta64 or text"
+    )
+
+
+def dtype_from_text(text: object) -> np.dtype[Any]:
+    """Return the dtype that a manifest names, from the allow-list of what can be stored.
+
+    Raises
+    ------
+    CorruptStoreError
+        The text names no dtype that this library writes.
+    """
+    if text == "T":
+        return TEXT
+    if isinstance(text, str) and (text in _NUMBERS or _TIME.fullmatch(text) or re.fullmatch(r"[US][0-9]{1,7}", text)):
+        return np.dtype(text)
+    raise CorruptStoreError(f"the store names a dtype that is not allowed: {text!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How values of one logical dtype lie in zarr."""
+
+    logical: np.dtype[Any]
+    """The dtype that users see."""
+    stored: np.dtype[Any]
+    """The dtype of the zarr array."""
+    attributes: tuple[tuple[str, Any], ...] = ()
+    """CF attributes with which xarray decodes the stored values."""
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether stored values are the logical ones, byte for byte."""
+        return self.logical == self.stored
+
+    def encode(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return the stored form of logical values; never changes its argument."""
+        if self.logical.kind in "mM":
+            unit = np.dtype(self.logical.str.replace(np.datetime_data(self.logical)[0], _stored_unit(self.logical)))
+            return values.astype(unit, copy=False).astype(np.int64)
+        if self.logical.kind == "S":
+            # latin-1 maps every byte to one character and back
+            return np.char.decode(values.astype(self.logical, copy=False), "latin-1").astype(TEXT)
+        return values.astype(self.stored, copy=False)
+
+    def decode(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return the logical form of stored values."""
+        if self.logical.kind in "mM":
+            unit = np.dtype(self.logical.str.replace(np.datetime_data(self.logical)[0], _stored_unit(self.logical)))
+            return values.view(unit).astype(self.logical, copy=False)
+        if self.logical.kind == "S":
+            width = max(1, self.logical.itemsize)
+            return np.char.encode(values.astype(f"U{width}"), "latin-1").astype(self.logical)
+        return values.astype(self.logical, copy=False)
+
+
+def _stored_unit(dtype: np.dtype[Any]) -> str:
+    """Return the unit in which times are stored: CF has no calendar units, so those become days."""
+    unit = np.datetime_data(dtype)[0]
+    return unit if unit in _CF_UNITS else "D"
+
+
+@functools.lru_cache(maxsize=256)
+def encoding_of(dtype: np.dtype[Any]) -> Encoding:
+    """Return how values of ``dtype`` are stored.
+
+    Numbers are stored as they are; datetime64 and timedelta64 as int64 with CF attributes; text and bytes as
+    variable-length UTF-8 (bytes as latin-1 characters).
+
+    Raises
+    ------
+    DtypeError
+        The dtype cannot be stored.
+    """
+    dtype_to_text(dtype)
+    dtype = dtype if dtype.kind == "T" else dtype.newbyteorder("=")
+    if is_text(dtype):
+        return Encoding(dtype, TEXT)
+    if dtype.kind in "mM":
+        unit = _CF_UNITS[_stored_unit(dtype)]
+        since = f"{unit} since 1970-01-01" if dtype.kind == "M" else unit
+        calendar = (("calendar", "proleptic_gregorian"),) if dtype.kind == "M" else ()
+        return Encoding(dtype, np.dtype(np.int64), (("units", since), *calendar, ("_FillValue", _NOT_A_TIME)))
+    return Encoding(dtype, dtype)

@@ -1,0 +1,186 @@
+"""Errors: the exception tree, and how a message names near matches; never raises on its own.
+
+::
+
+    StoreGateError
+    ├── InvalidNameError (ValueError)             a name that cannot be stored safely
+    ├── PhaseNotFoundError (ValueError, KeyError) a phase that does not exist
+    ├── VariableNotFoundError (KeyError, ValueError)
+    ├── VariableExistsError (ValueError)
+    ├── BackendNotFoundError (ValueError, NotImplementedError)
+    ├── DataIdError (ValueError)                  no data_id, or an unknown one
+    ├── NotCompiledError (ValueError)             a call that needs ``compile()`` first
+    ├── ShapeError (ValueError)                   rows or sample shapes that do not fit
+    ├── LabelError (ValueError)                   a label outside of its classes
+    ├── DtypeError (TypeError)                    a dtype that cannot be stored
+    ├── ReadOnlyError (PermissionError)           a change of a store opened with ``mode="r"``
+    ├── MemoryBudgetError (MemoryError)           a plan that does not fit the memory limit
+    ├── ConflictError (RuntimeError)              another writer's commit stands in the way
+    ├── TransactionError (RuntimeError)           a transaction that failed earlier was used again
+    ├── NotInvertibleError (ValueError)           an order that has repeated rows
+    └── StoreError (OSError)
+        ├── SpillError (OSError)              spill that cannot be written: a full disk, no permission
+        ├── NotAStoreError (OSError)              a directory that holds something else
+        ├── CorruptStoreError (OSError)           bytes that are missing or not what was written
+        └── SnapshotExpired (OSError)             a version that vacuum removed
+"""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+from collections.abc import Iterable
+
+__all__ = [
+    "BackendNotFoundError",
+    "ConflictError",
+    "CorruptStoreError",
+    "DataIdError",
+    "DtypeError",
+    "InvalidNameError",
+    "LabelError",
+    "MemoryBudgetError",
+    "NotAStoreError",
+    "NotCompiledError",
+    "NotInvertibleError",
+    "PhaseNotFoundError",
+    "ReadOnlyError",
+    "ShapeError",
+    "SnapshotExpired",
+    "SpillError",
+    "StoreError",
+    "StoreGateError",
+    "TransactionError",
+    "VariableExistsError",
+    "VariableNotFoundError",
+    "near_match",
+    "shown",
+]
+
+
+class StoreGateError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+    def __str__(self) -> str:
+        """Return the message itself (``KeyError`` alone would quote it)."""
+        return Exception.__str__(self)
+
+
+class InvalidNameError(StoreGateError, ValueError):
+    """A data_id or variable name that cannot be stored safely."""
+
+
+class PhaseNotFoundError(StoreGateError, ValueError, KeyError):
+    """A phase that is none of train, valid, test, all, auto, or a split."""
+
+
+class VariableNotFoundError(StoreGateError, KeyError, ValueError):
+    """A variable that the phase does not have."""
+
+
+class VariableExistsError(StoreGateError, ValueError):
+    """A variable that must not exist yet, but does."""
+
+
+class BackendNotFoundError(StoreGateError, ValueError, NotImplementedError):
+    """A backend that is none of numpy, zarr and hybrid."""
+
+
+class DataIdError(StoreGateError, ValueError):
+    """No default data_id is set."""
+
+
+class NotCompiledError(StoreGateError, ValueError):
+    """A call over all phases before ``compile()``."""
+
+
+class ShapeError(StoreGateError, ValueError):
+    """Numbers of rows or sample shapes that do not fit."""
+
+
+class LabelError(StoreGateError, ValueError):
+    """A label outside of ``[0, num_classes)``.
+
+    Parameters
+    ----------
+    message : str
+        What is shown.
+    row : int
+        The row of the label, among those that were read together.
+    label : int
+        The label.
+    """
+
+    row: int
+    label: int
+
+    def __init__(self, message: str, *, row: int = 0, label: int = 0) -> None:
+        super().__init__(message)
+        self.row = row
+        self.label = label
+
+
+class DtypeError(StoreGateError, TypeError):
+    """Data of a kind that cannot be stored without pickle."""
+
+
+class ReadOnlyError(StoreGateError, PermissionError):
+    """A change was asked of a store opened read-only."""
+
+
+class MemoryBudgetError(StoreGateError, MemoryError):
+    """The projected memory of a plan exceeds the limit; nothing was started."""
+
+
+class ConflictError(StoreGateError, RuntimeError):
+    """Another writer committed a change that this one cannot be re-applied on."""
+
+
+class TransactionError(StoreGateError, RuntimeError):
+    """A transaction was used after it failed or ended."""
+
+
+class NotInvertibleError(StoreGateError, ValueError):
+    """An order that repeats rows has no inverse."""
+
+
+class StoreError(StoreGateError, OSError):
+    """Base of the errors about what lies in storage."""
+
+
+class SpillError(StoreError):
+    """Scratch data cannot be written; the store is as it was."""
+
+
+class NotAStoreError(StoreError):
+    """The directory holds something that is not a store of ours."""
+
+
+class CorruptStoreError(StoreError):
+    """Stored bytes are missing, or are not what was written."""
+
+
+class SnapshotExpired(StoreError):
+    """The pinned version was removed by ``vacuum``."""
+
+
+def near_match(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest known name, or an empty string.
+
+    >>> near_match("jet_p", ["jet_pt", "label"])
+    "; did you mean 'jet_pt'?"
+    """
+    found = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def shown(obj: object) -> str:
+    """Return a short text of any object, for a message.
+
+    >>> shown(list(range(1000)))
+    '[0, 1, 2, 3, 4, 5, ...]'
+    """
+    try:
+        return reprlib.repr(obj)
+    except ValueError:  # an integer of thousands of digits
+        return f"<{type(obj).__name__}>"

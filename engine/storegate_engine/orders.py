@@ -1,0 +1,740 @@
+"""Row orders: pure index arithmetic; never reads data.
+
+An order says which stored row stands behind each logical row of a variable. Orders are small immutable values
+that nest; an edit of a table (append, replace, shuffle, split) is a new order around the old one::
+
+    Range(start, stop)            stored rows start .. stop-1, as they lie
+    Concat((o1, o2, ...))         o1, then o2, ...
+    Slice(order, start, stop)     logical rows start .. stop-1 of order
+    Permute(order, kind, seed)    row i is row p[i] of order, p the permutation of (kind, len, seed)
+    Take(order, index)            row i is row index[i] of order
+
+Every order answers in both directions, for any range, in time proportional to the range: `RowOrder.rows` maps
+logical rows to stored rows, `RowOrder.positions` maps stored rows back. Build orders with `concat`, `cut`,
+`permute` and `replace_rows`, which keep them short; the classes themselves build exactly what they are told.
+The kinds of permutation are described in `permutations`, the stored form of an order in `order_json`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from storegate_engine.errors import NotInvertibleError
+from storegate_engine.permutations import (
+    MAX_ROW,
+    as_int,
+    as_int64,
+    check_kind,
+    check_rows,
+    check_seed,
+    forward_rows,
+    forward_span,
+    inverse_rows,
+    kind_for,
+)
+
+__all__ = [
+    "ArrayIndex",
+    "Concat",
+    "Permute",
+    "Range",
+    "RowIndex",
+    "RowOrder",
+    "Slice",
+    "Take",
+    "concat",
+    "cut",
+    "flatten",
+    "permute",
+    "replace_rows",
+]
+
+Int64Array: TypeAlias = npt.NDArray[np.int64]
+
+
+def _check_span(lo: object, hi: object, n_rows: int) -> tuple[int, int]:
+    first, last = as_int(lo, "lo"), as_int(hi, "hi")
+    if not 0 <= first <= last <= n_rows:
+        raise IndexError(f"rows {first}..{last} asked of {n_rows} rows; it takes 0 <= lo <= hi <= {n_rows}")
+    return first, last
+
+
+# ------------------------------------------------------------------------------
+# Indexes
+# ------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class RowIndex(Protocol):
+    """A stored list of row numbers, read in parts."""
+
+    def __len__(self) -> int:
+        """Return the number of entries."""
+        ...
+
+    def take(self, rows: Int64Array, /) -> Int64Array:
+        """Return the entries at ``rows`` (one-dimensional, each within 0 .. len-1)."""
+        ...
+
+    def slice(self, lo: int, hi: int, /) -> Int64Array:
+        """Return the entries lo .. hi-1."""
+        ...
+
+    def find(self, values: Int64Array, /) -> Int64Array:
+        """Return where each value stands, or -1; NotInvertibleError where the index repeats values."""
+        ...
+
+    def to_json(self) -> object:
+        """Return what names this index in a manifest."""
+        ...
+
+
+class ArrayIndex:
+    """A `RowIndex` in memory: a read-only copy of integers, unsigned 32-bit where they fit.
+
+    Two of them are equal only when they are the same object.
+
+    Parameters
+    ----------
+    values : integers of shape (n,), not negative
+
+    Raises
+    ------
+    TypeError, ValueError
+        The values are not integers, not one-dimensional, or negative.
+
+    Examples
+    --------
+    >>> ArrayIndex([4, 0, 2]).find(np.array([0, 1, 2]))
+    array([ 1, -1,  2])
+    """
+
+    __slots__ = ("__weakref__", "_inverse", "_sorter", "_stop", "_values")
+
+    def __init__(self, values: npt.ArrayLike) -> None:
+        array = as_int64(values, "an index")
+        if array.ndim != 1:
+            raise ValueError(f"an index has one dimension, but the shape {array.shape} was given")
+        if array.size and int(array.min()) < 0:
+            raise ValueError(f"an index holds no negative rows, but {int(array.min())} was given")
+        narrow = not array.size or int(array.max()) < 2**32
+        self._adopt(array.astype(np.uint32 if narrow else np.int64))
+
+    def _adopt(self, values: npt.NDArray[Any]) -> None:
+        values.setflags(write=False)
+        self._values = values
+        self._stop = int(values.max()) + 1 if values.size else 0
+        self._inverse: npt.NDArray[Any] | None = None
+        self._sorter: npt.NDArray[np.intp] | None = None
+
+    @classmethod
+    def _of_own(cls, values: npt.NDArray[Any]) -> ArrayIndex:
+        """Wrap an array that nobody else holds, without a copy."""
+        index = cls.__new__(cls)
+        index._adopt(values)
+        return index
+
+    def __reduce__(self) -> tuple[Callable[[npt.NDArray[Any]], ArrayIndex], tuple[npt.NDArray[Any]]]:
+        return _index_of_own, (self._values,)
+
+    def __repr__(self) -> str:
+        return f"ArrayIndex(<{self._values.size} rows below {self._stop}, {self._values.dtype}>)"
+
+    def __len__(self) -> int:
+        return self._values.size
+
+    @property
+    def values(self) -> npt.NDArray[Any]:
+        """The entries: read-only, uint32 or int64."""
+        return self._values
+
+    @property
+    def stop(self) -> int:
+        """The largest entry plus one; 0 when there is none."""
+        return self._stop
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the entries (an inverse, once used, comes on top)."""
+        return self._values.nbytes
+
+    def take(self, rows: Int64Array, /) -> Int64Array:
+        """Return the entries at ``rows``."""
+        return self._values[rows].astype(np.int64)
+
+    def slice(self, lo: int, hi: int, /) -> Int64Array:
+        """Return the entries lo .. hi-1."""
+        return self._values[lo:hi].astype(np.int64)
+
+    def find(self, values: Int64Array, /) -> Int64Array:
+        """Return where each of ``values`` stands, or -1; NotInvertibleError where a row is repeated."""
+        if self._inverse is None:
+            self._invert()  # twice, at worst, when threads meet here
+        inverted, sorter = self._inverse, self._sorter
+        assert inverted is not None
+        out = np.full(values.shape, -1, np.int64)
+        known = (values >= 0) & (values < self._stop)
+        wanted = values[known]
+        if sorter is None:  # a table over all rows: position + 1, 0 for a row that is absent
+            out[known] = inverted[wanted].astype(np.int64) - 1
+        else:  # sorted entries; every wanted value is at most the last of them
+            at = np.searchsorted(inverted, wanted.astype(inverted.dtype))
+            out[known] = np.where(inverted[at] == wanted, sorter[at], -1)
+        return out
+
+    def to_json(self) -> object:
+        """Raise TypeError: rows in memory have no name."""
+        raise TypeError(f"an index of {len(self)} rows in memory cannot be put in a manifest; store it first")
+
+    def _invert(self) -> None:
+        n = self._values.size
+        if self._stop <= max(4 * n, 1024) and n < 2**32 - 1:
+            table = np.zeros(self._stop, np.uint32)
+            for lo in range(0, n, 2**20):
+                hi = min(lo + 2**20, n)
+                table[self._values[lo:hi]] = np.arange(lo + 1, hi + 1, dtype=np.uint32)
+            if np.count_nonzero(table) != n:
+                self._refuse_inverse()
+            self._inverse = table
+            return
+        sorter = np.argsort(self._values, kind="stable")
+        ordered = self._values[sorter]
+        if np.any(ordered[1:] == ordered[:-1]):
+            self._refuse_inverse()
+        self._sorter = sorter  # first: another thread may see the inverse at once
+        self._inverse = ordered
+
+    def _refuse_inverse(self) -> None:
+        ordered = np.sort(self._values)
+        repeated = int(ordered[1:][ordered[1:] == ordered[:-1]][0])
+        first, second = np.flatnonzero(self._values == repeated)[:2]
+        raise NotInvertibleError(
+            f"row {repeated} stands at both {first} and {second} of an index of {len(self)} rows, so that "
+            "stored rows have no single position; read it by logical rows, or compact the variable first"
+        )
+
+
+def _index_of_own(values: npt.NDArray[Any]) -> ArrayIndex:
+    return ArrayIndex._of_own(values)
+
+
+# ------------------------------------------------------------------------------
+# Orders
+# ------------------------------------------------------------------------------
+
+
+class RowOrder(ABC):
+    """A map from logical rows 0 .. len-1 to stored rows: an immutable value, compared by its parts.
+
+    Examples
+    --------
+    >>> order = replace_rows(Range(0, 6), 2, 4, Range(100, 102))
+    >>> order.rows(1, 5)
+    array([  1, 100, 101,   4])
+    >>> order.runs(0, 6)
+    [(0, 2), (100, 102), (4, 6)]
+    >>> order.positions(100, 103)
+    array([ 2,  3, -1])
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of logical rows."""
+
+    @property
+    def depth(self) -> int:
+        """The number of `Permute` and `Take` levels on the longest path."""
+        return self._describe()[0]
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Stored rows ``(first, last + 1)`` that hold all rows of this order; perhaps wider than needed."""
+        return self._describe()[1]
+
+    def rows(self, lo: int, hi: int) -> Int64Array:
+        """Return the stored rows of the logical rows lo .. hi-1, int64 of shape (hi - lo,), the caller's own.
+
+        Raises
+        ------
+        IndexError
+            Unless 0 <= lo <= hi <= len.
+        """
+        return self._rows(*_check_span(lo, hi, len(self)))
+
+    def take(self, indices: npt.ArrayLike) -> Int64Array:
+        """Return the stored rows of logical rows: integers of any shape, 0 <= index < len.
+
+        Raises
+        ------
+        IndexError
+            An index is negative, or the length or larger.
+        """
+        array = as_int64(indices, "indices")
+        check_rows(array, len(self), "index")
+        return self._take(array.reshape(-1)).reshape(array.shape)
+
+    def positions(self, lo: int, hi: int) -> Int64Array:
+        """Return the logical rows that hold the stored rows lo .. hi-1, or -1 where there is none.
+
+        Raises
+        ------
+        IndexError
+            Unless 0 <= lo <= hi.
+        NotInvertibleError
+            An index of this order repeats rows.
+        """
+        return self._find(np.arange(*_check_span(lo, hi, MAX_ROW), dtype=np.int64))
+
+    def find(self, stored: npt.ArrayLike) -> Int64Array:
+        """Return the logical rows that hold any ``stored`` rows, or -1 where there is none.
+
+        Raises
+        ------
+        NotInvertibleError
+            An index of this order repeats rows.
+        """
+        array = as_int64(stored, "stored rows")
+        return self._find(array.reshape(-1)).reshape(array.shape)
+
+    def runs(self, lo: int, hi: int) -> list[tuple[int, int]] | None:
+        """Return the stored rows of lo .. hi-1 as ascending ``(start, stop)`` runs, in logical order.
+
+        None where a `Permute` or `Take` stands in the way: then the rows are scattered, see `rows`. The cost
+        does not depend on the number of rows.
+
+        Raises
+        ------
+        IndexError
+            Unless 0 <= lo <= hi <= len.
+        """
+        first, last = _check_span(lo, hi, len(self))
+        return self._runs(first, last) if first < last else []
+
+    # The same without checks; arrays are one-dimensional int64. Results are fresh arrays.
+
+    @abstractmethod
+    def _describe(self) -> tuple[int, tuple[int, int]]:
+        """Return `depth` and `bounds`."""
+
+    @abstractmethod
+    def _rows(self, lo: int, hi: int) -> Int64Array: ...
+
+    @abstractmethod
+    def _take(self, indices: Int64Array) -> Int64Array: ...
+
+    @abstractmethod
+    def _find(self, stored: Int64Array) -> Int64Array: ...
+
+    @abstractmethod
+    def _runs(self, lo: int, hi: int) -> list[tuple[int, int]] | None: ...
+
+
+def _check_order(order: object, what: str) -> None:
+    if not isinstance(order, RowOrder):
+        raise TypeError(f"{what} takes a RowOrder, not {type(order).__name__}")
+
+
+@dataclass(frozen=True, slots=True)
+class Range(RowOrder):
+    """Stored rows ``start .. stop-1``, as they lie."""
+
+    start: int
+    """The first stored row."""
+    stop: int
+    """The row after the last."""
+
+    def __post_init__(self) -> None:
+        start, stop = as_int(self.start, "start"), as_int(self.stop, "stop")
+        if not 0 <= start <= stop <= MAX_ROW:
+            raise ValueError(f"a range takes 0 <= start <= stop < 2**63, but {start} and {stop} were given")
+        object.__setattr__(self, "start", start)
+        object.__setattr__(self, "stop", stop)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def _describe(self) -> tuple[int, tuple[int, int]]:
+        return 0, (self.start, self.stop)
+
+    def _rows(self, lo: int, hi: int) -> Int64Array:
+        return np.arange(self.start + lo, self.start + hi, dtype=np.int64)
+
+    def _take(self, indices: Int64Array) -> Int64Array:
+        return indices + self.start
+
+    def _find(self, stored: Int64Array) -> Int64Array:
+        return np.where((stored >= self.start) & (stored < self.stop), stored - self.start, -1)
+
+    def _runs(self, lo: int, hi: int) -> list[tuple[int, int]] | None:
+        return [(self.start + lo, self.start + hi)]
+
+
+@dataclass(frozen=True, slots=True)
+class Concat(RowOrder):
+    """The rows of one order after the other.
+
+    `RowOrder.find` takes the orders to have no stored row in common; where they have, the first one counts.
+    """
+
+    orders: tuple[RowOrder, ...]
+    """The orders, in logical order."""
+    _offsets: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    _starts: Int64Array = field(init=False, repr=False, compare=False)
+    _shifts: Int64Array | None = field(init=False, repr=False, compare=False)
+    _depth: int = field(init=False, repr=False, compare=False)
+    _bounds: tuple[int, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        orders = tuple(self.orders)
+        for order in orders:
+            _check_order(order, "Concat")
+        offsets = tuple(accumulate((len(order) for order in orders), initial=0))
+        if offsets[-1] > MAX_ROW:
+            raise ValueError(f"orders have less than 2**63 rows, but these have {offsets[-1]}")
+        filled = [order.bounds for order in orders if len(order)]
+        starts = np.array(offsets, dtype=np.int64)
+        shifts = None  # where every child is a Range, row = index + shift of the child
+        if all(isinstance(order, Range) for order in orders):
+            shifts = np.array([order.bounds[0] for order in orders], dtype=np.int64) - starts[:-1]
+        object.__setattr__(self, "orders", orders)
+        object.__setattr__(self, "_offsets", offsets)
+        object.__setattr__(self, "_starts", starts)
+        object.__setattr__(self, "_shifts", shifts)
+        object.__setattr__(self, "_depth", max((order.depth for order in orders), default=0))
+        object.__setattr__(
+            self, "_bounds", (min(b[0] for b in filled), max(b[1] for b in filled)) if filled else (0, 0)
+        )
+
+    def __reduce__(self) -> tuple[type[Concat], tuple[tuple[RowOrder, ...]]]:
+        return Concat, (self.orders,)
+
+    def __len__(self) -> int:
+        return self._offsets[-1]
+
+    def _describe(self) -> tuple[int, tuple[int, int]]:
+        return self._depth, self._bounds
+
+    def touched(self, lo: int, hi: int) -> list[tuple[RowOrder, int, int]]:
+        """Return ``(order, start, stop)``, start < stop, of every child that holds some rows of lo .. hi-1."""
+        first, last = _check_span(lo, hi, len(self))
+        if first == last:
+            return []
+        offsets = self._offsets
+        children = range(bisect_right(offsets, first) - 1, bisect_left(offsets, last))
+        return [
+            (self.orders[k], max(first - offsets[k], 0), min(last, offsets[k + 1]) - offsets[k])
+            for k in children
+            if offsets[k] < offsets[k + 1]
+        ]
+
+    def _rows(self, lo: int, hi: int) -> Int64Array:
+        parts = [order._rows(start, stop) for order, start, stop in self.touched(lo, hi)]
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def _take(self, indices: Int64Array) -> Int64Array:
+        if not indices.size:
+            return np.empty(0, np.int64)
+        first = bisect_right(self._offsets, int(indices.min())) - 1
+        last = bisect_right(self._offsets, int(indices.max())) - 1
+        if first == last:
+            return self.orders[first]._take(indices - self._offsets[first])
+        child = np.searchsorted(self._starts, indices, side="right") - 1
+        if self._shifts is not None:
+            return indices + self._shifts[child]
+        # 16-bit keys sort in linear time
+        keys = (child - first).astype(np.uint16 if last - first < 2**16 else np.int64)
+        by_child = np.argsort(keys, kind="stable")
+        cuts = np.searchsorted(keys[by_child], np.arange(last - first + 2, dtype=keys.dtype))
+        out = np.empty(indices.size, np.int64)
+        for k in range(first, last + 1):
+            here = by_child[cuts[k - first] : cuts[k - first + 1]]
+            if here.size:
+                out[here] = self.orders[k]._take(indices[here] - self._offsets[k])
+        return out
+
+    def _find(self, stored: Int64Array) -> Int64Array:
+        out = np.full(stored.size, -1, np.int64)
+        if not stored.size:
+            return out
+        low, high = int(stored.min()), int(stored.max())
+        for order, offset in zip(self.orders, self._offsets, strict=False):
+            start, stop = order.bounds
+            if not len(order) or high < start or low >= stop:
+                continue
+            open_ = np.flatnonzero((stored >= start) & (stored < stop) & (out < 0))
+            if open_.size:
+                found = order._find(stored[open_])
+                hit = found >= 0
+                out[open_[hit]] = found[hit] + offset
+        return out
+
+    def _runs(self, lo: int, hi: int) -> list[tuple[int, int]] | None:
+        merged: list[tuple[int, int]] = []
+        for order, start, stop in self.touched(lo, hi):
+            runs = order._runs(start, stop)
+            if runs is None:
+                return None
+            for run in runs:
+                if merged and merged[-1][1] == run[0]:
+                    merged[-1] = (merged[-1][0], run[1])
+                else:
+                    merged.append(run)
+        return merged
+
+
+@dataclass(frozen=True, slots=True)
+class Slice(RowOrder):
+    """Logical rows ``start .. stop-1`` of another order."""
+
+    order: RowOrder
+    """The order that is cut."""
+    start: int
+    """The first logical row of it."""
+    stop: int
+    """The row after the last."""
+
+    def __post_init__(self) -> None:
+        _check_order(self.order, "Slice")
+        start, stop = _check_span(self.start, self.stop, len(self.order))
+        object.__setattr__(self, "start", start)
+        object.__setattr__(self, "stop", stop)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def _describe(self) -> tuple[int, tuple[int, int]]:
+        return self.order._describe()
+
+    def _rows(self, lo: int, hi: int) -> Int64Array:
+        return self.order._rows(self.start + lo, self.start + hi)
+
+    def _take(self, indices: Int64Array) -> Int64Array:
+        return self.order._take(indices + self.start)
+
+    def _find(self, stored: Int64Array) -> Int64Array:
+        found = self.order._find(stored)
+        return np.where((found >= self.start) & (found < self.stop), found - self.start, -1)
+
+    def _runs(self, lo: int, hi: int) -> list[tuple[int, int]] | None:
+        return self.order._runs(self.start + lo, self.start + hi)
+
+
+@dataclass(frozen=True, slots=True)
+class Permute(RowOrder):
+    """Another order, shuffled: row i is its row ``p[i]``, see the kinds of `permutations`."""
+
+    order: RowOrder
+    """The order that is shuffled."""
+    kind: str
+    """The name of the algorithm, one of `permutations.KINDS`."""
+    seed: int
+    """Not negative; below 2**32 for ``numpy``."""
+
+    def __post_init__(self) -> None:
+        _check_order(self.order, "Permute")
+        kind = check_kind(self.kind, len(self.order))
+        object.__setattr__(self, "kind", str(kind))
+        object.__setattr__(self, "seed", check_seed(self.seed, kind))
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def _describe(self) -> tuple[int, tuple[int, int]]:
+        depth, bounds = self.order._describe()
+        return depth + 1, bounds
+
+    def _rows(self, lo: int, hi: int) -> Int64Array:
+        return self.order._take(forward_span(self.kind, len(self), self.seed, lo, hi))
+
+    def _take(self, indices: Int64Array) -> Int64Array:
+        return self.order._take(forward_rows(self.kind, len(self), self.seed, indices))
+
+    def _find(self, stored: Int64Array) -> Int64Array:
+        found = self.order._find(stored)
+        hit = found >= 0
+        found[hit] = inverse_rows(self.kind, len(self), self.seed, found[hit])
+        return found
+
+    def _runs(self, lo: int, hi: int) -> list[tuple[int, int]] | None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Take(RowOrder):
+    """Another order, read through a list of rows: row i is its row ``index[i]``.
+
+    The list may repeat and leave out rows. A list in memory is checked against the order at once, one on disk
+    when it is read.
+    """
+
+    order: RowOrder
+    """The order that is indexed."""
+    index: RowIndex
+    """The rows of it, in logical order."""
+
+    def __post_init__(self) -> None:
+        _check_order(self.order, "Take")
+        if not isinstance(self.index, RowIndex):
+            raise TypeError(f"Take takes a RowIndex, such as ArrayIndex, not {type(self.index).__name__}")
+        if isinstance(self.index, ArrayIndex) and self.index.stop > len(self.order):
+            raise IndexError(f"index {self.index.stop - 1} asked of {len(self.order)} rows")
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def _describe(self) -> tuple[int, tuple[int, int]]:
+        depth, bounds = self.order._describe()
+        return depth + 1, bounds
+
+    def _rows(self, lo: int, hi: int) -> Int64Array:
+        return self.order.take(self.index.slice(lo, hi))
+
+    def _take(self, indices: Int64Array) -> Int64Array:
+        return self.order.take(self.index.take(indices))
+
+    def _find(self, stored: Int64Array) -> Int64Array:
+        found = self.order._find(stored)
+        hit = found >= 0
+        found[hit] = self.index.find(found[hit])
+        return found
+
+    def _runs(self, lo: int, hi: int) -> list[tuple[int, int]] | None:
+        return None
+
+
+# ------------------------------------------------------------------------------
+# Edits
+# ------------------------------------------------------------------------------
+
+
+def concat(*orders: RowOrder) -> RowOrder:
+    """Return the orders one after the other, in the shortest form.
+
+    Empty orders go, nested `Concat` are opened, ranges that meet become one.
+
+    >>> concat(Range(0, 4), Range(4, 6), Range(9, 9), Range(7, 8))
+    Concat(orders=(Range(start=0, stop=6), Range(start=7, stop=8)))
+    """
+    parts: list[RowOrder] = []
+    for order in _open_concats(orders):
+        last = parts[-1] if parts else None
+        if isinstance(order, Range) and isinstance(last, Range) and last.stop == order.start:
+            parts[-1] = Range(last.start, order.stop)
+        else:
+            parts.append(order)
+    if not parts:
+        return Range(0, 0)
+    return parts[0] if len(parts) == 1 else Concat(tuple(parts))
+
+
+def _open_concats(orders: Iterable[RowOrder]) -> Iterable[RowOrder]:
+    stack = [iter(orders)]
+    while stack:
+        for order in stack[-1]:
+            _check_order(order, "concat")
+            if isinstance(order, Concat):
+                stack.append(iter(order.orders))
+                break
+            if len(order):
+                yield order
+        else:
+            stack.pop()
+
+
+def cut(order: RowOrder, start: int, stop: int) -> RowOrder:
+    """Return the logical rows ``start .. stop-1`` of an order, in the shortest form.
+
+    Raises
+    ------
+    IndexError
+        Unless 0 <= start <= stop <= len(order).
+
+    Examples
+    --------
+    >>> cut(Slice(Range(10, 20), 2, 8), 1, 3)
+    Range(start=13, stop=15)
+    """
+    _check_order(order, "cut")
+    first, last = _check_span(start, stop, len(order))
+    while True:
+        if first == 0 and last == len(order):
+            return order
+        if first == last:
+            return Range(0, 0)
+        if isinstance(order, Slice):
+            first, last, order = order.start + first, order.start + last, order.order
+        elif isinstance(order, Range):
+            return Range(order.start + first, order.start + last)
+        elif isinstance(order, Concat):
+            return concat(*(cut(child, lo, hi) for child, lo, hi in order.touched(first, last)))
+        else:
+            return Slice(order, first, last)
+
+
+def permute(order: RowOrder, seed: int) -> RowOrder:
+    """Return an order shuffled by ``seed``: numpy's permutation up to 2**30 rows, ``feistel8-v1`` above.
+
+    Fewer than two rows are returned as they are.
+
+    Raises
+    ------
+    TypeError
+        The seed is not an integer.
+    ValueError
+        The seed is negative, or 2**32 or more for numpy's permutation.
+
+    Examples
+    --------
+    >>> permute(Range(0, 5), 7).rows(0, 5)
+    array([0, 3, 2, 1, 4])
+    """
+    _check_order(order, "permute")
+    kind = kind_for(len(order))
+    number = check_seed(seed, kind)
+    return Permute(order, kind, number) if len(order) > 1 else order
+
+
+def replace_rows(order: RowOrder, lo: int, hi: int, new: RowOrder) -> RowOrder:
+    """Return an order whose logical rows ``lo .. hi-1`` are those of ``new``, which may be longer or shorter.
+
+    Raises
+    ------
+    IndexError
+        Unless 0 <= lo <= hi <= len(order).
+
+    Examples
+    --------
+    >>> replace_rows(Range(0, 6), 2, 4, Range(100, 102)).rows(0, 6)
+    array([  0,   1, 100, 101,   4,   5])
+    """
+    _check_order(order, "replace_rows")
+    first, last = _check_span(lo, hi, len(order))
+    return concat(cut(order, 0, first), new, cut(order, last, len(order)))
+
+
+def flatten(order: RowOrder) -> Take:
+    """Return the same rows as one index in memory: ``Take(Range(first, last), ArrayIndex(rows - first))``.
+
+    For an order that nests so deep that reading through all of its levels costs more than a list of 4 bytes a
+    row (8 bytes where the stored rows span more than 2**32).
+    """
+    _check_order(order, "flatten")
+    first, last = order.bounds
+    n = len(order)
+    rows = np.empty(n, np.uint32 if last - first <= 2**32 else np.int64)
+    for lo in range(0, n, 2**20):
+        hi = min(lo + 2**20, n)
+        rows[lo:hi] = order._rows(lo, hi) - first
+    return Take(Range(first, last), ArrayIndex._of_own(rows))

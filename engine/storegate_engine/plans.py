@@ -1,0 +1,228 @@
+"""Plans: which way permuted rows are read, and the sizes, traffic and memory of that way; pure, reads nothing.
+
+==========  ============================================  =====================================
+plan        when                                          traffic
+==========  ============================================  =====================================
+``read``    rows are wanted as they are stored            1 read
+``gather``  what is wanted fits three tasks' memory       1 read of the touched chunks per task
+``exchange``  more than that                              2 reads + 2 writes
+==========  ============================================  =====================================
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from storegate_engine.budget import ROW_OVERHEAD_NBYTES, format_nbytes, require, reserved_nbytes
+
+__all__ = ["Kind", "Plan", "Rows", "choose", "permuted_rows", "task_nbytes"]
+
+Kind: TypeAlias = Literal["read", "gather", "exchange"]
+
+GATHER_READS = 3
+"""A gather reads the source once per task: with more tasks than this an exchange moves fewer bytes."""
+WIDE_ROW_NBYTES = 2**20
+"""Rows as wide as this are read one by one as fast as in order: a gather alone moves them once."""
+COPIES = 2.5
+"""Copies of a task's rows that are in memory at its worst moment (measured)."""
+SHARE = 0.6
+"""The share of the memory limit that tasks may plan with; the rest is the process itself."""
+TASK_NBYTES = 64 * 2**20
+"""Rows of one task of an exchange, where no more are needed: small tasks stay in memory that is warm."""
+GOOD_SEGMENT_NBYTES = 2**20
+"""A spill segment as long as this is read at the disk's full rate."""
+MIN_SEGMENT_NBYTES = 256 * 2**10
+"""A spill segment shorter than this is read at the disk's seek rate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What is to be read: rows of one variable."""
+
+    n_rows: int
+    """Logical rows that are wanted."""
+    n_stored: int
+    """Stored rows among which they lie."""
+    row_nbytes: int
+    """Bytes of one row, the wider of stored and wanted."""
+    in_order: bool
+    """Whether they are wanted as they are stored."""
+    random_access: bool = False
+    """Whether any row is found without reading its neighbours: rows in memory."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the wanted rows."""
+        return self.n_rows * self.row_nbytes
+
+    @property
+    def source_nbytes(self) -> int:
+        """Bytes of the stored rows."""
+        return self.n_stored * self.row_nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One way to read rows."""
+
+    kind: Kind
+    """How."""
+    map_rows: int
+    """Stored rows of one scatter task; all of them where nothing is scattered."""
+    bucket_rows: int
+    """Logical rows of one collect or gather task."""
+    n_maps: int
+    """Scatter tasks."""
+    n_buckets: int
+    """Collect or gather tasks."""
+    read_nbytes: int
+    """Bytes read in all passes."""
+    write_nbytes: int
+    """Bytes written to spill."""
+    projected_nbytes: int
+    """Peak memory of all workers of one machine."""
+    workers: int
+    """Tasks that run at the same time within it."""
+    segment_nbytes: int = 0
+    """Bytes of what one scatter task writes for one bucket."""
+
+    @property
+    def n_tasks(self) -> int:
+        """Tasks of all passes."""
+        return self.n_maps + self.n_buckets
+
+    def describe(self) -> str:
+        """Return the plan as a line for people."""
+        spill = f", spill {format_nbytes(self.write_nbytes)}" if self.write_nbytes else ""
+        return (
+            f"{self.kind}: {self.n_tasks} tasks, reads {format_nbytes(self.read_nbytes)}{spill}, "
+            f"projected memory {format_nbytes(self.projected_nbytes)}"
+        )
+
+
+def task_nbytes(budget_nbytes: int, workers: int, copies: float = COPIES) -> int:
+    """Return the bytes of rows that one of ``workers`` concurrent tasks may hold, in so many ``copies``.
+
+    >>> task_nbytes(10**9, 2)
+    116980101
+    """
+    return max(1, int(SHARE * (budget_nbytes - reserved_nbytes(budget_nbytes)) / (max(1, workers) * copies)))
+
+
+def permuted_rows(
+    row_nbytes: int, n_stored: int, budget_nbytes: int, workers: int, copies: float = COPIES
+) -> tuple[int, int]:
+    """Return how many permuted rows a task should hold at least, for long enough segments, and can at most."""
+    limit = task_nbytes(budget_nbytes, workers, copies)
+    most = max(1, limit // (row_nbytes + ROW_OVERHEAD_NBYTES))
+    least = int(MIN_SEGMENT_NBYTES * n_stored / limit)
+    return min(least, most), most
+
+
+def choose(
+    rows: Rows,
+    *,
+    budget_nbytes: int,
+    workers: int,
+    align: int = 1,
+    bucket_rows: int | None = None,
+    force: str = "auto",
+    copies: float = COPIES,
+) -> Plan:
+    """Return the cheapest plan that fits the memory.
+
+    Parameters
+    ----------
+    rows : Rows
+        What is to be read.
+    budget_nbytes : int
+        The memory limit.
+    workers : int
+        Tasks that run at the same time.
+    align : int
+        Rows of a shard of what is read or written: tasks are whole multiples of it.
+    bucket_rows : int, optional
+        Rows of a bucket where these are given: a block of a dask graph.
+    force : {"auto", "gather", "exchange"}
+        A plan to take in any case for rows that are not in order.
+    copies : float
+        Copies of its rows that a task holds.
+
+    Raises
+    ------
+    MemoryBudgetError
+        One row, or one aligned task, does not fit.
+    ValueError
+        ``force`` is no plan.
+
+    Examples
+    --------
+    >>> shuffled = Rows(4_000_000, 4_000_000, 1024, in_order=False)
+    >>> choose(shuffled, budget_nbytes=10**9, workers=2, align=16384).kind
+    'exchange'
+    >>> choose(Rows(256, 4_000_000, 1024, in_order=False), budget_nbytes=10**9, workers=2).kind
+    'gather'
+    """
+    if force not in ("auto", "gather", "exchange"):
+        raise ValueError(f"storegate.shuffle is 'auto', 'gather' or 'exchange', found {force!r}")
+    _, fitting = permuted_rows(rows.row_nbytes, rows.n_stored, budget_nbytes, workers, copies)
+    if rows.in_order or rows.random_access:
+        enough = min(fitting // 2, TASK_NBYTES // rows.row_nbytes) // align * align
+        return _read(rows, bucket_rows or min(max(enough, align), rows.n_rows), budget_nbytes, workers, align)
+    n_gathers = -(-rows.n_rows // fitting)
+    wide = rows.row_nbytes >= WIDE_ROW_NBYTES
+    if force == "gather" or (force == "auto" and (n_gathers <= GATHER_READS or wide)):
+        return _gather(rows, bucket_rows or fitting, budget_nbytes, workers, copies)
+    return _exchange(rows, fitting, budget_nbytes, workers, align, bucket_rows, copies)
+
+
+def _read(rows: Rows, bucket_rows: int, budget_nbytes: int, workers: int, align: int) -> Plan:
+    bucket_rows = max(1, bucket_rows)
+    n_buckets = max(1, -(-rows.n_rows // bucket_rows))
+    held = min(bucket_rows, rows.n_rows)
+    projected = reserved_nbytes(budget_nbytes) + int(workers * (COPIES * held + 2 * align) * rows.row_nbytes)
+    require(projected, budget_nbytes, what=f"reading {held} rows of {format_nbytes(rows.row_nbytes)}", remedy=_REMEDY)
+    return Plan("read", rows.n_stored, bucket_rows, 0, n_buckets, rows.nbytes, 0, projected, workers)
+
+
+def _gather(rows: Rows, bucket_rows: int, budget_nbytes: int, workers: int, copies: float) -> Plan:
+    bucket_rows = max(1, min(bucket_rows, rows.n_rows))
+    n_buckets = -(-rows.n_rows // bucket_rows) if rows.n_rows else 1
+    read_nbytes = min(rows.source_nbytes, rows.n_rows * max(rows.row_nbytes, 2**18)) * n_buckets
+    projected = _projected(bucket_rows, rows.row_nbytes, workers, budget_nbytes, copies)
+    require(projected, budget_nbytes, what=f"gathering {bucket_rows} rows", remedy=_REMEDY)
+    return Plan("gather", rows.n_stored, bucket_rows, 0, n_buckets, read_nbytes, 0, projected, workers)
+
+
+_REMEDY = "raise storegate.memory-limit (or backend_args['budget']), or use fewer threads"
+
+
+def _exchange(
+    rows: Rows, fitting: int, budget_nbytes: int, workers: int, align: int, bucket_rows: int | None, copies: float
+) -> Plan:
+    enough = max(TASK_NBYTES, math.isqrt(GOOD_SEGMENT_NBYTES * rows.source_nbytes)) // rows.row_nbytes
+    map_rows = max(align, min(fitting, enough) // align * align)
+    bucket_rows = bucket_rows or map_rows
+    projected = _projected(max(map_rows, bucket_rows), rows.row_nbytes, workers, budget_nbytes, copies)
+    projected += 2 * workers * align * rows.row_nbytes  # shards that are encoded
+    require(projected, budget_nbytes, what=f"an exchange of {align} rows a task", remedy=_REMEDY)
+    n_maps, n_buckets = -(-rows.n_stored // map_rows), -(-rows.n_rows // bucket_rows)
+    return Plan(
+        "exchange",
+        map_rows,
+        bucket_rows,
+        n_maps,
+        n_buckets,
+        rows.source_nbytes + rows.nbytes,
+        rows.nbytes,
+        projected,
+        workers,
+        segment_nbytes=map_rows * rows.row_nbytes // n_buckets,
+    )
+
+
+def _projected(task_rows: int, row_nbytes: int, workers: int, budget_nbytes: int, copies: float = COPIES) -> int:
+    rows_nbytes = workers * copies * task_rows * (row_nbytes + ROW_OVERHEAD_NBYTES)
+    return reserved_nbytes(budget_nbytes) + int(rows_nbytes)

@@ -1,0 +1,102 @@
+"""Roots: a directory or URL that holds tables, one per data_id; opens, lists and clears, and reads no data."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+from storegate_engine.errors import NotAStoreError, StoreError, StoreGateError
+from storegate_engine.locations import Location
+from storegate_engine.manifests import FORMAT_VERSION
+from storegate_engine.names import validate_name
+from storegate_engine.repository import StoredRepository
+from storegate_engine.segments import DEFAULT_COMPRESSOR, Compressor
+
+__all__ = ["Root"]
+
+MARKER = "storegate.json"
+
+
+@dataclass(frozen=True)
+class Root:
+    """An opened root.
+
+    Parameters
+    ----------
+    location : Location
+        Where it lies.
+    budget_nbytes : int
+        Memory limit of long operations.
+    writable : bool
+        Whether tables may change.
+    compressor : tuple of zarr codecs
+        How new chunks are compressed.
+    chunk_rows : int or None
+        Rows of new chunks; by bytes when None.
+    """
+
+    location: Location
+    budget_nbytes: int
+    writable: bool = True
+    compressor: Compressor = DEFAULT_COMPRESSOR
+    chunk_rows: int | None = None
+
+    def open(self, mode: Literal["a", "r", "w"]) -> None:
+        """Check what lies there; create the root, or clear it for ``mode="w"``.
+
+        Raises
+        ------
+        NotAStoreError
+            Nothing to read (``"r"``), or something that is not a store of ours.
+        """
+        marker = self.location.read(MARKER)
+        if marker is not None:
+            _check_marker(marker, self.location)
+            if mode == "w":
+                for child in self.location.children():
+                    self.location.delete(child)
+        elif mode == "r":
+            raise NotAStoreError(f"there is no store at {self.location} to read")
+        elif found := self.location.children():
+            raise NotAStoreError(
+                f"{self.location} holds something that is not a store ({', '.join(sorted(found)[:3])}); "
+                "nothing was changed, choose an empty or new directory"
+            )
+        if mode == "w" or marker is None:
+            document = {"format": "storegate", "format_version": FORMAT_VERSION}
+            self.location.write_if_absent(MARKER, json.dumps(document).encode())
+
+    def data_ids(self) -> list[str]:
+        """Return the data_ids that have a committed table, sorted."""
+        return sorted(name for name in self.location.children() if self._has_table(name))
+
+    def _has_table(self, name: str) -> bool:
+        try:
+            validate_name(name, "data_id")
+        except StoreGateError:
+            return False
+        return bool((self.location / name).children("manifests"))
+
+    def repository(self, data_id: str) -> StoredRepository:
+        """Return the repository of one data_id, which need not exist yet."""
+        return StoredRepository(
+            self.location / data_id,
+            budget_nbytes=self.budget_nbytes,
+            writable=self.writable,
+            compressor=self.compressor,
+            chunk_rows=self.chunk_rows,
+        )
+
+
+def _check_marker(marker: bytes, location: Location) -> None:
+    try:
+        document = json.loads(marker)
+        version = document["format_version"] if document["format"] == "storegate" else None
+    except (ValueError, KeyError, TypeError, RecursionError) as err:
+        raise NotAStoreError(f"{location}/{MARKER} is not one of ours: {err}") from err
+    if version != FORMAT_VERSION:
+        raise StoreError(
+            f"{location} has format version {version!r}, and this library reads {FORMAT_VERSION}: "
+            "install a newer storegate"
+        )

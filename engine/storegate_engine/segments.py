@@ -1,0 +1,247 @@
+"""Segments: new arrays of rows in storage, written once; with `arrays` the only module that touches data bytes.
+
+A segment is an ordinary zarr v3 group with one sharded array per variable, at a path that nobody used before. It
+is never changed once a manifest refers to it.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import zarr
+from zarr.abc.codec import BytesBytesCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.storage import StorePath
+
+from storegate_engine.arrays import StoredArray, tensorstore_runs
+from storegate_engine.budget import WRITES_IN_FLIGHT, Layout
+from storegate_engine.encodings import Encoding, encoding_of, is_text, row_nbytes
+from storegate_engine.errors import TransactionError
+from storegate_engine.locations import Location
+
+__all__ = ["DEFAULT_COMPRESSOR", "ArraySpec", "Compressor", "Segment", "SegmentWriter", "write_rows"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+Compressor: TypeAlias = tuple[BytesBytesCodec, ...]
+
+DEFAULT_COMPRESSOR: Compressor = (BloscCodec(cname="lz4", shuffle="shuffle", clevel=5),)
+"""The codec that costs the least time for what it saves (shuffling bits takes twice as long as bytes, for hardly
+smaller files); checksums are always added."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySpec:
+    """What one array of a new segment will hold."""
+
+    dtype: np.dtype[Any]
+    """The logical dtype."""
+    row_shape: tuple[int, ...]
+    """The shape of one row."""
+    layout: Layout
+    """Rows of a chunk and of a shard."""
+    n_rows: int | None
+    """The number of rows, None when it is known only at the end."""
+
+    @property
+    def row_nbytes(self) -> int:
+        """Bytes of one row in memory."""
+        return row_nbytes(self.dtype, self.row_shape)
+
+
+_UNKNOWN_ROWS = 2**53
+
+
+@dataclass(slots=True)
+class Segment:
+    """A new segment at a path that nobody used before: arrays are written one after the other, then sealed.
+
+    Parameters
+    ----------
+    parent : Location
+        The directory of segments.
+    compressor : tuple of zarr codecs
+        How chunks are compressed; a crc32c checksum is always added.
+    """
+
+    parent: Location
+    compressor: Compressor = DEFAULT_COMPRESSOR
+    identifier: str = field(default_factory=lambda: uuid.uuid4().hex)
+    _arrays: dict[str, StoredArray] = field(default_factory=dict)
+
+    @property
+    def location(self) -> Location:
+        """Where the segment lies."""
+        return self.parent / self.identifier
+
+    def create(self, name: str, spec: ArraySpec) -> SegmentWriter:
+        """Create one array and return its writer."""
+        store = self.location.store
+        if not self._arrays:
+            zarr.create_group(store, path=self.location.prefix)
+        encoding = encoding_of(spec.dtype)
+        shape = (_UNKNOWN_ROWS if spec.n_rows is None else spec.n_rows, *spec.row_shape)
+        tail = tuple(max(1, size) for size in spec.row_shape)
+        array = zarr.create_array(
+            store,
+            name=self.location.key(name),
+            shape=shape,
+            dtype=encoding.stored,
+            chunks=(spec.layout.chunk_rows, *tail),
+            shards=(spec.layout.shard_rows, *tail),
+            compressors=(*self.compressor, Crc32cCodec()),
+            fill_value="" if is_text(spec.dtype) else encoding.stored.type(0),
+            attributes=dict(encoding.attributes),
+            dimension_names=("sample", *(f"{name}_{axis}" for axis in range(1, len(shape)))),
+            config={"write_empty_chunks": True},
+        )
+        n_rows = 0 if spec.n_rows is None else spec.n_rows
+        self._arrays[name] = StoredArray(self.location, name, encoding.logical, spec.row_shape, n_rows, spec.layout)
+        return SegmentWriter(self, name, spec, encoding, array)
+
+    def reserve(self, name: str, spec: ArraySpec) -> StoredArray:
+        """Create one array of known rows, which :func:`write_rows` fills, from any process and in any order."""
+        assert spec.n_rows is not None
+        self.create(name, spec)
+        return self._arrays[name]
+
+    def seal(self, name: str, n_rows: int, encoding: Encoding) -> StoredArray:
+        """Record how many rows (and how wide a text) an array ended with."""
+        old = self._arrays[name]
+        if old.n_rows != n_rows:  # zarr's own resize looks for every chunk of the old shape
+            key = f"{name}/zarr.json"
+            metadata = json.loads(self.location.read(key) or b"")
+            metadata["shape"][0] = n_rows
+            self.location.write(key, json.dumps(metadata).encode())
+        self._arrays[name] = StoredArray(old.location, name, encoding.logical, old.row_shape, n_rows, old.layout)
+        return self._arrays[name]
+
+    def remove(self) -> None:
+        """Remove what was written; for a transaction that failed."""
+        self.location.delete()
+
+
+def write_rows(array: StoredArray, start: int, rows: Array) -> None:
+    """Write whole shards of a new array, from any process; the same rows may be written again."""
+    if start % array.layout.shard_rows or (len(rows) % array.layout.shard_rows and start + len(rows) < array.n_rows):
+        raise ValueError(f"rows {start}..{start + len(rows)} are not whole shards of {array.layout.shard_rows} rows")
+    if not rows.size:
+        return
+    values = encoding_of(array.dtype).encode(rows)
+    target = _open_writer(array.location, array.name, array.dtype)
+    if target is None:
+        path = StorePath(array.location.store, array.location.key(array.name))
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            zarr.open_array(path, mode="r+")[start : start + len(rows)] = values
+    else:
+        writes: deque[Any] = deque()
+        for lo in range(0, len(rows), array.layout.shard_rows):  # all at once, every shard would be encoded in memory
+            part = values[lo : lo + array.layout.shard_rows]
+            region = target[start + lo : start + lo + len(part)]
+            writes.append(region.write(part, can_reference_source_data_indefinitely=True))
+            if len(writes) >= WRITES_IN_FLIGHT:
+                writes.popleft().result()
+        while writes:
+            writes.popleft().result()
+
+
+class SegmentWriter:
+    """Appends rows to one new array, whole shards at a time."""
+
+    def __init__(
+        self, segment: Segment, name: str, spec: ArraySpec, encoding: Encoding, array: zarr.Array[Any]
+    ) -> None:
+        self._segment = segment
+        self._name = name
+        self._spec = spec
+        self._encoding = encoding
+        self._target = _open_writer(segment.location, name, spec.dtype) or array
+        self._shard = spec.layout.shard_rows
+        self._buffer: Array | None = None
+        self._buffered = 0
+        self._written = 0
+        self._futures: deque[Any] = deque()
+
+    @property
+    def n_rows(self) -> int:
+        """Rows appended so far."""
+        return self._written + self._buffered
+
+    def append(self, rows: Array) -> None:
+        """Append rows of shape ``(n, *row_shape)``; they must not change before :meth:`flush` or :meth:`close`."""
+        if is_text(rows.dtype):  # later rows may be wider
+            self._encoding = encoding_of(np.result_type(self._encoding.logical, rows.dtype))
+        rows = self._encoding.encode(rows)
+        start = 0
+        if self._buffered:
+            start = min(self._shard - self._buffered, len(rows))
+            self._fill(rows[:start])
+        while len(rows) - start >= self._shard:
+            self._put(rows[start : start + self._shard])
+            start += self._shard
+        if start < len(rows):
+            self._fill(rows[start:])
+
+    def flush(self) -> None:
+        """Wait until every whole shard that was appended is in storage."""
+        while self._futures:
+            self._futures.popleft().result()
+
+    def abandon(self) -> None:
+        """Wait until nothing is written any more, whatever came of it; for a transaction that failed."""
+        for future in self._futures:
+            future.exception()
+
+    def close(self) -> StoredArray:
+        """Write what remains, check the number of rows and return the finished array."""
+        if self._buffered:
+            buffer, self._buffer = self._buffer, None
+            assert buffer is not None
+            rows, self._buffered = buffer[: self._buffered], 0
+            self._put(rows)
+        self.flush()
+        if self._spec.n_rows is not None and self._written != self._spec.n_rows:
+            raise TransactionError(
+                f"array {self._name!r} was to have {self._spec.n_rows} rows, and {self._written} were written"
+            )
+        return self._segment.seal(self._name, self._written, self._encoding)
+
+    def _fill(self, rows: Array) -> None:
+        if self._buffer is None:
+            shape = (self._shard, *self._spec.row_shape)
+            self._buffer = np.empty(shape, self._encoding.stored)
+        self._buffer[self._buffered : self._buffered + len(rows)] = rows
+        self._buffered += len(rows)
+        if self._buffered == self._shard:
+            buffer, self._buffer, self._buffered = self._buffer, None, 0
+            self._put(buffer)
+
+    def _put(self, rows: Array) -> None:
+        start, stop = self._written, self._written + len(rows)
+        self._written = stop
+        if isinstance(self._target, zarr.Array):
+            self._target[start:stop] = rows
+        elif rows.size:
+            future = self._target[start:stop].write(rows, can_reference_source_data_indefinitely=True)
+            self._futures.append(future)
+            if len(self._futures) >= WRITES_IN_FLIGHT:
+                self._futures.popleft().result()
+
+
+def _open_writer(location: Location, name: str, dtype: np.dtype[Any]) -> Any:
+    if not location.is_local or is_text(dtype) or not tensorstore_runs():
+        return None  # the array as it was created: zarr 3.1 forgets write_empty_chunks when it opens one
+    import tensorstore
+
+    return tensorstore.open(
+        {
+            "driver": "zarr3",
+            "kvstore": {"driver": "file", "path": f"{location}/{name}/"},
+            "store_data_equal_to_fill_value": True,
+        },
+        open=True,
+    ).result()

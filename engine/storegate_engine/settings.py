@@ -1,0 +1,52 @@
+"""Settings: the ``storegate.*`` keys of dask's configuration, and what holds where they are not set."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import dask
+
+from storegate_engine.budget import default_budget_nbytes, parse_nbytes
+
+__all__ = ["memory_limit_nbytes", "progress_bar", "scratch_directory", "shuffle_plan"]
+
+
+def memory_limit_nbytes(budget: int | str | None = None) -> int:
+    """Return the memory limit in bytes: ``budget``, else ``storegate.memory-limit``, else a share of the machine's.
+
+    >>> import dask
+    >>> with dask.config.set({"storegate.memory-limit": "1GiB"}):
+    ...     memory_limit_nbytes()
+    1073741824
+    """
+    configured = budget if budget is not None else dask.config.get("storegate.memory-limit", None)
+    return default_budget_nbytes() if configured is None else parse_nbytes(configured)
+
+
+def progress_bar(what: str, total_nbytes: int | None) -> Any:
+    """Return a tqdm bar over bytes, shown after 2 s in a terminal or notebook unless ``storegate.progress: false``."""
+    from tqdm.auto import tqdm  # deferred on purpose: in a notebook its import starts widgets
+
+    shown = dask.config.get("storegate.progress", True) and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    return tqdm(
+        desc=what,
+        total=total_nbytes,
+        unit="B",
+        unit_scale=True,
+        unit_divisor=1024,
+        delay=2,
+        disable=not shown,
+    )
+
+
+def shuffle_plan() -> str:
+    """Return ``storegate.shuffle``: ``auto``, ``gather`` or ``exchange``."""
+    return str(dask.config.get("storegate.shuffle", "auto"))
+
+
+def scratch_directory() -> Path | None:
+    """Return ``storegate.scratch-directory``, None where it is not set."""
+    configured = dask.config.get("storegate.scratch-directory", None)
+    return None if configured is None else Path(configured).expanduser()

@@ -1,0 +1,333 @@
+"""Sources: anything that holds rows, as blocks of rows in order; never loads more than a block at a time."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from storegate_engine.encodings import dtype_to_text, is_text
+from storegate_engine.errors import DtypeError, ShapeError
+from storegate_engine.table import Variable
+
+__all__ = [
+    "ArraySource",
+    "ColumnSource",
+    "SlicedSource",
+    "Source",
+    "VariableSource",
+    "as_source",
+    "blocks_of_group",
+    "grouped",
+]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+class Source(Protocol):
+    """Rows to be stored."""
+
+    @property
+    def n_rows(self) -> int | None:
+        """The number of rows, None where only the end will tell."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the rows."""
+        ...
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row."""
+        ...
+
+    def blocks(self, block_rows: int) -> Iterator[Array]:
+        """Yield all rows in order, about ``block_rows`` at a time."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArraySource:
+    """Rows of an ndarray in memory or of a memmap; blocks are views."""
+
+    values: Array
+
+    @property
+    def n_rows(self) -> int:
+        """The number of rows."""
+        return len(self.values)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the rows."""
+        dtype: np.dtype[Any] = self.values.dtype
+        return dtype
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row."""
+        return tuple(self.values.shape[1:])
+
+    def blocks(self, block_rows: int) -> Iterator[Array]:
+        """Yield views; pages of a memmap leave memory again when a block has passed."""
+        mapped = _mapping_of(self.values)
+        for start in range(0, len(self.values), block_rows):
+            yield self.values[start : start + block_rows]
+            if mapped is not None:
+                # pages still in use are read again from the page cache, which is cheap; without this a memmap
+                # would stay in memory whole
+                mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapping_of(values: Array) -> mmap.mmap | None:
+    """Return the file mapping under a memmap whose pages may be dropped at any time."""
+    base = getattr(values, "_mmap", None)
+    if isinstance(base, mmap.mmap) and getattr(values, "mode", "c") != "c" and hasattr(mmap, "MADV_DONTNEED"):
+        return base
+    return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SlicedSource:
+    """Rows of anything with ``shape``, ``dtype`` and slicing: dask, zarr and h5py arrays, xarray variables."""
+
+    values: Any
+
+    @property
+    def n_rows(self) -> int:
+        """The number of rows."""
+        return int(self.values.shape[0])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the rows."""
+        dtype: np.dtype[Any] = np.dtype(self.values.dtype)
+        return dtype
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row."""
+        return tuple(int(size) for size in self.values.shape[1:])
+
+    def blocks(self, block_rows: int) -> Iterator[Array]:
+        """Yield blocks along the source's own chunks, so that each of them is read or computed once."""
+        start = 0
+        for stop in self._boundaries(block_rows):
+            yield np.asarray(self.values[start:stop])
+            start = stop
+
+    @property
+    def least_rows(self) -> int:
+        """The rows of the largest chunk, which is read or computed as a whole."""
+        rows = _chunk_rows(self.values)
+        return max(rows, default=1) if isinstance(rows, tuple) else min(rows, max(1, self.n_rows))
+
+    def _boundaries(self, block_rows: int) -> Iterator[int]:
+        rows = _chunk_rows(self.values)
+        if isinstance(rows, tuple):
+            start, stop = 0, 0
+            for size in rows:
+                if stop > start and stop + size - start > block_rows:
+                    yield stop
+                    start = stop
+                stop += size
+            if stop > start:
+                yield stop
+            return
+        step = max(rows, block_rows // rows * rows)
+        yield from (min(start + step, self.n_rows) for start in range(0, self.n_rows, step))
+
+
+def _chunk_rows(values: Any) -> int | tuple[int, ...]:
+    """Return the rows of one chunk, or those of every chunk (dask and xarray list them)."""
+    # of the class: an xarray variable also offers what its attrs hold under this name
+    chunks = values.chunks if hasattr(type(values), "chunks") else None
+    rows: int | tuple[int, ...] = chunks[0] if chunks else 1
+    return rows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StreamSource:
+    """Rows of an iterator of ndarrays; the first block says what they are."""
+
+    first: Array
+    rest: Iterator[Any]
+
+    @property
+    def n_rows(self) -> None:
+        """Only the end tells."""
+        return None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the first block."""
+        dtype: np.dtype[Any] = self.first.dtype
+        return dtype
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row of the first block."""
+        return tuple(self.first.shape[1:])
+
+    def blocks(self, block_rows: int) -> Iterator[Array]:
+        """Yield the blocks as they come, each checked against the first."""
+        for number, block in enumerate(chain([self.first], self.rest)):
+            rows = np.asarray(block)
+            if rows.ndim < 1 or rows.shape[1:] != self.row_shape:
+                raise ShapeError(
+                    f"block {number} of the iterator has rows of shape {rows.shape[1:]}, the first {self.row_shape}"
+                )
+            if not _can_join(rows.dtype, self.dtype):
+                raise DtypeError(
+                    f"block {number} of the iterator has dtype {rows.dtype}, which the first block's {self.dtype} "
+                    "cannot hold; yield blocks of one dtype"
+                )
+            for start in range(0, len(rows), block_rows):
+                yield rows[start : start + block_rows]
+
+
+def _can_join(new: np.dtype[Any], first: np.dtype[Any]) -> bool:
+    """Return whether a block's dtype can be held by the first one's; text may become wider."""
+    if is_text(first):
+        return is_text(new)
+    return not is_text(new) and np.result_type(new, first) == first.newbyteorder("=")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ColumnSource:
+    """One variable of a source of shape ``(N, M, *k)``; see :func:`grouped`."""
+
+    source: Source
+    """What holds all the variables."""
+    column: int
+    """Which of them."""
+
+    @property
+    def n_rows(self) -> int | None:
+        """The number of rows."""
+        return self.source.n_rows
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the rows."""
+        return self.source.dtype
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row."""
+        return self.source.row_shape[1:]
+
+    def blocks(self, block_rows: int) -> Iterator[Array]:
+        """Yield the rows of this variable."""
+        return (rows[:, self.column] for rows in self.source.blocks(block_rows))
+
+
+def grouped(sources: Mapping[str, Source]) -> list[dict[str, Source]]:
+    """Return sources in groups that are read together: the columns of one source, each other source alone."""
+    groups: dict[int, dict[str, Source]] = {}
+    for name, source in sources.items():
+        whole = source.source if isinstance(source, ColumnSource) else source
+        groups.setdefault(id(whole), {})[name] = source
+    return list(groups.values())
+
+
+def blocks_of_group(group: Mapping[str, Source], block_rows: int) -> Iterator[dict[str, Array]]:
+    """Yield blocks of every source of a group; the source that they share is read once."""
+    first = next(iter(group.values()))
+    if not isinstance(first, ColumnSource):
+        ((name, source),) = group.items()
+        yield from ({name: rows} for rows in source.blocks(block_rows))
+        return
+    columns = {name: source.column for name, source in group.items() if isinstance(source, ColumnSource)}
+    for rows in first.source.blocks(max(1, block_rows // len(columns))):
+        yield {name: rows[:, column] for name, column in columns.items()}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VariableSource:
+    """The logical rows of a variable."""
+
+    variable: Variable
+
+    @property
+    def n_rows(self) -> int:
+        """The number of rows."""
+        return len(self.variable)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the rows."""
+        return self.variable.dtype
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row."""
+        return self.variable.row_shape
+
+    def blocks(self, block_rows: int) -> Iterator[Array]:
+        """Yield rows read from their pieces."""
+        for start in range(0, len(self.variable), block_rows):
+            yield self.variable.read(start, min(start + block_rows, len(self.variable)))
+
+
+def as_source(data: Any, name: str) -> Source:
+    """Return data of any supported kind as a source of rows.
+
+    Parameters
+    ----------
+    data : array-like, dask array, zarr array, h5py dataset, np.memmap, xr.DataArray or iterator of ndarrays
+        The first axis is the sample axis.
+    name : str
+        The variable's name, for messages.
+
+    Raises
+    ------
+    DtypeError
+        A scalar, an object array, or a dtype that cannot be stored.
+    """
+    source = _as_source(data, name)
+    try:
+        dtype_to_text(source.dtype)
+    except DtypeError as err:
+        raise DtypeError(f"variable {name!r}: {err}") from err
+    return source
+
+
+def _as_source(data: Any, name: str) -> Source:
+    if isinstance(data, np.ndarray):
+        return ArraySource(_with_rows(data, name))
+    if isinstance(data, Iterator):
+        first = next(data, None)
+        if first is None:
+            raise ShapeError(f"variable {name!r}: the iterator yielded no block; an empty array tells dtype and shape")
+        return StreamSource(_with_rows(np.asarray(first), name), data)
+    if isinstance(getattr(data, "dtype", None), np.dtype) and hasattr(data, "shape") and hasattr(data, "__getitem__"):
+        if len(data.shape) < 1:
+            raise _no_rows(name, data)
+        if any(size != size for size in data.shape):  # dask writes an unknown size as NaN
+            raise ShapeError(
+                f"variable {name!r}: the number of rows of the dask array is not known; call "
+                "compute_chunk_sizes() on it first"
+            )
+        return SlicedSource(data)
+    if isinstance(data, (str, bytes)) or not (isinstance(data, Iterable) or hasattr(data, "__array__")):
+        raise _no_rows(name, data)
+    try:
+        return ArraySource(_with_rows(np.asarray(data), name))
+    except ValueError as err:
+        raise ShapeError(f"variable {name!r}: the rows do not form an array: {err}") from err
+
+
+def _with_rows(values: Array, name: str) -> Array:
+    if values.ndim < 1:
+        raise _no_rows(name, values)
+    return values
+
+
+def _no_rows(name: str, data: object) -> DtypeError:
+    return DtypeError(f"variable {name!r}: data must have a sample axis, found the scalar {data!r}")

@@ -1,0 +1,97 @@
+"""Spill: directories of scratch files, one for each plan; made, shared, adopted after a crash, and removed.
+
+A directory belongs to the process that its name tells. It goes when nothing in that process refers to the plan
+any more, or when the process ends; what a killed process left is taken over by the next one that runs the same
+plan on that machine, or removed by :func:`remove_orphans`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import threading
+import uuid
+import weakref
+from pathlib import Path
+
+__all__ = ["Spill", "keep_until_exit", "open_spill", "remove_orphans"]
+
+_NAME = re.compile(r"(?P<plan>[0-9a-f]{16,64})\.(?P<host>[^.]*)\.(?P<pid>[0-9]+)\.[0-9a-f]{8}")
+_HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+_lock = threading.Lock()
+
+
+class Spill:
+    """The directory of one plan, for as long as somebody holds this object; it is made with its first file."""
+
+    def __init__(self, parent: Path, plan: str) -> None:
+        self.path = parent / f"{plan}.{_HOST}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+        any(self._adopt(orphan) for orphan in parent.glob(f"{plan}.*") if _is_orphan(orphan))
+        self._remove = weakref.finalize(self, _remove, self.path, os.getpid())
+
+    def _adopt(self, orphan: Path) -> bool:
+        with contextlib.suppress(OSError):  # another process was faster
+            orphan.rename(self.path)
+            return True
+        return False
+
+    def remove(self) -> None:
+        """Remove the directory now."""
+        _kept.discard(self)
+        self._remove()
+
+
+def _remove(path: Path, pid: int) -> None:
+    if os.getpid() == pid:  # a forked child inherits the finalizer, not the directory
+        shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()  # succeeds when it was the last one
+
+
+_open: weakref.WeakValueDictionary[tuple[Path, str], Spill] = weakref.WeakValueDictionary()
+
+
+def open_spill(parent: Path, plan: str) -> Spill:
+    """Return the directory of a plan: the one that this process has, one that a dead process left, or a new one."""
+    with _lock:
+        spill = _open.get((parent, plan))
+        if spill is None:
+            spill = Spill(parent, plan)
+            _open[parent, plan] = spill
+        return spill
+
+
+_kept: set[Spill] = set()
+
+
+def keep_until_exit(spill: Spill) -> None:
+    """Keep a directory until the process ends, whoever lets go of it before."""
+    _kept.add(spill)
+
+
+def _is_orphan(path: Path) -> bool:
+    name = _NAME.fullmatch(path.name)
+    return name is not None and name["host"] == _HOST and not _is_alive(int(name["pid"]))
+
+
+def _is_alive(pid: int) -> bool:
+    if os.name == "nt":  # there, os.kill does not ask, it kills
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's, or a system that cannot tell
+        return True
+    return True
+
+
+def remove_orphans(parent: Path) -> list[Path]:
+    """Remove the directories below ``parent`` that no running process of this machine owns; return their paths."""
+    orphans = [path for path in parent.glob("*") if _is_orphan(path)] if parent.is_dir() else []
+    for path in orphans:
+        shutil.rmtree(path, ignore_errors=True)
+    return orphans

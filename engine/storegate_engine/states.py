@@ -1,0 +1,118 @@
+"""States: a table as the JSON of a manifest, and back; the one place that knows the stored format of a table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from storegate_engine import order_json
+from storegate_engine.arrays import ConstantArray, StoredArray, StoredIndex
+from storegate_engine.encodings import dtype_from_text, dtype_to_text
+from storegate_engine.errors import CorruptStoreError
+from storegate_engine.locations import Location
+from storegate_engine.names import validate_name
+from storegate_engine.table import PHASES, Piece, Table, Variable
+from storegate_engine.transforms import transform_from_json
+
+__all__ = ["table_from_state", "table_to_state", "token_of"]
+
+
+def table_to_state(table: Table) -> dict[str, Any]:
+    """Return a table whose rows are all stored as what a manifest holds of it."""
+    arrays: dict[StoredArray | ConstantArray, int] = {}
+    phases = {phase: [_variable_to_state(variable, arrays) for variable in table[phase].values()] for phase in PHASES}
+    return {
+        "compiled": table.compiled,
+        "arrays": [_array_to_state(array) for array in arrays],
+        "phases": phases,
+    }
+
+
+def _array_to_state(array: StoredArray | ConstantArray) -> dict[str, Any]:
+    if isinstance(array, StoredArray):
+        return array.to_json()
+    return {
+        "constant": array.value,
+        "dtype": dtype_to_text(array.dtype),
+        "row_shape": list(array.row_shape),
+        "n_rows": array.n_rows,
+    }
+
+
+def _array_from_state(document: Any, segments: Location) -> StoredArray | ConstantArray:
+    if "constant" not in document:
+        return StoredArray.from_json(document, segments)
+    counts = (document["n_rows"], *document["row_shape"])
+    if document["constant"] not in (0, 1) or any(type(n) is not int or n < 0 for n in counts):
+        raise CorruptStoreError(f"a constant array that is not ours: {document!r}")
+    return ConstantArray(dtype_from_text(document["dtype"]), tuple(counts[1:]), counts[0], int(document["constant"]))
+
+
+def _variable_to_state(variable: Variable, arrays: dict[StoredArray | ConstantArray, int]) -> dict[str, Any]:
+    """Return what a manifest holds of one variable; its arrays are numbered in ``arrays``."""
+    pieces = []
+    for piece in variable.pieces:
+        assert isinstance(piece.array, (StoredArray, ConstantArray)), "a stored table refers to stored arrays"
+        number = arrays.setdefault(piece.array, len(arrays))
+        transforms = [transform.to_json() for transform in piece.transforms]
+        pieces.append([number, piece.start, piece.stop, transforms])
+    return {
+        "name": variable.name,
+        "dtype": dtype_to_text(variable.dtype),
+        "row_shape": list(variable.row_shape),
+        "pieces": pieces,
+        "order": order_json.to_json(variable.order),
+    }
+
+
+def token_of(variable: Variable, *details: object) -> str:
+    """Return a name for a stored variable's content: equal wherever and whenever the same rows are meant."""
+    arrays: dict[StoredArray | ConstantArray, int] = {}
+    state = _variable_to_state(variable, arrays)
+    content = json.dumps([state, [repr(array) for array in arrays], [repr(detail) for detail in details]])
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def table_from_state(state: Any, segments: Location) -> Table:
+    """Return the table that a manifest describes; its arrays lie below ``segments``.
+
+    Raises
+    ------
+    CorruptStoreError
+        The state is not one that :func:`table_to_state` returns.
+    """
+    if state is None:
+        return Table()
+    try:
+        arrays = [_array_from_state(document, segments) for document in state["arrays"]]
+        table = Table()
+        for phase in PHASES:
+            variables = [_variable_from_state(document, arrays, segments) for document in state["phases"][phase]]
+            table = table.with_variables(phase, variables)
+        return table.with_compiled() if state["compiled"] is True else table
+    except (KeyError, TypeError, ValueError, IndexError) as err:
+        raise CorruptStoreError(f"the manifest's state is not a table: {err!r}") from err
+
+
+def _variable_from_state(document: Any, arrays: list[StoredArray | ConstantArray], segments: Location) -> Variable:
+    pieces = []
+    for number, start, stop, transforms in document["pieces"]:
+        array = arrays[number]
+        if number < 0 or not 0 <= start <= stop <= array.n_rows:
+            raise CorruptStoreError(f"a piece {start}..{stop} of an array of {array.n_rows} rows")
+        pieces.append(Piece(array, start, stop, tuple(transform_from_json(item) for item in transforms)))
+    variable = Variable(
+        validate_name(document["name"]),
+        dtype_from_text(document["dtype"]),
+        tuple(document["row_shape"]),
+        tuple(pieces),
+        order_json.from_json(document["order"], lambda item: StoredIndex(StoredArray.from_json(item, segments))),
+    )
+    lowest, highest = variable.order.bounds
+    if len(variable) and not 0 <= lowest <= highest <= variable.offsets[-1]:
+        raise CorruptStoreError(f"variable {variable.name!r} refers to rows that no piece has")
+    for piece in pieces:
+        if piece.dtype != variable.dtype or piece.row_shape != variable.row_shape:
+            raise CorruptStoreError(f"a piece of variable {variable.name!r} has another dtype or shape")
+    return variable

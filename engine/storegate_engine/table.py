@@ -1,0 +1,394 @@
+"""Tables: Variable, Phase and Table, immutable state and the pure operations on it; never writes, never commits.
+
+::
+
+    Table    = {phase: Phase}, compiled          Phase = {name: Variable}
+    Variable = pieces + order                    order: logical row -> stored row, see `orders`
+    Piece    = rows start..stop of one array, and the transforms that are applied when they are read
+
+The stored rows of a variable are those of its pieces, end to end.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from storegate_engine import orders
+from storegate_engine.arrays import RowArray
+from storegate_engine.encodings import row_nbytes
+from storegate_engine.errors import LabelError, ShapeError, VariableNotFoundError, near_match
+from storegate_engine.orders import Range, RowIndex, RowOrder, Take
+from storegate_engine.transforms import Cast, Transform, apply_all, fold
+
+__all__ = ["PHASES", "Phase", "Piece", "Table", "Variable", "rows_of"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+PHASES = ("train", "valid", "test")
+"""The phases of a table, in the order in which they are concatenated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows of one array, and what is done to them when they are read."""
+
+    array: RowArray
+    """Where the rows lie."""
+    start: int
+    """The first row of the array that belongs to the piece."""
+    stop: int
+    """The row after the last."""
+    transforms: tuple[Transform, ...] = ()
+    """Applied in this order."""
+
+    @property
+    def n_rows(self) -> int:
+        """The number of rows."""
+        return self.stop - self.start
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the rows after the transforms."""
+        return fold(self.transforms, self.array.dtype, self.array.row_shape)[0]
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row after the transforms."""
+        return fold(self.transforms, self.array.dtype, self.array.row_shape)[1]
+
+    @property
+    def source_row_nbytes(self) -> int:
+        """Bytes of one row before the transforms."""
+        return row_nbytes(self.array.dtype, self.array.row_shape)
+
+    def with_transform(self, transform: Transform) -> Piece:
+        """Return the piece with one more transform."""
+        return replace(self, transforms=(*self.transforms, transform))
+
+    def read_into(self, lo: int, hi: int, out: Array) -> None:
+        """Read rows ``lo..hi`` of the piece into ``out``."""
+        if not self.transforms:
+            self.array.read_into(self.start + lo, self.start + hi, out)
+            return
+        source = np.empty((hi - lo, *self.array.row_shape), self.array.dtype)
+        self.array.read_into(self.start + lo, self.start + hi, source)
+        self._transform_into(source, out)
+
+    def take_into(self, rows: Array, out: Array) -> None:
+        """Read ``rows`` of the piece into ``out``."""
+        if not self.transforms:
+            self.array.take_into(rows + self.start, out)
+            return
+        source = np.empty((len(rows), *self.array.row_shape), self.array.dtype)
+        self.array.take_into(rows + self.start, source)
+        self._transform_into(source, out)
+
+    def _transform_into(self, source: Array, out: Array) -> None:
+        """Apply the transforms; a last cast between numbers is the assignment itself."""
+        last = self.transforms[-1]
+        if isinstance(last, Cast) and source.dtype.kind in "iufb" and out.dtype.kind in "iufb":
+            out[...] = apply_all(self.transforms[:-1], source)
+        else:
+            out[...] = apply_all(self.transforms, source)
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A named array with the sample axis first: stored rows plus an order."""
+
+    name: str
+    """The variable's name."""
+    dtype: np.dtype[Any]
+    """The dtype of the rows."""
+    row_shape: tuple[int, ...]
+    """The shape of one row."""
+    pieces: tuple[Piece, ...]
+    """The stored rows, end to end."""
+    order: RowOrder
+    """Logical row -> stored row."""
+    offsets: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    """Where each piece starts among the stored rows, and where the last one ends."""
+
+    def __post_init__(self) -> None:
+        """Sum up the pieces once."""
+        object.__setattr__(self, "offsets", (0, *accumulate(piece.n_rows for piece in self.pieces)))
+
+    def __len__(self) -> int:
+        """Return the number of logical rows."""
+        return len(self.order)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(n_rows, *row_shape)``."""
+        return (len(self.order), *self.row_shape)
+
+    @property
+    def row_nbytes(self) -> int:
+        """Bytes of one row in memory."""
+        return row_nbytes(self.dtype, self.row_shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all logical rows in memory."""
+        return len(self) * self.row_nbytes
+
+    def read(self, lo: int, hi: int) -> Array:
+        """Return logical rows ``lo..hi``; the array is the caller's own."""
+        out = np.empty((hi - lo, *self.row_shape), self.dtype)
+        self.read_into(lo, hi, out)
+        return out
+
+    def read_into(self, lo: int, hi: int, out: Array) -> None:
+        """Read logical rows ``lo..hi`` into ``out`` of shape ``(hi - lo, *row_shape)``.
+
+        Raises
+        ------
+        LabelError
+            A transform met a label outside of its classes; the message names the logical row.
+        """
+        runs = self.order.runs(lo, hi)
+        if runs is None:
+            self._gather(self.order.rows(lo, hi), out, lambda row: lo + row)
+            return
+        done = 0
+        for start, stop in runs:
+            piece = bisect_right(self.offsets, start) - 1
+            while start < stop:
+                offset, end = self.offsets[piece], min(stop, self.offsets[piece + 1])
+                try:
+                    self.pieces[piece].read_into(start - offset, end - offset, out[done : done + end - start])
+                except LabelError as err:
+                    raise self._at_row(err, lo + done + err.row) from err
+                done += end - start
+                start, piece = end, piece + 1
+
+    def take(self, indices: Array) -> Array:
+        """Return the logical rows at ``indices`` (int64, not negative), in that order, repeats included."""
+        out = np.empty((len(indices), *self.row_shape), self.dtype)
+        self._gather(self.order.take(indices), out, lambda row: int(indices[row]))
+        return out
+
+    def _gather(self, stored: Array, out: Array, logical: Callable[[int], int]) -> None:
+        """Read stored rows, in any order, into ``out``; every piece is asked once."""
+        if len(self.pieces) == 1:
+            self._gather_piece(0, stored, out, logical, None)
+            return
+        piece_of = np.searchsorted(np.asarray(self.offsets), stored, side="right") - 1
+        for piece in np.unique(piece_of):
+            where = np.flatnonzero(piece_of == piece)
+            part = np.empty((len(where), *self.row_shape), self.dtype)
+            self._gather_piece(int(piece), stored[where], part, logical, where)
+            out[where] = part
+
+    def _gather_piece(
+        self, piece: int, stored: Array, out: Array, logical: Callable[[int], int], where: Array | None
+    ) -> None:
+        try:
+            self.pieces[piece].take_into(stored - self.offsets[piece], out)
+        except LabelError as err:
+            raise self._at_row(err, logical(err.row if where is None else int(where[err.row]))) from err
+
+    def _at_row(self, err: LabelError, row: int) -> LabelError:
+        return LabelError(f"variable {self.name!r}, row {row}: {err}", row=row, label=err.label)
+
+    def stored_rows(self, first: int = 0) -> Variable:
+        """Return the stored rows of the pieces from ``first`` on, as they lie, transformed."""
+        pieces = self.pieces[first:]
+        return replace(self, pieces=pieces, order=Range(0, sum(piece.n_rows for piece in pieces)))
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all pieces have stored rows of one kind and the same transforms."""
+        return len({(piece.array.dtype, piece.array.row_shape, piece.transforms) for piece in self.pieces}) == 1
+
+    def transformed_rows(self, rows: Array, lo: int) -> Array:
+        """Return stored rows as logical rows ``lo`` and on, of a variable whose pieces are uniform."""
+        try:
+            return apply_all(self.pieces[0].transforms, rows)
+        except LabelError as err:
+            raise self._at_row(err, lo + err.row) from err
+
+    # Edits: each returns a new variable; no stored row is read or changed.
+
+    def permuted(self, seed: int) -> Variable:
+        """Return the variable with its rows in the order of ``RandomState(seed).permutation(n)``."""
+        return replace(self, order=orders.permute(self.order, seed))
+
+    def transformed(self, transform: Transform) -> Variable:
+        """Return the variable with a transform on every piece."""
+        dtype, row_shape = fold((transform,), self.dtype, self.row_shape)
+        pieces = tuple(piece.with_transform(transform) for piece in self.pieces)
+        return replace(self, dtype=dtype, row_shape=row_shape, pieces=pieces)
+
+    def cast(self, dtype: np.dtype[Any]) -> Variable:
+        """Return the variable with its rows cast; itself when they have the dtype."""
+        return self if dtype == self.dtype else self.transformed(Cast(dtype))
+
+    def cut(self, lo: int, hi: int) -> Variable:
+        """Return logical rows ``lo..hi`` as a variable."""
+        return replace(self, order=orders.cut(self.order, lo, hi))
+
+    def selected(self, index: RowIndex) -> Variable:
+        """Return the logical rows that an index array names, repeats included."""
+        return replace(self, order=Take(self.order, index))
+
+    def appended(self, new: Variable) -> Variable:
+        """Return the variable with the rows of another one behind its own.
+
+        Raises
+        ------
+        ShapeError
+            The rows have another shape.
+        """
+        self.require_row_shape(new.row_shape)
+        return self.joined(new, lambda old, order: orders.concat(old, order))
+
+    def replaced(self, lo: int, hi: int, new: Variable) -> Variable:
+        """Return the variable with logical rows ``lo..hi`` taken from ``new``, which has ``hi - lo`` rows."""
+        return self.joined(new, lambda old, order: orders.replace_rows(old, lo, hi, order))
+
+    def joined(self, new: Variable, arrange: Callable[[RowOrder, RowOrder], RowOrder]) -> Variable:
+        """Return a variable with the stored rows of both; ``arrange`` makes its order from their two orders."""
+        dtype = np.result_type(self.dtype, new.dtype)
+        shifted = _shift(new.order, self.offsets[-1])
+        pieces = self.cast(dtype).pieces + new.cast(dtype).pieces
+        return replace(self, dtype=dtype, pieces=pieces, order=arrange(self.order, shifted))
+
+    def require_row_shape(self, row_shape: tuple[int, ...]) -> None:
+        """Raise ShapeError unless rows of this shape can join the variable."""
+        if row_shape != self.row_shape:
+            raise ShapeError(
+                f"variable {self.name!r} has samples of shape {self.row_shape}, and the new ones have {row_shape}; "
+                "reshape them, or replace the whole variable with update_data(index=-1)"
+            )
+
+
+def _shift(order: RowOrder, by: int) -> RowOrder:
+    """Return an order over stored rows that lie ``by`` rows further on."""
+    match order:
+        case Range(start, stop):
+            return Range(start + by, stop + by)
+        case orders.Concat(parts):
+            return orders.Concat(tuple(_shift(part, by) for part in parts))
+        case orders.Slice(inner, start, stop):
+            return orders.Slice(_shift(inner, by), start, stop)
+        case orders.Permute(inner, kind, seed):
+            return orders.Permute(_shift(inner, by), kind, seed)
+        case Take(inner, index):
+            return Take(_shift(inner, by), index)
+    raise TypeError(f"unknown order {order!r}")
+
+
+def rows_of(name: str, array: RowArray, lo: int = 0, hi: int | None = None, *, seed: int | None = None) -> Variable:
+    """Return rows ``lo..hi`` of an array as a variable, of the shuffled array where a seed is given.
+
+    Without a seed the piece is just those rows; with one it is the whole array, whose permutation is cut.
+    """
+    stop = array.n_rows if hi is None else hi
+    if seed is None:
+        piece = Piece(array, lo, stop)
+        return Variable(name, array.dtype, array.row_shape, (piece,), Range(0, stop - lo))
+    piece = Piece(array, 0, array.n_rows)
+    order = orders.cut(orders.permute(Range(0, array.n_rows), seed), lo, stop)
+    return Variable(name, array.dtype, array.row_shape, (piece,), order)
+
+
+Phase: TypeAlias = Mapping[str, Variable]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """All phases of one data_id at one moment."""
+
+    phases: Mapping[str, Phase] = field(
+        default_factory=lambda: MappingProxyType({phase: MappingProxyType({}) for phase in PHASES})
+    )
+    """Variables by phase and name, in the order in which they were added."""
+    compiled: bool = False
+    """Whether ``compile`` found the rows of every phase to agree since the last change."""
+
+    def __reduce__(self) -> tuple[Callable[..., Table], tuple[Any, ...]]:
+        """Travel as plain dicts (mapping proxies cannot be pickled)."""
+        return _table, ({phase: dict(variables) for phase, variables in self.phases.items()}, self.compiled)
+
+    def __getitem__(self, phase: str) -> Phase:
+        """Return the variables of one phase."""
+        return self.phases[phase]
+
+    def __iter__(self) -> Iterator[tuple[str, Variable]]:
+        """Iterate over (phase, variable)."""
+        return ((phase, variable) for phase in PHASES for variable in self.phases[phase].values())
+
+    def variable(self, phase: str, name: str) -> Variable:
+        """Return one variable.
+
+        Raises
+        ------
+        VariableNotFoundError
+            It is not there; the message names near matches.
+        """
+        found = self.phases[phase].get(name)
+        if found is None:
+            known = self.phases[phase]
+            raise VariableNotFoundError(
+                f"no variable {name!r} in phase {phase!r}{near_match(name, known)} "
+                f"(variables: {', '.join(sorted(known)) or 'none'})"
+            )
+        return found
+
+    def with_variables(self, phase: str, variables: Iterable[Variable]) -> Table:
+        """Return the table with variables added or replaced, not compiled."""
+        return self._with_phase(phase, {**self.phases[phase], **{new.name: new for new in variables}})
+
+    def without(self, phase: str, names: Iterable[str]) -> Table:
+        """Return the table without variables, not compiled; missing ones are silently passed over."""
+        gone = set(names)
+        return self._with_phase(phase, {n: v for n, v in self.phases[phase].items() if n not in gone})
+
+    def mapped(self, phase: str, names: Iterable[str], edit: Callable[[Variable], Variable]) -> Table:
+        """Return the table with an edit on some variables; the compiled flag stays."""
+        edited = [edit(self.variable(phase, name)) for name in names]
+        return replace(self.with_variables(phase, edited), compiled=self.compiled)
+
+    def _with_phase(self, phase: str, variables: Mapping[str, Variable]) -> Table:
+        return Table(MappingProxyType({**self.phases, phase: MappingProxyType(dict(variables))}), False)
+
+    def rows(self, phase: str) -> int:
+        """Return the rows of one phase.
+
+        Raises
+        ------
+        ShapeError
+            Its variables disagree; the message lists them.
+        """
+        counts = {name: len(variable) for name, variable in self.phases[phase].items()}
+        if len(set(counts.values())) > 1:
+            listed = ", ".join(f"{name}: {rows}" for name, rows in counts.items())
+            raise ShapeError(f"variables of phase {phase!r} have different numbers of rows ({listed})")
+        return next(iter(counts.values()), 0)
+
+    def sizes(self) -> dict[str, int]:
+        """Return the rows of every phase."""
+        return {phase: self.rows(phase) for phase in PHASES}
+
+    def with_compiled(self) -> Table:
+        """Return the table, compiled.
+
+        Raises
+        ------
+        ShapeError
+            The variables of a phase have different numbers of rows.
+        """
+        self.sizes()
+        return replace(self, compiled=True)
+
+
+def _table(phases: Mapping[str, Mapping[str, Variable]], compiled: bool) -> Table:
+    return Table(MappingProxyType({p: MappingProxyType(dict(v)) for p, v in phases.items()}), compiled)

@@ -1,0 +1,67 @@
+"""Changes: what the calls that add and replace rows do inside of their transaction; all or nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from storegate import edits
+from storegate.inputs import Names, one_row_columns, parse_columns, require_equal_rows
+from storegate.phases import ALL, Target
+from storegate.selection import OneRow, Selection
+from storegate_engine.repository import Transaction
+from storegate_engine.table import rows_of
+
+__all__ = ["add", "replace_all", "update_rows"]
+
+
+def add(change: Transaction, names: Names, data: Any, target: Target, seed: int | None) -> None:
+    """Put rows behind those that the variables have; everything is checked before the first row is written."""
+    columns = parse_columns(names, data)
+    table = change.table
+    sizes = table.sizes() if target == ALL else None
+    known = [column.n_rows for column in columns.values() if column.n_rows is not None]
+    phases = edits.spread(table, target, known[0]) if known else edits.touched_phases(target)
+    for at in phases:
+        for name, column in columns.items():
+            if name in table[at]:
+                table[at][name].require_row_shape(column.row_shape)
+    arrays = change.store(columns)
+    require_equal_rows({name: array.n_rows for name, array in arrays.items()})
+    new = edits.new_rows(table, target, arrays, seed)
+    change.edit(edits.appended(new, sizes=sizes), touches=[(at, rows.name) for at in new for rows in new[at]])
+
+
+def replace_all(change: Transaction, names: Names, data: Any, target: Target) -> None:
+    """Replace whole variables by as many rows; dtype and sample shape may change."""
+    columns = parse_columns(names, data)
+    known = [column.n_rows for column in columns.values() if column.n_rows is not None]
+    if known:
+        for at, (lo, hi) in edits.spread(change.table, target, known[0]).items():
+            for name in columns:
+                edits.require_rows(change.table, at, name, hi - lo)
+    arrays = change.store(columns)
+    require_equal_rows({name: array.n_rows for name, array in arrays.items()})
+    new = edits.new_rows(change.table, target, arrays)
+    change.edit(edits.replaced(new), reads=[(at, rows.name) for at in new for rows in new[at]])
+
+
+def update_rows(change: Transaction, names: Names, data: Any, phase: str, selection: Selection) -> None:
+    """Replace the selected rows of one phase, or of all phases concatenated."""
+    table = change.table
+    olds = {name: edits.whole(table, phase, name) for name in names.names}
+    if isinstance(selection, OneRow):
+        columns = one_row_columns(names, data, {name: old.row_shape for name, old in olds.items()})
+    else:
+        columns = parse_columns(names, data)
+    for name, column in columns.items():
+        olds[name].require_row_shape(column.row_shape)
+        if column.n_rows is not None:
+            edits.require_selected(name, selection, column.n_rows)
+    arrays = change.store(columns)
+    for at, mine, theirs in edits.parts_of(table, phase, selection):
+        for name, array in arrays.items():
+            old = table.variable(at, name)
+            edits.require_selected(name, selection, array.n_rows)
+            rows = rows_of(name, array).cast(edits.fit_dtype(old, columns[name]))
+            new = edits.updated(old, mine, edits.picked(rows, theirs), change.store_index)
+            change.edit(edits.put(at, [new]), reads=[(at, name)], touches=[(at, name)])

@@ -1,0 +1,225 @@
+"""The demo: a store of real data, made, shuffled and read in less memory than the data take.
+
+It uses what every user has: the StoreGate interface, xarray and numpy. The data are files of the KM3NeT
+neutrino telescope, from the package ``km3net-testdata``.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import h5py
+import numpy as np
+import numpy.typing as npt
+import uproot
+import xarray as xr
+from km3net_testdata import data_path
+
+from storegate import StoreGate
+
+__all__ = ["BUDGET", "run"]
+
+BUDGET = "64MiB"  # the decoded data are 106 MiB
+SPLIT = (0.8, 0.1, 0.1)  # train, valid, test
+SEED = 7
+
+# Simulated events of the ORCA detector: one row is a kind of event, with its weight W. AnaClass, 1 to 3, is
+# the class that the analysis gave it.
+EVENTS = "oscillations/ORCA6_433kt-y_opendata_v0.5_testdata.root"
+EVENT_FEATURES = ["E_reco_bin_center", "Ct_reco_bin_center", "E_true_bin_center", "Ct_true_bin_center"]
+
+# The light that atmospheric muons left in the detector: one row is a hit, with its time and its time over
+# threshold (tot). The class says whether the hit took part in the trigger.
+HITS = "hdf5/atmospheric_muons_sample.h5"
+HIT_FEATURES = ["tot", "channel_id"]
+
+Column = Callable[[str], npt.NDArray[Any]]
+
+
+def run(directory: str | None = None, *, budget: str = BUDGET) -> None:
+    """Build the store, look at it, check it and read it in batches, printing what happens.
+
+    Parameters
+    ----------
+    directory : str, optional
+        Where to build the store; what an earlier run left there is replaced. Default: a new temporary
+        directory, which is kept.
+    budget : str
+        The memory to stay within, as in ``"64MiB"``.
+    """
+    directory = directory or tempfile.mkdtemp(prefix="storegate-demo-")
+    print(f"Building a store in {directory} with a memory budget of {budget}.")
+    start = time.perf_counter()
+    load_libraries()
+    memory = PeakMemory()
+    backend_args = {"output_dir": directory, "mode": "w", "budget": budget}
+    with (
+        StoreGate("zarr", backend_args) as gate,
+        h5py.File(data_path(HITS), rdcc_nbytes=2**20) as hits_file,  # a small cache for each column
+    ):
+        tree = uproot.open(data_path(EVENTS))["binned_nu_response"]
+        hits = {name: column for name, column in hits_file["hits"].items() if name != "_indices"}
+
+        gate.set_data_id("events")
+        decoded_nbytes = add_events(gate, tree)
+        prepare(gate, EVENT_FEATURES, label="AnaClass", num_classes=3)
+        show(gate, EVENT_FEATURES, label="AnaClass")
+        check(gate, tree.keys(), lambda name: event_column(name, tree[name].array(library="np")))
+        read_batches(gate, EVENT_FEATURES, label="AnaClass", batch_rows=1024)
+
+        gate.set_data_id("hits")
+        decoded_nbytes += add_hits(gate, hits)
+        prepare(gate, HIT_FEATURES, label="triggered", num_classes=2)
+        show(gate, HIT_FEATURES, label="triggered")
+        check(gate, list(hits), lambda name: hits[name][:])
+        read_batches(gate, HIT_FEATURES, label="triggered", batch_rows=65_536)
+
+    print(f"\n{memory.report()}; the budget was {budget}, the decoded data are {mib(decoded_nbytes)}.")
+    print(f"Done in {time.perf_counter() - start:.0f} s. To look again: storegate info {directory}")
+
+
+def add_events(gate: StoreGate, tree: Any) -> int:
+    """Add the events, some thousands at a time, and return how many bytes they were."""
+    decoded_nbytes = 0
+    for step, report in tree.iterate(step_size=10_000, library="np", report=True):
+        columns = {name: event_column(name, values) for name, values in step.items()}
+        decoded_nbytes += sum(values.nbytes for values in columns.values())
+        columns["row"] = np.arange(report.tree_entry_start, report.tree_entry_stop)  # for check()
+        gate.add_data(list(columns), list(columns.values()), phase=SPLIT)
+    return decoded_nbytes
+
+
+def event_column(name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the column as it is stored: classes count from 0."""
+    return values - 1 if name == "AnaClass" else values
+
+
+def add_hits(gate: StoreGate, hits: dict[str, h5py.Dataset]) -> int:
+    """Add the hits straight from their file, block by block, and return how many bytes they were."""
+    n_rows = len(hits["time"])
+    row = da.arange(n_rows, chunks=2**18)  # for check()
+    gate.add_data([*hits, "row"], [*hits.values(), row], phase=SPLIT, shuffle=SEED)
+    return sum(column.nbytes for column in hits.values())
+
+
+def prepare(gate: StoreGate, features: list[str], *, label: str, num_classes: int) -> None:
+    """Shuffle, cast and encode. None of it touches a row: it is noted, and done when rows are read."""
+    gate.shuffle("all", seed=SEED)
+    gate.astype(features, "float32", phase="all")
+    gate.onehot(label, num_classes, phase="all")
+    gate.compile()
+
+
+def show(gate: StoreGate, features: list[str], *, label: str) -> None:
+    """Print what the store holds, the training rows as a Dataset, and their means in each class."""
+    print()
+    gate.show_info()
+    train = gate["train"].to_xarray()
+    print(f"\n{train}\n\nMeans in each class:")
+    print(class_means(train, features, label=label).compute().to_pandas().to_string(float_format="%.3f"))
+
+
+def class_means(data: xr.Dataset, features: list[str], *, label: str) -> xr.Dataset:
+    """Return the mean of each feature in each class: one-hot labels are the weights of a row."""
+    weights = data[label]
+    return (data[features] * weights).sum("sample") / weights.sum("sample")
+
+
+def check(gate: StoreGate, names: Sequence[str], column: Column) -> None:
+    """Compare every stored value with the file, by the number of the row that it came from."""
+    for name in names:
+        n_rows = check_column(gate, name, column(name))
+    print(f"\nAligned: all {len(names)} columns of all {n_rows:,} rows are those of the file.")
+
+
+def check_column(gate: StoreGate, name: str, expected: npt.NDArray[Any]) -> int:
+    """Compare one variable with its column of the file, and return the number of rows."""
+    missing = np.ones(len(expected), dtype=bool)
+    for phase in ("train", "valid", "test"):
+        for block in slices(len(gate[phase]), 2**16):
+            row, values = gate[phase][["row", name]][block]
+            if values.ndim == 2:  # one-hot
+                values = values.argmax(axis=1)
+            if not np.array_equal(values, expected[row].astype(values.dtype)):
+                raise RuntimeError(f"{name!r} in {phase!r} is out of line with the file")
+            missing[row] = False
+    if missing.any():
+        raise RuntimeError(f"{np.count_nonzero(missing):,} rows of the file are missing")
+    return len(expected)
+
+
+def read_batches(gate: StoreGate, features: list[str], *, label: str, batch_rows: int) -> None:
+    """Read the training rows once, as a training loop does; a tuple of names gives one array."""
+    start = time.perf_counter()
+    train, n_batches = gate["train"], 0
+    for batch in slices(len(train), batch_rows):
+        x, y = train[tuple(features)][batch], train[label][batch]
+        assert len(x) == len(y)  # here a model would learn
+        n_batches += 1
+    seconds = time.perf_counter() - start
+    print(f"One pass: {n_batches} batches of up to {batch_rows:,} shuffled rows in {seconds:.1f} s.")
+
+
+def slices(n_rows: int, block_rows: int) -> Iterator[slice]:
+    """Cut rows into slices of equal length, the last one shorter.
+
+    >>> list(slices(5, 2))
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    return (slice(start, min(start + block_rows, n_rows)) for start in range(0, n_rows, block_rows))
+
+
+def load_libraries() -> None:
+    """Do a little of everything, so that no library is first loaded while memory is measured."""
+    with StoreGate("zarr", data_id="small") as gate:  # in a temporary directory
+        gate.add_data("x", np.zeros(10), phase=SPLIT, shuffle=SEED)
+        gate.compile()
+        gate["train"].to_xarray()[["x"]].sum("sample").compute()
+
+
+class PeakMemory:
+    """The peak of resident memory since this object was made, as the operating system counts it."""
+
+    def __init__(self) -> None:
+        # Linux alone can start the count anew; elsewhere a peak before this moment hides a lower one after.
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+        self.before_nbytes = peak_nbytes()
+
+    def report(self) -> str:
+        """Return the peak in words: above the level at the beginning, and of the whole process."""
+        peak = peak_nbytes()
+        if peak is None or self.before_nbytes is None:
+            return "Peak memory: this system does not tell"
+        above = peak - self.before_nbytes
+        return f"Peak memory: {mib(above)} above the start, {mib(peak)} with Python and its libraries"
+
+
+def peak_nbytes() -> int | None:
+    """Return the high-water mark of resident memory, or None where there is none."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        return None
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def mib(nbytes: int) -> str:
+    """Return a number of bytes in words.
+
+    >>> mib(3 * 2**20)
+    '3 MiB'
+    """
+    return f"{nbytes / 2**20:,.0f} MiB"

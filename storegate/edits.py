@@ -1,0 +1,318 @@
+"""Edits: new states of a table from rows that are written; pure functions between the gate and the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from storegate.phases import ALL, PHASES, Split, Target, require_compiled
+from storegate.selection import OneRow, RowRange, Rows, Selection
+from storegate_engine import orders
+from storegate_engine.arrays import ConstantArray, RowArray
+from storegate_engine.encodings import encoding_of, is_text
+from storegate_engine.errors import ConflictError, ShapeError, VariableExistsError, VariableNotFoundError, near_match
+from storegate_engine.orders import RowIndex
+from storegate_engine.sources import ArraySource, Source
+from storegate_engine.table import Table, Variable, rows_of
+
+__all__ = [
+    "NewRows",
+    "appended",
+    "fit_dtype",
+    "new_rows",
+    "phases_of",
+    "replaced",
+    "spread",
+    "updated",
+    "whole",
+]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+NewRows: TypeAlias = Mapping[str, list[Variable]]
+"""New variables of every phase."""
+ACTIVE = "active"
+"""The variable that says which samples count, for programs of the predecessor."""
+MAX_RUNS = 256
+"""Scattered rows that are replaced in more runs than this get an index array."""
+
+
+def phases_of(table: Table, phase: str, names: Iterable[str], what: str) -> list[str]:
+    """Return the phases that ``phase`` means for these variables; each of them must have all.
+
+    Raises
+    ------
+    VariableNotFoundError
+        A variable is not there.
+    """
+    names = list(names)
+    if phase != ALL:
+        for name in names:
+            table.variable(phase, name)
+        return [phase]
+    known = {name: None for at in PHASES for name in table[at]}
+    for name in names:
+        if name not in known:
+            raise VariableNotFoundError(
+                f"{what}: no variable {name!r} in any phase{near_match(name, known)} "
+                f"(variables: {', '.join(sorted(known)) or 'none'})"
+            )
+    found = [at for at in PHASES if any(name in table[at] for name in names)]
+    for at in found:
+        for name in names:
+            table.variable(at, name)
+    return found
+
+
+def whole(table: Table, phase: str, name: str) -> Variable:
+    """Return a variable of one phase, or of all phases concatenated.
+
+    Raises
+    ------
+    NotCompiledError
+        All phases of a table that is not compiled.
+    VariableNotFoundError
+        A phase that has rows does not have it.
+    """
+    if phase != ALL:
+        return table.variable(phase, name)
+    require_compiled(table.compiled, "reading")
+    phases = [at for at in PHASES if table[at]] or list(PHASES[:1])
+    joined = table.variable(phases[0], name)
+    for at in phases[1:]:
+        joined = joined.appended(table.variable(at, name))
+    return joined
+
+
+def spread(table: Table, target: Target, n_rows: int) -> dict[str, tuple[int, int]]:
+    """Return which of ``n_rows`` new rows go to which phase.
+
+    Raises
+    ------
+    ShapeError
+        A split that does not fit the number of rows.
+    NotCompiledError
+        ``all`` of a table that is not compiled.
+    """
+    if isinstance(target, Split):
+        return target.ranges(n_rows)
+    if target != ALL:
+        return {target: (0, n_rows)}
+    require_compiled(table.compiled, "adding data")
+    sizes = table.sizes()
+    return Split((sizes["train"], sizes["valid"], sizes["test"])).ranges(n_rows)
+
+
+def new_rows(
+    table: Table, target: Target, arrays: Mapping[str, RowArray], seed: int | None = None
+) -> dict[str, list[Variable]]:
+    """Return written rows as the variables of the phases that get them."""
+    n_rows = next(iter(arrays.values())).n_rows
+    ranges = spread(table, target, n_rows)
+    return {
+        phase: [rows_of(name, array, lo, hi, seed=seed) for name, array in arrays.items()]
+        for phase, (lo, hi) in ranges.items()
+    }
+
+
+def appended(new: NewRows, *, sizes: dict[str, int] | None = None) -> Callable[[Table], Table]:
+    """Return the edit that puts new rows behind the old ones; ``sizes`` must still hold where they are given."""
+
+    def edit(table: Table) -> Table:
+        if sizes is not None and table.sizes() != sizes:
+            raise ConflictError("another writer changed the sizes of the phases meanwhile; nothing was changed")
+        for phase, variables in new.items():
+            joined = [
+                table[phase][rows.name].appended(rows) if rows.name in table[phase] else rows for rows in variables
+            ]
+            table = table.with_variables(phase, joined)
+        return table
+
+    return edit
+
+
+def replaced(new: NewRows) -> Callable[[Table], Table]:
+    """Return the edit that puts new variables in the place of old ones of as many rows."""
+
+    def edit(table: Table) -> Table:
+        for phase, variables in new.items():
+            for rows in variables:
+                require_rows(table, phase, rows.name, len(rows))
+            table = table.with_variables(phase, variables)
+        return table
+
+    return edit
+
+
+def fit_dtype(old: Variable, source: Source) -> np.dtype[Any]:
+    """Return the dtype of new rows that replace some of a variable's.
+
+    The variable's own where ``np.can_cast(new, old, "same_kind")`` and no value is cut; ``np.result_type`` else.
+    """
+    if is_text(old.dtype) or is_text(source.dtype) or not np.can_cast(source.dtype, old.dtype, "same_kind"):
+        return np.result_type(old.dtype, source.dtype)
+    if old.dtype.kind in "iu" and not np.can_cast(source.dtype, old.dtype, "safe"):
+        if not isinstance(source, ArraySource):
+            return np.result_type(old.dtype, source.dtype)
+        limits = np.iinfo(old.dtype)
+        values = source.values
+        if values.size and (int(values.min()) < limits.min or int(values.max()) > limits.max):
+            return np.result_type(old.dtype, source.dtype)
+    return old.dtype
+
+
+def updated(old: Variable, selection: Selection, new: Variable, store_index: Callable[[Array], RowIndex]) -> Variable:
+    """Return a variable whose selected rows are those of ``new``, in the selection's order.
+
+    Raises
+    ------
+    ShapeError
+        Another number of rows, or rows of another shape.
+    """
+    old.require_row_shape(new.row_shape)
+    require_selected(old.name, selection, len(new))
+    if not len(new):
+        return old
+    match selection:
+        case OneRow(row):
+            return old.replaced(row, row + 1, new)
+        case RowRange(start, stop):
+            return old.replaced(start, stop, new)
+        case Rows(indices):
+            return _scattered(old, indices, new, store_index)
+
+
+def selection_rows(selection: Selection) -> range | Array:
+    """Return the logical rows of a selection."""
+    match selection:
+        case OneRow(row):
+            return range(row, row + 1)
+        case RowRange(start, stop):
+            return range(start, stop)
+        case Rows(indices):
+            return indices
+
+
+def _scattered(old: Variable, indices: Array, new: Variable, store_index: Callable[[Array], RowIndex]) -> Variable:
+    """Replace rows anywhere; where one is named twice the last value stays, as in numpy."""
+    targets, last = np.unique(indices[::-1], return_index=True)
+    given = len(indices) - 1 - last
+    breaks = np.flatnonzero((np.diff(targets) != 1) | (np.diff(given) != 1)) + 1
+    if len(breaks) >= MAX_RUNS:
+        index = np.arange(len(old), dtype=np.int64)
+        index[targets] = len(old) + given
+        chosen = store_index(index)
+        return old.joined(new, lambda order, extra: orders.Take(orders.concat(order, extra), chosen))
+
+    def arrange(order: orders.RowOrder, extra: orders.RowOrder) -> orders.RowOrder:
+        parts, done = [], 0
+        for run in np.split(np.arange(len(targets)), breaks):
+            first, count = int(targets[run[0]]), len(run)
+            source = int(given[run[0]])
+            parts += [orders.cut(order, done, first), orders.cut(extra, source, source + count)]
+            done = first + count
+        return orders.concat(*parts, orders.cut(order, done, len(order)))
+
+    return old.joined(new, arrange)
+
+
+def put(phase: str, variables: Iterable[Variable], *, compiled: bool = False) -> Callable[[Table], Table]:
+    """Return the edit that adds or replaces variables of one phase; ``compiled`` keeps a table compiled."""
+    new = list(variables)
+
+    def edit(table: Table) -> Table:
+        keep = compiled and table.compiled
+        table = table.with_variables(phase, new)
+        return table.with_compiled() if keep else table
+
+    return edit
+
+
+def dropped(phase: str, names: Iterable[str]) -> Callable[[Table], Table]:
+    """Return the edit that deletes variables of one phase."""
+    gone = list(names)
+    return lambda table: table.without(phase, gone)
+
+
+def mapped(phase: str, names: Iterable[str], edit: Callable[[Variable], Variable]) -> Callable[[Table], Table]:
+    """Return the edit that changes how variables of one phase are read; the compiled flag stays."""
+    changed = list(names)
+    return lambda table: table.mapped(phase, changed, edit)
+
+
+def require_rows(table: Table, phase: str, name: str, n_rows: int) -> None:
+    """Raise ShapeError where a variable exists and has another number of rows than its replacement."""
+    old = table[phase].get(name)
+    if old is not None and len(old) != n_rows:
+        raise ShapeError(
+            f"variable {name!r} has {len(old)} rows in phase {phase!r}, and the new data have {n_rows}; "
+            "delete it first to change the number"
+        )
+
+
+def require_selected(name: str, selection: Selection, n_rows: int) -> None:
+    """Raise ShapeError unless there are as many new rows as selected ones."""
+    selected = len(selection_rows(selection))
+    if n_rows != selected:
+        raise ShapeError(f"variable {name!r}: {selected} rows are selected, and the data have {n_rows}")
+
+
+def parts_of(table: Table, phase: str, selection: Selection) -> list[tuple[str, Selection, Array]]:
+    """Return, for every phase that a selection touches, its rows there and which of the new rows they get."""
+    selected = np.asarray(selection_rows(selection), dtype=np.int64)
+    if phase != ALL:
+        return [(phase, selection, np.arange(len(selected)))]
+    parts: list[tuple[str, Selection, Array]] = []
+    start = 0
+    for at in PHASES:
+        stop = start + table.rows(at)
+        which = np.flatnonzero((start <= selected) & (selected < stop))
+        if len(which):
+            parts.append((at, Rows(selected[which] - start), which))
+        start = stop
+    return parts
+
+
+def picked(rows: Variable, which: Array) -> Variable:
+    """Return some of the new rows, in ascending order, as a variable."""
+    if len(which) == len(rows):
+        return rows
+    breaks = np.flatnonzero(np.diff(which) != 1) + 1
+    runs = [(int(run[0]), int(run[-1]) + 1) for run in np.split(which, breaks)]
+    order = orders.concat(*(orders.cut(rows.order, lo, hi) for lo, hi in runs))
+    return Variable(rows.name, rows.dtype, rows.row_shape, rows.pieces, order)
+
+
+def storable(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return a dtype in native byte order, or raise DtypeError where it cannot be stored."""
+    return encoding_of(dtype).logical
+
+
+def touched_phases(target: Target) -> tuple[str, ...]:
+    """Return the phases that a target may touch."""
+    return PHASES if isinstance(target, Split) or target == ALL else (target,)
+
+
+def created(target: Target, arrays: Mapping[str, RowArray]) -> Callable[[Table], Table]:
+    """Return the edit that adds variables which must not exist yet."""
+
+    def edit(table: Table) -> Table:
+        for phase, variables in new_rows(table, target, arrays).items():
+            for rows in variables:
+                if rows.name in table[phase]:
+                    raise VariableExistsError(f"variable {rows.name!r} exists in phase {phase!r}; delete it first")
+            table = table.with_variables(phase, variables)
+        return table
+
+    return edit
+
+
+def with_active(table: Table) -> Table:
+    """Return the table with the variable ``active`` (re)set to ones in every phase that has rows."""
+    for phase in PHASES:
+        table = table.without(phase, [ACTIVE])
+        if rows := table.rows(phase):
+            ones = ConstantArray(np.dtype(np.int64), (), rows, 1)
+            table = table.with_variables(phase, [rows_of(ACTIVE, ones)])
+    return table

@@ -1,0 +1,711 @@
+"""Gate: class StoreGate, the documented interface; thin over the engine, never touches bytes."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import tempfile
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+import numpy as np
+
+from storegate import changes, edits, report
+from storegate.inputs import (
+    Names,
+    parse_names,
+    parse_seed,
+)
+from storegate.moves import move
+from storegate.options import Options, parse_backend
+from storegate.phases import ALL, PHASES, Split, parse_phase, parse_reading_phase, require_compiled
+from storegate.selection import RowRange, parse_item, parse_method_index
+from storegate.views import View, read, read_lazy
+from storegate_engine.arrays import ConstantArray
+from storegate_engine.errors import DataIdError, ShapeError
+from storegate_engine.lazy import to_dataset
+from storegate_engine.locations import parse_location
+from storegate_engine.names import validate_name
+from storegate_engine.repository import MemoryRepository, Repository, Transaction
+from storegate_engine.rewrite import rewrite
+from storegate_engine.roots import Root
+from storegate_engine.table import Table, rows_of
+from storegate_engine.tiers import Capacity, capacity
+from storegate_engine.transforms import ArgMax, Cast, OneHot, Transform
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["StoreGate"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+MODES = ("numpy", "zarr")
+
+
+class StoreGate:
+    """Sample tables for machine learning: arrays by ``data_id``, phase and variable name.
+
+    Each phase (train, valid, test) is a table of variables with samples along the first axis. Selection,
+    shuffling, casts and encodings are lazy: they change how rows are read, never what is stored.
+
+    Parameters
+    ----------
+    backend : {"numpy", "zarr", "hybrid"}
+        ``numpy`` keeps rows in memory, ``zarr`` in storage; ``hybrid`` has both, see :meth:`set_mode`.
+    backend_args : dict, optional
+        ``output_dir`` (path or URL; a temporary directory when None), ``mode`` (``"a"`` opens or creates,
+        ``"r"`` only reads, ``"w"`` starts empty), ``chunk`` (rows of a chunk; by bytes when None),
+        ``compressor`` (``"lz4"``, ``"zstd"``, ``"none"`` or a zarr codec), ``storage_options`` (for URLs),
+        ``budget`` (memory limit of long operations, such as ``"512MiB"``), ``copy`` (``False``: the numpy
+        backend keeps the arrays it is given instead of copies).
+    data_id : str, optional
+        The default data_id.
+
+    Raises
+    ------
+    BackendNotFoundError
+        An unknown backend (a ValueError and NotImplementedError).
+    TypeError
+        An unknown key of ``backend_args``.
+
+    Examples
+    --------
+    >>> gate = StoreGate(backend="numpy", data_id="example")
+    >>> gate.add_data("x", [[0, 1], [2, 3], [4, 5], [6, 7]], phase=(0.5, 0.25, 0.25))
+    >>> gate.get_data("x", phase="train")
+    array([[0, 1],
+           [2, 3]])
+    >>> gate["test"]["x"][0]
+    array([6, 7])
+    """
+
+    def __init__(
+        self,
+        backend: str = "numpy",
+        backend_args: Mapping[str, Any] | None = None,
+        data_id: str | None = None,
+    ) -> None:
+        self._backend = parse_backend(backend)
+        self._options = Options.parse(backend_args)
+        self._mode = "numpy" if backend == "numpy" else "zarr"
+        self._root: Root | None = None
+        self._data_id: str | None = None
+        self._memory: dict[str, MemoryRepository] = {}
+        self._stored: dict[str, Repository] = {}
+        self._cleanup: weakref.finalize[Any, Any] | None = None
+        if data_id is not None:
+            validate_name(data_id, "data_id")
+        if backend != "numpy":
+            self._root = self._open_root()
+        if data_id is not None:
+            self.set_data_id(data_id)
+
+    def _open_root(self) -> Root:
+        options = self._options
+        directory = options.output_dir
+        if directory is None:
+            directory = tempfile.mkdtemp(prefix="storegate-")
+            self._cleanup = weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
+        root = Root(
+            parse_location(directory, dict(options.storage_options or {})),
+            options.budget_nbytes,
+            writable=options.mode != "r",
+            compressor=options.compressor,
+            chunk_rows=options.chunk,
+        )
+        root.open(options.mode)
+        return root
+
+    # Life: closing, copying, sending to other processes
+
+    def close(self) -> None:
+        """Forget all data in memory, and remove a temporary directory; the gate cannot be used any more."""
+        self._memory.clear()
+        self._stored.clear()
+        self._data_id = None
+        if self._cleanup is not None:
+            self._cleanup()
+
+    def __enter__(self) -> Self:
+        """Return the gate itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the gate."""
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel by location and version on disk, by value in memory; who made a temporary directory keeps it."""
+        return {**self.__dict__, "_cleanup": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StoreGate:
+        """Return an independent gate on the same data; a temporary directory lives as long as its maker."""
+        other = type(self).__new__(type(self))
+        memo[id(self)] = other
+        other.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
+        return other
+
+    # Where the data are
+
+    @property
+    def data_id(self) -> str | None:
+        """The current data_id, None before one is set."""
+        return self._data_id
+
+    @property
+    def backend(self) -> str:
+        """``numpy``, ``zarr`` or ``hybrid``."""
+        return self._backend
+
+    @property
+    def budget_nbytes(self) -> int:
+        """The memory limit of long operations, in bytes."""
+        return self._options.budget_nbytes
+
+    @property
+    def capacity(self) -> Capacity:
+        """The memory and threads that lazy work is planned with; a worker's, where a dask client is active."""
+        return capacity(self.budget_nbytes)
+
+    def set_data_id(self, data_id: str) -> None:
+        """Set the default data_id; data that it has already are kept.
+
+        Raises
+        ------
+        InvalidNameError
+            The name cannot be stored; the former data_id stays.
+        """
+        validate_name(data_id, "data_id")
+        if self._root is not None:
+            self._stored[data_id] = self._root.repository(data_id)
+        if self._backend != "zarr" and data_id not in self._memory:
+            self._memory[data_id] = MemoryRepository(budget_nbytes=self.budget_nbytes, copy=self._options.copy)
+        self._data_id = data_id
+
+    def get_data_ids(self) -> list[str]:
+        """Return the data_ids that exist, in the store too."""
+        known = {name for name, repository in self._memory.items() if self._mode == "numpy" or repository.version}
+        if self._root is not None:
+            known |= set(self._root.data_ids()) | set(self._stored)
+        return sorted(known)
+
+    def repository(self, mode: str | None = None) -> Repository:
+        """Return the engine's repository of the current data_id, in the current mode or another one."""
+        if self._data_id is None:
+            raise DataIdError("please set default data_id")
+        return (self._memory if (mode or self._mode) == "numpy" else self._stored)[self._data_id]
+
+    @property
+    def table(self) -> Table:
+        """The newest committed table of the current data_id and mode; immutable."""
+        return self.repository().table
+
+    def _begin(self, operation: str, **arguments: Any) -> Transaction:
+        return self.repository().begin(operation, **arguments)
+
+    # [] syntax
+
+    def __getitem__(self, item: Any) -> View:
+        """Return a view of a phase, or of variables.
+
+        Parameters
+        ----------
+        item : str, tuple or list of str
+            ``train``, ``valid``, ``test`` or ``all`` pick the phase, other names the variables.
+        """
+        return View(self)[item]  # type: ignore[no-any-return]
+
+    def __setitem__(self, item: Any, data: Any) -> None:
+        """Refuse: phase, variables and an index are needed."""
+        View(self)[item] = data
+
+    def __delitem__(self, item: Any) -> None:
+        """Refuse: a phase is needed."""
+        del View(self)[item]
+
+    def __len__(self) -> int:
+        """Return the number of samples of all phases."""
+        return len(View(self))
+
+    def __bool__(self) -> bool:
+        """Return True: an empty gate is a gate."""
+        return True
+
+    def __contains__(self, item: object) -> bool:
+        """Return whether a variable is in every phase that has rows."""
+        return item in View(self)
+
+    # Adding and changing
+
+    def add_data(
+        self,
+        var_names: str | list[str] | tuple[str, ...],
+        data: Any,
+        phase: Any = "train",
+        shuffle: bool | int = False,
+        do_compile: bool = False,
+    ) -> None:
+        """Add rows, behind those that a variable has already.
+
+        Parameters
+        ----------
+        var_names : str, tuple of str or list of str
+            One variable; several, with data stacked on axis 1; or several with an array each.
+        data : array-like, lazy array or iterator of ndarrays
+            Shape ``(N, *k)`` for a string, ``(N, M, *k)`` for a tuple, a list of ``(N, *k)`` for a list. Dask,
+            zarr and h5py arrays, memmaps, xarray variables and iterators are streamed, never loaded whole.
+        phase : str or tuple of three numbers
+            ``train``, ``valid``, ``test``; ``all`` (split by the compiled sizes); or a split, as fractions
+            that sum to 1 or as counts that sum to N.
+        shuffle : bool or int
+            Shuffle the incoming rows before they are split: True is seed 1, an int is the seed, as
+            ``x[np.random.RandomState(seed).permutation(N)]``. Nothing is moved: the order is kept.
+        do_compile : bool
+            Compile afterwards.
+
+        Raises
+        ------
+        ShapeError
+            Rows that do not fit each other, the split or the variable (a ValueError).
+        DtypeError
+            Scalars, objects and other data that cannot be stored (a TypeError).
+        PhaseNotFoundError
+            An unknown phase (a ValueError and KeyError).
+        ReadOnlyError
+            The store was opened with ``mode="r"``.
+        """
+        names = parse_names(var_names, validate=True)
+        target = parse_phase(phase)
+        seed = parse_seed(shuffle)
+        with self._begin("add_data", var_names=_plain(var_names), phase=_plain(phase), shuffle=seed) as change:
+            changes.add(change, names, data, target, seed)
+            self._finish(change, do_compile=do_compile)
+
+    def update_data(
+        self,
+        var_names: str | list[str] | tuple[str, ...],
+        data: Any,
+        phase: Any = "train",
+        index: Any = -1,
+        do_compile: bool = True,
+    ) -> None:
+        """Replace rows; a variable that does not exist is added.
+
+        Parameters
+        ----------
+        var_names, data, phase
+            As for :meth:`add_data`.
+        index : int, tuple, slice, list or array
+            -1: all rows, whose number must match; an int: one row, with data of shape ``k`` or ``(1, *k)``;
+            ``(a, b)``: rows a .. b-1; a slice, list, array or mask: those rows. With phase ``all`` it runs
+            over the concatenated phases.
+        do_compile : bool
+            Compile afterwards.
+
+        Raises
+        ------
+        ShapeError
+            Another number of rows or another sample shape; nothing is stored.
+        IndexError
+            Rows that are not there.
+        """
+        names = parse_names(var_names, validate=True)
+        target = parse_phase(phase)
+        everything = index is None or (isinstance(index, (int, np.integer)) and index == -1)
+        with self._begin("update_data", var_names=_plain(var_names), phase=_plain(phase)) as change:
+            if everything:
+                changes.replace_all(change, names, data, target)
+            elif isinstance(target, Split):
+                raise ShapeError("a split replaces whole variables; give index=-1, or one phase or all")
+            else:
+                first = edits.whole(change.table, target, names.names[0])
+                changes.update_rows(change, names, data, target, parse_method_index(index, len(first)))
+            self._finish(change, do_compile=do_compile)
+
+    def update_selection(self, names: Names, data: Any, phase: str, item: Any) -> None:
+        """Replace the rows that ``view[item] = data`` means."""
+        with self._begin("update_data", var_names=_plain(names.names), phase=phase) as change:
+            rows = len(edits.whole(change.table, phase, names.names[0]))
+            selection = parse_item(item, rows)
+            if selection == RowRange(0, rows):
+                changes.replace_all(change, names, data, phase)
+            else:
+                changes.update_rows(change, names, data, phase, selection)
+            self._finish(change, do_compile=True)
+
+    def delete_data(self, var_names: Any, phase: Any = "train", do_compile: bool = True) -> None:
+        """Delete variables; missing ones are passed over in silence.
+
+        Their rows stay in storage for readers of earlier versions, until they are vacuumed.
+        """
+        names = parse_names(var_names).names
+        phases = edits.touched_phases(parse_phase(phase))
+        with self._begin("delete_data", var_names=_plain(var_names), phase=_plain(phase)) as change:
+            for at in phases:
+                change.edit(edits.dropped(at, names))
+            self._finish(change, do_compile=do_compile)
+
+    def clear_data(self) -> None:
+        """Delete all variables of the current data_id and mode."""
+        with self._begin("clear_data") as change:
+            change.edit(lambda table: Table())
+
+    def create_empty(self, var_names: Any, shape: tuple[int, ...], phase: Any = "train", dtype: Any = "f4") -> None:
+        """Create variables of zeros, of shape ``(N, *k)``, without writing N rows.
+
+        Raises
+        ------
+        VariableExistsError
+            A variable is there already (a ValueError).
+        """
+        names = parse_names(var_names, validate=True).names
+        target = parse_phase(phase)
+        n_rows, *row_shape = (int(size) for size in shape)
+        array = ConstantArray(edits.storable(np.dtype(dtype)), tuple(row_shape), n_rows)
+        with self._begin("create_empty", var_names=_plain(var_names), shape=list(shape), phase=_plain(phase)) as change:
+            change.edit(edits.created(target, dict.fromkeys(names, array)))
+
+    def _finish(self, change: Transaction, *, do_compile: bool) -> None:
+        if do_compile:
+            change.edit(Table.with_compiled)
+
+    # Reading
+
+    def get_data(self, var_names: Any, phase: str | None = "train", index: Any = -1, *, compute: bool = True) -> Any:
+        """Return rows as ndarrays that are the caller's own.
+
+        Parameters
+        ----------
+        var_names : str, tuple of str or list of str
+            A string gives an array, a tuple one stacked array, a list a list of arrays.
+        phase : str or None
+            A phase; ``all`` or None for all of them concatenated, after :meth:`compile`.
+        index : int, tuple, slice, list or array
+            -1: all rows; an int: one row; ``(a, b)``: rows a .. b-1; a slice, list, array, tensor or mask.
+        compute : bool
+            False gives dask arrays instead, and reads nothing.
+
+        Returns
+        -------
+        ndarray, numpy scalar, or list of them
+            For one row ``k``, or ``(M, *k)`` for a tuple; ``(N, *k)`` or ``(N, M, *k)`` otherwise.
+
+        Raises
+        ------
+        VariableNotFoundError
+            An unknown variable (a KeyError and ValueError), with near matches.
+        IndexError
+            Rows that are not there.
+
+        Examples
+        --------
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data(["x", "y"], [[1, 2, 3], [4.0, 5.0, 6.0]])
+        >>> gate.get_data(("x", "y"), index=1)
+        array([2., 5.])
+        """
+        names = parse_names(var_names)
+        table = self.table
+        at = parse_reading_phase(phase)
+        variables = [edits.whole(table, at, name) for name in names.names]
+        selections = [parse_method_index(index, len(variable)) for variable in variables]
+        if not compute:
+            return read_lazy(names, variables, selections, self.capacity)
+        return read(names, variables, selections)
+
+    def get_var_names(self, phase: str = "train") -> list[str]:
+        """Return the variables of a phase, in the order in which they were added.
+
+        For ``all``: those that every phase with rows has.
+        """
+        at = parse_reading_phase(phase)
+        table = self.table
+        if at != ALL:
+            return list(table[at])
+        filled = [table[name] for name in PHASES if table[name]]
+        return [name for name in (filled[0] if filled else ()) if all(name in variables for variables in filled)]
+
+    def get_var_shapes(self, var_names: Any, phase: str = "train") -> Any:
+        """Return the shape of one row, None for an unknown variable; a list for a list of names."""
+        names = parse_names(var_names)
+        at = parse_reading_phase(phase)
+        table = self.table
+        phases = PHASES if at == ALL else (at,)
+        shapes = [next((table[p][name].row_shape for p in phases if name in table[p]), None) for name in names.names]
+        return shapes[0] if names.form == "one" else shapes
+
+    def get_metadata(self) -> dict[str, Any]:
+        """Return a copy of the compiled metadata.
+
+        Returns
+        -------
+        dict
+            ``compiled``; ``total_events`` (rows of train, valid, test); ``sizes`` (rows of each phase and of
+            ``all``); ``valid_phases`` (phases with rows).
+
+        Raises
+        ------
+        NotCompiledError
+            The data_id is not compiled.
+        """
+        table = self.table
+        require_compiled(table.compiled, "metadata")
+        sizes = table.sizes()
+        return {
+            "compiled": True,
+            "total_events": list(sizes.values()),
+            "sizes": {**sizes, ALL: sum(sizes.values())},
+            "valid_phases": [phase for phase, rows in sizes.items() if rows],
+        }
+
+    def to_xarray(self, phase: str = "train") -> xr.Dataset:
+        """Return a phase as a lazy ``xr.Dataset``; it keeps its version whatever is changed later."""
+        repository = self.repository()
+        table, at = repository.table, parse_reading_phase(phase)
+        names = list(table[at]) if at != ALL else self.get_var_names(at)
+        variables = {name: edits.whole(table, at, name) for name in names}
+        if at != ALL:
+            table.rows(at)
+        attrs = {"data_id": self._data_id, "phase": at, "version": repository.version}
+        return to_dataset(variables, attrs, self.capacity)
+
+    def to_datatree(self) -> xr.DataTree:
+        """Return all phases with rows as a lazy ``xr.DataTree``, a child for each."""
+        import xarray as xr  # as in to_xarray: only explorers need it
+
+        table = self.table
+        tree = xr.DataTree.from_dict({phase: self.to_xarray(phase) for phase in PHASES if table[phase]})
+        tree.attrs = {"data_id": self._data_id, "version": self.repository().version}
+        return tree
+
+    # Order and transforms: lazy
+
+    def astype(self, var_names: Any, dtype: Any, phase: str = "train") -> None:
+        """Cast variables when they are read, as ``np.ndarray.astype`` does; nothing is rewritten."""
+        self._transform("astype", var_names, Cast(np.dtype(dtype)), phase)
+
+    def onehot(self, var_names: Any, num_classes: int, phase: str = "train") -> None:
+        """Encode integer labels as float64 rows of ``np.identity(num_classes)`` when they are read.
+
+        A label outside of ``[0, num_classes)`` is a :class:`LabelError` (a ValueError) when it is read.
+        """
+        self._transform("onehot", var_names, OneHot(num_classes), phase)
+
+    def argmax(self, var_names: Any, axis: int, phase: str = "train") -> None:
+        """Replace variables by the int64 index of their largest value along ``axis``, when they are read.
+
+        ``axis`` counts the sample axis as 0, which cannot be reduced.
+        """
+        self._transform("argmax", var_names, ArgMax(axis), phase)
+
+    def _transform(self, operation: str, var_names: Any, transform: Transform, phase: Any) -> None:
+        names = parse_names(var_names).names
+        at = parse_reading_phase(phase)
+        with self._begin(operation, var_names=_plain(var_names), phase=at, transform=transform.to_json()) as change:
+            for one in edits.phases_of(change.table, at, names, operation):
+                edit = edits.mapped(one, names, lambda old: old.transformed(transform))
+                change.edit(edit, reads=[(one, name) for name in names])
+
+    def shuffle(self, phase: str = "all", seed: int = 0) -> None:
+        """Shuffle phases: the same permutation for every variable, as ``RandomState(seed).permutation(N)``.
+
+        Nothing is moved: the order is kept and rows are found through it. Repeats compose.
+        """
+        at = parse_reading_phase(phase)
+        number = parse_seed(int(seed))
+        assert number is not None
+        with self._begin("shuffle", phase=at, seed=number) as change:
+            for one in PHASES if at == ALL else (at,):
+                change.table.rows(one)
+                names = list(change.table[one])
+                edit = edits.mapped(one, names, lambda old: old.permuted(number))
+                targets = [(one, name) for name in names]
+                change.edit(edit, reads=targets, touches=targets)
+
+    def compact(self, phase: str = "all", var_names: Any = None) -> None:
+        """Write rows out once in logical order; orders and transforms are applied for good.
+
+        What fits the memory is gathered, more is exchanged in two passes over spill files, always within the
+        budget. On a dask cluster the workers do it. A compaction that was killed goes on where its spill ends.
+
+        Parameters
+        ----------
+        phase : str
+            A phase, or ``all``.
+        var_names : str or list of str, optional
+            All variables when None.
+        """
+        at = parse_reading_phase(phase)
+        wanted = None if var_names is None else parse_names(var_names).names
+        with self._begin("compact", phase=at, var_names=_plain(wanted)) as change:
+            table = change.table
+            phases = list(PHASES) if at == ALL else [at]
+            if wanted is not None:
+                phases = edits.phases_of(table, at, wanted, "compact")
+            for one in phases:
+                names = list(wanted or table[one])
+                if names:
+                    arrays = rewrite(change, {name: table[one][name] for name in names}, self.capacity)
+                    compiled = table.compiled
+                    new = [rows_of(name, array) for name, array in arrays.items()]
+                    change.edit(edits.put(one, new, compiled=compiled), reads=[(one, name) for name in names])
+
+    # Hybrid
+
+    def set_mode(self, mode: str) -> None:
+        """Choose what calls see on the hybrid backend: ``numpy`` (memory) or ``zarr`` (storage); compiles.
+
+        Raises
+        ------
+        ValueError
+            An unknown mode; nothing changes.
+        """
+        if self._backend != "hybrid":
+            warnings.warn(f"set_mode does nothing on the {self._backend} backend", UserWarning, stacklevel=2)
+            return
+        if mode not in MODES:
+            raise ValueError(f"no mode {mode!r} (modes: {', '.join(MODES)})")
+        former, self._mode = self._mode, mode
+        if self._data_id is not None:
+            try:
+                self.compile()
+            except BaseException:
+                self._mode = former
+                raise
+
+    def to_memory(
+        self,
+        var_names: Any,
+        phase: str = "train",
+        output_var_names: Any = None,
+        callback: Callable[..., Any] | None = None,
+    ) -> None:
+        """Persist variables in memory; the durable copy stays in storage.
+
+        With an active ``distributed.Client`` the rows go to the workers' memory, else to this process's.
+
+        Parameters
+        ----------
+        var_names : str, tuple of str or list of str
+            Variables in storage.
+        phase : str
+            A phase, or ``all``: every phase that has rows.
+        output_var_names : str or list of str, optional
+            New names in memory.
+        callback : callable, optional
+            Gets ``(var_names, data)`` and returns new ones; what it returns wins over ``output_var_names``.
+            Data are ndarrays, or dask arrays where the callback has an attribute ``accepts_lazy = True``.
+
+        Raises
+        ------
+        ValueError
+            The backend is not hybrid.
+        """
+        self._move("to_memory", "zarr", "numpy", var_names, phase, output_var_names, callback)
+
+    def to_storage(
+        self,
+        var_names: Any,
+        phase: str = "train",
+        output_var_names: Any = None,
+        callback: Callable[..., Any] | None = None,
+    ) -> None:
+        """Spill variables from memory to storage, block by block, then release the memory.
+
+        Parameters are those of :meth:`to_memory`, the other way round.
+        """
+        self._move("to_storage", "numpy", "zarr", var_names, phase, output_var_names, callback)
+
+    def _move(
+        self,
+        operation: str,
+        source: str,
+        target: str,
+        var_names: Any,
+        phase: Any,
+        output_var_names: Any,
+        callback: Callable[..., Any] | None,
+    ) -> None:
+        if self._backend != "hybrid":
+            raise ValueError(f"{operation} needs the hybrid backend; this gate's is {self._backend!r}")
+        names = parse_names(var_names)
+        renamed = names if output_var_names is None else parse_names(output_var_names, validate=True)
+        if len(renamed.names) != len(names.names):
+            raise ShapeError(f"{len(names.names)} variables take as many output_var_names, found {renamed.names}")
+        at = parse_reading_phase(phase)
+        move(
+            operation,
+            self.repository(source),
+            self.repository(target),
+            names,
+            renamed,
+            at,
+            callback,
+            self.capacity,
+        )
+
+    # Metadata
+
+    def compile(self, reset: bool = False, show_info: bool = False) -> None:
+        """Check that all variables of a phase have as many rows; needed before calls over all phases.
+
+        Parameters
+        ----------
+        reset : bool
+            (Re)set the variable ``active`` to int64 ones.
+        show_info : bool
+            Print :meth:`show_info` afterwards.
+
+        Raises
+        ------
+        ShapeError
+            The numbers of rows differ; they are listed (a ValueError).
+        """
+        repository = self.repository()
+        if reset or not repository.table.compiled:
+            if not repository.writable and not reset:
+                repository.compile_here()
+            else:
+                with self._begin("compile", reset=bool(reset)) as change:
+                    if reset:
+                        change.edit(edits.with_active)
+                    self._finish(change, do_compile=True)
+        if show_info:
+            self.show_info()
+
+    def show_info(self) -> None:
+        """Print phase, backend, name, dtype, rows and shape of every variable."""
+        print(report.table_text(self.repository(), self._data_id))  # noqa: T201
+
+    def __repr__(self) -> str:
+        """Show phases, rows, shares and variables; reads no data."""
+        return report.gate_text(self)
+
+    def _repr_html_(self) -> str:
+        return report.gate_html(self)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Refuse: rows are iterated over a phase's variables."""
+        return iter(View(self))
+
+    @staticmethod
+    def _view_to_list(var_names: Any, data: Any) -> Any:
+        """Return data as the list that a list of names takes; for programs of the predecessor."""
+        if isinstance(var_names, list) and isinstance(data, np.ndarray):
+            return [data[:, at] for at in range(len(var_names))]
+        return data
+
+
+def _plain(value: Any) -> Any:
+    """Return an argument as a manifest can hold it."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,104 @@
+"""Moves: variables between memory and storage on the hybrid backend; copies nothing through one big array."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from storegate import edits
+from storegate.inputs import Names, parse_columns, parse_names
+from storegate.phases import ALL, PHASES
+from storegate.selection import RowRange, Selection
+from storegate.views import read, read_lazy
+from storegate_engine.arrays import RowArray
+from storegate_engine.lazy import blocks_of, to_dask
+from storegate_engine.repository import MemoryRepository, Repository, Transaction
+from storegate_engine.sources import Source, VariableSource
+from storegate_engine.table import Table, Variable, rows_of
+from storegate_engine.tiers import Capacity, active_client, persist
+
+__all__ = ["move"]
+
+Callback = Callable[[Any, Any], tuple[Any, Any]]
+
+
+def move(
+    operation: str,
+    source: Repository,
+    target: Repository,
+    names: Names,
+    renamed: Names,
+    phase: str,
+    callback: Callback | None,
+    limits: Capacity,
+) -> None:
+    """Copy variables from one repository to the other; what lay in memory is released after a spill.
+
+    Parameters
+    ----------
+    operation : str
+        ``to_memory`` or ``to_storage``.
+    source, target : Repository
+        Where variables come from and go to; those of the same name in the target are replaced.
+    names, renamed : Names
+        The variables, and what they are called in the target.
+    phase : str
+        A phase, or ``all``: every phase that has rows.
+    callback : callable or None
+        Gets the variables' names and data and returns new ones, which win over ``renamed``.
+    limits : Capacity
+        Memory and threads to plan with.
+    """
+    table = source.table
+    phases = edits.phases_of(table, phase, names.names, operation)
+    if phase == ALL:
+        phases = [at for at in PHASES if table[at]]
+        for at in phases:
+            edits.phases_of(table, at, names.names, operation)
+    with target.begin(operation, var_names=list(names.names), phase=phase) as change:
+        for at in phases:
+            variables = [table.variable(at, name) for name in names.names]
+            if callback is None:
+                columns: dict[str, Source] = {
+                    new: VariableSource(old) for new, old in zip(renamed.names, variables, strict=True)
+                }
+            else:
+                columns = _called(callback, names, variables, limits)
+            arrays = _store(change, target, columns, limits)
+            new = [rows_of(name, array) for name, array in arrays.items()]
+            change.edit(edits.put(at, new))
+        change.edit(_compiled_if_even)
+    if isinstance(source, MemoryRepository):
+        with source.begin(operation, var_names=list(names.names), phase=phase) as release:
+            for at in phases:
+                release.edit(edits.dropped(at, names.names))
+            release.edit(_compiled_if_even)
+
+
+def _called(callback: Callback, names: Names, variables: Sequence[Variable], limits: Capacity) -> dict[str, Source]:
+    whole: list[Selection] = [RowRange(0, len(variable)) for variable in variables]
+    data = (
+        read_lazy(names, variables, whole, limits)
+        if getattr(callback, "accepts_lazy", False)
+        else read(names, variables, whole)
+    )
+    given = names.names[0] if names.form == "one" else list(names.names)
+    new_names, new_data = callback(tuple(given) if names.form == "stack" else given, data)
+    return parse_columns(parse_names(new_names, validate=True), new_data)
+
+
+def _store(
+    change: Transaction, target: Repository, columns: dict[str, Source], limits: Capacity
+) -> dict[str, RowArray]:
+    if isinstance(target, MemoryRepository) and active_client() is not None:
+        variables = {n: column.variable for n, column in columns.items() if isinstance(column, VariableSource)}
+        if len(variables) == len(columns):
+            rows = blocks_of(list(variables.values()), limits)
+            return dict(persist({name: to_dask(variable, rows, limits) for name, variable in variables.items()}))
+    return change.store(columns)
+
+
+def _compiled_if_even(table: Table) -> Table:
+    """Compile a table whose phases are even; programs read moved variables without another ``compile()``."""
+    even = all(len({len(variable) for variable in table[phase].values()}) <= 1 for phase in PHASES)
+    return table.with_compiled() if even else table

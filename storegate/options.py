@@ -1,0 +1,125 @@
+"""Options: ``backend`` and ``backend_args``, parsed once into typed values; opens nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from zarr.abc.codec import BytesBytesCodec
+from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
+
+from storegate_engine.errors import BackendNotFoundError, near_match
+from storegate_engine.segments import DEFAULT_COMPRESSOR, Compressor
+from storegate_engine.settings import memory_limit_nbytes
+
+__all__ = ["BACKENDS", "Options", "parse_backend", "parse_compressor"]
+
+Mode: TypeAlias = Literal["a", "r", "w"]
+BACKENDS = ("numpy", "zarr", "hybrid")
+_KEYS = ("output_dir", "chunk", "compressor", "mode", "storage_options", "budget", "copy")
+
+
+def parse_backend(backend: object) -> str:
+    """Return the backend, or raise an error that names the known ones."""
+    if isinstance(backend, str) and backend in BACKENDS:
+        return backend
+    hint = near_match(backend, BACKENDS) if isinstance(backend, str) else ""
+    raise BackendNotFoundError(f"no backend {backend!r}{hint} (backends: {', '.join(BACKENDS)})")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a gate stores its data."""
+
+    output_dir: str | None = None
+    """Directory or URL; None makes a temporary directory."""
+    chunk: int | None = None
+    """Rows of a chunk; by bytes when None."""
+    compressor: Compressor = DEFAULT_COMPRESSOR
+    """How chunks are compressed."""
+    mode: Mode = "a"
+    """``a`` opens or creates, ``r`` only reads, ``w`` starts empty."""
+    storage_options: Mapping[str, Any] | None = None
+    """What a URL's storage library needs."""
+    budget: int | str | None = None
+    """Memory limit of long operations; ``storegate.memory-limit`` when None."""
+    copy: bool = True
+    """Whether the numpy backend copies what it is given."""
+
+    @property
+    def budget_nbytes(self) -> int:
+        """The memory limit in bytes."""
+        return memory_limit_nbytes(self.budget)
+
+    @classmethod
+    def parse(cls, backend_args: Mapping[str, Any] | None) -> Options:
+        """Return validated options.
+
+        Raises
+        ------
+        TypeError
+            An unknown key, or a value of the wrong kind.
+        ValueError
+            An unknown mode, chunk or compressor.
+        """
+        given = dict(backend_args or {})
+        for key in given:
+            if key not in _KEYS:
+                raise TypeError(f"unknown backend_args key {key!r}{near_match(key, _KEYS)} (keys: {', '.join(_KEYS)})")
+        if given.get("output_dir") is not None:
+            given["output_dir"] = os.fspath(given["output_dir"])
+        chunk = given.get("chunk")
+        if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
+            raise ValueError(f"backend_args chunk is a positive number of rows, found {chunk!r}")
+        if given.setdefault("mode", "a") not in ("a", "r", "w"):
+            raise ValueError(f"backend_args mode is 'a', 'r' or 'w', found {given['mode']!r}")
+        given["compressor"] = parse_compressor(given.get("compressor"))
+        options = cls(**given)
+        memory_limit_nbytes(options.budget)
+        return options
+
+
+_Shuffle: TypeAlias = Literal["noshuffle", "shuffle", "bitshuffle"]
+_BLOSC_SHUFFLES: tuple[_Shuffle, _Shuffle, _Shuffle] = ("noshuffle", "shuffle", "bitshuffle")
+_NAMED: dict[str, Compressor] = {
+    "lz4": DEFAULT_COMPRESSOR,
+    "zstd": (ZstdCodec(level=1),),
+    "none": (),
+}
+
+
+def parse_compressor(compressor: Any) -> Compressor:
+    """Return the zarr codecs of a compressor: None (the default), a name, a zarr codec or a numcodecs one.
+
+    Raises
+    ------
+    ValueError
+        Nothing that zarr v3 specifies.
+
+    Examples
+    --------
+    >>> parse_compressor("none")
+    ()
+    """
+    if compressor is None:
+        return DEFAULT_COMPRESSOR
+    if isinstance(compressor, str) and compressor in _NAMED:
+        return _NAMED[compressor]
+    if isinstance(compressor, BytesBytesCodec):
+        return (compressor,)
+    if hasattr(compressor, "get_config"):  # a numcodecs object, as the predecessor took it
+        config = compressor.get_config()
+        match config.get("id"):
+            case "blosc":
+                shuffle = _BLOSC_SHUFFLES[config["shuffle"]]
+                return (BloscCodec(cname=config["cname"], clevel=config["clevel"], shuffle=shuffle),)
+            case "zstd":
+                return (ZstdCodec(level=config["level"]),)
+            case "gzip" | "zlib":
+                return (GzipCodec(level=config["level"]),)
+    raise ValueError(
+        f"compressor {compressor!r} is not one that zarr v3 specifies; use 'lz4' (default), 'zstd', 'none' or a codec "
+        "of zarr.codecs"
+    )

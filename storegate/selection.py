@@ -1,0 +1,115 @@
+"""Selections: which rows an index means; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+__all__ = ["OneRow", "RowRange", "Rows", "Selection", "parse_item", "parse_method_index"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class OneRow:
+    """One row, without a sample axis."""
+
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowRange:
+    """Rows ``start .. stop - 1``."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Rows in any order, repeats included; ``indices`` are int64 and not negative."""
+
+    indices: Array
+
+
+Selection: TypeAlias = OneRow | RowRange | Rows
+
+
+def parse_method_index(index: Any, n_rows: int) -> Selection:
+    """Return what ``get_data(index=…)`` and ``update_data(index=…)`` mean.
+
+    An int is one row, -1 everything, other negative ints count from the end; a tuple ``(a, b)`` is a range;
+    slices, lists, arrays and tensors pick rows; a boolean mask selects.
+
+    Raises
+    ------
+    IndexError
+        Rows outside of ``0 .. n_rows - 1``.
+
+    Examples
+    --------
+    >>> parse_method_index(-1, 5), parse_method_index((1, 3), 5)
+    (RowRange(start=0, stop=5), RowRange(start=1, stop=3))
+    """
+    if index is None:
+        return RowRange(0, n_rows)
+    if isinstance(index, tuple):
+        if len(index) != 2 or not all(isinstance(at, (int, np.integer)) for at in index):
+            raise IndexError(f"a tuple index is a range (start, stop), found {index!r}; use a list to pick rows")
+        start, stop = (int(at) + n_rows if at < 0 else int(at) for at in index)
+        if not 0 <= start <= stop <= n_rows:
+            raise IndexError(f"the range {index!r} is not within the {n_rows} rows")
+        return RowRange(start, stop)
+    if isinstance(index, (int, np.integer)) and not isinstance(index, bool) and index == -1:
+        return RowRange(0, n_rows)
+    return parse_item(index, n_rows)
+
+
+def parse_item(item: Any, n_rows: int) -> Selection:
+    """Return what ``view[item]`` means, as Python and numpy have it: ``view[-1]`` is the last row.
+
+    Raises
+    ------
+    IndexError
+        Rows outside of the view, or a mask of another length.
+    TypeError
+        Something that is no index.
+    """
+    if isinstance(item, (int, np.integer)) and not isinstance(item, bool):
+        row = int(item) + n_rows if item < 0 else int(item)
+        if not 0 <= row < n_rows:
+            raise IndexError(f"row {int(item)} is out of range: there are {n_rows} rows")
+        return OneRow(row)
+    if isinstance(item, slice):
+        start, stop, step = item.indices(n_rows)
+        if step == 1:
+            return RowRange(start, max(start, stop))
+        return Rows(np.arange(start, stop, step, dtype=np.int64))
+    if item is Ellipsis:
+        return RowRange(0, n_rows)
+    if isinstance(item, (str, bytes, bool)) or item is None:
+        raise TypeError(f"{item!r} is not an index of rows; use an int, a slice, a list, an array or a mask")
+    return _parse_array(np.asarray(item), n_rows)
+
+
+def _parse_array(index: Array, n_rows: int) -> Selection:
+    if index.ndim == 0 and index.dtype.kind in "iu":
+        return parse_item(int(index), n_rows)
+    if index.ndim != 1:
+        raise IndexError(f"an index of rows has one dimension, found shape {index.shape}")
+    if index.dtype.kind == "b":
+        if len(index) != n_rows:
+            raise IndexError(f"the mask has {len(index)} entries, and there are {n_rows} rows")
+        return Rows(np.flatnonzero(index).astype(np.int64))
+    if index.size and index.dtype.kind not in "iu":
+        raise IndexError(f"an index of rows holds integers or is a mask, found dtype {index.dtype}")
+    if index.dtype.kind == "u" and index.size and index.max() >= 2**63:
+        raise IndexError(f"row {index.max()} is out of range: there are {n_rows} rows")
+    indices = index.astype(np.int64)  # a copy: the caller's array stays as it is
+    bad = (indices < -n_rows) | (indices >= n_rows)
+    if bad.any():
+        raise IndexError(f"row {indices[bad][0]} is out of range: there are {n_rows} rows")
+    indices[indices < 0] += n_rows
+    return Rows(indices)

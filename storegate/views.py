@@ -1,0 +1,224 @@
+"""Views: ``gate["train"]["x"]``, immutable, lazy until indexed; reads through the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import dask.array as da
+import numpy as np
+
+from storegate import edits, report
+from storegate.inputs import Names, parse_names
+from storegate.phases import ALL, PHASES, require_compiled
+from storegate.selection import OneRow, RowRange, Rows, Selection, parse_item
+from storegate_engine.errors import PhaseNotFoundError, ShapeError, VariableNotFoundError
+from storegate_engine.lazy import blocks_of, to_dask
+from storegate_engine.orders import ArrayIndex
+from storegate_engine.table import Variable
+from storegate_engine.tiers import Capacity
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from storegate.gate import StoreGate
+
+__all__ = ["View", "read", "read_lazy"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+ITERATION_NBYTES = 4 * 2**20
+"""Bytes that iteration over rows reads at a time."""
+
+
+def read(names: Names, variables: Sequence[Variable], selections: Sequence[Selection]) -> Any:
+    """Return selected rows as ndarrays, in the form of the names."""
+    parts = [_read_one(variable, selection) for variable, selection in zip(variables, selections, strict=True)]
+    match names.form:
+        case "one":
+            return parts[0]
+        case "each":
+            return parts
+    return np.stack(parts, axis=0 if isinstance(selections[0], OneRow) else 1)
+
+
+def _read_one(variable: Variable, selection: Selection) -> Any:
+    match selection:
+        case OneRow(row):
+            rows = variable.read(row, row + 1)
+            return rows[0]
+        case RowRange(start, stop):
+            return variable.read(start, stop)
+        case Rows(indices):
+            return variable.take(indices)
+
+
+def read_lazy(names: Names, variables: Sequence[Variable], selections: Sequence[Selection], limits: Capacity) -> Any:
+    """Return selected rows as dask arrays, in the form of the names; reads nothing."""
+    cuts = [_cut(variable, selection) for variable, selection in zip(variables, selections, strict=True)]
+    if len({len(cut) for cut in cuts}) > 1:
+        raise ShapeError(f"the variables have different numbers of rows: {[len(cut) for cut in cuts]}")
+    rows = blocks_of(cuts, limits)
+    arrays = [to_dask(cut, rows, limits) for cut in cuts]
+    if isinstance(selections[0], OneRow):
+        arrays = [array[0] for array in arrays]
+    match names.form:
+        case "one":
+            return arrays[0]
+        case "each":
+            return arrays
+    return da.stack(arrays, axis=0 if isinstance(selections[0], OneRow) else 1)
+
+
+def _cut(variable: Variable, selection: Selection) -> Variable:
+    match selection:
+        case OneRow(row):
+            return variable.cut(row, row + 1)
+        case RowRange(start, stop):
+            return variable.cut(start, stop)
+        case Rows(indices):
+            return variable.selected(ArrayIndex(indices))
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class View:
+    """A phase, variables, or variables of a phase of a gate.
+
+    Each ``[]`` with a name returns a new view; ``[]`` with an index, once phase and variables are chosen,
+    returns rows. A view is immutable, and sees what the gate sees.
+    """
+
+    gate: StoreGate
+    """The gate."""
+    phase: str | None = None
+    """The chosen phase; None stands for all."""
+    names: Names | None = None
+    """The chosen variables."""
+
+    def __getitem__(self, item: Any) -> Any:
+        """Return a narrower view for a name, rows for an index.
+
+        Raises
+        ------
+        PhaseNotFoundError
+            An index before a phase is chosen.
+        VariableNotFoundError
+            An index before variables are chosen.
+        """
+        if isinstance(item, str) and item in (*PHASES, ALL):
+            return replace(self, phase=item)
+        if _are_names(item):
+            return replace(self, names=parse_names(item))
+        names, phase = self._chosen(item)
+        table = self.gate.table
+        variables = [edits.whole(table, phase, name) for name in names.names]
+        return read(names, variables, [parse_item(item, len(variable)) for variable in variables])
+
+    def __setitem__(self, item: Any, data: Any) -> None:
+        """Replace rows: ``gate[phase][var_names][index] = data``."""
+        names, phase = self._chosen(item)
+        self.gate.update_selection(names, data, phase, item)
+
+    def __delitem__(self, item: Any) -> None:
+        """Delete variables: ``del gate[phase][var_names]``."""
+        if self.phase is None or not _are_names(item):
+            raise PhaseNotFoundError("deletion needs a phase and names: del gate['train']['x']")
+        self.gate.delete_data(item, self.phase)
+
+    def _chosen(self, item: Any) -> tuple[Names, str]:
+        if self.names is None:
+            raise VariableNotFoundError(f"the index {item!r} needs variables: gate[phase][var_names][index]")
+        if self.phase is None:
+            raise PhaseNotFoundError(f"the index {item!r} needs a phase: gate[phase][var_names][index]")
+        return self.names, self.phase
+
+    def _variables(self) -> tuple[Names, list[Variable]]:
+        names, phase = self._chosen(...)
+        table = self.gate.table
+        return names, [edits.whole(table, phase, name) for name in names.names]
+
+    def __len__(self) -> int:
+        """Return the number of samples of the phase; needs ``compile()``."""
+        table = self.gate.table
+        require_compiled(table.compiled, "len")
+        return sum(table.sizes().values()) if self.phase in (None, ALL) else table.rows(self.phase)
+
+    def __bool__(self) -> bool:
+        """Return True, whatever is in the view."""
+        return True
+
+    def __contains__(self, item: object) -> bool:
+        """Return whether a variable is in the phase; for all, in every phase that has rows."""
+        table = self.gate.table
+        if self.phase not in (None, ALL):
+            return item in table[self.phase]
+        filled = [table[phase] for phase in PHASES if table[phase]]
+        return bool(filled) and all(item in variables for variables in filled)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over rows (of every variable, for a list or tuple), reading a few megabytes at a time."""
+        names, variables = self._variables()
+        counts = {variable.name: len(variable) for variable in variables}
+        if len(set(counts.values())) > 1:
+            raise ShapeError(f"the variables have different numbers of rows: {counts}")
+        n_rows = len(variables[0])
+        step = max(1, ITERATION_NBYTES // sum(variable.row_nbytes for variable in variables))
+        for start in range(0, n_rows, step):
+            stop = min(start + step, n_rows)
+            blocks = [variable.read(start, stop) for variable in variables]
+            for row in range(stop - start):
+                parts = [block[row].copy() if block.ndim > 1 else block[row] for block in blocks]
+                match names.form:
+                    case "one":
+                        yield parts[0]
+                    case "each":
+                        yield parts
+                    case _:
+                        yield np.stack(parts)
+
+    @property
+    def data(self) -> Any:
+        """The rows as a dask array, or a list of them for a list of names; nothing is read."""
+        names, variables = self._variables()
+        whole: list[Selection] = [RowRange(0, len(variable)) for variable in variables]
+        return read_lazy(names, variables, whole, self.gate.capacity)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """Return the rows as one ndarray: ``np.asarray(view)``."""
+        if copy is False:
+            raise ValueError("the rows of a view are always read into a new array; use copy=None")
+        values = self[:]
+        if isinstance(values, list):
+            values = np.stack(values, axis=1)
+        return np.asarray(values, dtype=dtype)
+
+    def to_xarray(self) -> xr.Dataset:
+        """Return the view as a lazy ``xr.Dataset``, with dims ``sample``, ``<variable>_1`` and so on.
+
+        Examples
+        --------
+        >>> from storegate import StoreGate
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [[0.0, 1.0], [2.0, 3.0]])
+        >>> gate["train"].to_xarray().sizes
+        Frozen({'sample': 2, 'x_1': 2})
+        """
+        dataset = self.gate.to_xarray(self.phase or ALL)
+        return dataset if self.names is None else dataset[list(self.names.names)]
+
+    def explain(self) -> str:
+        """Return how a full pass and a peek of 256 rows would read each variable; see `storegate.explain`."""
+        return report.explain(self)
+
+    def __repr__(self) -> str:
+        """Show rows and variables; reads no data."""
+        return report.view_text(self)
+
+    def _repr_html_(self) -> str:
+        return report.view_html(self)
+
+
+def _are_names(item: Any) -> bool:
+    return isinstance(item, str) or (
+        isinstance(item, (tuple, list)) and len(item) > 0 and all(isinstance(name, str) for name in item)
+    )

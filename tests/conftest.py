@@ -1,0 +1,72 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+import urllib.request
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from storegate import StoreGate
+from storegate_engine import arrays
+
+
+@pytest.fixture(params=["numpy", "zarr", "hybrid"])
+def backend(request):
+    return request.param
+
+
+@pytest.fixture
+def gate(backend, tmp_path):
+    """An empty gate of every backend."""
+    args = None if backend == "numpy" else {"output_dir": tmp_path / "store"}
+    with StoreGate(backend, args, data_id="test_id") as opened:
+        yield opened
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """An empty gate on storage."""
+    with StoreGate("zarr", {"output_dir": tmp_path / "store"}, data_id="test_id") as opened:
+        yield opened
+
+
+@pytest.fixture
+def counted_reads(monkeypatch):
+    """A list to which every read of data bytes, from storage or memory, is appended."""
+    reads = []
+    for kind in (arrays.StoredArray, arrays.MemoryArray):
+        for method in ("read_into", "take_into"):
+            original = getattr(kind, method)
+
+            def counting(self, *args, original=original, method=method):
+                reads.append(method)
+                return original(self, *args)
+
+            monkeypatch.setattr(kind, method, counting)
+    return reads
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """An S3 server of moto's on loopback, as the storage options that reach it."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield {
+        "endpoint": f"http://{host}:{port}",
+        "access_key_id": "testing",
+        "secret_access_key": "secret-key",
+        "region": "us-east-1",
+        "virtual_hosted_style_request": False,
+        "client_options": {"allow_http": True},
+    }
+    server.stop()
+
+
+@pytest.fixture
+def s3_args(s3_server, request):
+    """``backend_args`` of a fresh bucket."""
+    bucket = f"bucket-{abs(hash(request.node.nodeid)) % 10**8}"
+    urllib.request.urlopen(urllib.request.Request(f"{s3_server['endpoint']}/{bucket}", method="PUT")).close()
+    return {"output_dir": f"s3://{bucket}/store", "storage_options": s3_server}

@@ -1,0 +1,105 @@
+"""The command line, as a user starts it: in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import storegate
+from storegate.cli import main
+
+HEAVY = ("numpy", "zarr", "xarray", "dask", "tensorstore", "h5py", "uproot")
+CALL = "from storegate.cli import main\ntry: main({})\nexcept SystemExit as end: assert end.code == 0"
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter that finds packages where this one does."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import storegate",
+        "import storegate; dir(storegate)",
+        "from storegate import errors",
+        CALL.format(["--help"]),
+        CALL.format(["demo", "--help"]),
+    ],
+)
+def test_light_imports(code: str) -> None:
+    loaded = run(f"{code}\nimport sys; print([name for name in {HEAVY!r} if name in sys.modules])")
+    assert loaded.returncode == 0, loaded.stderr
+    assert loaded.stdout.splitlines()[-1] == "[]"
+
+
+def test_light_import_check_can_fail() -> None:
+    assert "numpy" in run(f"import numpy, sys; print([m for m in {HEAVY!r} if m in sys.modules])").stdout
+
+
+def test_public_names() -> None:
+    assert set(storegate.__all__) <= set(dir(storegate))
+    assert all(getattr(storegate, name) is not None for name in storegate.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Storegate'"):
+        storegate.Storegate  # noqa: B018
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"storegate {storegate.__version__}\n"
+
+
+def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    assert "demo" in out
+    assert "info" in out
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["info"], ["demo", "--speed", "9"]])
+def test_wrong_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert "usage: storegate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", ["uproot", "h5py", "km3net_testdata"])
+def test_demo_without_its_packages_names_the_extra(missing: str) -> None:
+    done = run(
+        "import sys\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {missing!r}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "from storegate.cli import main\n"
+        "sys.exit(main(['demo']))\n"
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        f"storegate: error: the demo needs the package {missing!r}; install it with: "
+        'python -m pip install "storegate[demo]"\n'
+    )
+
+
+def test_a_missing_core_package_is_no_matter_of_extras() -> None:
+    done = run("import sys; sys.modules['xarray'] = None\nfrom storegate.cli import main\nsys.exit(main(['demo']))")
+    assert done.returncode == 1
+    assert "ModuleNotFoundError" in done.stderr
+    assert "storegate[demo]" not in done.stderr

@@ -1,0 +1,105 @@
+"""The exchange on a real cluster: the same rows whatever the workers, and workers that are killed in the middle."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+
+from storegate import StoreGate
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """Two single-thread workers in processes of their own, on loopback."""
+    with (
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            memory_limit="700MB",
+            host="127.0.0.1",
+            dashboard_address=None,
+            local_directory=str(tmp_path / "dask"),
+        ) as running,
+        Client(running) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def shuffled(tmp_path):
+    rows = np.random.default_rng(0).random((100_000, 64), dtype="f4")
+    args = {"output_dir": tmp_path / "store", "budget": "4MiB"}
+    gate = StoreGate("zarr", args, "test_id")
+    gate.add_data(["x", "y"], [rows, np.arange(100_000)], shuffle=3)
+    order = np.random.RandomState(3).permutation(100_000)
+    return gate, rows[order], order
+
+
+def test_the_same_rows_on_a_cluster(cluster, shuffled):
+    gate, expected, order = shuffled
+    dataset = gate["train"].to_xarray()
+    np.testing.assert_array_equal(dataset["x"].compute().values, expected)
+    persisted = dataset["y"].persist()
+    np.testing.assert_array_equal(persisted.values, order)
+    np.testing.assert_array_equal(dataset["x"].isel(sample=slice(5, 300)).values, expected[5:300])
+    gate.compact()
+    np.testing.assert_array_equal(gate.get_data("x"), expected)
+    np.testing.assert_array_equal(gate.get_data("y"), order)
+
+
+def test_what_is_persisted_is_computed_when_the_layer_is_gone(cluster, shuffled):
+    gate, expected, _ = shuffled
+    persisted = gate["train"].to_xarray()["x"].persist()
+    gc.collect()
+    np.testing.assert_array_equal(persisted.values, expected)
+
+
+def kill_a_worker(client, number, moment, done, killed):
+    """Kill a worker with SIGKILL as soon as ``moment()`` holds."""
+    nanny = list(client.cluster.workers.values())[number]
+    while not done.is_set():
+        if moment() and nanny.pid is not None:
+            os.kill(nanny.pid, signal.SIGKILL)
+            killed.append(number)
+            return
+        time.sleep(0.001)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the sockets of killed workers
+@pytest.mark.parametrize("road", ["compute", "compact"])
+def test_killed_workers_cost_their_own_tasks(cluster, shuffled, tmp_path, road):
+    gate, expected, _ = shuffled
+    lazy = gate["train"]["x"].data
+    n_maps = next(layer for layer in lazy.dask.layers.values()).plan(range(lazy.numblocks[0])).n_maps
+
+    def spilled():
+        return len(list(Path(tmp_path).rglob("scratch/*/map-*")))
+
+    done, killed = threading.Event(), []
+    moments = [lambda: spilled() >= 2, lambda: spilled() >= n_maps]
+    killers = [
+        threading.Thread(target=kill_a_worker, args=(cluster, number, moment, done, killed))
+        for number, moment in enumerate(moments)
+    ]
+    for killer in killers:
+        killer.start()
+    try:
+        if road == "compute":
+            found = lazy.compute()
+        else:
+            gate.compact(var_names="x")
+            found = gate.get_data("x")
+    finally:
+        done.set()
+        for killer in killers:
+            killer.join()
+    assert killed == [0, 1]
+    np.testing.assert_array_equal(found, expected)

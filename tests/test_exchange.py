@@ -1,0 +1,425 @@
+"""The exact shuffle of more rows than the budget: equality with numpy, plans, spill files and their faults."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import dask
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from storegate import StoreGate, explain
+from storegate_engine import plans, spill, testing
+from storegate_engine.errors import CorruptStoreError, MemoryBudgetError, SpillError
+from storegate_engine.exchange import Exchange, collect, scatter
+from storegate_engine.orders import ArrayIndex, Range, permute
+from storegate_engine.plans import Rows, choose
+from tests.test_storage import environment
+
+
+def layer_of(array):
+    return next(layer for layer in array.dask.layers.values() if hasattr(layer, "plan"))
+
+
+def kind_of(array):
+    layer = layer_of(array)
+    return layer.plan(range(array.numblocks[0])).kind
+
+
+def scratch(store):
+    return list(Path(store).rglob("scratch/*"))
+
+
+@pytest.fixture
+def shuffled(tmp_path):
+    """20,000 shuffled rows under a budget of 1 MiB: a full pass is an exchange."""
+    rows = np.random.default_rng(0).random((20_000, 16), dtype="f4")
+    gate = StoreGate("zarr", {"output_dir": tmp_path / "store", "budget": "1MiB", "chunk": 100}, "test_id")
+    gate.add_data(["x", "y"], [rows, np.arange(20_000)], shuffle=3)
+    gate.shuffle(seed=4)
+    order = np.random.RandomState(3).permutation(20_000)[np.random.RandomState(4).permutation(20_000)]
+    return gate, rows[order], order
+
+
+class TestEqualsNumpy:
+    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(data=st.data())
+    def test_any_rows_chunks_budgets_edits_and_plans(self, data, tmp_path_factory):
+        n_rows = data.draw(st.integers(2, 3000), "rows")
+        x = data.draw(testing.arrays(n_rows, row_shape=data.draw(st.sampled_from([(), (3,), (2, 2)]))), "values")
+        chunk = data.draw(st.sampled_from([1, 7, 64, 1000]), "chunk")
+        directory = tmp_path_factory.mktemp("store")
+        gate = StoreGate("zarr", {"output_dir": directory, "chunk": chunk}, "a")
+        gate.add_data("x", x)
+        expected = x
+        for edit in data.draw(st.lists(st.sampled_from(["shuffle", "append", "update", "split"]), max_size=4), "edits"):
+            if edit == "shuffle":
+                gate.shuffle("train", seed=5)
+                expected = expected[np.random.RandomState(5).permutation(len(expected))]
+            elif edit == "append":
+                gate.add_data("x", x[:10], shuffle=2)
+                expected = np.concatenate([expected, x[:10][np.random.RandomState(2).permutation(len(x[:10]))]])
+            elif edit == "update":
+                gate.update_data("x", x[:2], index=[len(expected) - 1, 0])
+                expected = expected.copy()
+                expected[[-1, 0]] = x[:2]
+            else:
+                gate.add_data("x", x, phase=(0.6, 0.2, 0.2), shuffle=9)
+                expected = np.concatenate(
+                    [expected, x[np.random.RandomState(9).permutation(n_rows)][: int(n_rows * 0.6)]]
+                )
+        budget = data.draw(st.sampled_from(["200KiB", "1MiB", "64MiB"]), "budget")
+        scheduler = data.draw(st.sampled_from(["sync", "threads"]), "scheduler")
+        plan = data.draw(st.sampled_from(["auto", "gather", "exchange"]), "plan")
+        tight = StoreGate("zarr", {"output_dir": directory, "budget": budget}, "a")
+        lo, hi = sorted((data.draw(st.integers(0, len(expected))), data.draw(st.integers(0, len(expected)))))
+        with dask.config.set({"storegate.shuffle": plan}):
+            try:
+                lazy = tight["train"]["x"].data
+                np.testing.assert_array_equal(lazy.compute(scheduler=scheduler), expected)
+                np.testing.assert_array_equal(lazy[lo:hi].compute(scheduler=scheduler), expected[lo:hi])
+                tight.compact("train")
+            except MemoryBudgetError:
+                return
+        np.testing.assert_array_equal(tight.get_data("x"), expected)
+        assert tight.table["train"]["x"].order.runs(0, len(expected)) == [(0, len(expected))]
+
+    @pytest.mark.parametrize("scheduler", ["sync", "threads"])
+    def test_a_full_pass_a_slice_and_a_reduction(self, shuffled, scheduler):
+        gate, expected, order = shuffled
+        dataset = gate["train"].to_xarray()
+        assert kind_of(dataset["x"].data) == "exchange"
+        with dask.config.set(scheduler=scheduler):
+            np.testing.assert_array_equal(dataset["x"].values, expected)
+            np.testing.assert_array_equal(dataset["y"].values, order)
+            np.testing.assert_allclose(dataset["x"].mean("sample").values, expected.mean(0), rtol=1e-5)
+            np.testing.assert_array_equal(dataset["x"].isel(sample=slice(500, 700)).values, expected[500:700])
+            np.testing.assert_array_equal(dataset["x"].isel(sample=[7, 19_999, 3]).values, expected[[7, 19_999, 3]])
+            means = dataset["x"].groupby((dataset["y"] % 3).compute()).mean().compute()
+        np.testing.assert_allclose(means[1], expected[order % 3 == 1].mean(0), rtol=1e-5)
+
+    def test_rows_wanted_twice(self, shuffled):
+        gate, expected, _ = shuffled
+        index = np.random.default_rng(1).integers(0, 20_000, 40_000)
+        lazy = gate.get_data("x", index=index, compute=False)
+        assert kind_of(lazy) == "exchange"
+        np.testing.assert_array_equal(lazy.compute(), expected[index])
+
+    def test_transforms_of_either_kind(self, shuffled):
+        gate, expected, order = shuffled
+        gate.astype("x", "f2")
+        gate.update_data("y", order % 5)
+        gate.shuffle(seed=8)
+        again = np.random.RandomState(8).permutation(20_000)
+        gate.onehot("y", 5)
+        assert kind_of(gate["train"]["y"].data) == "exchange"
+        np.testing.assert_array_equal(gate["train"]["x"].data.compute(), expected.astype("f2")[again])
+        np.testing.assert_array_equal(gate["train"]["y"].data.compute(), np.identity(5)[(order % 5)[again]])
+        gate.update_data("y", np.full(20_000, 7))
+        gate.shuffle(seed=8)
+        gate.onehot("y", 5)
+        with pytest.raises(ValueError, match=r"'y', row \d+: .*7"):
+            gate["train"]["y"].data.compute()
+
+    @pytest.mark.slow
+    def test_a_million_rows_with_a_tiny_budget(self, tmp_path):
+        n = 1_000_000
+        x = np.random.default_rng(0).random((n, 4), dtype="f4")
+        gate = StoreGate("zarr", {"output_dir": tmp_path, "budget": "2MiB"}, "a")
+        gate.add_data("x", x, shuffle=1)
+        gate.shuffle(seed=2)
+        expected = x[np.random.RandomState(1).permutation(n)][np.random.RandomState(2).permutation(n)]
+        np.testing.assert_array_equal(gate["train"]["x"].data.compute(), expected)
+        gate.compact()
+        np.testing.assert_array_equal(gate.get_data("x"), expected)
+
+
+class TestPlans:
+    """The documented thresholds."""
+
+    def rows(self, n_rows, **facts):
+        return Rows(n_rows, 1_000_000, 1000, **{"in_order": False, **facts})
+
+    def plan(self, rows, **options):
+        return choose(rows, **{"budget_nbytes": 160_000_000, "workers": 2, **options})
+
+    def test_rows_in_order_or_in_memory_are_read(self):
+        assert self.plan(self.rows(1_000_000, in_order=True)).kind == "read"
+        assert self.plan(self.rows(1_000_000, random_access=True)).kind == "read"
+
+    def test_three_tasks_of_rows_are_gathered_and_more_exchanged(self):
+        fitting = plans.task_nbytes(160_000_000, 2) // (1000 + plans.ROW_OVERHEAD_NBYTES)
+        assert self.plan(self.rows(3 * fitting)).kind == "gather"
+        assert self.plan(self.rows(3 * fitting + 1)).kind == "exchange"
+
+    def test_wide_rows_are_gathered(self):
+        assert self.plan(Rows(10_000, 10_000, 2**20, in_order=False), budget_nbytes=2**30).kind == "gather"
+
+    def test_a_plan_can_be_forced(self):
+        assert self.plan(self.rows(1_000_000), force="gather", bucket_rows=100).kind == "gather"
+        assert self.plan(self.rows(10), force="exchange").kind == "exchange"
+        with pytest.raises(ValueError, match="auto"):
+            self.plan(self.rows(10), force="sort")
+
+    def test_a_plan_that_cannot_fit_is_refused(self):
+        with pytest.raises(MemoryBudgetError, match="memory-limit"):
+            self.plan(self.rows(1_000_000), budget_nbytes=10_000_000, align=16_384)
+
+    def test_every_plan_stays_below_the_limit(self):
+        for budget in (10**7, 10**8, 10**9):
+            for n_rows in (10, 10**5, 10**6):
+                assert self.plan(self.rows(n_rows), budget_nbytes=budget).projected_nbytes <= budget
+
+    def test_refusal_comes_before_any_byte_is_written(self, tmp_path):
+        gate = StoreGate("zarr", {"output_dir": tmp_path / "store", "chunk": 20_000}, "a")
+        gate.add_data("x", np.random.default_rng(0).random((200_000, 4)), shuffle=1)
+        tight = StoreGate("zarr", {"output_dir": tmp_path / "store", "budget": "1MiB"}, "a")
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(MemoryBudgetError):
+            tight.compact()
+        with pytest.raises(MemoryBudgetError):
+            tight["train"]["x"].data.compute()
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+class TestExplain:
+    def test_a_shuffled_table(self, shuffled, counted_reads):
+        gate, _, _ = shuffled
+        for told in (explain(gate["train"].to_xarray()), gate["train"].explain(), explain(gate["train"]["x"])):
+            full, peek = (line for line in told.splitlines() if line.startswith("x"))
+            assert "exchange" in full
+            assert "spill 1.2 MiB" in full
+            assert "gather" in peek
+        assert counted_reads == []
+
+    def test_a_table_in_order(self, stored):
+        stored.add_data("x", np.zeros(10))
+        assert explain(stored["train"]).count("read: 1 tasks, reads 80 B") == 2
+
+
+class TestGraphs:
+    def test_a_peek_of_a_shuffled_table_is_one_gather(self, shuffled, counted_reads):
+        gate, expected, _ = shuffled
+        peek = gate["train"].to_xarray()["x"].isel(sample=slice(0, 256))
+        assert counted_reads == []
+        np.testing.assert_array_equal(peek.compute(scheduler="sync"), expected[:256])
+        assert len(counted_reads) == 1
+        assert scratch(gate.repository().location.path) == []
+
+    def test_an_exchange_has_no_edge_between_every_two_tasks(self, shuffled):
+        gate, _, _ = shuffled
+        lazy = gate["train"]["x"].data
+        graph = dict(lazy.dask)
+        edges = sum(len(task.dependencies) for task in graph.values())
+        plan = layer_of(lazy).plan(range(lazy.numblocks[0]))
+        assert len(graph) == plan.n_maps + plan.n_buckets + 1
+        assert edges == plan.n_maps + plan.n_buckets
+
+    def test_a_task_is_small(self, shuffled):
+        import pickle
+
+        gate, _, _ = shuffled
+        for task in dict(gate["train"]["x"].data.dask).values():
+            assert len(pickle.dumps(task)) < 8192
+
+    def test_only_wanted_buckets_are_spilled(self, shuffled):
+        gate, expected, _ = shuffled
+        half = gate["train"]["x"].data[:10_000]
+        np.testing.assert_array_equal(half.compute(), expected[:10_000])
+        spilled = sum(path.stat().st_size for path in Path(gate.repository().location.path).rglob("scratch/*/map-*"))
+        assert 10_000 * 64 <= spilled < 12_500 * 64
+
+
+class TestSpill:
+    def test_a_second_compute_reuses_the_spill(self, shuffled, counted_reads):
+        gate, expected, _ = shuffled
+        lazy = gate["train"]["x"].data
+        lazy.compute(scheduler="sync")
+        assert len(scratch(gate.repository().location.path)) == 1
+        counted_reads.clear()
+        np.testing.assert_array_equal(lazy.compute(scheduler="sync"), expected)
+        assert counted_reads == []
+
+    def test_a_spill_goes_with_its_plan(self, shuffled):
+        gate, _, _ = shuffled
+        lazy = gate["train"]["x"].data
+        lazy.compute()
+        store = gate.repository().location.path
+        assert scratch(store) != []
+        del lazy
+        gc.collect()
+        assert not (store / "scratch").exists()
+
+    def test_compact_leaves_no_spill(self, shuffled):
+        gate, expected, _ = shuffled
+        gate.compact()
+        assert not (gate.repository().location.path / "scratch").exists()
+        np.testing.assert_array_equal(gate.get_data("x"), expected)
+
+    def test_a_spill_goes_at_the_end_of_the_process(self, shuffled, tmp_path):
+        gate, expected, _ = shuffled
+        code = (
+            "import sys, numpy as np; from storegate import StoreGate\n"
+            f"gate = StoreGate('zarr', {{'output_dir': {str(tmp_path / 'store')!r}, 'budget': '1MiB'}}, 'test_id')\n"
+            "lazy = gate['train']['x'].data; print(float(lazy.sum().compute()))"
+        )
+        out = subprocess.run([sys.executable, "-c", code], check=True, env=environment(), capture_output=True)
+        assert float(out.stdout) == pytest.approx(float(expected.sum()), rel=1e-4)
+        assert not (gate.repository().location.path / "scratch").exists()
+
+    def test_scratch_directory(self, shuffled, tmp_path):
+        gate, expected, _ = shuffled
+        with dask.config.set({"storegate.scratch-directory": str(tmp_path / "elsewhere")}):
+            lazy = gate["train"]["x"].data
+            np.testing.assert_array_equal(lazy.compute(), expected)
+            (directory,) = (tmp_path / "elsewhere").iterdir()
+            assert directory.stat().st_mode & 0o077 == 0
+        assert scratch(gate.repository().location.path) == []
+
+    def test_orphans_of_this_machine_are_found(self, tmp_path):
+        child = subprocess.Popen([sys.executable, "-c", "pass"])
+        child.wait()
+        plan = "0" * 32
+        orphan = tmp_path / f"{plan}.{spill._HOST}.{child.pid}.00000000"
+        orphan.mkdir()
+        (orphan / "map-000000").write_bytes(b"rows")
+        adopted = spill.open_spill(tmp_path, plan)
+        assert (adopted.path / "map-000000").read_bytes() == b"rows"
+        adopted.remove()
+        orphan.mkdir(parents=True)
+        mine = spill.open_spill(tmp_path, "1" * 32)
+        mine.path.mkdir()
+        assert spill.remove_orphans(tmp_path) == [orphan]
+        assert mine.path.exists()
+
+
+class TestFaults:
+    def exchange(self, gate, directory):
+        variable = gate.table["train"]["x"]
+        exchange = Exchange(variable, 5000, 4000, str(directory), (0, 5))
+        for number in range(exchange.n_maps):
+            scatter(exchange, number)
+        return exchange
+
+    @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "header", "empty"])
+    def test_a_damaged_spill_file_is_named(self, shuffled, tmp_path, damage):
+        gate, expected, _ = shuffled
+        exchange = self.exchange(gate, tmp_path / "spill")
+        np.testing.assert_array_equal(collect(exchange, 2), expected[8000:12_000])
+        path = tmp_path / "spill" / "map-000001"
+        content = bytearray(path.read_bytes())
+        if damage == "flip":
+            content[len(content) // 2] ^= 1
+        elif damage == "header":
+            content[20] ^= 1
+        path.write_bytes({"truncate": content[: len(content) // 2], "empty": b""}.get(damage, bytes(content)))
+        if damage == "remove":
+            path.unlink()
+        with pytest.raises(CorruptStoreError, match="map-000001"):
+            [collect(exchange, bucket) for bucket in range(5)]
+
+    def test_a_full_disk_is_a_typed_error_and_leaves_the_store(self, shuffled, tmp_path):
+        """RLIMIT_FSIZE stands for a full disk: writes beyond it fail."""
+        gate, expected, _ = shuffled
+        code = (
+            "import resource, signal\n"
+            "from storegate import StoreGate\n"
+            "from storegate_engine.errors import SpillError\n"
+            f"gate = StoreGate('zarr', {{'output_dir': {str(tmp_path / 'store')!r}, 'budget': '1MiB'}}, 'test_id')\n"
+            "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+            "try:\n"
+            "    gate.compact()\n"
+            "except SpillError as err:\n"
+            "    print(err)\n"
+        )
+        out = subprocess.run(
+            [sys.executable, "-c", code], check=True, env=environment(), capture_output=True, text=True
+        )
+        assert "map-0000" in out.stdout
+        assert "scratch-directory" in out.stdout
+        np.testing.assert_array_equal(gate.get_data("x"), expected)
+        gate.compact()
+        np.testing.assert_array_equal(gate.get_data("x"), expected)
+
+    def test_no_place_for_spill(self, shuffled, tmp_path):
+        gate, _, _ = shuffled
+        (tmp_path / "file").write_text("no directory")
+        nowhere = {"storegate.scratch-directory": str(tmp_path / "file" / "below")}
+        with dask.config.set(nowhere), pytest.raises(SpillError, match="scratch-directory"):
+            gate.compact()
+        assert gate.table["train"]["x"].order.runs(0, 100) is None
+
+    @pytest.mark.parametrize("moment", ["scatter", "collect"])
+    def test_a_killed_compact_is_run_again(self, shuffled, tmp_path, moment):
+        gate, expected, _ = shuffled
+        code = (
+            "import os, signal\n"
+            "from storegate import StoreGate\n"
+            "from storegate_engine import rewrite\n"
+            f"name = {'scatter' if moment == 'scatter' else 'collect'!r}\n"
+            "original, count = getattr(rewrite, name), []\n"
+            "def killing(*args, **options):\n"
+            "    count.append(1)\n"
+            "    if len(count) == 12: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "    return original(*args, **options)\n"
+            "setattr(rewrite, name, killing)\n"
+            f"args = {{'output_dir': {str(tmp_path / 'store')!r}, 'budget': '1MiB', 'chunk': 100}}\n"
+            "StoreGate('zarr', args, 'test_id').compact()\n"
+        )
+        killed = subprocess.run([sys.executable, "-c", code], check=False, env=environment())
+        assert killed.returncode == -signal.SIGKILL
+        assert scratch(tmp_path / "store") != []
+        np.testing.assert_array_equal(gate.get_data("x"), expected)
+        gate.compact()
+        np.testing.assert_array_equal(gate.get_data("x"), expected)
+        assert gate.table["train"]["x"].order.runs(0, 20_000) == [(0, 20_000)]
+        assert scratch(tmp_path / "store") == []
+
+    def test_an_interrupted_compact_changes_nothing(self, shuffled, tmp_path, monkeypatch):
+        from storegate_engine import rewrite
+
+        gate, expected, _ = shuffled
+
+        def interrupted(*args, **options):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(rewrite, "collect", interrupted)
+        version = gate.repository().version
+        segments = sorted((tmp_path / "store" / "test_id" / "segments").glob("*/zarr.json"))
+        with pytest.raises(KeyboardInterrupt):
+            gate.compact()
+        assert gate.repository().version == version
+        assert sorted((tmp_path / "store" / "test_id" / "segments").glob("*/zarr.json")) == segments
+        np.testing.assert_array_equal(gate.get_data("x"), expected)
+
+
+class TestUniformity:
+    @pytest.mark.parametrize("n", [5, 12, 31])
+    def test_every_row_comes_to_every_place(self, n):
+        """Chi-squared of (row, place) over many seeds is within four standard deviations of its mean."""
+        seeds = 6000
+        counts = np.zeros((n, n))
+        for seed in range(seeds):
+            counts[permute(Range(0, n), seed).rows(0, n), np.arange(n)] += 1
+        chi2 = ((counts - seeds / n) ** 2 / (seeds / n)).sum()
+        freedom = (n - 1) ** 2
+        assert abs(chi2 - freedom) < 4 * np.sqrt(2 * freedom)
+
+    def test_seeds_are_unrelated(self):
+        """Two seeds agree on as many places as chance has it: one, with a standard deviation of one."""
+        orders = np.array([permute(Range(0, 1000), seed).rows(0, 1000) for seed in range(200)])
+        same = [(orders[a] == orders[b]).sum() for a in range(200) for b in range(a)]
+        assert abs(np.mean(same) - 1) < 4 / np.sqrt(len(same))
+
+
+def test_take_by_an_index_array_in_memory(shuffled):
+    gate, expected, _ = shuffled
+    variable = gate.table["train"]["x"].selected(ArrayIndex(np.array([5, 5, 1])))
+    np.testing.assert_array_equal(variable.read(0, 3), expected[[5, 5, 1]])

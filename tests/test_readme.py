@@ -1,0 +1,48 @@
+"""The README and the pages of docs/ tell the truth: their Python runs as it stands, and their links lead somewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n((?s:.*?))^```$", page.read_text("utf-8"), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.relative_to(ROOT).as_posix()
+)
+def test_python_blocks_run_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "page"}
+    for number, block in enumerate(blocks(page, "python"), start=1):
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec(compile(block, f"{page.relative_to(ROOT)}, Python block {number}", "exec"), namespace)
+
+
+def test_the_readme_and_the_guide_have_python() -> None:
+    assert blocks(README, "python")
+    assert sum(bool(blocks(page, "python")) for page in PAGES) > 2
+
+
+def test_exactly_two_set_up_commands() -> None:
+    assert [line for block in blocks(README, "bash") for line in block.splitlines() if "pip install" in line] == [
+        'python -m pip install -e ".[demo]" && storegate demo',
+        'python -m pip install -e ".[test]" && python -m pytest',
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_within_the_project_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?://|#)([^)#]+)[^)]*\)", page.read_text("utf-8"))
+    assert targets or page.parent != ROOT
+    assert [target for target in targets if not (page.parent / target).exists()] == []

@@ -1,0 +1,463 @@
+"""Stores on disk and elsewhere: what lies there, who else can open it, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+from storegate import StoreGate
+from storegate_engine import testing
+from storegate_engine.errors import CorruptStoreError, NotAStoreError, SnapshotExpired, StoreError
+
+ROWS = {
+    "f": np.random.default_rng(0).standard_normal((300, 4)).astype("f4"),
+    "half": np.arange(300, dtype="f2"),
+    "b": np.arange(300) % 2 == 0,
+    "c": np.arange(300) * (1 + 2j),
+    "t": np.array(["2024-02-29T12:00:01", "NaT", "1969-12-31"] * 100, "M8[s]"),
+    "d": np.array([1, -5, "NaT"] * 100, "m8[ms]"),
+    "u": np.array(["a", "é", "longer"] * 100),
+    "s": np.array([b"a", b"\xff\x80", b""] * 100),
+}
+
+
+def segment_paths(store):
+    return sorted(path.parent for path in Path(store).glob("*/segments/*/zarr.json"))
+
+
+class TestFormat:
+    def test_every_segment_opens_with_plain_xarray(self, stored, tmp_path):
+        stored.add_data(list(ROWS), list(ROWS.values()), phase=(200, 50, 50))
+        (segment,) = segment_paths(tmp_path / "store")
+        with xr.open_zarr(segment, consolidated=False) as opened:
+            assert opened["f"].dims == ("sample", "f_1")
+            for name, rows in ROWS.items():
+                found = opened[name].to_numpy()
+                if name == "s":
+                    found = np.array([text.encode("latin-1") for text in found.tolist()])
+                elif name in "td":
+                    found = found.astype(rows.dtype)
+                np.testing.assert_array_equal(found.astype(rows.dtype), rows)
+
+    @pytest.mark.parametrize("name", ROWS)
+    def test_every_dtype_comes_back_in_another_process(self, stored, tmp_path, name):
+        rows = ROWS[name]
+        stored.add_data(name, rows)
+        for how in (slice(None), slice(7, 9), [5, 1, 299]):
+            found = stored["train"][name][how]
+            assert found.dtype == rows.dtype
+            np.testing.assert_array_equal(found, rows[how])
+        code = (
+            "import sys, numpy as np; from storegate import StoreGate\n"
+            f"gate = StoreGate('zarr', {{'output_dir': {str(tmp_path / 'store')!r}, 'mode': 'r'}}, 'test_id')\n"
+            f"np.save(sys.argv[1], gate.get_data({name!r}), allow_pickle=False)"
+        )
+        subprocess.run([sys.executable, "-c", code, tmp_path / "out.npy"], check=True, env=environment())
+        np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), rows)
+
+    def test_chunks_are_checksummed_and_shards_hold_them(self, stored, tmp_path):
+        stored.add_data("x", np.zeros((5000, 100), "f4"))
+        (segment,) = segment_paths(tmp_path / "store")
+        metadata = json.loads((segment / "x" / "zarr.json").read_text())
+        (sharding,) = metadata["codecs"]
+        assert sharding["name"] == "sharding_indexed"
+        assert sharding["configuration"]["codecs"][-1]["name"] == "crc32c"
+
+    @pytest.mark.parametrize("compressor", ["none", "zstd", zarr.codecs.GzipCodec(level=1)])
+    def test_compressors(self, tmp_path, compressor):
+        with StoreGate("zarr", {"output_dir": tmp_path, "compressor": compressor, "chunk": 10}, "a") as gate:
+            gate.add_data("x", ROWS["f"])
+            np.testing.assert_array_equal(gate.get_data("x"), ROWS["f"])
+
+    def test_numcodecs_objects_as_the_predecessor_took_them(self, tmp_path):
+        numcodecs = pytest.importorskip("numcodecs")
+        with StoreGate("zarr", {"output_dir": tmp_path, "compressor": numcodecs.Blosc("zstd", 3)}, "a") as gate:
+            gate.add_data("x", ROWS["f"])
+            np.testing.assert_array_equal(gate.get_data("x"), ROWS["f"])
+
+    def test_no_byte_is_ever_changed(self, stored, tmp_path):
+        """Every file that a later change finds is the same afterwards."""
+
+        def files():
+            return {path: path.read_bytes() for path in Path(tmp_path).rglob("*") if path.is_file()}
+
+        stored.add_data(["x", "y"], [ROWS["f"], np.arange(300)], phase=(0.5, 0.25, 0.25))
+        changes = [
+            lambda: stored.add_data("x", ROWS["f"]),
+            lambda: stored.update_data("y", [1, 2], index=(3, 5), do_compile=False),
+            lambda: stored.astype("x", "f8"),
+            lambda: stored.delete_data("x", "test", do_compile=False),
+            lambda: stored.compact(),
+            lambda: stored.clear_data(),
+        ]
+        for change in changes:
+            before = files()
+            change()
+            after = files()
+            assert before.items() <= after.items()
+
+
+class TestOpening:
+    def test_reading_only(self, stored, tmp_path):
+        stored.add_data("x", np.arange(4), phase=(2, 1, 1))
+        gate = StoreGate("zarr", {"output_dir": tmp_path / "store", "mode": "r"}, "test_id")
+        changes = [
+            lambda: gate.add_data("x", [1]),
+            lambda: gate.update_data("x", [1], index=0),
+            lambda: gate.delete_data("x"),
+            lambda: gate.clear_data(),
+            lambda: gate.create_empty("z", (2,)),
+            lambda: gate.shuffle(),
+            lambda: gate.astype("x", "f4"),
+            lambda: gate.compact(),
+            lambda: gate.compile(reset=True),
+        ]
+        for change in changes:
+            with pytest.raises(PermissionError, match="mode='r'"):
+                change()
+        gate.compile()
+        np.testing.assert_array_equal(gate.get_data("x", "all"), np.arange(4))
+
+    def test_mode_w_starts_empty_and_spares_what_is_not_ours(self, stored, tmp_path):
+        stored.add_data("x", [1, 2])
+        again = StoreGate("zarr", {"output_dir": tmp_path / "store", "mode": "w"}, "test_id")
+        assert again.get_var_names() == []
+        other = tmp_path / "other"
+        other.mkdir()
+        (other / "thesis.tex").write_text("years of work")
+        for mode in "wa":
+            with pytest.raises(NotAStoreError, match="thesis.tex"):
+                StoreGate("zarr", {"output_dir": other, "mode": mode}, "a")
+        assert (other / "thesis.tex").read_text() == "years of work"
+        with pytest.raises(OSError, match="no store"):
+            StoreGate("zarr", {"output_dir": tmp_path / "none", "mode": "r"}, "a")
+        assert not (tmp_path / "none").exists()
+
+    def test_the_predecessors_format_is_not_read_as_ours(self, tmp_path):
+        v2 = zarr.open_group(tmp_path / "v2", mode="w", zarr_format=2)
+        v2.create_array("x", shape=(3,), dtype="f4")
+        with pytest.raises(NotAStoreError, match="not a store"):
+            StoreGate("zarr", {"output_dir": tmp_path / "v2"}, "a")
+
+    def test_a_newer_format_is_refused(self, stored, tmp_path):
+        (tmp_path / "store" / "storegate.json").write_text('{"format": "storegate", "format_version": 2}')
+        with pytest.raises(StoreError, match="newer storegate"):
+            StoreGate("zarr", {"output_dir": tmp_path / "store"}, "test_id")
+
+    def test_temporary_directories_go(self):
+        gate = StoreGate("zarr", data_id="a")
+        directory = gate.repository().location.path
+        gate.add_data("x", [1])
+        assert directory.exists()
+        gate.close()
+        assert not directory.exists()
+        with StoreGate("hybrid", data_id="a") as gate:
+            directory = gate.repository().location.path
+        assert not directory.exists()
+
+    def test_two_gates_see_each_others_commits(self, stored, tmp_path):
+        other = StoreGate("zarr", {"output_dir": tmp_path / "store"}, "test_id")
+        stored.add_data("x", [1, 2])
+        np.testing.assert_array_equal(other.get_data("x"), [1, 2])
+        other.add_data("x", [3])
+        np.testing.assert_array_equal(stored.get_data("x"), [1, 2, 3])
+        assert stored.get_data_ids() == ["test_id"]
+
+
+class TestUrls:
+    def test_memory(self):
+        args = {"output_dir": "memory://test_urls"}
+        gate = StoreGate("zarr", args, "a")
+        for name, rows in ROWS.items():
+            gate.add_data(name, rows, shuffle=1)
+        again = StoreGate("zarr", args, "a")
+        for name, rows in ROWS.items():
+            np.testing.assert_array_equal(again.get_data(name), rows[np.random.RandomState(1).permutation(300)])
+        assert again.get_data_ids() == ["a"]
+        assert StoreGate("zarr", {**args, "mode": "w"}, "a").get_var_names() == []
+
+    def test_rows_of_nothing_but_zeros_are_stored(self, stored):
+        for gate in (StoreGate("zarr", {"output_dir": "memory://test_zeros", "chunk": 4}, "a"), stored):
+            for name, rows in {"z": np.zeros((50, 3)), "b": np.zeros(9, bool), "s": np.array([""] * 9)}.items():
+                gate.add_data(name, rows)
+                np.testing.assert_array_equal(gate.get_data(name), rows)
+
+    def test_file_url(self, tmp_path):
+        gate = StoreGate("zarr", {"output_dir": f"file://{tmp_path}/store"}, "a")
+        gate.add_data("x", [1])
+        assert (tmp_path / "store" / "a" / "manifests").is_dir()
+
+    def test_s3(self, s3_args):
+        gate = StoreGate("zarr", s3_args, "a")
+        gate.add_data(["f", "u"], [ROWS["f"], ROWS["u"]], phase=(200, 50, 50), shuffle=3)
+        gate.compile()
+        again = StoreGate("zarr", {**s3_args, "mode": "r"}, "a")
+        order = np.random.RandomState(3).permutation(300)
+        np.testing.assert_array_equal(again.get_data("f", "all"), ROWS["f"][order])
+        np.testing.assert_array_equal(again["valid"].to_xarray()["u"].values, ROWS["u"][order][200:250])
+        assert again.get_data_ids() == ["a"]
+
+    def test_storage_options_stay_out_of_the_store(self, s3_args):
+        gate = StoreGate("zarr", s3_args, "a")
+        gate.add_data("x", [1])
+        assert "secret" not in repr(gate.repository().location)
+        content = gate.repository().location.read("manifests/00000001.json")
+        assert b"secret" not in content
+
+
+class TestBrokenStores:
+    def broken(self, stored, tmp_path, damage):
+        stored.add_data("x", np.random.default_rng(0).random((100, 10)))
+        (segment,) = segment_paths(tmp_path / "store")
+        (chunk,) = (path for path in (segment / "x" / "c").rglob("*") if path.is_file())
+        damage(chunk)
+        return StoreGate("zarr", {"output_dir": tmp_path / "store"}, "test_id")
+
+    def test_a_flipped_bit(self, stored, tmp_path):
+        def flip(path):
+            content = bytearray(path.read_bytes())
+            content[100] ^= 1
+            path.write_bytes(content)
+
+        with pytest.raises(CorruptStoreError, match="'x'"):
+            self.broken(stored, tmp_path, flip).get_data("x")
+
+    def test_a_truncated_file(self, stored, tmp_path):
+        with pytest.raises(CorruptStoreError, match="'x'"):
+            self.broken(stored, tmp_path, lambda path: path.write_bytes(path.read_bytes()[:50])).get_data("x")
+
+    def test_a_missing_chunk_is_never_zeros(self, stored, tmp_path):
+        with pytest.raises(CorruptStoreError, match="'x'"):
+            self.broken(stored, tmp_path, Path.unlink).get_data("x")
+
+    def test_a_missing_chunk_read_with_zarr_python(self):
+        gate = StoreGate("zarr", {"output_dir": "memory://test_missing"}, "a")
+        gate.add_data("x", np.random.default_rng(0).random((100, 10)))
+        store = gate.repository().location.store
+        (key,) = (key for key in store._store_dict if "/c/" in key)
+        del store._store_dict[key]
+        with pytest.raises(CorruptStoreError, match="missing"):
+            gate.get_data("x")
+
+    def test_a_missing_segment(self, stored, tmp_path):
+        import shutil
+
+        with pytest.raises(SnapshotExpired, match="vacuumed"):
+            self.broken(stored, tmp_path, lambda path: shutil.rmtree(path.parents[3])).get_data("x")
+
+    def test_a_changed_manifest(self, stored, tmp_path):
+        stored.add_data("x", [1, 2, 3])
+        manifest = tmp_path / "store" / "test_id" / "manifests" / "00000001.json"
+        manifest.write_text(manifest.read_text().replace('"add_data"', '"add_dat"'))
+        with pytest.raises(CorruptStoreError, match="checksum"):
+            StoreGate("zarr", {"output_dir": tmp_path / "store"}, "test_id")
+
+
+class TestPinnedReaders:
+    def test_a_dataset_keeps_its_version(self, gate):
+        x = np.arange(2000.0).reshape(1000, 2)
+        gate.add_data(["x", "y"], [x, np.arange(1000)], shuffle=3, do_compile=True)
+        expected = x[np.random.RandomState(3).permutation(1000)]
+        held = gate["train"].to_xarray()
+        lazy = gate["train"]["x"].data
+        gate.update_data("x", np.zeros((10, 2)), index=(0, 10))
+        gate.astype("x", "i2")
+        gate.shuffle()
+        gate.add_data("x", np.zeros((10, 2)))
+        gate.compact()
+        gate.delete_data("x")
+        assert held.attrs["version"] < gate.repository().version
+        np.testing.assert_array_equal(held["x"].values, expected)
+        np.testing.assert_array_equal(lazy.compute(), expected)
+
+
+class TestLaziness:
+    def test_building_reads_nothing(self, gate, counted_reads):
+        gate.add_data(["x", "y"], [np.zeros((1000, 3)), np.arange(1000) % 3], phase=(800, 100, 100), do_compile=True)
+        gate.shuffle()
+        gate.onehot("y", 3, "all")
+        gate.astype("x", "f2", "all")
+        gate.argmax("y", 1, "all")
+        counted_reads.clear()
+        dataset, tree = gate["train"].to_xarray(), gate.to_datatree()
+        gate.get_data(("x", "x"), "all", compute=False)
+        gate["train"]["x"].data.mean()
+        part = dataset.isel(sample=slice(0, 10))
+        assert counted_reads == []
+        assert tree["valid"].sizes["sample"] == 100
+        assert dataset["x"].dims == ("sample", "x_1")
+        part.compute(scheduler="sync")
+        assert len(counted_reads) == 2
+
+    def test_changes_read_and_write_no_rows(self, stored, tmp_path, counted_reads):
+        n = 1_000_000
+        labels = np.random.default_rng(0).integers(0, 10, n).astype("i1")
+        stored.add_data("y", labels, do_compile=True)
+        stored.shuffle(seed=3)
+        stored.onehot("y", 10)
+        stored.argmax("y", 1)
+        stored.astype("y", "i4")
+        assert counted_reads == []
+        assert len(segment_paths(tmp_path / "store")) == 1
+        code = (
+            "from storegate import StoreGate\n"
+            f"gate = StoreGate('zarr', {{'output_dir': {str(tmp_path / 'store')!r}, 'mode': 'r'}}, 'test_id')\n"
+            "rows = gate.get_data('y', index=(5, 105)); print(rows.dtype, *rows)"
+        )
+        out = subprocess.run([sys.executable, "-c", code], check=True, env=environment(), capture_output=True)
+        expected = labels[np.random.RandomState(3).permutation(n)]
+        assert out.stdout.decode().split() == ["int32", *map(str, expected[5:105])]
+
+
+class TestProcesses:
+    def test_a_forked_child_reads_with_zarr_python_and_says_so(self, stored):
+        stored.add_data("x", ROWS["f"])
+        stored.get_data("x")
+        read_end, write_end = os.pipe()
+        pid = os.fork()
+        if pid == 0:  # the child
+            import warnings
+
+            status = 1
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    found = stored.get_data("x")
+                    stored.add_data("y", np.arange(3))
+                status = 0 if np.array_equal(found, ROWS["f"]) else 2
+            finally:
+                os._exit(status)
+        os.close(read_end), os.close(write_end)
+        _, status = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        np.testing.assert_array_equal(stored.get_data("y"), np.arange(3))
+
+    def test_spawned_processes_get_a_working_gate(self, gate):
+        gate.add_data("x", ROWS["f"], shuffle=2)
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            found = pool.apply(read_rows, (gate, "x"))
+        np.testing.assert_array_equal(found, gate.get_data("x"))
+
+    def test_threads_share_a_gate(self, gate):
+        from concurrent.futures import ThreadPoolExecutor
+
+        rows = [np.full((10, 2), number) for number in range(40)]
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda part: gate.add_data("x", part), rows))
+        assert sorted(gate.get_data("x")[::10, 0]) == list(range(40))
+
+
+def read_rows(gate, name):
+    return gate.get_data(name)
+
+
+def environment():
+    root = Path(__file__).parents[1]
+    return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'engine'}"}
+
+
+def test_random_rows_are_of_every_kind():
+    for kind in ("bool", "U3", "M8[s]", "c8", "u1"):
+        rows = testing.random_rows(np.random.default_rng(0), 50, np.dtype(kind), (2,))
+        assert rows.dtype == np.dtype(kind)
+        assert len(np.unique(rows)) > 1
+
+
+class TestTidiness:
+    def test_many_shuffles_and_updates_stay_small(self, gate, backend, tmp_path):
+        """Orders that nest become index arrays: manifests stay small, and what is read the same."""
+        x = np.arange(500)
+        gate.add_data(["x", "y"], [x, -x])
+        for number in range(30):
+            gate.shuffle("train", number)
+            x = x[np.random.RandomState(number).permutation(500)]
+            gate["train"][["x", "y"]][7:9] = [[number, 0], [-number, 0]]
+            x[7:9] = [number, 0]
+        np.testing.assert_array_equal(gate.get_data("x"), x)
+        np.testing.assert_array_equal(gate.get_data("y"), -x)
+        np.testing.assert_array_equal(gate["train"]["x"].data.compute(), x)
+        assert gate.table["train"]["x"].order.depth <= 9
+        if backend != "numpy":
+            again = StoreGate("zarr", {"output_dir": tmp_path / "store"}, "test_id")
+            np.testing.assert_array_equal(again.get_data("x"), x)
+            assert max(path.stat().st_size for path in (tmp_path / "store").rglob("manifests/*")) < 500_000
+
+    def test_many_scattered_updates_stay_small(self, gate):
+        x = np.zeros(3000, int)
+        gate.add_data("x", x)
+        for number in range(8):
+            rows = np.arange(number, 3000, 20)
+            gate["train"]["x"][rows] = np.full(len(rows), number)
+            x[rows] = number
+        np.testing.assert_array_equal(gate.get_data("x"), x)
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a\\b",
+            ".zarr",
+            "a\0b",
+            "x" * 300,
+            "a\nb",
+            "\x7f",
+            "zarr.json",
+            "../up",
+            "/abs",
+            "e\u0301",
+        ],
+    )
+    def test_names_that_cannot_be_stored_change_nothing(self, stored, tmp_path, name):
+        stored.add_data("x", [1])
+        before = sorted(tmp_path.rglob("*"))
+        for call in (
+            lambda: stored.add_data(name, [1]),
+            lambda: stored.update_data(name, [1]),
+            lambda: stored.create_empty(name, (3,)),
+            lambda: stored.add_data(["ok", name], [[1], [2]]),
+            lambda: stored.set_data_id(name),
+            lambda: StoreGate("zarr", {"output_dir": tmp_path / "other"}, data_id=name),
+        ):
+            with pytest.raises(ValueError, match=r"name|data_id"):
+                call()
+        assert sorted(tmp_path.rglob("*")) == before
+        assert stored.data_id == "test_id"
+
+
+class TestProgress:
+    @pytest.mark.parametrize("shown", [True, False])
+    def test_long_work_shows_a_bar_in_a_terminal(self, shown):
+        pty = pytest.importorskip("pty")  # Windows has none
+        code = (
+            "import dask, time; from storegate_engine.settings import progress_bar\n"
+            f"dask.config.set({{'storegate.progress': {shown}}})\n"
+            "with progress_bar('store', 100) as bar:\n"
+            "    bar.update(10); time.sleep(2.2); bar.update(50)\n"
+        )
+        master, slave = pty.openpty()
+        termios = pytest.importorskip("termios")
+        termios.tcsetwinsize(slave, (24, 80))
+        subprocess.run([sys.executable, "-c", code], stderr=slave, check=True, env=environment())
+        os.close(slave)
+        printed = b""
+        try:
+            while chunk := os.read(master, 4096):
+                printed += chunk
+        except OSError:  # Linux: the other end is closed
+            pass
+        os.close(master)
+        assert (b"store" in printed) == shown
