@@ -17,6 +17,7 @@ The rooms of the house, from the top. A room imports only from rooms below it:
 ``segments``      new arrays in storage, written once
 ``arrays``        arrays that can be read, stored or in memory, and the one protocol over them
 ``plans``         which way permuted rows are read, and what that takes (pure)
+``shards``        the files of a sharded zarr array, decoded in place
 ``spill``         directories of scratch files
 ``order_json``    orders as JSON, and back
 ``settings``      what dask's configuration says under ``storegate``

@@ -1,17 +1,14 @@
 """Arrays: rows that can be read, stored in zarr or in memory, and the one protocol over them; writes nothing.
 
-Stored bytes come through tensorstore; zarr-python takes over for text, for stores that are not on a file system,
-and in a forked child, where tensorstore cannot run.
+Numbers on a file system are read by `shards`; zarr-python reads text, unusual codecs and stores elsewhere.
 """
 
 from __future__ import annotations
 
 import functools
-import os
+import json
 import re
-import warnings
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -21,24 +18,17 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import StorePath, WrapperStore
 
 from storegate_engine.budget import Layout
-from storegate_engine.encodings import dtype_from_text, dtype_to_text, encoding_of, is_text, row_nbytes
+from storegate_engine.encodings import dtype_from_text, dtype_to_text, encoding_of, is_text
 from storegate_engine.errors import CorruptStoreError, SnapshotExpired
 from storegate_engine.locations import Location
 from storegate_engine.names import validate_name
 from storegate_engine.orders import ArrayIndex
+from storegate_engine.shards import Shards, shards_of
 
-__all__ = ["ConstantArray", "MemoryArray", "RowArray", "StoredArray", "StoredIndex", "tensorstore_runs"]
+__all__ = ["ConstantArray", "MemoryArray", "RowArray", "StoredArray", "StoredIndex"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-FILE_READS = 16
-"""Files that are read at the same time: a disk answers many requests sooner than few."""
-_FEW = 1024
-"""Rows up to which a read goes to the chunks at once."""
-_DENSE = 16
-"""A window is read whole where at least one of so many of its rows is wanted."""
-_WINDOW_NBYTES = 8 * 2**20
-"""Bytes of a window of a sweep."""
 _IDENTIFIER = re.compile(r"[0-9a-f]{32}")
 _CHUNK_KEY = re.compile(r"/c(/[0-9]+)+$")
 
@@ -220,29 +210,7 @@ class StoredArray:
         if len(rows) == 1:
             self._fetch(slice(int(rows[0]), int(rows[0]) + 1), out)
         elif len(rows) and out.size:
-            if len(rows) * _DENSE < self.chunk_rows or len(rows) < _FEW:
-                self._fetch(rows, out)
-            else:
-                self._sweep(rows, out)
-
-    def _sweep(self, rows: Array, out: Array) -> None:
-        """Read many rows in stored order, a window of shards at a time: densely wanted windows as they lie."""
-        places = np.argsort(rows, kind="stable")
-        rows = rows[places]
-        window = max(1, _WINDOW_NBYTES // row_nbytes(self.dtype, self.row_shape))
-        cuts = np.searchsorted(rows, np.arange(int(rows[0]), int(rows[-1]) + window + 1, window))
-        for first, last in pairwise(cuts.tolist()):
-            if first == last:
-                continue
-            lo, hi = int(rows[first]), int(rows[last - 1]) + 1
-            if (hi - lo) <= _DENSE * (last - first):
-                block = np.empty((hi - lo, *self.row_shape), self.dtype)
-                self._fetch(slice(lo, hi), block)
-                out[places[first:last]] = block[rows[first:last] - lo]
-            else:
-                block = np.empty((last - first, *self.row_shape), self.dtype)
-                self._fetch(rows[first:last], block)
-                out[places[first:last]] = block
+            self._fetch(rows, out)
 
     def _fetch(self, rows: slice | Array, out: Array) -> None:
         encoding = encoding_of(self.dtype)
@@ -252,54 +220,44 @@ class StoredArray:
                 # oindex normalises negative indices in place: it gets a copy
                 stored = opened[rows] if isinstance(rows, slice) else opened.oindex[(np.array(rows),)]
                 out[...] = encoding.decode(np.asarray(stored))
-            elif encoding.is_identity and out.dtype == encoding.stored and out.flags.c_contiguous:
-                import tensorstore
-
-                tensorstore.array(out).write(opened[rows]).result()
+                return
+            is_direct = encoding.is_identity and out.dtype == encoding.stored and out.flags.c_contiguous
+            target = out if is_direct else np.empty(out.shape, encoding.stored)
+            if isinstance(rows, slice):
+                opened.read_into(rows.start, rows.stop, target)
             else:
-                out[...] = encoding.decode(opened[rows].read().result())
-        except CorruptStoreError:
-            raise
+                opened.take_into(rows, target)
+            if not is_direct:
+                out[...] = encoding.decode(target)
         except (ValueError, OSError, RuntimeError) as err:
             raise CorruptStoreError(f"array {self.name!r} of segment {self.location} cannot be read: {err}") from err
 
 
 @functools.lru_cache(maxsize=2048)
-def _open_array(array: StoredArray) -> Any:
+def _open_array(array: StoredArray) -> Shards | zarr.Array[Any]:
     """Open an array once per process; refuse one that is not what its manifest says."""
-    location = array.location
-    encoding = encoding_of(array.dtype)
-    expected = (array.n_rows, *array.row_shape)
-    opened: Any
+    location, layout = array.location, array.layout
+    expected = (array.n_rows, *array.row_shape), encoding_of(array.dtype).stored
+    opened: Shards | zarr.Array[Any] | None = None
     try:
-        if location.is_local and not is_text(array.dtype) and tensorstore_runs():
-            import tensorstore
-
-            opened = tensorstore.open(
-                {
-                    "driver": "zarr3",
-                    "kvstore": {"driver": "file", "path": f"{location}/{array.name}/"},
-                    "context": {"file_io_concurrency": {"limit": FILE_READS}},
-                    "fill_missing_data_reads": False,
-                    "store_data_equal_to_fill_value": True,
-                },
-                open=True,
-            ).result()
-            found_dtype = opened.dtype.numpy_dtype
+        if location.is_local and not is_text(array.dtype):
+            metadata = json.loads(location.read(f"{array.name}/zarr.json") or b"")
+            opened = shards_of(f"{location}/{array.name}", metadata, layout.chunk_rows, layout.shard_rows)
+        if opened is None:
+            opened = zarr.open_array(StorePath(_RefuseMissing(location.store), location.key(array.name)), mode="r")
+            found = tuple(opened.shape), opened.dtype
         else:
-            path = StorePath(_RefuseMissing(location.store), location.key(array.name))
-            opened = zarr.open_array(path, mode="r")
-            found_dtype = opened.dtype
-    except (ValueError, OSError, KeyError, TypeError) as err:
+            found = tuple(metadata["shape"]), np.dtype(metadata["data_type"])
+    except (ValueError, OSError, KeyError, TypeError, RecursionError) as err:
         if location.read("zarr.json") is None:
             raise SnapshotExpired(
                 f"segment {location} is gone: the version that refers to it was vacuumed; open the store again"
             ) from err
         raise CorruptStoreError(f"array {array.name!r} of segment {location} cannot be opened: {err}") from err
-    if tuple(opened.shape) != expected or found_dtype != encoding.stored:
+    if found != expected:
         raise CorruptStoreError(
-            f"array {array.name!r} of segment {location}: the manifest says {expected} {encoding.stored}, "
-            f"found {tuple(opened.shape)} {found_dtype}"
+            f"array {array.name!r} of segment {location}: the manifest says {expected[0]} {expected[1]}, "
+            f"found {found[0]} {found[1]}"
         )
     return opened
 
@@ -347,34 +305,3 @@ def _load_index(array: StoredArray) -> ArrayIndex:
     values = np.empty((array.n_rows,), array.dtype)
     array.read_into(0, array.n_rows, values)
     return ArrayIndex(values)
-
-
-class _Fork:
-    """Whether this process is a forked child of one that used tensorstore."""
-
-    used = False
-    forked = False
-
-
-def tensorstore_runs() -> bool:
-    """Return whether tensorstore can be used in this process: not in a forked child of one that used it."""
-    if _Fork.forked:
-        return False
-    _Fork.used = True
-    return True
-
-
-def _after_fork_in_child() -> None:
-    _open_array.cache_clear()
-    if _Fork.used and not _Fork.forked:
-        _Fork.forked = True
-        warnings.warn(
-            "this process was forked after its parent used tensorstore, which cannot run here: reading with the "
-            "slower zarr-python; start processes with the 'spawn' or 'forkserver' method instead",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

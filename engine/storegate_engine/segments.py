@@ -7,7 +7,9 @@ is never changed once a manifest refers to it.
 from __future__ import annotations
 
 import json
+import os
 import uuid
+import warnings
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -18,7 +20,7 @@ from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import StorePath
 
-from storegate_engine.arrays import StoredArray, tensorstore_runs
+from storegate_engine.arrays import StoredArray
 from storegate_engine.budget import WRITES_IN_FLIGHT, Layout
 from storegate_engine.encodings import Encoding, encoding_of, is_text, row_nbytes
 from storegate_engine.errors import TransactionError
@@ -233,7 +235,7 @@ class SegmentWriter:
 
 
 def _open_writer(location: Location, name: str, dtype: np.dtype[Any]) -> Any:
-    if not location.is_local or is_text(dtype) or not tensorstore_runs():
+    if not location.is_local or is_text(dtype) or not _tensorstore_runs():
         return None  # the array as it was created: zarr 3.1 forgets write_empty_chunks when it opens one
     import tensorstore
 
@@ -245,3 +247,32 @@ def _open_writer(location: Location, name: str, dtype: np.dtype[Any]) -> Any:
         },
         open=True,
     ).result()
+
+
+class _Fork:
+    """Whether this process used tensorstore, or is a forked child of one that did."""
+
+    used = False
+    forked = False
+
+
+def _tensorstore_runs() -> bool:
+    """Return whether tensorstore can be used in this process: not in a forked child of one that used it."""
+    if _Fork.forked:
+        warnings.warn(
+            "this process was forked after its parent used tensorstore, which cannot run here: writing with the "
+            "slower zarr-python; start processes with the 'spawn' or 'forkserver' method instead",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    _Fork.used = True
+    return True
+
+
+def _after_fork_in_child() -> None:
+    _Fork.forked = _Fork.used
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

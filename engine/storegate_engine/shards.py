@@ -1,0 +1,315 @@
+"""Shards: the files of a sharded zarr array on a file system, decoded straight into their place; writes nothing.
+
+Format: zarr v3, codec ``sharding_indexed`` along the first axis, the index at the end of a file. Chunks are plain
+bytes, or compressed by blosc or zstd, with or without a crc32c; arrays of any other kind are left to other readers.
+Every checksum that is there is checked, and no length that a file states is trusted before it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+import numpy as np
+from google_crc32c import value as crc32c
+from numcodecs import blosc, zstd
+
+from storegate_engine.errors import CorruptStoreError
+
+__all__ = ["Shards", "shards_of"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+TASK_NBYTES = 2 * 2**20
+"""Decoded bytes of one task of a thread."""
+READ_NBYTES = 256 * 2**10
+"""Chunks that lie side by side are fetched together up to so many bytes, which stay in a core's cache."""
+_CHECKSUM_NBYTES = 4
+_OVERHEAD_NBYTES = 4096
+"""What a codec may add to bytes that it cannot shorten."""
+_MISSING = 2**64 - 1
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """The files of one array, and how chunks lie in them."""
+
+    directory: str
+    """The array's directory."""
+    row_shape: tuple[int, ...]
+    """The shape of one row."""
+    row_nbytes: int
+    """Bytes of one row."""
+    chunk_rows: int
+    """Rows of a chunk."""
+    n_chunks: int
+    """Chunks of a shard."""
+    codec: str
+    """``blosc``, ``zstd`` or ``none``."""
+    is_checked: bool
+    """Whether every chunk ends with its crc32c."""
+
+    def path(self, shard: int) -> str:
+        """Return the path of one file."""
+        return "/".join((self.directory, "c", str(shard), *("0" for _ in self.row_shape)))
+
+    def read_into(self, start: int, stop: int, out: Array) -> None:
+        """Read rows ``start..stop`` into ``out``, C-contiguous and of the stored dtype.
+
+        Raises
+        ------
+        CorruptStoreError
+            A chunk is missing or not what was written; its file is named.
+        FileNotFoundError
+            A file is missing.
+        """
+        content = _as_bytes(out)
+        shard_rows = self.chunk_rows * self.n_chunks
+        step = max(1, TASK_NBYTES // (self.chunk_rows * self.row_nbytes)) * self.chunk_rows
+        cuts = {start, stop}
+        for lo in range(start // shard_rows * shard_rows, stop, shard_rows):  # a task stays within a shard
+            cuts.update(at for at in range(lo, min(lo + shard_rows, stop), step) if at > start)
+        _run(
+            [
+                partial(
+                    self._read_span, lo, hi, content[(lo - start) * self.row_nbytes : (hi - start) * self.row_nbytes]
+                )
+                for lo, hi in pairwise(sorted(cuts))
+            ]
+        )
+
+    def take_into(self, rows: Array, out: Array) -> None:
+        """Read ``rows`` in any order, repeats included, into ``out``; every chunk is read once.
+
+        ``out`` is C-contiguous and of the stored dtype. Raises as :meth:`read_into` does.
+        """
+        places = np.argsort(rows, kind="stable")
+        rows = rows[places]
+        chunks, firsts = np.unique(rows // self.chunk_rows, return_index=True)
+        bounds = [*firsts.tolist(), len(rows)]
+        values = _as_bytes(out).reshape(len(rows), -1)
+
+        def take(first: int, last: int) -> None:
+            for at, chunk in enumerate(self._chunks(chunks[first:last].tolist()), first):
+                lo, hi = bounds[at], bounds[at + 1]
+                within = rows[lo:hi] - chunks[at] * self.chunk_rows
+                values[places[lo:hi]] = chunk.reshape(self.chunk_rows, -1)[within]
+
+        step = max(1, TASK_NBYTES // (4 * self.chunk_rows * self.row_nbytes))
+        shard_cuts = np.flatnonzero(np.diff(chunks // self.n_chunks)) + 1
+        cuts = {0, len(chunks), *range(0, len(chunks), step), *shard_cuts.tolist()}
+        _run([partial(take, first, last) for first, last in pairwise(sorted(cuts))])
+
+    def _read_span(self, start: int, stop: int, out: Array) -> None:
+        """Read rows of one shard; whole chunks are decoded in place."""
+        first, last = start // self.chunk_rows, -(-stop // self.chunk_rows)
+        nbytes = self.chunk_rows * self.row_nbytes
+        skipped = (start - first * self.chunk_rows) * self.row_nbytes
+        offsets = [at * nbytes - skipped for at in range(last - first)]
+        places = [out[lo : lo + nbytes] if lo >= 0 and lo + nbytes <= len(out) else None for lo in offsets]
+        for lo, place, chunk in zip(offsets, places, self._chunks(range(first, last), places), strict=True):
+            if place is None:
+                part = chunk[max(0, -lo) : len(out) - lo]
+                out[max(0, lo) : max(0, lo) + len(part)] = part
+
+    def _chunks(self, chunks: Sequence[int], places: Sequence[Array | None] | None = None) -> Iterator[Array]:
+        """Yield the decoded bytes of chunks of one shard, in their places, else in memory that the next ones reuse."""
+        shard = chunks[0] // self.n_chunks
+        path = self.path(shard)
+        spare = _workspace("chunk", self.chunk_rows * self.row_nbytes)
+        limit = 2 * len(spare) + _OVERHEAD_NBYTES
+        index = _index_of(path, self.n_chunks)
+        spans = [index[chunk - shard * self.n_chunks] for chunk in chunks]
+        for chunk, (begin, nbytes) in zip(chunks, spans, strict=True):
+            if begin == _MISSING:
+                raise CorruptStoreError(f"chunk {chunk} is missing in {path}")
+            if nbytes > limit:
+                raise CorruptStoreError(f"chunk {chunk} of {path} claims {nbytes} bytes, more than it can have")
+        with open(path, "rb", buffering=0) as file:
+            if hasattr(os, "posix_fadvise") and len(spans) > 1:  # the disk works ahead while chunks are decoded
+                nbytes = sum(max(spans)) - min(spans)[0]
+                os.posix_fadvise(file.fileno(), min(spans)[0], nbytes, os.POSIX_FADV_WILLNEED)
+            for first, last in _side_by_side(spans):
+                start, end = spans[first][0], sum(spans[last - 1])
+                encoded = _workspace("encoded", end - start)
+                _read_exactly(file, start, encoded.data, path)
+                for at in range(first, last):
+                    begin, nbytes = spans[at]
+                    place = places[at] if places else None
+                    decoded = spare if place is None else place
+                    try:
+                        self._decode(encoded[begin - start : begin - start + nbytes], decoded)
+                    except (ValueError, RuntimeError, IndexError) as err:
+                        raise CorruptStoreError(f"chunk {chunks[at]} of {path} is not what was written: {err}") from err
+                    yield decoded
+
+    def _decode(self, encoded: Array, out: Array) -> None:
+        """Check and decode one chunk; what holds Python's lock here holds up all threads."""
+        if self.is_checked:
+            checksum = int.from_bytes(encoded[-_CHECKSUM_NBYTES:].data, "little")
+            encoded = encoded[:-_CHECKSUM_NBYTES]
+            if crc32c(encoded) != checksum:
+                raise ValueError("its checksum does not match")
+        found = _decoded_nbytes(self.codec, encoded.data)
+        if found != len(out):
+            raise ValueError(f"it holds {found} bytes, expected {len(out)}")
+        if self.codec == "blosc":
+            blosc.decompress(encoded, out)
+        elif self.codec == "zstd":
+            zstd.decompress(encoded, out)
+        else:
+            out[...] = encoded
+
+
+def _side_by_side(spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield runs of chunks that lie one behind the other in a file and are fetched together."""
+    first = 0
+    while first < len(spans):
+        end, last = sum(spans[first]), first + 1
+        while last < len(spans) and spans[last][0] == end and sum(spans[last]) - spans[first][0] <= READ_NBYTES:
+            end, last = sum(spans[last]), last + 1
+        yield first, last
+        first = last
+
+
+def _decoded_nbytes(codec: str, encoded: memoryview) -> int:
+    """Return how many bytes a chunk says that it decodes to; a blosc header must also name the chunk's own length."""
+    if codec == "blosc":
+        own = int.from_bytes(encoded[12:16], "little")
+        if own != len(encoded):
+            raise ValueError(f"it is {len(encoded)} bytes long, and its header says {own}")
+        return int.from_bytes(encoded[4:8], "little")
+    if codec == "zstd":  # RFC 8878, 3.1.1.1
+        descriptor = encoded[4]
+        is_single = descriptor >> 5 & 1
+        size = (is_single, 2, 4, 8)[descriptor >> 6]
+        start = 5 + (not is_single) + (0, 1, 2, 4)[descriptor & 3]
+        if not size:
+            raise ValueError("it does not say how many bytes it holds")
+        return int.from_bytes(encoded[start : start + size], "little") + 256 * (size == 2)
+    return len(encoded)
+
+
+@functools.lru_cache(maxsize=8192)
+def _index_of(path: str, n_chunks: int) -> list[tuple[int, int]]:
+    """Return offset and length of every chunk of a file; files never change."""
+    content = np.empty(16 * n_chunks + _CHECKSUM_NBYTES, "u1")
+    with open(path, "rb", buffering=0) as file:
+        nbytes = os.fstat(file.fileno()).st_size
+        _read_exactly(file, nbytes - len(content), content.data, path)
+    index = content[:-_CHECKSUM_NBYTES]
+    if crc32c(index) != int.from_bytes(content[-_CHECKSUM_NBYTES:].data, "little"):
+        raise CorruptStoreError(f"{path} is not what was written: the checksum of its index does not match")
+    return [(begin, length) for begin, length in index.view("<u8").reshape(-1, 2).tolist()]
+
+
+def _read_exactly(file: Any, start: int, out: memoryview, path: str) -> None:
+    if start >= 0:
+        file.seek(start)
+        while out and (count := file.readinto(out)):
+            out = out[count:]
+    if out:
+        raise CorruptStoreError(f"{path} is shorter than what was written")
+
+
+def _as_bytes(rows: Array) -> Array:
+    return rows.reshape(-1).view("u1")
+
+
+def shards_of(directory: str, metadata: Mapping[str, Any], chunk_rows: int, shard_rows: int) -> Shards | None:
+    """Return the shards of an array that this module can read, None for any other.
+
+    Parameters
+    ----------
+    directory : str
+        The array's directory.
+    metadata : mapping
+        The content of its ``zarr.json``.
+    chunk_rows, shard_rows : int
+        Rows of a chunk and of a shard as they should be.
+    """
+    if sys.byteorder != "little":
+        return None
+    try:
+        dtype = np.dtype(metadata["data_type"])
+        row_shape = tuple(metadata["shape"][1:])
+        (sharding,) = metadata["codecs"]
+        config = sharding["configuration"]
+        codecs = [codec["name"] for codec in config["codecs"]]
+        is_checked = codecs[-1] == "crc32c"
+        codec = codecs[1] if len(codecs) > 1 + is_checked else "none"
+        found = {
+            "codecs": codecs,
+            "endian": config["codecs"][0].get("configuration", {}).get("endian", "little"),
+            "index": [item["name"] for item in config["index_codecs"]],
+            "location": config.get("index_location", "end"),
+            "sharding": sharding["name"],
+            "chunk": tuple(config["chunk_shape"]),
+            "shard": tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"]),
+            "keys": metadata["chunk_key_encoding"],
+        }
+    except (KeyError, TypeError, ValueError, IndexError):
+        return None
+    expected = {
+        "codecs": ["bytes", *([codec] if codec != "none" else []), *(["crc32c"] if is_checked else [])],
+        "endian": "little",
+        "index": ["bytes", "crc32c"],
+        "location": "end",
+        "sharding": "sharding_indexed",
+        "chunk": (chunk_rows, *row_shape),
+        "shard": (shard_rows, *row_shape),
+        "keys": {"name": "default", "configuration": {"separator": "/"}},
+    }
+    if found != expected or codec not in ("blosc", "zstd", "none") or dtype.kind not in "biufc":
+        return None
+    row_nbytes = dtype.itemsize * int(np.prod(row_shape, dtype=np.int64))
+    return Shards(directory, row_shape, row_nbytes, chunk_rows, shard_rows // chunk_rows, codec, is_checked)
+
+
+# Threads: one pool a process, whose tasks never wait for one another.
+
+_local = threading.local()
+_lock = threading.Lock()
+_pool: ThreadPoolExecutor | None = None
+
+
+def _run(tasks: list[Callable[[], None]]) -> None:
+    """Run tasks in threads, or here where there is one; the first error is raised when all have ended."""
+    if len(tasks) == 1:
+        tasks[0]()
+        return
+    global _pool
+    with _lock:
+        if _pool is None:
+            _pool = ThreadPoolExecutor(_CORES, thread_name_prefix="storegate-read")
+        futures = [_pool.submit(task) for task in tasks]
+    wait(futures)
+    for future in futures:
+        future.result()
+
+
+def _workspace(use: str, nbytes: int) -> Array:
+    """Return memory of this thread, with any content, until the next call for the same use."""
+    buffer: Array | None = getattr(_local, use, None)
+    if buffer is None or len(buffer) < nbytes:
+        buffer = np.empty(nbytes, "u1")
+        setattr(_local, use, buffer)
+    return buffer[:nbytes]
+
+
+def _after_fork_in_child() -> None:
+    global _pool, _lock
+    _pool, _lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,184 @@
+"""Shards: what is read equals what zarr-python reads of the same files, and nothing that a file claims is believed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
+
+from storegate_engine import shards as module
+from storegate_engine.errors import CorruptStoreError
+from storegate_engine.shards import Shards, shards_of
+
+COMPRESSORS = {
+    "none": (),
+    "lz4": (BloscCodec(cname="lz4", shuffle="shuffle"), Crc32cCodec()),
+    "bitshuffle": (BloscCodec(cname="zstd", shuffle="bitshuffle"), Crc32cCodec()),
+    "zstd": (ZstdCodec(level=1), Crc32cCodec()),
+    "crc32c": (Crc32cCodec(),),
+}
+CHUNK, SHARD = 8, 32
+
+
+def write(path: Path, rows: np.ndarray, compressors: tuple = COMPRESSORS["lz4"], shard: int = SHARD) -> zarr.Array:
+    tail = rows.shape[1:]
+    array = zarr.create_array(
+        path,
+        shape=rows.shape,
+        dtype=rows.dtype,
+        chunks=(CHUNK, *tail),
+        shards=(shard, *tail),
+        compressors=compressors,
+        config={"write_empty_chunks": True},
+    )
+    array[...] = rows
+    return array
+
+
+def opened(path: Path, shard: int = SHARD) -> Shards:
+    module._index_of.cache_clear()
+    found = shards_of(str(path), json.loads((path / "zarr.json").read_text()), CHUNK, shard)
+    assert found is not None
+    return found
+
+
+def values(n_rows: int, dtype: str, row_shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(n_rows).integers(0, 100, (n_rows, *row_shape)).astype(dtype)
+
+
+@pytest.fixture(params=COMPRESSORS)
+def compressors(request: pytest.FixtureRequest) -> tuple:
+    return COMPRESSORS[request.param]
+
+
+@pytest.mark.parametrize("dtype", ["bool", "i1", "u2", "f2", "f4", "i8", "c16"])
+def test_every_dtype_and_codec_reads_as_zarr_python_does(tmp_path, compressors, dtype):
+    rows = values(75, dtype, (2, 3))
+    array = write(tmp_path / "a", rows, compressors)
+    out = np.empty_like(rows)
+    opened(tmp_path / "a").read_into(0, 75, out)
+    np.testing.assert_array_equal(out, array[...])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_ranges_and_rows_equal_numpy(tmp_path, data, monkeypatch):
+    n_rows = data.draw(st.integers(1, 200))
+    row_shape = data.draw(st.sampled_from([(), (3,), (2, 2)]))
+    monkeypatch.setattr(module, "TASK_NBYTES", data.draw(st.sampled_from([1, 300, 2**21])))
+    monkeypatch.setattr(module, "READ_NBYTES", data.draw(st.sampled_from([1, 400, 2**18])))
+    rows = values(n_rows, "f4", row_shape)
+    shutil.rmtree(tmp_path / "a", ignore_errors=True)
+    write(tmp_path / "a", rows)
+    shards = opened(tmp_path / "a")
+    start = data.draw(st.integers(0, n_rows - 1))
+    stop = data.draw(st.integers(start + 1, n_rows))
+    out = np.empty((stop - start, *row_shape), "f4")
+    shards.read_into(start, stop, out)
+    np.testing.assert_array_equal(out, rows[start:stop])
+    index = np.array(data.draw(st.lists(st.integers(0, n_rows - 1), min_size=1, max_size=60)), np.int64)
+    out = np.empty((len(index), *row_shape), "f4")
+    shards.take_into(index, out)
+    np.testing.assert_array_equal(out, rows[index])
+
+
+class TestOthersAreLeft:
+    def test_an_array_of_another_codec_or_layout(self, tmp_path):
+        rows = values(64, "f4", ())
+        write(tmp_path / "gzip", rows, (GzipCodec(),))
+        zarr.create_array(tmp_path / "plain", data=rows, chunks=(CHUNK,))
+        for name in ("gzip", "plain"):
+            assert shards_of(str(tmp_path / name), read_json(tmp_path / name), CHUNK, SHARD) is None
+
+    def test_chunks_that_are_not_as_the_manifest_says(self, tmp_path):
+        write(tmp_path / "a", values(64, "f4", ()))
+        assert shards_of(str(tmp_path / "a"), read_json(tmp_path / "a"), CHUNK // 2, SHARD) is None
+
+    def test_metadata_that_is_none(self):
+        for metadata in ({}, {"data_type": "float32"}, {"codecs": 3, "shape": [1], "data_type": "f4"}):
+            assert shards_of("nowhere", metadata, CHUNK, SHARD) is None
+
+
+class TestLies:
+    """A chunk that lies is told from one that is right before anything is decoded into its place."""
+
+    @pytest.fixture
+    def shard(self, tmp_path) -> Path:
+        write(tmp_path / "a", values(32, "f4", (4,)), (BloscCodec(cname="lz4", shuffle="shuffle"),))
+        return tmp_path / "a" / "c" / "0" / "0"
+
+    def read(self, shard: Path) -> None:
+        opened(shard.parents[2]).read_into(0, 32, np.empty((32, 4), "f4"))
+
+    def change(self, shard: Path, at: int, content: bytes) -> None:
+        found = bytearray(shard.read_bytes())
+        found[at : at + len(content)] = content
+        shard.write_bytes(found)
+
+    def reseal(self, shard: Path, entry: int, begin: int, nbytes: int) -> None:
+        found = shard.read_bytes()
+        index = np.frombuffer(found[-68:-4], "<u8").reshape(4, 2).copy()
+        index[entry] = begin, nbytes
+        content = index.tobytes()
+        shard.write_bytes(found[:-68] + content + module.crc32c(content).to_bytes(4, "little"))
+
+    def test_as_written(self, shard):
+        self.read(shard)
+
+    @pytest.mark.parametrize("field", [4, 12])
+    def test_a_blosc_header_that_names_another_length(self, shard, field):
+        self.change(shard, field, (10**9).to_bytes(4, "little"))
+        with pytest.raises(CorruptStoreError, match=r"chunk 0 of .*c/0/0 is not what was written"):
+            self.read(shard)
+
+    def test_an_index_that_was_changed(self, shard):
+        self.change(shard, shard.stat().st_size - 30, b"\xff")
+        with pytest.raises(CorruptStoreError, match="checksum of its index"):
+            self.read(shard)
+
+    def test_an_index_that_points_beyond_the_file(self, shard):
+        self.reseal(shard, 2, 10**12, 100)
+        with pytest.raises(CorruptStoreError, match="shorter than what was written"):
+            self.read(shard)
+
+    def test_an_index_that_claims_a_huge_chunk(self, shard):
+        self.reseal(shard, 2, 0, 2**60)
+        with pytest.raises(CorruptStoreError, match="chunk 2 of .* claims"):
+            self.read(shard)
+
+    def test_a_chunk_that_was_never_written(self, shard):
+        self.reseal(shard, 3, 2**64 - 1, 2**64 - 1)
+        with pytest.raises(CorruptStoreError, match="chunk 3 is missing"):
+            self.read(shard)
+
+    def test_a_chunk_shorter_than_a_header(self, shard):
+        self.reseal(shard, 1, 0, 3)
+        with pytest.raises(CorruptStoreError, match="chunk 1 of"):
+            self.read(shard)
+
+    def test_a_file_cut_short(self, shard):
+        shard.write_bytes(shard.read_bytes()[:20])
+        with pytest.raises(CorruptStoreError, match="shorter"):
+            self.read(shard)
+
+
+def test_zstd_frames_that_claim_another_length(tmp_path):
+    write(tmp_path / "a", values(32, "f4", (4,)), (ZstdCodec(level=1),))
+    shard = tmp_path / "a" / "c" / "0" / "0"
+    content = bytearray(shard.read_bytes())
+    assert content[4] >> 5 == 1, "one byte of length, at 5"
+    content[5] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(CorruptStoreError, match="chunk 0"):
+        opened(tmp_path / "a").read_into(0, 32, np.empty((32, 4), "f4"))
+
+
+def read_json(path: Path) -> dict:
+    return json.loads((path / "zarr.json").read_text())
