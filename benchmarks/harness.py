@@ -374,7 +374,7 @@ class Table:
         print(text, end=end, flush=True)
 
 
-PACKAGES = ["storegate", "numpy", "dask", "distributed", "xarray", "zarr", "tensorstore"]
+PACKAGES = ["storegate", "numpy", "dask", "distributed", "xarray", "zarr", "numcodecs"]
 
 
 def facts(packages: Iterable[str] = PACKAGES) -> list[str]:

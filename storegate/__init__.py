@@ -1,7 +1,7 @@
 """StoreGate: sample tables for machine learning, over a lazy, chunked array engine.
 
 The public names are found on first use: importing the package (as ``storegate --help`` does) brings in none
-of numpy, zarr, xarray, dask and tensorstore.
+of numpy, zarr, xarray and dask.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import pytest
 import storegate
 from storegate.cli import main
 
-HEAVY = ("numpy", "zarr", "xarray", "dask", "tensorstore", "h5py", "uproot")
+HEAVY = ("numpy", "zarr", "xarray", "dask", "numcodecs", "h5py", "uproot")
 CALL = "from storegate.cli import main\ntry: main({})\nexcept SystemExit as end: assert end.code == 0"
 
 

@@ -21,7 +21,7 @@ ROWS = 2000
 def processes():
     """Start processes quickly: the server imports once, and has used nothing that cannot be forked."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["storegate.gate", "tensorstore"])
+    context.set_forkserver_preload(["storegate.gate"])
     return context
 
 

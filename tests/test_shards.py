@@ -67,6 +67,34 @@ def test_every_dtype_and_codec_reads_as_zarr_python_does(tmp_path, compressors, 
     np.testing.assert_array_equal(out, array[...])
 
 
+@pytest.mark.parametrize("dtype", ["bool", "i1", "u2", "f2", "f4", "i8", "c16"])
+def test_zarr_python_reads_what_is_written(tmp_path, compressors, dtype):
+    rows = values(75, dtype, (2, 3))
+    array = write(tmp_path / "a", np.zeros_like(rows), compressors)
+    shards = opened(tmp_path / "a")
+    for shard, lo in enumerate(range(0, 75, SHARD)):
+        shards.write(shard, rows[lo : lo + SHARD, :, :])
+    np.testing.assert_array_equal(array[...], rows)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_shard_that_cannot_be_written_leaves_no_part_of_it(tmp_path, monkeypatch):
+    rows = values(32, "f4", (3,))
+    write(tmp_path / "a", rows)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        opened(tmp_path / "a").write(0, rows + 1)
+    monkeypatch.undo()
+    out = np.empty_like(rows)
+    opened(tmp_path / "a").read_into(0, 32, out)
+    np.testing.assert_array_equal(out, rows)
+    assert len(list((tmp_path / "a" / "c" / "0").iterdir())) == 1
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_ranges_and_rows_equal_numpy(tmp_path, data, monkeypatch):

@@ -26,7 +26,7 @@ The rooms of the house, from the top. A room imports only from rooms below it:
 ``permutations``  tables of numpy permutations, and the keyed bijection for more rows than they can hold
 ``budget``        memory budget; chunk, block and bucket sizes (pure)
 ``encodings``     which dtypes can be stored, and as what
-``locations``     a path or URL as a zarr store and as a tensorstore address
+``locations``     a path or URL as a zarr store
 ``names``         validated names
 ``errors``        the exception tree
 ================  ====================================================================================

@@ -37,7 +37,7 @@ RESERVED_NBYTES = 24 * 2**20
 """Memory that long operations take whatever their sizes: threads, buffers of files, opened arrays."""
 ROW_OVERHEAD_NBYTES = 64
 """Bytes of index arithmetic for a row that is moved: its destination, its source and their sorting."""
-WRITES_IN_FLIGHT = 2
+WRITES_IN_FLIGHT = 3
 """Shards that a writer hands to storage before it waits for the first."""
 
 _UNITS = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}

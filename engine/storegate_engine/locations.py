@@ -1,4 +1,4 @@
-"""Locations: a path or URL as a zarr store and as a tensorstore address; knows no format, only keys."""
+"""Locations: a path or URL as a zarr store; knows no format, only keys."""
 
 from __future__ import annotations
 

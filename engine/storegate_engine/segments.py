@@ -7,10 +7,9 @@ is never changed once a manifest refers to it.
 from __future__ import annotations
 
 import json
-import os
 import uuid
-import warnings
 from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -25,6 +24,7 @@ from storegate_engine.budget import WRITES_IN_FLIGHT, Layout
 from storegate_engine.encodings import Encoding, encoding_of, is_text, row_nbytes
 from storegate_engine.errors import TransactionError
 from storegate_engine.locations import Location
+from storegate_engine.shards import Shards, shards_of
 
 __all__ = ["DEFAULT_COMPRESSOR", "ArraySpec", "Compressor", "Segment", "SegmentWriter", "write_rows"]
 
@@ -134,21 +134,14 @@ def write_rows(array: StoredArray, start: int, rows: Array) -> None:
     if not rows.size:
         return
     values = encoding_of(array.dtype).encode(rows)
-    target = _open_writer(array.location, array.name, array.dtype)
-    if target is None:
+    shards = _shards_of(array.location, array.name, array.dtype, array.layout)
+    if shards is None:
         path = StorePath(array.location.store, array.location.key(array.name))
         with zarr.config.set({"array.write_empty_chunks": True}):
             zarr.open_array(path, mode="r+")[start : start + len(rows)] = values
-    else:
-        writes: deque[Any] = deque()
-        for lo in range(0, len(rows), array.layout.shard_rows):  # all at once, every shard would be encoded in memory
-            part = values[lo : lo + array.layout.shard_rows]
-            region = target[start + lo : start + lo + len(part)]
-            writes.append(region.write(part, can_reference_source_data_indefinitely=True))
-            if len(writes) >= WRITES_IN_FLIGHT:
-                writes.popleft().result()
-        while writes:
-            writes.popleft().result()
+        return
+    for lo in range(0, len(rows), array.layout.shard_rows):
+        shards.write((start + lo) // array.layout.shard_rows, values[lo : lo + array.layout.shard_rows])
 
 
 class SegmentWriter:
@@ -161,12 +154,14 @@ class SegmentWriter:
         self._name = name
         self._spec = spec
         self._encoding = encoding
-        self._target = _open_writer(segment.location, name, spec.dtype) or array
+        # the array as it was created: zarr 3.1 forgets write_empty_chunks when it opens one
+        self._target = _shards_of(segment.location, name, spec.dtype, spec.layout) or array
         self._shard = spec.layout.shard_rows
         self._buffer: Array | None = None
         self._buffered = 0
         self._written = 0
-        self._futures: deque[Any] = deque()
+        self._futures: deque[Future[None]] = deque()
+        self._pool: ThreadPoolExecutor | None = None
 
     @property
     def n_rows(self) -> int:
@@ -195,8 +190,8 @@ class SegmentWriter:
 
     def abandon(self) -> None:
         """Wait until nothing is written any more, whatever came of it; for a transaction that failed."""
-        for future in self._futures:
-            future.exception()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
 
     def close(self) -> StoredArray:
         """Write what remains, check the number of rows and return the finished array."""
@@ -206,6 +201,7 @@ class SegmentWriter:
             rows, self._buffered = buffer[: self._buffered], 0
             self._put(rows)
         self.flush()
+        self.abandon()
         if self._spec.n_rows is not None and self._written != self._spec.n_rows:
             raise TransactionError(
                 f"array {self._name!r} was to have {self._spec.n_rows} rows, and {self._written} were written"
@@ -228,51 +224,16 @@ class SegmentWriter:
         if isinstance(self._target, zarr.Array):
             self._target[start:stop] = rows
         elif rows.size:
-            future = self._target[start:stop].write(rows, can_reference_source_data_indefinitely=True)
-            self._futures.append(future)
-            if len(self._futures) >= WRITES_IN_FLIGHT:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(WRITES_IN_FLIGHT, thread_name_prefix="storegate-write")
+            self._futures.append(self._pool.submit(self._target.write, start // self._shard, rows))
+            if len(self._futures) > WRITES_IN_FLIGHT:
                 self._futures.popleft().result()
 
 
-def _open_writer(location: Location, name: str, dtype: np.dtype[Any]) -> Any:
-    if not location.is_local or is_text(dtype) or not _tensorstore_runs():
-        return None  # the array as it was created: zarr 3.1 forgets write_empty_chunks when it opens one
-    import tensorstore
-
-    return tensorstore.open(
-        {
-            "driver": "zarr3",
-            "kvstore": {"driver": "file", "path": f"{location}/{name}/"},
-            "store_data_equal_to_fill_value": True,
-        },
-        open=True,
-    ).result()
-
-
-class _Fork:
-    """Whether this process used tensorstore, or is a forked child of one that did."""
-
-    used = False
-    forked = False
-
-
-def _tensorstore_runs() -> bool:
-    """Return whether tensorstore can be used in this process: not in a forked child of one that used it."""
-    if _Fork.forked:
-        warnings.warn(
-            "this process was forked after its parent used tensorstore, which cannot run here: writing with the "
-            "slower zarr-python; start processes with the 'spawn' or 'forkserver' method instead",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return False
-    _Fork.used = True
-    return True
-
-
-def _after_fork_in_child() -> None:
-    _Fork.forked = _Fork.used
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+def _shards_of(location: Location, name: str, dtype: np.dtype[Any], layout: Layout) -> Shards | None:
+    """Return the files of a new array where these are written here, None where zarr-python does it."""
+    if not location.is_local or is_text(dtype):
+        return None
+    metadata = json.loads(location.read(f"{name}/zarr.json") or b"")
+    return shards_of(f"{location}/{name}", metadata, layout.chunk_rows, layout.shard_rows)

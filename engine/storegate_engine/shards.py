@@ -1,16 +1,18 @@
-"""Shards: the files of a sharded zarr array on a file system, decoded straight into their place; writes nothing.
+"""Shards: the files of a sharded zarr array on a file system; knows their format, and not what the rows mean.
 
 Format: zarr v3, codec ``sharding_indexed`` along the first axis, the index at the end of a file. Chunks are plain
-bytes, or compressed by blosc or zstd, with or without a crc32c; arrays of any other kind are left to other readers.
+bytes, or compressed by blosc or zstd, with or without a crc32c; arrays of any other kind are left to zarr-python.
 Every checksum that is there is checked, and no length that a file states is trusted before it is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -55,6 +57,8 @@ class Shards:
     """Chunks of a shard."""
     codec: str
     """``blosc``, ``zstd`` or ``none``."""
+    options: tuple[Any, ...]
+    """What the codec's compressor takes after the rows."""
     is_checked: bool
     """Whether every chunk ends with its crc32c."""
 
@@ -108,6 +112,47 @@ class Shards:
         shard_cuts = np.flatnonzero(np.diff(chunks // self.n_chunks)) + 1
         cuts = {0, len(chunks), *range(0, len(chunks), step), *shard_cuts.tolist()}
         _run([partial(take, first, last) for first, last in pairwise(sorted(cuts))])
+
+    def write(self, shard: int, rows: Array) -> None:
+        """Write one file: all rows of a shard, or the last ones of the array; it is on the disk when this returns.
+
+        The file appears whole, and may be written again with the same rows.
+        """
+        path = self.path(shard)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        fresh = f"{path}.{uuid.uuid4().hex}.partial"
+        index = np.full((self.n_chunks, 2), _MISSING, "<u8")
+        end = 0
+        try:
+            with open(fresh, "wb", buffering=0) as file:
+                for at, lo in enumerate(range(0, len(rows), self.chunk_rows)):
+                    encoded = self._encode(rows[lo : lo + self.chunk_rows])
+                    parts = [encoded, crc32c(encoded).to_bytes(_CHECKSUM_NBYTES, "little")][: 1 + self.is_checked]
+                    for part in parts:
+                        _write_all(file, part)
+                    index[at] = end, sum(map(len, parts))
+                    end += int(index[at, 1])
+                content = index.tobytes()
+                _write_all(file, content + crc32c(content).to_bytes(_CHECKSUM_NBYTES, "little"))
+                os.fsync(file.fileno())
+            os.replace(fresh, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(fresh)
+            raise
+
+    def _encode(self, rows: Array) -> bytes:
+        chunk = np.ascontiguousarray(rows)
+        if len(chunk) < self.chunk_rows:  # chunks are whole, also at the array's end
+            chunk = np.zeros((self.chunk_rows, *rows.shape[1:]), rows.dtype)
+            chunk[: len(rows)] = rows
+        if self.codec == "blosc":
+            encoded: bytes = blosc.compress(chunk, *self.options)
+        elif self.codec == "zstd":
+            encoded = zstd.compress(chunk, *self.options)
+        else:
+            encoded = chunk.tobytes()
+        return encoded
 
     def _read_span(self, start: int, stop: int, out: Array) -> None:
         """Read rows of one shard; whole chunks are decoded in place."""
@@ -221,12 +266,18 @@ def _read_exactly(file: Any, start: int, out: memoryview, path: str) -> None:
         raise CorruptStoreError(f"{path} is shorter than what was written")
 
 
+def _write_all(file: Any, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[file.write(view) :]
+
+
 def _as_bytes(rows: Array) -> Array:
     return rows.reshape(-1).view("u1")
 
 
 def shards_of(directory: str, metadata: Mapping[str, Any], chunk_rows: int, shard_rows: int) -> Shards | None:
-    """Return the shards of an array that this module can read, None for any other.
+    """Return the shards of an array that this module can read and write, None for any other.
 
     Parameters
     ----------
@@ -272,7 +323,16 @@ def shards_of(directory: str, metadata: Mapping[str, Any], chunk_rows: int, shar
     if found != expected or codec not in ("blosc", "zstd", "none") or dtype.kind not in "biufc":
         return None
     row_nbytes = dtype.itemsize * int(np.prod(row_shape, dtype=np.int64))
-    return Shards(directory, row_shape, row_nbytes, chunk_rows, shard_rows // chunk_rows, codec, is_checked)
+    options = _options(codec, config["codecs"][1].get("configuration", {})) if codec != "none" else ()
+    return Shards(directory, row_shape, row_nbytes, chunk_rows, shard_rows // chunk_rows, codec, options, is_checked)
+
+
+def _options(codec: str, config: Mapping[str, Any]) -> tuple[Any, ...]:
+    if codec == "zstd":
+        return (config.get("level", 0),)
+    shuffles = {"noshuffle": blosc.NOSHUFFLE, "shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
+    shuffle = shuffles.get(config.get("shuffle", "shuffle"), blosc.SHUFFLE)
+    return str(config.get("cname", "lz4")).encode(), config.get("clevel", 5), shuffle, config.get("blocksize", 0)
 
 
 # Threads: one pool a process, whose tasks never wait for one another.
