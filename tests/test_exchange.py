@@ -90,6 +90,16 @@ class TestEqualsNumpy:
         np.testing.assert_array_equal(tight.get_data("x"), expected)
         assert tight.table["train"]["x"].order.runs(0, len(expected)) == [(0, len(expected))]
 
+    def test_buckets_are_whole_shards_where_stored_chunks_are_longer(self, tmp_path):
+        x = np.arange(139) % 7 == 0
+        gate = StoreGate("zarr", {"output_dir": tmp_path, "chunk": 1000}, "a")
+        gate.add_data("x", x[:129])
+        gate.add_data("x", x[129:])
+        gate.shuffle("train", seed=5)
+        with dask.config.set({"storegate.shuffle": "exchange", "storegate.memory-limit": "200KiB"}):
+            StoreGate("zarr", {"output_dir": tmp_path}, "a").compact("train")
+        np.testing.assert_array_equal(gate.get_data("x"), x[np.random.RandomState(5).permutation(139)])
+
     @pytest.mark.parametrize("scheduler", ["sync", "threads"])
     def test_a_full_pass_a_slice_and_a_reduction(self, shuffled, scheduler):
         gate, expected, order = shuffled

@@ -103,21 +103,31 @@ class LabelError(StoreGateError, ValueError):
 
     Parameters
     ----------
-    message : str
-        What is shown.
+    reason : str
+        What is wrong with the label, and the remedy.
     row : int
         The row of the label, among those that were read together.
     label : int
         The label.
+    variable : str, optional
+        The variable's name, where it is known.
     """
 
-    row: int
-    label: int
-
-    def __init__(self, message: str, *, row: int = 0, label: int = 0) -> None:
-        super().__init__(message)
+    def __init__(self, reason: str, *, row: int = 0, label: int = 0, variable: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
         self.row = row
         self.label = label
+        self.variable = variable
+
+    def __str__(self) -> str:
+        """Return the message with the place."""
+        where = f"variable {self.variable!r}, row" if self.variable else "row"
+        return f"{where} {self.row}: {self.reason}"
+
+    def at_row(self, row: int, variable: str = "") -> LabelError:
+        """Return the error as it is seen from further out."""
+        return LabelError(self.reason, row=row, label=self.label, variable=variable or self.variable)
 
 
 class DtypeError(StoreGateError, TypeError):

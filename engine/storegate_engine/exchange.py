@@ -142,7 +142,7 @@ def plan_rows(
         rows,
         budget_nbytes=budget_nbytes,
         workers=workers,
-        align=max([align, *(piece.array.chunk_rows for piece in variable.pieces)]),
+        align=-(-max([align, *(piece.array.chunk_rows for piece in variable.pieces)]) // align) * align,
         bucket_rows=bucket_rows,
         force=shuffle_plan(),
         copies=copies,

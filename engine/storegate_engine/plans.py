@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from storegate_engine.budget import ROW_OVERHEAD_NBYTES, format_nbytes, require, reserved_nbytes
+from storegate_engine.budget import BLOCK_NBYTES, ROW_OVERHEAD_NBYTES, format_nbytes, require, reserved_nbytes
 
 __all__ = ["Kind", "Plan", "Rows", "choose", "permuted_rows", "task_nbytes"]
 
@@ -169,7 +169,7 @@ def choose(
         raise ValueError(f"storegate.shuffle is 'auto', 'gather' or 'exchange', found {force!r}")
     _, fitting = permuted_rows(rows.row_nbytes, rows.n_stored, budget_nbytes, workers, copies)
     if rows.in_order or rows.random_access:
-        enough = min(fitting // 2, TASK_NBYTES // rows.row_nbytes) // align * align
+        enough = min(fitting // 2, BLOCK_NBYTES // rows.row_nbytes) // align * align
         return _read(rows, bucket_rows or min(max(enough, align), rows.n_rows), budget_nbytes, workers, align)
     n_gathers = -(-rows.n_rows // fitting)
     wide = rows.row_nbytes >= WIDE_ROW_NBYTES

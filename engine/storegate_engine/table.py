@@ -14,7 +14,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -30,6 +30,9 @@ from storegate_engine.transforms import Cast, Transform, apply_all, fold
 __all__ = ["PHASES", "Phase", "Piece", "Table", "Variable", "rows_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
+
+TRANSFORM_NBYTES = 2**20
+"""Rows are transformed so many bytes at a time, while they are in the cache of a core."""
 
 PHASES = ("train", "valid", "test")
 """The phases of a table, in the order in which they are concatenated."""
@@ -77,9 +80,17 @@ class Piece:
         if not self.transforms:
             self.array.read_into(self.start + lo, self.start + hi, out)
             return
-        source = np.empty((hi - lo, *self.array.row_shape), self.array.dtype)
-        self.array.read_into(self.start + lo, self.start + hi, source)
-        self._transform_into(source, out)
+        first, last = self.start + lo, self.start + hi
+        step = max(1, TRANSFORM_NBYTES // (self.source_row_nbytes * self.array.chunk_rows)) * self.array.chunk_rows
+        cuts = [first, *range(first // step * step + step, last, step), last]
+        source = np.empty((min(step, last - first), *self.array.row_shape), self.array.dtype)
+        for start, stop in pairwise(cuts):
+            rows = source[: stop - start]
+            self.array.read_into(start, stop, rows)
+            try:
+                self._transform_into(rows, out[start - first : stop - first])
+            except LabelError as err:
+                raise err.at_row(err.row + start - first) from err
 
     def take_into(self, rows: Array, out: Array) -> None:
         """Read ``rows`` of the piece into ``out``."""
@@ -165,7 +176,7 @@ class Variable:
                 try:
                     self.pieces[piece].read_into(start - offset, end - offset, out[done : done + end - start])
                 except LabelError as err:
-                    raise self._at_row(err, lo + done + err.row) from err
+                    raise err.at_row(lo + done + err.row, self.name) from err
                 done += end - start
                 start, piece = end, piece + 1
 
@@ -193,10 +204,7 @@ class Variable:
         try:
             self.pieces[piece].take_into(stored - self.offsets[piece], out)
         except LabelError as err:
-            raise self._at_row(err, logical(err.row if where is None else int(where[err.row]))) from err
-
-    def _at_row(self, err: LabelError, row: int) -> LabelError:
-        return LabelError(f"variable {self.name!r}, row {row}: {err}", row=row, label=err.label)
+            raise err.at_row(logical(err.row if where is None else int(where[err.row])), self.name) from err
 
     def stored_rows(self, first: int = 0) -> Variable:
         """Return the stored rows of the pieces from ``first`` on, as they lie, transformed."""
@@ -213,7 +221,7 @@ class Variable:
         try:
             return apply_all(self.pieces[0].transforms, rows)
         except LabelError as err:
-            raise self._at_row(err, lo + err.row) from err
+            raise err.at_row(lo + err.row, self.name) from err
 
     # Edits: each returns a new variable; no stored row is read or changed.
 

@@ -213,8 +213,8 @@ class OneHot(Transform):
         first = int(np.argmax((labels < 0) | (labels >= self.num_classes)))
         row, label = first // math.prod(values.shape[1:]), int(labels[first])
         raise LabelError(
-            f"onehot with num_classes={self.num_classes} takes labels 0..{self.num_classes - 1}, "
-            f"but row {row} has {label}; raise num_classes, or correct the labels",
+            f"onehot with num_classes={self.num_classes} takes labels 0..{self.num_classes - 1}, found {label}; "
+            "raise num_classes, or correct the labels",
             row=row,
             label=label,
         )
