@@ -48,8 +48,8 @@ WINDOW = 10_000
 """Tasks that are handed to a scheduler at a time."""
 GATHER_COPIES = 1.3
 """Copies of the rows of one gather: themselves, and what its tasks have just read."""
-GATHER_NBYTES = 16 * 2**20
-"""Stored rows that one task of a gather reads."""
+GATHER_NBYTES = 2 * 2**20
+"""Stored rows that one task of a gather reads, and places while they are in the cache of a core."""
 RETRIES = 3
 """How often a task that failed with its worker is tried again."""
 
@@ -162,7 +162,9 @@ def _place(stored: Variable, wanted: Array, places: Array, out: Array) -> None:
     space = _workspace() or Workspace()
     rows = space.array("rows", (last - first, *stored.row_shape), stored.dtype)
     stored.read_into(first, last, rows)
-    out[places] = rows[wanted - first]
+    wanted = wanted - first
+    everything = len(wanted) == len(rows) and bool((wanted == np.arange(len(rows))).all())
+    out[places] = rows if everything else rows[wanted]
 
 
 def _exchange(variable: Variable, array: StoredArray, plan: Plan, progress: Callable[[int], object]) -> None:
