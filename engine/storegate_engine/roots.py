@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,8 @@ from storegate_engine.segments import DEFAULT_COMPRESSOR, Compressor
 __all__ = ["Root"]
 
 MARKER = "storegate.json"
+_PARTIAL_MARKER = re.compile(r"storegate(\.json)?\.[0-9a-f]{32}\.partial")
+"""A marker that another process is just writing, or was when it was killed."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +54,23 @@ class Root:
             Nothing to read (``"r"``), or something that is not a store of ours.
         """
         marker = self.location.read(MARKER)
+        found = [] if marker is not None else [n for n in self.location.children() if not _PARTIAL_MARKER.fullmatch(n)]
+        if found:  # of another process, which wrote the marker before anything else but after our first look
+            marker = self.location.read(MARKER)
         if marker is not None:
             _check_marker(marker, self.location)
             if mode == "w":
                 for child in self.location.children():
-                    self.location.delete(child)
+                    if child != MARKER:  # a process that opens the root meanwhile, or after a kill, finds a store
+                        self.location.delete(child)
         elif mode == "r":
             raise NotAStoreError(f"there is no store at {self.location} to read")
-        elif found := self.location.children():
+        elif found:
             raise NotAStoreError(
                 f"{self.location} holds something that is not a store ({', '.join(sorted(found)[:3])}); "
                 "nothing was changed, choose an empty or new directory"
             )
-        if mode == "w" or marker is None:
+        else:
             document = {"format": "storegate", "format_version": FORMAT_VERSION}
             self.location.write_if_absent(MARKER, json.dumps(document).encode())
 
