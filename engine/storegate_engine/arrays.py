@@ -22,7 +22,7 @@ from zarr.storage import StorePath, WrapperStore
 
 from storegate_engine.budget import Layout
 from storegate_engine.encodings import dtype_from_text, dtype_to_text, encoding_of, is_text, row_nbytes
-from storegate_engine.errors import CorruptStoreError, SnapshotExpired
+from storegate_engine.errors import CorruptStoreError, SnapshotExpired, StoreError
 from storegate_engine.locations import Location
 from storegate_engine.names import validate_name
 from storegate_engine.orders import ArrayIndex
@@ -157,6 +157,13 @@ class StoredArray:
     """The number of rows."""
     layout: Layout
     """Rows of a chunk and of a shard."""
+    checksum: int = 0
+    """What its rows sum up to, see `checksums`; 0 while it is written."""
+
+    @property
+    def n_shards(self) -> int:
+        """The number of shards; none where there are no bytes."""
+        return -(-self.n_rows // self.layout.shard_rows) if 0 not in self.row_shape else 0
 
     @property
     def chunk_rows(self) -> int:
@@ -178,6 +185,7 @@ class StoredArray:
             "n_rows": self.n_rows,
             "chunk_rows": self.layout.chunk_rows,
             "shard_rows": self.layout.shard_rows,
+            "checksum": self.checksum,
         }
 
     @classmethod
@@ -195,6 +203,7 @@ class StoredArray:
                 document["n_rows"],
                 document["chunk_rows"],
                 document["shard_rows"],
+                document["checksum"],
                 *document["row_shape"],
             ]
             if not _IDENTIFIER.fullmatch(segment) or any(type(n) is not int or n < 0 for n in counts):
@@ -206,6 +215,7 @@ class StoredArray:
                 tuple(document["row_shape"]),
                 document["n_rows"],
                 Layout(document["chunk_rows"], document["shard_rows"]),
+                document["checksum"],
             )
         except (KeyError, TypeError, ValueError) as err:
             raise CorruptStoreError(f"the manifest refers to an array in a way that is not ours: {err}") from err
@@ -258,10 +268,17 @@ class StoredArray:
                 tensorstore.array(out).write(opened[rows]).result()
             else:
                 out[...] = encoding.decode(opened[rows].read().result())
-        except CorruptStoreError:
-            raise
         except (ValueError, OSError, RuntimeError) as err:
-            raise CorruptStoreError(f"array {self.name!r} of segment {self.location} cannot be read: {err}") from err
+            raise _unreadable(self, "read", err) from err
+
+
+def _unreadable(array: StoredArray, done: str, err: Exception) -> StoreError:
+    """Return what it means that stored bytes are missing or wrong: the segment was vacuumed, or is broken."""
+    if array.location.read("zarr.json") is None:  # what vacuum removes first
+        return SnapshotExpired(
+            f"segment {array.location} is gone: the version that refers to it was vacuumed; open the store again"
+        )
+    return CorruptStoreError(f"array {array.name!r} of segment {array.location} cannot be {done}: {err}")
 
 
 @functools.lru_cache(maxsize=2048)
@@ -291,11 +308,7 @@ def _open_array(array: StoredArray) -> Any:
             opened = zarr.open_array(path, mode="r")
             found_dtype = opened.dtype
     except (ValueError, OSError, KeyError, TypeError) as err:
-        if location.read("zarr.json") is None:
-            raise SnapshotExpired(
-                f"segment {location} is gone: the version that refers to it was vacuumed; open the store again"
-            ) from err
-        raise CorruptStoreError(f"array {array.name!r} of segment {location} cannot be opened: {err}") from err
+        raise _unreadable(array, "opened", err) from err
     if tuple(opened.shape) != expected or found_dtype != encoding.stored:
         raise CorruptStoreError(
             f"array {array.name!r} of segment {location}: the manifest says {expected} {encoding.stored}, "
