@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
 from storegate_engine.errors import BackendNotFoundError, near_match
@@ -112,7 +111,7 @@ def parse_compressor(compressor: Any) -> Compressor:
         return DEFAULT_COMPRESSOR
     if isinstance(compressor, str) and compressor in _NAMED:
         return _NAMED[compressor]
-    if isinstance(compressor, BytesBytesCodec):
+    if isinstance(compressor, (BloscCodec, GzipCodec, ZstdCodec)):
         return (compressor,)
     if hasattr(compressor, "get_config"):  # a numcodecs object, as the predecessor took it
         config = compressor.get_config()
@@ -125,6 +124,6 @@ def parse_compressor(compressor: Any) -> Compressor:
             case "gzip" | "zlib":
                 return (GzipCodec(level=config["level"]),)
     raise ValueError(
-        f"compressor {compressor!r} is not one that zarr v3 specifies; use 'lz4' (default), 'zstd', 'none' or a codec "
-        "of zarr.codecs"
+        f"compressor {compressor!r} is not one that zarr v3 specifies; use 'lz4' (default), 'zstd', 'none' or one of "
+        "zarr.codecs.BloscCodec, GzipCodec and ZstdCodec"
     )

@@ -20,6 +20,7 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import StorePath, WrapperStore
 
+from storegate_engine import inspection
 from storegate_engine.budget import Layout
 from storegate_engine.encodings import dtype_from_text, dtype_to_text, encoding_of, is_text, row_nbytes
 from storegate_engine.errors import CorruptStoreError, SnapshotExpired, StoreError
@@ -208,13 +209,16 @@ class StoredArray:
             ]
             if not _IDENTIFIER.fullmatch(segment) or any(type(n) is not int or n < 0 for n in counts):
                 raise ValueError("a segment or a size is not a legal one")
+            dtype, row_shape = dtype_from_text(document["dtype"]), tuple(document["row_shape"])
+            layout = Layout(document["chunk_rows"], document["shard_rows"])
+            inspection.require_within_limits(dtype, row_shape, document["n_rows"], layout)
             return cls(
                 segments / segment,
                 validate_name(name),
-                dtype_from_text(document["dtype"]),
-                tuple(document["row_shape"]),
+                dtype,
+                row_shape,
                 document["n_rows"],
-                Layout(document["chunk_rows"], document["shard_rows"]),
+                layout,
                 document["checksum"],
             )
         except (KeyError, TypeError, ValueError) as err:
@@ -258,6 +262,7 @@ class StoredArray:
         encoding = encoding_of(self.dtype)
         opened = _open_array(self)
         try:
+            _inspect_shards(self, rows)
             if isinstance(opened, zarr.Array):
                 # oindex normalises negative indices in place: it gets a copy
                 stored = opened[rows] if isinstance(rows, slice) else opened.oindex[(np.array(rows),)]
@@ -289,6 +294,7 @@ def _open_array(array: StoredArray) -> Any:
     expected = (array.n_rows, *array.row_shape)
     opened: Any
     try:
+        _inspect(array)
         if location.is_local and not is_text(array.dtype) and tensorstore_runs():
             import tensorstore
 
@@ -315,6 +321,41 @@ def _open_array(array: StoredArray) -> Any:
             f"found {tuple(opened.shape)} {found_dtype}"
         )
     return opened
+
+
+@functools.lru_cache(maxsize=2048)
+def _inspect(array: StoredArray) -> str | None:
+    """Refuse an array whose metadata are not such as we write; return what its chunks are compressed with."""
+    shape = (array.n_rows, *array.row_shape)
+    return inspection.require_legal_metadata(
+        array.location, array.name, encoding_of(array.dtype).stored, shape, array.layout
+    )
+
+
+def _inspect_shards(array: StoredArray, rows: slice | Array) -> None:
+    """Refuse shards, before their rows are read for the first time, that are not such as we write."""
+    if not array.location.is_local or not array.n_shards:
+        return
+    size = array.layout.shard_rows
+    shards = (
+        range(rows.start // size, (rows.stop - 1) // size + 1)
+        if isinstance(rows, slice)
+        else np.unique(np.asarray(rows) // size).tolist()
+    )
+    for shard in shards:
+        _inspect_shard(array, shard)
+
+
+@functools.lru_cache(maxsize=2**16)
+def _inspect_shard(array: StoredArray, shard: int) -> None:
+    chunk_rows = array.layout.chunk_rows
+    inspection.require_legal_shard(
+        array.location,
+        "/".join([array.name, "c", str(shard), *("0" for _ in array.row_shape)]),
+        array.layout.shard_rows // chunk_rows,
+        None if is_text(array.dtype) else chunk_rows * row_nbytes(encoding_of(array.dtype).stored, array.row_shape),
+        _inspect(array),
+    )
 
 
 class _RefuseMissing(WrapperStore[Any]):

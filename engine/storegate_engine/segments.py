@@ -25,6 +25,7 @@ from storegate_engine.arrays import StoredArray, tensorstore_runs
 from storegate_engine.budget import WRITES_IN_FLIGHT, Layout
 from storegate_engine.encodings import Encoding, encoding_of, is_text, row_nbytes
 from storegate_engine.errors import TransactionError
+from storegate_engine.inspection import require_within_limits
 from storegate_engine.locations import Location, writing
 
 __all__ = ["DEFAULT_COMPRESSOR", "ArraySpec", "Compressor", "Segment", "SegmentWriter", "write_rows"]
@@ -107,6 +108,7 @@ class Segment:
             return self._create(name, spec)
 
     def _create(self, name: str, spec: ArraySpec) -> SegmentWriter:
+        require_within_limits(spec.dtype, spec.row_shape, spec.n_rows or 0, spec.layout)
         store = self.location.store
         if not self._arrays:
             self.parent.require_inside()
