@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 import tempfile
 import warnings
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 
-from storegate import changes, edits, report
+from storegate import changes, edits, report, versions
 from storegate.inputs import (
     Names,
     parse_names,
@@ -23,9 +24,12 @@ from storegate.moves import move
 from storegate.options import Options, parse_backend
 from storegate.phases import ALL, PHASES, Split, parse_phase, parse_reading_phase, require_compiled
 from storegate.selection import RowRange, parse_item, parse_method_index
+from storegate.versions import DAY, Commit, Records, Verification
 from storegate.views import View, read, read_lazy
 from storegate_engine.arrays import ConstantArray
-from storegate_engine.errors import DataIdError, ShapeError
+from storegate_engine.errors import DataIdError, ShapeError, VersionNotFoundError
+from storegate_engine.fingerprints import fingerprint, known_fingerprints
+from storegate_engine.history import Difference
 from storegate_engine.lazy import to_dataset
 from storegate_engine.locations import parse_location
 from storegate_engine.names import validate_name
@@ -35,6 +39,7 @@ from storegate_engine.roots import Root
 from storegate_engine.table import Table, rows_of
 from storegate_engine.tiers import Capacity, capacity
 from storegate_engine.transforms import ArgMax, Cast, OneHot, Transform
+from storegate_engine.vacuum import Vacuumed
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -61,9 +66,12 @@ class StoreGate:
         ``"r"`` only reads, ``"w"`` starts empty), ``chunk`` (rows of a chunk; by bytes when None),
         ``compressor`` (``"lz4"``, ``"zstd"``, ``"none"`` or a zarr codec), ``storage_options`` (for URLs),
         ``budget`` (memory limit of long operations, such as ``"512MiB"``), ``copy`` (``False``: the numpy
-        backend keeps the arrays it is given instead of copies).
+        backend keeps the arrays it is given instead of copies), ``durability`` (``"process"``, or ``"power"``: a
+        change is on the disk when its call returns).
     data_id : str, optional
         The default data_id.
+    version : int, optional
+        Show this version of each data_id as it was, read-only; see :meth:`history`.
 
     Raises
     ------
@@ -71,6 +79,8 @@ class StoreGate:
         An unknown backend (a ValueError and NotImplementedError).
     TypeError
         An unknown key of ``backend_args``.
+    VersionNotFoundError, SnapshotExpired
+        There was no such version, or it was vacuumed.
 
     Examples
     --------
@@ -88,9 +98,16 @@ class StoreGate:
         backend: str = "numpy",
         backend_args: Mapping[str, Any] | None = None,
         data_id: str | None = None,
+        *,
+        version: int | None = None,
     ) -> None:
         self._backend = parse_backend(backend)
         self._options = Options.parse(backend_args)
+        self._version = version
+        if version is not None and (backend == "numpy" or self._options.mode == "w"):
+            raise VersionNotFoundError(
+                f"version {version}: only what lies in storage has versions, and mode='w' would remove them"
+            )
         self._mode = "numpy" if backend == "numpy" else "zarr"
         self._root: Root | None = None
         self._data_id: str | None = None
@@ -116,8 +133,9 @@ class StoreGate:
             writable=options.mode != "r",
             compressor=options.compressor,
             chunk_rows=options.chunk,
+            durable=options.durability == "power",
         )
-        root.open(options.mode)
+        root.open(options.mode if self._version is None else "r")
         return root
 
     # Life: closing, copying, sending to other processes
@@ -183,7 +201,7 @@ class StoreGate:
         """
         validate_name(data_id, "data_id")
         if self._root is not None:
-            self._stored[data_id] = self._root.repository(data_id)
+            self._stored[data_id] = self._root.repository(data_id, self._version)
         if self._backend != "zarr" and data_id not in self._memory:
             self._memory[data_id] = MemoryRepository(budget_nbytes=self.budget_nbytes, copy=self._options.copy)
         self._data_id = data_id
@@ -473,6 +491,8 @@ class StoreGate:
         if at != ALL:
             table.rows(at)
         attrs = {"data_id": self._data_id, "phase": at, "version": repository.version}
+        if known := known_fingerprints(repository, variables):
+            attrs["fingerprints"] = json.dumps(known)  # text: every format that a Dataset is saved in can hold it
         return to_dataset(variables, attrs, self.capacity)
 
     def to_datatree(self) -> xr.DataTree:
@@ -555,6 +575,87 @@ class StoreGate:
                     compiled = table.compiled
                     new = [rows_of(name, array) for name, array in arrays.items()]
                     change.edit(edits.put(one, new, compiled=compiled), reads=[(one, name) for name in names])
+
+    # Versions
+
+    def history(self) -> Records[Commit]:
+        """Return the kept versions of the data_id, the oldest first; prints as a table.
+
+        Each says when it was committed, by which operation with which arguments, and the rows and bytes added.
+        """
+        return versions.history(self.repository())
+
+    def rollback(self, version: int) -> None:
+        """Make the table what it was at a version; that is a new version, and nothing is removed.
+
+        Raises
+        ------
+        VersionNotFoundError, SnapshotExpired
+            There was no such version, or it was vacuumed.
+        """
+        repository = self.repository()
+        with self._begin("rollback", version=int(version)) as change:
+            change.edit(lambda table: repository.table_at(version))
+
+    def diff(self, a: int, b: int) -> Records[Difference]:
+        """Return which variables differ between two versions, and in what; prints as a table."""
+        return versions.diff(self.repository(), a, b)
+
+    def vacuum(self, *, older_than: Any = DAY, keep_versions: int = 1, dry_run: bool = False) -> Vacuumed:
+        """Remove versions that were replaced long ago, rows that no version needs, and what killed processes left.
+
+        Parameters
+        ----------
+        older_than : float, timedelta or str
+            Seconds, or ``"12h"``, ``"30d"``. A version goes when it was replaced before that, rows that no version
+            refers to when they were written before that. It must exceed the longest transaction and the longest
+            time for which a reader keeps a version: such a reader gets :class:`SnapshotExpired`.
+        keep_versions : int
+            So many of the newest versions stay in any case.
+        dry_run : bool
+            Only say what would go.
+
+        Returns
+        -------
+        Vacuumed
+            What went, and its bytes; prints as a line.
+        """
+        return versions.vacuum(self.repository(), older_than, keep_versions, dry_run=dry_run)
+
+    def verify(self) -> Verification:
+        """Read all that the kept versions refer to, and compare it with the checksums of what was written.
+
+        Returns
+        -------
+        Verification
+            A record for every manifest and array; ``problems`` are those with something missing, broken, or
+            exchanged for something else. Prints as a table.
+        """
+        return versions.verify(self.repository())
+
+    def fingerprint(self, var_names: Any = None, phase: str = "train") -> Any:
+        """Return the SHA-256 of the rows of variables: of dtype, shape and values in logical order alone.
+
+        Equal rows have equal fingerprints, whatever their chunks, codec, tier, path and history. Every row is read
+        once, within the memory limit; a store keeps the result, and ``to_xarray`` shows it in ``attrs`` from then on.
+
+        Parameters
+        ----------
+        var_names : str or list of str, optional
+            All variables when None.
+        phase : str
+            A phase, or ``all``: its phases end to end.
+
+        Returns
+        -------
+        str or dict of str to str
+            64 hexadecimal digits for a string, else a dict by variable.
+        """
+        repository, at = self.repository(), parse_reading_phase(phase)
+        names = parse_names(self.get_var_names(at) if var_names is None else var_names)
+        table = repository.table
+        found = {name: fingerprint(repository, edits.whole(table, at, name), self.capacity) for name in names.names}
+        return found[names.names[0]] if names.form == "one" else found
 
     # Hybrid
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
 from storegate_engine.errors import BackendNotFoundError, near_match
@@ -17,8 +16,9 @@ from storegate_engine.settings import memory_limit_nbytes
 __all__ = ["BACKENDS", "Options", "parse_backend", "parse_compressor"]
 
 Mode: TypeAlias = Literal["a", "r", "w"]
+Durability: TypeAlias = Literal["process", "power"]
 BACKENDS = ("numpy", "zarr", "hybrid")
-_KEYS = ("output_dir", "chunk", "compressor", "mode", "storage_options", "budget", "copy")
+_KEYS = ("output_dir", "chunk", "compressor", "mode", "storage_options", "budget", "copy", "durability")
 
 
 def parse_backend(backend: object) -> str:
@@ -47,6 +47,8 @@ class Options:
     """Memory limit of long operations; ``storegate.memory-limit`` when None."""
     copy: bool = True
     """Whether the numpy backend copies what it is given."""
+    durability: Durability = "process"
+    """``process``: an acknowledged commit outlives its process; ``power``: it is on the disk."""
 
     @property
     def budget_nbytes(self) -> int:
@@ -62,7 +64,7 @@ class Options:
         TypeError
             An unknown key, or a value of the wrong kind.
         ValueError
-            An unknown mode, chunk or compressor.
+            An unknown mode, chunk, compressor or durability.
         """
         given = dict(backend_args or {})
         for key in given:
@@ -75,6 +77,8 @@ class Options:
             raise ValueError(f"backend_args chunk is a positive number of rows, found {chunk!r}")
         if given.setdefault("mode", "a") not in ("a", "r", "w"):
             raise ValueError(f"backend_args mode is 'a', 'r' or 'w', found {given['mode']!r}")
+        if given.setdefault("durability", "process") not in ("process", "power"):
+            raise ValueError(f"backend_args durability is 'process' or 'power', found {given['durability']!r}")
         given["compressor"] = parse_compressor(given.get("compressor"))
         options = cls(**given)
         memory_limit_nbytes(options.budget)
@@ -107,7 +111,7 @@ def parse_compressor(compressor: Any) -> Compressor:
         return DEFAULT_COMPRESSOR
     if isinstance(compressor, str) and compressor in _NAMED:
         return _NAMED[compressor]
-    if isinstance(compressor, BytesBytesCodec):
+    if isinstance(compressor, (BloscCodec, GzipCodec, ZstdCodec)):
         return (compressor,)
     if hasattr(compressor, "get_config"):  # a numcodecs object, as the predecessor took it
         config = compressor.get_config()
@@ -120,6 +124,6 @@ def parse_compressor(compressor: Any) -> Compressor:
             case "gzip" | "zlib":
                 return (GzipCodec(level=config["level"]),)
     raise ValueError(
-        f"compressor {compressor!r} is not one that zarr v3 specifies; use 'lz4' (default), 'zstd', 'none' or a codec "
-        "of zarr.codecs"
+        f"compressor {compressor!r} is not one that zarr v3 specifies; use 'lz4' (default), 'zstd', 'none' or one of "
+        "zarr.codecs.BloscCodec, GzipCodec and ZstdCodec"
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from storegate.gate import StoreGate
     from storegate.views import View
 
-__all__ = ["explain", "gate_html", "gate_text", "table_text", "view_html", "view_text"]
+__all__ = ["aligned", "explain", "gate_html", "gate_text", "table_text", "view_html", "view_text"]
 
 HEADER = ("phase", "backend", "var_names", "dtype", "total events", "var_shape")
 DETAILS = ("phase", "rows", "share", "variable", "dtype", "shape", "bytes", "tier", "pending")
@@ -40,7 +40,7 @@ def table_text(repository: Repository, data_id: str | None) -> str:
         for phase, variable in table
     ]
     state = "compiled" if table.compiled else "not compiled"
-    return f"StoreGate data_id : {data_id}, {state}\n{_aligned([HEADER, *rows])}"
+    return f"StoreGate data_id : {data_id}, {state}\n{aligned([HEADER, *rows])}"
 
 
 def gate_text(gate: StoreGate) -> str:
@@ -48,14 +48,14 @@ def gate_text(gate: StoreGate) -> str:
     if gate.data_id is None:
         return f"<StoreGate {gate.backend!r}, no data_id set>"
     title = f"<StoreGate {gate.backend!r}, data_id {gate.data_id!r}, version {gate.repository().version}>"
-    return "\n".join([title, _aligned([DETAILS, *_details(gate, PHASES, None)])])
+    return "\n".join([title, aligned([DETAILS, *_details(gate, PHASES, None)])])
 
 
 def view_text(view: View) -> str:
     """Return the text of a view."""
     if view.gate.data_id is None:
         return f"<StoreGate view of {_title(view)}, no data_id set>"
-    return f"<StoreGate view of {_title(view)}>\n{_aligned([DETAILS, *_view_details(view)])}"
+    return f"<StoreGate view of {_title(view)}>\n{aligned([DETAILS, *_view_details(view)])}"
 
 
 def gate_html(gate: StoreGate) -> str:
@@ -138,7 +138,8 @@ def _pending(variable: Variable) -> str:
     return ", ".join([*filter(None, [order]), *transforms]) or "-"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of cells as lines of a table; the first one is its header."""
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     rule = "  ".join("-" * width for width in widths)
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

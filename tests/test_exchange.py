@@ -305,7 +305,7 @@ class TestSpill:
         orphan.mkdir(parents=True)
         mine = spill.open_spill(tmp_path, "1" * 32)
         mine.path.mkdir()
-        assert spill.remove_orphans(tmp_path) == [orphan]
+        assert spill.orphans(tmp_path) == [orphan]
         assert mine.path.exists()
 
 

@@ -17,9 +17,10 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import StorePath, WrapperStore
 
+from storegate_engine import inspection
 from storegate_engine.budget import Layout
-from storegate_engine.encodings import dtype_from_text, dtype_to_text, encoding_of, is_text
-from storegate_engine.errors import CorruptStoreError, SnapshotExpired
+from storegate_engine.encodings import dtype_from_text, dtype_to_text, encoding_of, is_text, row_nbytes
+from storegate_engine.errors import CorruptStoreError, SnapshotExpired, StoreError
 from storegate_engine.locations import Location
 from storegate_engine.names import validate_name
 from storegate_engine.orders import ArrayIndex
@@ -147,6 +148,13 @@ class StoredArray:
     """The number of rows."""
     layout: Layout
     """Rows of a chunk and of a shard."""
+    checksum: int = 0
+    """What its rows sum up to, see `checksums`; 0 while it is written."""
+
+    @property
+    def n_shards(self) -> int:
+        """The number of shards; none where there are no bytes."""
+        return -(-self.n_rows // self.layout.shard_rows) if 0 not in self.row_shape else 0
 
     @property
     def chunk_rows(self) -> int:
@@ -168,6 +176,7 @@ class StoredArray:
             "n_rows": self.n_rows,
             "chunk_rows": self.layout.chunk_rows,
             "shard_rows": self.layout.shard_rows,
+            "checksum": self.checksum,
         }
 
     @classmethod
@@ -185,17 +194,22 @@ class StoredArray:
                 document["n_rows"],
                 document["chunk_rows"],
                 document["shard_rows"],
+                document["checksum"],
                 *document["row_shape"],
             ]
             if not _IDENTIFIER.fullmatch(segment) or any(type(n) is not int or n < 0 for n in counts):
                 raise ValueError("a segment or a size is not a legal one")
+            dtype, row_shape = dtype_from_text(document["dtype"]), tuple(document["row_shape"])
+            layout = Layout(document["chunk_rows"], document["shard_rows"])
+            inspection.require_within_limits(dtype, row_shape, document["n_rows"], layout)
             return cls(
                 segments / segment,
                 validate_name(name),
-                dtype_from_text(document["dtype"]),
-                tuple(document["row_shape"]),
+                dtype,
+                row_shape,
                 document["n_rows"],
-                Layout(document["chunk_rows"], document["shard_rows"]),
+                layout,
+                document["checksum"],
             )
         except (KeyError, TypeError, ValueError) as err:
             raise CorruptStoreError(f"the manifest refers to an array in a way that is not ours: {err}") from err
@@ -217,6 +231,7 @@ class StoredArray:
         opened = _open_array(self)
         try:
             if isinstance(opened, zarr.Array):
+                _inspect_shards(self, rows)
                 # oindex normalises negative indices in place: it gets a copy
                 stored = opened[rows] if isinstance(rows, slice) else opened.oindex[(np.array(rows),)]
                 out[...] = encoding.decode(np.asarray(stored))
@@ -230,7 +245,16 @@ class StoredArray:
             if not is_direct:
                 out[...] = encoding.decode(target)
         except (ValueError, OSError, RuntimeError) as err:
-            raise CorruptStoreError(f"array {self.name!r} of segment {self.location} cannot be read: {err}") from err
+            raise _unreadable(self, "read", err) from err
+
+
+def _unreadable(array: StoredArray, done: str, err: Exception) -> StoreError:
+    """Return what it means that stored bytes are missing or wrong: the segment was vacuumed, or is broken."""
+    if array.location.read("zarr.json") is None:  # what vacuum removes first
+        return SnapshotExpired(
+            f"segment {array.location} is gone: the version that refers to it was vacuumed; open the store again"
+        )
+    return CorruptStoreError(f"array {array.name!r} of segment {array.location} cannot be {done}: {err}")
 
 
 @functools.lru_cache(maxsize=2048)
@@ -240,6 +264,7 @@ def _open_array(array: StoredArray) -> Shards | zarr.Array[Any]:
     expected = (array.n_rows, *array.row_shape), encoding_of(array.dtype).stored
     opened: Shards | zarr.Array[Any] | None = None
     try:
+        _inspect(array)
         if location.is_local and not is_text(array.dtype):
             metadata = json.loads(location.read(f"{array.name}/zarr.json") or b"")
             opened = shards_of(f"{location}/{array.name}", metadata, layout.chunk_rows, layout.shard_rows)
@@ -248,18 +273,49 @@ def _open_array(array: StoredArray) -> Shards | zarr.Array[Any]:
             found = tuple(opened.shape), opened.dtype
         else:
             found = tuple(metadata["shape"]), np.dtype(metadata["data_type"])
-    except (ValueError, OSError, KeyError, TypeError, RecursionError) as err:
-        if location.read("zarr.json") is None:
-            raise SnapshotExpired(
-                f"segment {location} is gone: the version that refers to it was vacuumed; open the store again"
-            ) from err
-        raise CorruptStoreError(f"array {array.name!r} of segment {location} cannot be opened: {err}") from err
+    except (ValueError, OSError, KeyError, TypeError) as err:
+        raise _unreadable(array, "opened", err) from err
     if found != expected:
         raise CorruptStoreError(
             f"array {array.name!r} of segment {location}: the manifest says {expected[0]} {expected[1]}, "
             f"found {found[0]} {found[1]}"
         )
     return opened
+
+
+@functools.lru_cache(maxsize=2048)
+def _inspect(array: StoredArray) -> str | None:
+    """Refuse an array whose metadata are not such as we write; return what its chunks are compressed with."""
+    shape = (array.n_rows, *array.row_shape)
+    return inspection.require_legal_metadata(
+        array.location, array.name, encoding_of(array.dtype).stored, shape, array.layout
+    )
+
+
+def _inspect_shards(array: StoredArray, rows: slice | Array) -> None:
+    """Refuse shards, before their rows are read for the first time, that are not such as we write."""
+    if not array.location.is_local or not array.n_shards:
+        return
+    size = array.layout.shard_rows
+    shards = (
+        range(rows.start // size, (rows.stop - 1) // size + 1)
+        if isinstance(rows, slice)
+        else np.unique(np.asarray(rows) // size).tolist()
+    )
+    for shard in shards:
+        _inspect_shard(array, shard)
+
+
+@functools.lru_cache(maxsize=2**16)
+def _inspect_shard(array: StoredArray, shard: int) -> None:
+    chunk_rows = array.layout.chunk_rows
+    inspection.require_legal_shard(
+        array.location,
+        "/".join([array.name, "c", str(shard), *("0" for _ in array.row_shape)]),
+        array.layout.shard_rows // chunk_rows,
+        None if is_text(array.dtype) else chunk_rows * row_nbytes(encoding_of(array.dtype).stored, array.row_shape),
+        _inspect(array),
+    )
 
 
 class _RefuseMissing(WrapperStore[Any]):

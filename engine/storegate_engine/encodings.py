@@ -11,7 +11,7 @@ import numpy as np
 
 from storegate_engine.errors import CorruptStoreError, DtypeError
 
-__all__ = ["Encoding", "dtype_from_text", "dtype_to_text", "encoding_of", "is_text", "row_nbytes"]
+__all__ = ["Encoding", "canonical_bytes", "dtype_from_text", "dtype_to_text", "encoding_of", "is_text", "row_nbytes"]
 
 TEXT = np.dtypes.StringDType()
 _NUMBERS = frozenset("b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 c8 c16".split())
@@ -86,6 +86,23 @@ def dtype_from_text(text: object) -> np.dtype[Any]:
     raise CorruptStoreError(f"the store names a dtype that is not allowed: {text!r}")
 
 
+def canonical_bytes(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    r"""Return values as bytes that depend on their dtype, order and nothing else: little-endian, in C order.
+
+    Variable-length text is the lengths of all texts in UTF-8 (8 bytes each), then the texts.
+
+    >>> bytes(canonical_bytes(np.array([1, 2], ">u2")))
+    b'\x01\x00\x02\x00'
+    """
+    if values.dtype.kind == "T":
+        texts = [text.encode() for text in values.reshape(-1).tolist()]
+        return np.frombuffer(np.array([len(text) for text in texts], "<u8").tobytes() + b"".join(texts), "u1")
+    if not values.size or not values.dtype.itemsize:
+        return np.empty(0, "u1")
+    little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+    return little.reshape(-1).view("u1")
+
+
 @dataclass(frozen=True, slots=True)
 class Encoding:
     """How values of one logical dtype lie in zarr."""
@@ -105,7 +122,7 @@ class Encoding:
     def encode(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Return the stored form of logical values; never changes its argument."""
         if self.logical.kind in "mM":
-            unit = np.dtype(self.logical.str.replace(np.datetime_data(self.logical)[0], _stored_unit(self.logical)))
+            unit = np.dtype(f"{self.logical.kind}8[{_stored_unit(self.logical)}]")
             return values.astype(unit, copy=False).astype(np.int64)
         if self.logical.kind == "S":
             # latin-1 maps every byte to one character and back
@@ -115,7 +132,7 @@ class Encoding:
     def decode(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Return the logical form of stored values."""
         if self.logical.kind in "mM":
-            unit = np.dtype(self.logical.str.replace(np.datetime_data(self.logical)[0], _stored_unit(self.logical)))
+            unit = np.dtype(f"{self.logical.kind}8[{_stored_unit(self.logical)}]")
             return values.view(unit).astype(self.logical, copy=False)
         if self.logical.kind == "S":
             width = max(1, self.logical.itemsize)

@@ -7,6 +7,7 @@
     ├── PhaseNotFoundError (ValueError, KeyError) a phase that does not exist
     ├── VariableNotFoundError (KeyError, ValueError)
     ├── VariableExistsError (ValueError)
+    ├── VersionNotFoundError (ValueError)         a version that was never committed
     ├── BackendNotFoundError (ValueError, NotImplementedError)
     ├── DataIdError (ValueError)                  no data_id, or an unknown one
     ├── NotCompiledError (ValueError)             a call that needs ``compile()`` first
@@ -19,6 +20,7 @@
     ├── TransactionError (RuntimeError)           a transaction that failed earlier was used again
     ├── NotInvertibleError (ValueError)           an order that has repeated rows
     └── StoreError (OSError)
+        ├── WriteError (OSError)              data that cannot be written: a full disk, no permission
         ├── SpillError (OSError)              spill that cannot be written: a full disk, no permission
         ├── NotAStoreError (OSError)              a directory that holds something else
         ├── CorruptStoreError (OSError)           bytes that are missing or not what was written
@@ -53,6 +55,8 @@ __all__ = [
     "TransactionError",
     "VariableExistsError",
     "VariableNotFoundError",
+    "VersionNotFoundError",
+    "WriteError",
     "near_match",
     "shown",
 ]
@@ -80,6 +84,10 @@ class VariableNotFoundError(StoreGateError, KeyError, ValueError):
 
 class VariableExistsError(StoreGateError, ValueError):
     """A variable that must not exist yet, but does."""
+
+
+class VersionNotFoundError(StoreGateError, ValueError):
+    """A version that was never committed, or of a backend that keeps none."""
 
 
 class BackendNotFoundError(StoreGateError, ValueError, NotImplementedError):
@@ -156,6 +164,10 @@ class NotInvertibleError(StoreGateError, ValueError):
 
 class StoreError(StoreGateError, OSError):
     """Base of the errors about what lies in storage."""
+
+
+class WriteError(StoreError):
+    """Rows or a manifest cannot be written; the table is as it was."""
 
 
 class SpillError(StoreError):

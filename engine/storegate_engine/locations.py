@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import json
 import os
+import re
 import shutil
 import threading
-from collections.abc import Coroutine
+import uuid
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,12 +22,14 @@ from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from storegate_engine.errors import StoreError
+from storegate_engine.errors import CorruptStoreError, StoreError, StoreGateError, WriteError
 
-__all__ = ["Location", "parse_location"]
+__all__ = ["PARTIAL", "Location", "parse_location", "writing"]
 
 T = TypeVar("T")
 _OBJECT_STORES = ("s3", "s3a", "gs", "az", "abfs", "azure")
+PARTIAL = re.compile(r".*\.[0-9a-f]{32}\.partial")
+"""Files that somebody is just writing, ours and those of zarr-python, or was when he was killed."""
 _memory_stores: dict[str, zarr.storage.MemoryStore] = {}
 _lock = threading.Lock()
 
@@ -70,24 +76,94 @@ class Location:
         """The zarr store at ``url``; keys in it start with the prefix."""
         return _open_store(self.url, self.options)
 
-    def read(self, key: str) -> bytes | None:
-        """Return the bytes of one key, or None when there is no such key."""
+    def read(self, key: str, *, max_nbytes: int | None = None) -> bytes | None:
+        """Return the bytes of one key, or None when there is no such key.
+
+        Raises
+        ------
+        CorruptStoreError
+            There are more than ``max_nbytes``, or the file lies outside of the root behind a link.
+        """
         if self.path is not None:
+            path = self.path / key
             try:
-                return (self.path / key).read_bytes()
-            except (FileNotFoundError, NotADirectoryError):
+                self.require_inside(key)
+                _require_size(path, path.stat().st_size, max_nbytes)
+                return path.read_bytes()
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return None
         buffer = _run(self.store.get(self.key(key), default_buffer_prototype()))
-        return None if buffer is None else buffer.to_bytes()
+        if buffer is None:
+            return None
+        _require_size(self / key, len(buffer), max_nbytes)
+        return buffer.to_bytes()
 
-    def write_if_absent(self, key: str, content: bytes) -> None:
-        """Write one key unless it exists; atomic on local directories, object stores and memory."""
+    def require_inside(self, key: str = "") -> None:
+        """Refuse a key whose file lies outside of the root: nothing is read or written through such a link.
+
+        Raises
+        ------
+        CorruptStoreError
+            A link on the way leaves the root.
+        """
+        if self.path is None:
+            return
+        root, found = os.path.realpath(self.url), os.path.realpath(self.path / key)
+        if found != root and not found.startswith(root.rstrip(os.sep) + os.sep):
+            raise CorruptStoreError(f"{self / key} is a link that leaves the store's directory; it is not followed")
+
+    def write_if_absent(self, key: str, content: bytes, *, sync: bool = False) -> None:
+        """Write one key unless it exists; atomic on local directories, object stores and memory.
+
+        With ``sync`` it is on the disk when this returns, with the directories that lead to it.
+        """
+        if self.path is not None:
+            self._put(key, content, exclusive=True, sync=sync)
+            return
         buffer = default_buffer_prototype().buffer.from_bytes(content)
         _run(self.store.set_if_not_exists(self.key(key), buffer))
 
     def write(self, key: str, content: bytes) -> None:
         """Write one key, over what it holds; for files of a segment that is not sealed yet."""
+        if self.path is not None:
+            self._put(key, content, exclusive=False, sync=False)
+            return
         _run(self.store.set(self.key(key), default_buffer_prototype().buffer.from_bytes(content)))
+
+    def _put(self, key: str, content: bytes, *, exclusive: bool, sync: bool) -> None:
+        """Write a file under another name, then give it its own: there is never a part of it."""
+        assert self.path is not None
+        path = self.path / key
+        self.require_inside(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+        try:
+            with open(partial, "wb") as file:
+                file.write(content)
+                if sync:
+                    file.flush()
+                    _sync(file.fileno(), partial)
+            if exclusive:
+                with contextlib.suppress(FileExistsError):  # its place is taken: the caller reads who was first
+                    os.link(partial, path)
+                partial.unlink()
+            else:
+                partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        if sync:
+            _sync_directories(path.parent, Path(self.url))
+
+    def sync(self) -> None:
+        """Bring all files below, and the directories that lead to them, from the system's memory to the disk."""
+        if self.path is None:
+            return
+        for directory, _, names in os.walk(self.path, topdown=False):
+            for name in names:
+                _sync_path(Path(directory, name))
+            _sync_path(Path(directory))
+        _sync_directories(self.path.parent, Path(self.url))
 
     def children(self, key: str = "") -> list[str]:
         """Return the names directly below a key, in no order; empty when there is none."""
@@ -113,6 +189,47 @@ class Location:
         _run(self.store.delete_dir(self.key(key)))
         if self.key(key):
             _run(self.store.delete(self.key(key)))
+
+
+def _sync_directories(directory: Path, root: Path) -> None:
+    """Sync a directory and those above it, up to the one that holds the root."""
+    for path in (directory, *directory.parents):
+        _sync_path(path)
+        if path == root.parent:
+            return
+
+
+def _sync_path(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # directories cannot be opened there, and need no sync
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        _sync(descriptor, path)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(descriptor: int, path: Path) -> None:
+    """Sync one open file; the only place that does, so that tests know what a power failure leaves."""
+    os.fsync(descriptor)
+
+
+def _require_size(where: object, nbytes: int, max_nbytes: int | None) -> None:
+    if max_nbytes is not None and nbytes > max_nbytes:
+        raise CorruptStoreError(f"{where} has {nbytes} bytes, and at most {max_nbytes} are read")
+
+
+@contextlib.contextmanager
+def writing(where: object) -> Iterator[None]:
+    """Turn what a storage library raises while it writes into a WriteError that names the place and the remedy."""
+    try:
+        yield
+    except StoreGateError:
+        raise
+    except (OSError, ValueError, RuntimeError) as err:
+        full = getattr(err, "errno", None) == errno.ENOSPC or "No space left" in str(err)
+        remedy = "free space there and try again" if full else "see the cause, and try again"
+        raise WriteError(f"{where} cannot be written: {err}; the table is as it was: {remedy}") from err
 
 
 def _run(coroutine: Coroutine[Any, Any, T]) -> T:

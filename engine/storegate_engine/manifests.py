@@ -6,23 +6,25 @@ number, then read back: whoever finds its own transaction id there has committed
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from storegate_engine.errors import ConflictError, CorruptStoreError, SnapshotExpired, StoreError
-from storegate_engine.locations import Location
+from storegate_engine import documents
+from storegate_engine.errors import ConflictError, CorruptStoreError, SnapshotExpired, StoreError, WriteError
+from storegate_engine.locations import Location, writing
 
 __all__ = ["FORMAT_VERSION", "Manifest", "StoredLog", "new_transaction"]
 
 FORMAT_VERSION = 1
-_NAME = re.compile(r"([0-9]{8,})\.json")
+_NAME = re.compile(r"([0-9]{8,18})\.json")
 
 
 def new_transaction() -> str:
@@ -46,6 +48,10 @@ class Manifest:
     """The call's arguments, without data."""
     time: float = 0.0
     """Seconds since 1970-01-01 UTC."""
+    rows_added: int = 0
+    """Rows that all phases together have more than in the state before."""
+    nbytes_added: int = 0
+    """Bytes of the rows that were stored for it."""
 
     def to_bytes(self) -> bytes:
         """Return the manifest as JSON that carries its own SHA-256."""
@@ -58,6 +64,8 @@ class Manifest:
             "operation": self.operation,
             "arguments": dict(self.arguments),
             "time": self.time,
+            "rows_added": self.rows_added,
+            "nbytes_added": self.nbytes_added,
             "state": self.state,
         }
         return json.dumps({**document, "checksum": _checksum(document)}, ensure_ascii=False).encode()
@@ -78,11 +86,8 @@ def parse_manifest(content: bytes, version: int, where: str) -> Manifest:
     StoreError
         Written by a newer format.
     """
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as err:
-        raise CorruptStoreError(f"manifest {where} is not JSON: {err}") from err
-    if not isinstance(document, dict) or document.get("format") != "storegate":
+    document = documents.load(content, f"manifest {where}")
+    if document.get("format") != "storegate":
         raise CorruptStoreError(f"manifest {where} is not one of ours")
     found = document.get("format_version")
     if found != FORMAT_VERSION:
@@ -93,14 +98,21 @@ def parse_manifest(content: bytes, version: int, where: str) -> Manifest:
     checksum = document.pop("checksum", None)
     if checksum != _checksum(document) or document.get("version") != version:
         raise CorruptStoreError(f"manifest {where} is not what was written: its checksum does not match")
-    return Manifest(
-        version,
-        document["state"],
-        document["transaction"],
-        document["operation"],
-        document["arguments"],
-        document["time"],
-    )
+    try:
+        values = {name: kind(document[name]) for name, kind in _FIELDS.items()}
+    except (KeyError, TypeError, ValueError) as err:
+        raise CorruptStoreError(f"manifest {where} is not one of ours: {err!r}") from err
+    return Manifest(version, document.get("state"), **values)
+
+
+_FIELDS: Mapping[str, Callable[[Any], Any]] = {
+    "transaction": str,
+    "operation": str,
+    "arguments": dict,
+    "time": float,
+    "rows_added": int,
+    "nbytes_added": int,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +140,7 @@ class StoredLog:
         """Return one committed state."""
         if version == 0:
             return Manifest(0, None)
-        content = self.location.read(self.key(version))
+        content = self.location.read(self.key(version), max_nbytes=documents.MAX_NBYTES)
         where = f"{self.location}/{self.key(version)}"
         if content is None:
             raise SnapshotExpired(f"version {version} is not there: {where}; kept are {_span(self.versions())}")
@@ -136,31 +148,80 @@ class StoredLog:
 
     def changed_since(self, version: int) -> bool:
         """Return whether a newer version may be there; cheap on a file system, False elsewhere."""
-        return self.location.is_local and os.path.exists(f"{self.location}/{self.key(version + 1)}")
+        if not self.location.is_local:
+            return False
+        if os.path.exists(f"{self.location}/{self.key(version + 1)}"):
+            return True
+        # the next one may have come and been vacuumed, but then this one was too
+        return self.head() > 0 if version == 0 else not os.path.exists(f"{self.location}/{self.key(version)}")
 
-    def commit(self, manifest: Manifest) -> None:
+    def commit(self, manifest: Manifest, *, sync: bool = False) -> None:
         """Commit a state: put if absent, then read back and compare the transaction id.
+
+        Parameters
+        ----------
+        manifest : Manifest
+            The state.
+        sync : bool
+            Whether it must be on the disk when this returns.
 
         Raises
         ------
         ConflictError
             Another writer's state is there.
+        WriteError
+            It cannot be written; or it was, but is perhaps not on the disk yet.
         """
-        key = self.key(manifest.version)
-        if manifest.version <= self.head():
-            raise ConflictError(f"version {manifest.version} of {self.location} is taken by another writer")
-        self.location.write_if_absent(key, manifest.to_bytes())
-        found = self.read(manifest.version)
-        if found.transaction != manifest.transaction:
-            raise ConflictError(
-                f"version {manifest.version} of {self.location} was committed by another writer "
-                f"({found.operation}) while {manifest.operation} was under way"
+        content = manifest.to_bytes()
+        if len(content) > documents.MAX_NBYTES:
+            raise StoreError(
+                f"the state of {self.location} takes {len(content)} bytes, and {documents.MAX_NBYTES} are read: "
+                "compact the variables, or use several data_ids"
             )
+        if manifest.version <= self.head():
+            raise self._conflict(manifest)
+        where = self.location / self.key(manifest.version)
+        try:
+            with writing(where):
+                self.location.write_if_absent(self.key(manifest.version), content, sync=sync)
+        except WriteError:
+            if not self._holds(manifest):
+                raise
+            if sync:  # only the answer was lost: what it would have told is done again
+                with writing(where):
+                    (self.location / "manifests").sync()
+        if not self._holds(manifest):
+            raise self._conflict(manifest)
+
+    def _holds(self, manifest: Manifest) -> bool:
+        """Return whether it is this manifest that was committed under its version."""
+        try:
+            return self.read(manifest.version).transaction == manifest.transaction
+        except SnapshotExpired:
+            return False
+
+    def _conflict(self, manifest: Manifest) -> ConflictError:
+        found = "another operation"
+        with contextlib.suppress(StoreError):
+            found = self.read(manifest.version).operation
+        return ConflictError(
+            f"{manifest.operation}: version {manifest.version} of {self.location} is {found} of another writer, which "
+            "was faster; nothing was changed, try again"
+        )
 
 
-def committed(manifest: Manifest, *, operation: str, arguments: Mapping[str, Any], state: Any) -> Manifest:
+def committed(
+    manifest: Manifest,
+    *,
+    operation: str,
+    arguments: Mapping[str, Any],
+    state: Any,
+    rows_added: int = 0,
+    nbytes_added: int = 0,
+) -> Manifest:
     """Return the manifest that would follow ``manifest``."""
-    return Manifest(manifest.version + 1, state, new_transaction(), operation, arguments, time.time())
+    now = time.time()
+    return Manifest(manifest.version + 1, state, new_transaction(), operation, arguments, now, rows_added, nbytes_added)
 
 
 def _span(versions: list[int]) -> str:

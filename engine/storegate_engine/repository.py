@@ -6,6 +6,7 @@ is made again on that writer's table if the variables it read are still the same
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import threading
@@ -21,8 +22,17 @@ from storegate_engine import settings
 from storegate_engine.arrays import MemoryArray, RowArray, StoredIndex
 from storegate_engine.budget import format_nbytes, ingest_nbytes, plan_layout, require
 from storegate_engine.encodings import encoding_of, is_text, row_nbytes
-from storegate_engine.errors import ConflictError, LabelError, ReadOnlyError, TransactionError
-from storegate_engine.locations import Location
+from storegate_engine.errors import (
+    ConflictError,
+    LabelError,
+    ReadOnlyError,
+    SnapshotExpired,
+    StoreError,
+    TransactionError,
+    VersionNotFoundError,
+)
+from storegate_engine.history import added
+from storegate_engine.locations import Location, writing
 from storegate_engine.manifests import Manifest, StoredLog, committed
 from storegate_engine.orders import ArrayIndex, Concat, RowIndex, RowOrder, Take, flatten
 from storegate_engine.segments import DEFAULT_COMPRESSOR, ArraySpec, Compressor, Segment
@@ -54,6 +64,7 @@ MAX_PARTS = 1024
 MAX_TRIES = 1000
 COPY_NBYTES = 4 * 2**20
 
+_log = logging.getLogger("storegate")
 _random = random.SystemRandom()  # waits differ between processes, and no seeded state moves
 _commit_lock = threading.RLock()  # threads that share a repository commit one after the other
 
@@ -93,12 +104,31 @@ class Repository:
         ReadOnlyError
             The repository was opened with ``mode="r"``.
         """
+        self.require_writable(operation)
+        return Transaction(self, operation, arguments)
+
+    def require_writable(self, operation: str) -> None:
+        """Raise ReadOnlyError unless the table may change."""
         if not self.writable:
             raise ReadOnlyError(f"{operation}: the store is open with mode='r'; open it with mode='a' to change it")
-        return Transaction(self, operation, arguments)
 
     def refresh(self) -> None:
         """See what other writers have committed."""
+
+    def table_at(self, version: int) -> Table:
+        """Return the table of an earlier version.
+
+        Raises
+        ------
+        VersionNotFoundError
+            There was no such version, or the repository keeps only the newest.
+        SnapshotExpired
+            It was vacuumed.
+        """
+        raise VersionNotFoundError(
+            f"version {version}: rows in memory have no versions but the newest; use the zarr backend, or the hybrid "
+            "one in mode 'zarr'"
+        )
 
     def compile_here(self) -> None:
         """Compile the table for this process only; for a repository that must not change."""
@@ -128,6 +158,8 @@ class Repository:
                     transaction.edit(_put(phase, tidied), reads=[(phase, name)])
         except (ConflictError, LabelError):
             return  # the table reads the same without it
+        except OSError as err:  # the change itself is committed: it must not look as if it had failed
+            _log.warning("the pieces of %s are not merged yet: %s", sorted({name for _, name in untidy}), err)
 
     def _store(self, sources: Mapping[str, Source], written: list[Segment]) -> dict[str, RowArray]:
         raise NotImplementedError
@@ -143,6 +175,10 @@ class Repository:
         raise NotImplementedError
 
     def _commit(self, transaction: Transaction) -> None:
+        raise NotImplementedError
+
+    def _changed_by(self, transaction: Transaction, target: Target) -> str:
+        """Return which operation has changed a variable since the transaction began."""
         raise NotImplementedError
 
 
@@ -201,6 +237,8 @@ class Transaction:
         repository.refresh()
         self.table = repository.table
         """The table on which the transaction began."""
+        self.version = repository.version
+        """Its version."""
         self.operation = operation
         self.arguments = arguments
         self.repository = repository
@@ -254,9 +292,10 @@ class Transaction:
         if table is not self.table:
             for phase, name in self._reads:
                 if table[phase].get(name) != self.table[phase].get(name):
+                    other = self.repository._changed_by(self, (phase, name))
                     raise ConflictError(
-                        f"{self.operation}: variable {name!r} in phase {phase!r} was changed by another writer "
-                        "meanwhile; nothing was changed, try again"
+                        f"{self.operation}: variable {name!r} in phase {phase!r} was changed by {other} of another "
+                        "writer meanwhile; nothing was changed, try again"
                     )
         for edit in self._edits:
             table = edit(table)
@@ -285,7 +324,16 @@ class Transaction:
 
     def _discard(self) -> None:
         for segment in self._written:
-            segment.remove()
+            try:
+                segment.remove()
+            except OSError as err:  # vacuum finds it; what made the transaction fail matters more
+                _log.warning("segment %s is left behind: %s", segment.location, err)
+
+    def sync(self) -> None:
+        """Bring all that was written to the disk."""
+        for segment in self._written:
+            with writing(segment.location):
+                segment.location.sync()
 
     def _require_open(self) -> None:
         if not self._open:
@@ -329,6 +377,7 @@ class MemoryRepository(Repository):
         self._copy = copy
         self._table = Table()
         self._version = 0
+        self._operation = "empty"
 
     @property
     def table(self) -> Table:
@@ -364,10 +413,32 @@ class MemoryRepository(Repository):
     def _commit(self, transaction: Transaction) -> None:
         self._table = transaction.apply(self._table)
         self._version += 1
+        self._operation = transaction.operation
+
+    def _changed_by(self, transaction: Transaction, target: Target) -> str:
+        return f"{self._operation} (version {self._version})"
 
 
 class StoredRepository(Repository):
-    """A table in storage; travels as its location and version."""
+    """A table in storage; travels as its location and version.
+
+    Parameters
+    ----------
+    location : Location
+        The directory of the data_id.
+    budget_nbytes : int
+        Memory limit of long operations.
+    writable : bool
+        Whether the table may change.
+    compressor : tuple of zarr codecs
+        How new chunks are compressed.
+    chunk_rows : int or None
+        Rows of new chunks; by bytes when None.
+    durable : bool
+        Whether a commit is on the disk before it is acknowledged.
+    pinned : int or None
+        A version to show; it cannot change.
+    """
 
     tier = "zarr"
 
@@ -379,14 +450,20 @@ class StoredRepository(Repository):
         writable: bool = True,
         compressor: Compressor = DEFAULT_COMPRESSOR,
         chunk_rows: int | None = None,
+        durable: bool = False,
+        pinned: int | None = None,
     ) -> None:
         self.location = location
-        self.writable = writable
+        self._durable = durable
+        self._pinned = pinned
+        self.writable = writable and pinned is None
         self.budget_nbytes = budget_nbytes
         self._compressor = compressor
         self._chunk_rows = chunk_rows
-        self._log = StoredLog(location)
-        self._head = self._load(self._log.head())
+        self.log = StoredLog(location)
+        if pinned is not None:
+            self._require_known(pinned)
+        self._head = self._load(self.log.head() if pinned is None else pinned)
 
     def __getstate__(self) -> dict[str, Any]:
         """Travel without the table: the receiver reads it."""
@@ -407,7 +484,7 @@ class StoredRepository(Repository):
     @property
     def table(self) -> Table:
         """The newest committed table; on a file system what other processes commit is seen at once."""
-        if self._log.changed_since(self.version):
+        if self._pinned is None and self.log.changed_since(self.version):
             self.refresh()
         return self._head[1]
 
@@ -417,10 +494,29 @@ class StoredRepository(Repository):
         return self._head[0].version
 
     def refresh(self) -> None:
-        """See what other writers have committed."""
-        head = self._log.head()
+        """See what other writers have committed; a pinned version stays."""
+        head = self.log.head() if self._pinned is None else self._pinned
         if head != self.version:
             self._head = self._load(head)
+
+    def require_writable(self, operation: str) -> None:
+        """Raise ReadOnlyError unless the table may change: it is not pinned, nor opened with ``mode="r"``."""
+        if self._pinned is not None:
+            raise ReadOnlyError(
+                f"{operation}: this is version {self._pinned}, which cannot change; open the store without version=, "
+                f"and make it the newest with rollback({self._pinned})"
+            )
+        super().require_writable(operation)
+
+    def table_at(self, version: int) -> Table:
+        """Return the table of an earlier version."""
+        self._require_known(version)
+        return self._load(version)[1]
+
+    def _require_known(self, version: int) -> None:
+        head = self.log.head()
+        if not 0 <= version <= head:
+            raise VersionNotFoundError(f"version {version} of {self.location} is not there; the newest is {head}")
 
     def compile_here(self) -> None:
         """Compile the table for this process only."""
@@ -428,7 +524,7 @@ class StoredRepository(Repository):
         self._head = manifest, table.with_compiled()
 
     def _load(self, version: int) -> tuple[Manifest, Table]:
-        manifest = self._log.read(version)
+        manifest = self.log.read(version)
         return manifest, table_from_state(manifest.state, self.segments)
 
     def _store(self, sources: Mapping[str, Source], written: list[Segment]) -> dict[str, RowArray]:
@@ -496,17 +592,22 @@ class StoredRepository(Repository):
         return StoredIndex(array)  # type: ignore[arg-type]
 
     def _commit(self, transaction: Transaction) -> None:
+        if self._durable:
+            transaction.sync()
         for attempt in range(MAX_TRIES):
-            parent, table = self._head
-            table = transaction.apply(table)
+            parent, before = self._head
+            table = transaction.apply(before)
+            rows, nbytes = added(before, table)
             manifest = committed(
                 parent,
                 operation=transaction.operation,
                 arguments=transaction.arguments,
                 state=table_to_state(table),
+                rows_added=rows,
+                nbytes_added=nbytes,
             )
             try:
-                self._log.commit(manifest)
+                self.log.commit(manifest, sync=self._durable)
             except ConflictError:
                 if attempt == MAX_TRIES - 1:
                     raise
@@ -515,3 +616,15 @@ class StoredRepository(Repository):
                 continue
             self._head = manifest, table
             return
+
+    def _changed_by(self, transaction: Transaction, target: Target) -> str:
+        phase, name = target
+        before = transaction.table[phase].get(name)
+        for version in range(transaction.version + 1, self.version + 1):
+            try:
+                manifest, table = self._load(version)
+            except (SnapshotExpired, StoreError):
+                continue
+            if table[phase].get(name) != before:
+                return f"{manifest.operation} (version {version})"
+        return "an operation"

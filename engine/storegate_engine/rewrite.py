@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
 from itertools import islice, pairwise
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
-from storegate_engine import settings
+from storegate_engine import checksums, settings
 from storegate_engine.arrays import RowArray, StoredArray
+from storegate_engine.encodings import encoding_of
 from storegate_engine.errors import LabelError, MemoryBudgetError
 from storegate_engine.exchange import (
     Exchange,
@@ -39,9 +40,10 @@ from storegate_engine.states import token_of
 from storegate_engine.table import Variable
 from storegate_engine.tiers import Capacity, active_client
 
-__all__ = ["plan_rewrite", "rewrite"]
+__all__ = ["blocks_in_order", "plan_rewrite", "rewrite"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
+T = TypeVar("T")
 
 THREADS = "storegate-rewrite"
 WINDOW = 10_000
@@ -86,12 +88,12 @@ def rewrite(change: Transaction, variables: Mapping[str, Variable], capacity: Ca
         for name, variable in variables.items():
             array = segment.reserve(name, specs[name])
             if plans[name].kind == "exchange":
-                _exchange(variable, array, plans[name], bar.update)
+                written = _exchange(variable, array, plans[name], bar.update)
             elif plans[name].kind == "read" or active_client() is not None:
-                _copy(variable, array, plans[name], bar.update)
+                written = _copy(variable, array, plans[name], bar.update)
             else:
-                _gather(variable, array, plans[name], capacity.workers + 2, bar.update)
-            arrays[name] = array
+                written = _gather(variable, array, plans[name], capacity.workers + 2, bar.update)
+            arrays[name] = segment.seal(name, len(variable), encoding_of(array.dtype), checksums.in_order(written))
     return arrays
 
 
@@ -110,33 +112,53 @@ def plan_rewrite(variable: Variable, shard_rows: int, capacity: Capacity) -> Pla
     return plan_rows(variable, n_rows, budget_nbytes, 1, in_order=in_order, align=shard_rows)
 
 
-def _copy(variable: Variable, array: StoredArray, plan: Plan, progress: Callable[[int], object]) -> None:
+def blocks_in_order(variable: Variable, capacity: Capacity) -> Iterator[Array]:
+    """Yield all logical rows in order, each block valid until the next; by an exchange where they do not fit."""
+    plan = plan_rewrite(variable, 1, capacity)
+    if plan.kind == "exchange":
+        spill = open_spill(scratch_of(variable), token_of(variable, plan.map_rows, plan.bucket_rows))
+        exchange = Exchange(variable, plan.map_rows, plan.bucket_rows, str(spill.path), (0, plan.n_buckets))
+        _first_pass(exchange, plan, lambda: None)
+        space = Workspace()
+        yield from (collect(exchange, number, workspace=space) for number in range(plan.n_buckets))
+        spill.remove()
+        return
+    step = plan.bucket_rows if plan.kind == "gather" else min(plan.bucket_rows, TASK_NBYTES // variable.row_nbytes)
+    step = max(1, step)
+    for lo in range(0, len(variable), step):
+        yield variable.read(lo, min(lo + step, len(variable)))
+
+
+def _copy(
+    variable: Variable, array: StoredArray, plan: Plan, progress: Callable[[int], object]
+) -> list[checksums.Written]:
     """Read and write runs of whole shards, each in a task of its own."""
     step = _whole_shards(array, plan.bucket_rows)
     starts = range(0, len(variable), step)
     tasks = (partial(copy_rows, variable, array, lo, min(lo + step, len(variable))) for lo in starts)
-    _run(tasks, plan.workers, lambda: progress(step * variable.row_nbytes))
+    return _run(tasks, plan.workers, lambda: progress(step * variable.row_nbytes))
 
 
 def _whole_shards(array: StoredArray, n_rows: int) -> int:
     return max(array.layout.shard_rows, n_rows // array.layout.shard_rows * array.layout.shard_rows)
 
 
-def copy_rows(variable: Variable, array: StoredArray, lo: int, hi: int) -> None:
+def copy_rows(variable: Variable, array: StoredArray, lo: int, hi: int) -> checksums.Written:
     """Write logical rows ``lo..hi`` to their place in the new array."""
     space = _workspace() or Workspace()
     rows = space.array("rows", (hi - lo, *variable.row_shape), variable.dtype)
     variable.read_into(lo, hi, rows)
-    write_rows(array, lo, rows)
+    return write_rows(array, lo, rows)
 
 
 def _gather(
     variable: Variable, array: StoredArray, plan: Plan, n_threads: int, progress: Callable[[int], object]
-) -> None:
+) -> list[checksums.Written]:
     """Read the stored rows in order, place those of one bucket at a time in memory, then write them."""
     step = _whole_shards(array, plan.bucket_rows)
     part = _whole_shards(array, max(1, TASK_NBYTES // variable.row_nbytes))
     stored = variable.stored_rows()
+    written: list[checksums.Written] = []
     for lo in range(0, len(variable), step):
         hi = min(lo + step, len(variable))
         out = np.empty((hi - lo, *variable.row_shape), variable.dtype)
@@ -152,8 +174,9 @@ def _gather(
             variable.read(lo, hi)  # names the logical row
             raise
         starts = range(0, hi - lo, part)
-        _run_here((partial(write_rows, array, lo + at, out[at : at + part]) for at in starts), n_threads)
+        written += _run_here((partial(write_rows, array, lo + at, out[at : at + part]) for at in starts), n_threads)
         progress(out.nbytes)
+    return written
 
 
 def _place(stored: Variable, wanted: Array, places: Array, out: Array) -> None:
@@ -167,21 +190,24 @@ def _place(stored: Variable, wanted: Array, places: Array, out: Array) -> None:
     out[places] = rows if everything else rows[wanted]
 
 
-def _exchange(variable: Variable, array: StoredArray, plan: Plan, progress: Callable[[int], object]) -> None:
+def _exchange(
+    variable: Variable, array: StoredArray, plan: Plan, progress: Callable[[int], object]
+) -> list[checksums.Written]:
     spill = open_spill(scratch_of(variable), token_of(variable, plan.map_rows, plan.bucket_rows))
     exchange = Exchange(variable, plan.map_rows, plan.bucket_rows, str(spill.path), (0, plan.n_buckets))
-    if not is_invertible(variable.order):
-        _run((partial(request, exchange, number) for number in range(plan.n_buckets)), plan.workers, lambda: None)
     share = variable.nbytes // max(1, plan.n_maps)
-    _run(
-        (partial(scatter_here, exchange, number) for number in range(plan.n_maps)),
-        plan.workers,
-        lambda: progress(share),
-    )
+    _first_pass(exchange, plan, lambda: progress(share))
     share = variable.nbytes // max(1, plan.n_buckets)
-    written = (partial(collect_and_write, exchange, number, array) for number in range(plan.n_buckets))
-    _run(written, plan.workers, lambda: progress(share))
+    buckets = (partial(collect_and_write, exchange, number, array) for number in range(plan.n_buckets))
+    written = _run(buckets, plan.workers, lambda: progress(share))
     spill.remove()
+    return written
+
+
+def _first_pass(exchange: Exchange, plan: Plan, done: Callable[[], object]) -> None:
+    if not is_invertible(exchange.variable.order):
+        _run((partial(request, exchange, number) for number in range(plan.n_buckets)), plan.workers, lambda: None)
+    _run((partial(scatter_here, exchange, number) for number in range(plan.n_maps)), plan.workers, done)
 
 
 class _Local(threading.local):
@@ -205,14 +231,18 @@ def scatter_here(exchange: Exchange, number: int) -> None:
     scatter(exchange, number, workspace=_workspace())
 
 
-def collect_and_write(exchange: Exchange, number: int, array: StoredArray) -> None:
+def collect_and_write(exchange: Exchange, number: int, array: StoredArray) -> checksums.Written:
     """Write one bucket to its place in the new array; what a task of the second pass does."""
-    write_rows(array, number * exchange.bucket_rows, collect(exchange, number, workspace=_workspace()))
+    return write_rows(array, number * exchange.bucket_rows, collect(exchange, number, workspace=_workspace()))
 
 
-def _run(tasks: Iterator[Callable[[], object]], n_threads: int, done: Callable[[], object]) -> None:
-    """Run tasks on the active cluster, else in threads; the first error stops what has not begun."""
+def _run(tasks: Iterator[Callable[[], T]], n_threads: int, done: Callable[[], object]) -> list[T]:
+    """Run tasks on the active cluster, else in threads; the first error stops what has not begun.
+
+    What they return is small, and comes in no order.
+    """
     client = active_client()
+    results: list[T] = []
     if client is not None:
         from distributed import as_completed  # optional, deferred on purpose
 
@@ -220,32 +250,34 @@ def _run(tasks: Iterator[Callable[[], object]], n_threads: int, done: Callable[[
             futures = [client.submit(task, pure=False, retries=RETRIES) for task in window]
             try:
                 for future in as_completed(futures):  # type: ignore[no-untyped-call]
-                    future.result()
+                    results.append(future.result())
                     done()
             finally:
                 client.cancel(futures)
-        return
-    _run_here(tasks, n_threads, done)
+        return results
+    return _run_here(tasks, n_threads, done)
 
 
-def _run_here(tasks: Iterator[Callable[[], object]], n_threads: int, done: Callable[[], object] = lambda: None) -> None:
+def _run_here(tasks: Iterator[Callable[[], T]], n_threads: int, done: Callable[[], object] = lambda: None) -> list[T]:
     """Run tasks in threads of this process; the first error stops what has not begun."""
+    results: list[T] = []
     with ThreadPoolExecutor(n_threads, thread_name_prefix=THREADS) as pool:
-        running: set[Future[Any]] = set()
+        running: set[Future[T]] = set()
         try:
             for task in tasks:
                 running.add(pool.submit(task))
                 if len(running) > n_threads:
-                    running = _wait_for_one(running, done)
+                    running = _wait_for_one(running, results, done)
             while running:
-                running = _wait_for_one(running, done)
+                running = _wait_for_one(running, results, done)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+    return results
 
 
-def _wait_for_one(running: set[Future[Any]], done: Callable[[], object]) -> set[Future[Any]]:
+def _wait_for_one(running: set[Future[T]], results: list[T], done: Callable[[], object]) -> set[Future[T]]:
     finished, rest = wait(running, return_when=FIRST_COMPLETED)
     for future in finished:
-        future.result()
+        results.append(future.result())
         done()
     return rest

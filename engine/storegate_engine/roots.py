@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Literal
 
-from storegate_engine.errors import NotAStoreError, StoreError, StoreGateError
-from storegate_engine.locations import Location
+from storegate_engine import documents
+from storegate_engine.errors import CorruptStoreError, NotAStoreError, StoreError, StoreGateError
+from storegate_engine.locations import Location, writing
 from storegate_engine.manifests import FORMAT_VERSION
 from storegate_engine.names import validate_name
 from storegate_engine.repository import StoredRepository
@@ -16,6 +18,8 @@ from storegate_engine.segments import DEFAULT_COMPRESSOR, Compressor
 __all__ = ["Root"]
 
 MARKER = "storegate.json"
+_PARTIAL_MARKER = re.compile(r"storegate(\.json)?\.[0-9a-f]{32}\.partial")
+"""A marker that another process is just writing, or was when it was killed."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Root:
         How new chunks are compressed.
     chunk_rows : int or None
         Rows of new chunks; by bytes when None.
+    durable : bool
+        Whether a commit is on the disk before it is acknowledged.
     """
 
     location: Location
@@ -41,6 +47,7 @@ class Root:
     writable: bool = True
     compressor: Compressor = DEFAULT_COMPRESSOR
     chunk_rows: int | None = None
+    durable: bool = False
 
     def open(self, mode: Literal["a", "r", "w"]) -> None:
         """Check what lies there; create the root, or clear it for ``mode="w"``.
@@ -50,22 +57,27 @@ class Root:
         NotAStoreError
             Nothing to read (``"r"``), or something that is not a store of ours.
         """
-        marker = self.location.read(MARKER)
+        marker = self.location.read(MARKER, max_nbytes=documents.MAX_NBYTES)
+        found = [] if marker is not None else [n for n in self.location.children() if not _PARTIAL_MARKER.fullmatch(n)]
+        if found:  # of another process, which wrote the marker before anything else but after our first look
+            marker = self.location.read(MARKER)
         if marker is not None:
             _check_marker(marker, self.location)
             if mode == "w":
                 for child in self.location.children():
-                    self.location.delete(child)
+                    if child != MARKER:  # a process that opens the root meanwhile, or after a kill, finds a store
+                        self.location.delete(child)
         elif mode == "r":
             raise NotAStoreError(f"there is no store at {self.location} to read")
-        elif found := self.location.children():
+        elif found:
             raise NotAStoreError(
                 f"{self.location} holds something that is not a store ({', '.join(sorted(found)[:3])}); "
                 "nothing was changed, choose an empty or new directory"
             )
-        if mode == "w" or marker is None:
+        else:
             document = {"format": "storegate", "format_version": FORMAT_VERSION}
-            self.location.write_if_absent(MARKER, json.dumps(document).encode())
+            with writing(self.location / MARKER):
+                self.location.write_if_absent(MARKER, json.dumps(document).encode(), sync=self.durable)
 
     def data_ids(self) -> list[str]:
         """Return the data_ids that have a committed table, sorted."""
@@ -78,22 +90,24 @@ class Root:
             return False
         return bool((self.location / name).children("manifests"))
 
-    def repository(self, data_id: str) -> StoredRepository:
-        """Return the repository of one data_id, which need not exist yet."""
+    def repository(self, data_id: str, version: int | None = None) -> StoredRepository:
+        """Return the repository of one data_id, which need not exist yet; or one version of it, as it was."""
         return StoredRepository(
             self.location / data_id,
             budget_nbytes=self.budget_nbytes,
             writable=self.writable,
             compressor=self.compressor,
             chunk_rows=self.chunk_rows,
+            durable=self.durable,
+            pinned=version,
         )
 
 
 def _check_marker(marker: bytes, location: Location) -> None:
     try:
-        document = json.loads(marker)
+        document = documents.load(marker, f"{location}/{MARKER}")
         version = document["format_version"] if document["format"] == "storegate" else None
-    except (ValueError, KeyError, TypeError, RecursionError) as err:
+    except (CorruptStoreError, KeyError) as err:
         raise NotAStoreError(f"{location}/{MARKER} is not one of ours: {err}") from err
     if version != FORMAT_VERSION:
         raise StoreError(

@@ -7,10 +7,12 @@ is never changed once a manifest refers to it.
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,11 +21,13 @@ from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import StorePath
 
+from storegate_engine import checksums
 from storegate_engine.arrays import StoredArray
 from storegate_engine.budget import WRITES_IN_FLIGHT, Layout
 from storegate_engine.encodings import Encoding, encoding_of, is_text, row_nbytes
 from storegate_engine.errors import TransactionError
-from storegate_engine.locations import Location
+from storegate_engine.inspection import require_within_limits
+from storegate_engine.locations import Location, writing
 from storegate_engine.shards import Shards, shards_of
 
 __all__ = ["DEFAULT_COMPRESSOR", "ArraySpec", "Compressor", "Segment", "SegmentWriter", "write_rows"]
@@ -58,6 +62,20 @@ class ArraySpec:
 _UNKNOWN_ROWS = 2**53
 
 
+def new_identifier() -> str:
+    """Return a fresh segment identifier: random, behind the milliseconds since 1970 at which it was made."""
+    return f"{time.time_ns() // 10**6:012x}{uuid.uuid4().hex[12:]}"
+
+
+def made_at(identifier: str) -> float:
+    """Return when a segment was begun, in seconds since 1970-01-01 UTC.
+
+    >>> 0 <= time.time() - made_at(new_identifier()) < 60
+    True
+    """
+    return int(identifier[:12], 16) / 1000
+
+
 @dataclass(slots=True)
 class Segment:
     """A new segment at a path that nobody used before: arrays are written one after the other, then sealed.
@@ -72,7 +90,7 @@ class Segment:
 
     parent: Location
     compressor: Compressor = DEFAULT_COMPRESSOR
-    identifier: str = field(default_factory=lambda: uuid.uuid4().hex)
+    identifier: str = field(default_factory=new_identifier)
     _arrays: dict[str, StoredArray] = field(default_factory=dict)
 
     @property
@@ -81,9 +99,21 @@ class Segment:
         return self.parent / self.identifier
 
     def create(self, name: str, spec: ArraySpec) -> SegmentWriter:
-        """Create one array and return its writer."""
+        """Create one array and return its writer.
+
+        Raises
+        ------
+        WriteError
+            It cannot be written.
+        """
+        with writing(self.location / name):
+            return self._create(name, spec)
+
+    def _create(self, name: str, spec: ArraySpec) -> SegmentWriter:
+        require_within_limits(spec.dtype, spec.row_shape, spec.n_rows or 0, spec.layout)
         store = self.location.store
         if not self._arrays:
+            self.parent.require_inside()
             zarr.create_group(store, path=self.location.prefix)
         encoding = encoding_of(spec.dtype)
         shape = (_UNKNOWN_ROWS if spec.n_rows is None else spec.n_rows, *spec.row_shape)
@@ -111,37 +141,64 @@ class Segment:
         self.create(name, spec)
         return self._arrays[name]
 
-    def seal(self, name: str, n_rows: int, encoding: Encoding) -> StoredArray:
-        """Record how many rows (and how wide a text) an array ended with."""
+    def seal(self, name: str, n_rows: int, encoding: Encoding, shards: Sequence[int]) -> StoredArray:
+        """Record how many rows (and how wide a text) an array ended with, and the checksums of its shards."""
+        with writing(self.location / name):
+            return self._seal(name, n_rows, encoding, shards)
+
+    def _seal(self, name: str, n_rows: int, encoding: Encoding, shards: Sequence[int]) -> StoredArray:
         old = self._arrays[name]
         if old.n_rows != n_rows:  # zarr's own resize looks for every chunk of the old shape
             key = f"{name}/zarr.json"
             metadata = json.loads(self.location.read(key) or b"")
             metadata["shape"][0] = n_rows
             self.location.write(key, json.dumps(metadata).encode())
-        self._arrays[name] = StoredArray(old.location, name, encoding.logical, old.row_shape, n_rows, old.layout)
-        return self._arrays[name]
+        if len(shards) > 1:
+            self.location.write(f"{name}/{checksums.SHARDS_KEY}", checksums.pack(shards))
+        sealed = replace(old, dtype=encoding.logical, n_rows=n_rows, checksum=checksums.of_array(shards))
+        assert sealed.n_shards == len(shards)
+        self._arrays[name] = sealed
+        return sealed
 
     def remove(self) -> None:
         """Remove what was written; for a transaction that failed."""
         self.location.delete()
 
 
-def write_rows(array: StoredArray, start: int, rows: Array) -> None:
-    """Write whole shards of a new array, from any process; the same rows may be written again."""
+def write_rows(array: StoredArray, start: int, rows: Array) -> checksums.Written:
+    """Write whole shards of a new array, from any process; the same rows may be written again.
+
+    Returns
+    -------
+    tuple of int and list of int
+        The first shard's number and the checksums of all, for :meth:`Segment.seal`.
+
+    Raises
+    ------
+    WriteError
+        They cannot be written.
+    """
     if start % array.layout.shard_rows or (len(rows) % array.layout.shard_rows and start + len(rows) < array.n_rows):
         raise ValueError(f"rows {start}..{start + len(rows)} are not whole shards of {array.layout.shard_rows} rows")
+    first = start // array.layout.shard_rows
     if not rows.size:
-        return
+        return first, []
+    with writing(array.location / array.name):
+        return first, _write_shards(array, start, rows)
+
+
+def _write_shards(array: StoredArray, start: int, rows: Array) -> list[int]:
     values = encoding_of(array.dtype).encode(rows)
     shards = _shards_of(array.location, array.name, array.dtype, array.layout)
+    parts = {lo: values[lo : lo + array.layout.shard_rows] for lo in range(0, len(rows), array.layout.shard_rows)}
     if shards is None:
         path = StorePath(array.location.store, array.location.key(array.name))
         with zarr.config.set({"array.write_empty_chunks": True}):
             zarr.open_array(path, mode="r+")[start : start + len(rows)] = values
-        return
-    for lo in range(0, len(rows), array.layout.shard_rows):
-        shards.write((start + lo) // array.layout.shard_rows, values[lo : lo + array.layout.shard_rows])
+    else:
+        for lo, part in parts.items():
+            shards.write((start + lo) // array.layout.shard_rows, part)
+    return [checksums.of_rows(part) for part in parts.values()]
 
 
 class SegmentWriter:
@@ -162,6 +219,7 @@ class SegmentWriter:
         self._written = 0
         self._futures: deque[Future[None]] = deque()
         self._pool: ThreadPoolExecutor | None = None
+        self._shards: list[int] = []
 
     @property
     def n_rows(self) -> int:
@@ -184,9 +242,16 @@ class SegmentWriter:
             self._fill(rows[start:])
 
     def flush(self) -> None:
-        """Wait until every whole shard that was appended is in storage."""
-        while self._futures:
-            self._futures.popleft().result()
+        """Wait until every whole shard that was appended is in storage.
+
+        Raises
+        ------
+        WriteError
+            One of them cannot be written.
+        """
+        with writing(self._segment.location / self._name):
+            while self._futures:
+                self._futures.popleft().result()
 
     def abandon(self) -> None:
         """Wait until nothing is written any more, whatever came of it; for a transaction that failed."""
@@ -206,7 +271,7 @@ class SegmentWriter:
             raise TransactionError(
                 f"array {self._name!r} was to have {self._spec.n_rows} rows, and {self._written} were written"
             )
-        return self._segment.seal(self._name, self._written, self._encoding)
+        return self._segment.seal(self._name, self._written, self._encoding, self._shards)
 
     def _fill(self, rows: Array) -> None:
         if self._buffer is None:
@@ -221,12 +286,16 @@ class SegmentWriter:
     def _put(self, rows: Array) -> None:
         start, stop = self._written, self._written + len(rows)
         self._written = stop
-        if isinstance(self._target, zarr.Array):
-            self._target[start:stop] = rows
-        elif rows.size:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(WRITES_IN_FLIGHT, thread_name_prefix="storegate-write")
-            self._futures.append(self._pool.submit(self._target.write, start // self._shard, rows))
+        if not rows.size:
+            return
+        with writing(self._segment.location / self._name):
+            if isinstance(self._target, zarr.Array):
+                self._target[start:stop] = rows
+            else:
+                if self._pool is None:
+                    self._pool = ThreadPoolExecutor(WRITES_IN_FLIGHT, thread_name_prefix="storegate-write")
+                self._futures.append(self._pool.submit(self._target.write, start // self._shard, rows))
+            self._shards.append(checksums.of_rows(rows))  # while storage is busy with it
             if len(self._futures) > WRITES_IN_FLIGHT:
                 self._futures.popleft().result()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import stat
 import sys
 import threading
 import uuid
@@ -25,6 +26,7 @@ from google_crc32c import value as crc32c
 from numcodecs import blosc, zstd
 
 from storegate_engine.errors import CorruptStoreError
+from storegate_engine.inspection import zstd_content_nbytes
 
 __all__ = ["Shards", "shards_of"]
 
@@ -35,9 +37,12 @@ TASK_NBYTES = 2 * 2**20
 READ_NBYTES = 256 * 2**10
 """Chunks that lie side by side are fetched together up to so many bytes, which stay in a core's cache."""
 _CHECKSUM_NBYTES = 4
+_HEADER_NBYTES = 18
+"""The longest header of a zstd frame."""
 _OVERHEAD_NBYTES = 4096
 """What a codec may add to bytes that it cannot shorten."""
 _MISSING = 2**64 - 1
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # a pipe would wait for ever
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -233,14 +238,11 @@ def _decoded_nbytes(codec: str, encoded: memoryview) -> int:
         if own != len(encoded):
             raise ValueError(f"it is {len(encoded)} bytes long, and its header says {own}")
         return int.from_bytes(encoded[4:8], "little")
-    if codec == "zstd":  # RFC 8878, 3.1.1.1
-        descriptor = encoded[4]
-        is_single = descriptor >> 5 & 1
-        size = (is_single, 2, 4, 8)[descriptor >> 6]
-        start = 5 + (not is_single) + (0, 1, 2, 4)[descriptor & 3]
-        if not size:
+    if codec == "zstd":
+        found = zstd_content_nbytes(bytes(encoded[:_HEADER_NBYTES]))
+        if found is None:
             raise ValueError("it does not say how many bytes it holds")
-        return int.from_bytes(encoded[start : start + size], "little") + 256 * (size == 2)
+        return found
     return len(encoded)
 
 
@@ -248,9 +250,14 @@ def _decoded_nbytes(codec: str, encoded: memoryview) -> int:
 def _index_of(path: str, n_chunks: int) -> list[tuple[int, int]]:
     """Return offset and length of every chunk of a file; files never change."""
     content = np.empty(16 * n_chunks + _CHECKSUM_NBYTES, "u1")
-    with open(path, "rb", buffering=0) as file:
-        nbytes = os.fstat(file.fileno()).st_size
-        _read_exactly(file, nbytes - len(content), content.data, path)
+    array = path.rpartition("/c/")[0]
+    if os.path.realpath(path) != os.path.realpath(array) + os.path.normpath(path[len(array) :]):
+        raise CorruptStoreError(f"{path} is a link, which is not followed")
+    with open(os.open(path, _OPEN_FLAGS), "rb", buffering=0) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise CorruptStoreError(f"{path} is no file")
+        _read_exactly(file, status.st_size - len(content), content.data, path)
     index = content[:-_CHECKSUM_NBYTES]
     if crc32c(index) != int.from_bytes(content[-_CHECKSUM_NBYTES:].data, "little"):
         raise CorruptStoreError(f"{path} is not what was written: the checksum of its index does not match")

@@ -2,7 +2,7 @@
 
 A directory belongs to the process that its name tells. It goes when nothing in that process refers to the plan
 any more, or when the process ends; what a killed process left is taken over by the next one that runs the same
-plan on that machine, or removed by :func:`remove_orphans`.
+plan on that machine, or found by :func:`orphans` for removal.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import uuid
 import weakref
 from pathlib import Path
 
-__all__ = ["Spill", "keep_until_exit", "open_spill", "remove_orphans"]
+__all__ = ["Spill", "keep_until_exit", "open_spill", "orphans"]
 
 _NAME = re.compile(r"(?P<plan>[0-9a-f]{16,64})\.(?P<host>[^.]*)\.(?P<pid>[0-9]+)\.[0-9a-f]{8}")
 _HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
@@ -89,9 +89,6 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def remove_orphans(parent: Path) -> list[Path]:
-    """Remove the directories below ``parent`` that no running process of this machine owns; return their paths."""
-    orphans = [path for path in parent.glob("*") if _is_orphan(path)] if parent.is_dir() else []
-    for path in orphans:
-        shutil.rmtree(path, ignore_errors=True)
-    return orphans
+def orphans(parent: Path) -> list[Path]:
+    """Return the directories below ``parent`` that belonged to processes of this machine which have ended."""
+    return [path for path in parent.glob("*") if _is_orphan(path)] if parent.is_dir() else []

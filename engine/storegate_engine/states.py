@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from storegate_engine import order_json
@@ -12,10 +13,14 @@ from storegate_engine.encodings import dtype_from_text, dtype_to_text
 from storegate_engine.errors import CorruptStoreError
 from storegate_engine.locations import Location
 from storegate_engine.names import validate_name
+from storegate_engine.orders import Concat, Permute, RowOrder, Slice, Take
 from storegate_engine.table import PHASES, Piece, Table, Variable
 from storegate_engine.transforms import transform_from_json
 
-__all__ = ["table_from_state", "table_to_state", "token_of"]
+__all__ = ["FINGERPRINTS", "key_of", "stored_arrays", "table_from_state", "table_to_state", "token_of"]
+
+FINGERPRINTS = "fingerprints"
+"""Below a data_id: a file for each variable whose fingerprint is known, see :func:`key_of`."""
 
 
 def table_to_state(table: Table) -> dict[str, Any]:
@@ -116,3 +121,33 @@ def _variable_from_state(document: Any, arrays: list[StoredArray | ConstantArray
         if piece.dtype != variable.dtype or piece.row_shape != variable.row_shape:
             raise CorruptStoreError(f"a piece of variable {variable.name!r} has another dtype or shape")
     return variable
+
+
+def key_of(variable: Variable) -> str:
+    """Return a name for a stored variable within its data_id: equal in every version, and wherever the store lies."""
+    arrays: dict[StoredArray | ConstantArray, int] = {}
+    state = _variable_to_state(variable, arrays)
+    return hashlib.sha256(json.dumps([state, [_array_to_state(array) for array in arrays]]).encode()).hexdigest()[:32]
+
+
+def stored_arrays(table: Table) -> dict[StoredArray, list[str]]:
+    """Return every stored array that a table refers to, those of its orders too, with the variables that do."""
+    found: dict[StoredArray, list[str]] = {}
+    for phase, variable in table:
+        user = f"{phase}/{variable.name}"
+        arrays = [piece.array for piece in variable.pieces if isinstance(piece.array, StoredArray)]
+        for array in dict.fromkeys([*arrays, *_indices(variable.order)]):
+            found.setdefault(array, []).append(user)
+    return found
+
+
+def _indices(order: RowOrder) -> Iterator[StoredArray]:
+    match order:
+        case Concat(parts):
+            for part in parts:
+                yield from _indices(part)
+        case Slice(inner) | Permute(inner):
+            yield from _indices(inner)
+        case Take(inner, StoredIndex(array)):
+            yield array
+            yield from _indices(inner)

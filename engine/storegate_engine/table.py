@@ -23,7 +23,7 @@ import numpy as np
 from storegate_engine import orders
 from storegate_engine.arrays import RowArray
 from storegate_engine.encodings import row_nbytes
-from storegate_engine.errors import LabelError, ShapeError, VariableNotFoundError, near_match
+from storegate_engine.errors import LabelError, MemoryBudgetError, ShapeError, VariableNotFoundError, near_match
 from storegate_engine.orders import Range, RowIndex, RowOrder, Take
 from storegate_engine.transforms import Cast, Transform, apply_all, fold
 
@@ -150,9 +150,18 @@ class Variable:
         """Bytes of all logical rows in memory."""
         return len(self) * self.row_nbytes
 
+    def _allocated(self, n_rows: int) -> Array:
+        try:
+            return np.empty((n_rows, *self.row_shape), self.dtype)
+        except (MemoryError, ValueError) as err:  # ValueError: more than numpy can count
+            raise MemoryBudgetError(
+                f"{n_rows} rows of variable {self.name!r} take {n_rows * self.row_nbytes} bytes, which cannot be had: "
+                "read fewer at a time, or use to_xarray()"
+            ) from err
+
     def read(self, lo: int, hi: int) -> Array:
         """Return logical rows ``lo..hi``; the array is the caller's own."""
-        out = np.empty((hi - lo, *self.row_shape), self.dtype)
+        out = self._allocated(hi - lo)
         self.read_into(lo, hi, out)
         return out
 

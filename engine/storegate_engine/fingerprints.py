@@ -1,0 +1,78 @@
+"""Fingerprints: what the rows of a variable are, as a hash of their values and logical order alone.
+
+A fingerprint is the SHA-256 of dtype, shape and values. It does not depend on chunks, codecs, orders, transforms,
+tiers or paths: equal rows have equal fingerprints, wherever and however they were made. To know it, every row must be
+read once in logical order; a store keeps what was found, and each version whose variable is the same one has it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+from storegate_engine.encodings import canonical_bytes, dtype_to_text
+from storegate_engine.errors import CorruptStoreError
+from storegate_engine.locations import writing
+from storegate_engine.repository import Repository, StoredRepository
+from storegate_engine.rewrite import blocks_in_order
+from storegate_engine.states import FINGERPRINTS, key_of
+from storegate_engine.table import Variable
+from storegate_engine.tiers import Capacity
+
+__all__ = ["fingerprint", "known_fingerprints"]
+
+_NBYTES = 64
+"""Hexadecimal digits of a SHA-256."""
+
+
+def fingerprint(repository: Repository, variable: Variable, capacity: Capacity) -> str:
+    """Return the fingerprint of a variable's rows; they are read, within the memory limit, unless it is known.
+
+    Parameters
+    ----------
+    repository : Repository
+        Whose variable it is; a stored one that may be changed keeps the result.
+    variable : Variable
+        The variable.
+    capacity : Capacity
+        Memory and threads to read with.
+    """
+    if not isinstance(repository, StoredRepository):
+        return _computed(variable, capacity)
+    key = key_of(variable)
+    found = _kept(repository, key)
+    if found is None:
+        found = _computed(variable, capacity)
+        if repository.writable:
+            with writing(repository.location / FINGERPRINTS):
+                (repository.location / FINGERPRINTS).write_if_absent(key, found.encode())
+    return found
+
+
+def known_fingerprints(repository: Repository, variables: Mapping[str, Variable]) -> dict[str, str]:
+    """Return the fingerprints that the store has; reads no rows."""
+    if not isinstance(repository, StoredRepository):
+        return {}
+    kept = set((repository.location / FINGERPRINTS).children())
+    keys = {name: key_of(variable) for name, variable in variables.items()} if kept else {}
+    found = {name: _kept(repository, key) for name, key in keys.items() if key in kept}
+    return {name: text for name, text in found.items() if text is not None}
+
+
+def _kept(repository: StoredRepository, key: str) -> str | None:
+    content = (repository.location / FINGERPRINTS).read(key, max_nbytes=_NBYTES)
+    if content is None:
+        return None
+    text = content.decode("ascii", "replace")
+    if len(text) != _NBYTES or not set(text) <= set("0123456789abcdef"):
+        raise CorruptStoreError(f"{repository.location}/{FINGERPRINTS}/{key} is no fingerprint; delete the file")
+    return text
+
+
+def _computed(variable: Variable, capacity: Capacity) -> str:
+    header = [dtype_to_text(variable.dtype), len(variable), list(variable.row_shape)]
+    digest = hashlib.sha256(json.dumps(header).encode())
+    for rows in blocks_in_order(variable, capacity):
+        digest.update(canonical_bytes(rows).data)
+    return digest.hexdigest()

@@ -1,0 +1,72 @@
+"""History: what one state of a table has that another has not; pure, reads nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from storegate_engine.arrays import RowArray
+from storegate_engine.encodings import row_nbytes
+from storegate_engine.table import PHASES, Table, Variable
+
+__all__ = ["Difference", "added", "differences"]
+
+
+def added(before: Table, after: Table) -> tuple[int, int]:
+    """Return how many rows all phases have more, and the bytes of the rows that were stored for it."""
+    rows = sum(_longest(after, phase) - _longest(before, phase) for phase in PHASES)
+    new = _arrays(after) - _arrays(before)
+    return rows, sum(array.n_rows * row_nbytes(array.dtype, array.row_shape) for array in new)
+
+
+def _longest(table: Table, phase: str) -> int:
+    return max((len(variable) for variable in table[phase].values()), default=0)
+
+
+def _arrays(table: Table) -> set[RowArray]:
+    return {piece.array for _, variable in table for piece in variable.pieces if not hasattr(piece.array, "value")}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What became of one variable of one phase."""
+
+    phase: str
+    """The phase."""
+    name: str
+    """The variable's name."""
+    what: str
+    """``added``, ``removed``, or what has changed: ``rows``, ``dtype``, ``shape``, ``values``, ``order``."""
+    before: str
+    """Rows, dtype and shape of one row in the first state; ``-`` where it is not there."""
+    after: str
+    """The same in the second state."""
+
+
+def differences(before: Table, after: Table) -> list[Difference]:
+    """Return what differs between two tables; variables that are read alike are left out."""
+    found = []
+    for phase in PHASES:
+        for name in dict.fromkeys([*before[phase], *after[phase]]):
+            old, new = before[phase].get(name), after[phase].get(name)
+            if what := _what(old, new):
+                found.append(Difference(phase, name, what, _described(old), _described(new)))
+    return found
+
+
+def _what(old: Variable | None, new: Variable | None) -> str:
+    if old is None:
+        return "added"
+    if new is None:
+        return "removed"
+    aspects = {
+        "rows": len(old) != len(new),
+        "dtype": old.dtype != new.dtype,
+        "shape": old.row_shape != new.row_shape,
+        "values": old.pieces != new.pieces,
+        "order": old.order != new.order and len(old) == len(new),
+    }
+    return ", ".join(aspect for aspect, differs in aspects.items() if differs)
+
+
+def _described(variable: Variable | None) -> str:
+    return "-" if variable is None else f"{len(variable)} rows of {variable.dtype} {variable.row_shape}"

@@ -1,0 +1,223 @@
+"""Inspection: whether stored metadata and shards are such as this library writes, before a codec sees them.
+
+Nothing that lies in a store is trusted: what it claims is compared with limits and with the manifest, so that
+nothing is allocated, decoded or followed that could not have been written here. Reads no rows.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from storegate_engine import documents
+from storegate_engine.budget import Layout, format_nbytes
+from storegate_engine.encodings import is_text, row_nbytes
+from storegate_engine.errors import CorruptStoreError, ShapeError, shown
+from storegate_engine.locations import Location
+
+__all__ = [
+    "COMPRESSORS",
+    "MAX_CHUNK_NBYTES",
+    "require_legal_metadata",
+    "require_legal_shard",
+    "require_within_limits",
+    "zstd_content_nbytes",
+]
+
+MAX_CHUNK_NBYTES: Final = 64 * 2**20
+"""The largest chunk of several rows, decoded."""
+MAX_ROW_NBYTES: Final = 2**31 - 2**16
+"""The largest row: what the codecs can hold."""
+MAX_DIMENSIONS: Final = 32
+MAX_METADATA_NBYTES: Final = 2**20
+COMPRESSORS: Final = ("blosc", "gzip", "zstd")
+"""What may stand between ``bytes`` or ``vlen-utf8`` and ``crc32c`` inside of a shard."""
+
+_MISSING: Final = 2**64 - 1
+_HEADER_NBYTES: Final = 18
+_TRAILER_NBYTES: Final = 8
+_LZ_RATIO: Final = 1032
+"""What one encoded byte can become at most, in blosc's codecs but zstd, and in gzip."""
+_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+
+
+def require_within_limits(dtype: np.dtype[Any], row_shape: tuple[int, ...], n_rows: int, layout: Layout) -> None:
+    """Refuse an array that is too large to be handled; for those that are written, and those that are read.
+
+    Raises
+    ------
+    ShapeError
+        Too many dimensions, or rows, chunks or an array of too many bytes.
+    """
+    nbytes = row_nbytes(dtype, ()) * _product(row_shape)
+    if len(row_shape) > MAX_DIMENSIONS:
+        raise ShapeError(f"rows have {len(row_shape)} dimensions, and at most {MAX_DIMENSIONS} can be stored")
+    if nbytes > MAX_ROW_NBYTES:
+        raise ShapeError(f"a row has {nbytes} bytes, and at most {MAX_ROW_NBYTES} can be stored; split it")
+    if layout.chunk_rows > 1 and layout.chunk_rows * nbytes > MAX_CHUNK_NBYTES:
+        raise ShapeError(
+            f"{layout.chunk_rows} rows of {nbytes} bytes make a chunk of more than {format_nbytes(MAX_CHUNK_NBYTES)}; "
+            "choose fewer rows for backend_args['chunk']"
+        )
+    if max(n_rows, layout.shard_rows) * max(1, nbytes) >= 2**62:
+        raise ShapeError(f"{n_rows} rows of {nbytes} bytes are more than any store holds")
+
+
+def _product(sizes: Iterable[int]) -> int:
+    """Return a product of Python ints, which do not wrap around."""
+    product = 1
+    for size in sizes:
+        product *= size
+    return product
+
+
+def require_legal_metadata(
+    location: Location, name: str, stored: np.dtype[Any], shape: tuple[int, ...], layout: Layout
+) -> str | None:
+    """Refuse an array whose ``zarr.json`` is not the one that belongs to what the manifest says of it.
+
+    Returns
+    -------
+    str or None
+        What its chunks are compressed with.
+
+    Raises
+    ------
+    CorruptStoreError
+        It is missing, no zarr v3 array, of another shape, dtype or layout, or names a codec that is not allowed.
+    """
+    where = location / f"{name}/zarr.json"
+    content = location.read(f"{name}/zarr.json", max_nbytes=MAX_METADATA_NBYTES)
+    if content is None:
+        raise CorruptStoreError(f"{where} is missing")
+    document = documents.load(content, where)
+    tail = [max(1, size) for size in shape[1:]]
+    expected = {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(shape),
+        "data_type": "string" if is_text(stored) else stored.name,
+        "chunk_grid": _named("regular", chunk_shape=[layout.shard_rows, *tail]),
+        "chunk_key_encoding": _named("default", separator="/"),
+    }
+    for key, value in expected.items():
+        if document.get(key) != value:
+            raise CorruptStoreError(f"{where}: {key} is {shown(document.get(key))}, and the manifest means {value!r}")
+    if document.get("storage_transformers"):
+        raise CorruptStoreError(f"{where}: storage transformers are not read")
+    match document.get("codecs"):
+        case [{"name": "sharding_indexed", "configuration": dict(sharding)}]:
+            return _require_legal_sharding(sharding, [layout.chunk_rows, *tail], stored, where)
+        case other:
+            raise CorruptStoreError(f"{where}: codecs are {shown(other)}, and only shards are read")
+
+
+def _named(name: str, **configuration: Any) -> dict[str, Any]:
+    return {"name": name, "configuration": configuration}
+
+
+def _require_legal_sharding(
+    sharding: dict[str, Any], chunk_shape: list[int], stored: np.dtype[Any], where: Location
+) -> str | None:
+    if sharding.get("chunk_shape") != chunk_shape:
+        raise CorruptStoreError(f"{where}: chunks are {shown(sharding.get('chunk_shape'))}, not {chunk_shape}")
+    names = _codec_names(sharding.get("codecs"))
+    first = "vlen-utf8" if is_text(stored) else "bytes"
+    between = names[1:-1]
+    if names[:1] != [first] or names[-1] != "crc32c" or len(between) > 1 or any(n not in COMPRESSORS for n in between):
+        raise CorruptStoreError(
+            f"{where}: codecs {shown(names)} are not allowed; allowed are {first}, one of {', '.join(COMPRESSORS)} or "
+            "none, and crc32c"
+        )
+    if _codec_names(sharding.get("index_codecs")) != ["bytes", "crc32c"] or (
+        sharding.get("index_location", "end") != "end"
+    ):
+        raise CorruptStoreError(f"{where}: the index of the shards is not one of ours")
+    return str(between[0]) if between else None
+
+
+def _codec_names(codecs: Any) -> list[Any]:
+    if not isinstance(codecs, list) or not all(isinstance(codec, dict) for codec in codecs):
+        return []
+    return [codec.get("name") for codec in codecs]
+
+
+def require_legal_shard(
+    location: Location, key: str, chunks: int, chunk_nbytes: int | None, compressor: str | None
+) -> None:
+    """Refuse a shard that is no file within the root, or whose chunks would decode to more than they are.
+
+    Parameters
+    ----------
+    location : Location
+        The segment, on a file system.
+    key : str
+        The shard.
+    chunks : int
+        Chunks in it.
+    chunk_nbytes : int or None
+        Bytes of one, decoded; None for text, which has no size of its own.
+    compressor : {"blosc", "gzip", "zstd"} or None
+        How they are compressed.
+
+    Raises
+    ------
+    CorruptStoreError
+        It is named.
+    FileNotFoundError
+        There is no such shard.
+    """
+    path = Path(str(location), key)
+    location.require_inside(key)
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(descriptor, "rb", buffering=0) as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise CorruptStoreError(f"{path} is no file")
+        index_nbytes = 16 * chunks + 4
+        if status.st_size < index_nbytes:
+            raise CorruptStoreError(f"{path} has {status.st_size} bytes, less than the index of {chunks} chunks")
+        file.seek(status.st_size - index_nbytes)
+        index = np.frombuffer(file.read(index_nbytes)[:-4], "<u8").reshape(chunks, 2)
+        limit = chunk_nbytes or MAX_CHUNK_NBYTES
+        for offset, nbytes in index.tolist():
+            if offset == nbytes == _MISSING:
+                continue
+            if offset + nbytes > status.st_size or nbytes > limit + limit // 64 + 1024:
+                raise CorruptStoreError(f"{path}: a chunk of {nbytes} bytes at {offset} cannot be one of {limit} bytes")
+            if compressor and (compressor == "zstd" or nbytes * _LZ_RATIO > MAX_CHUNK_NBYTES):
+                file.seek(offset)
+                header = file.read(min(nbytes, _HEADER_NBYTES))
+                file.seek(offset + max(0, nbytes - _TRAILER_NBYTES))
+                declared = _declared_nbytes(compressor, header, file.read(_TRAILER_NBYTES))
+                if declared is None or declared > limit:
+                    raise CorruptStoreError(f"{path}: a chunk would decode to {declared} bytes, and has {limit}")
+
+
+def _declared_nbytes(compressor: str, header: bytes, trailer: bytes) -> int | None:
+    """Return to how many bytes a chunk says that it decodes, None where it does not say; a crc32c ends it."""
+    if compressor == "blosc":
+        return int(struct.unpack_from("<I", header, 4)[0]) if len(header) >= 16 else None
+    if compressor == "zstd":
+        return zstd_content_nbytes(header)
+    return int(struct.unpack_from("<I", trailer)[0]) if len(trailer) == _TRAILER_NBYTES else None
+
+
+def zstd_content_nbytes(header: bytes) -> int | None:
+    """Return the frame content size of a zstd frame (RFC 8878, 3.1.1.1)."""
+    if len(header) < 5 or header[:4] != _ZSTD_MAGIC:
+        return None
+    descriptor = header[4]
+    single, flag = descriptor >> 5 & 1, descriptor >> 6
+    at = 5 + (0 if single else 1) + (0, 1, 2, 4)[descriptor & 3]
+    size = ((1 if single else 0), 2, 4, 8)[flag]
+    if not size or len(header) < at + size:
+        return None
+    value = int.from_bytes(header[at : at + size], "little")
+    return value + 256 if size == 2 else value

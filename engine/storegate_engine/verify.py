@@ -1,0 +1,116 @@
+"""Verify: whether all that the kept versions of a data_id refer to is there, decodes, and is what was written.
+
+Reads every stored row once and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from storegate_engine import checksums
+from storegate_engine.arrays import StoredArray
+from storegate_engine.encodings import encoding_of, row_nbytes
+from storegate_engine.errors import StoreError
+from storegate_engine.repository import StoredRepository
+from storegate_engine.states import stored_arrays
+
+__all__ = ["Checked", "verify"]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One manifest or array, and what is wrong with it."""
+
+    key: str
+    """Where it lies, below the data_id; the shard's key where one is known to be wrong."""
+    used_by: str
+    """The variables of the newest version that read it; empty where only older versions do."""
+    nbytes: int
+    """Bytes of its rows."""
+    problem: str = ""
+    """What is wrong; empty where nothing is."""
+
+
+def verify(repository: StoredRepository) -> Iterator[Checked]:
+    """Check every manifest, and every array that one of them refers to; yield a result for each.
+
+    An array with several wrong shards gives a result for each of them.
+    """
+    arrays: dict[StoredArray, list[str]] = {}
+    versions = repository.log.versions()
+    for version in range(versions[0], versions[-1] + 1) if versions else ():
+        key = repository.log.key(version)
+        try:
+            table = repository.table_at(version)
+        except StoreError as err:
+            yield Checked(key, "", 0, str(err))
+            continue
+        yield Checked(key, "", 0)
+        newest = version == versions[-1]
+        for array, users in stored_arrays(table).items():
+            arrays[array] = users if newest else arrays.get(array, [])
+    for array, users in arrays.items():
+        yield from _checked(array, ", ".join(users))
+
+
+def _checked(array: StoredArray, users: str) -> Iterator[Checked]:
+    key = f"segments/{array.segment}/{array.name}"
+    nbytes = array.n_rows * row_nbytes(array.dtype, array.row_shape)
+    expected, problem = _expected(array)
+    if problem:
+        yield Checked(f"{key}/{checksums.SHARDS_KEY}", users, nbytes, problem)
+    found: list[int] = []
+    wrong = False
+    for shard in range(array.n_shards):
+        try:
+            found.append(_checksum(array, shard))
+        except StoreError as err:
+            wrong = True
+            found.append(-1)
+            yield Checked(f"{key}/{shard_key(array, shard)}", users, nbytes, str(err))
+            continue
+        if expected and found[shard] != expected[shard]:
+            wrong = True
+            yield Checked(
+                f"{key}/{shard_key(array, shard)}",
+                users,
+                nbytes,
+                "its rows are not those that were written: the shard was changed or exchanged for another one",
+            )
+    if not wrong and checksums.of_array(found) != array.checksum:
+        wrong = True
+        yield Checked(key, users, nbytes, "its rows are not those that were written: their checksum does not match")
+    if not wrong and not problem:
+        yield Checked(key, users, nbytes)
+
+
+def _expected(array: StoredArray) -> tuple[list[int], str]:
+    """Return the checksums of the shards, and what is wrong with them; none where the manifest's own is enough."""
+    if array.n_shards <= 1:
+        return [], ""
+    try:
+        content = array.location.read(f"{array.name}/{checksums.SHARDS_KEY}", max_nbytes=4 * array.n_shards)
+        if content is None:
+            return [], "it is missing"
+        shards = checksums.unpack(content)
+    except StoreError as err:
+        return [], str(err)
+    if len(shards) != array.n_shards or checksums.of_array(shards) != array.checksum:
+        return [], "it is not what was written: its checksum is not the manifest's"
+    return shards, ""
+
+
+def shard_key(array: StoredArray, shard: int) -> str:
+    """Return the key of a shard's file below its array."""
+    return "/".join(["c", str(shard), *("0" for _ in array.row_shape)])
+
+
+def _checksum(array: StoredArray, shard: int) -> int:
+    start = shard * array.layout.shard_rows
+    stop = min(start + array.layout.shard_rows, array.n_rows)
+    rows = np.empty((stop - start, *array.row_shape), array.dtype)
+    array.read_into(start, stop, rows)
+    return checksums.of_rows(encoding_of(array.dtype).encode(rows))

@@ -1,0 +1,142 @@
+"""Versions: what calls about the past of a table return, as records that print as tables; reads no rows itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, fields
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from storegate.report import aligned
+from storegate_engine import verify as engine
+from storegate_engine.budget import format_nbytes
+from storegate_engine.errors import CorruptStoreError, VersionNotFoundError
+from storegate_engine.history import Difference, differences
+from storegate_engine.repository import Repository, StoredRepository
+from storegate_engine.vacuum import Vacuumed
+from storegate_engine.vacuum import vacuum as remove_unused
+from storegate_engine.verify import Checked
+
+__all__ = ["Commit", "Records", "Verification", "diff", "history", "parse_age", "vacuum", "verify"]
+
+T = TypeVar("T")
+DAY = 86_400.0
+_AGE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([smhdw]?)\s*")
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY, "w": 7 * DAY}
+
+
+class Records(tuple[T, ...]):
+    """Records of one kind, which print as a table."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """Return the table, or ``(none)``."""
+        if not self:
+            return "(none)"
+        header = [field.name for field in fields(self[0])]  # type: ignore[arg-type]
+        rows = [[_shown(name, value) for name, value in zip(header, astuple(row), strict=True)] for row in self]  # type: ignore[call-overload]
+        return aligned([header, *rows])
+
+
+def _shown(name: str, value: Any) -> str:
+    if name.endswith("nbytes"):
+        return format_nbytes(value)
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ", timespec="seconds")
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={item!r}" for key, item in value.items())
+    return str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One version, and how it came to be."""
+
+    version: int
+    """Its number."""
+    time: datetime
+    """When it was committed, in UTC, by the writer's clock."""
+    operation: str
+    """The call."""
+    arguments: Mapping[str, Any]
+    """Its arguments, without data."""
+    rows: int
+    """Rows that all phases together have more than before."""
+    nbytes: int
+    """Bytes of the rows that were stored for it."""
+
+
+def history(repository: Repository) -> Records[Commit]:
+    """Return the kept versions, the oldest first."""
+    stored = _stored(repository, "history")
+    commits = []
+    for version in stored.log.versions():
+        manifest = stored.log.read(version)
+        try:
+            time = datetime.fromtimestamp(manifest.time, UTC)
+        except (ValueError, OverflowError, OSError) as err:
+            raise CorruptStoreError(f"version {version} of {stored.location} has no legal time: {err}") from err
+        arguments = dict(manifest.arguments)
+        commits.append(Commit(version, time, manifest.operation, arguments, manifest.rows_added, manifest.nbytes_added))
+    return Records(commits)
+
+
+def diff(repository: Repository, first: int, second: int) -> Records[Difference]:
+    """Return what differs between two versions."""
+    return Records(differences(repository.table_at(first), repository.table_at(second)))
+
+
+def vacuum(repository: Repository, older_than: object, keep_versions: int, *, dry_run: bool) -> Vacuumed:
+    """Remove versions, segments and left files that nobody needs."""
+    stored = _stored(repository, "vacuum")
+    return remove_unused(stored, older_than=parse_age(older_than), keep_versions=keep_versions, dry_run=dry_run)
+
+
+class Verification(Records[Checked]):
+    """What :meth:`StoreGate.verify` found: a record for every manifest, array and wrong shard."""
+
+    __slots__ = ()
+
+    @property
+    def problems(self) -> Records[Checked]:
+        """The records of what is wrong; none when all is well."""
+        return Records(checked for checked in self if checked.problem)
+
+
+def verify(repository: Repository) -> Verification:
+    """Check everything that the kept versions refer to."""
+    return Verification(engine.verify(_stored(repository, "verify")))
+
+
+def _stored(repository: Repository, operation: str) -> StoredRepository:
+    if not isinstance(repository, StoredRepository):
+        raise VersionNotFoundError(
+            f"{operation}: rows in memory have no versions and no files; use the zarr backend, or the hybrid one in "
+            "mode 'zarr'"
+        )
+    return repository
+
+
+def parse_age(age: object) -> float:
+    """Return an age in seconds: a number of them, a ``timedelta``, or a text such as ``"12h"``.
+
+    Raises
+    ------
+    ValueError
+        It is none of these.
+
+    Examples
+    --------
+    >>> parse_age("1.5h"), parse_age(timedelta(days=1)), parse_age(10)
+    (5400.0, 86400.0, 10.0)
+    """
+    if isinstance(age, timedelta):
+        return age.total_seconds()
+    if isinstance(age, (int, float)) and not isinstance(age, bool):
+        return float(age)
+    found = _AGE.fullmatch(age) if isinstance(age, str) else None
+    if found is None:
+        raise ValueError(f"{age!r} is no age; give seconds, a timedelta, or a text such as '12h', '30d' or '2w'")
+    return float(found[1]) * _SECONDS[found[2]]
