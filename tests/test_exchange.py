@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from storegate import StoreGate, explain
 from storegate_engine import plans, spill, testing
-from storegate_engine.errors import CorruptStoreError, MemoryBudgetError, SpillError
+from storegate_engine.errors import CorruptStoreError, LabelError, MemoryBudgetError, SpillError
 from storegate_engine.exchange import Exchange, collect, scatter
 from storegate_engine.orders import ArrayIndex, Range, permute
 from storegate_engine.plans import Rows, choose
@@ -30,6 +30,11 @@ def layer_of(array):
 def kind_of(array):
     layer = layer_of(array)
     return layer.plan(range(array.numblocks[0])).kind
+
+
+def exchange_of(gate):
+    array = gate["train"]["x"].data
+    return layer_of(array).plan(range(array.numblocks[0]))
 
 
 def scratch(store):
@@ -99,6 +104,41 @@ class TestEqualsNumpy:
         with dask.config.set({"storegate.shuffle": "exchange", "storegate.memory-limit": "200KiB"}):
             StoreGate("zarr", {"output_dir": tmp_path}, "a").compact("train")
         np.testing.assert_array_equal(gate.get_data("x"), x[np.random.RandomState(5).permutation(139)])
+
+    def test_lazy_rows_go_into_another_store_by_one_exchange(self, shuffled, tmp_path, counted_reads):
+        gate, expected, _ = shuffled
+        with StoreGate("zarr", {"output_dir": tmp_path / "other", "budget": "1MiB"}, "test_id") as other:
+            other.add_data("x", gate.get_data("x", compute=False))
+            assert "take_into" not in counted_reads, "no block was gathered by itself"
+            assert counted_reads.count("read_into") == exchange_of(gate).n_maps
+            np.testing.assert_array_equal(other.get_data("x"), expected)
+        assert gate["train"]["x"].data.numblocks[0] > 3
+
+    def test_shuffled_and_cast_rows_go_to_memory_by_one_read(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("storegate_engine.table.WINDOW_NBYTES", 2**14)
+        rows = np.random.default_rng(0).random((5000, 8))
+        labels = np.arange(5000) % 9
+        gate = StoreGate("hybrid", {"output_dir": tmp_path}, "a")
+        gate.add_data(["x", "y"], [rows, labels], do_compile=True)
+        gate.shuffle("train", seed=3)
+        gate.astype("x", "f4")
+        gate.onehot("y", 9)
+        gate.to_memory(["x", "y"])
+        gate.set_mode("numpy")
+        order = np.random.RandomState(3).permutation(5000)
+        np.testing.assert_array_equal(gate.get_data("x"), rows[order].astype("f4"))
+        np.testing.assert_array_equal(gate.get_data("y"), np.identity(9)[labels[order]])
+
+    def test_the_first_bad_label_in_logical_order_is_named(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("storegate_engine.table.WINDOW_NBYTES", 2**10)
+        labels = np.zeros(5000, int)
+        labels[[4000, 70, 2000]] = 5
+        gate = StoreGate("zarr", {"output_dir": tmp_path}, "a")
+        gate.add_data("y", labels, shuffle=3)
+        gate.onehot("y", 3)
+        first = int(np.flatnonzero(labels[np.random.RandomState(3).permutation(5000)])[0])
+        with pytest.raises(LabelError, match=f"variable 'y', row {first}:"):
+            gate.get_data("y")
 
     @pytest.mark.parametrize("scheduler", ["sync", "threads"])
     def test_a_full_pass_a_slice_and_a_reduction(self, shuffled, scheduler):

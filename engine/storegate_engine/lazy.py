@@ -34,6 +34,7 @@ from storegate_engine.exchange import (
 )
 from storegate_engine.orders import ArrayIndex, Concat, Permute, Range, RowOrder, Slice, Take
 from storegate_engine.plans import Plan, permuted_rows
+from storegate_engine.settings import is_full_pass
 from storegate_engine.spill import Spill, keep_until_exit, open_spill
 from storegate_engine.states import token_of
 from storegate_engine.table import Phase, Piece, Variable
@@ -115,10 +116,12 @@ class RowsLayer(Layer):
 
     def _tasks(self, keys: Collection[Key]) -> dict[Key, GraphNode]:
         """Return the tasks of the blocks among ``keys``, and what they depend on."""
-        blocks = [block for block in range(len(self.starts) - 1) if self._key(block) in keys]
-        plan = self.plan(blocks)
+        everything = range(len(self.starts) - 1)
+        blocks = [block for block in everything if self._key(block) in keys]
+        planned = everything if is_full_pass() else blocks
+        plan = self.plan(planned)
         if plan.kind == "exchange":
-            return self._exchange(blocks, plan)
+            return self._exchange(blocks, (planned[0], planned[-1] + 1), plan)
         if plan.kind == "gather" and len(blocks) > 1:
             return self._gather(blocks, plan)
         spec_key = f"{self.name}-spec"
@@ -142,8 +145,7 @@ class RowsLayer(Layer):
                 done += hi - lo
         return tasks
 
-    def _exchange(self, blocks: Sequence[int], plan: Plan) -> dict[Key, GraphNode]:
-        buckets = (blocks[0], blocks[-1] + 1)
+    def _exchange(self, blocks: Sequence[int], buckets: tuple[int, int], plan: Plan) -> dict[Key, GraphNode]:
         token = tokenize(self.name, buckets, plan.map_rows)
         spill = self._spills.setdefault(token, open_spill(scratch_of(self.variable), token))
         if active_client() is not None:

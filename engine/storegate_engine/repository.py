@@ -400,6 +400,14 @@ class MemoryRepository(Repository):
         first = next(iter(group.values()))
         if isinstance(first, ArraySource) and not self._copy:
             return {name: first.values.view() for name in group}
+        if isinstance(first, VariableSource):  # whole: each stored chunk is read once, whatever the order
+            rows = first.variable.read(0, len(first.variable))
+            rows.flags.writeable = False
+            return dict.fromkeys(group, rows)
+        if isinstance(first, VariableSource):  # whole: each stored chunk is read once, whatever the order
+            rows = first.variable.read(0, len(first.variable))
+            rows.flags.writeable = False
+            return dict.fromkeys(group, rows)
         block_rows = max(1, COPY_NBYTES // row_nbytes(first.dtype, first.row_shape))
         gathered = {name: _Gathered(source) for name, source in group.items()}
         for blocks in blocks_of_group(group, block_rows):
