@@ -24,6 +24,7 @@ from storegate_engine.encodings import row_nbytes
 from storegate_engine.lazy import RowsLayer, blocks_of, to_dask
 from storegate_engine.locations import parse_location
 from storegate_engine.orders import Range, permute
+from storegate_engine.rewrite import plan_rewrite
 from storegate_engine.table import Piece, Variable
 from storegate_engine.tiers import Capacity
 
@@ -69,9 +70,14 @@ def _lines(scenario: Scenario) -> Iterator[Line]:
     plan = found["plan"]
     yield Line(
         scenario.name,
-        f"{plan.kind}, {found['passes']} passes: {plan.n_maps:,} + {plan.n_buckets:,} tasks of "
+        f"{plan.kind}, {plan.passes} passes: {plan.n_maps:,} + {plan.n_buckets:,} tasks of "
         f"{found['task']}, segments of {format_nbytes(plan.segment_nbytes)}; reads {plan.read_nbytes / TB:,.0f} TB, "
         f"spills {plan.write_nbytes / TB:,.0f} TB; projected memory {format_nbytes(plan.projected_nbytes)}",
+    )
+    compact = found["compact"]
+    yield Line(
+        f"{scenario.name}: compact()",
+        f"{compact.kind}, {compact.passes} passes, segments of {format_nbytes(compact.segment_nbytes)}",
     )
     yield Line(
         f"{scenario.name}: planning",
@@ -111,7 +117,7 @@ def planned(scenario: Scenario) -> dict[str, Any]:
         some = dict(list(culled.items())[:: max(1, len(culled) // 1000)])
         return {
             "plan": plan,
-            "passes": 2 if plan.kind == "exchange" else 1,
+            "compact": plan_rewrite(variable, variable.pieces[0].array.layout.shard_rows, scenario.capacity),
             "task": format_nbytes(plan.map_rows * 1024),
             "seconds": ended - start,
             "build": built - start,

@@ -6,6 +6,7 @@ import gc
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import dask
@@ -15,11 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storegate import StoreGate, explain
-from storegate_engine import plans, spill, testing
+from storegate_engine import passes, plans, spill, testing
 from storegate_engine.errors import CorruptStoreError, LabelError, MemoryBudgetError, SpillError
-from storegate_engine.exchange import Exchange, collect, scatter
-from storegate_engine.orders import ArrayIndex, Range, permute
+from storegate_engine.exchange import Exchange, Workspace, collect, scatter
+from storegate_engine.orders import ArrayIndex, Range, Take, cut, permute
 from storegate_engine.plans import Rows, choose
+from storegate_engine.rewrite import plan_rewrite
 from tests.test_storage import environment
 
 
@@ -139,6 +141,55 @@ class TestEqualsNumpy:
         first = int(np.flatnonzero(labels[np.random.RandomState(3).permutation(5000)])[0])
         with pytest.raises(LabelError, match=f"variable 'y', row {first}:"):
             gate.get_data("y")
+
+    @pytest.mark.parametrize("kind", ["permuted", "repeated", "sliced"])
+    @pytest.mark.parametrize("coarse", [2, 3, 7, 100])
+    def test_three_passes_whatever_their_sizes(self, tmp_path, kind, coarse):
+        rng = np.random.default_rng(coarse)
+        rows = rng.random((3000, 3))
+        order = permute(Range(0, 3000), 4)
+        if kind == "repeated":
+            order = Take(order, ArrayIndex(rng.integers(0, 3000, 2000)))
+        elif kind == "sliced":
+            order = cut(order, 700, 2900)
+        with StoreGate("zarr", {"output_dir": tmp_path, "chunk": 50}, "a") as gate:
+            gate.add_data("x", rows)
+            variable = replace(gate.table["train"]["x"], order=order)
+            plan = choose(
+                Rows(len(order), 3000, 24, in_order=False), budget_nbytes=10**6, workers=2, align=50, force="exchange"
+            )
+            plan = replace(plan, map_rows=250, bucket_rows=100, n_maps=12, n_buckets=-(-len(order) // 100))
+            several = passes.Passes((variable,), replace(plan, coarse=coarse), (str(tmp_path / "spill"),))
+            several.run_first()
+            several.run_first()  # everything is there
+            space = Workspace()
+            found = [rows.copy() for at in range(plan.n_buckets) for rows in several.collect(at, space)]
+            np.testing.assert_array_equal(np.concatenate(found), rows[order.rows(0, len(order))])
+
+    def test_short_segments_make_compact_take_three_passes(self, shuffled):
+        gate, expected, order = shuffled
+        plan = plan_rewrite(gate.table["train"]["x"], 100, gate.capacity)
+        assert (plan.kind, plan.passes) == ("exchange", 3)
+        assert plan.projected_nbytes <= gate.budget_nbytes
+        gate.compact()
+        np.testing.assert_array_equal(gate.get_data("x"), expected)
+        np.testing.assert_array_equal(gate.get_data("y"), order)
+
+    def test_variables_of_one_order_and_width_share_their_places(self, tmp_path, monkeypatch):
+        rows = np.random.default_rng(0).random((4, 20_000))
+        args = {"output_dir": tmp_path, "budget": "1MiB", "chunk": 100}
+        gate = StoreGate("zarr", args, "a")
+        gate.add_data(["a", "b", "c", "wide"], [*rows[:3], np.tile(rows[3][:, None], (1, 30))])
+        gate.shuffle("train", seed=4)
+        found = []
+        original = passes.placement
+        monkeypatch.setattr(passes, "placement", lambda *a: found.append(a[1]) or original(*a))
+        with dask.config.set({"storegate.shuffle": "exchange"}):
+            gate.compact()
+        assert found.count(0) == 2, "once for a, b and c; once for the wider rows"
+        order = np.random.RandomState(4).permutation(20_000)
+        for name, column in zip("abc", rows, strict=False):
+            np.testing.assert_array_equal(gate.get_data(name), column[order])
 
     @pytest.mark.parametrize("scheduler", ["sync", "threads"])
     def test_a_full_pass_a_slice_and_a_reduction(self, shuffled, scheduler):
@@ -412,14 +463,14 @@ class TestFaults:
         code = (
             "import os, signal\n"
             "from storegate import StoreGate\n"
-            "from storegate_engine import rewrite\n"
+            "from storegate_engine import passes\n"
             f"name = {'scatter' if moment == 'scatter' else 'collect'!r}\n"
-            "original, count = getattr(rewrite, name), []\n"
+            "original, count = getattr(passes, name), []\n"
             "def killing(*args, **options):\n"
             "    count.append(1)\n"
             "    if len(count) == 12: os.kill(os.getpid(), signal.SIGKILL)\n"
             "    return original(*args, **options)\n"
-            "setattr(rewrite, name, killing)\n"
+            "setattr(passes, name, killing)\n"
             f"args = {{'output_dir': {str(tmp_path / 'store')!r}, 'budget': '1MiB', 'chunk': 100}}\n"
             "StoreGate('zarr', args, 'test_id').compact()\n"
         )
@@ -433,14 +484,12 @@ class TestFaults:
         assert scratch(tmp_path / "store") == []
 
     def test_an_interrupted_compact_changes_nothing(self, shuffled, tmp_path, monkeypatch):
-        from storegate_engine import rewrite
-
         gate, expected, _ = shuffled
 
         def interrupted(*args, **options):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(rewrite, "collect", interrupted)
+        monkeypatch.setattr(passes, "collect", interrupted)
         version = gate.repository().version
         segments = sorted((tmp_path / "store" / "test_id" / "segments").glob("*/zarr.json"))
         with pytest.raises(KeyboardInterrupt):

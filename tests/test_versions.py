@@ -434,11 +434,11 @@ class TestFingerprints:
         assert len(list(Path(tmp_path / "moved/test_id/fingerprints").iterdir())) == 0
 
     def test_within_the_memory_limit_by_an_exchange(self, tmp_path, monkeypatch):
-        from storegate_engine import rewrite
+        from storegate_engine import passes
 
         collected = []
-        collect = rewrite.collect
-        monkeypatch.setattr(rewrite, "collect", lambda *a, **k: collected.append(1) or collect(*a, **k))
+        collect = passes.collect
+        monkeypatch.setattr(passes, "collect", lambda *a, **k: collected.append(1) or collect(*a, **k))
         rows = np.random.default_rng(0).random((20_000, 32), dtype="f4")
         gate = StoreGate("zarr", {"output_dir": tmp_path, "budget": "2MiB"}, "a")
         gate.add_data("x", rows, shuffle=5)

@@ -6,6 +6,8 @@ The rooms of the house, from the top. A room imports only from rooms below it:
 ``testing``       strategies and models for tests of stores
 ``lazy``          variables -> dask arrays -> :class:`xarray.Dataset`; the one dask graph layer
 ``rewrite``       the logical rows of variables as new arrays in that order
+``passes``        whole exchanges of variables that share an order, in two or three passes
+``tasks``         functions in threads, or on the active cluster
 ``tiers``         persist to memory, here or on a cluster
 ``exchange``      exact permutation on disk: scatter, then collect
 ``roots``         the directory or URL that holds the data_ids

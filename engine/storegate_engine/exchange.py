@@ -1,4 +1,4 @@
-"""Exchange: an exact permutation of more rows than memory holds, in two passes over spill files; knows no graph.
+"""Exchange: an exact permutation of more rows than memory holds, in passes over spill files; knows no graph.
 
 ::
 
@@ -37,12 +37,15 @@ __all__ = [
     "Exchange",
     "Workspace",
     "collect",
+    "destinations",
     "is_invertible",
     "pass_row_nbytes",
+    "placement",
     "plan_rows",
     "request",
     "scatter",
     "scratch_of",
+    "split",
 ]
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -66,6 +69,8 @@ class Exchange:
     """Where the spill lies."""
     buckets: tuple[int, int]
     """The first wanted bucket, and the one after the last."""
+    prefix: str = "map"
+    """How its files are called."""
 
     @property
     def n_maps(self) -> int:
@@ -99,6 +104,10 @@ class Exchange:
         """Return the path of one spill file."""
         return Path(self.directory, name)
 
+    def map_path(self, number: int) -> Path:
+        """Return the path of what one scatter task writes."""
+        return self.path(f"{self.prefix}-{number:06d}")
+
 
 def plan_rows(
     variable: Variable,
@@ -110,6 +119,7 @@ def plan_rows(
     align: int = 1,
     bucket_rows: int | None = None,
     copies: float = COPIES,
+    passes: int = 2,
 ) -> Plan:
     """Return how ``n_rows`` rows of a variable are read; see `plans`.
 
@@ -129,6 +139,8 @@ def plan_rows(
         Rows of a block of a dask graph.
     copies : float
         Copies of its rows that a task holds.
+    passes : {2, 3}
+        The most passes of an exchange.
     """
     is_fixed = bool(variable.pieces) and variable.dtype.kind != "T"  # variable-length text cannot be spilled
     rows = Rows(
@@ -146,6 +158,7 @@ def plan_rows(
         bucket_rows=bucket_rows,
         force=shuffle_plan(),
         copies=copies,
+        passes=passes,
     )
 
 
@@ -193,7 +206,13 @@ class Workspace:
         return buffer[:nbytes].view(dtype).reshape(shape)
 
 
-def scatter(exchange: Exchange, number: int, rows: Array | None = None, *, workspace: Workspace | None = None) -> str:
+def scatter(
+    exchange: Exchange,
+    number: int,
+    found: tuple[Array, Array] | None = None,
+    *,
+    workspace: Workspace | None = None,
+) -> str:
     """Write the rows of one scatter task by destination bucket; a file that is there already is left.
 
     Parameters
@@ -202,8 +221,8 @@ def scatter(exchange: Exchange, number: int, rows: Array | None = None, *, works
         The plan.
     number : int
         Which of the ``n_maps`` tasks.
-    rows : ndarray, optional
-        Its stored rows, where they are at hand.
+    found : tuple of ndarray, optional
+        What :func:`destinations` returned for it.
     workspace : Workspace, optional
         Memory of an earlier task to use again.
 
@@ -217,30 +236,24 @@ def scatter(exchange: Exchange, number: int, rows: Array | None = None, *, works
     SpillError
         The file cannot be written (an OSError); it says how much was needed where.
     """
-    name = f"map-{number:06d}"
-    path = exchange.path(name)
+    path = exchange.map_path(number)
     if path.exists():
-        return name
-    lo = number * exchange.map_rows
-    hi = min(lo + exchange.map_rows, exchange.variable.offsets[-1])
-    source, bucket = _destinations(exchange, number, lo, hi)
-    sorting = np.argsort(bucket, kind="stable")  # a radix sort on 16 bits: buckets of one stored row stay together
-    source = source[sorting]
-    counts = np.bincount(bucket, minlength=exchange.n_buckets)
-    del sorting, bucket
+        return path.name
+    source, counts = found or destinations(exchange, number)
     spilled = exchange.spilled
     space = workspace or Workspace()
-    if rows is None:
-        rows = space.array("rows", (hi - lo, *spilled.row_shape), spilled.dtype)
-        if len(source):
-            spilled.read_into(lo, hi, rows)
+    lo, hi = _map_span(exchange, number)
+    rows = space.array("rows", (hi - lo, *spilled.row_shape), spilled.dtype)
+    if len(source):
+        spilled.read_into(lo, hi, rows)
     _write(path, rows, source, counts, space)
-    return name
+    return path.name
 
 
-def _destinations(exchange: Exchange, number: int, lo: int, hi: int) -> tuple[Array, Array]:
-    """Return the rows of a task that are wanted (from ``lo`` on), ascending, and the bucket of each."""
+def destinations(exchange: Exchange, number: int) -> tuple[Array, Array]:
+    """Return the wanted rows of a scatter task, counted from its first, by bucket, and how many each bucket gets."""
     first, last = exchange.buckets
+    lo, hi = _map_span(exchange, number)
     try:
         logical = exchange.variable.order.positions(lo, hi)
         source = np.arange(hi - lo, dtype=np.int64)
@@ -250,7 +263,49 @@ def _destinations(exchange: Exchange, number: int, lo: int, hi: int) -> tuple[Ar
         source, logical = requested[0][sorting] - lo, requested[1][sorting]
     bucket = logical // exchange.bucket_rows
     wanted = (logical >= 0) & (bucket >= first) & (bucket < last)
-    return source[wanted], (bucket[wanted] - first).astype(np.uint16 if last - first < 2**16 else np.int64)
+    return _by_bucket(source[wanted], bucket[wanted] - first, exchange.n_buckets)
+
+
+def _by_bucket(rows: Array, bucket: Array, n_buckets: int) -> tuple[Array, Array]:
+    """Return rows sorted by bucket, those of one bucket in the order in which they came, and their counts."""
+    keys = bucket.astype(np.uint16 if n_buckets <= 2**16 else np.int64)  # 16 bits are sorted in linear time
+    return rows[np.argsort(keys, kind="stable")], np.bincount(keys, minlength=n_buckets)
+
+
+def split(coarse: Exchange, fine: Exchange, number: int, *, workspace: Workspace | None = None) -> None:
+    """Sort one bucket of an exchange into the smaller buckets of another: the pass between scatter and collect.
+
+    Parameters
+    ----------
+    coarse : Exchange
+        Its spill is read.
+    fine : Exchange
+        Its spill is written, in place of a scatter; its buckets are those within the one of ``coarse``.
+    number : int
+        The bucket of ``coarse``.
+    workspace : Workspace, optional
+        Memory of an earlier task to use again.
+
+    Raises
+    ------
+    CorruptStoreError, SpillError
+        As :func:`collect` and :func:`scatter`.
+    """
+    missing = [at for at in range(fine.n_maps) if not fine.map_path(at).exists()]
+    if not missing:
+        return
+    places, cuts = placement(coarse, number)
+    space = workspace or Workspace()
+    spilled = coarse.spilled
+    maps = fine.map_rows // coarse.map_rows
+    for at in missing:
+        first, last = at * maps, min((at + 1) * maps, coarse.n_maps)
+        lo, hi = int(cuts[first]), int(cuts[last])
+        rows = space.array("rows", (hi - lo, *spilled.row_shape), spilled.dtype)
+        for source in range(first, last):
+            _read_part(coarse, source, number, rows[cuts[source] - lo : cuts[source + 1] - lo])
+        bucket = places[lo:hi] // fine.bucket_rows
+        _write(fine.map_path(at), rows, *_by_bucket(np.arange(hi - lo), bucket, fine.n_buckets), space)
 
 
 def request(exchange: Exchange, number: int) -> str:
@@ -278,10 +333,17 @@ def _read_requests(exchange: Exchange, number: int) -> Array:
     return np.concatenate(parts).T
 
 
-def collect(exchange: Exchange, number: int, *, workspace: Workspace | None = None) -> Array:
+def collect(
+    exchange: Exchange,
+    number: int,
+    found: tuple[Array, Array] | None = None,
+    *,
+    workspace: Workspace | None = None,
+) -> Array:
     """Return the logical rows of one bucket, from segment ``number`` of every spill file.
 
-    With a ``workspace`` the rows are in its memory, and valid until its next task.
+    With a ``workspace`` the rows are in its memory, and valid until its next task. ``found`` is what
+    :func:`placement` returned for the bucket.
 
     Raises
     ------
@@ -290,24 +352,37 @@ def collect(exchange: Exchange, number: int, *, workspace: Workspace | None = No
     """
     lo, hi = _bucket_span(exchange, number)
     spilled = exchange.spilled
-    stored = exchange.variable.order.rows(lo, hi)
-    places = np.argsort(stored, kind="stable")
-    bounds = np.arange(exchange.n_maps + 1, dtype=np.int64) * exchange.map_rows
-    cuts = np.searchsorted(stored[places], bounds)
-    del stored
+    places, cuts = found or placement(exchange, number)
     space = workspace or Workspace()
     out = space.array("rows", (hi - lo, *spilled.row_shape), spilled.dtype)
     widest = int(np.diff(cuts).max(initial=0))
     buffer = space.array("part", (widest, *spilled.row_shape), spilled.dtype)
-    segment = number - exchange.buckets[0]
     for at in range(exchange.n_maps):
-        if cuts[at] < cuts[at + 1]:
-            rows = buffer[: cuts[at + 1] - cuts[at]]
-            path = exchange.path(f"map-{at:06d}")
-            offsets, checksums = _read_header(path, exchange.n_buckets)
-            _read_segment(path, segment, offsets, checksums, rows)
-            out[places[cuts[at] : cuts[at + 1]]] = rows
+        rows = buffer[: cuts[at + 1] - cuts[at]]
+        _read_part(exchange, at, number, rows)
+        out[places[cuts[at] : cuts[at + 1]]] = rows
     return exchange.variable.transformed_rows(out, lo) if exchange.transforms_last else out
+
+
+def placement(exchange: Exchange, number: int) -> tuple[Array, Array]:
+    """Return the places of a bucket's rows, in the order of their spill, and where each spill file's begin there."""
+    stored = exchange.variable.order.rows(*_bucket_span(exchange, number))
+    places = np.argsort(stored, kind="stable")
+    bounds = np.arange(exchange.n_maps + 1, dtype=np.int64) * exchange.map_rows
+    return places, np.searchsorted(stored[places], bounds)
+
+
+def _read_part(exchange: Exchange, source: int, bucket: int, out: Array) -> None:
+    """Read the rows that one spill file has for a bucket."""
+    if len(out):
+        path = exchange.map_path(source)
+        offsets, checksums = _read_header(path, exchange.n_buckets)
+        _read_segment(path, bucket - exchange.buckets[0], offsets, checksums, out)
+
+
+def _map_span(exchange: Exchange, number: int) -> tuple[int, int]:
+    lo = number * exchange.map_rows
+    return lo, min(lo + exchange.map_rows, exchange.variable.offsets[-1])
 
 
 def _bucket_span(exchange: Exchange, number: int) -> tuple[int, int]:

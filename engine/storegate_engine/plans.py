@@ -5,14 +5,14 @@ plan        when                                          traffic
 ==========  ============================================  =====================================
 ``read``    rows are wanted as they are stored            1 read
 ``gather``  what is wanted fits three tasks' memory       1 read of the touched chunks per task
-``exchange``  more than that                              2 reads + 2 writes
+``exchange``  more than that                              2 reads + 2 writes, or 3 + 3
 ==========  ============================================  =====================================
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from storegate_engine.budget import BLOCK_NBYTES, ROW_OVERHEAD_NBYTES, format_nbytes, require, reserved_nbytes
@@ -34,7 +34,7 @@ TASK_NBYTES = 64 * 2**20
 GOOD_SEGMENT_NBYTES = 2**20
 """A spill segment as long as this is read at the disk's full rate."""
 MIN_SEGMENT_NBYTES = 256 * 2**10
-"""A spill segment shorter than this is read at the disk's seek rate."""
+"""A spill segment shorter than this is read at the disk's seek rate: a third pass makes longer ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +86,19 @@ class Plan:
     workers: int
     """Tasks that run at the same time within it."""
     segment_nbytes: int = 0
-    """Bytes of what one scatter task writes for one bucket."""
+    """Bytes of what one task writes for one bucket."""
+    coarse: int = 1
+    """Buckets that the first pass keeps together, for another pass to sort: one where two passes do."""
+
+    @property
+    def passes(self) -> int:
+        """How often rows are read."""
+        return 1 if self.kind != "exchange" else 2 if self.coarse == 1 else 3
 
     @property
     def n_tasks(self) -> int:
         """Tasks of all passes."""
-        return self.n_maps + self.n_buckets
+        return self.n_maps + self.n_buckets + (-(-self.n_buckets // self.coarse) if self.coarse > 1 else 0)
 
     def describe(self) -> str:
         """Return the plan as a line for people."""
@@ -130,6 +137,7 @@ def choose(
     bucket_rows: int | None = None,
     force: str = "auto",
     copies: float = COPIES,
+    passes: int = 2,
 ) -> Plan:
     """Return the cheapest plan that fits the memory.
 
@@ -149,6 +157,8 @@ def choose(
         A plan to take in any case for rows that are not in order.
     copies : float
         Copies of its rows that a task holds.
+    passes : {2, 3}
+        The most passes of an exchange: a third one where segments are short with two.
 
     Raises
     ------
@@ -175,7 +185,9 @@ def choose(
     wide = rows.row_nbytes >= WIDE_ROW_NBYTES
     if force == "gather" or (force == "auto" and (n_gathers <= GATHER_READS or wide)):
         return _gather(rows, bucket_rows or fitting, budget_nbytes, workers, copies)
-    return _exchange(rows, fitting, budget_nbytes, workers, align, bucket_rows, copies)
+    plan = _exchange(rows, fitting, budget_nbytes, workers, align, bucket_rows, copies)
+    is_short = plan.segment_nbytes < MIN_SEGMENT_NBYTES
+    return _with_a_third_pass(plan, rows, budget_nbytes) if is_short and passes > 2 else plan
 
 
 def _read(rows: Rows, bucket_rows: int, budget_nbytes: int, workers: int, align: int) -> Plan:
@@ -220,6 +232,25 @@ def _exchange(
         projected,
         workers,
         segment_nbytes=map_rows * rows.row_nbytes // n_buckets,
+    )
+
+
+def _with_a_third_pass(plan: Plan, rows: Rows, budget_nbytes: int) -> Plan:
+    """Return a plan whose first pass sorts into about as many buckets as its second; one with two if those are few.
+
+    A task of the pass between them knows the places of all rows of a coarse bucket, which takes memory.
+    """
+    index_nbytes = plan.workers * plan.bucket_rows * ROW_OVERHEAD_NBYTES
+    coarse = min(math.isqrt(plan.n_buckets), (budget_nbytes - plan.projected_nbytes) // index_nbytes)
+    if coarse < 2:
+        return plan
+    return replace(
+        plan,
+        coarse=coarse,
+        read_nbytes=plan.read_nbytes + rows.nbytes,
+        write_nbytes=plan.write_nbytes + rows.nbytes,
+        projected_nbytes=plan.projected_nbytes + coarse * index_nbytes,
+        segment_nbytes=min(plan.segment_nbytes * coarse, plan.map_rows * rows.row_nbytes // coarse),
     )
 
 

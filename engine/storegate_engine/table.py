@@ -37,9 +37,6 @@ TRANSFORM_NBYTES = 2**20
 WINDOW_NBYTES = 16 * 2**20
 """Stored rows that are held at a time where many are picked and transformed."""
 
-WINDOW_NBYTES = 16 * 2**20
-"""Stored rows that are held at a time where many are picked and transformed."""
-
 PHASES = ("train", "valid", "test")
 """The phases of a table, in the order in which they are concatenated."""
 
@@ -103,25 +100,6 @@ class Piece:
         if not self.transforms:
             self.array.take_into(rows + self.start, out)
             return
-        step = max(1, WINDOW_NBYTES // self.source_row_nbytes)
-        if len(rows) <= step:
-            self._take_window(rows, out)
-            return
-        places = np.argsort(rows, kind="stable")  # windows of neighbours: each chunk is read once, or twice
-        try:
-            for lo in range(0, len(rows), step):
-                at = places[lo : lo + step]
-                part = np.empty((len(at), *out.shape[1:]), out.dtype)
-                self._take_window(rows[at], part)
-                out[at] = part
-        except LabelError:
-            for lo in range(0, len(rows), step):  # as they are wanted: the first bad one is found first
-                try:
-                    self._take_window(rows[lo : lo + step], out[lo : lo + step])
-                except LabelError as err:
-                    raise err.at_row(lo + err.row) from err
-
-    def _take_window(self, rows: Array, out: Array) -> None:
         step = max(1, WINDOW_NBYTES // self.source_row_nbytes)
         if len(rows) <= step:
             self._take_window(rows, out)

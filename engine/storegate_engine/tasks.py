@@ -1,0 +1,85 @@
+"""Tasks: small functions run in threads of this process, or on the active dask cluster; knows not what they do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
+from typing import TypeVar
+
+from storegate_engine.exchange import Workspace
+from storegate_engine.tiers import active_client
+
+__all__ = ["run", "run_here", "workspace"]
+
+T = TypeVar("T")
+
+THREADS = "storegate-task"
+WINDOW = 10_000
+"""Tasks that are handed to a scheduler at a time."""
+RETRIES = 3
+"""How often a task that failed with its worker is tried again."""
+
+
+def run(tasks: Iterator[Callable[[], T]], n_threads: int, done: Callable[[], object] = lambda: None) -> list[T]:
+    """Run tasks on the active cluster, else in threads; the first error stops what has not begun.
+
+    What they return is small, and comes in no order.
+    """
+    client = active_client()
+    results: list[T] = []
+    if client is not None:
+        from distributed import as_completed  # optional, deferred on purpose
+
+        while window := list(islice(tasks, WINDOW)):
+            futures = [client.submit(task, pure=False, retries=RETRIES) for task in window]
+            try:
+                for future in as_completed(futures):  # type: ignore[no-untyped-call]
+                    results.append(future.result())
+                    done()
+            finally:
+                client.cancel(futures)
+        return results
+    return run_here(tasks, n_threads, done)
+
+
+def run_here(tasks: Iterator[Callable[[], T]], n_threads: int, done: Callable[[], object] = lambda: None) -> list[T]:
+    """Run tasks in threads of this process; the first error stops what has not begun."""
+    results: list[T] = []
+    with ThreadPoolExecutor(n_threads, thread_name_prefix=THREADS) as pool:
+        running: set[Future[T]] = set()
+        try:
+            for task in tasks:
+                running.add(pool.submit(task))
+                if len(running) > n_threads:
+                    running = _wait_for_one(running, results, done)
+            while running:
+                running = _wait_for_one(running, results, done)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    return results
+
+
+def _wait_for_one(running: set[Future[T]], results: list[T], done: Callable[[], object]) -> set[Future[T]]:
+    finished, rest = wait(running, return_when=FIRST_COMPLETED)
+    for future in finished:
+        results.append(future.result())
+        done()
+    return rest
+
+
+class _Local(threading.local):
+    workspace: Workspace | None = None
+
+
+_local = _Local()
+
+
+def workspace() -> Workspace:
+    """Return the memory of this thread, in a thread of ours, else new memory: a worker's threads outlive a task."""
+    if not threading.current_thread().name.startswith(THREADS):
+        return Workspace()
+    if _local.workspace is None:
+        _local.workspace = Workspace()
+    return _local.workspace
