@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 import hashlib
 import json
@@ -423,3 +424,22 @@ def test_what_could_not_be_read_is_not_written(tmp_path):
         with pytest.raises(ValueError, match="chunk"):
             gate.add_data("x", iter([np.zeros((1, 100))]))
         assert gate.get_var_names() == []
+
+
+def calls_of(name):
+    """Yield the calls of a function in all Python of the project, with the file and the keyword arguments."""
+    root = Path(__file__).parents[1]
+    for path in sorted(
+        path for part in ("storegate", "engine", "benchmarks", "tests") for path in (root / part).rglob("*.py")
+    ):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == name:
+                yield path.name, {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+
+
+def test_every_cluster_that_is_started_listens_on_loopback_only():
+    found = list(calls_of("LocalCluster"))
+    assert len(found) >= 2
+    for where, keywords in found:
+        assert keywords.get("host") == "'127.0.0.1'", where
+        assert keywords.get("dashboard_address") in ("None", "'127.0.0.1:0'"), where
