@@ -72,7 +72,7 @@ def ingest(directory: str, nbytes: int, source: str, repeat: int) -> Turns:
     store, raw = Path(directory, "ingest.zarr"), Path(directory, "ingest.raw")
 
     def add_data() -> None:
-        with StoreGate("zarr", {"output_dir": store}, data_id="bench") as gate:
+        with StoreGate("zarr", {"output_dir": store, "durability": "power"}, data_id="bench") as gate:
             gate.add_data("x", rows)
 
     def clear(_: str) -> None:
@@ -180,7 +180,7 @@ def transforms(directory: str, nbytes: int, repeat: int) -> Turns:
         raw.unlink(missing_ok=True)
         if name != "raw":
             shutil.copytree(base, store, copy_function=os.link)
-            opened.append(StoreGate("zarr", {"output_dir": store}, data_id="bench"))
+            opened.append(StoreGate("zarr", {"output_dir": store, "durability": "power"}, data_id="bench"))
 
     def after(name: str) -> None:
         if name != "raw":
@@ -188,7 +188,7 @@ def transforms(directory: str, nbytes: int, repeat: int) -> Turns:
 
     def add_to_second() -> None:
         lazy = opened[0].get_data(["x", "y"], compute=False)
-        with StoreGate("zarr", {"output_dir": second}, data_id="bench") as gate:
+        with StoreGate("zarr", {"output_dir": second, "durability": "power"}, data_id="bench") as gate:
             gate.add_data(["x", "y"], lazy)
 
     def to_zarr() -> None:

@@ -5,10 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from storegate import __version__
 
+if TYPE_CHECKING:
+    from storegate import StoreGate
+
 __all__ = ["main"]
+
+T = TypeVar("T")
 
 DEMO_PACKAGES = frozenset({"awkward", "h5py", "km3net_testdata", "uproot"})
 
@@ -24,17 +30,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status: 0, or 2 after an error that has been printed.
+        The exit status: 0; 1 when ``verify`` found something wrong; 2 after an error that has been printed.
     """
     parser = _parser()
     arguments = parser.parse_args(argv)
-    command: Callable[[argparse.Namespace], None] = arguments.command
+    command: Callable[[argparse.Namespace], int | None] = arguments.command
     try:
-        command(arguments)
+        return command(arguments) or 0
     except CommandError as err:
         print(f"storegate: error: {err}", file=sys.stderr)
         return 2
-    return 0
 
 
 class CommandError(Exception):
@@ -60,10 +65,43 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser(
         "info", help="show what a store holds", description="Show what a store holds; reads no data."
     )
-    info.add_argument("store", metavar="STORE", help="a directory or URL")
-    info.add_argument("--data-id", metavar="ID", help="show only this data_id")
+    _add_store(info)
     info.set_defaults(command=_info)
+
+    history = commands.add_parser(
+        "history", help="list the kept versions", description="List the kept versions and how they came to be."
+    )
+    _add_store(history)
+    history.set_defaults(command=_history)
+
+    verify = commands.add_parser(
+        "verify",
+        help="check that all is there and as it was written",
+        description="Read everything that the kept versions refer to and compare it with the checksums of what was "
+        "written. The exit status is 0 when all is well, 1 when something is wrong, 2 when the store cannot be opened.",
+    )
+    _add_store(verify)
+    verify.set_defaults(command=_verify)
+
+    vacuum = commands.add_parser(
+        "vacuum",
+        help="reclaim what no kept version needs",
+        description="Remove versions that were replaced long ago, rows that no version needs, and what killed "
+        "processes left. Without --apply it only says what would go.",
+    )
+    _add_store(vacuum)
+    vacuum.add_argument("--older-than", metavar="AGE", default="1d", help="seconds, or as in 12h, 30d (default: 1d)")
+    vacuum.add_argument(
+        "--keep-versions", metavar="N", type=int, default=1, help="newest versions to keep (default: 1)"
+    )
+    vacuum.add_argument("--apply", action="store_true", help="remove them")
+    vacuum.set_defaults(command=_vacuum)
     return parser
+
+
+def _add_store(command: argparse.ArgumentParser) -> None:
+    command.add_argument("store", metavar="STORE", help="a directory or URL")
+    command.add_argument("--data-id", metavar="ID", help="only this data_id")
 
 
 # The commands import what they need themselves, on purpose: `storegate --help` stays immediate.
@@ -86,12 +124,16 @@ def _demo(arguments: argparse.Namespace) -> None:
         raise CommandError(str(err)) from err
 
 
-def _info(arguments: argparse.Namespace) -> None:
+def _each(arguments: argparse.Namespace, do: Callable[[StoreGate], T], mode: str = "r") -> list[T]:
+    """Return what ``do`` returns for the store's gate at each data_id that is asked for."""
     from storegate import StoreGate
     from storegate_engine.errors import StoreGateError, near_match
 
+    results = []
     try:
-        with StoreGate("zarr", {"output_dir": arguments.store, "mode": "r"}) as gate:
+        with StoreGate("zarr", {"output_dir": arguments.store, "mode": "r"}):
+            pass  # a store that is not there is not made
+        with StoreGate("zarr", {"output_dir": arguments.store, "mode": mode}) as gate:
             known = gate.get_data_ids()
             wanted = known if arguments.data_id is None else [arguments.data_id]
             for data_id in wanted:
@@ -101,6 +143,38 @@ def _info(arguments: argparse.Namespace) -> None:
                         f"(data_ids: {', '.join(known) or 'none'})"
                     )
                 gate.set_data_id(data_id)
-                gate.show_info()
-    except (StoreGateError, OSError) as err:
+                results.append(do(gate))
+    except (StoreGateError, OSError, ValueError) as err:
         raise CommandError(str(err)) from err
+    return results
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    _each(arguments, lambda gate: gate.show_info())
+
+
+def _history(arguments: argparse.Namespace) -> None:
+    _each(arguments, lambda gate: print(f"StoreGate data_id : {gate.data_id}\n{gate.history()!r}"))
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    def verify(gate: StoreGate) -> bool:
+        found = gate.verify()
+        print(f"StoreGate data_id : {gate.data_id}, {len(found)} checked, {len(found.problems)} problems")
+        if found.problems:
+            print(repr(found.problems))
+        return not found.problems
+
+    return 0 if all(_each(arguments, verify)) else 1
+
+
+def _vacuum(arguments: argparse.Namespace) -> None:
+    def vacuum(gate: StoreGate) -> None:
+        done = gate.vacuum(
+            older_than=arguments.older_than, keep_versions=arguments.keep_versions, dry_run=not arguments.apply
+        )
+        print(f"StoreGate data_id : {gate.data_id}, {done}")
+
+    _each(arguments, vacuum, "a" if arguments.apply else "r")
+    if not arguments.apply:
+        print("nothing was removed; --apply does it")

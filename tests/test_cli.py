@@ -103,3 +103,58 @@ def test_a_missing_core_package_is_no_matter_of_extras() -> None:
     assert done.returncode == 1
     assert "ModuleNotFoundError" in done.stderr
     assert "storegate[demo]" not in done.stderr
+
+
+class TestStores:
+    @pytest.fixture
+    def store(self, tmp_path):
+        import numpy as np
+
+        for data_id in ("a", "b"):
+            with storegate.StoreGate("zarr", {"output_dir": tmp_path / "store"}, data_id) as gate:
+                gate.add_data("x", np.arange(10.0))
+                gate.add_data("x", np.arange(5.0))
+                gate.compact()
+        return tmp_path / "store"
+
+    def test_history(self, store, capsys):
+        assert main(["history", str(store), "--data-id", "b"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == "StoreGate data_id : b"
+        assert [line.split()[3] for line in lines[3:]] == ["add_data", "add_data", "compact"]
+
+    def test_verify_has_an_exit_status(self, store, capsys):
+        assert main(["verify", str(store)]) == 0
+        assert "a, 6 checked, 0 problems" in capsys.readouterr().out
+        shard = next(path for path in store.glob("b/segments/*/x/c/*"))
+        shard.write_bytes(shard.read_bytes()[:-1])
+        assert main(["verify", str(store)]) == 1
+        out = capsys.readouterr().out
+        assert "b, 6 checked, 1 problems" in out
+        assert "x/c/0" in out
+        assert main(["verify", str(store), "--data-id", "c"]) == 2
+        assert "no data_id 'c'" in capsys.readouterr().err
+
+    def test_vacuum_is_a_dry_run_unless_told(self, store, capsys):
+        def files():
+            return sorted(path for path in store.rglob("*") if path.is_file())
+
+        before = files()
+        assert main(["vacuum", str(store), "--older-than", "0"]) == 0
+        out = capsys.readouterr().out
+        assert "a, would free" in out
+        assert "2 versions, 2 segments" in out
+        assert "--apply" in out
+        assert files() == before
+        assert main(["vacuum", str(store), "--older-than", "0", "--apply", "--data-id", "a"]) == 0
+        assert "a, freed" in capsys.readouterr().out
+        assert len(list(store.glob("a/segments/*/x"))) == 1
+        assert len(list(store.glob("b/segments/*/x"))) == 3
+        assert main(["vacuum", str(store), "--older-than", "soon"]) == 2
+        assert "no age" in capsys.readouterr().err
+
+    def test_a_store_that_is_not_there_is_not_made(self, tmp_path, capsys):
+        for command in (["info"], ["history"], ["verify"], ["vacuum", "--apply"]):
+            assert main([command[0], str(tmp_path / "none"), *command[1:]]) == 2
+            assert "no store" in capsys.readouterr().err
+        assert not (tmp_path / "none").exists()

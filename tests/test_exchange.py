@@ -383,7 +383,7 @@ class TestSpill:
             assert directory.stat().st_mode & 0o077 == 0
         assert scratch(gate.repository().location.path) == []
 
-    def test_orphans_of_this_machine_are_found(self, tmp_path):
+    def test_orphans_of_this_machine_are_found(self, tmp_path, monkeypatch):
         child = subprocess.Popen([sys.executable, "-c", "pass"])
         child.wait()
         plan = "0" * 32
@@ -396,7 +396,11 @@ class TestSpill:
         orphan.mkdir(parents=True)
         mine = spill.open_spill(tmp_path, "1" * 32)
         mine.path.mkdir()
+        link = tmp_path / orphan.name.replace(f".{child.pid}.0", f".{child.pid}.1")
+        link.symlink_to(tmp_path, target_is_directory=True)
         assert spill.orphans(tmp_path) == [orphan]
+        monkeypatch.setattr(spill.os, "getuid", lambda: orphan.stat().st_uid + 1)
+        assert spill.orphans(tmp_path) == []  # another user's
         assert mine.path.exists()
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import threading
 import uuid
 from collections.abc import Coroutine, Iterator
@@ -88,7 +89,10 @@ class Location:
             path = self.path / key
             try:
                 self.require_inside(key)
-                _require_size(path, path.stat().st_size, max_nbytes)
+                status = path.stat()
+                if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # a pipe would block
+                    raise CorruptStoreError(f"{path} is no file")
+                _require_size(path, status.st_size, max_nbytes)
                 return path.read_bytes()
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return None
@@ -106,11 +110,13 @@ class Location:
         CorruptStoreError
             A link on the way leaves the root.
         """
-        if self.path is None:
-            return
-        root, found = os.path.realpath(self.url), os.path.realpath(self.path / key)
+        if self.path is not None:
+            self._require_inside(self.path / key)
+
+    def _require_inside(self, path: Path) -> None:
+        root, found = os.path.realpath(self.url), os.path.realpath(path)
         if found != root and not found.startswith(root.rstrip(os.sep) + os.sep):
-            raise CorruptStoreError(f"{self / key} is a link that leaves the store's directory; it is not followed")
+            raise CorruptStoreError(f"{path} is a link that leaves the store's directory; it is not followed")
 
     def write_if_absent(self, key: str, content: bytes, *, sync: bool = False) -> None:
         """Write one key unless it exists; atomic on local directories, object stores and memory.
@@ -168,6 +174,7 @@ class Location:
     def children(self, key: str = "") -> list[str]:
         """Return the names directly below a key, in no order; empty when there is none."""
         if self.path is not None:
+            self.require_inside(key)
             try:
                 return os.listdir(self.path / key)
             except (FileNotFoundError, NotADirectoryError):
@@ -178,9 +185,10 @@ class Location:
         return [name.rstrip("/") async for name in self.store.list_dir(key)]
 
     def delete(self, key: str = "") -> None:
-        """Delete one key and everything below it; nothing happens when there is none."""
+        """Delete one key and everything below it, but nothing behind a link; nothing happens when there is none."""
         if self.path is not None:
             target = self.path / key
+            self._require_inside(target.parent)
             if target.is_dir() and not target.is_symlink():
                 shutil.rmtree(target)
             else:

@@ -99,10 +99,11 @@ def parse_manifest(content: bytes, version: int, where: str) -> Manifest:
     if checksum != _checksum(document) or document.get("version") != version:
         raise CorruptStoreError(f"manifest {where} is not what was written: its checksum does not match")
     try:
+        state = document["state"]
         values = {name: kind(document[name]) for name, kind in _FIELDS.items()}
     except (KeyError, TypeError, ValueError) as err:
         raise CorruptStoreError(f"manifest {where} is not one of ours: {err!r}") from err
-    return Manifest(version, document.get("state"), **values)
+    return Manifest(version, state, **values)
 
 
 _FIELDS: Mapping[str, Callable[[Any], Any]] = {

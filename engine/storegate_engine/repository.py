@@ -524,7 +524,9 @@ class StoredRepository(Repository):
     def _require_known(self, version: int) -> None:
         head = self.log.head()
         if not 0 <= version <= head:
-            raise VersionNotFoundError(f"version {version} of {self.location} is not there; the newest is {head}")
+            raise VersionNotFoundError(
+                f"version {version} is not there: {self.location}/{self.log.key(version)}; the newest is {head}"
+            )
 
     def compile_here(self) -> None:
         """Compile the table for this process only."""

@@ -264,7 +264,7 @@ class SegmentWriter:
             buffer, self._buffer = self._buffer, None
             assert buffer is not None
             rows, self._buffered = buffer[: self._buffered], 0
-            self._put(rows)
+            self._put(rows, sync=False)
         self.flush()
         self.abandon()
         if self._spec.n_rows is not None and self._written != self._spec.n_rows:
@@ -283,7 +283,8 @@ class SegmentWriter:
             buffer, self._buffer, self._buffered = self._buffer, None, 0
             self._put(buffer)
 
-    def _put(self, rows: Array) -> None:
+    def _put(self, rows: Array, *, sync: bool = True) -> None:
+        """Hand one shard to storage: the disk works on it while others are encoded; a last few rows need not wait."""
         start, stop = self._written, self._written + len(rows)
         self._written = stop
         if not rows.size:
@@ -294,7 +295,7 @@ class SegmentWriter:
             else:
                 if self._pool is None:
                     self._pool = ThreadPoolExecutor(WRITES_IN_FLIGHT, thread_name_prefix="storegate-write")
-                self._futures.append(self._pool.submit(self._target.write, start // self._shard, rows))
+                self._futures.append(self._pool.submit(self._target.write, start // self._shard, rows, sync=sync))
             self._shards.append(checksums.of_rows(rows))  # while storage is busy with it
             if len(self._futures) > WRITES_IN_FLIGHT:
                 self._futures.popleft().result()

@@ -118,10 +118,11 @@ class Shards:
         cuts = {0, len(chunks), *range(0, len(chunks), step), *shard_cuts.tolist()}
         _run([partial(take, first, last) for first, last in pairwise(sorted(cuts))])
 
-    def write(self, shard: int, rows: Array) -> None:
-        """Write one file: all rows of a shard, or the last ones of the array; it is on the disk when this returns.
+    def write(self, shard: int, rows: Array, *, sync: bool = True) -> None:
+        """Write one file: all rows of a shard, or the last ones of the array.
 
-        The file appears whole, and may be written again with the same rows.
+        The file appears whole, and may be written again with the same rows. With ``sync`` it is on the disk when this
+        returns.
         """
         path = self.path(shard)
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -139,7 +140,8 @@ class Shards:
                     end += int(index[at, 1])
                 content = index.tobytes()
                 _write_all(file, content + crc32c(content).to_bytes(_CHECKSUM_NBYTES, "little"))
-                os.fsync(file.fileno())
+                if sync:
+                    os.fsync(file.fileno())
             os.replace(fresh, path)
         except BaseException:
             with contextlib.suppress(OSError):

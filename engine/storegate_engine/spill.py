@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import threading
 import uuid
 import weakref
@@ -74,7 +75,15 @@ def keep_until_exit(spill: Spill) -> None:
 
 def _is_orphan(path: Path) -> bool:
     name = _NAME.fullmatch(path.name)
-    return name is not None and name["host"] == _HOST and not _is_alive(int(name["pid"]))
+    return name is not None and name["host"] == _HOST and _is_own(path) and not _is_alive(int(name["pid"]))
+
+
+def _is_own(path: Path) -> bool:
+    """Return whether a directory is this user's: in a scratch directory for all, others may put some there too."""
+    with contextlib.suppress(OSError):
+        status = path.lstat()
+        return stat.S_ISDIR(status.st_mode) and (not hasattr(os, "getuid") or status.st_uid == os.getuid())
+    return False
 
 
 def _is_alive(pid: int) -> bool:

@@ -131,7 +131,8 @@ def _vacuum_segments(repository: StoredRepository, found: Vacuumed, before: floa
             found.segments.append(identifier)
             found.nbytes += _nbytes(location)
             if not found.dry_run:
-                location.delete("zarr.json")  # from here on a reader that misses a chunk learns why
+                if location.path is None or not location.path.is_symlink():
+                    location.delete("zarr.json")  # from here on a reader that misses a chunk learns why
                 location.delete()
 
 

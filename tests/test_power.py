@@ -1,0 +1,162 @@
+"""Power failures, simulated: only what was synced is there afterwards, and any part of the rest."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from storegate import StoreGate
+from storegate_engine import locations
+
+X = np.random.default_rng(0).random((48, 4000))
+
+
+class Disk:
+    """What a disk holds: contents of files as they were synced, names as their directories were synced."""
+
+    def __init__(self, monkeypatch, root):
+        self.root = root
+        self.contents: dict[tuple[int, int], bytes] = {}
+        self.entries: dict[Path, dict[str, tuple[int, int] | None]] = {}
+        sync = locations._sync
+
+        def synced(descriptor, path):
+            sync(descriptor, path)
+            status = os.fstat(descriptor)
+            if path.is_dir():
+                self.entries[path] = {child.name: identity(child) for child in path.iterdir()}
+            else:
+                self.contents[status.st_dev, status.st_ino] = path.read_bytes()
+
+        monkeypatch.setattr(locations, "_sync", synced)
+
+    def after_power_failure(self, image, rng=None):
+        """Write what is certainly there to ``image``; with ``rng`` any part of what was not synced too."""
+        self._restore(self.root, image, rng)
+
+    def _restore(self, directory, image, rng):
+        image.mkdir()
+        known = self.entries.get(directory, {})
+        for child in sorted(directory.iterdir()):
+            certain = child.name in known and (child.is_dir() or known[child.name] == identity(child))
+            lucky = rng is not None and rng.random() < 0.5
+            if not certain and not lucky:
+                continue
+            if child.is_dir():
+                self._restore(child, image / child.name, rng)
+            elif (content := self.contents.get(identity(child))) is not None:
+                (image / child.name).write_bytes(content)
+            else:  # the name is there, and of the content what the system happened to write
+                content = child.read_bytes()
+                (image / child.name).write_bytes(content[: rng.randrange(len(content) + 1)] if rng else b"")
+
+
+def identity(path):
+    status = path.lstat()
+    return None if path.is_dir() else (status.st_dev, status.st_ino)
+
+
+def changes(gate):
+    yield lambda: gate.add_data(["x", "t"], [X, np.array(["a", "bc"] * 24)])
+    yield lambda: gate.add_data(["x", "t"], [X[:5], np.array(["d"] * 5)])
+    yield lambda: gate["train"]["x"].__setitem__([1, 5, 9], X[:3])
+    yield lambda: gate.shuffle("train", 3)
+    yield lambda: gate.astype("x", "f4")
+    yield lambda: gate.compact("train", "x")
+    yield lambda: gate.rollback(3)
+    yield lambda: gate.vacuum(older_than=0, keep_versions=2)
+    yield lambda: gate.delete_data("t")
+
+
+def snapshot(gate):
+    return {name: gate.get_data(name) for name in gate.get_var_names()}
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(np.array_equal(first[key], second[key]) for key in first)
+
+
+def failures(gate, disk, tmp_path, seeds):
+    """Make every change, lose the power after each, and yield what was acknowledged and what is left."""
+    for number, change in enumerate(changes(gate)):
+        change()
+        for seed in (None, *range(seeds)):
+            image = tmp_path / f"image{number}-{seed}"
+            disk.after_power_failure(image, None if seed is None else random.Random(1000 * number + seed))
+            yield snapshot(gate), image
+            shutil.rmtree(image)
+
+
+@pytest.mark.parametrize("seeds", [1, pytest.param(20, marks=pytest.mark.slow)])
+def test_every_acknowledged_commit_is_readable_after_a_power_failure(monkeypatch, tmp_path, seeds):
+    root = tmp_path / "disk"
+    root.mkdir()
+    disk = Disk(monkeypatch, root)
+    args = {"durability": "power", "chunk": 4, "budget": "4MiB"}
+    gate = StoreGate("zarr", {**args, "output_dir": root / "store"}, "a")
+    count = 0
+    for acknowledged, image in failures(gate, disk, tmp_path, seeds):
+        again = StoreGate("zarr", {**args, "output_dir": image / "store"}, "a")
+        assert same(snapshot(again), acknowledged)
+        assert again.verify().problems == ()
+        again.add_data("new", X[:1])  # and the store goes on
+        np.testing.assert_array_equal(again.get_data("new"), X[:1])
+        count += 1
+    assert count == 9 * (seeds + 1)
+
+
+def test_without_it_an_acknowledged_commit_may_be_lost(monkeypatch, tmp_path):
+    """That the simulation bites: nothing is promised for ``durability="process"``."""
+    root = tmp_path / "disk"
+    root.mkdir()
+    disk = Disk(monkeypatch, root)
+    gate = StoreGate("zarr", {"output_dir": root / "store"}, "a")
+    gate.add_data("x", X)
+    disk.after_power_failure(tmp_path / "image")
+    assert not (tmp_path / "image" / "store").exists()
+
+
+@pytest.mark.parametrize("skipped", ["files", "directories", "manifest"])
+def test_each_kind_of_sync_is_needed(monkeypatch, tmp_path, skipped):
+    root = tmp_path / "disk"
+    root.mkdir()
+    disk = Disk(monkeypatch, root)
+    recorded = locations._sync
+    monkeypatch.setattr(locations, "_sync", lambda d, p: recorded(d, p) if not skip(p) else None)
+
+    def skip(path):
+        kind = "directories" if path.is_dir() else "manifest" if "manifests" in path.parts else "files"
+        return kind == skipped
+
+    gate = StoreGate("zarr", {"output_dir": root / "store", "durability": "power"}, "a")
+    gate.add_data("x", X)
+    disk.after_power_failure(tmp_path / "image")
+    try:
+        again = StoreGate("zarr", {"output_dir": tmp_path / "image" / "store"}, "a")
+        found = snapshot(again)
+    except OSError:
+        return
+    assert not same(found, snapshot(gate))
+
+
+def test_only_a_durable_store_syncs(monkeypatch, tmp_path):
+    synced = []
+    monkeypatch.setattr(locations, "_sync", lambda descriptor, path: synced.append(path))
+    StoreGate("zarr", {"output_dir": tmp_path / "process"}, "a").add_data("x", X)
+    assert synced == []
+    StoreGate("zarr", {"output_dir": tmp_path / "power", "durability": "power"}, "a").add_data("x", X)
+    assert {"x", "manifests", "segments", "power"} <= {path.name for path in synced}
+    order = [path.parts for path in synced]
+    first_manifest = next(at for at, parts in enumerate(order) if "00000001" in parts[-1])
+    assert all("segments" not in parts for parts in order[first_manifest:])
+
+
+@pytest.mark.parametrize("value", ["disk", "", None, 7])
+def test_an_unknown_durability_is_refused(tmp_path, value):
+    with pytest.raises(ValueError, match="'process' or 'power'"):
+        StoreGate("zarr", {"output_dir": tmp_path, "durability": value})
