@@ -21,7 +21,8 @@ from benchmarks.harness import Line, Table, in_seconds, isolated
 from storegate_engine.arrays import StoredArray
 from storegate_engine.budget import format_nbytes, plan_layout
 from storegate_engine.encodings import row_nbytes
-from storegate_engine.lazy import RowsLayer, blocks_of, to_dask
+from storegate_engine.layers import RowsLayer, blocks_of
+from storegate_engine.lazy import to_dask
 from storegate_engine.locations import parse_location
 from storegate_engine.orders import Range, permute
 from storegate_engine.rewrite import plan_rewrite

@@ -11,7 +11,8 @@ from storegate.phases import ALL, PHASES
 from storegate.selection import RowRange, Selection
 from storegate.views import read, read_lazy
 from storegate_engine.arrays import RowArray
-from storegate_engine.lazy import blocks_of, to_dask
+from storegate_engine.layers import blocks_of
+from storegate_engine.lazy import to_dask
 from storegate_engine.repository import MemoryRepository, Repository, Transaction
 from storegate_engine.sources import Source, VariableSource
 from storegate_engine.table import Table, Variable, rows_of

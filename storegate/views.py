@@ -14,7 +14,8 @@ from storegate.inputs import Names, parse_names
 from storegate.phases import ALL, PHASES, require_compiled
 from storegate.selection import OneRow, RowRange, Rows, Selection, parse_item
 from storegate_engine.errors import PhaseNotFoundError, ShapeError, VariableNotFoundError
-from storegate_engine.lazy import blocks_of, to_dask
+from storegate_engine.layers import blocks_of
+from storegate_engine.lazy import to_dask
 from storegate_engine.orders import ArrayIndex
 from storegate_engine.table import Variable
 from storegate_engine.tiers import Capacity

@@ -8,6 +8,8 @@ import time
 import weakref
 from pathlib import Path
 
+import cloudpickle
+import dask
 import numpy as np
 import pytest
 from dask.core import flatten
@@ -16,6 +18,7 @@ from storegate import StoreGate
 from storegate_engine.arrays import MemoryArray, StoredArray
 from storegate_engine.budget import plan_layout
 from storegate_engine.errors import ShapeError, VariableNotFoundError
+from storegate_engine.persisted import BlocksLayer
 from storegate_engine.tiers import PersistedArray
 
 X = np.random.default_rng(0).standard_normal((100, 3)).astype("f4")
@@ -513,6 +516,25 @@ class TestCluster:
         np.testing.assert_array_equal(dataset["y"].compute(), encoded)
         np.testing.assert_array_equal(dataset["x"].compute(), EVENTS[:3000].astype("f8")[order])
         assert dataset["x"].dtype == np.float64
+
+    @pytest.mark.parametrize("plan", ["gather", "exchange"])
+    def test_shuffled_rows_are_moved_between_workers(self, events, plan, tmp_path):
+        events.to_memory(["x", "y"])
+        events.set_mode("numpy")
+        events.shuffle("train", 6)
+        order = np.random.RandomState(6).permutation(3000)
+        with dask.config.set({"storegate.shuffle": plan, "storegate.scratch-directory": str(tmp_path / "spill")}):
+            lazy = events["train"].to_xarray()["x"]
+            (layer,) = (layer for layer in lazy.data.dask.layers.values() if isinstance(layer, BlocksLayer))
+            everything = layer.get_output_keys()
+            tasks, _ = layer.cull(everything, everything)
+            assert layer.plan(range(len(everything))).kind == plan
+            if plan == "exchange":
+                assert len(tasks) == layer.n_sources + 1 + len(everything)
+            assert max(len(cloudpickle.dumps(task)) for task in tasks.values()) < 8 * len(EVENTS), "no permutation"
+            np.testing.assert_array_equal(lazy.values, EVENTS[:3000][order])
+            np.testing.assert_array_equal(lazy[70:90].values, EVENTS[:3000][order][70:90])
+            np.testing.assert_allclose(lazy.mean().compute(), EVENTS[:3000].mean(), rtol=1e-4, atol=1e-6)
 
     def test_changes_beside_persisted_rows(self, events):
         events.to_memory("x")

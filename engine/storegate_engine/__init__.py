@@ -7,7 +7,9 @@ The rooms of the house, from the top. A room imports only from rooms below it:
 ``fingerprints``  what rows are, as a hash of their values and logical order alone
 ``vacuum``        versions, segments and left files that nobody needs any more, and their removal
 ``verify``        whether all that is referred to is there and as it was written
-``lazy``          variables -> dask arrays -> :class:`xarray.Dataset`; the one dask graph layer
+``lazy``          variables -> dask arrays -> :class:`xarray.Dataset`
+``persisted``     rows on the workers of a cluster in any order; the layer over blocks
+``layers``        the one dask graph layer, which looks at what is asked of it
 ``rewrite``       the logical rows of variables as new arrays in that order
 ``passes``        whole exchanges of variables that share an order, in two or three passes
 ``tasks``         functions in threads, or on the active cluster

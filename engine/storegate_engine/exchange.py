@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from google_crc32c import value as crc32c
 
-from storegate_engine.arrays import StoredArray
+from storegate_engine.arrays import ConstantArray, MemoryArray, StoredArray
 from storegate_engine.budget import format_nbytes
 from storegate_engine.errors import CorruptStoreError, NotInvertibleError, SpillError
 from storegate_engine.orders import Concat, Permute, Range, RowOrder, Slice, Take
@@ -148,7 +148,7 @@ def plan_rows(
         variable.offsets[-1],
         pass_row_nbytes(variable),
         in_order=in_order or not is_fixed,
-        random_access=not any(isinstance(piece.array, StoredArray) for piece in variable.pieces),
+        random_access=all(isinstance(piece.array, (MemoryArray, ConstantArray)) for piece in variable.pieces),
     )
     return choose(
         rows,
@@ -211,6 +211,7 @@ def scatter(
     number: int,
     found: tuple[Array, Array] | None = None,
     *,
+    rows: Array | None = None,
     workspace: Workspace | None = None,
 ) -> str:
     """Write the rows of one scatter task by destination bucket; a file that is there already is left.
@@ -223,6 +224,8 @@ def scatter(
         Which of the ``n_maps`` tasks.
     found : tuple of ndarray, optional
         What :func:`destinations` returned for it.
+    rows : ndarray, optional
+        Its stored rows, where they are at hand.
     workspace : Workspace, optional
         Memory of an earlier task to use again.
 
@@ -242,10 +245,11 @@ def scatter(
     source, counts = found or destinations(exchange, number)
     spilled = exchange.spilled
     space = workspace or Workspace()
-    lo, hi = _map_span(exchange, number)
-    rows = space.array("rows", (hi - lo, *spilled.row_shape), spilled.dtype)
-    if len(source):
-        spilled.read_into(lo, hi, rows)
+    if rows is None:
+        lo, hi = _map_span(exchange, number)
+        rows = space.array("rows", (hi - lo, *spilled.row_shape), spilled.dtype)
+        if len(source):
+            spilled.read_into(lo, hi, rows)
     _write(path, rows, source, counts, space)
     return path.name
 

@@ -1,0 +1,301 @@
+"""Layers: blocks of a variable as one symbolic layer of a dask graph, which looks at what is asked; reads no rows.
+
+Tasks hold a small spec (places, pieces, order) and read for themselves; a task exists only from the moment at which
+dask culls the graph and so says which blocks are wanted.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import astuple, replace
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import dask.array as da
+import numpy as np
+from dask._task_spec import DataNode, GraphNode, Task, TaskRef
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
+from dask.typing import Key
+
+from storegate_engine.arrays import ConstantArray, StoredArray
+from storegate_engine.budget import block_rows
+from storegate_engine.exchange import (
+    Exchange,
+    collect,
+    is_invertible,
+    pass_row_nbytes,
+    plan_rows,
+    request,
+    scatter,
+    scratch_of,
+)
+from storegate_engine.orders import ArrayIndex, Concat, Permute, RowOrder, Slice, Take
+from storegate_engine.plans import Plan, permuted_rows
+from storegate_engine.settings import is_full_pass
+from storegate_engine.spill import Spill, keep_until_exit, open_spill
+from storegate_engine.states import token_of
+from storegate_engine.table import Variable
+from storegate_engine.tiers import Capacity, active_client
+
+__all__ = ["RowsLayer", "blocks_of", "rows_to_dask"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+class RowsLayer(Layer):
+    """Blocks of one variable's logical rows, as a symbolic graph layer.
+
+    When dask culls the graph, the wanted blocks decide how they are read, see `plans`::
+
+        read      block                                     a task for every block
+        gather    gather -> block, block, ...               a task for as many blocks as fit, which are cut from it
+        exchange  scatter, scatter, ... -> spilled -> block, block, ...
+
+    Parameters
+    ----------
+    name : str
+        Name of the dask array.
+    variable : Variable
+        What is read.
+    rows : tuple of int
+        Rows of every block, all the same but the last.
+    capacity : Capacity
+        Memory and threads to plan with.
+    """
+
+    def __init__(self, name: str, variable: Variable, rows: tuple[int, ...], capacity: Capacity) -> None:
+        super().__init__()
+        self.name = name
+        self.variable = variable
+        self.starts = (0, *np.cumsum(rows).tolist())
+        self.capacity = capacity
+        self._spills: dict[str, Spill] = {}
+
+    def __repr__(self) -> str:
+        return f"<RowsLayer {self.name!r}: {len(self.starts) - 1} blocks of {self.variable.name!r}>"
+
+    has_legacy_tasks = False  # asked by dask, task by task, of a layer that does not say
+
+    def __len__(self) -> int:
+        return len(self._everything)
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._everything)
+
+    def __getitem__(self, key: Key) -> Any:
+        return self._everything[key]
+
+    @cached_property
+    def _everything(self) -> dict[Key, GraphNode]:
+        """All tasks, for those who use the graph without culling it."""
+        return self._tasks(self.get_output_keys())
+
+    def is_materialized(self) -> bool:
+        """Return False: tasks are made when the graph is culled."""
+        return False
+
+    def get_output_keys(self) -> set[Key]:
+        """Return the keys of all blocks."""
+        return {self._key(block) for block in range(len(self.starts) - 1)}
+
+    def cull(self, keys: set[Key], all_hlg_keys: Collection[Key]) -> tuple[Layer, Mapping[Key, set[Key]]]:
+        """Return a layer with the wanted blocks only, and what they need."""
+        tasks = self._tasks(keys)
+        return MaterializedLayer(tasks), {key: set(task.dependencies) for key, task in tasks.items()}
+
+    def plan(self, blocks: Sequence[int]) -> Plan:
+        """Return how these blocks would be read."""
+        return plan_blocks(self.variable, self.starts, blocks, self.capacity)
+
+    def _key(self, block: int) -> Key:
+        return (self.name, block, *(0 for _ in self.variable.row_shape))
+
+    def _tasks(self, keys: Collection[Key]) -> dict[Key, GraphNode]:
+        """Return the tasks of the blocks among ``keys``, and what they depend on."""
+        everything = range(len(self.starts) - 1)
+        blocks = [block for block in everything if self._key(block) in keys]
+        planned = everything if is_full_pass() else blocks
+        plan = self.plan(planned)
+        if plan.kind == "exchange":
+            return self._exchange(blocks, (planned[0], planned[-1] + 1), plan)
+        if plan.kind == "gather" and len(blocks) > 1:
+            return self._gather(blocks, plan)
+        return self._read(blocks)
+
+    def _read(self, blocks: Sequence[int]) -> dict[Key, GraphNode]:
+        """Return a task for every block that reads it."""
+        spec_key = f"{self.name}-spec"
+        small = _is_small(self.variable)
+        spec = self.variable if small else TaskRef(spec_key)
+        tasks: dict[Key, GraphNode] = {} if small else {spec_key: DataNode(spec_key, self.variable)}
+        for block in blocks:
+            key = self._key(block)
+            tasks[key] = Task(key, read_block, spec, self.starts[block], self.starts[block + 1])
+        return tasks
+
+    def _gather(self, blocks: Sequence[int], plan: Plan) -> dict[Key, GraphNode]:
+        tasks: dict[Key, GraphNode] = {}
+        for group in _groups(blocks, self.starts, plan.bucket_rows):
+            key = f"{self.name}-gather-{group[0]}"
+            spans = [(self.starts[block], self.starts[block + 1]) for block in group]
+            tasks |= self._gathered(key, spans)
+            done = 0
+            for block, (lo, hi) in zip(group, spans, strict=True):
+                tasks[self._key(block)] = Task(self._key(block), cut_block, TaskRef(key), done, done + hi - lo)
+                done += hi - lo
+        return tasks
+
+    def _gathered(self, key: Key, spans: Sequence[tuple[int, int]]) -> dict[Key, GraphNode]:
+        """Return what gives the rows of several spans under a key."""
+        return {key: Task(key, gather_blocks, self.variable, spans)}
+
+    def _scattered(self, number: int) -> TaskRef | None:
+        """Return what gives the rows of a scatter task, None where it reads them itself."""
+        return None
+
+    def _exchange(self, blocks: Sequence[int], buckets: tuple[int, int], plan: Plan) -> dict[Key, GraphNode]:
+        token = tokenize(self.name, buckets, plan.map_rows)
+        spill = self._spills.setdefault(token, open_spill(scratch_of(self.variable), token))
+        if active_client() is not None:
+            keep_until_exit(spill)  # what was persisted is still computed when nobody here holds the layer
+        exchange = Exchange(self.variable, plan.map_rows, plan.bucket_rows, str(spill.path), buckets)
+        scattered = f"{self.name}-spilled-{token}"
+        tasks: dict[Key, GraphNode] = {}
+        requested: list[TaskRef] = []
+        if not is_invertible(self.variable.order):
+            for bucket in range(*buckets):
+                key = (f"{self.name}-request-{token}", bucket)
+                tasks[key] = Task(key, request, exchange, bucket)
+                requested.append(TaskRef(key))
+        asked = f"{self.name}-requested-{token}"
+        if requested:
+            tasks[asked] = Task(asked, all_done, *requested)
+        maps = []
+        for number in range(exchange.n_maps):
+            key = (f"{self.name}-scatter-{token}", number)
+            before = TaskRef(asked) if requested else None
+            tasks[key] = Task(key, scatter_when, exchange, number, before, self._scattered(number))
+            maps.append(TaskRef(key))
+        tasks[scattered] = Task(scattered, all_done, *maps)
+        for block in blocks:
+            tasks[self._key(block)] = Task(self._key(block), collect_when, exchange, block, TaskRef(scattered))
+        return tasks
+
+
+def _groups(blocks: Sequence[int], starts: Sequence[int], n_rows: int) -> list[list[int]]:
+    """Return blocks in groups of at most ``n_rows`` rows, one block at least."""
+    groups: list[list[int]] = []
+    room = 0
+    for block in blocks:
+        rows = starts[block + 1] - starts[block]
+        if not groups or rows > room:
+            groups.append([])
+            room = max(n_rows, rows)
+        groups[-1].append(block)
+        room -= rows
+    return groups
+
+
+def plan_blocks(variable: Variable, starts: Sequence[int], blocks: Sequence[int], capacity: Capacity) -> Plan:
+    """Return how some blocks of a variable are read; see `plans`."""
+    in_order = all(variable.order.runs(starts[block], starts[block + 1]) is not None for block in blocks)
+    n_rows = sum(starts[block + 1] - starts[block] for block in blocks)
+    block_rows = starts[1] - starts[0] if len(starts) > 1 else 1
+    plan = plan_rows(variable, n_rows, *astuple(capacity), in_order=in_order, bucket_rows=block_rows)
+    if plan.kind != "gather":
+        return plan
+    _, fitting = permuted_rows(pass_row_nbytes(variable), variable.offsets[-1], *astuple(capacity))
+    return replace(plan, bucket_rows=max(block_rows, fitting))
+
+
+def gather_blocks(variable: Variable, spans: Sequence[tuple[int, int]]) -> Array:
+    """Return the logical rows of several spans, reading every stored chunk that they touch once."""
+    return variable.take(np.concatenate([np.arange(lo, hi) for lo, hi in spans]))
+
+
+def cut_block(rows: Array, lo: int, hi: int) -> Array:
+    """Return rows ``lo..hi`` of gathered ones."""
+    return rows[lo:hi]
+
+
+def all_done(*names: str) -> None:
+    """Stand between two passes: one task on which the second pass waits."""
+
+
+def scatter_when(exchange: Exchange, number: int, requested: None, rows: Array | None) -> str:
+    """Scatter, once everything is requested."""
+    return scatter(exchange, number, rows=rows)
+
+
+def collect_when(exchange: Exchange, number: int, scattered: None) -> Array:
+    """Collect, once everything is scattered."""
+    return collect(exchange, number)
+
+
+def read_block(variable: Variable, lo: int, hi: int) -> np.ndarray[Any, Any]:
+    """Return logical rows ``lo..hi``; what a task of the layer does."""
+    return variable.read(lo, hi)
+
+
+def _is_small(variable: Variable) -> bool:
+    """Return whether a variable travels as places and numbers; arrays in memory become one node of the graph."""
+    return _is_stored(variable.order) and all(
+        isinstance(piece.array, (StoredArray, ConstantArray)) for piece in variable.pieces
+    )
+
+
+def _is_stored(order: RowOrder) -> bool:
+    """Return whether an order has no index array in memory."""
+    match order:
+        case Concat(parts):
+            return all(_is_stored(part) for part in parts)
+        case Slice(inner) | Permute(inner):
+            return _is_stored(inner)
+        case Take(inner, index):
+            return not isinstance(index, ArrayIndex) and _is_stored(inner)
+    return True
+
+
+def blocks_of(variables: Collection[Variable], capacity: Capacity) -> tuple[int, ...]:
+    """Return the rows of every block, the same for all variables of a phase.
+
+    Blocks are as large as the widest variable allows, and whole stored chunks wherever these are not larger.
+    Where a full pass would be an exchange they are large enough for its segments.
+    """
+    n_rows = max((len(variable) for variable in variables), default=0)
+    widest = max((pass_row_nbytes(variable) for variable in variables), default=1)
+    rows = block_rows(widest, max(1, n_rows), budget_nbytes=capacity.budget_nbytes, workers=capacity.workers)
+    permuted = [variable for variable in variables if variable.order.runs(0, len(variable)) is None]
+    if permuted:
+        limits = [permuted_rows(pass_row_nbytes(v), v.offsets[-1], *astuple(capacity)) for v in permuted]
+        rows = min(max(rows, *(least for least, _ in limits)), *(most for _, most in limits))
+    chunk_rows = {piece.array.chunk_rows for variable in variables for piece in variable.pieces}
+    align = max((chunk for chunk in chunk_rows if chunk <= rows), default=1)
+    rows = rows // align * align
+    full, rest = divmod(n_rows, rows)
+    return (rows,) * full + ((rest,) if rest or not full else ())
+
+
+def rows_to_dask(variable: Variable, rows: tuple[int, ...], capacity: Capacity) -> da.Array:
+    """Return a variable whose rows any process can read as a dask array; nothing is read.
+
+    Parameters
+    ----------
+    variable : Variable
+        What is read on compute.
+    rows : tuple of int
+        Rows of every block.
+    capacity : Capacity
+        Memory and threads to plan with.
+    """
+    name = f"{variable.name}-{_token(variable, rows)}"
+    graph = HighLevelGraph({name: RowsLayer(name, variable, rows, capacity)}, {name: set()})
+    chunks = (rows, *((size,) for size in variable.row_shape))
+    return da.Array(graph, name, chunks, dtype=variable.dtype)
+
+
+def _token(variable: Variable, rows: tuple[int, ...]) -> str:
+    """Return a name for equal content: the same variable of a store always gets the same."""
+    return token_of(variable, rows[:1]) if _is_small(variable) else uuid.uuid4().hex

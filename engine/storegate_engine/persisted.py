@@ -1,0 +1,174 @@
+"""Persisted: rows on the workers of a cluster as dask arrays, in whatever order; the layer of `lazy` over blocks.
+
+The blocks that lie on the workers come first in the graph, and tasks take rows out of them, by row numbers that
+they work out for themselves::
+
+    gather    block -> picked, block -> picked, ... -> gathered -> block, block, ...
+    exchange  block -> scattered, block -> scattered, ... -> spilled -> block, block, ...
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, replace
+from functools import partial
+from typing import Any, TypeAlias
+
+import dask.array as da
+import numpy as np
+from dask._task_spec import GraphNode, Task, TaskRef
+from dask.highlevelgraph import HighLevelGraph
+from dask.typing import Key
+
+from storegate_engine.exchange import plan_rows
+from storegate_engine.layers import RowsLayer, blocks_of, rows_to_dask
+from storegate_engine.orders import Range
+from storegate_engine.plans import Plan
+from storegate_engine.table import Piece, Variable
+from storegate_engine.tiers import Capacity, PersistedArray
+from storegate_engine.transforms import apply_all
+
+__all__ = ["BlocksLayer", "is_persisted", "persisted_to_dask"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+Spans: TypeAlias = Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class GivenRows:
+    """Stands for rows that tasks are given by the graph: they cannot be read by whoever wants them."""
+
+    dtype: np.dtype[Any]
+    """The dtype of the rows."""
+    row_shape: tuple[int, ...]
+    """The shape of one row."""
+    n_rows: int
+    """The number of rows."""
+    chunk_rows: int = 1
+    """Blocks may begin anywhere."""
+
+    def read_into(self, start: int, stop: int, out: Array, /) -> None:
+        """Refuse."""
+        raise TypeError("these rows are given to tasks by the graph")
+
+    def take_into(self, rows: Array, out: Array, /) -> None:
+        """Refuse."""
+        self.read_into(0, 0, out)
+
+
+class BlocksLayer(RowsLayer):
+    """Blocks of rows in an order of their own, from blocks of a dask array that has them as they are stored.
+
+    Parameters
+    ----------
+    name : str
+        Name of the dask array.
+    variable : Variable
+        The order, and what the rows are; its piece only stands for the rows.
+    rows : tuple of int
+        Rows of every block.
+    capacity : Capacity
+        Memory and threads to plan with.
+    stored : dask.array.Array
+        The stored rows, in blocks of the same size but the last.
+    """
+
+    def __init__(
+        self, name: str, variable: Variable, rows: tuple[int, ...], capacity: Capacity, stored: da.Array
+    ) -> None:
+        super().__init__(name, variable, rows, capacity)
+        self.source = stored.name
+        self.n_sources = stored.numblocks[0]
+        self.source_rows = int(stored.chunks[0][0])
+
+    def plan(self, blocks: Sequence[int]) -> Plan:
+        """Return how these blocks would be read: a scatter task takes one block."""
+        return replace(super().plan(blocks), map_rows=self.source_rows, n_maps=self.n_sources)
+
+    def _source_key(self, number: int) -> Key:
+        return (self.source, number, *(0 for _ in self.variable.row_shape))
+
+    def _scattered(self, number: int) -> TaskRef:
+        return TaskRef(self._source_key(number))
+
+    def _read(self, blocks: Sequence[int]) -> dict[Key, GraphNode]:
+        tasks: dict[Key, GraphNode] = {}
+        for block in blocks:
+            spans = [(self.starts[block], self.starts[block + 1])]
+            tasks |= self._gathered(self._key(block), spans)
+        return tasks
+
+    def _gathered(self, key: Key, spans: Spans) -> dict[Key, GraphNode]:
+        tasks: dict[Key, GraphNode] = {}
+        picked = f"{self.name}-picked-{spans[0][0]}"
+        parts = []
+        for number in range(self.n_sources):
+            part = (picked, number)
+            source = TaskRef(self._source_key(number))
+            tasks[part] = Task(part, pick, self.variable, spans, number * self.source_rows, source)
+            parts.append(TaskRef(part))
+        tasks[key] = Task(key, place, self.variable, spans, self.source_rows, *parts)
+        return tasks
+
+
+def _stored_rows(variable: Variable, spans: Spans) -> Array:
+    return variable.order.take(np.concatenate([np.arange(lo, hi) for lo, hi in spans]))
+
+
+def pick(variable: Variable, spans: Spans, first: int, rows: Array) -> Array:
+    """Return those of the stored rows from ``first`` on that some spans of logical rows want, in logical order."""
+    wanted = _stored_rows(variable, spans) - first
+    picked: Array = rows[wanted[(wanted >= 0) & (wanted < len(rows))]]
+    return picked
+
+
+def place(variable: Variable, spans: Spans, source_rows: int, *parts: Array) -> Array:
+    """Return the logical rows of some spans from what was picked of every block."""
+    sources = _stored_rows(variable, spans) // source_rows
+    out = np.empty((len(sources), *variable.row_shape), variable.dtype)
+    for number, part in enumerate(parts):
+        out[sources == number] = part
+    return out
+
+
+def is_persisted(variable: Variable) -> bool:
+    """Return whether any rows of a variable lie on the workers of a cluster."""
+    return any(isinstance(piece.array, PersistedArray) for piece in variable.pieces)
+
+
+def persisted_to_dask(variable: Variable, rows: tuple[int, ...], capacity: Capacity) -> da.Array:
+    """Return a variable with pieces on the workers of a cluster as a dask array; parameters are those of `to_dask`."""
+    stored = da.concatenate([_piece_to_dask(variable.name, piece, capacity) for piece in variable.pieces])
+    runs = variable.order.runs(0, len(variable))
+    if runs is not None:
+        logical: da.Array = da.concatenate([stored[start:stop] for start, stop in runs]) if runs else stored[:0]
+        aligned: da.Array = logical.rechunk({0: rows})
+        return aligned
+    n_stored = variable.offsets[-1]
+    named = replace(variable, pieces=(Piece(GivenRows(variable.dtype, variable.row_shape, n_stored), 0, n_stored),))
+    plan = plan_rows(named, len(variable), *astuple(capacity), in_order=False, bucket_rows=rows[0])
+    stored = stored.rechunk({0: min(plan.map_rows, rows[0])})
+    name = f"{variable.name}-{uuid.uuid4().hex}"
+    layer = BlocksLayer(name, named, rows, capacity, stored)
+    graph = HighLevelGraph.from_collections(name, layer, dependencies=[stored])
+    return da.Array(graph, name, (rows, *((size,) for size in variable.row_shape)), dtype=variable.dtype)
+
+
+def _piece_to_dask(name: str, piece: Piece, capacity: Capacity) -> da.Array:
+    if not isinstance(piece.array, PersistedArray):
+        whole = Variable(name, piece.dtype, piece.row_shape, (piece,), Range(0, piece.n_rows))
+        return rows_to_dask(whole, blocks_of([whole], capacity), capacity)
+    rows: da.Array = piece.array.values[piece.start : piece.stop]
+    if not piece.transforms:
+        return rows
+    chunks = (rows.chunks[0], *((size,) for size in piece.row_shape))
+    mapped: da.Array = da.map_blocks(
+        partial(apply_all, piece.transforms),
+        rows,
+        chunks=chunks,
+        drop_axis=list(range(1, rows.ndim)),
+        new_axis=list(range(1, len(chunks))),
+        meta=np.empty((0,) * len(chunks), piece.dtype),
+    )
+    return mapped
