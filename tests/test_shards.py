@@ -43,7 +43,6 @@ def write(path: Path, rows: np.ndarray, compressors: tuple = COMPRESSORS["lz4"],
 
 
 def opened(path: Path, shard: int = SHARD) -> Shards:
-    module._index_of.cache_clear()
     found = shards_of(str(path), json.loads((path / "zarr.json").read_text()), CHUNK, shard)
     assert found is not None
     return found

@@ -179,14 +179,15 @@ class Shards:
         path = self.path(shard)
         spare = _workspace("chunk", self.chunk_rows * self.row_nbytes)
         limit = 2 * len(spare) + _OVERHEAD_NBYTES
-        index = _index_of(path, self.n_chunks)
-        spans = [index[chunk - shard * self.n_chunks] for chunk in chunks]
-        for chunk, (begin, nbytes) in zip(chunks, spans, strict=True):
-            if begin == _MISSING:
-                raise CorruptStoreError(f"chunk {chunk} is missing in {path}")
-            if nbytes > limit:
-                raise CorruptStoreError(f"chunk {chunk} of {path} claims {nbytes} bytes, more than it can have")
-        with open(path, "rb", buffering=0) as file:
+        with _opened(path) as file:
+            status = os.fstat(file.fileno())
+            index = _index_of(path, self.n_chunks, status.st_size, status.st_mtime_ns, status.st_ino)
+            spans = [index[chunk - shard * self.n_chunks] for chunk in chunks]
+            for chunk, (begin, nbytes) in zip(chunks, spans, strict=True):
+                if begin == _MISSING:
+                    raise CorruptStoreError(f"chunk {chunk} is missing in {path}")
+                if nbytes > limit:
+                    raise CorruptStoreError(f"chunk {chunk} of {path} claims {nbytes} bytes, more than it can have")
             if hasattr(os, "posix_fadvise") and len(spans) > 1:  # the disk works ahead while chunks are decoded
                 nbytes = sum(max(spans)) - min(spans)[0]
                 os.posix_fadvise(file.fileno(), min(spans)[0], nbytes, os.POSIX_FADV_WILLNEED)
@@ -248,18 +249,22 @@ def _decoded_nbytes(codec: str, encoded: memoryview) -> int:
     return len(encoded)
 
 
+def _opened(path: str) -> Any:
+    """Open a file to read; anything else that may have its name is found out by :func:`_index_of`."""
+    return open(os.open(path, _OPEN_FLAGS), "rb", buffering=0)
+
+
 @functools.lru_cache(maxsize=8192)
-def _index_of(path: str, n_chunks: int) -> list[tuple[int, int]]:
-    """Return offset and length of every chunk of a file; files never change."""
+def _index_of(path: str, n_chunks: int, nbytes: int, mtime_ns: int, inode: int) -> list[tuple[int, int]]:
+    """Return offset and length of every chunk of the file that has this length, time and inode."""
     content = np.empty(16 * n_chunks + _CHECKSUM_NBYTES, "u1")
     array = path.rpartition("/c/")[0]
     if os.path.realpath(path) != os.path.realpath(array) + os.path.normpath(path[len(array) :]):
         raise CorruptStoreError(f"{path} is a link, which is not followed")
-    with open(os.open(path, _OPEN_FLAGS), "rb", buffering=0) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
+    with _opened(path) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise CorruptStoreError(f"{path} is no file")
-        _read_exactly(file, status.st_size - len(content), content.data, path)
+        _read_exactly(file, nbytes - len(content), content.data, path)
     index = content[:-_CHECKSUM_NBYTES]
     if crc32c(index) != int.from_bytes(content[-_CHECKSUM_NBYTES:].data, "little"):
         raise CorruptStoreError(f"{path} is not what was written: the checksum of its index does not match")
