@@ -171,7 +171,9 @@ class StoredLog:
         ConflictError
             Another writer's state is there.
         WriteError
-            It cannot be written; or it was, but is perhaps not on the disk yet.
+            It cannot be written.
+        StoreError
+            It was written, but is perhaps not on the disk yet.
         """
         content = manifest.to_bytes()
         if len(content) > documents.MAX_NBYTES:
@@ -189,10 +191,17 @@ class StoredLog:
             if not self._holds(manifest):
                 raise
             if sync:  # only the answer was lost: what it would have told is done again
-                with writing(where):
-                    (self.location / "manifests").sync()
+                self._sync_again(manifest.version)
         if not self._holds(manifest):
             raise self._conflict(manifest)
+
+    def _sync_again(self, version: int) -> None:
+        try:
+            (self.location / "manifests").sync()
+        except OSError as err:
+            raise StoreError(
+                f"version {version} of {self.location} is committed, but a power failure may still undo it: {err}"
+            ) from err
 
     def _holds(self, manifest: Manifest) -> bool:
         """Return whether it is this manifest that was committed under its version."""

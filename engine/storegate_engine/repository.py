@@ -30,6 +30,7 @@ from storegate_engine.errors import (
     StoreError,
     TransactionError,
     VersionNotFoundError,
+    WriteError,
 )
 from storegate_engine.history import added
 from storegate_engine.locations import Location, writing
@@ -312,17 +313,18 @@ class Transaction:
         self._require_open()
         self._open = False
         if kind is not None:
-            self._discard()
+            self.discard()
             return
         try:
             with _commit_lock:
                 self.repository._commit(self)
         except _CERTAINLY_NOT_COMMITTED:
-            self._discard()
+            self.discard()
             raise
         self.repository.tidy(dict.fromkeys(self._touched))
 
-    def _discard(self) -> None:
+    def discard(self) -> None:
+        """Remove what was written; for a transaction that is certainly not committed."""
         for segment in self._written:
             try:
                 segment.remove()
@@ -602,8 +604,16 @@ class StoredRepository(Repository):
         return StoredIndex(array)  # type: ignore[arg-type]
 
     def _commit(self, transaction: Transaction) -> None:
-        if self._durable:
-            transaction.sync()
+        try:
+            if self._durable:
+                transaction.sync()
+            self._commit_first_free(transaction)
+        except WriteError:
+            if self.location.is_local:  # elsewhere, what was given up may still arrive
+                transaction.discard()
+            raise
+
+    def _commit_first_free(self, transaction: Transaction) -> None:
         for attempt in range(MAX_TRIES):
             parent, before = self._head
             table = transaction.apply(before)

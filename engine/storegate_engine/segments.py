@@ -60,6 +60,7 @@ class ArraySpec:
 
 
 _UNKNOWN_ROWS = 2**53
+_GROUP = b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'
 
 
 def new_identifier() -> str:
@@ -113,8 +114,7 @@ class Segment:
         require_within_limits(spec.dtype, spec.row_shape, spec.n_rows or 0, spec.layout)
         store = self.location.store
         if not self._arrays:
-            self.parent.require_inside()
-            zarr.create_group(store, path=self.location.prefix)
+            self.location.write("zarr.json", _GROUP)
         encoding = encoding_of(spec.dtype)
         shape = (_UNKNOWN_ROWS if spec.n_rows is None else spec.n_rows, *spec.row_shape)
         tail = tuple(max(1, size) for size in spec.row_shape)
