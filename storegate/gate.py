@@ -32,8 +32,9 @@ from storegate_engine.fingerprints import fingerprint, known_fingerprints
 from storegate_engine.history import Difference
 from storegate_engine.lazy import to_dataset
 from storegate_engine.locations import parse_location
+from storegate_engine.memory import MemoryRepository
 from storegate_engine.names import validate_name
-from storegate_engine.repository import MemoryRepository, Repository, Transaction
+from storegate_engine.repository import Repository, Transaction
 from storegate_engine.rewrite import rewrite
 from storegate_engine.roots import Root
 from storegate_engine.table import Table, rows_of

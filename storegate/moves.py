@@ -13,7 +13,8 @@ from storegate.views import read, read_lazy
 from storegate_engine.arrays import RowArray
 from storegate_engine.layers import blocks_of
 from storegate_engine.lazy import to_dask
-from storegate_engine.repository import MemoryRepository, Repository, Transaction
+from storegate_engine.memory import MemoryRepository
+from storegate_engine.repository import Repository, Transaction
 from storegate_engine.sources import Source, VariableSource
 from storegate_engine.table import Table, Variable, rows_of
 from storegate_engine.tiers import Capacity, active_client, persist

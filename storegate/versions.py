@@ -13,7 +13,8 @@ from storegate_engine import verify as engine
 from storegate_engine.budget import format_nbytes
 from storegate_engine.errors import CorruptStoreError, VersionNotFoundError
 from storegate_engine.history import Difference, differences
-from storegate_engine.repository import Repository, StoredRepository
+from storegate_engine.repository import Repository
+from storegate_engine.stored import StoredRepository
 from storegate_engine.vacuum import Vacuumed
 from storegate_engine.vacuum import vacuum as remove_unused
 from storegate_engine.verify import Checked

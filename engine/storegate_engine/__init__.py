@@ -18,6 +18,8 @@ The rooms of the house, from the top. A room imports only from rooms below it:
 ``tiers``          persist to memory, here or on a cluster
 ``exchange``       exact permutation on disk: scatter, then collect
 ``roots``          the directory or URL that holds the data_ids
+``memory``         one data_id's table in the memory of this process
+``stored``         one data_id's table in storage
 ``repository``     one data_id's committed table, and the transactions that make its next state
 ``history``        what one state of a table has that another has not (pure)
 ``sources``        anything that holds rows, as blocks of rows in order
@@ -31,6 +33,7 @@ The rooms of the house, from the top. A room imports only from rooms below it:
 ``plans``          which way permuted rows are read, and what that takes (pure)
 ``shards``         the files of a sharded zarr array, decoded in place
 ``spill``          directories of scratch files
+``spill_files``    segments of rows in one checksummed file
 ``order_json``     orders as JSON, and back
 ``settings``       what dask's configuration says under ``storegate``
 ``transforms``     Cast, OneHot, ArgMax (pure)

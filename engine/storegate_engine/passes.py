@@ -23,7 +23,6 @@ import numpy as np
 
 from storegate_engine.exchange import (
     Exchange,
-    Workspace,
     collect,
     destinations,
     is_invertible,
@@ -35,6 +34,7 @@ from storegate_engine.exchange import (
 )
 from storegate_engine.plans import Plan
 from storegate_engine.spill import open_spill
+from storegate_engine.spill_files import Workspace
 from storegate_engine.states import token_of
 from storegate_engine.table import Variable
 from storegate_engine.tasks import run, workspace

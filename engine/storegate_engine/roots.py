@@ -12,8 +12,8 @@ from storegate_engine.errors import CorruptStoreError, NotAStoreError, StoreErro
 from storegate_engine.locations import Location, writing
 from storegate_engine.manifests import FORMAT_VERSION
 from storegate_engine.names import validate_name
-from storegate_engine.repository import StoredRepository
 from storegate_engine.segments import DEFAULT_COMPRESSOR, Compressor
+from storegate_engine.stored import StoredRepository
 
 __all__ = ["Root"]
 

@@ -21,10 +21,10 @@ from zarr.core.sync import sync
 
 from storegate_engine.budget import format_nbytes
 from storegate_engine.locations import PARTIAL, Location
-from storegate_engine.repository import StoredRepository
 from storegate_engine.segments import made_at
 from storegate_engine.spill import orphans
 from storegate_engine.states import FINGERPRINTS, key_of, stored_arrays
+from storegate_engine.stored import StoredRepository
 
 __all__ = ["Vacuumed", "vacuum"]
 

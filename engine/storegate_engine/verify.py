@@ -14,8 +14,8 @@ from storegate_engine import checksums
 from storegate_engine.arrays import StoredArray
 from storegate_engine.encodings import encoding_of, row_nbytes
 from storegate_engine.errors import StoreError
-from storegate_engine.repository import StoredRepository
 from storegate_engine.states import stored_arrays
+from storegate_engine.stored import StoredRepository
 
 __all__ = ["Checked", "verify"]
 

@@ -1,0 +1,111 @@
+"""Memory: one data_id's table whose rows are ndarrays of this process; writes no files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from storegate_engine.arrays import MemoryArray, RowArray
+from storegate_engine.encodings import encoding_of, is_text, row_nbytes
+from storegate_engine.orders import ArrayIndex, RowIndex
+from storegate_engine.repository import Repository, Target, Transaction
+from storegate_engine.segments import Segment
+from storegate_engine.sources import (
+    ArraySource,
+    Source,
+    VariableSource,
+    blocks_of_group,
+    grouped,
+)
+from storegate_engine.table import Table
+
+__all__ = ["MemoryRepository"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+COPY_NBYTES = 4 * 2**20
+
+
+class _Gathered:
+    """Rows that are copied together: in place where their number is known, else at the end."""
+
+    def __init__(self, source: Source) -> None:
+        self._dtype = encoding_of(source.dtype).logical
+        self._rows = np.empty((source.n_rows or 0, *source.row_shape), self._dtype)
+        self._parts: list[Array] | None = [self._rows] if source.n_rows is None else None
+        self._done = 0
+
+    def append(self, rows: Array) -> None:
+        if self._parts is not None:
+            self._parts.append(np.array(rows))
+        else:
+            self._rows[self._done : self._done + len(rows)] = rows
+            self._done += len(rows)
+
+    def close(self) -> Array:
+        if self._parts is not None:  # text may have become wider
+            self._rows = np.concatenate(self._parts, dtype=None if is_text(self._dtype) else self._dtype)
+        self._rows.flags.writeable = False
+        return self._rows
+
+
+class MemoryRepository(Repository):
+    """A table whose rows are ndarrays of this process; travels by value."""
+
+    tier = "numpy"
+
+    def __init__(self, *, budget_nbytes: int, copy: bool = True) -> None:
+        self.budget_nbytes = budget_nbytes
+        self._copy = copy
+        self._table = Table()
+        self._version = 0
+        self._operation = "empty"
+
+    @property
+    def table(self) -> Table:
+        """The newest table."""
+        return self._table
+
+    @property
+    def version(self) -> int:
+        """The number of changes so far."""
+        return self._version
+
+    def _store(self, sources: Mapping[str, Source], written: list[Segment]) -> dict[str, RowArray]:
+        values: dict[str, Array] = {}
+        for group in grouped(sources):
+            values |= self._gather(group)
+        return {name: MemoryArray(values[name]) for name in sources}
+
+    def _gather(self, group: Mapping[str, Source]) -> dict[str, Array]:
+        """Return the rows of a group of sources as arrays of this repository's own."""
+        first = next(iter(group.values()))
+        if isinstance(first, ArraySource) and not self._copy:
+            return {name: first.values.view() for name in group}
+        if isinstance(first, VariableSource):  # whole: each stored chunk is read once, whatever the order
+            rows = first.variable.read(0, len(first.variable))
+            rows.flags.writeable = False
+            return dict.fromkeys(group, rows)
+        if isinstance(first, VariableSource):  # whole: each stored chunk is read once, whatever the order
+            rows = first.variable.read(0, len(first.variable))
+            rows.flags.writeable = False
+            return dict.fromkeys(group, rows)
+        block_rows = max(1, COPY_NBYTES // row_nbytes(first.dtype, first.row_shape))
+        gathered = {name: _Gathered(source) for name, source in group.items()}
+        for blocks in blocks_of_group(group, block_rows):
+            for name, rows in blocks.items():
+                gathered[name].append(rows)
+        return {name: rows.close() for name, rows in gathered.items()}
+
+    def _store_index(self, rows: Array, written: list[Segment]) -> RowIndex:
+        return ArrayIndex(rows)
+
+    def _commit(self, transaction: Transaction) -> None:
+        self._table = transaction.apply(self._table)
+        self._version += 1
+        self._operation = transaction.operation
+
+    def _changed_by(self, transaction: Transaction, target: Target) -> str:
+        return f"{self._operation} (version {self._version})"
