@@ -18,7 +18,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import zarr
 from zarr.abc.codec import BytesBytesCodec
-from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import StorePath
@@ -117,17 +116,11 @@ class Segment:
             self.location.write("zarr.json", _GROUP)
         encoding = encoding_of(spec.dtype)
         shape = (_UNKNOWN_ROWS if spec.n_rows is None else spec.n_rows, *spec.row_shape)
-        array: zarr.Array[Any] | None = None
-        if _is_written_by_tensorstore(self.location, spec.dtype):
-            codecs = _Codecs(self.compressor, json.dumps([codec.to_dict() for codec in self.compressor]))
-            metadata = _metadata(name, shape, encoding, spec.layout, codecs)
-            self.location.write(f"{name}/zarr.json", metadata)
-        else:
-            store, key = self.location.store, self.location.key(name)
-            array = _create_array(store, key, name, shape, encoding, spec.layout, self.compressor)
+        codecs = _Codecs(self.compressor, json.dumps([codec.to_dict() for codec in self.compressor]))
+        self.location.write(f"{name}/zarr.json", _metadata(name, shape, encoding, spec.layout, codecs))
         n_rows = 0 if spec.n_rows is None else spec.n_rows
         self._arrays[name] = StoredArray(self.location, name, encoding.logical, spec.row_shape, n_rows, spec.layout)
-        return SegmentWriter(self, name, spec, encoding, array)
+        return SegmentWriter(self, name, spec, encoding)
 
     def reserve(self, name: str, spec: ArraySpec) -> StoredArray:
         """Create one array of known rows, which :func:`write_rows` fills, from any process and in any order."""
@@ -208,14 +201,12 @@ def _write_shards(array: StoredArray, start: int, rows: Array) -> list[int]:
 class SegmentWriter:
     """Appends rows to one new array, whole shards at a time."""
 
-    def __init__(
-        self, segment: Segment, name: str, spec: ArraySpec, encoding: Encoding, array: zarr.Array[Any] | None
-    ) -> None:
+    def __init__(self, segment: Segment, name: str, spec: ArraySpec, encoding: Encoding) -> None:
         self._segment = segment
         self._name = name
         self._spec = spec
         self._encoding = encoding
-        self._target: Any = _open_writer(segment.location, name, spec.dtype) or array
+        self._target: Any = _open_writer(segment.location, name, spec.dtype) or _open_with_zarr(segment.location, name)
         self._shard = spec.layout.shard_rows
         self._buffer: Array | None = None
         self._buffered = 0
@@ -300,10 +291,6 @@ class SegmentWriter:
                 self._futures.popleft().result()
 
 
-def _is_written_by_tensorstore(location: Location, dtype: np.dtype[Any]) -> bool:
-    return location.is_local and not is_text(dtype) and tensorstore_runs()
-
-
 @dataclass(frozen=True, slots=True)
 class _Codecs:
     """Codecs that can be told apart: zarr's own cannot be hashed."""
@@ -315,38 +302,29 @@ class _Codecs:
 @functools.lru_cache(maxsize=256)
 def _metadata(name: str, shape: tuple[int, ...], encoding: Encoding, layout: Layout, compressor: _Codecs) -> bytes:
     """Return the ``zarr.json`` of an array; small appends ask for the same one again and again."""
-    array = _create_array(zarr.storage.MemoryStore(), "", name, shape, encoding, layout, compressor.codecs)
-    return bytes(array.metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"].to_bytes())
-
-
-def _create_array(
-    store: Store,
-    key: str,
-    name: str,
-    shape: tuple[int, ...],
-    encoding: Encoding,
-    layout: Layout,
-    compressor: Compressor,
-) -> zarr.Array[Any]:
     tail = tuple(max(1, size) for size in shape[1:])
-    return zarr.create_array(
-        store,
-        name=key or None,
+    array = zarr.create_array(
+        zarr.storage.MemoryStore(),
         shape=shape,
         dtype=encoding.stored,
         chunks=(layout.chunk_rows, *tail),
         shards=(layout.shard_rows, *tail),
-        compressors=(*compressor, Crc32cCodec()),
+        compressors=(*compressor.codecs, Crc32cCodec()),
         fill_value="" if is_text(encoding.stored) else encoding.stored.type(0),
         attributes=dict(encoding.attributes),
         dimension_names=("sample", *(f"{name}_{axis}" for axis in range(1, len(shape)))),
-        config={"write_empty_chunks": True},
     )
+    return bytes(array.metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"].to_bytes())
+
+
+def _open_with_zarr(location: Location, name: str) -> zarr.Array[Any]:
+    with zarr.config.set({"array.write_empty_chunks": True}):  # an opened array takes it from there
+        return zarr.open_array(StorePath(location.store, location.key(name)), mode="r+")
 
 
 def _open_writer(location: Location, name: str, dtype: np.dtype[Any]) -> Any:
-    if not _is_written_by_tensorstore(location, dtype):
-        return None  # the array as it was created: zarr 3.1 forgets write_empty_chunks when it opens one
+    if not location.is_local or is_text(dtype) or not tensorstore_runs():
+        return None
     import tensorstore
 
     return tensorstore.open(
