@@ -224,6 +224,24 @@ def test_a_commit_whose_answer_is_lost_is_not_made_twice(faults, original, tmp_p
     assert lost == 1
 
 
+@pytest.mark.parametrize("operation", ["write_if_absent", "sync"])
+def test_rows_whose_manifest_does_not_fit_take_no_space(stored, tmp_path, monkeypatch, operation):
+    gate = StoreGate("zarr", {"output_dir": tmp_path / "store", "durability": "power"}, "test_id")
+    gate.add_data("x", X)
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Location, operation, full)
+        with pytest.raises(WriteError, match="free space there"):
+            gate.add_data("y", X)
+    arrays = [path.name for path in gate.repository().segments.path.glob("*/*") if path.is_dir()]
+    assert arrays == ["x"]
+    gate.add_data("y", X)
+    np.testing.assert_array_equal(gate.get_data("y"), X)
+
+
 def test_opening_a_new_root_fails_and_is_tried_again(faults, tmp_path):
     for how in ("before", "after", "torn"):
         for at in range(1, 8):

@@ -55,7 +55,7 @@ def test_a_store_that_another_process_makes_while_this_one_looks(tmp_path, monke
 
 
 def test_many_threads_open_a_new_root_at_once(tmp_path):
-    for attempt in range(20):
+    for attempt in range(6):
         barrier, failed = threading.Barrier(8), []
 
         def work(number, directory=tmp_path / f"root{attempt}", barrier=barrier, failed=failed):

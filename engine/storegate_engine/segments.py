@@ -6,6 +6,7 @@ is never changed once a manifest refers to it.
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 import uuid
@@ -19,6 +20,7 @@ import numpy as np
 import zarr
 from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import StorePath
 
 from storegate_engine import checksums
@@ -112,28 +114,15 @@ class Segment:
 
     def _create(self, name: str, spec: ArraySpec) -> SegmentWriter:
         require_within_limits(spec.dtype, spec.row_shape, spec.n_rows or 0, spec.layout)
-        store = self.location.store
         if not self._arrays:
             self.location.write("zarr.json", _GROUP)
         encoding = encoding_of(spec.dtype)
         shape = (_UNKNOWN_ROWS if spec.n_rows is None else spec.n_rows, *spec.row_shape)
-        tail = tuple(max(1, size) for size in spec.row_shape)
-        array = zarr.create_array(
-            store,
-            name=self.location.key(name),
-            shape=shape,
-            dtype=encoding.stored,
-            chunks=(spec.layout.chunk_rows, *tail),
-            shards=(spec.layout.shard_rows, *tail),
-            compressors=(*self.compressor, Crc32cCodec()),
-            fill_value="" if is_text(spec.dtype) else encoding.stored.type(0),
-            attributes=dict(encoding.attributes),
-            dimension_names=("sample", *(f"{name}_{axis}" for axis in range(1, len(shape)))),
-            config={"write_empty_chunks": True},
-        )
+        codecs = _Codecs(self.compressor, json.dumps([codec.to_dict() for codec in self.compressor]))
+        self.location.write(f"{name}/zarr.json", _metadata(name, shape, encoding, spec.layout, codecs))
         n_rows = 0 if spec.n_rows is None else spec.n_rows
         self._arrays[name] = StoredArray(self.location, name, encoding.logical, spec.row_shape, n_rows, spec.layout)
-        return SegmentWriter(self, name, spec, encoding, array)
+        return SegmentWriter(self, name, spec, encoding)
 
     def reserve(self, name: str, spec: ArraySpec) -> StoredArray:
         """Create one array of known rows, which :func:`write_rows` fills, from any process and in any order."""
@@ -204,15 +193,14 @@ def _write_shards(array: StoredArray, start: int, rows: Array) -> list[int]:
 class SegmentWriter:
     """Appends rows to one new array, whole shards at a time."""
 
-    def __init__(
-        self, segment: Segment, name: str, spec: ArraySpec, encoding: Encoding, array: zarr.Array[Any]
-    ) -> None:
+    def __init__(self, segment: Segment, name: str, spec: ArraySpec, encoding: Encoding) -> None:
         self._segment = segment
         self._name = name
         self._spec = spec
         self._encoding = encoding
-        # the array as it was created: zarr 3.1 forgets write_empty_chunks when it opens one
-        self._target = _shards_of(segment.location, name, spec.dtype, spec.layout) or array
+        self._target: Shards | zarr.Array[Any] = _shards_of(
+            segment.location, name, spec.dtype, spec.layout
+        ) or _open_with_zarr(segment.location, name)
         self._shard = spec.layout.shard_rows
         self._buffer: Array | None = None
         self._buffered = 0
@@ -307,3 +295,34 @@ def _shards_of(location: Location, name: str, dtype: np.dtype[Any], layout: Layo
         return None
     metadata = json.loads(location.read(f"{name}/zarr.json") or b"")
     return shards_of(f"{location}/{name}", metadata, layout.chunk_rows, layout.shard_rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Codecs:
+    """Codecs that can be told apart: zarr's own cannot be hashed."""
+
+    codecs: Compressor = field(compare=False)
+    text: str
+
+
+@functools.lru_cache(maxsize=256)
+def _metadata(name: str, shape: tuple[int, ...], encoding: Encoding, layout: Layout, compressor: _Codecs) -> bytes:
+    """Return the ``zarr.json`` of an array; small appends ask for the same one again and again."""
+    tail = tuple(max(1, size) for size in shape[1:])
+    array = zarr.create_array(
+        zarr.storage.MemoryStore(),
+        shape=shape,
+        dtype=encoding.stored,
+        chunks=(layout.chunk_rows, *tail),
+        shards=(layout.shard_rows, *tail),
+        compressors=(*compressor.codecs, Crc32cCodec()),
+        fill_value="" if is_text(encoding.stored) else encoding.stored.type(0),
+        attributes=dict(encoding.attributes),
+        dimension_names=("sample", *(f"{name}_{axis}" for axis in range(1, len(shape)))),
+    )
+    return bytes(array.metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"].to_bytes())
+
+
+def _open_with_zarr(location: Location, name: str) -> zarr.Array[Any]:
+    with zarr.config.set({"array.write_empty_chunks": True}):  # an opened array takes it from there
+        return zarr.open_array(StorePath(location.store, location.key(name)), mode="r+")
