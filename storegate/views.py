@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import dask.array as da
 import numpy as np
 
 from storegate import edits, report
+from storegate.batches import open_stream
 from storegate.inputs import Names, parse_names
 from storegate.phases import ALL, PHASES, require_compiled
 from storegate.selection import OneRow, RowRange, Rows, Selection, parse_item
 from storegate_engine.errors import PhaseNotFoundError, ShapeError, VariableNotFoundError
 from storegate_engine.lazy import blocks_of, to_dask
 from storegate_engine.orders import ArrayIndex
+from storegate_engine.settings import memory_limit_nbytes
+from storegate_engine.streams import Stream
 from storegate_engine.table import Variable
 from storegate_engine.tiers import Capacity
 
@@ -191,6 +195,110 @@ class View:
         if isinstance(values, list):
             values = np.stack(values, axis=1)
         return np.asarray(values, dtype=dtype)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        var_names: Any = None,
+        shuffle: bool | str = True,
+        seed: int = 0,
+        epoch: int = 0,
+        drop_last: bool | str = False,
+        rank: int = 0,
+        world: int = 1,
+        prefetch: int = 2,
+        budget: int | str | None = None,
+        block_rows: int | None = None,
+        buffer_blocks: int | None = None,
+        label: str | None = None,
+        weights: Any = None,
+        balance: str | None = None,
+    ) -> Stream:
+        """Return batches of rows for a training loop: in the same order anywhere, resumable, shared by ranks.
+
+        Iterate over the result once for every epoch. It stays with the version of the data that it was made from.
+
+        Parameters
+        ----------
+        batch_size : int
+            Rows of one step, of all ranks together.
+        var_names : str, tuple or list of str, optional
+            The variables, where the view has none yet; without any a batch is a dict of all of them.
+        shuffle : {True, "blocks", False}
+            True: a uniform order of every epoch. ``"blocks"``: blocks of rows in random order, mixed within a
+            buffer; the first batch comes at once, nothing is spilled, and batches are a little less random, see
+            :attr:`Stream.quality`. False: the order of the phase.
+        seed, epoch : int
+            What the order depends on, and the first epoch.
+        drop_last : {False, True, "pad"}
+            A last step that is not full is shorter (some ranks may get an empty batch), dropped, or filled up with
+            the first rows of the epoch. Every rank has equally many batches in any case.
+        rank, world : int
+            Which part of every step is wanted, and of how many.
+        prefetch : int
+            Buffers that are read ahead.
+        budget : int or str, optional
+            Memory limit; default: the gate's.
+        block_rows, buffer_blocks : int, optional
+            Rows of a block, and blocks of a buffer; part of the order's definition. They follow from the data (bytes
+            of a row, rows of a chunk, number of rows), never from the machine.
+        label : str, optional
+            A variable by which the quality of a block order is judged; without it, rows of a block are supposed
+            to be all the same.
+        weights : str or array of shape (n_rows,), optional
+            Draw as many rows as there are, with these weights, and put each back.
+        balance : str, optional
+            A variable of labels (or one-hot rows); its classes are drawn equally often.
+
+        Returns
+        -------
+        Stream
+            Of ndarrays for a string, stacked ones for a tuple, lists of them for a list. They are the caller's own.
+
+        Raises
+        ------
+        MemoryBudgetError
+            The buffers do not fit the memory limit.
+        ShapeError
+            The variables have different numbers of rows.
+
+        Examples
+        --------
+        >>> from storegate import StoreGate
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [0, 1, 2, 3, 4])
+        >>> list(gate["train"]["x"].batches(2, seed=1))
+        [array([3, 1]), array([2, 0]), array([4])]
+        """
+        names = self.names
+        if var_names is not None:
+            if names is not None:
+                raise ValueError(f"var_names={var_names!r} was given, but the view has {list(names.names)} already")
+            names = parse_names(var_names)
+        repository = self.gate.repository()
+        version, table = repository.version, repository.table
+        stream = open_stream(
+            partial(edits.whole, table, self.phase or ALL),
+            names if names is not None else tuple(table[self.phase if self.phase in PHASES else PHASES[0]]),
+            version=version,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            epoch=epoch,
+            drop_last=drop_last,
+            rank=rank,
+            world=world,
+            prefetch=prefetch,
+            budget_nbytes=memory_limit_nbytes(self.gate.budget_nbytes if budget is None else budget),
+            block_rows=block_rows,
+            buffer_blocks=buffer_blocks,
+            label=label,
+            weights=weights,
+            balance=balance,
+        )
+        stream.warn_of_quality()
+        return stream
 
     def to_xarray(self) -> xr.Dataset:
         """Return the view as a lazy ``xr.Dataset``, with dims ``sample``, ``<variable>_1`` and so on.

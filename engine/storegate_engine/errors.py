@@ -18,6 +18,7 @@
     ├── ConflictError (RuntimeError)              another writer's commit stands in the way
     ├── TransactionError (RuntimeError)           a transaction that failed earlier was used again
     ├── NotInvertibleError (ValueError)           an order that has repeated rows
+    ├── StreamStateError (ValueError)             the state of another stream
     └── StoreError (OSError)
         ├── SpillError (OSError)              spill that cannot be written: a full disk, no permission
         ├── NotAStoreError (OSError)              a directory that holds something else
@@ -50,6 +51,7 @@ __all__ = [
     "SpillError",
     "StoreError",
     "StoreGateError",
+    "StreamStateError",
     "TransactionError",
     "VariableExistsError",
     "VariableNotFoundError",
@@ -142,6 +144,10 @@ class TransactionError(StoreGateError, RuntimeError):
 
 class NotInvertibleError(StoreGateError, ValueError):
     """An order that repeats rows has no inverse."""
+
+
+class StreamStateError(StoreGateError, ValueError):
+    """A state that is not of the stream it is loaded into."""
 
 
 class StoreError(StoreGateError, OSError):

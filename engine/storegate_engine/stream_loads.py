@@ -1,0 +1,452 @@
+"""Stream loads: reads the rows of a stream's epochs into buffers, ahead of the batches; knows no batch's form.
+
+========  =====================================================  ====================================
+source    when                                                   reads
+========  =====================================================  ====================================
+spans     rows in order, or in blocks, that lie in runs          each chunk once in a load
+memory    any order of rows that fit the budget                  the phase once, for all epochs
+exchange  any order of more rows                                 the phase once an epoch, into spill,
+                                                                 while the epoch before streams
+========  =====================================================  ====================================
+
+A source yields tasks, in order. Each runs in a thread and returns one `Ready`; at most ``prefetch`` of them run or
+wait while one is consumed, which bounds the memory.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+
+from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbytes
+from storegate_engine.errors import MemoryBudgetError
+from storegate_engine.exchange import (
+    Exchange,
+    Workspace,
+    collect,
+    is_invertible,
+    pass_row_nbytes,
+    request,
+    scatter,
+    scratch_of,
+)
+from storegate_engine.orders import Range, RowOrder
+from storegate_engine.plans import COPIES
+from storegate_engine.spill import Spill, open_spill
+from storegate_engine.stream_orders import Blocks, Epochs, Load, Share
+from storegate_engine.table import Variable
+
+__all__ = ["BlockSource", "ExchangeSource", "MemorySource", "Ready", "RunSource", "Source", "Threads", "ahead"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+EpochOrder: TypeAlias = Callable[[RowOrder, int], RowOrder]
+"""Rows, and the number of an epoch, to these rows in the order of that epoch."""
+
+READERS = 4
+"""Threads that read parts of loads: some of them wait for storage."""
+PLANNERS = 2
+"""Loads that are made at the same time: one is planned while another one is read."""
+PART_NBYTES = 2 * 2**20
+"""Bytes of one variable that one thread reads at a time."""
+RUN_NBYTES = 16 * 2**20
+"""Rows of one load that are read in order."""
+MEMORY_ROWS = 2**18
+"""Rows in memory whose order is worked out at a time."""
+EXCHANGE_UNITS = 4.5
+"""Buckets in memory beside those that are ready: one that is placed, and the copies of one task of the next scatter."""
+
+
+@dataclass(slots=True, eq=False)
+class Ready:
+    """Rows in memory, and the batches that they make."""
+
+    arrays: list[Array]
+    """The rows of every variable."""
+    rows: Array | None
+    """Which of them the batches take, batch after batch; None takes them as they lie."""
+    cuts: list[int]
+    """Where each batch begins, and where the last one ends."""
+    closed: bool = True
+    """Whether the last batch ends here."""
+    release: Callable[[], None] = lambda: None
+    """Called when no batch is taken any more."""
+
+
+class Threads:
+    """The threads of one iteration; leaving the context ends them, whatever they were doing."""
+
+    def __init__(self) -> None:
+        self.loads = ThreadPoolExecutor(PLANNERS, thread_name_prefix="storegate-stream")
+        self.reads = ThreadPoolExecutor(READERS, thread_name_prefix="storegate-stream-read")
+        self.stopping = threading.Event()
+
+    def run(self, tasks: Iterator[Callable[[], object]]) -> None:
+        """Run tasks in the reading threads, and wait; the first error is raised."""
+        futures = [self.reads.submit(task) for task in tasks]
+        try:
+            for future in futures:
+                future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def __enter__(self) -> Self:
+        """Start nothing: threads start with their first task."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the threads."""
+        self.stopping.set()
+        self.reads.shutdown(wait=False, cancel_futures=True)  # first: loads wait for them
+        self.loads.shutdown(wait=True, cancel_futures=True)
+        self.reads.shutdown(wait=True)
+
+
+class Source(ABC):
+    """Where the loads of a stream come from."""
+
+    @property
+    @abstractmethod
+    def projected_nbytes(self) -> int:
+        """The peak memory of reading, the batches in the consumer's hands not included."""
+
+    @abstractmethod
+    def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
+        """Yield tasks that make the loads of an epoch from a step on, in order."""
+
+    def end(self, epoch: int) -> None:  # noqa: B027 (most have nothing to do)
+        """Make ready for the next epoch; called when all loads of this one were consumed."""
+
+    def close(self) -> None:  # noqa: B027
+        """Let go of what is kept from one epoch to the next."""
+
+
+def ahead(tasks: Iterator[Callable[[], Ready]], pool: ThreadPoolExecutor, prefetch: int) -> Iterator[Ready]:
+    """Yield what tasks return, in order; ``prefetch`` of them run or wait while one result is consumed."""
+    running: deque[Future[Ready]] = deque()
+    for task in tasks:
+        running.append(pool.submit(task))
+        if len(running) > prefetch:
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()
+
+
+def row_nbytes_of(variables: Sequence[Variable]) -> int:
+    """Return the bytes of one row of all variables."""
+    return sum(variable.row_nbytes for variable in variables)
+
+
+def reading_nbytes(variables: Sequence[Variable], n_rows: int) -> int:
+    """Return what threads hold while they read so many rows: encoded or decoded chunks, and rows to transform."""
+    wider = max(pass_row_nbytes(variable) / max(1, variable.row_nbytes) for variable in variables)
+    return int(min(READERS * PART_NBYTES, n_rows * row_nbytes_of(variables)) * (1 + wider))
+
+
+# ------------------------------------------------------------------------------
+# Rows that lie in runs
+# ------------------------------------------------------------------------------
+
+
+class _SpanSource(Source):
+    """Reads the spans of loads by many threads into one buffer for every variable, which later loads use again."""
+
+    def __init__(self, variables: Sequence[Variable], load_rows: int, prefetch: int) -> None:
+        self.variables = variables
+        self.load_rows = load_rows
+        self.prefetch = prefetch
+
+    @property
+    def load_nbytes(self) -> int:
+        """Bytes of one load, and of the numbers of its rows."""
+        return self.load_rows * (row_nbytes_of(self.variables) + np.dtype(np.intp).itemsize)
+
+    @property
+    def projected_nbytes(self) -> int:
+        """Every load that is ready or on its way, the planning of some, and what the reading threads hold."""
+        planning = min(PLANNERS, max(1, self.prefetch)) * self.load_rows * ROW_OVERHEAD_NBYTES
+        reading = reading_nbytes(self.variables, self.load_rows)
+        return (1 + self.prefetch) * self.load_nbytes + planning + reading
+
+    def read(self, plan: Callable[[], Load], free: deque[list[Array]], threads: Threads) -> Ready:
+        """Make one load."""
+        load = plan()
+        try:
+            buffers = free.popleft()
+        except IndexError:
+            buffers = [np.empty((self.load_rows, *variable.row_shape), variable.dtype) for variable in self.variables]
+        arrays = [buffer[: load.n_rows] for buffer in buffers]
+        threads.run(self._parts(load, arrays))
+        return Ready(arrays, load.rows, load.cuts.tolist(), load.closed, partial(free.append, buffers))
+
+    def _parts(self, load: Load, arrays: list[Array]) -> Iterator[Callable[[], object]]:
+        for variable, array in zip(self.variables, arrays, strict=True):
+            step = max(1, PART_NBYTES // max(1, variable.row_nbytes))
+            done = 0
+            for start, stop in load.spans:
+                for lo in range(start, stop, step):
+                    hi = min(lo + step, stop)
+                    yield partial(variable.read_into, lo, hi, array[done : done + hi - lo])
+                    done += hi - lo
+
+
+class BlockSource(_SpanSource):
+    """Rounds of blocks."""
+
+    def __init__(self, variables: Sequence[Variable], blocks: Blocks, budget_nbytes: int, prefetch: int) -> None:
+        super().__init__(variables, blocks.share_rows, prefetch)
+        self.blocks = blocks
+        require(
+            reserved_nbytes(budget_nbytes) + self.projected_nbytes,
+            budget_nbytes,
+            what=f"a block shuffle with {1 + prefetch} buffers of {blocks.buffer_blocks} blocks of {blocks.block_rows} "
+            "rows",
+            remedy="raise budget= (or storegate.memory-limit), or lower prefetch= or buffer_blocks=; the latter is "
+            "another order of the rows",
+        )
+
+    def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
+        """Yield a task for each round."""
+        free: deque[list[Array]] = deque()
+        for load in self.blocks.loads(epoch, step):
+            yield partial(self.read, partial(self.blocks.load, *load), free, threads)
+
+
+class RunSource(_SpanSource):
+    """Steps of rows in order, some at a time."""
+
+    def __init__(self, variables: Sequence[Variable], epochs: Epochs, budget_nbytes: int, prefetch: int) -> None:
+        self.share = Share(Range(0, epochs.n_rows), epochs)
+        row_nbytes = row_nbytes_of(variables) + ROW_OVERHEAD_NBYTES
+        free = (budget_nbytes - reserved_nbytes(budget_nbytes)) // (2 * (2 + prefetch))
+        fitting = min(RUN_NBYTES, free) // row_nbytes // max(1, self.share.step_rows)
+        self.steps = max(1, fitting)
+        longest = max(self.share.step_rows, min(len(self.share), self.steps * self.share.step_rows))
+        super().__init__(variables, max(1, longest), prefetch)
+        require(
+            reserved_nbytes(budget_nbytes) + self.projected_nbytes,
+            budget_nbytes,
+            what=f"reading batches of {epochs.batch_rows} rows",
+            remedy="raise budget= (or storegate.memory-limit), or lower prefetch= or the batch size",
+        )
+
+    def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
+        """Yield a task for every few steps."""
+        free: deque[list[Array]] = deque()
+        for first in range(step, self.share.epochs.n_steps, self.steps):
+            yield partial(self.read, partial(self._load, first), free, threads)
+
+    def _load(self, first: int) -> Load:
+        steps = range(first, min(first + self.steps, self.share.epochs.n_steps) + 1)
+        cuts = np.array([self.share.start(step) for step in steps])
+        runs = self.share.runs(int(cuts[0]), int(cuts[-1]))
+        assert runs is not None
+        return Load(tuple(runs), np.arange(cuts[-1] - cuts[0]), cuts - cuts[0])
+
+
+# ------------------------------------------------------------------------------
+# Rows in memory
+# ------------------------------------------------------------------------------
+
+
+class MemorySource(Source):
+    """All rows of the phase in memory, read once and kept for all epochs."""
+
+    def __init__(self, variables: Sequence[Variable], epochs: Epochs, order: EpochOrder) -> None:
+        self.variables = variables
+        self.epochs = epochs
+        self.order = order
+        self._rows: list[Array] | None = None
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel without the rows."""
+        return {**self.__dict__, "_rows": None, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Read the rows again on first use."""
+        self.__dict__.update({**state, "_lock": threading.Lock()})
+
+    @property
+    def projected_nbytes(self) -> int:
+        """The rows, and the order of some of them."""
+        rows = self.epochs.n_rows * row_nbytes_of(self.variables)
+        reading = 2 * reading_nbytes(self.variables, self.epochs.n_rows)  # a gather holds windows, and rows of them
+        index = self.epochs.n_rows * ROW_OVERHEAD_NBYTES  # a gather's sorting, or a drawn epoch's list
+        return rows + reading + index
+
+    def close(self) -> None:
+        """Let go of the rows."""
+        self._rows = None
+
+    def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
+        """Yield a task for every few steps, whose rows' order it works out."""
+        share = Share(self.order(Range(0, self.epochs.n_rows), epoch), self.epochs)
+        n_steps = max(1, MEMORY_ROWS // max(1, share.step_rows))
+        for first in range(step, self.epochs.n_steps, n_steps):
+            yield partial(self._ready, share, first, min(first + n_steps, self.epochs.n_steps), threads)
+
+    def _ready(self, share: Share, first: int, last: int, threads: Threads) -> Ready:
+        cuts = np.array([share.start(step) for step in range(first, last + 1)])
+        return Ready(self._read(threads), share.rows(int(cuts[0]), int(cuts[-1])), (cuts - cuts[0]).tolist())
+
+    def _read(self, threads: Threads) -> list[Array]:
+        with self._lock:
+            if self._rows is None:
+                arrays = [np.empty(variable.shape, variable.dtype) for variable in self.variables]
+                threads.run(self._parts(arrays))
+                self._rows = arrays
+            return self._rows
+
+    def _parts(self, arrays: list[Array]) -> Iterator[Callable[[], object]]:
+        for variable, array in zip(self.variables, arrays, strict=True):
+            scattered = variable.order.runs(0, len(variable)) is None
+            step = len(variable) if scattered else max(1, PART_NBYTES // max(1, variable.row_nbytes))
+            for lo in range(0, len(variable), max(1, step)):
+                hi = min(lo + step, len(variable))
+                yield partial(variable.read_into, lo, hi, array[lo:hi])
+
+
+# ------------------------------------------------------------------------------
+# Rows that are exchanged
+# ------------------------------------------------------------------------------
+
+
+class ExchangeSource(Source):
+    """Rows spilled in the order of their epoch; the next epoch's are scattered while this one's are collected."""
+
+    def __init__(
+        self, variables: Sequence[Variable], epochs: Epochs, order: EpochOrder, budget_nbytes: int, prefetch: int
+    ) -> None:
+        if text := [variable.name for variable in variables if variable.dtype.kind == "T"]:
+            raise MemoryBudgetError(
+                f"the rows do not fit the memory limit, and variable-length text ({', '.join(text)}) cannot be "
+                "spilled; raise budget= (or storegate.memory-limit), or use shuffle='blocks'"
+            )
+        self.variables = variables
+        self.epochs = epochs
+        self.order = order
+        self.prefetch = prefetch
+        self.steps, self.map_rows = self._plan(budget_nbytes)
+        self._spills: dict[int, tuple[int, list[Spill]]] = {}
+        self._following: Future[None] | None = None
+        require(
+            reserved_nbytes(budget_nbytes) + self.projected_nbytes,
+            budget_nbytes,
+            what=f"an exchange for batches of {epochs.batch_rows} rows",
+            remedy="raise budget= (or storegate.memory-limit), or lower prefetch= or the batch size",
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel without the spill."""
+        return {**self.__dict__, "_spills": {}, "_following": None}
+
+    def _plan(self, budget_nbytes: int) -> tuple[int, list[int]]:
+        """Return the steps of one bucket, and the rows of a scatter task of each variable."""
+        unit = (budget_nbytes - reserved_nbytes(budget_nbytes)) / (self.prefetch + EXCHANGE_UNITS)
+        step_rows = max(1, -(-self.epochs.batch_rows // self.epochs.world))
+        steps = int(unit / (row_nbytes_of(self.variables) + ROW_OVERHEAD_NBYTES)) // step_rows
+        map_rows = []
+        for variable in self.variables:
+            chunk_rows = max([1, *(piece.array.chunk_rows for piece in variable.pieces)])
+            fitting = int(unit / (pass_row_nbytes(variable) + ROW_OVERHEAD_NBYTES))
+            map_rows.append(max(1, fitting // chunk_rows) * chunk_rows)
+        return max(1, min(steps, self.epochs.n_steps)), map_rows
+
+    @property
+    def projected_nbytes(self) -> int:
+        """The buckets that are ready, one that is placed, and one task of the next scatter."""
+        step_rows = max(1, -(-self.epochs.batch_rows // self.epochs.world))
+        bucket = self.steps * step_rows * (row_nbytes_of(self.variables) + ROW_OVERHEAD_NBYTES)
+        maps = (
+            min(rows, variable.offsets[-1]) * (pass_row_nbytes(variable) + ROW_OVERHEAD_NBYTES)
+            for rows, variable in zip(self.map_rows, self.variables, strict=True)
+        )
+        return int((self.prefetch + EXCHANGE_UNITS - COPIES) * bucket + COPIES * max(maps))
+
+    def close(self) -> None:
+        """Remove the spill."""
+        for epoch in list(self._spills):
+            self._forget(epoch)
+
+    def _forget(self, epoch: int) -> None:
+        for spill in self._spills.pop(epoch, (0, []))[1]:
+            spill.remove()
+
+    def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
+        """Scatter what is not yet, then yield a task for every bucket."""
+        for other in set(self._spills) - {epoch, epoch + 1}:
+            self._forget(other)
+        share = Share(self.order(Range(0, self.epochs.n_rows), epoch), self.epochs)
+        first = step // self.steps
+        if epoch in self._spills and self._spills[epoch][0] > first:
+            self._forget(epoch)  # it was begun further on
+        exchanges = self._exchanges(epoch, first)
+        self._scatter(exchanges, threads)
+        self._following = threads.loads.submit(self._scatter, self._exchanges(epoch + 1, 0), threads, in_turn=True)
+        for number in range(first, -(-self.epochs.n_steps // self.steps)):
+            yield partial(self._collect, exchanges, share, number, max(step, number * self.steps))
+
+    def end(self, epoch: int) -> None:
+        """Wait until the next epoch is scattered, and remove the spill of this one."""
+        if self._following is not None:
+            self._following.result()
+        self._forget(epoch)
+
+    def _exchanges(self, epoch: int, first: int) -> list[Exchange]:
+        begun, spills = self._spills.get(epoch) or (first, [])
+        if not spills:
+            spills = [open_spill(scratch_of(variable), uuid.uuid4().hex) for variable in self.variables]
+            self._spills[epoch] = begun, spills
+        exchanges = []
+        for variable, map_rows, spill in zip(self.variables, self.map_rows, spills, strict=True):
+            share = Share(self.order(variable.order, epoch), self.epochs)
+            ordered = replace(variable, order=share)
+            bucket_rows = max(1, self.steps * share.step_rows)
+            buckets = (begun, max(1, -(-len(share) // bucket_rows)))
+            exchanges.append(Exchange(ordered, map_rows, bucket_rows, str(spill.path), buckets))
+        return exchanges
+
+    def _scatter(self, exchanges: list[Exchange], threads: Threads, *, in_turn: bool = False) -> None:
+        """Run the first pass, one task after the other where another epoch streams at the same time."""
+        for exchange in exchanges:
+            tasks: list[Callable[[], object]] = []
+            if self._has_repeats(exchange.variable.order):
+                tasks += [partial(request, exchange, number) for number in range(*exchange.buckets)]
+                self._run(tasks, threads, in_turn=in_turn)
+            space = Workspace() if in_turn else None
+            tasks = [partial(scatter, exchange, number, workspace=space) for number in range(exchange.n_maps)]
+            self._run(tasks, threads, in_turn=in_turn)
+
+    def _run(self, tasks: list[Callable[[], object]], threads: Threads, *, in_turn: bool) -> None:
+        if not in_turn:
+            pair = max(1, int((self.prefetch + EXCHANGE_UNITS) / COPIES))
+            for at in range(0, len(tasks), pair):
+                threads.run(iter(tasks[at : at + pair]))
+            return
+        for task in tasks:
+            if threads.stopping.is_set():
+                return
+            task()
+
+    def _has_repeats(self, order: RowOrder) -> bool:
+        assert isinstance(order, Share)
+        return self.epochs.n_positions > self.epochs.n_rows or not is_invertible(order.order)
+
+    def _collect(self, exchanges: list[Exchange], share: Share, number: int, step: int) -> Ready:
+        last = min((number + 1) * self.steps, self.epochs.n_steps)
+        begin = share.start(number * self.steps)
+        cuts = [share.start(at) - begin for at in range(step, last + 1)]
+        return Ready([collect(exchange, number) for exchange in exchanges], None, cuts)

@@ -1,0 +1,441 @@
+"""Streams: batches of rows for a training loop, resumable and shared by ranks; never reads through dask.
+
+What is in which batch is decided by `stream_orders`, and how the rows come into memory by `stream_loads`. A stream
+holds its variables, which are immutable: what happens to the table later does not reach it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+import weakref
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from types import TracebackType
+from typing import Any, Literal, Self, TypeAlias
+
+import numpy as np
+
+from storegate_engine.arrays import ConstantArray, StoredArray
+from storegate_engine.budget import reserved_nbytes
+from storegate_engine.errors import ShapeError, StreamStateError
+from storegate_engine.orders import RowOrder
+from storegate_engine.settings import shuffle_plan
+from storegate_engine.states import token_of
+from storegate_engine.stream_loads import (
+    BlockSource,
+    ExchangeSource,
+    MemorySource,
+    RunSource,
+    Source,
+    Threads,
+    ahead,
+    row_nbytes_of,
+)
+from storegate_engine.stream_orders import (
+    LANES,
+    Blocks,
+    Epochs,
+    default_blocks,
+    draw,
+    keyed_permutation,
+    uniform,
+    variance_factor,
+)
+from storegate_engine.table import Variable
+
+__all__ = ["QUALITY_LIMIT", "Shuffle", "Stream", "class_weights"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+Form: TypeAlias = Callable[[list[Array]], Any]
+
+FORMAT = 1
+"""The version of `Stream.state_dict`."""
+QUALITY_LIMIT = 1.1
+"""A block order whose batches have means of more than so many times the variance of uniform ones gets a warning."""
+SAMPLED_BLOCKS = 32
+"""Blocks from which the correlation of a label within a block is estimated."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shuffle:
+    """How a stream orders rows."""
+
+    kind: Literal["none", "uniform", "blocks"]
+    """In logical order, in a uniform order of every epoch, or in blocks."""
+    seed: int = 0
+    """Of all epochs."""
+    block_rows: int | None = None
+    """Rows of a block; None follows from the data."""
+    buffer_blocks: int | None = None
+    """Blocks of a buffer; None follows from the data."""
+    label: Variable | None = None
+    """What the quality of a block order is judged by; None supposes the worst."""
+    weights: Array | None = None
+    """Draw rows with these weights, instead of taking each once; uniform only."""
+
+
+class Stream:
+    """Batches of some variables, epoch after epoch; iterate over it once for every epoch.
+
+    Made by ``gate[phase][var_names].batches(...)``. ``for batch in stream`` gives the rest of the current epoch and
+    goes on to the next; ``len(stream)`` is the number of batches of a whole epoch, the same on every rank.
+
+    Parameters
+    ----------
+    variables : sequence of Variable
+        With equal numbers of rows.
+    epochs : Epochs
+        The rows of a batch, and which part of it is wanted.
+    shuffle : Shuffle
+        The order of the rows.
+    form : callable
+        Makes what is given out of the list of arrays of a batch.
+    budget_nbytes : int
+        The memory limit.
+    epoch : int
+        The first epoch.
+    prefetch : int
+        Loads that are read ahead.
+    version : int
+        The version of the table that the variables are of.
+
+    Raises
+    ------
+    ShapeError
+        The variables have different numbers of rows, or the weights another one.
+    MemoryBudgetError
+        The buffers do not fit the budget.
+    """
+
+    def __init__(
+        self,
+        variables: Sequence[Variable],
+        epochs: Epochs,
+        shuffle: Shuffle,
+        *,
+        form: Form,
+        budget_nbytes: int,
+        epoch: int = 0,
+        prefetch: int = 2,
+        version: int = 0,
+    ) -> None:
+        if prefetch < 0 or epoch < 0 or shuffle.seed < 0:
+            raise ValueError(
+                f"prefetch, epoch and seed are not negative, found prefetch={prefetch}, epoch={epoch}, "
+                f"seed={shuffle.seed}"
+            )
+        counts = {variable.name: len(variable) for variable in variables}
+        if len(set(counts.values())) > 1:
+            raise ShapeError(f"the variables of a stream have different numbers of rows: {counts}")
+        self._variables = tuple(variables)
+        self._epochs = epochs
+        self._shuffle = shuffle
+        self._form = form
+        self._budget_nbytes = budget_nbytes
+        self._prefetch = prefetch
+        self._version = version
+        self._epoch = epoch
+        self._step = 0
+        self._blocks: Blocks | None = None
+        self._quality: float | None = None
+        self._source = self._choose()
+        self._running: weakref.ref[Generator[Any, None, None]] | None = None
+
+    def _choose(self) -> Source:
+        """Return where the rows come from: the cheapest source that can give their order."""
+        variables, epochs, shuffle = self._variables, self._epochs, self._shuffle
+        in_runs = all(variable.order.runs(0, len(variable)) is not None for variable in variables)
+        if shuffle.kind == "blocks":
+            if not in_runs:
+                raise ValueError(
+                    "shuffle='blocks' reads blocks of rows that lie together, but these are shuffled lazily; use "
+                    "shuffle=True, or compact() the phase after shuffle()"
+                )
+            self._blocks = self._make_blocks()
+            return BlockSource(variables, self._blocks, self._budget_nbytes, self._prefetch)
+        if shuffle.kind == "none" and in_runs:
+            return RunSource(variables, epochs, self._budget_nbytes, self._prefetch)
+        order = partial(_in_epoch, shuffle)
+        memory = MemorySource(variables, epochs, order)
+        fits = reserved_nbytes(self._budget_nbytes) + memory.projected_nbytes <= self._budget_nbytes
+        if fits and shuffle_plan() != "exchange":
+            return memory
+        return ExchangeSource(variables, epochs, order, self._budget_nbytes, self._prefetch)
+
+    def _make_blocks(self) -> Blocks:
+        widest = max(self._variables, key=lambda variable: variable.row_nbytes)
+        chunk_rows = max([1, *(piece.array.chunk_rows for piece in widest.pieces)])
+        block_rows, buffer_blocks = default_blocks(self._epochs.n_rows, row_nbytes_of(self._variables), chunk_rows)
+        if (asked := self._shuffle.block_rows) is not None:
+            buffer_blocks = max(1, -(-block_rows * buffer_blocks // max(1, asked)))  # as many rows
+            block_rows = asked
+        if self._shuffle.buffer_blocks is not None:
+            buffer_blocks = self._shuffle.buffer_blocks
+        return Blocks(self._epochs, self._shuffle.seed, block_rows, buffer_blocks)
+
+    # What it is
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is read, or that the next iteration begins."""
+        return self._epoch
+
+    @property
+    def step(self) -> int:
+        """The batches of the current epoch that were given out."""
+        return self._step
+
+    @property
+    def world(self) -> tuple[int, int]:
+        """The rank, and the number of ranks."""
+        return self._epochs.rank, self._epochs.world
+
+    @property
+    def projected_nbytes(self) -> int:
+        """The peak memory of an epoch, the batches that the consumer keeps not included."""
+        batch_rows = -(-self._epochs.batch_rows // self._epochs.world)
+        batch = 2 * batch_rows * row_nbytes_of(self._variables)
+        return reserved_nbytes(self._budget_nbytes) + self._source.projected_nbytes + batch
+
+    @property
+    def quality(self) -> float:
+        """The variance of a batch's mean over that of a uniform batch; 1 unless in blocks, see `stream_orders`.
+
+        Rows of a block are taken to be equal, the worst case, or as correlated as those of the label are.
+        """
+        if self._quality is None:
+            self._quality = 1.0
+            if self._blocks is not None:
+                label = self._shuffle.label
+                self._quality = variance_factor(
+                    self._blocks, 1.0 if label is None else _correlation(label, self._blocks)
+                )
+        return self._quality
+
+    def warn_of_quality(self, *, stacklevel: int = 2) -> None:
+        """Warn where the quality is not good enough."""
+        if self.quality > QUALITY_LIMIT:
+            assert self._blocks is not None
+            known = "if rows of a block are alike" if self._shuffle.label is None else "as far as the label tells"
+            warnings.warn(
+                f"shuffle='blocks', {self._blocks.buffer_blocks} blocks of {self._blocks.block_rows} rows a buffer: "
+                f"the means of batches vary {self.quality:.2f} times as much as in a uniform order, {known}; "
+                "shuffle() and then compact() the phase once (and name a variable with label=, to see that it is "
+                "enough), raise buffer_blocks= and budget=, or use shuffle=True",
+                UserWarning,
+                stacklevel=stacklevel + 1,
+            )
+
+    def __len__(self) -> int:
+        """Return the number of batches of a whole epoch, on every rank."""
+        return self._epochs.n_steps
+
+    def __repr__(self) -> str:
+        names = ", ".join(variable.name for variable in self._variables)
+        return (
+            f"Stream({names}: {self._epochs.n_rows} rows in batches of {self._epochs.batch_rows}, "
+            f"shuffle {self._shuffle.kind}, epoch {self._epoch}, {self._step} of {len(self)} batches given out)"
+        )
+
+    def on_rank(self, rank: int, world: int) -> Stream:
+        """Return a stream at the same place for another part of every step.
+
+        Examples
+        --------
+        >>> from storegate import StoreGate
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [0, 1, 2, 3, 4, 5])
+        >>> list(gate["train"]["x"].batches(4, shuffle=False).on_rank(1, 2))
+        [array([2, 3]), array([5])]
+        """
+        other = Stream(
+            self._variables,
+            replace(self._epochs, rank=rank, world=world),
+            self._shuffle,
+            form=self._form,
+            budget_nbytes=self._budget_nbytes,
+            epoch=self._epoch,
+            prefetch=self._prefetch,
+            version=self._version,
+        )
+        other._step = self._step
+        return other
+
+    # Batches
+
+    def __iter__(self) -> Generator[Any, None, None]:
+        """Yield the rest of the current epoch; the stream is at the next epoch afterwards."""
+        self._stop()
+        batches = self._batches()
+        self._running = weakref.ref(batches)
+        return batches
+
+    def _batches(self) -> Generator[Any, None, None]:
+        form, prefetch, pending = self._form, self._prefetch, []
+        with Threads() as threads:
+            tasks = self._source.tasks(self._epoch, self._step, threads)
+            for ready in ahead(tasks, threads.loads, prefetch):
+                rows, arrays, start = ready.rows, ready.arrays, ready.cuts[0]
+                for at, stop in enumerate(ready.cuts[1:], start=2):
+                    if rows is None:
+                        parts = [array[start:stop].copy() for array in arrays]
+                    else:
+                        taken = rows[start:stop]
+                        parts = [array.take(taken, axis=0) for array in arrays]
+                    start = stop
+                    if at == len(ready.cuts) and not ready.closed:
+                        pending.append(parts)
+                        continue
+                    if pending:
+                        pending.append(parts)
+                        parts = [np.concatenate(several) for several in zip(*pending, strict=True)]
+                        pending = []
+                    self._step += 1
+                    yield form(parts)
+                    del parts
+                del arrays, rows
+                ready.release()
+                del ready
+            self._source.end(self._epoch)
+        self._epoch, self._step = self._epoch + 1, 0
+
+    def _stop(self) -> None:
+        running = self._running() if self._running is not None else None
+        self._running = None
+        if running is not None:
+            running.close()
+
+    def close(self) -> None:
+        """End an iteration that was left, and let go of the rows and the spill that were kept for later epochs."""
+        self._stop()
+        self._source.close()
+
+    def __enter__(self) -> Self:
+        """Return the stream itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the stream."""
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel at its place, without threads, rows and spill."""
+        return {**self.__dict__, "_running": None}
+
+    # State
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the stream is, as a small dict of JSON; valid after each batch.
+
+        It does not depend on the rank: with the state of any rank, a stream of any number of ranks goes on with the
+        step after the last one whose batch was given out.
+        """
+        return {
+            "format": FORMAT,
+            "epoch": self._epoch,
+            "step": self._step,
+            "version": self._version,
+            "data": self._data(),
+            "order": self._order(),
+        }
+
+    def _order(self) -> dict[str, Any]:
+        """Return everything that the order of the rows depends on."""
+        weights = self._shuffle.weights
+        return {
+            "rows": self._epochs.n_rows,
+            "batch_size": self._epochs.batch_rows,
+            "last": self._epochs.last,
+            "shuffle": self._shuffle.kind,
+            "seed": self._shuffle.seed,
+            "streams": LANES,
+            "block_rows": self._blocks.block_rows if self._blocks else None,
+            "buffer_blocks": self._blocks.buffer_blocks if self._blocks else None,
+            "weights": None if weights is None else hashlib.sha256(weights.tobytes()).hexdigest()[:32],
+        }
+
+    def _data(self) -> list[list[Any]]:
+        """Return a name for each variable's content, None for what cannot be known again: rows in memory."""
+        return [[variable.name, _token(variable)] for variable in self._variables]
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to the place that a stream of the same rows and order was at, on any number of ranks.
+
+        Raises
+        ------
+        StreamStateError
+            The state is of another format, of other data or of another order (a ValueError); it is named.
+        """
+        if (found := state.get("format")) != FORMAT:
+            raise StreamStateError(f"the state of a stream has format {FORMAT}, found {found!r}; it was not made here")
+        own, theirs = self._order(), state["order"]
+        if differing := [name for name in own if own[name] != theirs.get(name)]:
+            listed = ", ".join(f"{name} {theirs.get(name)!r} (here {own[name]!r})" for name in differing)
+            raise StreamStateError(f"the state is of another order: {listed}; make the stream with these values")
+        if state["data"] != self._data():
+            raise StreamStateError(
+                f"the state is of other data: version {state['version']} of {[name for name, _ in state['data']]}, "
+                f"here is version {self._version} of {[variable.name for variable in self._variables]}; open the "
+                "version that the state is of, or begin a new epoch"
+            )
+        step, epoch = int(state["step"]), int(state["epoch"])
+        if not 0 <= step <= len(self) or epoch < 0:
+            raise StreamStateError(f"the state is at step {step} of epoch {epoch}; an epoch has {len(self)} steps")
+        self._stop()
+        self._epoch, self._step = epoch, step
+
+
+def _in_epoch(shuffle: Shuffle, order: RowOrder, epoch: int) -> RowOrder:
+    """Return rows in the order of an epoch that is not in blocks."""
+    if shuffle.kind == "none":
+        return order
+    if shuffle.weights is None:
+        return uniform(order, shuffle.seed, epoch)
+    return draw(order, shuffle.weights, shuffle.seed, epoch)
+
+
+def _token(variable: Variable) -> str | None:
+    if all(isinstance(piece.array, (StoredArray, ConstantArray)) for piece in variable.pieces):
+        return token_of(variable)
+    return None
+
+
+def class_weights(labels: Array) -> Array:
+    """Return weights that draw every class equally often: one over the rows of the row's class.
+
+    Parameters
+    ----------
+    labels : ndarray
+        Shape ``(n_rows,)``, or one-hot rows of shape ``(n_rows, n_classes)``.
+
+    Examples
+    --------
+    >>> class_weights(np.array([7, 7, 7, 9]))
+    array([0.33333333, 0.33333333, 0.33333333, 1.        ])
+    """
+    if labels.ndim == 2:
+        labels = labels.argmax(axis=1)
+    if labels.ndim != 1:
+        raise ShapeError(f"balance= takes a variable of labels or of one-hot rows, found rows of {labels.shape[1:]}")
+    _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    weights: Array = 1.0 / counts[inverse]
+    return weights
+
+
+def _correlation(label: Variable, blocks: Blocks) -> float:
+    """Return the correlation of a label's rows within blocks: the intraclass correlation of an analysis of variance."""
+    b = blocks.block_rows
+    whole = blocks.epochs.n_rows // b
+    if whole < 2 or b < 2:
+        return 1.0
+    sample = np.sort(keyed_permutation(whole, blocks.seed)[:SAMPLED_BLOCKS]).tolist()
+    values = np.stack([label.read(at * b, (at + 1) * b).reshape(b, -1).astype(np.float64) for at in sample])
+    means = values.mean(axis=1)
+    between = b * ((means - means.mean(axis=0)) ** 2).sum() / (len(sample) - 1)
+    within = ((values - means[:, None]) ** 2).sum() / (len(sample) * (b - 1))
+    total = between + (b - 1) * within
+    return float(np.clip((between - within) / total, 0, 1)) if total else 0.0

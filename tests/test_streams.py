@@ -1,0 +1,743 @@
+"""Batches: every row once, in the documented order, on every rank; replayed with plain numpy."""
+
+from __future__ import annotations
+
+import gc
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import warnings
+from pathlib import Path
+
+import dask
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storegate import StoreGate, errors
+from storegate_engine.orders import Range
+from storegate_engine.stream_loads import BlockSource, ExchangeSource, MemorySource, RunSource
+from storegate_engine.stream_orders import Blocks, Epochs, Share, default_blocks, keyed_permutation, variance_factor
+
+ROOT = Path(__file__).parents[1]
+SMALL = "300KB"
+"""A budget that makes several buckets of an exchange."""
+KINDS = {"none": False, "uniform": True, "blocks": "blocks"}
+SOURCES = ["memory", "exchange"]
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path):
+    with dask.config.set({"storegate.scratch-directory": tmp_path / "scratch"}):
+        yield tmp_path / "scratch"
+
+
+def budget_of(source):
+    return SMALL if source == "exchange" else "64MiB"
+
+
+def exchanging(source):
+    """Return a context in which rows that are not read in runs come from this source."""
+    return dask.config.set({"storegate.shuffle": "exchange" if source == "exchange" else "auto"})
+
+
+# -------------------------------------------------------------------------------------- the replay
+
+
+def replayed(kind, n_rows, *, seed=0, epoch=0, block_rows=None, buffer_blocks=None):
+    """Return the rows of an epoch as `stream_orders` documents them, by plain loops."""
+    if kind == "none" or n_rows == 0:
+        return np.arange(n_rows)
+    if kind == "uniform":
+        assert n_rows <= 2**16
+        state = np.random.SeedSequence((seed, epoch)).generate_state(2)
+        return np.random.RandomState(state[0]).permutation(n_rows)
+    blocks = [np.arange(at, min(at + block_rows, n_rows)) for at in range(0, n_rows, block_rows)]
+    sigma = keyed_permutation(len(blocks), seed, epoch)
+    rows = []
+    for number, first in enumerate(range(0, len(blocks), buffer_blocks)):
+        whole = np.concatenate([blocks[at] for at in sigma[first : first + buffer_blocks]])
+        lanes = []
+        for lane, at in enumerate(keyed_permutation(64, seed, epoch, number)):
+            part = whole[at * len(whole) // 64 : (at + 1) * len(whole) // 64]
+            lanes.append(list(part[keyed_permutation(len(part), seed, epoch, number, lane)]))
+        shortest = min(map(len, lanes))
+        rows += [lane[turn] for turn in range(shortest) for lane in lanes]
+        rows += [lane[shortest] for lane in lanes if len(lane) > shortest]
+    return np.array(rows)
+
+
+def steps_of(rows, k, drop_last):
+    """Return the rows of every step."""
+    n = len(rows)
+    if drop_last is True:
+        return [rows[at : at + k] for at in range(0, n - n % k, k)]
+    if drop_last == "pad":
+        return [rows[np.arange(at, at + k) % n] for at in range(0, n, k)]
+    return [rows[at : at + k] for at in range(0, n, k)]
+
+
+def test_a_keyed_permutation_is_one_and_depends_on_its_key():
+    for n in (0, 1, 2, 3, 64, 1000):
+        assert sorted(keyed_permutation(n, 3, n)) == list(range(n))
+    assert not np.array_equal(keyed_permutation(100, 0, 1), keyed_permutation(100, 1, 0))
+    firsts = np.bincount([keyed_permutation(6, 5, key)[0] for key in range(6000)], minlength=6)
+    assert ((firsts - 1000) ** 2 / 1000).sum() < 20.5  # chi-square of 5 degrees of freedom: 0.1 %
+
+
+def test_the_order_of_a_seed_never_changes():
+    """What was published stays: a checkpoint of today must resume in years."""
+    assert keyed_permutation(8, 1, 2, 3).tolist() == KNOWN
+    gate = StoreGate(data_id="a")
+    gate.add_data("x", np.arange(9))
+    assert [batch.tolist() for batch in gate["train"]["x"].batches(9, seed=4, epoch=2)] == [KNOWN_UNIFORM]
+    blocks = gate["train"]["x"].batches(9, shuffle="blocks", seed=4, epoch=2, block_rows=3, buffer_blocks=3)
+    assert [batch.tolist() for batch in blocks] == [KNOWN_BLOCKS]
+
+
+KNOWN = [1, 3, 7, 5, 2, 0, 4, 6]
+KNOWN_UNIFORM = [8, 7, 3, 4, 5, 0, 1, 2, 6]
+KNOWN_BLOCKS = [8, 5, 4, 7, 6, 1, 0, 3, 2]
+
+
+# ------------------------------------------------------------------------------------------ orders
+
+
+@st.composite
+def epochs(draw):
+    world = draw(st.integers(1, 5))
+    last = draw(st.sampled_from(["split", "drop", "pad"]))
+    return Epochs(draw(st.integers(1, 700)), draw(st.integers(1, 200)), last, draw(st.integers(0, world - 1)), world)
+
+
+@given(epochs(), st.data())
+def test_a_share_is_the_slices_of_its_rank(epochs, data):
+    permuted = np.random.RandomState(1).permutation(epochs.n_rows)
+    share = Share(Range(0, epochs.n_rows), epochs)
+    steps = [np.arange(*epochs.part(step)) % epochs.n_rows for step in range(epochs.n_steps)]
+    expected = np.concatenate([np.empty(0, int), *steps])
+    assert [share.start(step) for step in range(epochs.n_steps + 1)] == np.cumsum([0, *map(len, steps)]).tolist()
+    lo = data.draw(st.integers(0, len(expected)))
+    hi = data.draw(st.integers(lo, len(expected)))
+    np.testing.assert_array_equal(share.rows(lo, hi), expected[lo:hi])
+    np.testing.assert_array_equal(share.take(np.arange(lo, hi)), expected[lo:hi])
+    runs = share.runs(lo, hi)
+    np.testing.assert_array_equal(
+        np.concatenate([np.empty(0, int), *(np.arange(*run) for run in runs)]), expected[lo:hi]
+    )
+    if epochs.n_positions <= epochs.n_rows:
+        inverse = np.full(epochs.n_rows, -1)
+        inverse[expected] = np.arange(len(expected))
+        np.testing.assert_array_equal(share.find(permuted), inverse[permuted])
+    else:
+        with pytest.raises(errors.NotInvertibleError, match="twice"):
+            share.find(permuted)
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    """Gates by number of rows and chunk rows; x is the row's number, z its negative in a wider row."""
+    gates = {}
+
+    def open_gate(n_rows, chunk=None):
+        if (n_rows, chunk) not in gates:
+            args = {"output_dir": tmp_path_factory.mktemp("streams") / "store", "chunk": chunk}
+            gate = StoreGate("zarr" if chunk else "numpy", args if chunk else None, data_id="a")
+            gate.add_data(["x", "z"], [np.arange(n_rows), -np.arange(2.0 * n_rows).reshape(n_rows, 2)])
+            gates[n_rows, chunk] = gate
+        return gates[n_rows, chunk]
+
+    yield open_gate
+    for gate in gates.values():
+        gate.close()
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    n_rows=st.sampled_from([1, 7, 64, 300, 1000]),
+    chunk=st.sampled_from([None, 1, 10, 64]),
+    k=st.integers(1, 300),
+    world=st.sampled_from([1, 1, 2, 3, 5]),
+    kind=st.sampled_from(sorted(KINDS)),
+    drop_last=st.sampled_from([False, True, "pad"]),
+    source=st.sampled_from(SOURCES),
+    prefetch=st.integers(0, 3),
+    sizes=st.tuples(st.integers(1, 40), st.integers(1, 80)),
+    seed=st.integers(0, 2**40),
+    epoch=st.integers(0, 3),
+)
+def test_batches_equal_the_replay_whoever_reads_them(
+    opened, n_rows, chunk, k, world, kind, drop_last, source, prefetch, sizes, seed, epoch
+):
+    if source == "exchange":  # such a buffer is refused there
+        sizes = (sizes[0], max(1, min(sizes[1], 300 // sizes[0])))
+    options = dict(zip(("block_rows", "buffer_blocks"), sizes, strict=True)) if kind == "blocks" else {}
+    rows = replayed(kind, n_rows, seed=seed, epoch=epoch, **options)
+    assert sorted(rows) == list(range(n_rows))
+    expected = steps_of(rows, k, drop_last)
+    view = opened(n_rows, chunk)["train"][["x", "z"]]
+    ranks = []
+    for rank in range(world):
+        with exchanging(source), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            stream = view.batches(
+                k, shuffle=KINDS[kind], seed=seed, epoch=epoch, drop_last=drop_last, rank=rank, world=world,
+                budget="2MB" if source == "exchange" else "64MiB", prefetch=prefetch, **options,
+            )  # fmt: skip
+        batches = list(stream)
+        stream.close()
+        assert len(batches) == len(stream) == len(expected)
+        assert stream.epoch == epoch + 1
+        for x, z in batches:
+            assert z.shape == (len(x), 2)
+            np.testing.assert_array_equal(z, -np.stack([2.0 * x, 2.0 * x + 1], axis=1))
+        ranks.append([x for x, _ in batches])
+    for step, wanted in enumerate(expected):
+        found = [batches[step] for batches in ranks]
+        if kind != "blocks" or world == 1:
+            np.testing.assert_array_equal(np.concatenate(found), wanted)
+        else:
+            assert sorted(np.concatenate(found)) == sorted(wanted)
+            if sizes[0] * sizes[1] >= n_rows >= (step + 1) * k + 64:  # one buffer, before the longer lanes' last rows
+                assert max(map(len, found)) - min(map(len, found)) <= 2 + k // 64
+
+
+@pytest.fixture
+def stored_rows(tmp_path):
+    """1,000 rows in chunks of 10."""
+    with StoreGate("zarr", {"output_dir": tmp_path / "store", "chunk": 10}, data_id="a") as gate:
+        gate.add_data("x", np.arange(1000))
+        yield gate
+
+
+@pytest.mark.parametrize("kind", ["uniform", "none"])
+def test_rows_that_do_not_fit_are_exchanged_in_the_same_order(stored_rows, kind):
+    for state in ("as stored", "shuffled"):
+        gate = stored_rows
+        if state == "shuffled":
+            gate.shuffle("train", seed=3)
+        view = gate["train"]["x"]
+        large = view.batches(64, shuffle=KINDS[kind])
+        with exchanging("exchange"):
+            small = view.batches(64, shuffle=KINDS[kind], budget=SMALL)
+        in_runs = kind == "none" and state == "as stored"
+        assert small.projected_nbytes <= 300_000
+        assert isinstance(large._source, RunSource if in_runs else MemorySource)
+        assert isinstance(small._source, RunSource if in_runs else ExchangeSource)
+        for _ in range(3):
+            for one, other in zip(large, small, strict=True):
+                np.testing.assert_array_equal(one, other)
+        small.close()
+
+
+def test_a_phase_that_is_shuffled_lazily_has_no_blocks(stored):
+    stored.add_data("x", np.arange(100))
+    stored.shuffle("train", 1)
+    with pytest.raises(ValueError, match=r"shuffled lazily; use\s+shuffle=True, or compact\(\)"):
+        stored["train"]["x"].batches(10, shuffle="blocks")
+    stored.compact()
+    rows = np.concatenate(list(stored["train"]["x"].batches(10, shuffle="blocks", label="x")))
+    assert sorted(rows) == list(range(100))
+
+
+def test_default_blocks_follow_from_the_data_alone():
+    block_rows, buffer_blocks = default_blocks(4_000_000, 1024, 128)
+    assert block_rows % 128 == 0
+    assert buffer_blocks % 64 == 0
+    block_rows, buffer_blocks = default_blocks(1000, 8, 1)
+    assert -(-1000 // block_rows) == buffer_blocks >= 64  # one buffer, and blocks for every lane
+    with dask.config.set({"storegate.memory-limit": "1GiB"}):
+        gate = StoreGate(data_id="a")
+        gate.add_data("x", np.arange(5000))
+        stream = gate["train"]["x"].batches(10, shuffle="blocks")
+        few = gate["train"]["x"].batches(10, shuffle="blocks", budget="200MiB", prefetch=0)
+    assert stream.state_dict()["order"] == few.state_dict()["order"]
+
+
+# ------------------------------------------------------------------------------------------ resume
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 1), (4, 3)])
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_resumed_epoch_goes_on_with_the_same_steps(opened, kind, before, after, source):
+    view = opened(300, 10)["train"]["x"]
+    options = {"block_rows": 7, "buffer_blocks": 9} if kind == "blocks" else {}
+    options |= {"shuffle": KINDS[kind], "seed": 5, "epoch": 1, "budget": budget_of(source)}
+    with exchanging(source), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        whole = [sorted(batch) for batch in view.batches(32, **options)]
+        for step in range(len(whole) + 1):
+            streams = [view.batches(32, **options, rank=rank, world=before) for rank in range(before)]
+            readers = [iter(stream) for stream in streams]
+            first = [np.concatenate([next(reader) for reader in readers]) for _ in range(step)]
+            state = json.dumps(streams[-1].state_dict())
+            assert len(state) < 1000
+            for stream in streams:
+                stream.close()
+            resumed = [view.batches(32, **options, rank=rank, world=after) for rank in range(after)]
+            for stream in resumed:
+                stream.load_state_dict(json.loads(state))
+            rest = [np.concatenate(parts) for parts in zip(*resumed, strict=True)]
+            assert [sorted(batch) for batch in (*first, *rest)] == whole
+            assert {stream.epoch for stream in resumed} == {2}
+            for stream in resumed:
+                stream.close()
+
+
+def test_a_loop_that_was_left_goes_on_where_it_was():
+    gate = StoreGate(data_id="a")
+    gate.add_data("x", np.arange(100))
+    whole = list(gate["train"]["x"].batches(10))
+    stream = gate["train"]["x"].batches(10)
+    for _ in stream:
+        if stream.step == 3:
+            break
+    rest = list(stream)
+    assert len(rest) == 7
+    np.testing.assert_array_equal(np.concatenate(rest), np.concatenate(whole[3:]))
+
+
+def test_a_state_of_other_rows_or_another_order_is_refused(stored):
+    stored.add_data(["x", "y"], [np.arange(100), np.arange(100)])
+    stream = stored["train"]["x"].batches(10, seed=1)
+    state = stream.state_dict()
+    for options in (
+        {"batch_size": 11},
+        {"seed": 2},
+        {"shuffle": False},
+        {"drop_last": True},
+        {"weights": np.ones(100)},
+    ):
+        other = stored["train"]["x"].batches(**{"batch_size": 10, "seed": 1, **options})
+        with pytest.raises(errors.StreamStateError, match="another order"):
+            other.load_state_dict(state)
+    with pytest.raises(ValueError, match="other data"):
+        stored["train"]["y"].batches(10, seed=1).load_state_dict(state)
+    with pytest.raises(ValueError, match="format"):
+        stream.load_state_dict({"epoch": 1})
+    stored.add_data("w", np.arange(100))  # another version, the same rows
+    stored["train"]["x"].batches(10, seed=1).load_state_dict(state)
+    stored.update_data("x", np.arange(100))
+    with pytest.raises(ValueError, match="other data"):
+        stored["train"]["x"].batches(10, seed=1).load_state_dict(state)
+
+
+def test_a_stream_keeps_the_version_that_it_was_made_from(gate):
+    gate.add_data(["x", "y"], [np.arange(100), np.arange(100)])
+    stream = gate["train"][["x", "y"]].batches(10, prefetch=0)
+    batches = iter(stream)
+    found = [next(batches)]
+    gate.update_data("x", np.full(100, -1))
+    gate.add_data("x", [7])
+    found += list(batches)
+    for x, y in found:
+        np.testing.assert_array_equal(x, y)
+    assert sorted(np.concatenate([x for x, _ in found])) == list(range(100))
+
+
+# ------------------------------------------------------------------------------- forms and choices
+
+
+def test_batches_have_the_form_of_the_names(gate):
+    gate.add_data(["x", "y", "z"], [np.arange(10), np.arange(10.0), np.zeros((10, 3), "f4")])
+    train = gate["train"]
+    (x,) = train["x"].batches(10, shuffle=False)
+    np.testing.assert_array_equal(x, np.arange(10))
+    (stacked,) = train[("x", "y")].batches(10, shuffle=False)
+    np.testing.assert_array_equal(stacked, np.stack([np.arange(10), np.arange(10.0)], axis=1))
+    (each,) = train.batches(10, var_names=["z", "x"], shuffle=False)
+    assert isinstance(each, list)
+    assert [part.shape for part in each] == [(10, 3), (10,)]
+    (every,) = train.batches(10, shuffle=False)
+    assert {name: part.dtype.str for name, part in every.items()} == {"x": "<i8", "y": "<f8", "z": "<f4"}
+    with pytest.raises(ValueError, match="already"):
+        train["x"].batches(10, var_names="y")
+
+
+@pytest.mark.parametrize("shuffle", [False, True, "blocks"])
+def test_batches_are_the_consumers_own(gate, shuffle):
+    gate.add_data("x", np.arange(100))
+    for source in SOURCES:
+        with exchanging(source):
+            stream = gate["train"]["x"].batches(10, shuffle=shuffle, budget=budget_of(source))
+        kept = []
+        for batch in stream:
+            batch += 1000
+            kept.append(batch)
+        assert sorted(np.concatenate(kept)) == list(range(1000, 1100))
+        stream.close()
+    np.testing.assert_array_equal(gate["train"]["x"][:], np.arange(100))
+
+
+def test_an_empty_batch_keeps_ranks_in_step(gate):
+    gate.add_data("x", np.zeros((9, 2), "f4"))
+    counts = [[len(batch) for batch in gate["train"]["x"].batches(4, rank=rank, world=4)] for rank in range(4)]
+    assert counts == [[1, 1, 0], [1, 1, 0], [1, 1, 0], [1, 1, 1]]
+
+
+def test_transformed_rows_and_all_phases(gate):
+    gate.add_data(["x", "y"], [np.arange(100), np.arange(100) % 3], phase=(0.5, 0.3, 0.2), shuffle=4)
+    gate.onehot("y", 3, phase="all")
+    gate.astype("x", "f4", phase="all")
+    gate.compile()
+    for source in SOURCES:
+        with exchanging(source):
+            stream = gate["all"][["x", "y"]].batches(7, budget=budget_of(source))
+        batches = list(stream)
+        stream.close()
+        assert sorted(np.concatenate([x for x, _ in batches])) == list(range(100))
+        for x, y in batches:
+            assert x.dtype == np.float32
+            np.testing.assert_array_equal(y.argmax(axis=1), x.astype(int) % 3)
+
+
+def test_text_comes_as_it_is(gate):
+    texts = np.array([f"event {row}" for row in range(50)])
+    gate.add_data("name", texts)
+    for shuffle in (False, True):
+        assert sorted(np.concatenate(list(gate["train"]["name"].batches(8, shuffle=shuffle)))) == sorted(texts)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"rank": 2, "world": 2}, "rank=2 of world=2"),
+        ({"world": 65}, "at most 64"),
+        ({"shuffle": "uniform"}, "'blocks'"),
+        ({"shuffle": 7}, "seed="),
+        ({"drop_last": "last"}, "'pad'"),
+        ({"drop_last": 1}, "'pad'"),
+        ({"block_rows": 4}, "shuffle='blocks'"),
+        ({"shuffle": "blocks", "block_rows": 0}, "block_rows=0"),
+        ({"shuffle": False, "weights": np.ones(20)}, "shuffle=True"),
+        ({"weights": np.ones(3)}, "20 rows"),
+        ({"weights": -np.ones(20)}, "not negative"),
+        ({"weights": "x", "balance": "x"}, "exclude"),
+        ({"prefetch": -1}, "prefetch=-1"),
+        ({"label": "y", "shuffle": "blocks"}, "no variable 'y'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, said):
+    gate = StoreGate(data_id="a")
+    gate.add_data("x", np.arange(20))
+    with pytest.raises(ValueError, match=said):
+        gate["train"]["x"].batches(**{"batch_size": 4, **options})
+
+
+def test_variables_out_of_step_are_refused():
+    gate = StoreGate(data_id="a")
+    gate.add_data("x", np.arange(20))
+    gate.add_data("y", np.arange(21))
+    with pytest.raises(errors.ShapeError, match="'x': 20, 'y': 21"):
+        gate["train"][["x", "y"]].batches(4)
+
+
+# ---------------------------------------------------------------------------------------- sampling
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_weighted_draws_have_the_expected_frequencies(source):
+    n = 4000
+    weights = np.repeat([0.0, 1.0, 2.0, 5.0], n // 4)
+    gate = StoreGate(data_id="a")
+    gate.add_data(["x", "w"], [np.arange(n), weights])
+    counts = np.zeros(n)
+    with exchanging(source):
+        stream = gate["train"]["x"].batches(128, weights="w", seed=3, budget=budget_of(source))
+    for _ in range(5):
+        counts += np.bincount(np.concatenate(list(stream)), minlength=n)
+    stream.close()
+    assert counts.sum() == 5 * n
+    assert counts[: n // 4].sum() == 0
+    expected = 5 * n * weights / weights.sum()
+    drawn = expected > 0
+    chi_square = ((counts[drawn] - expected[drawn]) ** 2 / expected[drawn]).sum()
+    assert abs(chi_square - drawn.sum()) < 4 * np.sqrt(2 * drawn.sum())
+    again = np.concatenate(list(gate["train"]["x"].batches(128, weights=weights, seed=3)))
+    ranks = [gate["train"]["x"].batches(128, weights=weights, seed=3, rank=rank, world=3) for rank in range(3)]
+    np.testing.assert_array_equal(np.concatenate([part for step in zip(*ranks, strict=True) for part in step]), again)
+
+
+@pytest.mark.parametrize("form", ["labels", "one-hot"])
+def test_balanced_classes_are_drawn_equally_often(form):
+    labels = np.repeat([4, 7, 9], [2000, 300, 100])
+    gate = StoreGate(data_id="a")
+    gate.add_data("y", labels if form == "labels" else np.identity(10)[labels])
+    batches = np.concatenate(list(gate["train"]["y"].batches(100, balance="y")))
+    counts = np.bincount(batches if form == "labels" else batches.argmax(axis=1), minlength=10)[[4, 7, 9]]
+    assert ((counts - 800) ** 2 / 800).sum() < 13.8  # chi-square of 2 degrees of freedom: 0.1 %
+
+
+# ----------------------------------------------------------------------------------------- quality
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "k", "b", "m", "rho"),
+    [
+        (16_384, 32, 16, 128, 1.0),
+        (8_192, 16, 64, 8, 1.0),
+        (8_192, 100, 64, 8, 0.7),
+        (16_384, 256, 16, 128, 1.0),
+        (16_384, 200, 32, 64, 0.5),
+        (8_192, 512, 8, 32, 1.0),
+        (8_192, 300, 8, 1024, 1.0),
+        (8_000, 100, 16, 64, 0.2),
+        (8_192, 1024, 32, 16, 0.3),
+    ],
+)
+def test_the_quality_is_that_of_simulated_batches(n_rows, k, b, m, rho):
+    """Rows have an effect of their block, of variance rho, and one of their own, of variance 1 - rho.
+
+    The variance of a batch's mean over such values follows from the blocks that its rows are of: only the batches
+    are simulated.
+    """
+    blocks = Blocks(Epochs(n_rows, k, "drop"), 0, b, m)
+    block_of = np.arange(n_rows) // b
+    sizes = np.bincount(block_of)
+    variances = []
+    for epoch in range(30):
+        loads = [blocks.load(*load) for load in blocks.loads(epoch, 0)]
+        rows = np.concatenate([np.concatenate([block_of[lo:hi] for lo, hi in load.spans])[load.rows] for load in loads])
+        for batch in rows.reshape(-1, k):
+            shares = np.bincount(batch, minlength=len(sizes)) / k - sizes / n_rows
+            variances.append(rho * (shares**2).sum() + (1 - rho) * (1 / k - 1 / n_rows))
+    between_rows = rho * (1 - ((sizes / n_rows) ** 2).sum()) * n_rows / (n_rows - 1) + 1 - rho
+    simulated = np.mean(variances) / (between_rows * (1 / k - 1 / n_rows))
+    assert variance_factor(blocks, rho) == pytest.approx(simulated, rel=0.05)
+    assert variance_factor(blocks, rho) <= 1 + rho * (k - 1) * (b - 1) / (min(n_rows, m * b) - 1) + 1e-9
+
+
+def test_the_quality_of_a_sorted_label_is_poor_and_of_a_mixed_one_good(stored):
+    n = 20_000
+    stored.add_data(["x", "sorted", "mixed"], [np.zeros((n, 16), "f4"), np.arange(n) // 5000, np.arange(n) * 7919 % 4])
+    options = {"shuffle": "blocks", "block_rows": 100, "buffer_blocks": 64}
+    view = stored["train"]["x"]
+    with pytest.warns(UserWarning, match=r"compact\(\).*buffer_blocks=.*shuffle=True"):
+        worst = view.batches(256, **options)
+    with pytest.warns(UserWarning, match="as far as the label tells"):
+        poor = view.batches(256, **options, label="sorted")
+    good = view.batches(256, **options, label="mixed")
+    assert worst.quality >= poor.quality > 1.1 > good.quality
+    assert view.batches(256).quality == 1.0
+    assert view.batches(256, shuffle=False).quality == 1.0
+
+
+# ------------------------------------------------------------------------------------ what is left
+
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("shuffle", [False, True, "blocks"])
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("leave", ["break", "raise", "end", "never begun"])
+def test_no_thread_no_file_and_no_spill_is_left(stored, scratch, shuffle, source, leave):
+    stored.add_data("x", np.arange(3000))
+    view = stored["train"]["x"]
+    list(view.batches(1000, shuffle=False))  # opens what stays open
+    before = threading.active_count(), descriptors()
+    with exchanging(source):
+        options = {"label": "x", "block_rows": 1, "buffer_blocks": 1000} if shuffle == "blocks" else {}
+        stream = view.batches(10, shuffle=shuffle, budget="2MB" if source == "exchange" else "64MiB", **options)
+    with stream:
+        if leave == "break":
+            for _ in stream:
+                break
+        elif leave == "raise":
+            with pytest.raises(TypeError):
+                "".join(stream)
+        elif leave == "end":
+            assert len(list(stream)) == 300
+        else:
+            iter(stream)
+        gc.collect()
+        assert (threading.active_count(), descriptors()) == before
+    assert not scratch.exists()
+
+
+def test_a_reader_that_fails_is_the_consumers_error_and_leaves_nothing(stored, tmp_path):
+    stored.add_data("x", np.arange(30_000))
+    before = threading.active_count()
+    stream = stored["train"]["x"].batches(100, shuffle=False)
+    for chunk in tmp_path.rglob("c/*"):
+        chunk.write_bytes(b"broken")
+    with pytest.raises(errors.CorruptStoreError):
+        list(stream)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("shuffle", [True, "blocks"])
+def test_ctrl_c_ends_the_process_at_once(tmp_path, shuffle):
+    program = f"""
+    import dask, threading, numpy as np
+    from storegate import StoreGate
+    dask.config.set({{"storegate.shuffle": "exchange", "storegate.scratch-directory": {str(tmp_path / "scratch")!r}}})
+    gate = StoreGate("zarr", {{"output_dir": {str(tmp_path / "store")!r}}}, data_id="a")
+    gate.add_data("x", np.arange(200_000))
+    sizes = {{"block_rows": 100, "buffer_blocks": 64}} if {shuffle!r} == "blocks" else {{}}
+    stream = gate["train"]["x"].batches(10, shuffle={shuffle!r}, budget="16MiB", **sizes)
+    try:
+        while True:
+            for batch in stream:
+                if stream.step == 5:
+                    print("reading", flush=True)
+    except KeyboardInterrupt:
+        stream.close()
+        print([thread.name for thread in threading.enumerate() if "storegate" in thread.name], flush=True)
+    """
+    with python(program, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == "reading\n"
+        process.send_signal(signal.SIGINT)
+        found, _ = process.communicate(timeout=60)
+    assert found.splitlines()[-1] == "[]"
+    assert process.returncode == 0
+    assert list(tmp_path.rglob("map-*")) == []
+
+
+def python(program, **options):
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'engine'}"}
+    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)]
+    return subprocess.Popen(command, env=environment, text=True, **options)
+
+
+# --------------------------------------------------------------------------------------- processes
+
+
+def send_rows(stream, queue):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # reading with zarr-python, see arrays
+        queue.put([batch.tolist() for batch in stream])
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize(
+    ("shuffle", "source"), [(False, "memory"), (True, "memory"), (True, "exchange"), ("blocks", "memory")]
+)
+def test_a_stream_goes_on_in_another_process(stored_rows, method, shuffle, source):
+    if method == "fork" and not hasattr(os, "fork"):
+        pytest.skip("no fork here")
+    with exchanging(source):
+        stream = stored_rows["train"]["x"].batches(64, shuffle=shuffle, budget=budget_of(source))
+    batches = iter(stream)
+    first = [next(batches).tolist()]  # threads are at work here
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python's own: threads and fork
+        process = context.Process(target=send_rows, args=(stream, queue))
+        process.start()
+    rest = queue.get(timeout=120)
+    process.join(60)
+    assert process.exitcode == 0
+    assert [batch.tolist() for batch in batches] == rest
+    assert sorted(row for batch in first + rest for row in batch) == list(range(1000))
+    stream.close()
+
+
+def test_a_stream_travels_by_pickle_at_its_place(gate):
+    gate.add_data("x", np.arange(100))
+    stream = gate["train"]["x"].batches(10)
+    next(iter(stream))
+    other = pickle.loads(pickle.dumps(stream))
+    assert [batch.tolist() for batch in other] == [batch.tolist() for batch in stream]
+
+
+# ------------------------------------------------------------------------------------------ memory
+
+
+def test_a_buffer_that_does_not_fit_is_refused_with_the_remedy(stored):
+    stored.add_data("x", np.zeros((1000, 1000), "f4"))
+    with pytest.raises(errors.MemoryBudgetError, match=r"3 buffers of 64 blocks of 10 rows.*budget=.*buffer_blocks="):
+        stored["train"]["x"].batches(10, shuffle="blocks", block_rows=10, buffer_blocks=64, budget="4MiB")
+    with pytest.raises(errors.MemoryBudgetError, match="exchange for batches of 900 rows"):
+        stored["train"]["x"].batches(900, budget="4MiB")
+    with pytest.raises(errors.MemoryBudgetError, match="batches of 900 rows"):
+        stored["train"]["x"].batches(900, shuffle=False, budget="4MiB")
+
+
+MEASURED = """
+import gc, json, sys, time, warnings
+from pathlib import Path
+import numpy as np
+from storegate import StoreGate
+warnings.simplefilter("ignore")
+directory, shuffle, budget, n_rows, consumer, n_epochs = sys.argv[1:]
+shuffle, n_rows = json.loads(shuffle), int(n_rows)
+
+def status(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+def blocks(n_rows):
+    random = np.random.default_rng(0)
+    for start in range(0, n_rows, 1000):
+        yield random.integers(0, 2**30, (min(1000, n_rows - start), 1024), np.int32)
+
+with StoreGate("zarr", {"output_dir": directory + "/store"}, data_id="a") as gate:
+    for phase, rows in (("valid", 300), ("train", n_rows)):
+        gate.add_data(["x", "y"], [blocks(rows), np.arange(rows)], phase=phase)
+    list(gate["valid"][["x", "y"]].batches(10, shuffle=shuffle))
+    stream = gate["train"][["x", "y"]].batches(64, shuffle=shuffle, budget=budget)
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+    before, peaks = status("VmRSS"), []
+    for epoch in range(int(n_epochs)):
+        seen = 0
+        for x, y in stream:
+            seen += len(y)
+            if consumer == "slow" and stream.step % 16 == 0:
+                end = time.perf_counter() + 0.02
+                while time.perf_counter() < end:
+                    pass
+        assert seen == n_rows
+        peaks.append(status("VmHWM") - before)
+    stream.close()
+print(json.dumps({"projected": stream.projected_nbytes, "peaks": peaks, "source": type(stream._source).__name__}))
+"""
+
+
+def measured(tmp_path, shuffle, budget, n_rows, consumer, n_epochs):
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'engine'}"}
+    arguments = [str(tmp_path), json.dumps(shuffle), budget, str(n_rows), consumer, str(n_epochs)]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are measured on Linux")
+@pytest.mark.parametrize("consumer", ["fast", "slow"])
+@pytest.mark.parametrize(
+    ("shuffle", "budget", "source"),
+    [
+        (False, "128MiB", RunSource),
+        ("blocks", "320MiB", BlockSource),
+        (True, "512MiB", MemorySource),
+        (True, "96MiB", ExchangeSource),
+    ],
+)
+def test_the_peak_is_not_above_the_projection(tmp_path, consumer, shuffle, budget, source):
+    found = measured(tmp_path, shuffle, budget, 64_000, consumer, 2)
+    assert found["source"] == source.__name__
+    assert max(found["peaks"]) <= found["projected"], {key: found[key] for key in ("peaks", "projected")}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are measured on Linux")
+@pytest.mark.parametrize(("shuffle", "budget"), [(True, "64MiB"), ("blocks", "320MiB")])
+def test_memory_does_not_grow_over_twenty_epochs(tmp_path, shuffle, budget):
+    found = measured(tmp_path, shuffle, budget, 20_000, "fast", 20)
+    assert found["peaks"][-1] <= found["peaks"][4] + 8 * 2**20
+    assert found["peaks"][-1] <= found["projected"]
