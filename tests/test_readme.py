@@ -22,6 +22,9 @@ def blocks(page: Path, language: str) -> list[str]:
     "page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.relative_to(ROOT).as_posix()
 )
 def test_python_blocks_run_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("sklearn", "torch"):  # .ci/run has an environment with both
+        if any(f"import {package}" in block or f"from {package}" in block for block in blocks(page, "python")):
+            pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "page"}
     for number, block in enumerate(blocks(page, "python"), start=1):

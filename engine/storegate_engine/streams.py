@@ -328,6 +328,19 @@ class Stream:
 
     # State
 
+    def seek(self, epoch: int, step: int = 0) -> None:
+        """Go to a step of an epoch, the first one by default; an iteration that was left ends.
+
+        Raises
+        ------
+        ValueError
+            The epoch is negative, or the step is not one of an epoch.
+        """
+        if epoch < 0 or not 0 <= step <= len(self):
+            raise ValueError(f"step {step} of epoch {epoch} was asked for; epochs have the steps 0 .. {len(self)}")
+        self._stop()
+        self._epoch, self._step = epoch, step
+
     def state_dict(self) -> dict[str, Any]:
         """Return where the stream is, as a small dict of JSON; valid after each batch.
 
@@ -382,11 +395,7 @@ class Stream:
                 f"here is version {self._version} of {[variable.name for variable in self._variables]}; open the "
                 "version that the state is of, or begin a new epoch"
             )
-        step, epoch = int(state["step"]), int(state["epoch"])
-        if not 0 <= step <= len(self) or epoch < 0:
-            raise StreamStateError(f"the state is at step {step} of epoch {epoch}; an epoch has {len(self)} steps")
-        self._stop()
-        self._epoch, self._step = epoch, step
+        self.seek(int(state["epoch"]), int(state["step"]))
 
 
 def _in_epoch(shuffle: Shuffle, order: RowOrder, epoch: int) -> RowOrder:

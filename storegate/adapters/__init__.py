@@ -1,0 +1,33 @@
+"""Adapters: streams in the shapes that training frameworks want; each module imports its framework, this one none.
+
+====================  ===========================================
+``adapters.torch``    datasets for ``torch.utils.data.DataLoader``
+``adapters.keras``    a ``keras.utils.PyDataset``
+``adapters.sklearn``  a loop over ``partial_fit``
+``adapters.jax``      batches put on a device ahead of time
+====================  ===========================================
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__all__ = ["require_package"]
+
+
+def require_package(package: str, extra: str) -> Any:
+    """Return an imported package.
+
+    Raises
+    ------
+    ImportError
+        It is not installed; the message names the extra that installs it.
+    """
+    try:
+        return import_module(package)
+    except ImportError as err:
+        raise ImportError(
+            f"storegate.adapters.{extra} needs {package}, which cannot be imported ({err}); "
+            f'python -m pip install "storegate[{extra}]"'
+        ) from err

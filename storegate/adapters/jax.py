@@ -1,0 +1,64 @@
+"""JAX: batches put on a device ahead of their use; the arrays on the host are the stream's, and given away."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from storegate.adapters import require_package
+from storegate_engine.streams import Stream
+
+jax = require_package("jax", "jax")
+
+__all__ = ["DeviceBatches"]
+
+
+class DeviceBatches:
+    """Batches of a stream on a device; iterate over it once for every epoch.
+
+    Parameters
+    ----------
+    stream : Stream
+        From ``gate[phase][var_names].batches(...)``.
+    device : jax.Device or jax.sharding.Sharding, optional
+        Where batches go; default: JAX's own default.
+    prefetch : int
+        Batches that are on their way to the device while one is used.
+    """
+
+    def __init__(self, stream: Stream, device: Any = None, *, prefetch: int = 2) -> None:
+        self.stream = stream
+        self.device = device
+        self.prefetch = prefetch
+        self._place = stream.epoch, stream.step
+
+    def __len__(self) -> int:
+        """Return the batches of an epoch."""
+        return len(self.stream)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the rest of the epoch."""
+        self.stream.seek(*self._place)
+        sent: deque[tuple[tuple[int, int], Any]] = deque()
+        for batch in self.stream:
+            sent.append(((self.stream.epoch, self.stream.step), jax.device_put(batch, self.device)))
+            if len(sent) > self.prefetch:
+                yield self._next(sent)
+        while sent:
+            yield self._next(sent)
+        self._place = self.stream.epoch, self.stream.step
+
+    def _next(self, sent: deque[tuple[tuple[int, int], Any]]) -> Any:
+        self._place, batch = sent.popleft()
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state after the last batch that was given out, see :meth:`Stream.state_dict`."""
+        epoch, step = self._place
+        return {**self.stream.state_dict(), "epoch": epoch, "step": step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to where a stream was, see :meth:`Stream.load_state_dict`."""
+        self.stream.load_state_dict(state)
+        self._place = self.stream.epoch, self.stream.step
