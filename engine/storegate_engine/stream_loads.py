@@ -24,7 +24,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -41,7 +41,7 @@ from storegate_engine.exchange import (
     scratch_of,
 )
 from storegate_engine.orders import Range, RowOrder
-from storegate_engine.plans import COPIES
+from storegate_engine.plans import COPIES, SHARE
 from storegate_engine.spill import Spill, open_spill
 from storegate_engine.stream_orders import Blocks, Epochs, Load, Share
 from storegate_engine.table import Variable
@@ -144,6 +144,17 @@ def ahead(tasks: Iterator[Callable[[], Ready]], pool: ThreadPoolExecutor, prefet
         yield running.popleft().result()
 
 
+T = TypeVar("T")
+
+
+def _free_one(free: deque[T], make: Callable[[], T]) -> T:
+    """Return memory that is touched already, or new one; threads meet here."""
+    try:
+        return free.popleft()
+    except IndexError:
+        return make()
+
+
 def row_nbytes_of(variables: Sequence[Variable]) -> int:
     """Return the bytes of one row of all variables."""
     return sum(variable.row_nbytes for variable in variables)
@@ -183,13 +194,13 @@ class _SpanSource(Source):
     def read(self, plan: Callable[[], Load], free: deque[list[Array]], threads: Threads) -> Ready:
         """Make one load."""
         load = plan()
-        try:
-            buffers = free.popleft()
-        except IndexError:
-            buffers = [np.empty((self.load_rows, *variable.row_shape), variable.dtype) for variable in self.variables]
+        buffers = _free_one(free, self._buffers)
         arrays = [buffer[: load.n_rows] for buffer in buffers]
         threads.run(self._parts(load, arrays))
         return Ready(arrays, load.rows, load.cuts.tolist(), load.closed, partial(free.append, buffers))
+
+    def _buffers(self) -> list[Array]:
+        return [np.empty((self.load_rows, *variable.row_shape), variable.dtype) for variable in self.variables]
 
     def _parts(self, load: Load, arrays: list[Array]) -> Iterator[Callable[[], object]]:
         for variable, array in zip(self.variables, arrays, strict=True):
@@ -342,6 +353,8 @@ class ExchangeSource(Source):
         self.steps, self.map_rows = self._plan(budget_nbytes)
         self._spills: dict[int, tuple[int, list[Spill]]] = {}
         self._following: Future[None] | None = None
+        self._scattering: deque[Workspace] = deque()
+        self._collecting: deque[list[Workspace]] = deque()
         require(
             reserved_nbytes(budget_nbytes) + self.projected_nbytes,
             budget_nbytes,
@@ -350,12 +363,12 @@ class ExchangeSource(Source):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travel without the spill."""
-        return {**self.__dict__, "_spills": {}, "_following": None}
+        """Travel without the spill, and without memory."""
+        return {**self.__dict__, "_spills": {}, "_following": None, "_scattering": deque(), "_collecting": deque()}
 
     def _plan(self, budget_nbytes: int) -> tuple[int, list[int]]:
         """Return the steps of one bucket, and the rows of a scatter task of each variable."""
-        unit = (budget_nbytes - reserved_nbytes(budget_nbytes)) / (self.prefetch + EXCHANGE_UNITS)
+        unit = SHARE * (budget_nbytes - reserved_nbytes(budget_nbytes)) / (self.prefetch + EXCHANGE_UNITS)
         step_rows = max(1, -(-self.epochs.batch_rows // self.epochs.world))
         steps = int(unit / (row_nbytes_of(self.variables) + ROW_OVERHEAD_NBYTES)) // step_rows
         map_rows = []
@@ -374,10 +387,12 @@ class ExchangeSource(Source):
             min(rows, variable.offsets[-1]) * (pass_row_nbytes(variable) + ROW_OVERHEAD_NBYTES)
             for rows, variable in zip(self.map_rows, self.variables, strict=True)
         )
-        return int((self.prefetch + EXCHANGE_UNITS - COPIES) * bucket + COPIES * max(maps))
+        return int(((self.prefetch + EXCHANGE_UNITS - COPIES) * bucket + COPIES * max(maps)) / SHARE)
 
     def close(self) -> None:
-        """Remove the spill."""
+        """Remove the spill, and let go of the memory."""
+        self._scattering.clear()
+        self._collecting.clear()
         for epoch in list(self._spills):
             self._forget(epoch)
 
@@ -426,9 +441,13 @@ class ExchangeSource(Source):
             if self._has_repeats(exchange.variable.order):
                 tasks += [partial(request, exchange, number) for number in range(*exchange.buckets)]
                 self._run(tasks, threads, in_turn=in_turn)
-            space = Workspace() if in_turn else None
-            tasks = [partial(scatter, exchange, number, workspace=space) for number in range(exchange.n_maps)]
+            tasks = [partial(self._scatter_one, exchange, number) for number in range(exchange.n_maps)]
             self._run(tasks, threads, in_turn=in_turn)
+
+    def _scatter_one(self, exchange: Exchange, number: int) -> None:
+        space = _free_one(self._scattering, Workspace)
+        scatter(exchange, number, workspace=space)
+        self._scattering.append(space)
 
     def _run(self, tasks: list[Callable[[], object]], threads: Threads, *, in_turn: bool) -> None:
         if not in_turn:
@@ -449,4 +468,6 @@ class ExchangeSource(Source):
         last = min((number + 1) * self.steps, self.epochs.n_steps)
         begin = share.start(number * self.steps)
         cuts = [share.start(at) - begin for at in range(step, last + 1)]
-        return Ready([collect(exchange, number) for exchange in exchanges], None, cuts)
+        spaces = _free_one(self._collecting, lambda: [Workspace() for _ in exchanges])
+        arrays = [collect(exchange, number, workspace=space) for exchange, space in zip(exchanges, spaces, strict=True)]
+        return Ready(arrays, None, cuts, release=partial(self._collecting.append, spaces))
