@@ -19,6 +19,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from benchmarks import shuffle
 
         shuffle.run(arguments)
+    elif arguments.benchmark == "batches":
+        from benchmarks import batches
+
+        batches.run(arguments)
     else:
         from benchmarks import scale
 
@@ -48,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     shuffle.add_argument("--peers", default="none", metavar="all|none|A,B", help="other software (default: none)")
     shuffle.add_argument("--limit", type=_positive, default=180, metavar="SECONDS", help="time for each peer")
     shuffle.add_argument("--cluster", action="store_true", help="also on two worker processes that are killed in turn")
+
+    commands.add_parser("batches", parents=[measured], help="batches for a training loop, shuffled every epoch")
 
     scale = commands.add_parser("scale", parents=[common], help="plans of terabytes; runs none of them")
     scale.add_argument("--profile", action="store_true", help="print where the planning time goes")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 
 from storegate import StoreGate, errors
 from storegate_engine.orders import Range
+from storegate_engine.permutations import forward
 from storegate_engine.stream_loads import BlockSource, ExchangeSource, MemorySource, RunSource
 from storegate_engine.stream_orders import Blocks, Epochs, Share, default_blocks, keyed_permutation, variance_factor
 
@@ -56,9 +58,10 @@ def replayed(kind, n_rows, *, seed=0, epoch=0, block_rows=None, buffer_blocks=No
     if kind == "none" or n_rows == 0:
         return np.arange(n_rows)
     if kind == "uniform":
-        assert n_rows <= 2**16
-        state = np.random.SeedSequence((seed, epoch)).generate_state(2)
-        return np.random.RandomState(state[0]).permutation(n_rows)
+        if n_rows <= 2**16:
+            return keyed_permutation(n_rows, seed, epoch)
+        high, low = np.random.SeedSequence((seed, epoch)).generate_state(2)
+        return forward("feistel8-v1", n_rows, int(high) << 32 | int(low), np.arange(n_rows))
     blocks = [np.arange(at, min(at + block_rows, n_rows)) for at in range(0, n_rows, block_rows)]
     sigma = keyed_permutation(len(blocks), seed, epoch)
     rows = []
@@ -103,7 +106,7 @@ def test_the_order_of_a_seed_never_changes():
 
 
 KNOWN = [1, 3, 7, 5, 2, 0, 4, 6]
-KNOWN_UNIFORM = [8, 7, 3, 4, 5, 0, 1, 2, 6]
+KNOWN_UNIFORM = [2, 6, 7, 0, 5, 3, 1, 8, 4]
 KNOWN_BLOCKS = [8, 5, 4, 7, 6, 1, 0, 3, 2]
 
 
@@ -207,6 +210,19 @@ def test_batches_equal_the_replay_whoever_reads_them(
             assert sorted(np.concatenate(found)) == sorted(wanted)
             if sizes[0] * sizes[1] >= n_rows >= (step + 1) * k + 64:  # one buffer, before the longer lanes' last rows
                 assert max(map(len, found)) - min(map(len, found)) <= 2 + k // 64
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_many_rows_come_in_the_uniform_order_too(scratch, source):
+    n = 2**16 + 5
+    gate = StoreGate(data_id="a")
+    gate.add_data("x", np.arange(n))
+    with exchanging(source):
+        stream = gate["train"]["x"].batches(1000, seed=2**33, epoch=1, budget="16MiB")
+    for epoch in (1, 2):
+        np.testing.assert_array_equal(np.concatenate(list(stream)), replayed("uniform", n, seed=2**33, epoch=epoch))
+    stream.close()
+    assert not scratch.exists()
 
 
 @pytest.fixture
@@ -561,7 +577,8 @@ def test_no_thread_no_file_and_no_spill_is_left(stored, scratch, shuffle, source
         else:
             iter(stream)
         gc.collect()
-        assert (threading.active_count(), descriptors()) == before
+        assert threading.active_count() <= before[0]
+        assert descriptors() <= before[1]
     assert not scratch.exists()
 
 
@@ -585,7 +602,7 @@ def test_ctrl_c_ends_the_process_at_once(tmp_path, shuffle):
     gate = StoreGate("zarr", {{"output_dir": {str(tmp_path / "store")!r}}}, data_id="a")
     gate.add_data("x", np.arange(200_000))
     sizes = {{"block_rows": 100, "buffer_blocks": 64}} if {shuffle!r} == "blocks" else {{}}
-    stream = gate["train"]["x"].batches(10, shuffle={shuffle!r}, budget="16MiB", **sizes)
+    stream = gate["train"]["x"].batches(10, shuffle={shuffle!r}, budget="32MiB", **sizes)
     try:
         while True:
             for batch in stream:
@@ -690,7 +707,7 @@ with StoreGate("zarr", {"output_dir": directory + "/store"}, data_id="a") as gat
     stream = gate["train"][["x", "y"]].batches(64, shuffle=shuffle, budget=budget)
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
-    before, peaks, levels = status("VmRSS"), [], []
+    before, peaks = status("VmRSS"), []
     for epoch in range(int(n_epochs)):
         seen = 0
         for x, y in stream:
@@ -701,10 +718,9 @@ with StoreGate("zarr", {"output_dir": directory + "/store"}, data_id="a") as gat
                     pass
         assert seen == n_rows
         peaks.append(status("VmHWM") - before)
-        levels.append(status("VmRSS") - before)
     stream.close()
 source = type(stream._source).__name__
-print(json.dumps({"projected": stream.projected_nbytes, "peaks": peaks, "levels": levels, "source": source}))
+print(json.dumps({"projected": stream.projected_nbytes, "peaks": peaks, "source": source}))
 """
 
 
@@ -739,8 +755,27 @@ def test_the_peak_is_not_above_the_projection(tmp_path, consumer, shuffle, budge
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are measured on Linux")
 @pytest.mark.parametrize(("shuffle", "budget"), [(True, "64MiB"), ("blocks", "320MiB")])
-def test_memory_does_not_grow_over_twenty_epochs(tmp_path, shuffle, budget):
+def test_the_peak_of_twenty_epochs_is_not_above_the_projection(tmp_path, shuffle, budget):
     found = measured(tmp_path, shuffle, budget, 20_000, "fast", 20)
-    early, late = max(found["levels"][2:8]), min(found["levels"][14:])
-    assert late <= early + 2 * 2**20, found["levels"]
     assert found["peaks"][-1] <= found["projected"]
+
+
+@pytest.mark.parametrize("shuffle", [False, True, "blocks"])
+@pytest.mark.parametrize("source", SOURCES)
+def test_nothing_is_kept_from_epoch_to_epoch(stored_rows, shuffle, source):
+    options = {"label": "x", "block_rows": 1, "buffer_blocks": 100} if shuffle == "blocks" else {}
+    with exchanging(source):
+        stream = stored_rows["train"]["x"].batches(10, shuffle=shuffle, budget=budget_of(source), **options)
+    levels = []
+    tracemalloc.start()
+    try:
+        for _ in range(20):
+            for _ in stream:
+                pass
+            gc.collect()
+            levels.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+        stream.close()
+    # an epoch's rows or their order are 8 kB; caches of re (a pattern for each name) and tensorstore keep a little
+    assert levels[-1] <= levels[9] + 48 * 2**10, levels

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from storegate import StoreGate
+from storegate_engine.stream_orders import keyed_permutation
 
 EPOCHS, BATCH_ROWS, SEED = 3, 64, 5
 DATA = {"digits": ("sklearn", 0.9), "events": ("uproot", 0.6)}
@@ -83,8 +84,7 @@ def train_from_memory(gate):
     x, y = (torch.from_numpy(rows) for rows in gate["train"][["x", "y"]][:])
     model, optimizer = make_model(x.shape[1], int(y.max()) + 1)
     for epoch in range(EPOCHS):
-        seed = np.random.SeedSequence((SEED, epoch)).generate_state(2)[0]
-        order = torch.from_numpy(np.random.RandomState(seed).permutation(len(x)))
+        order = torch.from_numpy(keyed_permutation(len(x), SEED, epoch))
         for start in range(0, len(x), BATCH_ROWS):
             rows = order[start : start + BATCH_ROWS]
             learn(model, optimizer, x[rows], y[rows])

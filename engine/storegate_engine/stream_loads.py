@@ -62,8 +62,9 @@ RUN_NBYTES = 16 * 2**20
 """Rows of one load that are read in order."""
 MEMORY_ROWS = 2**18
 """Rows in memory whose order is worked out at a time."""
-EXCHANGE_UNITS = 4.5
-"""Buckets in memory beside those that are ready: one that is placed, and the copies of one task of the next scatter."""
+EXCHANGE_UNITS = 5.5
+"""Buckets in memory beside those that are ready: those that are placed, and the copies of one task of the next scatter
+(measured)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -339,7 +340,14 @@ class ExchangeSource(Source):
     """Rows spilled in the order of their epoch; the next epoch's are scattered while this one's are collected."""
 
     def __init__(
-        self, variables: Sequence[Variable], epochs: Epochs, order: EpochOrder, budget_nbytes: int, prefetch: int
+        self,
+        variables: Sequence[Variable],
+        epochs: Epochs,
+        order: EpochOrder,
+        budget_nbytes: int,
+        prefetch: int,
+        *,
+        draws: bool,
     ) -> None:
         if text := [variable.name for variable in variables if variable.dtype.kind == "T"]:
             raise MemoryBudgetError(
@@ -350,6 +358,7 @@ class ExchangeSource(Source):
         self.epochs = epochs
         self.order = order
         self.prefetch = prefetch
+        self.has_repeats = draws or epochs.n_positions > epochs.n_rows
         self.steps, self.map_rows = self._plan(budget_nbytes)
         self._spills: dict[int, tuple[int, list[Spill]]] = {}
         self._following: Future[None] | None = None
@@ -436,9 +445,9 @@ class ExchangeSource(Source):
 
     def _scatter(self, exchanges: list[Exchange], threads: Threads, *, in_turn: bool = False) -> None:
         """Run the first pass, one task after the other where another epoch streams at the same time."""
-        for exchange in exchanges:
+        for variable, exchange in zip(self.variables, exchanges, strict=True):
             tasks: list[Callable[[], object]] = []
-            if self._has_repeats(exchange.variable.order):
+            if self.has_repeats or not is_invertible(variable.order):
                 tasks += [partial(request, exchange, number) for number in range(*exchange.buckets)]
                 self._run(tasks, threads, in_turn=in_turn)
             tasks = [partial(self._scatter_one, exchange, number) for number in range(exchange.n_maps)]
@@ -459,10 +468,6 @@ class ExchangeSource(Source):
             if threads.stopping.is_set():
                 return
             task()
-
-    def _has_repeats(self, order: RowOrder) -> bool:
-        assert isinstance(order, Share)
-        return self.epochs.n_positions > self.epochs.n_rows or not is_invertible(order.order)
 
     def _collect(self, exchanges: list[Exchange], share: Share, number: int, step: int) -> Ready:
         last = min((number + 1) * self.steps, self.epochs.n_steps)

@@ -5,7 +5,7 @@ An epoch is a sequence of *positions*, each of which stands for a logical row, a
 number of rows and, for blocks, on their sizes; never on ranks, threads, memory or time::
 
     in order   position p is row p
-    uniform    position p is row permutation(seed, epoch)[p]
+    uniform    position p is row permutation(seed, epoch)[p], see `uniform`
     drawn      position p is a row drawn with its weight, keyed (seed, epoch); rows may come twice or never
     blocks     rows are cut into M blocks of b; sigma is a permutation of the blocks, keyed (seed, epoch)
                round j = the rows of blocks sigma[j·m : (j+1)·m], end to end: n of them
@@ -31,7 +31,6 @@ import numpy.typing as npt
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES
 from storegate_engine.errors import NotInvertibleError
 from storegate_engine.orders import ArrayIndex, Permute, RowOrder, Take
-from storegate_engine.permutations import NUMPY_MAX_ROWS
 
 __all__ = [
     "LANES",
@@ -56,9 +55,9 @@ BLOCK_NBYTES = 512 * 2**10
 """Rows of one block, over all variables: as much as a disk reads at its full rate from anywhere."""
 ROUND_NBYTES = 64 * 2**20
 """Rows of one round, and what is known of each of them."""
-_TABLE_MAX_ROWS = 2**16
-"""Up to here an epoch's permutation is a table; above, it is computed, and the memory of an epoch stays small."""
-assert _TABLE_MAX_ROWS <= NUMPY_MAX_ROWS
+TABLE_MAX_ROWS = 2**16
+"""Up to here an epoch's permutation is a list of rows; above, `permutations` computes it from next to nothing. The
+tables of numpy's kind would be kept in a cache, those of every epoch."""
 
 
 # ------------------------------------------------------------------------------
@@ -95,11 +94,9 @@ def keyed_permutation(n: int, *key: int) -> Int64Array:
 def uniform(order: RowOrder, seed: int, epoch: int) -> RowOrder:
     """Return the rows of an order in the uniform order of one epoch."""
     n = len(order)
-    if n < 2:
-        return order
+    if n <= TABLE_MAX_ROWS:
+        return Take(order, ArrayIndex(keyed_permutation(n, seed, epoch)))
     state = np.random.SeedSequence((seed, epoch)).generate_state(2)
-    if n <= _TABLE_MAX_ROWS:
-        return Permute(order, "numpy", int(state[0]))
     return Permute(order, "feistel8-v1", int(state[0]) << 32 | int(state[1]))
 
 

@@ -162,7 +162,8 @@ class Stream:
         fits = reserved_nbytes(self._budget_nbytes) + memory.projected_nbytes <= self._budget_nbytes
         if fits and shuffle_plan() != "exchange":
             return memory
-        return ExchangeSource(variables, epochs, order, self._budget_nbytes, self._prefetch)
+        draws = shuffle.weights is not None
+        return ExchangeSource(variables, epochs, order, self._budget_nbytes, self._prefetch, draws=draws)
 
     def _make_blocks(self) -> Blocks:
         widest = max(self._variables, key=lambda variable: variable.row_nbytes)
