@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from storegate import StoreGate
-from storegate_engine.errors import SnapshotExpired
+from storegate_engine.errors import ConflictError, SnapshotExpired
 
 ROWS = 400
 
@@ -334,6 +335,14 @@ def test_processes_that_get_an_open_gate(stored, method):
     assert sorted(stored.get_data("x")[::3, 0]) == [0, 1, 2, 3, 4, 5, 100]
 
 
+def shuffle_again_and_again(gate, seed):
+    """Do what the error says: an append came first, try again."""
+    while True:
+        with contextlib.suppress(ConflictError):
+            gate.shuffle("train", seed)
+            return
+
+
 def test_threads_share_a_gate_for_everything(gate):
     """Appends, reads, lazy reads and a compaction at the same time: nothing is lost, and nobody waits for ever."""
     gate.add_data("x", np.full((3, 2), -1))
@@ -343,7 +352,7 @@ def test_threads_share_a_gate_for_everything(gate):
         barrier.wait()
         for number in range(8):
             if worker == 0:
-                gate.shuffle("train", number)
+                shuffle_again_and_again(gate, number)
             elif worker == 1:
                 rows = gate.get_data("x")
                 assert len(rows) % 3 == 0

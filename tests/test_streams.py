@@ -777,5 +777,5 @@ def test_nothing_is_kept_from_epoch_to_epoch(stored_rows, shuffle, source):
     finally:
         tracemalloc.stop()
         stream.close()
-    # an epoch's rows or their order are 8 kB; caches of re (a pattern for each name) and tensorstore keep a little
+    # an epoch's rows or their order are 8 kB; caches of re (a pattern for each name) keep a little
     assert levels[-1] <= levels[9] + 48 * 2**10, levels

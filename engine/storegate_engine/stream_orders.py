@@ -424,7 +424,7 @@ def default_blocks(n_rows: int, row_nbytes: int, chunk_rows: int) -> tuple[int, 
     Examples
     --------
     >>> default_blocks(4_000_000, 1024, 128)
-    (512, 256)
+    (512, 128)
     """
     enough = max(1, n_rows // LANES)  # a block for every lane
     rows = max(1, min(BLOCK_NBYTES // max(1, row_nbytes), enough))
