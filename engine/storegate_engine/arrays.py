@@ -226,6 +226,12 @@ class StoredArray:
         elif len(rows) and out.size:
             self._fetch(rows, out)
 
+    def drop(self, start: int, stop: int) -> None:
+        """Say that rows ``start..stop`` are not read again soon: their room is for what is written."""
+        opened = _open_array(self)
+        if isinstance(opened, Shards):
+            opened.drop(start, stop)
+
     def _fetch(self, rows: slice | Array, out: Array) -> None:
         encoding = encoding_of(self.dtype)
         opened = _open_array(self)

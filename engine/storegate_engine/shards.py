@@ -118,6 +118,14 @@ class Shards:
         cuts = {0, len(chunks), *range(0, len(chunks), step), *shard_cuts.tolist()}
         _run([partial(take, first, last) for first, last in pairwise(sorted(cuts))])
 
+    def drop(self, start: int, stop: int) -> None:
+        """Take the files that lie within rows ``start..stop`` out of the page cache: they are not read again soon."""
+        shard_rows = self.chunk_rows * self.n_chunks
+        if hasattr(os, "posix_fadvise"):
+            for shard in range(-(-start // shard_rows), stop // shard_rows):
+                with _opened(self.path(shard)) as file:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
     def write(self, shard: int, rows: Array, *, sync: bool = True) -> None:
         """Write one file: all rows of a shard, or the last ones of the array.
 
