@@ -53,6 +53,7 @@ __all__ = [
     "concat",
     "cut",
     "flatten",
+    "join_runs",
     "permute",
     "replace_rows",
 ]
@@ -481,17 +482,21 @@ class Concat(RowOrder):
         return out
 
     def _runs(self, lo: int, hi: int) -> list[tuple[int, int]] | None:
-        merged: list[tuple[int, int]] = []
-        for order, start, stop in self.touched(lo, hi):
-            runs = order._runs(start, stop)
-            if runs is None:
-                return None
-            for run in runs:
-                if merged and merged[-1][1] == run[0]:
-                    merged[-1] = (merged[-1][0], run[1])
-                else:
-                    merged.append(run)
-        return merged
+        return join_runs(order._runs(start, stop) for order, start, stop in self.touched(lo, hi))
+
+
+def join_runs(parts: Iterable[list[tuple[int, int]] | None]) -> list[tuple[int, int]] | None:
+    """Return runs of stored rows end to end, those that meet as one; None where any part has none."""
+    merged: list[tuple[int, int]] = []
+    for runs in parts:
+        if runs is None:
+            return None
+        for run in runs:
+            if merged and merged[-1][1] == run[0]:
+                merged[-1] = (merged[-1][0], run[1])
+            else:
+                merged.append(run)
+    return merged
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,9 +67,7 @@ def rewrite(change: Transaction, variables: Mapping[str, Variable], capacity: Ca
     }
     segment = change.new_segment()
     arrays: dict[str, RowArray] = {}
-    total = sum(
-        (plans[name].passes if plans[name].kind == "exchange" else 1) * v.nbytes for name, v in variables.items()
-    )
+    total = sum(plans[name].passes * variable.nbytes for name, variable in variables.items())
     with settings.progress_bar(change.operation, total) as bar:
         for names in _moved_together(variables, plans):
             group = [variables[name] for name in names]
@@ -118,9 +116,9 @@ def plan_rewrite(variable: Variable, shard_rows: int, capacity: Capacity) -> Pla
             if plan.passes < 3:
                 return plan
             fitting.append(plan)
-    return (fitting or [plan_rows(variable, n_rows, budget_nbytes, 1, in_order=in_order, align=shard_rows, passes=3)])[
-        0
-    ]
+    if fitting:
+        return fitting[0]
+    return plan_rows(variable, n_rows, budget_nbytes, 1, in_order=in_order, align=shard_rows, passes=3)
 
 
 def blocks_in_order(variable: Variable, capacity: Capacity) -> Iterator[Array]:

@@ -1,4 +1,4 @@
-"""Segments: new arrays of rows in storage, written once; with `arrays` the only module that touches data bytes.
+"""Segments: new arrays of rows in storage, written once; with `arrays` and `shards` all that touches data bytes.
 
 A segment is an ordinary zarr v3 group with one sharded array per variable, at a path that nobody used before. It
 is never changed once a manifest refers to it.
@@ -181,9 +181,7 @@ def _write_shards(array: StoredArray, start: int, rows: Array) -> list[int]:
     shards = _shards_of(array.location, array.name, array.dtype, array.layout)
     parts = {lo: values[lo : lo + array.layout.shard_rows] for lo in range(0, len(rows), array.layout.shard_rows)}
     if shards is None:
-        path = StorePath(array.location.store, array.location.key(array.name))
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            zarr.open_array(path, mode="r+")[start : start + len(rows)] = values
+        _open_with_zarr(array.location, array.name)[start : start + len(rows)] = values
     else:
         for lo, part in parts.items():
             shards.write((start + lo) // array.layout.shard_rows, part)

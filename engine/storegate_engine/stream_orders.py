@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES
 from storegate_engine.errors import NotInvertibleError
-from storegate_engine.orders import ArrayIndex, Permute, RowOrder, Take
+from storegate_engine.orders import ArrayIndex, Permute, RowOrder, Take, join_runs
 
 __all__ = [
     "LANES",
@@ -223,17 +223,7 @@ class Share(RowOrder):
         return out
 
     def _runs(self, lo: int, hi: int) -> list[tuple[int, int]] | None:
-        merged: list[tuple[int, int]] = []
-        for first, last in self._spans(lo, hi):
-            runs = self.order._runs(first, last)
-            if runs is None:
-                return None
-            for run in runs:
-                if merged and merged[-1][1] == run[0]:
-                    merged[-1] = (merged[-1][0], run[1])
-                else:
-                    merged.append(run)
-        return merged
+        return join_runs(self.order._runs(first, last) for first, last in self._spans(lo, hi))
 
     def _spans(self, lo: int, hi: int) -> Iterator[tuple[int, int]]:
         """Yield the rows lo .. hi-1 as slices of the order."""
