@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
 
+from storegate_engine import frames
 from storegate_engine import shards as module
 from storegate_engine.errors import CorruptStoreError
 from storegate_engine.shards import Shards, shards_of
@@ -52,6 +53,15 @@ def values(n_rows: int, dtype: str, row_shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(n_rows).integers(0, 100, (n_rows, *row_shape)).astype(dtype)
 
 
+def noise(rows: np.ndarray) -> np.ndarray:
+    """Return rows of the same shape and dtype that no codec shortens, from random bits."""
+    return np.frombuffer(np.random.default_rng(7).bytes(rows.nbytes), rows.dtype).reshape(rows.shape).copy()
+
+
+def stored_nbytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.glob("c/**/*") if file.is_file())
+
+
 @pytest.fixture(params=COMPRESSORS)
 def compressors(request: pytest.FixtureRequest) -> tuple:
     return COMPRESSORS[request.param]
@@ -77,6 +87,86 @@ def test_zarr_python_reads_what_is_written(tmp_path, compressors, dtype):
     assert not list(tmp_path.rglob("*.partial"))
 
 
+class TestPlain:
+    """Rows that a codec would hardly shorten are stored as they are, in frames that every reader of blosc knows."""
+
+    @pytest.fixture
+    def rows(self) -> np.ndarray:
+        return noise(np.empty((75, 50), "u4"))
+
+    def rewrite(self, path: Path, rows: np.ndarray, compressors: tuple = COMPRESSORS["lz4"]) -> zarr.Array:
+        array = write(path, np.zeros_like(rows), compressors)
+        for shard, lo in enumerate(range(0, len(rows), SHARD)):
+            opened(path).write(shard, rows[lo : lo + SHARD])
+        return array
+
+    @pytest.mark.parametrize("has_preadv", [True, False])
+    def test_read_by_everybody(self, tmp_path, compressors, rows, has_preadv, monkeypatch):
+        array = self.rewrite(tmp_path / "a", rows, compressors)
+        np.testing.assert_array_equal(array[...], rows)
+        if not has_preadv:
+            monkeypatch.delattr(module.os, "preadv", raising=False)
+        for start, stop in [(0, 75), (3, 70), (8, 16), (9, 15), (30, 34)]:
+            out = np.empty_like(rows[start:stop])
+            opened(tmp_path / "a").read_into(start, stop, out)
+            np.testing.assert_array_equal(out, rows[start:stop])
+
+    def test_what_saves_less_than_an_eighth_is_not_compressed(self, tmp_path):
+        saving = {}
+        for kept in (24, 28, 30):  # bits of 32 that are noise
+            rows = noise(np.empty((64, 4096), "u4")) >> np.uint32(32 - kept)
+            self.rewrite(tmp_path / f"{kept}", rows)
+            saving[kept] = 1 - stored_nbytes(tmp_path / f"{kept}") / rows.nbytes
+        assert saving[24] == pytest.approx(1 / 4, abs=0.01)
+        assert saving[28] == pytest.approx(0, abs=0.001)
+        assert saving[30] == pytest.approx(0, abs=0.001)
+
+    def test_one_chunk_in_sixteen_decides_for_a_shard(self, tmp_path, monkeypatch):
+        compressed = []
+        compress = frames.blosc.compress
+        monkeypatch.setattr(frames.blosc, "compress", lambda *args: compressed.append(1) or compress(*args))
+        path, rows = tmp_path / "a", noise(np.empty((256, 50), "u4"))
+        write(path, np.zeros_like(rows), shard=256)
+        compressed.clear()
+        frames._blosc_head.cache_clear()
+        opened(path, 256).write(0, rows)
+        assert len(compressed) == 32 / 16 + 1, "and one for the header"
+        rows[16 * CHUNK : 17 * CHUNK] = 0  # the second chunk that is tried
+        rows[-CHUNK:] = 0
+        opened(path, 256).write(0, rows)
+        out = np.empty_like(rows)
+        opened(path, 256).read_into(0, 256, out)
+        np.testing.assert_array_equal(out, rows)
+        assert stored_nbytes(path) < 31 * CHUNK * 200
+
+    def test_a_compressed_frame_of_the_same_length(self, tmp_path):
+        """Blosc keeps what it shortened by as much as its tables take: nothing tells it apart but its header."""
+        shape = (CHUNK, 512)
+        for zeros in range(1, 400):
+            chunk = noise(np.empty(shape, "u1"))
+            chunk.reshape(-1)[:zeros] = 0
+            frame = frames.blosc.compress(chunk, b"lz4", 5, 0)
+            if len(frame) == chunk.nbytes + 16 and not frame[2] & 2:
+                break
+        else:
+            pytest.fail("no such frame was found")
+        array = write(tmp_path / "a", np.concatenate([chunk] * 4), (BloscCodec(cname="lz4", shuffle="noshuffle"),))
+        assert stored_nbytes(tmp_path / "a") == 4 * (chunk.nbytes + 16) + 68
+        out = np.empty((SHARD, 512), "u1")
+        opened(tmp_path / "a").read_into(0, SHARD, out)
+        np.testing.assert_array_equal(out, array[...])
+
+    @pytest.mark.parametrize("at", [0, 2, 5, 13, 100, 16 + 1600, 16 + 1603])
+    def test_a_flipped_byte_is_found(self, tmp_path, rows, at):
+        self.rewrite(tmp_path / "a", rows)
+        shard = tmp_path / "a" / "c" / "0" / "0"
+        content = bytearray(shard.read_bytes())
+        content[at] ^= 2
+        shard.write_bytes(content)
+        with pytest.raises(CorruptStoreError, match=r"chunk 0 of .*c/0/0 is not what was written"):
+            opened(tmp_path / "a").read_into(0, 32, np.empty_like(rows[:32]))
+
+
 def test_a_shard_that_cannot_be_written_leaves_no_part_of_it(tmp_path, monkeypatch):
     rows = values(32, "f4", (3,))
     write(tmp_path / "a", rows)
@@ -99,9 +189,14 @@ def test_a_shard_that_cannot_be_written_leaves_no_part_of_it(tmp_path, monkeypat
 def test_ranges_and_rows_equal_numpy(tmp_path, data, monkeypatch):
     n_rows = data.draw(st.integers(1, 200))
     row_shape = data.draw(st.sampled_from([(), (3,), (2, 2)]))
-    monkeypatch.setattr(module, "TASK_NBYTES", data.draw(st.sampled_from([1, 300, 2**21])))
+    fewest, most = sorted(data.draw(st.lists(st.sampled_from([1, 300, 2**21]), min_size=2, max_size=2)))
+    monkeypatch.setattr(module, "TASK_NBYTES", (fewest, most))
     monkeypatch.setattr(module, "READ_NBYTES", data.draw(st.sampled_from([1, 400, 2**18])))
+    monkeypatch.setattr(module, "PLAIN_NBYTES", data.draw(st.sampled_from([1, 400, 2**20])))
+    monkeypatch.setattr(module, "MOST_CHUNKS", data.draw(st.sampled_from([1, 3, 256])))
     rows = values(n_rows, "f4", row_shape)
+    if data.draw(st.booleans(), label="noise"):
+        rows = noise(rows)
     shutil.rmtree(tmp_path / "a", ignore_errors=True)
     write(tmp_path / "a", rows)
     shards = opened(tmp_path / "a")

@@ -31,7 +31,7 @@ The rooms of the house, from the top. A room imports only from rooms below it:
 ``checksums``      what the rows of a shard sum up to (pure)
 ``stream_orders``  which rows make which batch, of every rank and epoch (pure)
 ``plans``          which way permuted rows are read, and what that takes (pure)
-``shards``         the files of a sharded zarr array, decoded in place
+``shards``         the files of a sharded zarr array, read and written in place
 ``spill``          directories of scratch files
 ``spill_files``    segments of rows in one checksummed file
 ``order_json``     orders as JSON, and back
@@ -39,6 +39,7 @@ The rooms of the house, from the top. A room imports only from rooms below it:
 ``transforms``     Cast, OneHot, ArgMax (pure)
 ``orders``         RowOrder algebra (pure)
 ``permutations``   tables of numpy permutations, and the keyed bijection for more rows than they can hold
+``frames``         one chunk as the bytes of a file, and back
 ``inspection``     whether stored metadata and shards are such as are written here
 ``budget``         memory budget; chunk, block and bucket sizes (pure)
 ``documents``      JSON that nobody has to trust

@@ -24,6 +24,7 @@ from storegate_engine.locations import Location
 __all__ = [
     "COMPRESSORS",
     "MAX_CHUNK_NBYTES",
+    "max_frame_nbytes",
     "require_legal_metadata",
     "require_legal_shard",
     "require_within_limits",
@@ -148,6 +149,11 @@ def _codec_names(codecs: Any) -> list[Any]:
     return [codec.get("name") for codec in codecs]
 
 
+def max_frame_nbytes(chunk_nbytes: int) -> int:
+    """Return the most bytes that a chunk can have in a file: codecs add little to what they cannot shorten."""
+    return chunk_nbytes + chunk_nbytes // 64 + 1024
+
+
 def require_legal_shard(
     location: Location, key: str, chunks: int, chunk_nbytes: int | None, compressor: str | None
 ) -> None:
@@ -189,7 +195,7 @@ def require_legal_shard(
         for offset, nbytes in index.tolist():
             if offset == nbytes == _MISSING:
                 continue
-            if offset + nbytes > status.st_size or nbytes > limit + limit // 64 + 1024:
+            if offset + nbytes > status.st_size or nbytes > max_frame_nbytes(limit):
                 raise CorruptStoreError(f"{path}: a chunk of {nbytes} bytes at {offset} cannot be one of {limit} bytes")
             if compressor and (compressor == "zstd" or nbytes * _LZ_RATIO > MAX_CHUNK_NBYTES):
                 file.seek(offset)

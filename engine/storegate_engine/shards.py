@@ -1,8 +1,7 @@
 """Shards: the files of a sharded zarr array on a file system; knows their format, and not what the rows mean.
 
-Format: zarr v3, codec ``sharding_indexed`` along the first axis, the index at the end of a file. Chunks are plain
-bytes, or compressed by blosc or zstd, with or without a crc32c; arrays of any other kind are left to zarr-python.
-Every checksum that is there is checked, and no length that a file states is trusted before it is.
+Format: zarr v3, codec ``sharding_indexed`` along the first axis, the index at the end of a file, chunks as `frames`
+describes them; arrays of any other kind are left to zarr-python.
 """
 
 from __future__ import annotations
@@ -23,24 +22,28 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from google_crc32c import value as crc32c
-from numcodecs import blosc, zstd
 
 from storegate_engine.errors import CorruptStoreError
-from storegate_engine.inspection import zstd_content_nbytes
+from storegate_engine.frames import CHECKSUM_NBYTES, Framing
+from storegate_engine.inspection import max_frame_nbytes
 
 __all__ = ["Shards", "shards_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
+Span: TypeAlias = tuple[int, int]
+"""Where a chunk begins in its file, and how many bytes it has there."""
+Places: TypeAlias = Sequence[Array | None]
+"""Where chunks belong, None for those that do not belong there whole."""
 
-TASK_NBYTES = 2 * 2**20
-"""Decoded bytes of one task of a thread."""
+TASK_NBYTES = (2 * 2**20, 16 * 2**20)
+"""The fewest and the most decoded bytes of one task of a thread: a long read in order is what an operating system reads
+ahead of best."""
 READ_NBYTES = 256 * 2**10
-"""Chunks that lie side by side are fetched together up to so many bytes, which stay in a core's cache."""
-_CHECKSUM_NBYTES = 4
-_HEADER_NBYTES = 18
-"""The longest header of a zstd frame."""
-_OVERHEAD_NBYTES = 4096
-"""What a codec may add to bytes that it cannot shorten."""
+"""Encoded chunks that lie side by side are fetched together up to so many bytes, which stay in a core's cache."""
+PLAIN_NBYTES = 2**20
+"""Plain chunks are fetched together up to so many bytes."""
+MOST_CHUNKS = 256
+"""Plain chunks of one call, which can fill 1,024 buffers (IOV_MAX): one for each, and one between it and the next."""
 _MISSING = 2**64 - 1
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # a pipe would wait for ever
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -60,12 +63,8 @@ class Shards:
     """Rows of a chunk."""
     n_chunks: int
     """Chunks of a shard."""
-    codec: str
-    """``blosc``, ``zstd`` or ``none``."""
-    options: tuple[Any, ...]
-    """What the codec's compressor takes after the rows."""
-    is_checked: bool
-    """Whether every chunk ends with its crc32c."""
+    framing: Framing
+    """How a chunk is encoded."""
 
     def path(self, shard: int) -> str:
         """Return the path of one file."""
@@ -83,7 +82,9 @@ class Shards:
         """
         content = _as_bytes(out)
         shard_rows = self.chunk_rows * self.n_chunks
-        step = max(1, TASK_NBYTES // (self.chunk_rows * self.row_nbytes)) * self.chunk_rows
+        fewest, most = TASK_NBYTES
+        nbytes = min(max(len(content) // _CORES, fewest), most)
+        step = max(1, round(nbytes / self.framing.nbytes)) * self.chunk_rows
         cuts = {start, stop}
         for lo in range(start // shard_rows * shard_rows, stop, shard_rows):  # a task stays within a shard
             cuts.update(at for at in range(lo, min(lo + shard_rows, stop), step) if at > start)
@@ -113,7 +114,7 @@ class Shards:
                 within = rows[lo:hi] - chunks[at] * self.chunk_rows
                 values[places[lo:hi]] = chunk.reshape(self.chunk_rows, -1)[within]
 
-        step = max(1, TASK_NBYTES // (4 * self.chunk_rows * self.row_nbytes))
+        step = max(1, TASK_NBYTES[0] // (4 * self.framing.nbytes))
         shard_cuts = np.flatnonzero(np.diff(chunks // self.n_chunks)) + 1
         cuts = {0, len(chunks), *range(0, len(chunks), step), *shard_cuts.tolist()}
         _run([partial(take, first, last) for first, last in pairwise(sorted(cuts))])
@@ -139,15 +140,14 @@ class Shards:
         end = 0
         try:
             with open(fresh, "wb", buffering=0) as file:
-                for at, lo in enumerate(range(0, len(rows), self.chunk_rows)):
-                    encoded = self._encode(rows[lo : lo + self.chunk_rows])
-                    parts = [encoded, crc32c(encoded).to_bytes(_CHECKSUM_NBYTES, "little")][: 1 + self.is_checked]
-                    for part in parts:
+                n_chunks = -(-len(rows) // self.chunk_rows)
+                for at, frame in enumerate(self.framing.frames(n_chunks, partial(self._chunk, rows))):
+                    for part in frame:
                         _write_all(file, part)
-                    index[at] = end, sum(map(len, parts))
+                    index[at] = end, sum(map(len, frame))
                     end += int(index[at, 1])
                 content = index.tobytes()
-                _write_all(file, content + crc32c(content).to_bytes(_CHECKSUM_NBYTES, "little"))
+                _write_all(file, content + crc32c(content).to_bytes(CHECKSUM_NBYTES, "little"))
                 if sync:
                     os.fsync(file.fileno())
             os.replace(fresh, path)
@@ -156,18 +156,14 @@ class Shards:
                 os.unlink(fresh)
             raise
 
-    def _encode(self, rows: Array) -> bytes:
-        chunk = np.ascontiguousarray(rows)
-        if len(chunk) < self.chunk_rows:  # chunks are whole, also at the array's end
-            chunk = np.zeros((self.chunk_rows, *rows.shape[1:]), rows.dtype)
-            chunk[: len(rows)] = rows
-        if self.codec == "blosc":
-            encoded: bytes = blosc.compress(chunk, *self.options)
-        elif self.codec == "zstd":
-            encoded = zstd.compress(chunk, *self.options)
-        else:
-            encoded = chunk.tobytes()
-        return encoded
+    def _chunk(self, rows: Array, at: int) -> Array:
+        """Return one chunk of the rows of a shard, which is whole also at the array's end."""
+        rows = rows[at * self.chunk_rows : (at + 1) * self.chunk_rows]
+        if len(rows) == self.chunk_rows:
+            return np.ascontiguousarray(rows)
+        chunk = np.zeros((self.chunk_rows, *rows.shape[1:]), rows.dtype)
+        chunk[: len(rows)] = rows
+        return chunk
 
     def _read_span(self, start: int, stop: int, out: Array) -> None:
         """Read rows of one shard; whole chunks are decoded in place."""
@@ -181,12 +177,11 @@ class Shards:
                 part = chunk[max(0, -lo) : len(out) - lo]
                 out[max(0, lo) : max(0, lo) + len(part)] = part
 
-    def _chunks(self, chunks: Sequence[int], places: Sequence[Array | None] | None = None) -> Iterator[Array]:
+    def _chunks(self, chunks: Sequence[int], places: Places | None = None) -> Iterator[Array]:
         """Yield the decoded bytes of chunks of one shard, in their places, else in memory that the next ones reuse."""
         shard = chunks[0] // self.n_chunks
         path = self.path(shard)
-        spare = _workspace("chunk", self.chunk_rows * self.row_nbytes)
-        limit = 2 * len(spare) + _OVERHEAD_NBYTES
+        limit = max_frame_nbytes(self.framing.nbytes)
         with _opened(path) as file:
             status = os.fstat(file.fileno())
             index = _index_of(path, self.n_chunks, status.st_size, status.st_mtime_ns, status.st_ino)
@@ -196,65 +191,70 @@ class Shards:
                     raise CorruptStoreError(f"chunk {chunk} is missing in {path}")
                 if nbytes > limit:
                     raise CorruptStoreError(f"chunk {chunk} of {path} claims {nbytes} bytes, more than it can have")
-            if hasattr(os, "posix_fadvise") and len(spans) > 1:  # the disk works ahead while chunks are decoded
-                nbytes = sum(max(spans)) - min(spans)[0]
-                os.posix_fadvise(file.fileno(), min(spans)[0], nbytes, os.POSIX_FADV_WILLNEED)
-            for first, last in _side_by_side(spans):
-                start, end = spans[first][0], sum(spans[last - 1])
-                encoded = _workspace("encoded", end - start)
-                _read_exactly(file, start, encoded.data, path)
-                for at in range(first, last):
-                    begin, nbytes = spans[at]
-                    place = places[at] if places else None
-                    decoded = spare if place is None else place
-                    try:
-                        self._decode(encoded[begin - start : begin - start + nbytes], decoded)
-                    except (ValueError, RuntimeError, IndexError) as err:
-                        raise CorruptStoreError(f"chunk {chunks[at]} of {path} is not what was written: {err}") from err
-                    yield decoded
+                if begin + nbytes > status.st_size:
+                    raise CorruptStoreError(f"{path} is shorter than what was written: chunk {chunk} is not in it")
+            if (
+                places is None and len(spans) > 1 and hasattr(os, "posix_fadvise")
+            ):  # chunks here and there: the disk fetches all at once
+                for span in spans:
+                    os.posix_fadvise(file.fileno(), *span, os.POSIX_FADV_WILLNEED)
+            done = 0
+            try:
+                while done < len(spans):
+                    last = self._together(spans, done, in_place=places is not None)
+                    read = self._plain if self._is_plain(spans[done]) else self._encoded
+                    for decoded in read(file, path, spans[done:last], places[done:last] if places else None):
+                        done += 1
+                        yield decoded
+            except (ValueError, RuntimeError, IndexError) as err:
+                raise CorruptStoreError(f"chunk {chunks[done]} of {path} is not what was written: {err}") from err
 
-    def _decode(self, encoded: Array, out: Array) -> None:
-        """Check and decode one chunk; what holds Python's lock here holds up all threads."""
-        if self.is_checked:
-            checksum = int.from_bytes(encoded[-_CHECKSUM_NBYTES:].data, "little")
-            encoded = encoded[:-_CHECKSUM_NBYTES]
-            if crc32c(encoded) != checksum:
-                raise ValueError("its checksum does not match")
-        found = _decoded_nbytes(self.codec, encoded.data)
-        if found != len(out):
-            raise ValueError(f"it holds {found} bytes, expected {len(out)}")
-        if self.codec == "blosc":
-            blosc.decompress(encoded, out)
-        elif self.codec == "zstd":
-            zstd.decompress(encoded, out)
-        else:
-            out[...] = encoded
+    def _is_plain(self, span: Span) -> bool:
+        return span[1] == self.framing.plain_nbytes and hasattr(os, "preadv")
 
+    def _together(self, spans: Sequence[Span], first: int, *, in_place: bool) -> int:
+        """Return where the run ends of chunks that lie side by side in a file and are fetched in one call."""
+        is_plain = self._is_plain(spans[first])
+        most = PLAIN_NBYTES if is_plain and in_place else READ_NBYTES
+        last = first + 1
+        while (
+            last < len(spans)
+            and spans[last][0] == sum(spans[last - 1])
+            and sum(spans[last]) - spans[first][0] <= most
+            and last - first < MOST_CHUNKS
+            and self._is_plain(spans[last]) == is_plain
+        ):
+            last += 1
+        return last
 
-def _side_by_side(spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yield runs of chunks that lie one behind the other in a file and are fetched together."""
-    first = 0
-    while first < len(spans):
-        end, last = sum(spans[first]), first + 1
-        while last < len(spans) and spans[last][0] == end and sum(spans[last]) - spans[first][0] <= READ_NBYTES:
-            end, last = sum(spans[last]), last + 1
-        yield first, last
-        first = last
+    def _plain(self, file: Any, path: str, spans: Sequence[Span], places: Places | None) -> Iterator[Array]:
+        """Fetch chunks, as they are, to where they belong."""
+        framing = self.framing
+        spares = _workspace("chunk", len(spans) * framing.nbytes).reshape(-1, framing.nbytes)
+        into = [spare if place is None else place for spare, place in zip(spares, places or spares, strict=True)]
+        # between chunks: the checksum of one, and the header of the next
+        head, tail = framing.head_nbytes, framing.tail_nbytes
+        between = np.empty((len(spans) + 1, tail + head), "u1")
+        buffers: list[memoryview] = [between[0, tail:].data]
+        for chunk, gap in zip(into, between[1:], strict=True):
+            buffers += [chunk.data, gap.data]
+        buffers[-1] = between[-1, :tail].data
+        if os.preadv(file.fileno(), buffers, spans[0][0]) != sum(map(len, buffers)):
+            raise ValueError("the file ends within it")
+        for at, chunk in enumerate(into):
+            framing.decode_in_place(between[at, tail:], chunk, between[at + 1, :tail])
+            yield chunk
 
-
-def _decoded_nbytes(codec: str, encoded: memoryview) -> int:
-    """Return how many bytes a chunk says that it decodes to; a blosc header must also name the chunk's own length."""
-    if codec == "blosc":
-        own = int.from_bytes(encoded[12:16], "little")
-        if own != len(encoded):
-            raise ValueError(f"it is {len(encoded)} bytes long, and its header says {own}")
-        return int.from_bytes(encoded[4:8], "little")
-    if codec == "zstd":
-        found = zstd_content_nbytes(bytes(encoded[:_HEADER_NBYTES]))
-        if found is None:
-            raise ValueError("it does not say how many bytes it holds")
-        return found
-    return len(encoded)
+    def _encoded(self, file: Any, path: str, spans: Sequence[Span], places: Places | None) -> Iterator[Array]:
+        """Fetch chunks, and decode them one after the other to where they belong."""
+        spare = _workspace("chunk", self.framing.nbytes)
+        start, end = spans[0][0], sum(spans[-1])
+        encoded = _workspace("encoded", end - start)
+        _read_exactly(file, start, encoded.data, path)
+        for (begin, nbytes), place in zip(spans, places or [None] * len(spans), strict=True):
+            decoded = spare if place is None else place
+            self.framing.decode(encoded[begin - start : begin - start + nbytes], decoded)
+            yield decoded
 
 
 def _opened(path: str) -> Any:
@@ -263,9 +263,9 @@ def _opened(path: str) -> Any:
 
 
 @functools.lru_cache(maxsize=8192)
-def _index_of(path: str, n_chunks: int, nbytes: int, mtime_ns: int, inode: int) -> list[tuple[int, int]]:
+def _index_of(path: str, n_chunks: int, nbytes: int, mtime_ns: int, inode: int) -> list[Span]:
     """Return offset and length of every chunk of the file that has this length, time and inode."""
-    content = np.empty(16 * n_chunks + _CHECKSUM_NBYTES, "u1")
+    content = np.empty(16 * n_chunks + CHECKSUM_NBYTES, "u1")
     array = path.rpartition("/c/")[0]
     if os.path.realpath(path) != os.path.realpath(array) + os.path.normpath(path[len(array) :]):
         raise CorruptStoreError(f"{path} is a link, which is not followed")
@@ -273,8 +273,8 @@ def _index_of(path: str, n_chunks: int, nbytes: int, mtime_ns: int, inode: int) 
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise CorruptStoreError(f"{path} is no file")
         _read_exactly(file, nbytes - len(content), content.data, path)
-    index = content[:-_CHECKSUM_NBYTES]
-    if crc32c(index) != int.from_bytes(content[-_CHECKSUM_NBYTES:].data, "little"):
+    index = content[:-CHECKSUM_NBYTES]
+    if crc32c(index) != int.from_bytes(content[-CHECKSUM_NBYTES:].data, "little"):
         raise CorruptStoreError(f"{path} is not what was written: the checksum of its index does not match")
     return [(begin, length) for begin, length in index.view("<u8").reshape(-1, 2).tolist()]
 
@@ -288,8 +288,8 @@ def _read_exactly(file: Any, start: int, out: memoryview, path: str) -> None:
         raise CorruptStoreError(f"{path} is shorter than what was written")
 
 
-def _write_all(file: Any, content: bytes) -> None:
-    view = memoryview(content)
+def _write_all(file: Any, content: bytes | Array) -> None:
+    view = memoryview(content) if isinstance(content, bytes) else content.data
     while view:
         view = view[file.write(view) :]
 
@@ -315,14 +315,11 @@ def shards_of(directory: str, metadata: Mapping[str, Any], chunk_rows: int, shar
     try:
         dtype = np.dtype(metadata["data_type"])
         row_shape = tuple(metadata["shape"][1:])
+        row_nbytes = dtype.itemsize * int(np.prod(row_shape, dtype=np.int64))
         (sharding,) = metadata["codecs"]
         config = sharding["configuration"]
-        codecs = [codec["name"] for codec in config["codecs"]]
-        is_checked = codecs[-1] == "crc32c"
-        codec = codecs[1] if len(codecs) > 1 + is_checked else "none"
+        framing = Framing.of(chunk_rows * row_nbytes, config["codecs"])
         found = {
-            "codecs": codecs,
-            "endian": config["codecs"][0].get("configuration", {}).get("endian", "little"),
             "index": [item["name"] for item in config["index_codecs"]],
             "location": config.get("index_location", "end"),
             "sharding": sharding["name"],
@@ -333,8 +330,6 @@ def shards_of(directory: str, metadata: Mapping[str, Any], chunk_rows: int, shar
     except (KeyError, TypeError, ValueError, IndexError):
         return None
     expected = {
-        "codecs": ["bytes", *([codec] if codec != "none" else []), *(["crc32c"] if is_checked else [])],
-        "endian": "little",
         "index": ["bytes", "crc32c"],
         "location": "end",
         "sharding": "sharding_indexed",
@@ -342,19 +337,9 @@ def shards_of(directory: str, metadata: Mapping[str, Any], chunk_rows: int, shar
         "shard": (shard_rows, *row_shape),
         "keys": {"name": "default", "configuration": {"separator": "/"}},
     }
-    if found != expected or codec not in ("blosc", "zstd", "none") or dtype.kind not in "biufc":
+    if framing is None or found != expected or dtype.kind not in "biufc":
         return None
-    row_nbytes = dtype.itemsize * int(np.prod(row_shape, dtype=np.int64))
-    options = _options(codec, config["codecs"][1].get("configuration", {})) if codec != "none" else ()
-    return Shards(directory, row_shape, row_nbytes, chunk_rows, shard_rows // chunk_rows, codec, options, is_checked)
-
-
-def _options(codec: str, config: Mapping[str, Any]) -> tuple[Any, ...]:
-    if codec == "zstd":
-        return (config.get("level", 0),)
-    shuffles = {"noshuffle": blosc.NOSHUFFLE, "shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
-    shuffle = shuffles.get(config.get("shuffle", "shuffle"), blosc.SHUFFLE)
-    return str(config.get("cname", "lz4")).encode(), config.get("clevel", 5), shuffle, config.get("blocksize", 0)
+    return Shards(directory, row_shape, row_nbytes, chunk_rows, shard_rows // chunk_rows, framing)
 
 
 # Threads: one pool a process, whose tasks never wait for one another.

@@ -1,0 +1,187 @@
+"""Frames: one chunk of rows as the bytes of a file, and back; knows codecs and checksums, and opens no file.
+
+A chunk is plain bytes, or compressed by blosc or zstd, with or without a crc32c behind it. Every checksum that is
+there is checked, and no length that a frame states is trusted before it is.
+
+What blosc shortens by less than an eighth is stored as it is, in blosc's own frame for that, as ZFS does: numbers whose
+last digits are noise cost much time to compress and gain little. Frames like these are *plain*: a header of fixed
+length, the bytes of the rows, a checksum.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+from google_crc32c import extend
+from google_crc32c import value as crc32c
+from numcodecs import blosc, zstd
+
+from storegate_engine.inspection import zstd_content_nbytes
+
+__all__ = ["Frame", "Framing"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+Frame: TypeAlias = tuple[bytes, Array | bytes, bytes]
+"""A header, what follows it, and the checksum of both; the first and the last may be empty."""
+
+LEAST_SAVING = 1 / 8
+"""What blosc must take off a chunk for it to be worth the time."""
+TRIED = 16
+"""One chunk of so many is compressed to find out whether those of a shard are worth it."""
+CHECKSUM_NBYTES = 4
+_BLOSC_NBYTES = 16
+"""The header of a blosc frame."""
+_PLAIN_FLAG = 2
+"""The bit in its third byte which says that bytes follow as they are."""
+_ZSTD_NBYTES = 18
+"""The longest header of a zstd frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How the chunks of one array are framed."""
+
+    nbytes: int
+    """Bytes of a chunk."""
+    codec: str
+    """``blosc``, ``zstd`` or ``none``."""
+    options: tuple[Any, ...]
+    """What the codec's compressor takes after the rows."""
+    is_checked: bool
+    """Whether a frame ends with its crc32c."""
+
+    @classmethod
+    def of(cls, nbytes: int, codecs: Sequence[Mapping[str, Any]]) -> Self | None:
+        """Return the framing of chunks with these zarr codecs, the first of which is ``bytes``; None for any other."""
+        names = [codec["name"] for codec in codecs]
+        is_checked = names[-1] == "crc32c"
+        compressors = codecs[1 : len(codecs) - is_checked]
+        if names[0] != "bytes" or codecs[0].get("configuration", {}).get("endian", "little") != "little":
+            return None
+        if not compressors:
+            return cls(nbytes, "none", (), is_checked)
+        (compressor,) = compressors
+        if compressor["name"] not in ("blosc", "zstd"):
+            return None
+        options = _options(compressor["name"], compressor.get("configuration", {}))
+        return cls(nbytes, compressor["name"], options, is_checked)
+
+    @property
+    def head_nbytes(self) -> int:
+        """Bytes of a plain frame before the rows."""
+        return _BLOSC_NBYTES if self.codec == "blosc" else 0
+
+    @property
+    def tail_nbytes(self) -> int:
+        """Bytes of a frame behind the rows."""
+        return CHECKSUM_NBYTES if self.is_checked else 0
+
+    @property
+    def plain_nbytes(self) -> int:
+        """Bytes of a plain frame; 0 for zstd, whose frames are all decoded."""
+        return 0 if self.codec == "zstd" else self.head_nbytes + self.nbytes + self.tail_nbytes
+
+    def frames(self, n_chunks: int, chunk: Callable[[int], Array]) -> Iterator[Frame]:
+        """Yield the frames of the chunks of a shard, which ``chunk`` returns by number, C-contiguous and whole."""
+        tried = {at: self._compressed(chunk(at)) for at in range(0, n_chunks, TRIED)}
+        is_worth = any(encoded is not None for encoded in tried.values())
+        for at in range(n_chunks):
+            rows = chunk(at)
+            encoded = tried.pop(at) if at in tried else self._compressed(rows) if is_worth else None
+            head, content = (self._plain_head(rows), rows.reshape(-1).view("u1")) if encoded is None else (b"", encoded)
+            checksum = int(extend(crc32c(head), content)).to_bytes(CHECKSUM_NBYTES, "little")
+            yield head, content, checksum if self.is_checked else b""
+
+    def decode(self, frame: Array, out: Array) -> None:
+        """Check and decode one frame; what holds Python's lock here holds up all threads.
+
+        Raises
+        ------
+        ValueError, RuntimeError
+            It is not what was written.
+        """
+        if self.is_checked:
+            self._check(b"", frame[:-CHECKSUM_NBYTES], frame[-CHECKSUM_NBYTES:])
+            frame = frame[:-CHECKSUM_NBYTES]
+        found = self._decoded_nbytes(frame.data)
+        if found != len(out):
+            raise ValueError(f"it holds {found} bytes, expected {len(out)}")
+        if self.codec == "blosc":
+            blosc.decompress(frame, out)
+        elif self.codec == "zstd":
+            zstd.decompress(frame, out)
+        else:
+            out[...] = frame
+
+    def decode_in_place(self, head: Array, content: Array, tail: Array) -> None:
+        """Check a frame that is as long as a plain one, and whose bytes are in place already if it is one.
+
+        Raises
+        ------
+        ValueError, RuntimeError
+            It is not what was written.
+        """
+        if self.codec == "blosc" and not head[2] & _PLAIN_FLAG:  # the same length by chance
+            self.decode(np.concatenate([head, content, tail]), content)
+            return
+        if self.is_checked:
+            self._check(head, content, tail)
+        found = self._decoded_nbytes(head.data, len(head) + len(content))
+        if found != len(content):
+            raise ValueError(f"it holds {found} bytes, expected {len(content)}")
+
+    def _compressed(self, chunk: Array) -> bytes | None:
+        """Return a chunk as its codec leaves it, None where that is not worth it."""
+        encoded: bytes
+        if self.codec == "zstd":
+            encoded = zstd.compress(chunk, *self.options)
+            return encoded
+        if self.codec == "blosc":
+            encoded = blosc.compress(chunk, *self.options)
+            return encoded if len(encoded) <= (1 - LEAST_SAVING) * self.nbytes else None
+        return None
+
+    def _plain_head(self, chunk: Array) -> bytes:
+        """Return the header of a frame that is not compressed, and for blosc has one block."""
+        if self.codec != "blosc":
+            return b""
+        name, _, shuffle, _ = self.options
+        return _blosc_head(self.nbytes, chunk.dtype.itemsize, name, shuffle)
+
+    def _check(self, head: Array | bytes, content: Array, tail: Array) -> None:
+        if extend(crc32c(head), content) != int.from_bytes(tail.data, "little"):
+            raise ValueError("its checksum does not match")
+
+    def _decoded_nbytes(self, frame: memoryview, nbytes: int | None = None) -> int:
+        """Return how many bytes a frame says that it decodes to; a blosc header must also name its own length."""
+        nbytes = len(frame) if nbytes is None else nbytes
+        if self.codec == "blosc":
+            own = int.from_bytes(frame[12:16], "little")
+            if own != nbytes:
+                raise ValueError(f"it is {nbytes} bytes long, and its header says {own}")
+            return int.from_bytes(frame[4:8], "little")
+        if self.codec == "zstd":
+            found = zstd_content_nbytes(bytes(frame[:_ZSTD_NBYTES]))
+            if found is None:
+                raise ValueError("it does not say how many bytes it holds")
+            return found
+        return nbytes
+
+
+@functools.lru_cache(maxsize=256)
+def _blosc_head(nbytes: int, itemsize: int, name: bytes, shuffle: int) -> bytes:
+    level, blocksize = 0, nbytes
+    frame: bytes = blosc.compress(np.zeros(nbytes // itemsize, f"V{itemsize}"), name, level, shuffle, blocksize)
+    return frame[:_BLOSC_NBYTES]
+
+
+def _options(codec: str, config: Mapping[str, Any]) -> tuple[Any, ...]:
+    if codec == "zstd":
+        return (config.get("level", 0),)
+    shuffles = {"noshuffle": blosc.NOSHUFFLE, "shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
+    shuffle = shuffles.get(config.get("shuffle", "shuffle"), blosc.SHUFFLE)
+    return str(config.get("cname", "lz4")).encode(), config.get("clevel", 5), shuffle, config.get("blocksize", 0)
