@@ -88,14 +88,11 @@ class Shards:
         cuts = {start, stop}
         for lo in range(start // shard_rows * shard_rows, stop, shard_rows):  # a task stays within a shard
             cuts.update(at for at in range(lo, min(lo + shard_rows, stop), step) if at > start)
-        _run(
-            [
-                partial(
-                    self._read_span, lo, hi, content[(lo - start) * self.row_nbytes : (hi - start) * self.row_nbytes]
-                )
-                for lo, hi in pairwise(sorted(cuts))
-            ]
-        )
+        tasks = [
+            partial(self._read_span, lo, hi, content[(lo - start) * self.row_nbytes : (hi - start) * self.row_nbytes])
+            for lo, hi in pairwise(sorted(cuts))
+        ]
+        _run(tasks, here=len(content) <= fewest)
 
     def take_into(self, rows: Array, out: Array) -> None:
         """Read ``rows`` in any order, repeats included, into ``out``; every chunk is read once.
@@ -349,10 +346,11 @@ _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
 
 
-def _run(tasks: list[Callable[[], None]]) -> None:
-    """Run tasks in threads, or here where there is one; the first error is raised when all have ended."""
-    if len(tasks) == 1:
-        tasks[0]()
+def _run(tasks: Sequence[Callable[[], None]], *, here: bool = False) -> None:
+    """Run tasks in threads, or in this one, as also one task alone; the first error is raised when all have ended."""
+    if here or len(tasks) == 1:
+        for task in tasks:
+            task()
         return
     global _pool
     with _lock:

@@ -52,10 +52,8 @@ Array: TypeAlias = np.ndarray[Any, Any]
 EpochOrder: TypeAlias = Callable[[RowOrder, int], RowOrder]
 """Rows, and the number of an epoch, to these rows in the order of that epoch."""
 
-READERS = 4
-"""Threads that read parts of loads: some of them wait for storage."""
-PLANNERS = 2
-"""Loads that are made at the same time: one is planned while another one is read."""
+READERS = 2
+"""Threads that read the parts of a load: more of them wait for one another."""
 PART_NBYTES = 2 * 2**20
 """Bytes of one variable that one thread reads at a time."""
 RUN_NBYTES = 16 * 2**20
@@ -86,8 +84,8 @@ class Ready:
 class Threads:
     """The threads of one iteration; leaving the context ends them, whatever they were doing."""
 
-    def __init__(self) -> None:
-        self.loads = ThreadPoolExecutor(PLANNERS, thread_name_prefix="storegate-stream")
+    def __init__(self, loads: int) -> None:
+        self.loads = ThreadPoolExecutor(loads, thread_name_prefix="storegate-stream")
         self.reads = ThreadPoolExecutor(READERS, thread_name_prefix="storegate-stream-read")
         self.stopping = threading.Event()
 
@@ -117,6 +115,9 @@ class Threads:
 
 class Source(ABC):
     """Where the loads of a stream come from."""
+
+    loads_at_once = 1
+    """Loads that are made at the same time: the first batch waits for one alone, and this one has all readers."""
 
     @property
     @abstractmethod
@@ -188,7 +189,7 @@ class _SpanSource(Source):
     @property
     def projected_nbytes(self) -> int:
         """Every load that is ready or on its way, the planning of some, and what the reading threads hold."""
-        planning = min(PLANNERS, max(1, self.prefetch)) * self.load_rows * ROW_OVERHEAD_NBYTES
+        planning = self.load_rows * ROW_OVERHEAD_NBYTES
         reading = reading_nbytes(self.variables, self.load_rows)
         return (1 + self.prefetch) * self.load_nbytes + planning + reading
 
@@ -338,6 +339,8 @@ class MemorySource(Source):
 
 class ExchangeSource(Source):
     """Rows spilled in the order of their epoch; the next epoch's are scattered while this one's are collected."""
+
+    loads_at_once = 2
 
     def __init__(
         self,

@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import warnings
 import weakref
-from collections.abc import Callable, Generator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
 
@@ -27,6 +29,7 @@ from storegate_engine.stream_loads import (
     BlockSource,
     ExchangeSource,
     MemorySource,
+    Ready,
     RunSource,
     Source,
     Threads,
@@ -52,6 +55,8 @@ Form: TypeAlias = Callable[[list[Array]], Any]
 
 FORMAT = 1
 """The version of `Stream.state_dict`."""
+COPY_NBYTES = 2**20
+"""Small batches are copied together, up to so many bytes: threads hand Python's lock over at every copy."""
 QUALITY_LIMIT = 1.1
 """A block order whose batches have means of more than so many times the variance of uniform ones gets a warning."""
 SAMPLED_BLOCKS = 32
@@ -197,8 +202,8 @@ class Stream:
     def projected_nbytes(self) -> int:
         """The peak memory of an epoch, the batches that the consumer keeps not included."""
         batch_rows = -(-self._epochs.batch_rows // self._epochs.world)
-        batch = 2 * batch_rows * row_nbytes_of(self._variables)
-        return reserved_nbytes(self._budget_nbytes) + self._source.projected_nbytes + batch
+        copied = min(max(batch_rows, self._together), self._epochs.n_rows) * row_nbytes_of(self._variables)
+        return reserved_nbytes(self._budget_nbytes) + self._source.projected_nbytes + 2 * copied
 
     @property
     def quality(self) -> float:
@@ -275,17 +280,10 @@ class Stream:
 
     def _batches(self) -> Generator[Any, None, None]:
         form, prefetch, pending = self._form, self._prefetch, []
-        with Threads() as threads:
+        with Threads(self._source.loads_at_once) as threads:
             tasks = self._source.tasks(self._epoch, self._step, threads)
             for ready in ahead(tasks, threads.loads, prefetch):
-                rows, arrays, start = ready.rows, ready.arrays, ready.cuts[0]
-                for at, stop in enumerate(ready.cuts[1:], start=2):
-                    if rows is None:
-                        parts = [array[start:stop].copy() for array in arrays]
-                    else:
-                        taken = rows[start:stop]
-                        parts = [array.take(taken, axis=0) for array in arrays]
-                    start = stop
+                for at, parts in enumerate(_batches_of(ready, self._together), start=2):
                     if at == len(ready.cuts) and not ready.closed:
                         pending.append(parts)
                         continue
@@ -296,11 +294,15 @@ class Stream:
                     self._step += 1
                     yield form(parts)
                     del parts
-                del arrays, rows
                 ready.release()
                 del ready
             self._source.end(self._epoch)
         self._epoch, self._step = self._epoch + 1, 0
+
+    @property
+    def _together(self) -> int:
+        """The rows that are copied at a time."""
+        return max(1, COPY_NBYTES // max(1, row_nbytes_of(self._variables)))
 
     def _stop(self) -> None:
         running = self._running() if self._running is not None else None
@@ -397,6 +399,21 @@ class Stream:
                 "version that the state is of, or begin a new epoch"
             )
         self.seek(int(state["epoch"]), int(state["step"]))
+
+
+def _batches_of(ready: Ready, n_rows: int) -> Iterator[list[Array]]:
+    """Yield the batches of a load as copies, of which small ones share an array of about ``n_rows`` rows."""
+    rows, cuts, first = ready.rows, ready.cuts, 0
+    while first < len(cuts) - 1:
+        last = max(first + 1, bisect_right(cuts, cuts[first] + n_rows) - 1)
+        start, stop = cuts[first], cuts[last]
+        if rows is None:
+            copies = [array[start:stop].copy() for array in ready.arrays]
+        else:
+            copies = [array.take(rows[start:stop], axis=0) for array in ready.arrays]
+        for lo, hi in pairwise(cuts[first : last + 1]):
+            yield [copy[lo - start : hi - start] for copy in copies]
+        first = last
 
 
 def _in_epoch(shuffle: Shuffle, order: RowOrder, epoch: int) -> RowOrder:
