@@ -37,7 +37,9 @@ Array: TypeAlias = np.ndarray[Any, Any]
 GATHER_COPIES = 1.3
 """Copies of the rows of one gather: themselves, and what its tasks have just read."""
 GATHER_NBYTES = 2 * 2**20
-"""Stored rows that one task of a gather reads, and places while they are in the cache of a core."""
+"""Stored rows that a task of a gather reads at a time, and places while they are in the cache of a core."""
+SPAN_NBYTES = 16 * 2**20
+"""Stored rows that one task of a gather reads in order."""
 
 
 def rewrite(change: Transaction, variables: Mapping[str, Variable], capacity: Capacity) -> dict[str, RowArray]:
@@ -165,37 +167,55 @@ def _gather(
     """Read the stored rows in order, place those of one bucket at a time in memory, then write them."""
     step = _whole_shards(array, plan.bucket_rows)
     part = _whole_shards(array, max(1, TASK_NBYTES // variable.row_nbytes))
-    stored = variable.stored_rows()
     written: list[checksums.Written] = []
     for lo in range(0, len(variable), step):
-        hi = min(lo + step, len(variable))
-        out = np.empty((hi - lo, *variable.row_shape), variable.dtype)
-        wanted = variable.order.rows(lo, hi)
-        places = np.argsort(wanted, kind="stable")
-        wanted = wanted[places]
-        window = max(1, GATHER_NBYTES // pass_row_nbytes(variable))
-        cuts = np.searchsorted(wanted, np.arange(0, variable.offsets[-1] + window, window)).tolist()
-        spans = [(first, last) for first, last in pairwise(cuts) if first < last]
-        try:
-            run_here((partial(_place, stored, wanted[a:b], places[a:b], out) for a, b in spans), n_threads)
-        except LabelError:
-            variable.read(lo, hi)  # names the logical row
-            raise
-        starts = range(0, hi - lo, part)
+        out = _gathered(variable, lo, min(lo + step, len(variable)), n_threads)
+        starts = range(0, len(out), part)
         written += run_here((partial(write_rows, array, lo + at, out[at : at + part]) for at in starts), n_threads)
         progress(out.nbytes)
     return written
 
 
+def _gathered(variable: Variable, lo: int, hi: int, n_threads: int) -> Array:
+    """Return logical rows ``lo..hi``, by reading the stored ones in order; after the last of them these are dropped."""
+    out = np.empty((hi - lo, *variable.row_shape), variable.dtype)
+    stored = variable.stored_rows()
+    shards = (piece.array.layout.shard_rows for piece in stored.pieces if isinstance(piece.array, StoredArray))
+    shard = max(shards, default=1)
+    span = shard * max(1, SPAN_NBYTES // (shard * pass_row_nbytes(variable)))
+    wanted = variable.order.rows(lo, hi)
+    places = np.argsort(wanted, kind="stable")
+    wanted = wanted[places]
+    cuts = np.searchsorted(wanted, np.arange(0, len(stored) + span, span)).tolist()
+
+    def place(number: int, first: int, last: int) -> None:
+        _place(stored, wanted[first:last], places[first:last], out)
+        if hi == len(variable):
+            stored.drop(number * span, (number + 1) * span)
+
+    tasks = (partial(place, number, a, b) for number, (a, b) in enumerate(pairwise(cuts)) if a < b)
+    try:
+        run_here(tasks, n_threads)
+    except LabelError:
+        variable.read(lo, hi)  # names the logical row
+        raise
+    return out
+
+
 def _place(stored: Variable, wanted: Array, places: Array, out: Array) -> None:
-    """Read the span of stored rows in which the wanted ones lie, and put these in their places."""
-    first, last = int(wanted[0]), int(wanted[-1]) + 1
-    space = workspace()
-    rows = space.array("rows", (last - first, *stored.row_shape), stored.dtype)
-    stored.read_into(first, last, rows)
-    wanted = wanted - first
-    everything = len(wanted) == len(rows) and bool((wanted == np.arange(len(rows))).all())
-    out[places] = rows if everything else rows[wanted]
+    """Read the span of stored rows in which the wanted ones lie, a window at a time, and put these in their places."""
+    window = max(1, GATHER_NBYTES // pass_row_nbytes(stored))
+    start, stop = int(wanted[0]), int(wanted[-1]) + 1
+    cuts = np.searchsorted(wanted, np.arange(start, stop + window, window)).tolist()
+    for a, b in pairwise(cuts):
+        if a == b:
+            continue
+        first, last = int(wanted[a]), int(wanted[b - 1]) + 1
+        rows = workspace().array("rows", (last - first, *stored.row_shape), stored.dtype)
+        stored.read_into(first, last, rows)
+        within = wanted[a:b] - first
+        everything = len(within) == len(rows) and bool((within == np.arange(len(rows))).all())
+        out[places[a:b]] = rows if everything else rows[within]
 
 
 def _exchange(

