@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import urllib.request
 
 import pytest
@@ -29,6 +30,14 @@ def stored(tmp_path):
     """An empty gate on storage."""
     with StoreGate("zarr", {"output_dir": tmp_path / "store"}, data_id="test_id") as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def processes():
+    """Start processes quickly: the server imports once, and has used nothing that cannot be forked."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["storegate.gate"])
+    return context
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -16,13 +15,6 @@ from storegate_engine.locations import parse_location
 from storegate_engine.manifests import Manifest, StoredLog, committed
 
 ROWS = 2000
-
-
-def processes():
-    """Start processes quickly: the server imports once, and has used nothing that cannot be forked."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["storegate.gate"])
-    return context
 
 
 def open_gate(directory):
@@ -56,13 +48,12 @@ def change_until_killed(directory, first, acknowledged):
         acknowledged.send(number + 1)
 
 
-def kill_and_check(directory, n_kills, seed):
+def kill_and_check(processes, directory, n_kills, seed):
     rng = random.Random(seed)
-    context = processes()
     done = 0
     for _ in range(n_kills):
-        receiver, sender = context.Pipe(duplex=False)
-        writer = context.Process(target=change_until_killed, args=(directory, done, sender))
+        receiver, sender = processes.Pipe(duplex=False)
+        writer = processes.Process(target=change_until_killed, args=(directory, done, sender))
         writer.start()
         sender.close()
         acknowledged = done
@@ -92,13 +83,13 @@ def kill_and_check(directory, n_kills, seed):
     return done
 
 
-def test_killed_writers_leave_a_committed_state(tmp_path):
-    kill_and_check(tmp_path / "store", 10, seed=1)
+def test_killed_writers_leave_a_committed_state(processes, tmp_path):
+    kill_and_check(processes, tmp_path / "store", 10, seed=1)
 
 
 @pytest.mark.slow
-def test_a_hundred_killed_writers_leave_committed_states(tmp_path):
-    kill_and_check(tmp_path / "store", 120, seed=2)
+def test_a_hundred_killed_writers_leave_committed_states(processes, tmp_path):
+    kill_and_check(processes, tmp_path / "store", 120, seed=2)
 
 
 def append_many(directory, worker, count):
@@ -107,9 +98,8 @@ def append_many(directory, worker, count):
         gate.add_data(["x", "y"], [np.full((3, 2), worker * 1000 + number), np.full(3, worker * 1000 + number)])
 
 
-def test_appends_of_several_processes_all_land_exactly_once(tmp_path):
-    context = processes()
-    workers = [context.Process(target=append_many, args=(tmp_path, worker, 40)) for worker in range(4)]
+def test_appends_of_several_processes_all_land_exactly_once(processes, tmp_path):
+    workers = [processes.Process(target=append_many, args=(tmp_path, worker, 40)) for worker in range(4)]
     for worker in workers:
         worker.start()
     for worker in workers:

@@ -23,19 +23,12 @@ from storegate_engine.errors import ConflictError, SnapshotExpired
 ROWS = 400
 
 
-def processes():
-    """Start processes quickly: the server imports once, and has used nothing that cannot be forked."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["storegate.gate"])
-    return context
-
-
 def open_gate(args):
     return StoreGate("zarr", args, "test_id")
 
 
-def run_all(context, target, arguments):
-    workers = [context.Process(target=target, args=one) for one in arguments]
+def run_all(processes, target, arguments):
+    workers = [processes.Process(target=target, args=one) for one in arguments]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -124,12 +117,11 @@ def watch(directories, failed):
     failed.send(reads)
 
 
-def kill_and_watch(tmp_path, n_kills, seed):
+def kill_and_watch(processes, tmp_path, n_kills, seed):
     rng = random.Random(seed)
-    context = processes()
-    to_reader, from_main = context.Pipe()[::-1]
-    failures, failed = context.Pipe(duplex=False)
-    reader = context.Process(target=watch, args=(from_main, failed))
+    to_reader, from_main = processes.Pipe()[::-1]
+    failures, failed = processes.Pipe(duplex=False)
+    reader = processes.Process(target=watch, args=(from_main, failed))
     reader.start()
     stores, done, last_version = 0, LIMIT, 0
     directory = None
@@ -139,8 +131,8 @@ def kill_and_watch(tmp_path, n_kills, seed):
             directory = tmp_path / f"store{stores}"
             open_gate({"output_dir": directory}).close()
             to_reader.send(directory)
-        receiver, sender = context.Pipe(duplex=False)
-        writer = context.Process(target=change_until_killed, args=(directory, done, sender))
+        receiver, sender = processes.Pipe(duplex=False)
+        writer = processes.Process(target=change_until_killed, args=(directory, done, sender))
         writer.start()
         sender.close()
         acknowledged = done
@@ -173,13 +165,13 @@ def kill_and_watch(tmp_path, n_kills, seed):
     return reads
 
 
-def test_killed_writers_and_a_reader_that_watches(tmp_path):
-    assert kill_and_watch(tmp_path, 12, seed=1) > 10
+def test_killed_writers_and_a_reader_that_watches(processes, tmp_path):
+    assert kill_and_watch(processes, tmp_path, 12, seed=1) > 10
 
 
 @pytest.mark.slow
-def test_two_hundred_killed_writers_and_a_reader_that_watches(tmp_path):
-    assert kill_and_watch(tmp_path, 200, seed=2) > 200
+def test_two_hundred_killed_writers_and_a_reader_that_watches(processes, tmp_path):
+    assert kill_and_watch(processes, tmp_path, 200, seed=2) > 200
 
 
 # Several writers: what is acknowledged is there, once
@@ -191,8 +183,8 @@ def append_many(args, worker, count):
         gate.add_data(["x", "y"], [np.full((2, 2), worker * 1000 + number), np.full(2, worker * 1000 + number)])
 
 
-def test_three_writers_on_an_s3_server_all_land_exactly_once(s3_args):
-    run_all(processes(), append_many, [(s3_args, worker, 10) for worker in range(3)])
+def test_three_writers_on_an_s3_server_all_land_exactly_once(processes, s3_args):
+    run_all(processes, append_many, [(s3_args, worker, 10) for worker in range(3)])
     gate = open_gate(s3_args)
     y = gate.get_data("y").reshape(-1, 2)
     assert (y == y[:, :1]).all()
@@ -216,14 +208,13 @@ def keep_changing(args, stop, vacuumed):
 
 
 @pytest.mark.parametrize("reads", [60, pytest.param(500, marks=pytest.mark.slow)])
-def test_each_read_is_one_version_during_writes_compaction_and_vacuum(tmp_path, reads):
+def test_each_read_is_one_version_during_writes_compaction_and_vacuum(processes, tmp_path, reads):
     args = {"output_dir": tmp_path / "store"}
     change(open_gate(args), 0)
     pinned = StoreGate("zarr", args, "test_id", version=1)
     lazy = pinned["train"]["y"].data
-    context = processes()
-    stop, vacuumed = context.Event(), context.Event()
-    writer = context.Process(target=keep_changing, args=(args, stop, vacuumed))
+    stop, vacuumed = processes.Event(), processes.Event()
+    writer = processes.Process(target=keep_changing, args=(args, stop, vacuumed))
     writer.start()
     gate, seen, last, done = open_gate({**args, "mode": "r"}), set(), 0, 0
     try:

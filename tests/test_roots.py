@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import threading
 
@@ -20,12 +19,6 @@ PARTIAL = f"storegate.{'0' * 31}f.partial"
 def open_and_add(directory, barrier, number):
     barrier.wait()
     StoreGate("zarr", {"output_dir": directory}, f"id{number}").add_data("x", [number])
-
-
-def processes():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["storegate.gate"])
-    return context
 
 
 @pytest.mark.parametrize("mode", ["a", "w"])
@@ -72,10 +65,9 @@ def test_many_threads_open_a_new_root_at_once(tmp_path):
         assert failed == []
 
 
-def test_many_processes_open_a_new_root_at_once(tmp_path):
-    context = processes()
-    barrier = context.Barrier(6)
-    workers = [context.Process(target=open_and_add, args=(tmp_path / "root", barrier, n)) for n in range(6)]
+def test_many_processes_open_a_new_root_at_once(processes, tmp_path):
+    barrier = processes.Barrier(6)
+    workers = [processes.Process(target=open_and_add, args=(tmp_path / "root", barrier, n)) for n in range(6)]
     for worker in workers:
         worker.start()
     for worker in workers:

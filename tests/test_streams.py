@@ -596,8 +596,9 @@ def test_a_reader_that_fails_is_the_consumers_error_and_leaves_nothing(stored, t
 @pytest.mark.parametrize("shuffle", [True, "blocks"])
 def test_ctrl_c_ends_the_process_at_once(tmp_path, shuffle):
     program = f"""
-    import dask, threading, numpy as np
+    import dask, signal, threading, numpy as np
     from storegate import StoreGate
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may have been started without it
     dask.config.set({{"storegate.shuffle": "exchange", "storegate.scratch-directory": {str(tmp_path / "scratch")!r}}})
     gate = StoreGate("zarr", {{"output_dir": {str(tmp_path / "store")!r}}}, data_id="a")
     gate.add_data("x", np.arange(200_000))

@@ -6,7 +6,6 @@ Numbers on a file system are read by `shards`; zarr-python reads text, unusual c
 from __future__ import annotations
 
 import functools
-import json
 import re
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -267,31 +266,21 @@ def _unreadable(array: StoredArray, done: str, err: Exception) -> StoreError:
 def _open_array(array: StoredArray) -> Shards | zarr.Array[Any]:
     """Open an array once per process; refuse one that is not what its manifest says."""
     location, layout = array.location, array.layout
-    expected = (array.n_rows, *array.row_shape), encoding_of(array.dtype).stored
-    opened: Shards | zarr.Array[Any] | None = None
     try:
-        _inspect(array)
+        metadata, _ = _inspect(array)
+        opened: Shards | zarr.Array[Any] | None = None
         if location.is_local and not is_text(array.dtype):
-            metadata = json.loads(location.read(f"{array.name}/zarr.json") or b"")
             opened = shards_of(f"{location}/{array.name}", metadata, layout.chunk_rows, layout.shard_rows)
         if opened is None:
             opened = zarr.open_array(StorePath(_RefuseMissing(location.store), location.key(array.name)), mode="r")
-            found = tuple(opened.shape), opened.dtype
-        else:
-            found = tuple(metadata["shape"]), np.dtype(metadata["data_type"])
     except (ValueError, OSError, KeyError, TypeError) as err:
         raise _unreadable(array, "opened", err) from err
-    if found != expected:
-        raise CorruptStoreError(
-            f"array {array.name!r} of segment {location}: the manifest says {expected[0]} {expected[1]}, "
-            f"found {found[0]} {found[1]}"
-        )
     return opened
 
 
 @functools.lru_cache(maxsize=2048)
-def _inspect(array: StoredArray) -> str | None:
-    """Refuse an array whose metadata are not such as we write; return what its chunks are compressed with."""
+def _inspect(array: StoredArray) -> tuple[dict[str, Any], str | None]:
+    """Refuse an array whose metadata are not such as we write; return them, and what its chunks are compressed with."""
     shape = (array.n_rows, *array.row_shape)
     return inspection.require_legal_metadata(
         array.location, array.name, encoding_of(array.dtype).stored, shape, array.layout
@@ -320,7 +309,7 @@ def _inspect_shard(array: StoredArray, shard: int) -> None:
         "/".join([array.name, "c", str(shard), *("0" for _ in array.row_shape)]),
         array.layout.shard_rows // chunk_rows,
         None if is_text(array.dtype) else chunk_rows * row_nbytes(encoding_of(array.dtype).stored, array.row_shape),
-        _inspect(array),
+        _inspect(array)[1],
     )
 
 

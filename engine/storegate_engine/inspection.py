@@ -80,13 +80,13 @@ def _product(sizes: Iterable[int]) -> int:
 
 def require_legal_metadata(
     location: Location, name: str, stored: np.dtype[Any], shape: tuple[int, ...], layout: Layout
-) -> str | None:
+) -> tuple[dict[str, Any], str | None]:
     """Refuse an array whose ``zarr.json`` is not the one that belongs to what the manifest says of it.
 
     Returns
     -------
-    str or None
-        What its chunks are compressed with.
+    dict, str or None
+        The content, and what its chunks are compressed with.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def require_legal_metadata(
         raise CorruptStoreError(f"{where}: storage transformers are not read")
     match document.get("codecs"):
         case [{"name": "sharding_indexed", "configuration": dict(sharding)}]:
-            return _require_legal_sharding(sharding, [layout.chunk_rows, *tail], stored, where)
+            return document, _require_legal_sharding(sharding, [layout.chunk_rows, *tail], stored, where)
         case other:
             raise CorruptStoreError(f"{where}: codecs are {shown(other)}, and only shards are read")
 
