@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import shutil
@@ -28,7 +29,7 @@ from storegate.versions import DAY, Commit, Records, Verification
 from storegate.views import View, read, read_lazy
 from storegate_engine.arrays import ConstantArray
 from storegate_engine.errors import DataIdError, ShapeError, VersionNotFoundError
-from storegate_engine.fingerprints import fingerprint, known_fingerprints
+from storegate_engine.fingerprints import fingerprint, fingerprint_all, known_fingerprints
 from storegate_engine.history import Difference
 from storegate_engine.lazy import to_dataset
 from storegate_engine.locations import parse_location
@@ -37,6 +38,7 @@ from storegate_engine.names import validate_name
 from storegate_engine.repository import Repository, Transaction
 from storegate_engine.rewrite import rewrite
 from storegate_engine.roots import Root
+from storegate_engine.settings import fingerprints_at_commit
 from storegate_engine.table import Table, rows_of
 from storegate_engine.tiers import Capacity, capacity
 from storegate_engine.transforms import ArgMax, Cast, OneHot, Transform
@@ -225,8 +227,16 @@ class StoreGate:
         """The newest committed table of the current data_id and mode; immutable."""
         return self.repository().table
 
-    def _begin(self, operation: str, **arguments: Any) -> Transaction:
-        return self.repository().begin(operation, **arguments)
+    @contextlib.contextmanager
+    def _begin(self, operation: str, **arguments: Any) -> Iterator[Transaction]:
+        repository = self.repository()
+        with repository.begin(operation, **arguments) as change:
+            yield change
+        self._committed(repository)
+
+    def _committed(self, repository: Repository) -> None:
+        if fingerprints_at_commit():
+            fingerprint_all(repository, self.capacity)
 
     # [] syntax
 
@@ -740,17 +750,9 @@ class StoreGate:
         renamed = names if output_var_names is None else parse_names(output_var_names, validate=True)
         if len(renamed.names) != len(names.names):
             raise ShapeError(f"{len(names.names)} variables take as many output_var_names, found {renamed.names}")
-        at = parse_reading_phase(phase)
-        move(
-            operation,
-            self.repository(source),
-            self.repository(target),
-            names,
-            renamed,
-            at,
-            callback,
-            self.capacity,
-        )
+        at, repository = parse_reading_phase(phase), self.repository(target)
+        move(operation, self.repository(source), repository, names, renamed, at, callback, self.capacity)
+        self._committed(repository)
 
     # Metadata
 

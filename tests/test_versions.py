@@ -10,6 +10,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
 import xarray as xr
@@ -432,6 +433,50 @@ class TestFingerprints:
         assert "fingerprints" not in again["train"].to_xarray().attrs
         again.vacuum(older_than=0)
         assert len(list(Path(tmp_path / "moved/test_id/fingerprints").iterdir())) == 0
+
+    def test_every_version_carries_them_where_that_is_set(self, tmp_path, counted_reads):
+        stored = StoreGate("hybrid", {"output_dir": tmp_path}, "a")
+        stored.set_mode("zarr")  # version 1, which is empty
+        model = {"x": X, "y": np.arange(20)}
+        expected = {}
+
+        def carried():
+            plain = StoreGate(data_id="a")
+            for name, rows in model.items():
+                plain.add_data(name, rows)
+            expected[stored.history()[-1].version] = plain.fingerprint()
+
+        with dask.config.set({"storegate.fingerprints": True}):
+            stored.add_data(["x", "y"], list(model.values()))
+            carried()
+            stored.shuffle("train", 1)
+            model = {name: rows[np.random.RandomState(1).permutation(20)] for name, rows in model.items()}
+            carried()
+            stored.astype("x", "f2")
+            model["x"] = model["x"].astype("f2")
+            carried()
+            stored.to_memory("y", output_var_names="z")
+            stored.to_storage("z")
+            model["z"] = model["y"]
+            carried()
+            stored.compact()
+            carried()
+            assert [1, *expected] == [commit.version for commit in stored.history()]
+        for version, found in expected.items():
+            old = StoreGate("zarr", {"output_dir": tmp_path}, "a", version=version)
+            counted_reads.clear()
+            assert json.loads(old["train"].to_xarray().attrs["fingerprints"]) == found, version
+            assert counted_reads == []
+
+    def test_a_version_is_committed_also_where_its_fingerprint_cannot_be_made(self, stored):
+        with dask.config.set({"storegate.fingerprints": True}):
+            stored.add_data(["x", "y"], [X, np.arange(20)])
+            with pytest.warns(
+                UserWarning, match=r"version 2 was committed without a fingerprint of train/y: .*found 10"
+            ):
+                stored.onehot("y", 10)
+        assert len(stored.history()) == 2
+        assert set(json.loads(stored["train"].to_xarray().attrs["fingerprints"])) == {"x"}
 
     def test_within_the_memory_limit_by_an_exchange(self, tmp_path, monkeypatch):
         from storegate_engine import passes

@@ -2,17 +2,19 @@
 
 A fingerprint is the SHA-256 of dtype, shape and values. It does not depend on chunks, codecs, orders, transforms,
 tiers or paths: equal rows have equal fingerprints, wherever and however they were made. To know it, every row must be
-read once in logical order; a store keeps what was found, and each version whose variable is the same one has it.
+read once in logical order; a store keeps what was found, and each version whose variable is the same one has it. With
+``storegate.fingerprints`` they are made at every commit.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 
 from storegate_engine.encodings import canonical_bytes, dtype_to_text
-from storegate_engine.errors import CorruptStoreError
+from storegate_engine.errors import CorruptStoreError, StoreGateError
 from storegate_engine.locations import writing
 from storegate_engine.repository import Repository
 from storegate_engine.rewrite import blocks_in_order
@@ -21,7 +23,7 @@ from storegate_engine.stored import StoredRepository
 from storegate_engine.table import Variable
 from storegate_engine.tiers import Capacity
 
-__all__ = ["fingerprint", "known_fingerprints"]
+__all__ = ["fingerprint", "fingerprint_all", "known_fingerprints"]
 
 _NBYTES = 64
 """Hexadecimal digits of a SHA-256."""
@@ -49,6 +51,25 @@ def fingerprint(repository: Repository, variable: Variable, capacity: Capacity) 
             with writing(repository.location / FINGERPRINTS):
                 (repository.location / FINGERPRINTS).write_if_absent(key, found.encode())
     return found
+
+
+def fingerprint_all(repository: Repository, capacity: Capacity) -> None:
+    """Make the fingerprints of all variables that do not have one, so that the version carries them.
+
+    It is committed already: what cannot be made now, for want of memory or because rows cannot be encoded, is a
+    warning, and can be asked for later.
+    """
+    if not isinstance(repository, StoredRepository):
+        return
+    for phase, variable in repository.table:
+        try:
+            fingerprint(repository, variable, capacity)
+        except StoreGateError as err:
+            warnings.warn(
+                f"version {repository.version} was committed without a fingerprint of {phase}/{variable.name}: {err}",
+                UserWarning,
+                stacklevel=2,
+            )
 
 
 def known_fingerprints(repository: Repository, variables: Mapping[str, Variable]) -> dict[str, str]:

@@ -57,6 +57,11 @@ def is_full_pass() -> bool:
     return bool(dask.config.get("storegate.full-pass", False))
 
 
+def fingerprints_at_commit() -> bool:
+    """Return ``storegate.fingerprints``: whether those of all variables are made when a change is committed."""
+    return bool(dask.config.get("storegate.fingerprints", False))
+
+
 def scratch_directory() -> Path | None:
     """Return ``storegate.scratch-directory``, None where it is not set."""
     configured = dask.config.get("storegate.scratch-directory", None)
