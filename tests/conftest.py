@@ -6,6 +6,7 @@ import multiprocessing
 import urllib.request
 
 import pytest
+from distributed import Client, LocalCluster
 from moto.server import ThreadedMotoServer
 
 from storegate import StoreGate
@@ -38,6 +39,23 @@ def processes():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["storegate.gate"])
     return context
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """Two single-thread workers in processes of their own, on loopback."""
+    with (
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            memory_limit="700MB",
+            host="127.0.0.1",
+            dashboard_address=None,
+            local_directory=str(tmp_path / "dask"),
+        ) as running,
+        Client(running) as client,
+    ):
+        yield client
 
 
 @pytest.fixture

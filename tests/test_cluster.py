@@ -11,26 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
 
 from storegate import StoreGate
-
-
-@pytest.fixture
-def cluster(tmp_path):
-    """Two single-thread workers in processes of their own, on loopback."""
-    with (
-        LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            memory_limit="700MB",
-            host="127.0.0.1",
-            dashboard_address=None,
-            local_directory=str(tmp_path / "dask"),
-        ) as running,
-        Client(running) as client,
-    ):
-        yield client
 
 
 @pytest.fixture

@@ -110,6 +110,20 @@ def test_every_acknowledged_commit_is_readable_after_a_power_failure(monkeypatch
     assert count == 9 * (seeds + 1)
 
 
+def test_what_workers_wrote_is_synced_before_it_is_committed(monkeypatch, tmp_path, cluster):
+    root = tmp_path / "disk"
+    root.mkdir()
+    disk = Disk(monkeypatch, root)
+    gate = StoreGate("zarr", {"output_dir": root / "store", "durability": "power", "budget": "4MiB"}, "a")
+    gate.add_data("x", np.random.default_rng(0).random((100_000, 32), dtype="f4"))
+    gate.shuffle("train", 3)
+    gate.compact()
+    disk.after_power_failure(tmp_path / "image")
+    again = StoreGate("zarr", {"output_dir": tmp_path / "image" / "store"}, "a")
+    assert same(snapshot(again), snapshot(gate))
+    assert again.verify().problems == ()
+
+
 def test_without_it_an_acknowledged_commit_may_be_lost(monkeypatch, tmp_path):
     """That the simulation bites: nothing is promised for ``durability="process"``."""
     root = tmp_path / "disk"
