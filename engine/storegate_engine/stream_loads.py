@@ -180,6 +180,15 @@ class _SpanSource(Source):
         self.variables = variables
         self.load_rows = load_rows
         self.prefetch = prefetch
+        self._free: deque[list[Array]] = deque()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel without memory."""
+        return {**self.__dict__, "_free": deque()}
+
+    def close(self) -> None:
+        """Let go of the memory, which later epochs would use again."""
+        self._free.clear()
 
     @property
     def load_nbytes(self) -> int:
@@ -193,13 +202,13 @@ class _SpanSource(Source):
         reading = reading_nbytes(self.variables, self.load_rows)
         return (1 + self.prefetch) * self.load_nbytes + planning + reading
 
-    def read(self, plan: Callable[[], Load], free: deque[list[Array]], threads: Threads) -> Ready:
+    def read(self, plan: Callable[[], Load], threads: Threads) -> Ready:
         """Make one load."""
         load = plan()
-        buffers = _free_one(free, self._buffers)
+        buffers = _free_one(self._free, self._buffers)
         arrays = [buffer[: load.n_rows] for buffer in buffers]
         threads.run(self._parts(load, arrays))
-        return Ready(arrays, load.rows, load.cuts.tolist(), load.closed, partial(free.append, buffers))
+        return Ready(arrays, load.rows, load.cuts.tolist(), load.closed, partial(self._free.append, buffers))
 
     def _buffers(self) -> list[Array]:
         return [np.empty((self.load_rows, *variable.row_shape), variable.dtype) for variable in self.variables]
@@ -232,9 +241,8 @@ class BlockSource(_SpanSource):
 
     def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
         """Yield a task for each round."""
-        free: deque[list[Array]] = deque()
         for load in self.blocks.loads(epoch, step):
-            yield partial(self.read, partial(self.blocks.load, *load), free, threads)
+            yield partial(self.read, partial(self.blocks.load, *load), threads)
 
 
 class RunSource(_SpanSource):
@@ -257,9 +265,8 @@ class RunSource(_SpanSource):
 
     def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
         """Yield a task for every few steps."""
-        free: deque[list[Array]] = deque()
         for first in range(step, self.share.epochs.n_steps, self.steps):
-            yield partial(self.read, partial(self._load, first), free, threads)
+            yield partial(self.read, partial(self._load, first), threads)
 
     def _load(self, first: int) -> Load:
         steps = range(first, min(first + self.steps, self.share.epochs.n_steps) + 1)
