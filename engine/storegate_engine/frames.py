@@ -37,6 +37,7 @@ _BLOSC_NBYTES = 16
 """The header of a blosc frame."""
 _PLAIN_FLAG = 2
 """The bit in its third byte which says that bytes follow as they are."""
+_WRONG_CHECKSUM = "its checksum does not match"
 _ZSTD_NBYTES = 18
 """The longest header of a zstd frame."""
 
@@ -104,9 +105,9 @@ class Framing:
         ValueError, RuntimeError
             It is not what was written.
         """
-        if self.is_checked:
-            self._check(b"", frame[:-CHECKSUM_NBYTES], frame[-CHECKSUM_NBYTES:])
-            frame = frame[:-CHECKSUM_NBYTES]
+        end = len(frame) - self.tail_nbytes
+        self._check(b"", frame[:end], frame[end:])
+        frame = frame[:end]
         found = self._decoded_nbytes(frame.data)
         if found != len(out):
             raise ValueError(f"it holds {found} bytes, expected {len(out)}")
@@ -117,22 +118,43 @@ class Framing:
         else:
             out[...] = frame
 
-    def decode_in_place(self, head: Array, content: Array, tail: Array) -> None:
-        """Check a frame that is as long as a plain one, and whose bytes are in place already if it is one.
+    def settle(self, between: Array, chunks: Sequence[Array]) -> Iterator[Array]:
+        """Check frames as long as plain ones, side by side, whose bytes are in place; decode those that are not plain.
+
+        Parameters
+        ----------
+        between : ndarray
+            What lies before, between and behind the chunks: a row for the checksum of one and the header of the next.
+        chunks : sequence of ndarray
+            Their bytes; each is yielded when it is right.
 
         Raises
         ------
         ValueError, RuntimeError
-            It is not what was written.
+            The next one is not what was written.
         """
-        if self.codec == "blosc" and not head[2] & _PLAIN_FLAG:  # the same length by chance
-            self.decode(np.concatenate([head, content, tail]), content)
+        heads, tails = between[:-1, self.tail_nbytes :], between[1:, : self.tail_nbytes]
+        if not (self._is_plain(heads[0]) and (heads == heads[0]).all()):
+            for head, chunk, tail in zip(heads, chunks, tails, strict=True):
+                if self._is_plain(head):
+                    self._check(head, chunk, tail)
+                else:  # compressed to the same length by chance
+                    self.decode(np.concatenate([head, chunk, tail]), chunk)
+                yield chunk
             return
-        if self.is_checked:
-            self._check(head, content, tail)
-        found = self._decoded_nbytes(head.data, len(head) + len(content))
-        if found != len(content):
-            raise ValueError(f"it holds {found} bytes, expected {len(content)}")
+        seed = crc32c(heads[0])
+        checksums = tails.copy().view("<u4").ravel().tolist() if self.is_checked else [None] * len(chunks)
+        for chunk, checksum in zip(chunks, checksums, strict=True):
+            if checksum is not None and extend(seed, chunk) != checksum:
+                raise ValueError(_WRONG_CHECKSUM)
+            yield chunk
+
+    def _is_plain(self, head: Array) -> bool:
+        """Return whether this is the header of bytes as they are, and as many as a chunk has."""
+        if self.codec != "blosc":
+            return True
+        length, total = int.from_bytes(head[4:8].data, "little"), int.from_bytes(head[12:16].data, "little")
+        return bool(head[2] & _PLAIN_FLAG) and length == self.nbytes and total == self.nbytes + len(head)
 
     def _compressed(self, chunk: Array) -> bytes | None:
         """Return a chunk as its codec leaves it, None where that is not worth it."""
@@ -153,23 +175,22 @@ class Framing:
         return _blosc_head(self.nbytes, chunk.dtype.itemsize, name, shuffle)
 
     def _check(self, head: Array | bytes, content: Array, tail: Array) -> None:
-        if extend(crc32c(head), content) != int.from_bytes(tail.data, "little"):
-            raise ValueError("its checksum does not match")
+        if self.is_checked and extend(crc32c(head), content) != int.from_bytes(tail.data, "little"):
+            raise ValueError(_WRONG_CHECKSUM)
 
-    def _decoded_nbytes(self, frame: memoryview, nbytes: int | None = None) -> int:
+    def _decoded_nbytes(self, frame: memoryview) -> int:
         """Return how many bytes a frame says that it decodes to; a blosc header must also name its own length."""
-        nbytes = len(frame) if nbytes is None else nbytes
         if self.codec == "blosc":
             own = int.from_bytes(frame[12:16], "little")
-            if own != nbytes:
-                raise ValueError(f"it is {nbytes} bytes long, and its header says {own}")
+            if own != len(frame):
+                raise ValueError(f"it is {len(frame)} bytes long, and its header says {own}")
             return int.from_bytes(frame[4:8], "little")
         if self.codec == "zstd":
             found = zstd_content_nbytes(bytes(frame[:_ZSTD_NBYTES]))
             if found is None:
                 raise ValueError("it does not say how many bytes it holds")
             return found
-        return nbytes
+        return len(frame)
 
 
 @functools.lru_cache(maxsize=256)

@@ -238,9 +238,7 @@ class Shards:
         buffers[-1] = between[-1, :tail].data
         if os.preadv(file.fileno(), buffers, spans[0][0]) != sum(map(len, buffers)):
             raise ValueError("the file ends within it")
-        for at, chunk in enumerate(into):
-            framing.decode_in_place(between[at, tail:], chunk, between[at + 1, :tail])
-            yield chunk
+        yield from framing.settle(between, into)
 
     def _encoded(self, file: Any, path: str, spans: Sequence[Span], places: Places | None) -> Iterator[Array]:
         """Fetch chunks, and decode them one after the other to where they belong."""
