@@ -1,4 +1,4 @@
-"""Command line of the benchmarks: ``python -m benchmarks core``, ``shuffle`` or ``scale``."""
+"""Command line of the benchmarks: ``python -m benchmarks core``, ``shuffle``, ``batches`` or ``scale``."""
 
 from __future__ import annotations
 
@@ -49,15 +49,23 @@ def _parser() -> argparse.ArgumentParser:
     shuffle = commands.add_parser("shuffle", parents=[measured], help="an exact shuffle of more than memory")
     shuffle.add_argument("--rows", type=_positive, metavar="N", help="rows of 1 kB (default: 4,000,000)")
     shuffle.add_argument("--budget", metavar="SIZE", help="memory limit (default: 1 GB, less for fewer rows)")
-    shuffle.add_argument("--peers", default="none", metavar="all|none|A,B", help="other software (default: none)")
-    shuffle.add_argument("--limit", type=_positive, default=180, metavar="SECONDS", help="time for each peer")
+    _add_peers(shuffle, limit_s=180)
     shuffle.add_argument("--cluster", action="store_true", help="also on two worker processes that are killed in turn")
 
-    commands.add_parser("batches", parents=[measured], help="batches for a training loop, shuffled every epoch")
+    batches = commands.add_parser(
+        "batches", parents=[measured], help="batches for a training loop, shuffled every epoch"
+    )
+    _add_peers(batches, limit_s=60)
 
     scale = commands.add_parser("scale", parents=[common], help="plans of terabytes; runs none of them")
     scale.add_argument("--profile", action="store_true", help="print where the planning time goes")
     return parser
+
+
+def _add_peers(parser: argparse.ArgumentParser, *, limit_s: int) -> None:
+    parser.add_argument("--peers", default="none", metavar="all|none|A,B", help="other software (default: none)")
+    limit = f"time for each peer (default: {limit_s})"
+    parser.add_argument("--limit", type=_positive, default=limit_s, metavar="SECONDS", help=limit)
 
 
 def _positive(text: str) -> int:

@@ -1,27 +1,38 @@
-"""Batches: rows a second to a consumer that does nothing, beside a memmap that is read in blocks, in turns."""
+"""Batches: rows a second to a consumer that does nothing, beside a memmap read in blocks and other software."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import math
+import shutil
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import harness
+from benchmarks import batch_peers, harness
+from benchmarks.batch_peers import BatchPeer, Rows
 from benchmarks.harness import Line, Outcome, Table, Turns, evict, in_seconds, isolated
+from benchmarks.peers import chosen
 from storegate import StoreGate
 
 BUDGET = "600MB"
+TITLES = {"memmap": "memmap in blocks", "blocks": "blocks"}
 BLOCK_ROWS = 512
 """Rows of one block of the memmap that is the reference."""
 ROUND_NBYTES = 64 * 2**20
 """Bytes of rows that the reference mixes at a time."""
+PREPARE_LIMIT_S = 3600
+"""Seconds for a peer to write its input."""
+LATE_S = 60
+"""Seconds that a peer may take longer than its limit to yield its next batch, imports included."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,7 @@ class Data:
 DATA = {
     "narrow": Data(1_000_000, (64,), "float32", (256, 4096), False, "≥ 2.5 M rows/s", "≥ 0.5"),
     "wide": Data(4_000_000, (256,), "float32", (256, 4096), True, "", "≥ 0.85"),
-    "images": Data(50_000, (3, 32, 32), "uint8", (256, 4096), False, "≥ 1.0 M rows/s steady", ""),
+    "images": Data(50_000, (3, 32, 32), "uint8", (256, 4096), False, "≥ 1.0 M rows/s after the first batch", ""),
 }
 
 
@@ -58,7 +69,9 @@ def run(arguments: argparse.Namespace) -> None:
     wanted = arguments.only.split(",") if arguments.only else list(DATA)
     if unknown := set(wanted) - set(DATA):
         raise SystemExit(f"no case {', '.join(sorted(unknown))} (cases: {', '.join(DATA)})")
-    table = Table(f"Batches, budget {BUDGET}", markdown=arguments.markdown)
+    peers = chosen(arguments.peers, batch_peers.PEERS)
+    packages = {package for name in peers for package in batch_peers.PEERS[name].distributions} - set(harness.PACKAGES)
+    table = Table(f"Batches, budget {BUDGET}", markdown=arguments.markdown, packages=sorted(packages))
     with harness.workplace(arguments.directory) as at:
         for name in wanted:
             data = DATA[name]
@@ -67,9 +80,14 @@ def run(arguments: argparse.Namespace) -> None:
             made = isolated(make, str(at), name, data)
             if made.value is None:
                 raise SystemExit(f"the rows could not be made: {made.error}")
+            blocks_rates: dict[int, float] = {}
             for batch_rows in data.batches:
                 outcome = isolated(measure, str(at), name, data, batch_rows, repeat)
+                if outcome.value is not None:
+                    blocks_rates[batch_rows] = data.n_rows / outcome.seconds_of("blocks")
                 table.add(lines(data, batch_rows, outcome))
+            for peer in peers:
+                table.add(peer_lines(at, name, data, peer, blocks_rates, arguments.limit))
 
 
 def lines(data: Data, batch_rows: int, outcome: Outcome) -> Iterator[Line]:
@@ -78,22 +96,77 @@ def lines(data: Data, batch_rows: int, outcome: Outcome) -> Iterator[Line]:
     if outcome.value is None:
         yield Line(case, outcome.error, peak_nbytes=outcome.peak_nbytes)
         return
-    firsts, later = outcome.value.pop("firsts"), outcome.value.pop("later")
-    rates = {name: data.n_rows / outcome.seconds_of(name) / 1e6 for name in outcome.value}
-    reference = f"memmap in blocks {rates['memmap']:.2f} M rows/s"
-    row_mb = int(np.prod(data.row_shape)) * np.dtype(data.dtype).itemsize
-    for name in ("blocks", "uniform"):
-        measured = f"{rates[name]:.2f} M rows/s, {rates[name] * row_mb:,.0f} MB/s"
-        if name == "blocks":
-            against, ratio = reference, rates[name] / rates["memmap"]
-            target = ", ".join(part for part in (data.target, data.ratio_target) if part)
-        else:
-            against, ratio = f"blocks {rates['blocks']:.2f} M rows/s", rates[name] / rates["blocks"]
-            target = "≥ 1.0" if data.cold else ""
-        yield Line(f"{case}, {name}", measured, against, ratio, target, outcome.peak_of(name))
-        first = statistics.median(firsts[name])
-        yield Line(f"{case}, {name}: first batch", in_seconds(first), target="≤ 0.5 s" if data.cold else "≤ 0.1 s")
-    yield Line(f"{case}, uniform: first batch of the second epoch", in_seconds(later), target="< 1 s")
+    firsts = {name: statistics.median(seconds) for name, seconds in outcome.value.pop("firsts").items()}
+    seconds = {name: outcome.seconds_of(name) for name in outcome.value}
+    rates = {name: data.n_rows / seconds[name] / 1e6 for name in seconds}
+    row_nbytes = int(np.prod(data.row_shape)) * np.dtype(data.dtype).itemsize
+    for name, reference, target in [
+        ("blocks", "memmap", ", ".join(part for part in (data.target, data.ratio_target) if part)),
+        ("uniform", "blocks", "≥ 1.0" if data.cold else ""),
+        ("uniform, second epoch", "blocks", "≥ 1.0" if data.cold else ""),
+    ]:
+        steady = (data.n_rows - batch_rows) / (seconds[name] - firsts[name]) / 1e6
+        yield Line(
+            f"{case}, {name}",
+            f"{rates[name]:.2f} M rows/s, {rates[name] * row_nbytes:,.0f} MB/s; after the first batch {steady:.2f} M rows/s",
+            f"{TITLES[reference]} {rates[reference]:.2f} M rows/s",
+            rates[name] / rates[reference],
+            target,
+            outcome.peak_of(name),
+        )
+        limit = "< 1 s" if name.endswith("epoch") else "≤ 0.5 s" if data.cold else "≤ 0.1 s"
+        yield Line(f"{case}, {name}: first batch", in_seconds(firsts[name]), target=limit)
+
+
+def peer_lines(
+    at: Path, name: str, data: Data, peer_name: str, blocks_rates: dict[int, float], limit_s: float
+) -> Iterator[Line]:
+    """Return what was measured of other software on the same rows, one epoch for each size of a batch."""
+    peer = batch_peers.PEERS[peer_name]
+    rows = Rows(str(at / f"{name}.raw"), data.n_rows, data.row_shape, data.dtype)
+    directory = at / f"peer-{peer_name}"
+    if missing := peer.missing():
+        yield Line(f"{data.title}, {peer.title}", f"not run: python -m pip install {' '.join(missing)}")
+        return
+    directory.mkdir()
+    prepared = isolated(prepare_peer, peer_name, str(directory), rows, limit_s=PREPARE_LIMIT_S)
+    if prepared.value is None:
+        yield Line(f"{data.title}, {peer.title}", f"its input was not written: {prepared.error}")
+    else:
+        for batch_rows in data.batches:
+            if data.cold:
+                evict(directory, rows.path)
+            outcome = isolated(
+                measure_peer, peer_name, str(directory), rows, batch_rows, limit_s, limit_s=limit_s + LATE_S
+            )
+            yield peer_line(data, peer, batch_rows, outcome, blocks_rates.get(batch_rows), limit_s)
+    shutil.rmtree(directory)
+
+
+def peer_line(
+    data: Data, peer: BatchPeer, batch_rows: int, outcome: Outcome, blocks_rate: float | None, limit_s: float
+) -> Line:
+    """Return the line of other software; its epoch may have been stopped."""
+    case = f"{data.title}, batches of {batch_rows}, {peer.title}"
+    if outcome.value is None:
+        return Line(case, outcome.error, peak_nbytes=outcome.peak_nbytes)
+    n_rows, first = outcome.value.pop("rows"), outcome.value.pop("first")
+    rate = n_rows / outcome.seconds_of("epoch")
+    stopped = f" (stopped after {limit_s:.0f} s)" if n_rows + batch_rows <= data.n_rows else ""
+    line = Line(
+        case,
+        f"{in_millions(rate)} M rows/s{stopped}, first batch {in_seconds(first)}",
+        peak_nbytes=outcome.peak_of("epoch"),
+    )
+    if blocks_rate is None:
+        return line
+    return replace(line, reference=f"blocks {blocks_rate / 1e6:.2f} M rows/s", ratio=rate / blocks_rate)
+
+
+def in_millions(rate: float) -> str:
+    """Return a rate in millions with two decimals, or with three digits where that says more."""
+    millions = rate / 1e6
+    return f"{millions:.2f}" if millions >= 0.1 else f"{millions:.3g}"
 
 
 def make(directory: str, name: str, data: Data) -> bool:
@@ -121,41 +194,60 @@ def measure(directory: str, name: str, data: Data, batch_rows: int, repeat: int)
     """Time an epoch of every order and of the reference, in turns."""
     warnings.simplefilter("ignore", UserWarning)  # of the quality of a block order
     raw, store = Path(directory, f"{name}.raw"), Path(directory, f"{name}.zarr")
-    firsts: dict[str, list[float]] = {"blocks": [], "uniform": [], "memmap": []}
-    turns: Turns = {case: [] for case in firsts}
+    names = ("blocks", "uniform", "uniform, second epoch", "memmap")
+    firsts: dict[str, list[float]] = {name: [] for name in names}
+    turns: Turns = {name: [] for name in names}
+
+    def take(name: str, start: Callable[[], Any]) -> Any:
+        begin = time.perf_counter()
+        stream = start()
+        first, seen = consume(stream, begin)
+        turns[name].append((begin, time.perf_counter()))
+        firsts[name].append(first)
+        assert seen == data.n_rows
+        return stream
+
     with StoreGate("zarr", {"output_dir": store, "mode": "r"}, data_id="bench") as gate:
         view = gate["train"][["x", "y"]]
-        cases: dict[str, Callable[[], Any]] = {
-            "blocks": lambda: view.batches(batch_rows, shuffle="blocks", budget=BUDGET),
-            "uniform": lambda: view.batches(batch_rows, budget=BUDGET),
-            "memmap": lambda: memmap_batches(raw, data, batch_rows),
-        }
-        later = []
         for _ in range(repeat):
-            for case, start in cases.items():
+            for name, shuffle in (("blocks", "blocks"), ("uniform", True), ("memmap", None)):
                 if data.cold:
                     evict(raw, store)
-                begin = time.perf_counter()
-                stream = start()
-                firsts[case].append(consume(stream, data.n_rows, begin))
-                turns[case].append((begin, time.perf_counter()))
-                if case == "uniform":
-                    begin = time.perf_counter()
-                    next(iter(stream))
-                    later.append(time.perf_counter() - begin)
-                if case != "memmap":
-                    stream.close()
-    return {**turns, "firsts": firsts, "later": statistics.median(later)}
+                if shuffle is None:
+                    take(name, lambda: memmap_batches(raw, data, batch_rows))
+                    continue
+                with take(name, partial(view.batches, batch_rows, shuffle=shuffle, budget=BUDGET)) as stream:
+                    if shuffle is True:
+                        take("uniform, second epoch", lambda stream=stream: stream)
+    return {**turns, "firsts": firsts}
 
 
-def consume(batches: Any, n_rows: int, begin: float) -> float:
-    """Take all batches, and return when the first one came."""
+def prepare_peer(name: str, directory: str, rows: Rows) -> bool:
+    """Let other software write its input."""
+    batch_peers.PEERS[name].prepare(directory, rows)
+    return True
+
+
+def measure_peer(name: str, directory: str, rows: Rows, batch_rows: int, limit_s: float) -> dict[str, Any]:
+    """Time an epoch of other software, or as much of it as the limit allows; imports are not timed."""
+    peer = batch_peers.PEERS[name]
+    for package in peer.packages:
+        importlib.import_module(package.partition(":")[0])
+    begin = time.perf_counter()
+    first, n_rows = consume(peer.batches(directory, rows, batch_rows), begin, limit_s)
+    return {"epoch": [(begin, time.perf_counter())], "first": first, "rows": n_rows}
+
+
+def consume(batches: Any, begin: float, limit_s: float = math.inf) -> tuple[float, int]:
+    """Take all batches, or as many as come before the limit; return when the first one came, and the rows taken."""
     first, seen = 0.0, 0
     for batch in batches:
-        first = first or time.perf_counter() - begin
+        seconds = time.perf_counter() - begin
+        first = first or seconds
         seen += len(batch[0])
-    assert seen == n_rows
-    return first
+        if seconds > limit_s:
+            break
+    return first, seen
 
 
 def memmap_batches(raw: Path, data: Data, batch_rows: int) -> Iterator[list[np.ndarray[Any, Any]]]:

@@ -331,7 +331,7 @@ class Line:
             self.case,
             self.measured,
             self.reference,
-            "" if self.ratio is None else f"{self.ratio:.2f}",
+            "" if self.ratio is None else f"{self.ratio:.2f}" if self.ratio >= 0.01 else f"{self.ratio:.1g}",
             self.target,
             f"{self.peak_nbytes / MIB:,.0f} MiB" if self.peak_nbytes else "",
         ]
@@ -343,12 +343,12 @@ HEADER = ["case", "measured", "reference", "ratio", "target", "peak memory"]
 class Table:
     """Prints lines as they come, and all of them as Markdown in the end."""
 
-    def __init__(self, title: str, *, markdown: bool = False) -> None:
+    def __init__(self, title: str, *, markdown: bool = False, packages: Iterable[str] = ()) -> None:
         self.title = title
         self.markdown = markdown
         self.lines: list[Line] = []
         self._print(f"{'## ' if markdown else ''}{title}\n")
-        for fact in facts():
+        for fact in facts([*PACKAGES, *packages]):
             self._print(f"{'- ' if markdown else ''}{fact}")
         self._print()
         if markdown:
@@ -377,7 +377,7 @@ class Table:
 PACKAGES = ["storegate", "numpy", "dask", "distributed", "xarray", "zarr", "numcodecs"]
 
 
-def facts(packages: Iterable[str] = PACKAGES) -> list[str]:
+def facts(packages: Iterable[str]) -> list[str]:
     """Return the machine, the versions, the date and the command."""
     memory = psutil.virtual_memory().total / GIB
     found = [f"{name} {version}" for name in packages if (version := version_of(name))]

@@ -7,7 +7,8 @@ the shuffle from files to files. Imports are deferred on purpose: a peer that is
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 
 from benchmarks.harness import Turns, interleave
 
-__all__ = ["PEERS", "Peer", "timed"]
+__all__ = ["PEERS", "Peer", "chosen", "missing_packages", "timed"]
 
 BLOCK_ROWS = 2**15
 SEED = 7
@@ -42,8 +43,22 @@ class Peer:
 
     def missing(self) -> list[str]:
         """Return the packages that are not installed."""
-        pairs = [(name.partition(":")[0], name.rpartition(":")[2]) for name in self.packages]
-        return [package for module, package in pairs if importlib.util.find_spec(module) is None]
+        return missing_packages(self.packages)
+
+
+def missing_packages(names: Iterable[str]) -> list[str]:
+    """Return the packages that are not installed, of names like ``module`` or ``module:package``."""
+    pairs = [(name.partition(":")[0], name.rpartition(":")[2]) for name in names]
+    return [package for module, package in pairs if importlib.util.find_spec(module) is None]
+
+
+def chosen(names: str, known: Iterable[str]) -> list[str]:
+    """Return the peers that the command line asks for: ``all``, ``none``, or some by their names."""
+    known = list(known)
+    wanted = {"all": known, "none": []}.get(names, names.split(","))
+    if unknown := set(wanted) - set(known):
+        raise SystemExit(f"no peer {', '.join(sorted(unknown))} (peers: {', '.join(known)})")
+    return wanted
 
 
 def timed(name: str, directory: str, raw: str, n_rows: int, width: int) -> Turns:
@@ -163,6 +178,7 @@ def flatten_with_datasets(directory: str, raw: str, n_rows: int, width: int) -> 
 
 def shuffle_with_ray(directory: str, raw: str, n_rows: int, width: int) -> None:
     """Shuffle a Ray dataset."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 
     ray.init(include_dashboard=False, num_cpus=2, object_store_memory=2 * 10**9)

@@ -64,10 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
         }
         if arguments.cluster:
             cases["cluster"] = case.cluster
-        if arguments.peers != "none":
-            wanted_peers = list(peers.PEERS) if arguments.peers == "all" else arguments.peers.split(",")
-            if unknown := set(wanted_peers) - set(peers.PEERS):
-                raise SystemExit(f"no peer {', '.join(sorted(unknown))} (peers: {', '.join(peers.PEERS)})")
+        if wanted_peers := peers.chosen(arguments.peers, peers.PEERS):
             cases["peers"] = lambda: case.peers(wanted_peers, arguments.limit)
         wanted = arguments.only.split(",") if arguments.only else list(cases)
         if unknown := set(wanted) - set(cases):
