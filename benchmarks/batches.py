@@ -106,9 +106,10 @@ def lines(data: Data, batch_rows: int, outcome: Outcome) -> Iterator[Line]:
         ("uniform, second epoch", "blocks", "≥ 1.0" if data.cold else ""),
     ]:
         steady = (data.n_rows - batch_rows) / (seconds[name] - firsts[name]) / 1e6
+        speed = f"{rates[name]:.2f} M rows/s, {rates[name] * row_nbytes:,.0f} MB/s"
         yield Line(
             f"{case}, {name}",
-            f"{rates[name]:.2f} M rows/s, {rates[name] * row_nbytes:,.0f} MB/s; after the first batch {steady:.2f} M rows/s",
+            f"{speed}; after the first batch {steady:.2f} M rows/s",
             f"{TITLES[reference]} {rates[reference]:.2f} M rows/s",
             rates[name] / rates[reference],
             target,
