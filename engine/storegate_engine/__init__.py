@@ -39,6 +39,7 @@ The rooms of the house, from the top. A room imports only from rooms below it:
 ``transforms``     Cast, OneHot, ArgMax (pure)
 ``orders``         RowOrder algebra (pure)
 ``permutations``   tables of numpy permutations, and the keyed bijection for more rows than they can hold
+``guards``         a zarr store through which codecs get only chunks that can be right
 ``frames``         one chunk as the bytes of a file, and back
 ``inspection``     whether stored metadata and shards are such as are written here
 ``budget``         memory budget; chunk, block and bucket sizes (pure)

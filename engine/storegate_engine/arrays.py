@@ -12,14 +12,13 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import zarr
-from zarr.abc.store import ByteRequest
-from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import StorePath, WrapperStore
+from zarr.storage import StorePath
 
 from storegate_engine import inspection
 from storegate_engine.budget import Layout
 from storegate_engine.encodings import dtype_from_text, dtype_to_text, encoding_of, is_text, row_nbytes
 from storegate_engine.errors import CorruptStoreError, SnapshotExpired, StoreError
+from storegate_engine.guards import GuardedStore
 from storegate_engine.locations import Location
 from storegate_engine.names import validate_name
 from storegate_engine.orders import ArrayIndex
@@ -30,7 +29,6 @@ __all__ = ["ConstantArray", "MemoryArray", "RowArray", "StoredArray", "StoredInd
 Array: TypeAlias = np.ndarray[Any, Any]
 
 _IDENTIFIER = re.compile(r"[0-9a-f]{32}")
-_CHUNK_KEY = re.compile(r"/c(/[0-9]+)+$")
 
 
 class RowArray(Protocol):
@@ -236,7 +234,7 @@ class StoredArray:
         opened = _open_array(self)
         try:
             if isinstance(opened, zarr.Array):
-                _inspect_shards(self, rows)
+                _require_files(self, rows)
                 # oindex normalises negative indices in place: it gets a copy
                 stored = opened[rows] if isinstance(rows, slice) else opened.oindex[(np.array(rows),)]
                 out[...] = encoding.decode(np.asarray(stored))
@@ -249,12 +247,14 @@ class StoredArray:
                 opened.take_into(rows, target)
             if not is_direct:
                 out[...] = encoding.decode(target)
-        except (ValueError, OSError, RuntimeError) as err:
+        except (ValueError, OSError, RuntimeError, ExceptionGroup) as err:
             raise _unreadable(self, "read", err) from err
 
 
 def _unreadable(array: StoredArray, done: str, err: Exception) -> StoreError:
     """Return what it means that stored bytes are missing or wrong: the segment was vacuumed, or is broken."""
+    while isinstance(err, ExceptionGroup):  # of reads that ran side by side
+        err = err.exceptions[0]
     if array.location.read("zarr.json") is None:  # what vacuum removes first
         return SnapshotExpired(
             f"segment {array.location} is gone: the version that refers to it was vacuumed; open the store again"
@@ -267,12 +267,15 @@ def _open_array(array: StoredArray) -> Shards | zarr.Array[Any]:
     """Open an array once per process; refuse one that is not what its manifest says."""
     location, layout = array.location, array.layout
     try:
-        metadata, _ = _inspect(array)
+        metadata, compressor = _inspect(array)
         opened: Shards | zarr.Array[Any] | None = None
         if location.is_local and not is_text(array.dtype):
             opened = shards_of(f"{location}/{array.name}", metadata, layout.chunk_rows, layout.shard_rows)
         if opened is None:
-            opened = zarr.open_array(StorePath(_RefuseMissing(location.store), location.key(array.name)), mode="r")
+            row = row_nbytes(encoding_of(array.dtype).stored, array.row_shape)
+            limit = inspection.MAX_CHUNK_NBYTES if is_text(array.dtype) else layout.chunk_rows * row
+            store = GuardedStore(location.store, layout.shard_rows // layout.chunk_rows, limit, compressor)
+            opened = zarr.open_array(StorePath(store, location.key(array.name)), mode="r")
     except (ValueError, OSError, KeyError, TypeError) as err:
         raise _unreadable(array, "opened", err) from err
     return opened
@@ -287,8 +290,8 @@ def _inspect(array: StoredArray) -> tuple[dict[str, Any], str | None]:
     )
 
 
-def _inspect_shards(array: StoredArray, rows: slice | Array) -> None:
-    """Refuse shards, before their rows are read for the first time, that are not such as we write."""
+def _require_files(array: StoredArray, rows: slice | Array) -> None:
+    """Refuse shards that are no files within the root, before their rows are read for the first time."""
     if not array.location.is_local or not array.n_shards:
         return
     size = array.layout.shard_rows
@@ -298,30 +301,12 @@ def _inspect_shards(array: StoredArray, rows: slice | Array) -> None:
         else np.unique(np.asarray(rows) // size).tolist()
     )
     for shard in shards:
-        _inspect_shard(array, shard)
+        _require_file(array, shard)
 
 
 @functools.lru_cache(maxsize=2**16)
-def _inspect_shard(array: StoredArray, shard: int) -> None:
-    chunk_rows = array.layout.chunk_rows
-    inspection.require_legal_shard(
-        array.location,
-        "/".join([array.name, "c", str(shard), *("0" for _ in array.row_shape)]),
-        array.layout.shard_rows // chunk_rows,
-        None if is_text(array.dtype) else chunk_rows * row_nbytes(encoding_of(array.dtype).stored, array.row_shape),
-        _inspect(array)[1],
-    )
-
-
-class _RefuseMissing(WrapperStore[Any]):
-    """A store whose missing chunks are an error, never fill values."""
-
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """Return the bytes of a key; a chunk must be there."""
-        found = await super().get(key, prototype, byte_range)
-        if found is None and _CHUNK_KEY.search(key):
-            raise CorruptStoreError(f"chunk {key} is missing")
-        return found
+def _require_file(array: StoredArray, shard: int) -> None:
+    array.location.require_file("/".join([array.name, "c", str(shard), *("0" for _ in array.row_shape)]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,9 @@ nothing is allocated, decoded or followed that could not have been written here.
 
 from __future__ import annotations
 
-import os
-import stat
 import struct
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -24,12 +21,17 @@ from storegate_engine.locations import Location
 __all__ = [
     "COMPRESSORS",
     "MAX_CHUNK_NBYTES",
+    "Span",
+    "legal_spans",
     "max_frame_nbytes",
+    "require_legal_frame",
     "require_legal_metadata",
-    "require_legal_shard",
     "require_within_limits",
     "zstd_content_nbytes",
 ]
+
+Span: TypeAlias = tuple[int, int]
+"""Where a chunk begins in its shard, and how many bytes it has there."""
 
 MAX_CHUNK_NBYTES: Final = 64 * 2**20
 """The largest chunk of several rows, decoded."""
@@ -43,8 +45,6 @@ COMPRESSORS: Final = ("blosc", "gzip", "zstd")
 _MISSING: Final = 2**64 - 1
 _HEADER_NBYTES: Final = 18
 _TRAILER_NBYTES: Final = 8
-_LZ_RATIO: Final = 1032
-"""What one encoded byte can become at most, in blosc's codecs but zstd, and in gzip."""
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 
 
@@ -154,56 +154,38 @@ def max_frame_nbytes(chunk_nbytes: int) -> int:
     return chunk_nbytes + chunk_nbytes // 64 + 1024
 
 
-def require_legal_shard(
-    location: Location, key: str, chunks: int, chunk_nbytes: int | None, compressor: str | None
-) -> None:
-    """Refuse a shard that is no file within the root, or whose chunks would decode to more than they are.
-
-    Parameters
-    ----------
-    location : Location
-        The segment, on a file system.
-    key : str
-        The shard.
-    chunks : int
-        Chunks in it.
-    chunk_nbytes : int or None
-        Bytes of one, decoded; None for text, which has no size of its own.
-    compressor : {"blosc", "gzip", "zstd"} or None
-        How they are compressed.
+def legal_spans(index: bytes, shard_nbytes: int, chunk_nbytes: int, where: object) -> list[Span]:
+    """Return offset and length of every chunk that the index of a shard names, its checksum left aside.
 
     Raises
     ------
     CorruptStoreError
-        It is named.
-    FileNotFoundError
-        There is no such shard.
+        One lies beyond the shard, or has more bytes than a chunk can have.
     """
-    path = Path(str(location), key)
-    location.require_inside(key)
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with open(descriptor, "rb", buffering=0) as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise CorruptStoreError(f"{path} is no file")
-        index_nbytes = 16 * chunks + 4
-        if status.st_size < index_nbytes:
-            raise CorruptStoreError(f"{path} has {status.st_size} bytes, less than the index of {chunks} chunks")
-        file.seek(status.st_size - index_nbytes)
-        index = np.frombuffer(file.read(index_nbytes)[:-4], "<u8").reshape(chunks, 2)
-        limit = chunk_nbytes or MAX_CHUNK_NBYTES
-        for offset, nbytes in index.tolist():
-            if offset == nbytes == _MISSING:
-                continue
-            if offset + nbytes > status.st_size or nbytes > max_frame_nbytes(limit):
-                raise CorruptStoreError(f"{path}: a chunk of {nbytes} bytes at {offset} cannot be one of {limit} bytes")
-            if compressor and (compressor == "zstd" or nbytes * _LZ_RATIO > MAX_CHUNK_NBYTES):
-                file.seek(offset)
-                header = file.read(min(nbytes, _HEADER_NBYTES))
-                file.seek(offset + max(0, nbytes - _TRAILER_NBYTES))
-                declared = _declared_nbytes(compressor, header, file.read(_TRAILER_NBYTES))
-                if declared is None or declared > limit:
-                    raise CorruptStoreError(f"{path}: a chunk would decode to {declared} bytes, and has {limit}")
+    spans = []
+    for offset, nbytes in np.frombuffer(index[:-4], "<u8").reshape(-1, 2).tolist():
+        if offset == nbytes == _MISSING:
+            continue
+        if offset + nbytes > shard_nbytes or nbytes > max_frame_nbytes(chunk_nbytes):
+            raise CorruptStoreError(
+                f"{where}: a chunk of {nbytes} bytes at {offset} cannot be one of {chunk_nbytes} bytes"
+            )
+        spans.append((offset, nbytes))
+    return spans
+
+
+def require_legal_frame(frame: memoryview, compressor: str | None, chunk_nbytes: int, where: object) -> None:
+    """Refuse a chunk that would decode to more than it can have; a crc32c ends it.
+
+    Raises
+    ------
+    CorruptStoreError
+        It would, or does not say.
+    """
+    if compressor is not None:
+        declared = _declared_nbytes(compressor, bytes(frame[:_HEADER_NBYTES]), bytes(frame[-_TRAILER_NBYTES:]))
+        if declared is None or declared > chunk_nbytes:
+            raise CorruptStoreError(f"{where}: a chunk would decode to {declared} bytes, and has {chunk_nbytes}")
 
 
 def _declared_nbytes(compressor: str, header: bytes, trailer: bytes) -> int | None:

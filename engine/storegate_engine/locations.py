@@ -113,6 +113,20 @@ class Location:
         if self.path is not None:
             self._require_inside(self.path / key)
 
+    def require_file(self, key: str) -> None:
+        """Refuse a key that is no file, or whose file lies outside of the root.
+
+        Raises
+        ------
+        CorruptStoreError
+            It is named.
+        FileNotFoundError
+            There is nothing.
+        """
+        self.require_inside(key)
+        if self.path is not None and not stat.S_ISREG((self.path / key).stat().st_mode):
+            raise CorruptStoreError(f"{self.path / key} is no file")
+
     def _require_inside(self, path: Path) -> None:
         root, found = os.path.realpath(self.url), os.path.realpath(path)
         if found != root and not found.startswith(root.rstrip(os.sep) + os.sep):

@@ -25,13 +25,11 @@ from google_crc32c import value as crc32c
 
 from storegate_engine.errors import CorruptStoreError
 from storegate_engine.frames import CHECKSUM_NBYTES, Framing
-from storegate_engine.inspection import max_frame_nbytes
+from storegate_engine.inspection import Span, max_frame_nbytes
 
 __all__ = ["Shards", "shards_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
-Span: TypeAlias = tuple[int, int]
-"""Where a chunk begins in its file, and how many bytes it has there."""
 Places: TypeAlias = Sequence[Array | None]
 """Where chunks belong, None for those that do not belong there whole."""
 
