@@ -211,6 +211,17 @@ def test_ranges_and_rows_equal_numpy(tmp_path, data, monkeypatch):
     np.testing.assert_array_equal(out, rows[index])
 
 
+def test_what_will_be_read_is_announced_where_it_lies(tmp_path, monkeypatch):
+    write(tmp_path / "a", noise(np.empty((96, 50), "u4")))
+    announced = []
+    monkeypatch.setattr(module.os, "posix_fadvise", lambda fd, *span: announced.append(span[:2]), raising=False)
+    frame = 16 + CHUNK * 200 + 4
+    opened(tmp_path / "a").will_read([(0, 8), (20, 40), (90, 96)])
+    assert announced == [(0, frame), (2 * frame, 2 * frame), (0, frame), (3 * frame, frame)]
+    (tmp_path / "a" / "c" / "0" / "0").unlink()
+    opened(tmp_path / "a").will_read([(0, 96)])  # a hint: reading them will tell
+
+
 class TestOthersAreLeft:
     def test_an_array_of_another_codec_or_layout(self, tmp_path):
         rows = values(64, "f4", ())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -222,6 +223,12 @@ class StoredArray:
             self._fetch(slice(int(rows[0]), int(rows[0]) + 1), out)
         elif len(rows) and out.size:
             self._fetch(rows, out)
+
+    def will_read(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Let the system fetch rows, as firsts and lasts, in ascending order: a hint."""
+        opened = _open_array(self)
+        if isinstance(opened, Shards):
+            opened.will_read(spans)
 
     def drop(self, start: int, stop: int) -> None:
         """Say that rows ``start..stop`` are not read again soon: their room is for what is written."""

@@ -122,6 +122,26 @@ class Shards:
                 with _opened(self.path(shard)) as file:
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
+    def will_read(self, spans: Sequence[Span]) -> None:
+        """Let the system fetch rows, as firsts and lasts, in ascending order: a hint, which never fails."""
+        if not hasattr(os, "posix_fadvise"):
+            return
+        shard_rows = self.chunk_rows * self.n_chunks
+        wanted: dict[int, list[Span]] = {}
+        for start, stop in spans:
+            for shard in range(start // shard_rows, -(-stop // shard_rows)):
+                first = max(0, start - shard * shard_rows) // self.chunk_rows
+                last = min(stop - shard * shard_rows, shard_rows) - 1
+                wanted.setdefault(shard, []).append((first, last // self.chunk_rows))
+        for shard, parts in wanted.items():
+            path = self.path(shard)
+            with contextlib.suppress(OSError, CorruptStoreError), _opened(path) as file:  # reading them will tell
+                index = self._index(path, file)
+                for first, last in parts:
+                    begin, end = index[first][0], sum(index[last])
+                    if begin < end < _MISSING:
+                        os.posix_fadvise(file.fileno(), begin, end - begin, os.POSIX_FADV_WILLNEED)
+
     def write(self, shard: int, rows: Array, *, sync: bool = True) -> None:
         """Write one file: all rows of a shard, or the last ones of the array.
 
@@ -178,15 +198,14 @@ class Shards:
         path = self.path(shard)
         limit = max_frame_nbytes(self.framing.nbytes)
         with _opened(path) as file:
-            status = os.fstat(file.fileno())
-            index = _index_of(path, self.n_chunks, status.st_size, status.st_mtime_ns, status.st_ino)
+            index, size = self._index(path, file), os.fstat(file.fileno()).st_size
             spans = [index[chunk - shard * self.n_chunks] for chunk in chunks]
             for chunk, (begin, nbytes) in zip(chunks, spans, strict=True):
                 if begin == _MISSING:
                     raise CorruptStoreError(f"chunk {chunk} is missing in {path}")
                 if nbytes > limit:
                     raise CorruptStoreError(f"chunk {chunk} of {path} claims {nbytes} bytes, more than it can have")
-                if begin + nbytes > status.st_size:
+                if begin + nbytes > size:
                     raise CorruptStoreError(f"{path} is shorter than what was written: chunk {chunk} is not in it")
             if (
                 places is None and len(spans) > 1 and hasattr(os, "posix_fadvise")
@@ -203,6 +222,11 @@ class Shards:
                         yield decoded
             except (ValueError, RuntimeError, IndexError) as err:
                 raise CorruptStoreError(f"chunk {chunks[done]} of {path} is not what was written: {err}") from err
+
+    def _index(self, path: str, file: Any) -> list[Span]:
+        """Return where the chunks of an open file are."""
+        status = os.fstat(file.fileno())
+        return _index_of(path, self.n_chunks, status.st_size, status.st_mtime_ns, status.st_ino)
 
     def _is_plain(self, span: Span) -> bool:
         return span[1] == self.framing.plain_nbytes and hasattr(os, "preadv")

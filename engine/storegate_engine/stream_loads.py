@@ -56,6 +56,8 @@ READERS = 2
 """Threads that read the parts of a load: more of them wait for one another."""
 PART_NBYTES = 2 * 2**20
 """Bytes of one variable that one thread reads at a time."""
+FETCH_NBYTES = 64 * 2**10
+"""Bytes of a span, on average, from which on the system is told about it beforehand."""
 RUN_NBYTES = 16 * 2**20
 """Rows of one load that are read in order."""
 MEMORY_ROWS = 2**18
@@ -89,10 +91,11 @@ class Threads:
         self.reads = ThreadPoolExecutor(READERS, thread_name_prefix="storegate-stream-read")
         self.stopping = threading.Event()
 
-    def run(self, tasks: Iterator[Callable[[], object]]) -> None:
+    def run(self, tasks: Iterator[Callable[[], object]], meanwhile: Callable[[], object] = lambda: None) -> None:
         """Run tasks in the reading threads, and wait; the first error is raised."""
         futures = [self.reads.submit(task) for task in tasks]
         try:
+            meanwhile()
             for future in futures:
                 future.result()
         finally:
@@ -207,8 +210,14 @@ class _SpanSource(Source):
         load = plan()
         buffers = _free_one(self._free, self._buffers)
         arrays = [buffer[: load.n_rows] for buffer in buffers]
-        threads.run(self._parts(load, arrays))
+        threads.run(self._parts(load, arrays), partial(self._fetch, load))
         return Ready(arrays, load.rows, load.cuts.tolist(), load.closed, partial(self._free.append, buffers))
+
+    def _fetch(self, load: Load) -> None:
+        """Have the disk work on all of a load at once, where its spans are long enough to be worth it."""
+        for variable in self.variables:
+            if load.n_rows * variable.row_nbytes >= FETCH_NBYTES * len(load.spans):
+                variable.will_read(load.spans)
 
     def _buffers(self) -> list[Array]:
         return [np.empty((self.load_rows, *variable.row_shape), variable.dtype) for variable in self.variables]

@@ -12,7 +12,7 @@ The stored rows of a variable are those of its pieces, end to end.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from types import MappingProxyType
@@ -24,7 +24,7 @@ from storegate_engine import orders
 from storegate_engine.arrays import RowArray, StoredArray
 from storegate_engine.encodings import row_nbytes
 from storegate_engine.errors import LabelError, MemoryBudgetError, ShapeError, VariableNotFoundError, near_match
-from storegate_engine.orders import Range, RowIndex, RowOrder, Take
+from storegate_engine.orders import Range, RowIndex, RowOrder, Take, join_runs
 from storegate_engine.transforms import Cast, Transform, apply_all, fold
 
 __all__ = ["PHASES", "Phase", "Piece", "Table", "Variable", "rows_of"]
@@ -241,6 +241,21 @@ class Variable:
         """Return the stored rows of the pieces from ``first`` on, as they lie, transformed."""
         pieces = self.pieces[first:]
         return replace(self, pieces=pieces, order=Range(0, sum(piece.n_rows for piece in pieces)))
+
+    def will_read(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Let storage fetch logical rows that lie in runs, while others are read: a hint."""
+        wanted: dict[int, list[tuple[int, int]]] = {}
+        for start, stop in join_runs(self.order.runs(lo, hi) for lo, hi in spans) or ():
+            for at in range(bisect_right(self.offsets, start) - 1, len(self.pieces)):
+                shift = self.pieces[at].start - self.offsets[at]
+                first, last = max(start, self.offsets[at]), min(stop, self.offsets[at + 1])
+                if first >= last:
+                    break
+                wanted.setdefault(at, []).append((first + shift, last + shift))
+        for at, parts in wanted.items():
+            array = self.pieces[at].array
+            if isinstance(array, StoredArray):
+                array.will_read(parts)
 
     def drop(self, lo: int, hi: int) -> None:
         """Take stored rows ``lo..hi`` of the pieces, read for the last time, out of the page cache: a hint.
