@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from storegate import StoreGate, explain
 from storegate_engine import passes, plans, spill, testing
+from storegate_engine.buffers import Workspace
 from storegate_engine.errors import CorruptStoreError, LabelError, MemoryBudgetError, SpillError
 from storegate_engine.exchange import Exchange, collect, scatter
 from storegate_engine.orders import ArrayIndex, Range, Take, cut, permute
 from storegate_engine.plans import Rows, choose
 from storegate_engine.rewrite import plan_rewrite
-from storegate_engine.spill_files import Workspace
 from tests.test_storage import environment
 
 

@@ -43,6 +43,7 @@ The rooms of the house, from the top. A room imports only from rooms below it:
 ``frames``         one chunk as the bytes of a file, and back
 ``inspection``     whether stored metadata and shards are such as are written here
 ``budget``         memory budget; chunk, block and bucket sizes (pure)
+``buffers``        memory that is used again, and bytes into files
 ``documents``      JSON that nobody has to trust
 ``encodings``      which dtypes can be stored, and as what
 ``locations``      a path or URL as a zarr store

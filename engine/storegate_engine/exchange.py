@@ -22,11 +22,12 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate_engine.arrays import ConstantArray, MemoryArray, StoredArray
+from storegate_engine.buffers import Workspace
 from storegate_engine.errors import NotInvertibleError
 from storegate_engine.orders import Concat, Permute, Range, RowOrder, Slice, Take
 from storegate_engine.plans import COPIES, Plan, Rows, choose
 from storegate_engine.settings import scratch_directory, shuffle_plan
-from storegate_engine.spill_files import Workspace, read_header, read_segment, write_segments
+from storegate_engine.spill_files import read_header, read_segment, write_segments
 from storegate_engine.table import Piece, Variable
 
 __all__ = [

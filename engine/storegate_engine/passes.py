@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from storegate_engine.buffers import Workspace
 from storegate_engine.exchange import (
     Exchange,
     collect,
@@ -34,7 +35,6 @@ from storegate_engine.exchange import (
 )
 from storegate_engine.plans import Plan
 from storegate_engine.spill import open_spill
-from storegate_engine.spill_files import Workspace
 from storegate_engine.states import token_of
 from storegate_engine.table import Variable
 from storegate_engine.tasks import run, workspace

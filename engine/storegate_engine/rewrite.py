@@ -16,6 +16,7 @@ import numpy as np
 
 from storegate_engine import checksums, settings
 from storegate_engine.arrays import RowArray, StoredArray
+from storegate_engine.buffers import Workspace
 from storegate_engine.encodings import encoding_of
 from storegate_engine.errors import LabelError, MemoryBudgetError
 from storegate_engine.exchange import is_invertible, pass_row_nbytes, plan_rows
@@ -24,7 +25,6 @@ from storegate_engine.plans import TASK_NBYTES, Plan
 from storegate_engine.repository import Transaction
 from storegate_engine.segments import write_rows
 from storegate_engine.sources import VariableSource
-from storegate_engine.spill_files import Workspace
 from storegate_engine.stored import StoredRepository
 from storegate_engine.table import Variable
 from storegate_engine.tasks import run, run_here, workspace

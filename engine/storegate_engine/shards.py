@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from google_crc32c import value as crc32c
 
+from storegate_engine.buffers import Workspace, write_all
 from storegate_engine.errors import CorruptStoreError
 from storegate_engine.frames import CHECKSUM_NBYTES, Framing
 from storegate_engine.inspection import Span, max_frame_nbytes
@@ -78,7 +79,7 @@ class Shards:
         FileNotFoundError
             A file is missing.
         """
-        content = _as_bytes(out)
+        content = out.reshape(-1).view("u1")
         shard_rows = self.chunk_rows * self.n_chunks
         fewest, most = TASK_NBYTES
         nbytes = min(max(len(content) // _CORES, fewest), most)
@@ -101,7 +102,7 @@ class Shards:
         rows = rows[places]
         chunks, firsts = np.unique(rows // self.chunk_rows, return_index=True)
         bounds = [*firsts.tolist(), len(rows)]
-        values = _as_bytes(out).reshape(len(rows), -1)
+        values = out.reshape(-1).view("u1").reshape(len(rows), -1)
 
         def take(first: int, last: int) -> None:
             for at, chunk in enumerate(self._chunks(chunks[first:last].tolist()), first):
@@ -158,11 +159,11 @@ class Shards:
                 n_chunks = -(-len(rows) // self.chunk_rows)
                 for at, frame in enumerate(self.framing.frames(n_chunks, partial(self._chunk, rows))):
                     for part in frame:
-                        _write_all(file, part)
+                        write_all(file, part)
                     index[at] = end, sum(map(len, frame))
                     end += int(index[at, 1])
                 content = index.tobytes()
-                _write_all(file, content + crc32c(content).to_bytes(CHECKSUM_NBYTES, "little"))
+                write_all(file, content + crc32c(content).to_bytes(CHECKSUM_NBYTES, "little"))
                 if sync:
                     os.fsync(file.fileno())
             os.replace(fresh, path)
@@ -305,16 +306,6 @@ def _read_exactly(file: Any, start: int, out: memoryview, path: str) -> None:
         raise CorruptStoreError(f"{path} is shorter than what was written")
 
 
-def _write_all(file: Any, content: bytes | Array) -> None:
-    view = memoryview(content) if isinstance(content, bytes) else content.data
-    while view:
-        view = view[file.write(view) :]
-
-
-def _as_bytes(rows: Array) -> Array:
-    return rows.reshape(-1).view("u1")
-
-
 def shards_of(directory: str, metadata: Mapping[str, Any], chunk_rows: int, shard_rows: int) -> Shards | None:
     """Return the shards of an array that this module can read and write, None for any other.
 
@@ -384,11 +375,10 @@ def _run(tasks: Sequence[Callable[[], None]], *, here: bool = False) -> None:
 
 def _workspace(use: str, nbytes: int) -> Array:
     """Return memory of this thread, with any content, until the next call for the same use."""
-    buffer: Array | None = getattr(_local, use, None)
-    if buffer is None or len(buffer) < nbytes:
-        buffer = np.empty(nbytes, "u1")
-        setattr(_local, use, buffer)
-    return buffer[:nbytes]
+    if not hasattr(_local, "workspace"):
+        _local.workspace = Workspace()
+    space: Workspace = _local.workspace
+    return space.array(use, (nbytes,), np.dtype("u1"))
 
 
 def _after_fork_in_child() -> None:

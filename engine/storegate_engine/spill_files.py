@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import uuid
 from pathlib import Path
@@ -13,30 +12,16 @@ import numpy as np
 from google_crc32c import value as crc32c
 
 from storegate_engine.budget import format_nbytes
+from storegate_engine.buffers import Workspace, as_bytes, write_all
 from storegate_engine.errors import CorruptStoreError, SpillError
 
-__all__ = ["Workspace", "read_header", "read_segment", "write_segments"]
+__all__ = ["read_header", "read_segment", "write_segments"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
 _MAGIC = np.frombuffer(b"SGSPILL1", "u1")
 _WRITE_NBYTES = 8 * 2**20
 """Rows are gathered and written this many bytes at a time."""
-
-
-class Workspace:
-    """Arrays that the tasks of one thread use one after the other: memory that is touched already is fast."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[str, Array] = {}
-
-    def array(self, use: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """Return an array with any content, valid until the next one for the same use."""
-        nbytes = math.prod(shape) * dtype.itemsize
-        buffer = self._buffers.get(use)
-        if buffer is None or buffer.nbytes < nbytes:
-            buffer = self._buffers[use] = np.empty(nbytes, "u1")
-        return buffer[:nbytes].view(dtype).reshape(shape)
 
 
 def write_segments(path: Path, values: Array, rows: Array, counts: Array, space: Workspace) -> None:
@@ -60,12 +45,12 @@ def write_segments(path: Path, values: Array, rows: Array, counts: Array, space:
                 np.take(values, wanted, axis=0, out=gathered, mode="clip")  # "raise" would go through a buffer
                 for at in range(first, last):
                     part = gathered[offsets[at] - offsets[first] : offsets[at + 1] - offsets[first]]
-                    checksums[at] = crc32c(_as_bytes(part))
-                _write_all(file, _as_bytes(gathered))
+                    checksums[at] = crc32c(as_bytes(part))
+                write_all(file, as_bytes(gathered))
                 first = last
             body = np.concatenate([offsets.view("u1"), checksums.view("u1")])
             file.seek(0)
-            _write_all(file, np.concatenate([_MAGIC, body, np.array([crc32c(body)], np.uint32).view("u1")]))
+            write_all(file, np.concatenate([_MAGIC, body, np.array([crc32c(body)], np.uint32).view("u1")]))
         os.replace(fresh, path)
     except OSError as err:
         with contextlib.suppress(OSError):
@@ -75,16 +60,6 @@ def write_segments(path: Path, values: Array, rows: Array, counts: Array, space:
             f"spill file {path} of {format_nbytes(needed)} cannot be written: {err.strerror or err}; free space there, "
             "or set storegate.scratch-directory to a larger disk"
         ) from err
-
-
-def _write_all(file: Any, content: Array) -> None:
-    view = memoryview(content.data)
-    while view:
-        view = view[file.write(view) :]
-
-
-def _as_bytes(rows: Array) -> Array:
-    return np.ascontiguousarray(rows).reshape(-1).view("u1") if rows.size else np.empty(0, "u1")
 
 
 def _header_nbytes(n_segments: int) -> int:

@@ -29,6 +29,7 @@ from typing import Any, Self, TypeAlias, TypeVar
 import numpy as np
 
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbytes
+from storegate_engine.buffers import Workspace
 from storegate_engine.errors import MemoryBudgetError
 from storegate_engine.exchange import (
     Exchange,
@@ -42,7 +43,6 @@ from storegate_engine.exchange import (
 from storegate_engine.orders import Range, RowOrder
 from storegate_engine.plans import COPIES, SHARE
 from storegate_engine.spill import Spill, open_spill
-from storegate_engine.spill_files import Workspace
 from storegate_engine.stream_orders import Blocks, Epochs, Load, Share
 from storegate_engine.table import Variable
 

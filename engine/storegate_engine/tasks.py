@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import TypeVar
 
-from storegate_engine.spill_files import Workspace
+from storegate_engine.buffers import Workspace
 from storegate_engine.tiers import active_client
 
 __all__ = ["run", "run_here", "workspace"]
