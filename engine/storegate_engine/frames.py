@@ -20,9 +20,9 @@ from google_crc32c import extend
 from google_crc32c import value as crc32c
 from numcodecs import blosc, zstd
 
-from storegate_engine.inspection import zstd_content_nbytes
+from storegate_engine.inspection import CHECKSUM_NBYTES, zstd_content_nbytes
 
-__all__ = ["Frame", "Framing"]
+__all__ = ["Frame", "FrameError", "Framing"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Frame: TypeAlias = tuple[bytes, Array | bytes, bytes]
@@ -32,7 +32,6 @@ LEAST_SAVING = 1 / 8
 """What blosc must take off a chunk for it to be worth the time."""
 TRIED = 16
 """One chunk of so many is compressed to find out whether those of a shard are worth it."""
-CHECKSUM_NBYTES = 4
 _BLOSC_NBYTES = 16
 """The header of a blosc frame."""
 _PLAIN_FLAG = 2
@@ -40,6 +39,14 @@ _PLAIN_FLAG = 2
 _WRONG_CHECKSUM = "its checksum does not match"
 _ZSTD_NBYTES = 18
 """The longest header of a zstd frame."""
+
+
+class FrameError(ValueError):
+    """A frame is not what was written: the one at a place among those that were given."""
+
+    def __init__(self, reason: str, at: int = 0) -> None:
+        super().__init__(reason)
+        self.at = at
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +125,7 @@ class Framing:
         else:
             out[...] = frame
 
-    def settle(self, between: Array, chunks: Sequence[Array]) -> Iterator[Array]:
+    def settle(self, between: Array, chunks: Sequence[Array]) -> None:
         """Check frames as long as plain ones, side by side, whose bytes are in place; decode those that are not plain.
 
         Parameters
@@ -126,28 +133,29 @@ class Framing:
         between : ndarray
             What lies before, between and behind the chunks: a row for the checksum of one and the header of the next.
         chunks : sequence of ndarray
-            Their bytes; each is yielded when it is right.
+            Their bytes.
 
         Raises
         ------
-        ValueError, RuntimeError
-            The next one is not what was written.
+        FrameError
+            One of them is not what was written.
         """
         heads, tails = between[:-1, self.tail_nbytes :], between[1:, : self.tail_nbytes]
         if not (self._is_plain(heads[0]) and (heads == heads[0]).all()):
-            for head, chunk, tail in zip(heads, chunks, tails, strict=True):
-                if self._is_plain(head):
-                    self._check(head, chunk, tail)
-                else:  # compressed to the same length by chance
-                    self.decode(np.concatenate([head, chunk, tail]), chunk)
-                yield chunk
-            return
-        seed = crc32c(heads[0])
-        checksums = tails.copy().view("<u4").ravel().tolist() if self.is_checked else [None] * len(chunks)
-        for chunk, checksum in zip(chunks, checksums, strict=True):
-            if checksum is not None and extend(seed, chunk) != checksum:
-                raise ValueError(_WRONG_CHECKSUM)
-            yield chunk
+            for at, (head, chunk, tail) in enumerate(zip(heads, chunks, tails, strict=True)):
+                try:
+                    if self._is_plain(head):
+                        self._check(head, chunk, tail)
+                    else:  # compressed to the same length by chance
+                        self.decode(np.concatenate([head, chunk, tail]), chunk)
+                except (ValueError, RuntimeError) as err:
+                    raise FrameError(str(err), at) from err
+        elif self.is_checked:
+            seed = crc32c(heads[0])
+            checksums = tails.copy().view("<u4").ravel().tolist()
+            for at, (chunk, checksum) in enumerate(zip(chunks, checksums, strict=True)):
+                if extend(seed, chunk) != checksum:
+                    raise FrameError(_WRONG_CHECKSUM, at)
 
     def _is_plain(self, head: Array) -> bool:
         """Return whether this is the header of bytes as they are, and as many as a chunk has."""

@@ -19,6 +19,7 @@ from storegate_engine.errors import CorruptStoreError, ShapeError, shown
 from storegate_engine.locations import Location
 
 __all__ = [
+    "CHECKSUM_NBYTES",
     "COMPRESSORS",
     "MAX_CHUNK_NBYTES",
     "Span",
@@ -33,6 +34,8 @@ __all__ = [
 Span: TypeAlias = tuple[int, int]
 """Where a chunk begins in its shard, and how many bytes it has there."""
 
+CHECKSUM_NBYTES: Final = 4
+"""Bytes of a crc32c, behind a chunk or an index."""
 MAX_CHUNK_NBYTES: Final = 64 * 2**20
 """The largest chunk of several rows, decoded."""
 MAX_ROW_NBYTES: Final = 2**31 - 2**16
@@ -163,7 +166,7 @@ def legal_spans(index: bytes, shard_nbytes: int, chunk_nbytes: int, where: objec
         One lies beyond the shard, or has more bytes than a chunk can have.
     """
     spans = []
-    for offset, nbytes in np.frombuffer(index[:-4], "<u8").reshape(-1, 2).tolist():
+    for offset, nbytes in np.frombuffer(index[:-CHECKSUM_NBYTES], "<u8").reshape(-1, 2).tolist():
         if offset == nbytes == _MISSING:
             continue
         if offset + nbytes > shard_nbytes or nbytes > max_frame_nbytes(chunk_nbytes):

@@ -7,9 +7,7 @@ describes them; arrays of any other kind are left to zarr-python.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
-import stat
 import sys
 import threading
 import uuid
@@ -25,8 +23,9 @@ from google_crc32c import value as crc32c
 
 from storegate_engine.buffers import Workspace, write_all
 from storegate_engine.errors import CorruptStoreError
-from storegate_engine.frames import CHECKSUM_NBYTES, Framing
-from storegate_engine.inspection import Span, max_frame_nbytes
+from storegate_engine.frames import FrameError, Framing
+from storegate_engine.inspection import CHECKSUM_NBYTES, Span
+from storegate_engine.shard_index import MISSING, ShardIndex, index_of, open_to_read, read_exactly
 
 __all__ = ["Shards", "shards_of"]
 
@@ -43,8 +42,6 @@ PLAIN_NBYTES = 2**20
 """Plain chunks are fetched together up to so many bytes."""
 MOST_CHUNKS = 256
 """Plain chunks of one call, which can fill 1,024 buffers (IOV_MAX): one for each, and one between it and the next."""
-_MISSING = 2**64 - 1
-_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # a pipe would wait for ever
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -105,10 +102,11 @@ class Shards:
         values = out.reshape(-1).view("u1").reshape(len(rows), -1)
 
         def take(first: int, last: int) -> None:
-            for at, chunk in enumerate(self._chunks(chunks[first:last].tolist()), first):
-                lo, hi = bounds[at], bounds[at + 1]
-                within = rows[lo:hi] - chunks[at] * self.chunk_rows
-                values[places[lo:hi]] = chunk.reshape(self.chunk_rows, -1)[within]
+            for done, decoded in self._chunks(chunks[first:last].tolist()):
+                for at, chunk in enumerate(decoded, first + done):
+                    lo, hi = bounds[at], bounds[at + 1]
+                    within = rows[lo:hi] - chunks[at] * self.chunk_rows
+                    values[places[lo:hi]] = chunk.reshape(self.chunk_rows, -1)[within]
 
         step = max(1, TASK_NBYTES[0] // (4 * self.framing.nbytes))
         shard_cuts = np.flatnonzero(np.diff(chunks // self.n_chunks)) + 1
@@ -120,7 +118,7 @@ class Shards:
         shard_rows = self.chunk_rows * self.n_chunks
         if hasattr(os, "posix_fadvise"):
             for shard in range(-(-start // shard_rows), stop // shard_rows):
-                with _opened(self.path(shard)) as file:
+                with open_to_read(self.path(shard)) as file:
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
     def will_read(self, spans: Sequence[Span]) -> None:
@@ -136,11 +134,11 @@ class Shards:
                 wanted.setdefault(shard, []).append((first, last // self.chunk_rows))
         for shard, parts in wanted.items():
             path = self.path(shard)
-            with contextlib.suppress(OSError, CorruptStoreError), _opened(path) as file:  # reading them will tell
+            with contextlib.suppress(OSError, CorruptStoreError), open_to_read(path) as file:  # reading them will tell
                 index = self._index(path, file)
                 for first, last in parts:
-                    begin, end = index[first][0], sum(index[last])
-                    if begin < end < _MISSING:
+                    begin, end = index.begins[first], sum(index.span(last))
+                    if begin < end < MISSING:
                         os.posix_fadvise(file.fileno(), begin, end - begin, os.POSIX_FADV_WILLNEED)
 
     def write(self, shard: int, rows: Array, *, sync: bool = True) -> None:
@@ -152,7 +150,7 @@ class Shards:
         path = self.path(shard)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         fresh = f"{path}.{uuid.uuid4().hex}.partial"
-        index = np.full((self.n_chunks, 2), _MISSING, "<u8")
+        index = np.full((self.n_chunks, 2), MISSING, "<u8")
         end = 0
         try:
             with open(fresh, "wb", buffering=0) as file:
@@ -184,126 +182,90 @@ class Shards:
     def _read_span(self, start: int, stop: int, out: Array) -> None:
         """Read rows of one shard; whole chunks are decoded in place."""
         first, last = start // self.chunk_rows, -(-stop // self.chunk_rows)
-        nbytes = self.chunk_rows * self.row_nbytes
+        nbytes = self.framing.nbytes
         skipped = (start - first * self.chunk_rows) * self.row_nbytes
-        offsets = [at * nbytes - skipped for at in range(last - first)]
-        places = [out[lo : lo + nbytes] if lo >= 0 and lo + nbytes <= len(out) else None for lo in offsets]
-        for lo, place, chunk in zip(offsets, places, self._chunks(range(first, last), places), strict=True):
-            if place is None:
-                part = chunk[max(0, -lo) : len(out) - lo]
-                out[max(0, lo) : max(0, lo) + len(part)] = part
+        before = nbytes - skipped if skipped else 0  # the chunk that begins earlier
+        n_whole = max(0, (len(out) - before) // nbytes)
+        after = len(out) - before - n_whole * nbytes  # the chunk that ends later
+        whole = out[before : before + n_whole * nbytes].reshape(n_whole, nbytes)
+        places = [*([None] if before else []), *whole, *([None] if after > 0 else [])]
+        for at, chunks in self._chunks(range(first, last), places):
+            if before and at == 0:
+                out[:before] = chunks[0][skipped:][: len(out)]
+            if after > 0 and at + len(chunks) == len(places):
+                out[-after:] = chunks[-1][:after]
 
-    def _chunks(self, chunks: Sequence[int], places: Places | None = None) -> Iterator[Array]:
-        """Yield the decoded bytes of chunks of one shard, in their places, else in memory that the next ones reuse."""
+    def _chunks(self, chunks: Sequence[int], places: Places | None = None) -> Iterator[tuple[int, Sequence[Array]]]:
+        """Yield the decoded bytes of chunks of one shard, several at a time, and which of them is the first.
+
+        They are in their places, else in memory that the next ones use again.
+        """
         shard = chunks[0] // self.n_chunks
         path = self.path(shard)
-        limit = max_frame_nbytes(self.framing.nbytes)
-        with _opened(path) as file:
-            index, size = self._index(path, file), os.fstat(file.fileno()).st_size
-            spans = [index[chunk - shard * self.n_chunks] for chunk in chunks]
-            for chunk, (begin, nbytes) in zip(chunks, spans, strict=True):
-                if begin == _MISSING:
-                    raise CorruptStoreError(f"chunk {chunk} is missing in {path}")
-                if nbytes > limit:
-                    raise CorruptStoreError(f"chunk {chunk} of {path} claims {nbytes} bytes, more than it can have")
-                if begin + nbytes > size:
-                    raise CorruptStoreError(f"{path} is shorter than what was written: chunk {chunk} is not in it")
-            if (
-                places is None and len(spans) > 1 and hasattr(os, "posix_fadvise")
-            ):  # chunks here and there: the disk fetches all at once
-                for span in spans:
-                    os.posix_fadvise(file.fileno(), *span, os.POSIX_FADV_WILLNEED)
+        within = [chunk - shard * self.n_chunks for chunk in chunks]
+        with open_to_read(path) as file:
+            index = self._index(path, file)
+            if places is None and len(within) > 1 and hasattr(os, "posix_fadvise"):
+                for at in within:  # chunks here and there: the disk fetches all at once
+                    os.posix_fadvise(file.fileno(), *index.span(at), os.POSIX_FADV_WILLNEED)
             done = 0
-            try:
-                while done < len(spans):
-                    last = self._together(spans, done, in_place=places is not None)
-                    read = self._plain if self._is_plain(spans[done]) else self._encoded
-                    for decoded in read(file, path, spans[done:last], places[done:last] if places else None):
-                        done += 1
-                        yield decoded
-            except (ValueError, RuntimeError, IndexError) as err:
-                raise CorruptStoreError(f"chunk {chunks[done]} of {path} is not what was written: {err}") from err
+            while done < len(within):
+                first = within[done]
+                index.require_legal(first, chunks[done], path)
+                is_plain = 0 < index.lengths[first] == self.framing.plain_nbytes and hasattr(os, "preadv")
+                most = self._most(index.lengths[first], in_place=is_plain and places is not None)
+                last = min(len(within), done + min(most, index.ends[first] - first))
+                last = next((at for at in range(done + 1, last) if within[at] != first + at - done), last)
+                into = self._placed(places[done:last] if places else [None] * (last - done))
+                fetch = self._fetch_plain if is_plain else self._fetch_encoded
+                try:
+                    fetch(file, path, [index.span(at) for at in range(first, first + last - done)], into)
+                except FrameError as err:
+                    raise CorruptStoreError(
+                        f"chunk {chunks[done + err.at]} of {path} is not what was written: {err}"
+                    ) from err
+                yield done, into
+                done = last
 
-    def _index(self, path: str, file: Any) -> list[Span]:
+    def _index(self, path: str, file: Any) -> ShardIndex:
         """Return where the chunks of an open file are."""
-        status = os.fstat(file.fileno())
-        return _index_of(path, self.n_chunks, status.st_size, status.st_mtime_ns, status.st_ino)
+        return index_of(path, file, self.n_chunks, self.framing.nbytes, self.framing.plain_nbytes)
 
-    def _is_plain(self, span: Span) -> bool:
-        return span[1] == self.framing.plain_nbytes and hasattr(os, "preadv")
+    def _most(self, nbytes: int, *, in_place: bool) -> int:
+        """Return how many chunks like one of so many bytes in a file are fetched in one call."""
+        decoded = max(1, PLAIN_NBYTES // self.framing.nbytes)
+        return min(decoded, MOST_CHUNKS, decoded if in_place else max(1, READ_NBYTES // max(1, nbytes)))
 
-    def _together(self, spans: Sequence[Span], first: int, *, in_place: bool) -> int:
-        """Return where the run ends of chunks that lie side by side in a file and are fetched in one call."""
-        is_plain = self._is_plain(spans[first])
-        most = PLAIN_NBYTES if is_plain and in_place else READ_NBYTES
-        last = first + 1
-        while (
-            last < len(spans)
-            and spans[last][0] == sum(spans[last - 1])
-            and sum(spans[last]) - spans[first][0] <= most
-            and last - first < MOST_CHUNKS
-            and self._is_plain(spans[last]) == is_plain
-        ):
-            last += 1
-        return last
+    def _placed(self, places: Places) -> Sequence[Array]:
+        """Return places for chunks, with memory of this thread for those that have none."""
+        if all(place is not None for place in places):
+            return places  # type: ignore[return-value]
+        spares = _workspace("chunks", len(places) * self.framing.nbytes).reshape(len(places), -1)
+        return [spare if place is None else place for spare, place in zip(spares, places, strict=True)]
 
-    def _plain(self, file: Any, path: str, spans: Sequence[Span], places: Places | None) -> Iterator[Array]:
-        """Fetch chunks, as they are, to where they belong."""
-        framing = self.framing
-        spares = _workspace("chunk", len(spans) * framing.nbytes).reshape(-1, framing.nbytes)
-        into = [spare if place is None else place for spare, place in zip(spares, places or spares, strict=True)]
+    def _fetch_plain(self, file: Any, path: str, spans: Sequence[Span], into: Sequence[Array]) -> None:
+        """Fetch chunks that lie side by side, as they are, to where they belong."""
+        head, tail = self.framing.head_nbytes, self.framing.tail_nbytes
         # between chunks: the checksum of one, and the header of the next
-        head, tail = framing.head_nbytes, framing.tail_nbytes
-        between = np.empty((len(spans) + 1, tail + head), "u1")
-        buffers: list[memoryview] = [between[0, tail:].data]
+        between = np.empty((len(into) + 1, tail + head), "u1")
+        buffers = [between[0, tail:].data]
         for chunk, gap in zip(into, between[1:], strict=True):
-            buffers += [chunk.data, gap.data]
+            buffers += (chunk.data, gap.data)
         buffers[-1] = between[-1, :tail].data
-        if os.preadv(file.fileno(), buffers, spans[0][0]) != sum(map(len, buffers)):
-            raise ValueError("the file ends within it")
-        yield from framing.settle(between, into)
+        if os.preadv(file.fileno(), buffers, spans[0][0]) != len(spans) * self.framing.plain_nbytes:
+            raise FrameError("the file ends within it")
+        self.framing.settle(between, into)
 
-    def _encoded(self, file: Any, path: str, spans: Sequence[Span], places: Places | None) -> Iterator[Array]:
-        """Fetch chunks, and decode them one after the other to where they belong."""
-        spare = _workspace("chunk", self.framing.nbytes)
+    def _fetch_encoded(self, file: Any, path: str, spans: Sequence[Span], into: Sequence[Array]) -> None:
+        """Fetch chunks that lie side by side, and decode them one after the other to where they belong."""
         start, end = spans[0][0], sum(spans[-1])
         encoded = _workspace("encoded", end - start)
-        _read_exactly(file, start, encoded.data, path)
-        for (begin, nbytes), place in zip(spans, places or [None] * len(spans), strict=True):
-            decoded = spare if place is None else place
-            self.framing.decode(encoded[begin - start : begin - start + nbytes], decoded)
-            yield decoded
-
-
-def _opened(path: str) -> Any:
-    """Open a file to read; anything else that may have its name is found out by :func:`_index_of`."""
-    return open(os.open(path, _OPEN_FLAGS), "rb", buffering=0)
-
-
-@functools.lru_cache(maxsize=8192)
-def _index_of(path: str, n_chunks: int, nbytes: int, mtime_ns: int, inode: int) -> list[Span]:
-    """Return offset and length of every chunk of the file that has this length, time and inode."""
-    content = np.empty(16 * n_chunks + CHECKSUM_NBYTES, "u1")
-    array = path.rpartition("/c/")[0]
-    if os.path.realpath(path) != os.path.realpath(array) + os.path.normpath(path[len(array) :]):
-        raise CorruptStoreError(f"{path} is a link, which is not followed")
-    with _opened(path) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise CorruptStoreError(f"{path} is no file")
-        _read_exactly(file, nbytes - len(content), content.data, path)
-    index = content[:-CHECKSUM_NBYTES]
-    if crc32c(index) != int.from_bytes(content[-CHECKSUM_NBYTES:].data, "little"):
-        raise CorruptStoreError(f"{path} is not what was written: the checksum of its index does not match")
-    return [(begin, length) for begin, length in index.view("<u8").reshape(-1, 2).tolist()]
-
-
-def _read_exactly(file: Any, start: int, out: memoryview, path: str) -> None:
-    if start >= 0:
-        file.seek(start)
-        while out and (count := file.readinto(out)):
-            out = out[count:]
-    if out:
-        raise CorruptStoreError(f"{path} is shorter than what was written")
+        read_exactly(file, start, encoded.data, path)
+        for at, ((begin, nbytes), place) in enumerate(zip(spans, into, strict=True)):
+            try:
+                self.framing.decode(encoded[begin - start : begin - start + nbytes], place)
+            except (ValueError, RuntimeError, IndexError) as err:
+                raise FrameError(str(err), at) from err
 
 
 def shards_of(directory: str, metadata: Mapping[str, Any], chunk_rows: int, shard_rows: int) -> Shards | None:
