@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["Workspace", "as_bytes", "write_all"]
+__all__ = ["Pool", "Workspace", "as_bytes", "write_all"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -25,6 +25,66 @@ class Workspace:
         if buffer is None or buffer.nbytes < nbytes:
             buffer = self._buffers[use] = np.empty(nbytes, "u1")
         return buffer[:nbytes].view(dtype).reshape(shape)
+
+
+class Pool:
+    """Arrays whose memory is used again when nobody holds them, or a view of them, any more.
+
+    A system gives memory that is touched for the first time page by page, and takes it back: for blocks that live as
+    long as one task this costs as much as reading them.
+
+    Parameters
+    ----------
+    idle_nbytes : int
+        The most memory that waits to be used again.
+
+    Examples
+    --------
+    >>> pool = Pool(2**20)
+    >>> first = pool.array((1000,), np.dtype("f8"))
+    >>> address = first.ctypes.data
+    >>> view = first[10:20]
+    >>> del first
+    >>> pool.array((1000,), np.dtype("f8")).ctypes.data == address  # the view is still there
+    False
+    >>> del view
+    >>> pool.array((1000,), np.dtype("f8")).ctypes.data == address
+    True
+    """
+
+    def __init__(self, idle_nbytes: int) -> None:
+        self._idle_nbytes = idle_nbytes
+        self._idle: list[Array] = []  # each use of it is atomic: memory comes back in any thread, at any moment
+
+    def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Return an array with any content."""
+        nbytes = math.prod(shape) * dtype.itemsize
+        if dtype.hasobject or not 0 < nbytes <= self._idle_nbytes:
+            return np.empty(shape, dtype)
+        try:
+            memory = self._idle.pop()  # the latest: it may still be in a cache
+        except IndexError:
+            memory = np.empty(nbytes, "u1")
+        if not nbytes <= memory.nbytes <= 2 * nbytes:
+            memory = np.empty(nbytes, "u1")
+        return np.asarray(_Loan(self, memory))[:nbytes].view(dtype).reshape(shape)
+
+    def take_back(self, memory: Array) -> None:
+        """Keep memory for the next array, unless enough waits already."""
+        if (len(self._idle) + 1) * memory.nbytes <= self._idle_nbytes:
+            self._idle.append(memory)
+
+
+class _Loan:
+    """What all views of one array of a pool refer to."""
+
+    def __init__(self, pool: Pool, memory: Array) -> None:
+        self._pool = pool
+        self._memory = memory
+        self.__array_interface__ = memory.__array_interface__
+
+    def __del__(self) -> None:
+        self._pool.take_back(self._memory)
 
 
 def as_bytes(rows: Array) -> Array:

@@ -20,7 +20,8 @@ from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from dask.typing import Key
 
 from storegate_engine.arrays import ConstantArray, StoredArray
-from storegate_engine.budget import block_rows
+from storegate_engine.budget import BLOCK_NBYTES, block_rows
+from storegate_engine.buffers import Pool
 from storegate_engine.exchange import (
     Exchange,
     collect,
@@ -34,6 +35,7 @@ from storegate_engine.exchange import (
 from storegate_engine.orders import ArrayIndex, Concat, Permute, RowOrder, Slice, Take
 from storegate_engine.plans import Plan, permuted_rows
 from storegate_engine.settings import is_full_pass
+from storegate_engine.shards import in_own_thread
 from storegate_engine.spill import Spill, keep_until_exit, open_spill
 from storegate_engine.states import token_of
 from storegate_engine.table import Variable
@@ -42,6 +44,10 @@ from storegate_engine.tiers import Capacity, active_client
 __all__ = ["RowsLayer", "blocks_of", "rows_to_dask"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
+
+IDLE_BLOCKS = 4
+"""Blocks whose memory waits for the next ones."""
+_blocks = Pool(IDLE_BLOCKS * BLOCK_NBYTES)
 
 
 class RowsLayer(Layer):
@@ -236,7 +242,10 @@ def collect_when(exchange: Exchange, number: int, scattered: None) -> Array:
 
 def read_block(variable: Variable, lo: int, hi: int) -> np.ndarray[Any, Any]:
     """Return logical rows ``lo..hi``; what a task of the layer does."""
-    return variable.read(lo, hi)
+    rows = _blocks.array((hi - lo, *variable.row_shape), variable.dtype)
+    with in_own_thread():
+        variable.read_into(lo, hi, rows)
+    return rows
 
 
 def _is_small(variable: Variable) -> bool:

@@ -27,7 +27,7 @@ from storegate_engine.frames import FrameError, Framing
 from storegate_engine.inspection import CHECKSUM_NBYTES, Span
 from storegate_engine.shard_index import MISSING, ShardIndex, index_of, open_to_read, read_exactly
 
-__all__ = ["Shards", "shards_of"]
+__all__ = ["Shards", "in_own_thread", "shards_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Places: TypeAlias = Sequence[Array | None]
@@ -321,7 +321,7 @@ _pool: ThreadPoolExecutor | None = None
 
 def _run(tasks: Sequence[Callable[[], None]], *, here: bool = False) -> None:
     """Run tasks in threads, or in this one, as also one task alone; the first error is raised when all have ended."""
-    if here or len(tasks) == 1:
+    if here or len(tasks) == 1 or getattr(_local, "is_alone", False):
         for task in tasks:
             task()
         return
@@ -333,6 +333,17 @@ def _run(tasks: Sequence[Callable[[], None]], *, here: bool = False) -> None:
     wait(futures)
     for future in futures:
         future.result()
+
+
+@contextlib.contextmanager
+def in_own_thread() -> Iterator[None]:
+    """Read in the thread that asks alone: where several ask side by side, handing over costs more than it gains."""
+    before = getattr(_local, "is_alone", False)
+    _local.is_alone = True
+    try:
+        yield
+    finally:
+        _local.is_alone = before
 
 
 def _workspace(use: str, nbytes: int) -> Array:
