@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storegate import StoreGate, explain
-from storegate_engine import passes, plans, spill, testing
+from storegate_engine import passes, plans, rewrite, spill, testing
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import CorruptStoreError, LabelError, MemoryBudgetError, SpillError
 from storegate_engine.exchange import Exchange, collect, scatter
@@ -175,6 +175,31 @@ class TestEqualsNumpy:
         gate.compact()
         np.testing.assert_array_equal(gate.get_data("x"), expected)
         np.testing.assert_array_equal(gate.get_data("y"), order)
+
+    def test_rows_that_fit_are_read_once(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("storegate_engine.budget.SHARD_NBYTES", 2**14)
+        rows = np.random.default_rng(0).random((5050, 8))
+        gate = StoreGate("zarr", {"output_dir": tmp_path, "chunk": 50}, "a")
+        gate.add_data("x", rows)
+        gate.shuffle("train", seed=3)
+        array = gate.table["train"]["x"].pieces[0].array
+        assert 5050 % array.layout.shard_rows, "the last shard is a part of one"
+        read = []
+        original = type(array).read_into
+        monkeypatch.setattr(type(array), "read_into", lambda self, *a: read.append(a[1] - a[0]) or original(self, *a))
+        gate.compact()
+        assert sum(read) == 5050
+        np.testing.assert_array_equal(gate.get_data("x"), rows[np.random.RandomState(3).permutation(5050)])
+
+    @settings(max_examples=50, deadline=None)
+    @given(data=st.data())
+    def test_rows_are_put_in_ascending_order(self, data):
+        n_stored = data.draw(st.integers(1, 200))
+        rows = np.array(data.draw(st.lists(st.integers(0, n_stored - 1), max_size=300)), np.int64)
+        ascending, places = rewrite._ascending(rows, n_stored)
+        np.testing.assert_array_equal(ascending, np.sort(rows))
+        np.testing.assert_array_equal(rows[places], ascending)
+        np.testing.assert_array_equal(np.sort(places), np.arange(len(rows)))
 
     def test_variables_of_one_order_and_width_share_their_places(self, tmp_path, monkeypatch):
         rows = np.random.default_rng(0).random((4, 20_000))

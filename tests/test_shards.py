@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -315,3 +316,21 @@ def test_zstd_frames_that_claim_another_length(tmp_path):
 
 def read_json(path: Path) -> dict:
     return json.loads((path / "zarr.json").read_text())
+
+
+def test_rows_are_read_in_the_thread_that_asks_where_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "TASK_NBYTES", (64, 64))
+    rows = values(320, "f4", (2,))
+    write(tmp_path / "a", rows)
+    shards = opened(tmp_path / "a")
+    threads = set()
+    original = Shards._read_span
+    monkeypatch.setattr(Shards, "_read_span", lambda self, *a: threads.add(threading.get_ident()) or original(self, *a))
+    out = np.empty_like(rows)
+    with module.in_own_thread():
+        shards.read_into(0, 320, out)
+        np.testing.assert_array_equal(out, rows)
+        assert threads == {threading.get_ident()}
+    threads.clear()
+    shards.read_into(0, 320, out)
+    assert threading.get_ident() not in threads
