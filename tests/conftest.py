@@ -62,8 +62,9 @@ def cluster(tmp_path):
 def counted_reads(monkeypatch):
     """A list to which every read of data bytes, from storage or memory, is appended."""
     reads = []
-    for kind in (arrays.StoredArray, arrays.MemoryArray):
-        for method in ("read_into", "take_into"):
+    of_all = ("read_into", "take_into")
+    for kind, methods in ((arrays.StoredArray, (*of_all, "read_spans")), (arrays.MemoryArray, of_all)):
+        for method in methods:
             original = getattr(kind, method)
 
             def counting(self, *args, original=original, method=method):

@@ -206,10 +206,33 @@ def test_ranges_and_rows_equal_numpy(tmp_path, data, monkeypatch):
     out = np.empty((stop - start, *row_shape), "f4")
     shards.read_into(start, stop, out)
     np.testing.assert_array_equal(out, rows[start:stop])
+    spans, n_placed = [], 0
+    for _ in range(data.draw(st.integers(1, 6), label="spans")):  # in any order, some of them twice
+        start = data.draw(st.integers(0, n_rows - 1))
+        stop = data.draw(st.integers(start + 1, n_rows))
+        spans.append((start, stop, n_placed))
+        n_placed += stop - start
+    out = np.empty((n_placed, *row_shape), "f4")
+    shards.read_spans(spans, out)
+    np.testing.assert_array_equal(out, np.concatenate([rows[start:stop] for start, stop, _ in spans]))
     index = np.array(data.draw(st.lists(st.integers(0, n_rows - 1), min_size=1, max_size=60)), np.int64)
     out = np.empty((len(index), *row_shape), "f4")
     shards.take_into(index, out)
     np.testing.assert_array_equal(out, rows[index])
+
+
+def test_a_chunk_that_many_spans_touch_is_decoded_once(tmp_path, monkeypatch):
+    rows = values(96, "f4", (2,))
+    write(tmp_path / "a", rows)
+    read = []
+    original = Shards._chunks
+    monkeypatch.setattr(Shards, "_chunks", lambda self, chunks, *a: read.extend(chunks) or original(self, chunks, *a))
+    out = np.empty((24, 2), "f4")
+    opened(tmp_path / "a").read_spans(
+        [(at, at + 2, place) for place, at in zip(range(0, 24, 2), range(12, 60, 4), strict=True)], out
+    )
+    np.testing.assert_array_equal(out, np.concatenate([rows[at : at + 2] for at in range(12, 60, 4)]))
+    assert read == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_what_will_be_read_is_announced_where_it_lies(tmp_path, monkeypatch):
@@ -324,8 +347,10 @@ def test_rows_are_read_in_the_thread_that_asks_where_it_says_so(tmp_path, monkey
     write(tmp_path / "a", rows)
     shards = opened(tmp_path / "a")
     threads = set()
-    original = Shards._read_span
-    monkeypatch.setattr(Shards, "_read_span", lambda self, *a: threads.add(threading.get_ident()) or original(self, *a))
+    original = Shards._read_wanted
+    monkeypatch.setattr(
+        Shards, "_read_wanted", lambda self, *a: threads.add(threading.get_ident()) or original(self, *a)
+    )
     out = np.empty_like(rows)
     with module.in_own_thread():
         shards.read_into(0, 320, out)

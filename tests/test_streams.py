@@ -415,6 +415,38 @@ def test_transformed_rows_and_all_phases(gate):
             np.testing.assert_array_equal(y.argmax(axis=1), x.astype(int) % 3)
 
 
+@pytest.mark.parametrize("backend", ["numpy", "zarr"])
+def test_spans_of_several_pieces_equal_numpy(tmp_path, backend):
+    labels = np.arange(300) % 7
+    gate = StoreGate(backend, {"output_dir": tmp_path, "chunk": 16} if backend == "zarr" else {}, "a")
+    gate.add_data("y", labels[:100])
+    gate.add_data("y", labels[100:])
+    gate.update_data("y", np.full(30, 3), index=(50, 80))
+    expected = labels.copy()
+    expected[50:80] = 3
+    gate.onehot("y", 7)
+    variable = gate.table["train"]["y"]
+    assert len(variable.pieces) > 2
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        edges = np.sort(random.choice(301, 2 * random.integers(1, 8), replace=False)).reshape(-1, 2)
+        random.shuffle(edges)
+        rows = np.concatenate([np.arange(*edge) for edge in edges])
+        out = np.empty((len(rows), 7), variable.dtype)
+        variable.read_spans(edges.tolist(), out)
+        np.testing.assert_array_equal(out, np.identity(7)[expected[rows]])
+
+
+def test_a_bad_label_in_a_span_is_named(tmp_path):
+    labels = np.zeros(300, int)
+    labels[217] = 5
+    gate = StoreGate("zarr", {"output_dir": tmp_path, "chunk": 16}, "a")
+    gate.add_data("y", labels)
+    gate.onehot("y", 3)
+    with pytest.raises(errors.LabelError, match="variable 'y', row 217:"):
+        gate.table["train"]["y"].read_spans([(10, 30), (290, 300), (200, 220)], np.empty((50, 3), "f4"))
+
+
 def test_text_comes_as_it_is(gate):
     texts = np.array([f"event {row}" for row in range(50)])
     gate.add_data("name", texts)

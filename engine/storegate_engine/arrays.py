@@ -5,9 +5,10 @@ Numbers on a file system are read by `shards`; zarr-python reads text, unusual c
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -23,7 +24,7 @@ from storegate_engine.guards import GuardedStore
 from storegate_engine.locations import Location
 from storegate_engine.names import validate_name
 from storegate_engine.orders import ArrayIndex
-from storegate_engine.shards import Shards, shards_of
+from storegate_engine.shards import RowSpan, Shards, shards_of
 
 __all__ = ["ConstantArray", "MemoryArray", "RowArray", "StoredArray", "StoredIndex"]
 
@@ -217,6 +218,17 @@ class StoredArray:
         if start < stop and out.size:
             self._fetch(slice(start, stop), out)
 
+    def read_spans(self, spans: Sequence[RowSpan], out: Array, /) -> None:
+        """Read spans of rows to their places in ``out``; every chunk that they touch is read once, where it can be."""
+        opened = _open_array(self)
+        if isinstance(opened, Shards) and self._is_direct(out):
+            if out.size:
+                with _reading(self):
+                    opened.read_spans(spans, out)
+            return
+        for start, stop, place in spans:
+            self.read_into(start, stop, out[place : place + stop - start])
+
     def take_into(self, rows: Array, out: Array, /) -> None:
         """Read ``rows`` into ``out``; every chunk that they touch is read once."""
         if len(rows) == 1:
@@ -239,14 +251,14 @@ class StoredArray:
     def _fetch(self, rows: slice | Array, out: Array) -> None:
         encoding = encoding_of(self.dtype)
         opened = _open_array(self)
-        try:
+        with _reading(self):
             if isinstance(opened, zarr.Array):
                 _require_files(self, rows)
                 # oindex normalises negative indices in place: it gets a copy
                 stored = opened[rows] if isinstance(rows, slice) else opened.oindex[(np.array(rows),)]
                 out[...] = encoding.decode(np.asarray(stored))
                 return
-            is_direct = encoding.is_identity and out.dtype == encoding.stored and out.flags.c_contiguous
+            is_direct = self._is_direct(out)
             target = out if is_direct else np.empty(out.shape, encoding.stored)
             if isinstance(rows, slice):
                 opened.read_into(rows.start, rows.stop, target)
@@ -254,8 +266,19 @@ class StoredArray:
                 opened.take_into(rows, target)
             if not is_direct:
                 out[...] = encoding.decode(target)
-        except (ValueError, OSError, RuntimeError, ExceptionGroup) as err:
-            raise _unreadable(self, "read", err) from err
+
+    def _is_direct(self, out: Array) -> bool:
+        """Return whether stored bytes are what belongs into ``out``."""
+        encoding = encoding_of(self.dtype)
+        return encoding.is_identity and out.dtype == encoding.stored and bool(out.flags.c_contiguous)
+
+
+@contextlib.contextmanager
+def _reading(array: StoredArray) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError, ExceptionGroup) as err:
+        raise _unreadable(array, "read", err) from err
 
 
 def _unreadable(array: StoredArray, done: str, err: Exception) -> StoreError:

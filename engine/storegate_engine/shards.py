@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
@@ -27,11 +27,15 @@ from storegate_engine.frames import FrameError, Framing
 from storegate_engine.inspection import CHECKSUM_NBYTES, Span
 from storegate_engine.shard_index import MISSING, ShardIndex, index_of, open_to_read, read_exactly
 
-__all__ = ["Shards", "in_own_thread", "shards_of"]
+__all__ = ["RowSpan", "Shards", "in_own_thread", "shards_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Places: TypeAlias = Sequence[Array | None]
 """Where chunks belong, None for those that do not belong there whole."""
+RowSpan: TypeAlias = tuple[int, int, int]
+"""The first row, the one after the last, and where in memory the first one belongs, in rows."""
+Part: TypeAlias = tuple[int, int, int]
+"""Of the bytes of a chunk: the first, how many, and where in memory they belong."""
 
 TASK_NBYTES = (2 * 2**20, 16 * 2**20)
 """The fewest and the most decoded bytes of one task of a thread: a long read in order is what an operating system reads
@@ -67,7 +71,13 @@ class Shards:
         return "/".join((self.directory, "c", str(shard), *("0" for _ in self.row_shape)))
 
     def read_into(self, start: int, stop: int, out: Array) -> None:
-        """Read rows ``start..stop`` into ``out``, C-contiguous and of the stored dtype.
+        """Read rows ``start..stop`` into ``out``; see :meth:`read_spans`."""
+        self.read_spans([(start, stop, 0)], out)
+
+    def read_spans(self, spans: Iterable[RowSpan], out: Array) -> None:
+        """Read spans of rows to their places in ``out``, C-contiguous and of the stored dtype.
+
+        A chunk is read once, however many spans touch it.
 
         Raises
         ------
@@ -76,42 +86,38 @@ class Shards:
         FileNotFoundError
             A file is missing.
         """
-        content = out.reshape(-1).view("u1")
-        shard_rows = self.chunk_rows * self.n_chunks
+        wanted = self._wanted(spans)
         fewest, most = TASK_NBYTES
-        nbytes = min(max(len(content) // _CORES, fewest), most)
-        step = max(1, round(nbytes / self.framing.nbytes)) * self.chunk_rows
-        cuts = {start, stop}
-        for lo in range(start // shard_rows * shard_rows, stop, shard_rows):  # a task stays within a shard
-            cuts.update(at for at in range(lo, min(lo + shard_rows, stop), step) if at > start)
-        tasks = [
-            partial(self._read_span, lo, hi, content[(lo - start) * self.row_nbytes : (hi - start) * self.row_nbytes])
-            for lo, hi in pairwise(sorted(cuts))
-        ]
-        _run(tasks, here=len(content) <= fewest)
+        nbytes = len(wanted) * self.framing.nbytes
+        step = round(min(max(nbytes // _CORES, fewest), most) / self.framing.nbytes)
+        content = out.reshape(-1).view("u1")
+        _run(
+            [partial(self._read_wanted, chunks, wanted, content) for chunks in self._tasks(sorted(wanted), step)],
+            here=nbytes <= fewest,
+        )
 
     def take_into(self, rows: Array, out: Array) -> None:
         """Read ``rows`` in any order, repeats included, into ``out``; every chunk is read once.
 
-        ``out`` is C-contiguous and of the stored dtype. Raises as :meth:`read_into` does.
+        ``out`` is C-contiguous and of the stored dtype. Raises as :meth:`read_spans` does.
         """
-        places = np.argsort(rows, kind="stable")
-        rows = rows[places]
+        sorting = np.argsort(rows, kind="stable")
+        rows = rows[sorting]
         chunks, firsts = np.unique(rows // self.chunk_rows, return_index=True)
         bounds = [*firsts.tolist(), len(rows)]
         values = out.reshape(-1).view("u1").reshape(len(rows), -1)
 
-        def take(first: int, last: int) -> None:
-            for done, decoded in self._chunks(chunks[first:last].tolist()):
-                for at, chunk in enumerate(decoded, first + done):
-                    lo, hi = bounds[at], bounds[at + 1]
-                    within = rows[lo:hi] - chunks[at] * self.chunk_rows
-                    values[places[lo:hi]] = chunk.reshape(self.chunk_rows, -1)[within]
+        places = dict(zip(chunks.tolist(), pairwise(bounds), strict=True))
 
-        step = max(1, TASK_NBYTES[0] // (4 * self.framing.nbytes))
-        shard_cuts = np.flatnonzero(np.diff(chunks // self.n_chunks)) + 1
-        cuts = {0, len(chunks), *range(0, len(chunks), step), *shard_cuts.tolist()}
-        _run([partial(take, first, last) for first, last in pairwise(sorted(cuts))])
+        def take(part: Sequence[int]) -> None:
+            for done, decoded in self._chunks(part):
+                for number, chunk in zip(part[done:], decoded, strict=False):
+                    lo, hi = places[number]
+                    within = rows[lo:hi] - number * self.chunk_rows
+                    values[sorting[lo:hi]] = chunk.reshape(self.chunk_rows, -1)[within]
+
+        step = TASK_NBYTES[0] // (4 * self.framing.nbytes)
+        _run([partial(take, part) for part in self._tasks(chunks.tolist(), step)])
 
     def drop(self, start: int, stop: int) -> None:
         """Take the files that lie within rows ``start..stop`` out of the page cache: they are not read again soon."""
@@ -179,21 +185,39 @@ class Shards:
         chunk[: len(rows)] = rows
         return chunk
 
-    def _read_span(self, start: int, stop: int, out: Array) -> None:
-        """Read rows of one shard; whole chunks are decoded in place."""
-        first, last = start // self.chunk_rows, -(-stop // self.chunk_rows)
+    def _wanted(self, spans: Iterable[RowSpan]) -> dict[int, list[Part]]:
+        """Return, for every chunk that spans touch, which parts of it belong where."""
+        wanted: dict[int, list[Part]] = {}
+        rows, nbytes = self.chunk_rows, self.row_nbytes
+        for start, stop, place in spans:
+            for chunk in range(start // rows, -(-stop // rows)):
+                first = chunk * rows
+                lo, hi = max(start, first), min(stop, first + rows)
+                part = (lo - first) * nbytes, (hi - lo) * nbytes, (place + lo - start) * nbytes
+                wanted.setdefault(chunk, []).append(part)
+        return wanted
+
+    def _tasks(self, chunks: Sequence[int], most: int) -> Iterator[Sequence[int]]:
+        """Yield chunks, which ascend, in parts that lie within one file each."""
+        first = 0
+        for at in range(1, len(chunks) + 1):
+            if (
+                at == len(chunks)
+                or at - first >= most
+                or chunks[at] // self.n_chunks != chunks[at - 1] // self.n_chunks
+            ):
+                yield chunks[first:at]
+                first = at
+
+    def _read_wanted(self, chunks: Sequence[int], wanted: Mapping[int, Sequence[Part]], out: Array) -> None:
+        """Read chunks of one shard; those that are wanted whole are decoded in place."""
         nbytes = self.framing.nbytes
-        skipped = (start - first * self.chunk_rows) * self.row_nbytes
-        before = nbytes - skipped if skipped else 0  # the chunk that begins earlier
-        n_whole = max(0, (len(out) - before) // nbytes)
-        after = len(out) - before - n_whole * nbytes  # the chunk that ends later
-        whole = out[before : before + n_whole * nbytes].reshape(n_whole, nbytes)
-        places = [*([None] if before else []), *whole, *([None] if after > 0 else [])]
-        for at, chunks in self._chunks(range(first, last), places):
-            if before and at == 0:
-                out[:before] = chunks[0][skipped:][: len(out)]
-            if after > 0 and at + len(chunks) == len(places):
-                out[-after:] = chunks[-1][:after]
+        parts = [wanted[chunk] for chunk in chunks]
+        places = [out[of[0][2] : of[0][2] + nbytes] if of[0][1] == nbytes else None for of in parts]
+        for done, decoded in self._chunks(chunks, places):
+            for at, chunk in enumerate(decoded, done):
+                for lo, size, place in parts[at][places[at] is not None :]:
+                    out[place : place + size] = chunk[lo : lo + size]
 
     def _chunks(self, chunks: Sequence[int], places: Places | None = None) -> Iterator[tuple[int, Sequence[Array]]]:
         """Yield the decoded bytes of chunks of one shard, several at a time, and which of them is the first.

@@ -42,6 +42,7 @@ from storegate_engine.exchange import (
 )
 from storegate_engine.orders import Range, RowOrder
 from storegate_engine.plans import COPIES, SHARE
+from storegate_engine.shards import in_own_thread
 from storegate_engine.spill import Spill, open_spill
 from storegate_engine.stream_orders import Blocks, Epochs, Load, Share
 from storegate_engine.table import Variable
@@ -54,7 +55,7 @@ EpochOrder: TypeAlias = Callable[[RowOrder, int], RowOrder]
 
 READERS = 2
 """Threads that read the parts of a load: more of them wait for one another."""
-PART_NBYTES = 2 * 2**20
+PART_NBYTES = 4 * 2**20
 """Bytes of one variable that one thread reads at a time."""
 FETCH_NBYTES = 64 * 2**10
 """Bytes of a span, on average, from which on the system is told about it beforehand."""
@@ -224,13 +225,33 @@ class _SpanSource(Source):
 
     def _parts(self, load: Load, arrays: list[Array]) -> Iterator[Callable[[], object]]:
         for variable, array in zip(self.variables, arrays, strict=True):
-            step = max(1, PART_NBYTES // max(1, variable.row_nbytes))
             done = 0
-            for start, stop in load.spans:
-                for lo in range(start, stop, step):
-                    hi = min(lo + step, stop)
-                    yield partial(variable.read_into, lo, hi, array[done : done + hi - lo])
-                    done += hi - lo
+            for spans in _in_parts(load.spans, max(1, PART_NBYTES // max(1, variable.row_nbytes))):
+                n_rows = sum(stop - start for start, stop in spans)
+                yield partial(_read_part, variable, spans, array[done : done + n_rows])
+                done += n_rows
+
+
+def _in_parts(spans: Sequence[tuple[int, int]], most: int) -> Iterator[list[tuple[int, int]]]:
+    """Yield spans in lists of at most so many rows; longer spans are cut."""
+    part: list[tuple[int, int]] = []
+    room = most
+    for start, stop in spans:
+        for lo in range(start, stop, most):
+            hi = min(lo + most, stop)
+            if hi - lo > room:
+                yield part
+                part, room = [], most
+            part.append((lo, hi))
+            room -= hi - lo
+    if part:
+        yield part
+
+
+def _read_part(variable: Variable, spans: Sequence[tuple[int, int]], out: Array) -> None:
+    """Read spans in this thread, beside others of ours."""
+    with in_own_thread():
+        variable.read_spans(spans, out)
 
 
 class BlockSource(_SpanSource):

@@ -25,6 +25,7 @@ from storegate_engine.arrays import RowArray, StoredArray
 from storegate_engine.encodings import row_nbytes
 from storegate_engine.errors import LabelError, MemoryBudgetError, ShapeError, VariableNotFoundError, near_match
 from storegate_engine.orders import Range, RowIndex, RowOrder, Take, join_runs
+from storegate_engine.shards import RowSpan
 from storegate_engine.transforms import Cast, Transform, apply_all, fold
 
 __all__ = ["PHASES", "Phase", "Piece", "Table", "Variable", "rows_of"]
@@ -94,6 +95,28 @@ class Piece:
                 self._transform_into(rows, out[start - first : stop - first])
             except LabelError as err:
                 raise err.at_row(err.row + start - first) from err
+
+    def read_spans(self, spans: Sequence[RowSpan], out: Array) -> None:
+        """Read spans of rows of the piece to their places in ``out``; raises LabelError with the place."""
+        if not self.transforms:
+            self._read_stored(spans, out)
+            return
+        ends = list(accumulate(hi - lo for lo, hi, _ in spans))
+        source = np.empty((ends[-1], *self.array.row_shape), self.array.dtype)
+        self._read_stored([(lo, hi, end - hi + lo) for (lo, hi, _), end in zip(spans, ends, strict=True)], source)
+        for (lo, hi, place), end in zip(spans, ends, strict=True):
+            try:
+                self._transform_into(source[end - hi + lo : end], out[place : place + hi - lo])
+            except LabelError as err:
+                raise err.at_row(place + err.row) from err
+
+    def _read_stored(self, spans: Sequence[RowSpan], out: Array) -> None:
+        shifted = [(self.start + lo, self.start + hi, place) for lo, hi, place in spans]
+        if isinstance(self.array, StoredArray):
+            self.array.read_spans(shifted, out)
+            return
+        for start, stop, place in shifted:
+            self.array.read_into(start, stop, out[place : place + stop - start])
 
     def take_into(self, rows: Array, out: Array) -> None:
         """Read ``rows`` of the piece into ``out``."""
@@ -242,20 +265,39 @@ class Variable:
         pieces = self.pieces[first:]
         return replace(self, pieces=pieces, order=Range(0, sum(piece.n_rows for piece in pieces)))
 
+    def read_spans(self, spans: Sequence[tuple[int, int]], out: Array) -> None:
+        """Read logical rows that lie in runs, as firsts and lasts, end to end into ``out``.
+
+        A chunk that several spans touch is read once. Raises as :meth:`read_into` does.
+        """
+        try:
+            for piece, parts in self._by_piece(spans).items():
+                self.pieces[piece].read_spans(parts, out)
+        except LabelError as err:
+            ends = list(accumulate(hi - lo for lo, hi in spans))
+            at = bisect_right(ends, err.row)
+            raise err.at_row(spans[at][1] - ends[at] + err.row, self.name) from err
+
     def will_read(self, spans: Sequence[tuple[int, int]]) -> None:
         """Let storage fetch logical rows that lie in runs, while others are read: a hint."""
-        wanted: dict[int, list[tuple[int, int]]] = {}
+        for at, parts in self._by_piece(spans).items():
+            piece = self.pieces[at]
+            if isinstance(piece.array, StoredArray):
+                piece.array.will_read([(piece.start + lo, piece.start + hi) for lo, hi, _ in parts])
+
+    def _by_piece(self, spans: Sequence[tuple[int, int]]) -> dict[int, list[RowSpan]]:
+        """Return which rows of which piece logical rows are that lie in runs, and where they are among these."""
+        found: dict[int, list[RowSpan]] = {}
+        done = 0
         for start, stop in join_runs(self.order.runs(lo, hi) for lo, hi in spans) or ():
-            for at in range(bisect_right(self.offsets, start) - 1, len(self.pieces)):
-                shift = self.pieces[at].start - self.offsets[at]
-                first, last = max(start, self.offsets[at]), min(stop, self.offsets[at + 1])
-                if first >= last:
-                    break
-                wanted.setdefault(at, []).append((first + shift, last + shift))
-        for at, parts in wanted.items():
-            array = self.pieces[at].array
-            if isinstance(array, StoredArray):
-                array.will_read(parts)
+            at = bisect_right(self.offsets, start) - 1
+            while start < stop:
+                offset, end = self.offsets[at], min(stop, self.offsets[at + 1])
+                if start < end:
+                    found.setdefault(at, []).append((start - offset, end - offset, done))
+                done += end - start
+                start, at = end, at + 1
+        return found
 
     def drop(self, lo: int, hi: int) -> None:
         """Take stored rows ``lo..hi`` of the pieces, read for the last time, out of the page cache: a hint.
