@@ -500,9 +500,7 @@ class ExchangeSource(Source):
 
     def _run(self, tasks: list[Callable[[], object]], threads: Threads, *, in_turn: bool) -> None:
         if not in_turn:
-            pair = max(1, int((self.prefetch + EXCHANGE_UNITS) / COPIES))
-            for at in range(0, len(tasks), pair):
-                threads.run(iter(tasks[at : at + pair]))
+            threads.run(iter(tasks))
             return
         for task in tasks:
             if threads.stopping.is_set():
