@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storegate import StoreGate, errors
+from storegate_engine import exchange
 from storegate_engine.orders import Range
 from storegate_engine.permutations import forward
 from storegate_engine.stream_loads import BlockSource, ExchangeSource, MemorySource, RunSource
@@ -611,6 +612,51 @@ def test_no_thread_no_file_and_no_spill_is_left(stored, scratch, shuffle, source
         gc.collect()
         assert threading.active_count() <= before[0]
         assert descriptors() <= before[1]
+    assert not scratch.exists()
+
+
+def test_what_a_killed_process_spilled_is_used_when_its_stream_goes_on(tmp_path, scratch, monkeypatch):
+    program = f"""
+    import dask, json, time, numpy as np
+    from storegate import StoreGate
+    dask.config.set({{"storegate.shuffle": "exchange", "storegate.scratch-directory": {str(scratch)!r}}})
+    gate = StoreGate("zarr", {{"output_dir": {str(tmp_path / "store")!r}, "chunk": 100}}, data_id="a")
+    gate.add_data("x", np.arange(50_000))
+    stream = gate["train"]["x"].batches(100, seed=3, epoch=2, budget={SMALL!r})
+    for batch in stream:
+        if stream.step == 217:
+            print(json.dumps(stream.state_dict()), flush=True)
+            time.sleep(600)
+    """
+    with python(program, stdout=subprocess.PIPE) as process:
+        state = json.loads(process.stdout.readline())
+        process.kill()
+    gate = StoreGate("zarr", {"output_dir": tmp_path / "store"}, data_id="a")
+    whole = list(gate["train"]["x"].batches(100, seed=3, epoch=2, budget="64MiB"))
+    written = []
+    original = exchange.write_segments
+    monkeypatch.setattr(exchange, "write_segments", lambda path, *a: written.append(path) or original(path, *a))
+    with exchanging("exchange"), gate["train"]["x"].batches(100, seed=3, budget=SMALL) as stream:
+        stream.load_state_dict(state)
+        found = list(stream)
+        np.testing.assert_array_equal(np.concatenate(found), np.concatenate(whole[217:]))
+        following = Path(stream._source._exchanges(3)[0].directory)
+        assert {path.parent for path in written} <= {following}, "and of that, what was not written when it was killed"
+    assert not scratch.exists()
+
+
+def test_streams_of_one_order_share_their_spill(tmp_path, scratch):
+    gate = StoreGate("zarr", {"output_dir": tmp_path / "store", "chunk": 100}, "a")
+    gate.add_data("x", np.arange(20_000))
+    with exchanging("exchange"):
+        one, other = (gate["train"]["x"].batches(100, seed=3, budget=SMALL) for _ in range(2))
+    with one, other:
+        pairs = zip(one, other, strict=True)
+        np.testing.assert_array_equal(*next(pairs))
+        assert len(list(scratch.iterdir())) == 2, "this epoch's and the next one's"
+        one.close()
+        rest = list(other)
+        assert sum(map(len, rest)) == 19_900
     assert not scratch.exists()
 
 

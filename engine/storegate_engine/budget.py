@@ -32,7 +32,7 @@ CHUNK_NBYTES = 128 * 2**10
 SHARD_NBYTES = 16 * 2**20
 """What one file holds: the unit of writing."""
 BLOCK_NBYTES = 16 * 2**20
-"""What one task of a dask graph holds: as much as malloc still serves from memory that is touched already."""
+"""What one task of a dask graph holds."""
 RESERVED_NBYTES = 24 * 2**20
 """Memory that long operations take whatever their sizes: threads, buffers of files, opened arrays."""
 ROW_OVERHEAD_NBYTES = 64

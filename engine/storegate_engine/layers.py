@@ -19,7 +19,6 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from dask.typing import Key
 
-from storegate_engine.arrays import ConstantArray, StoredArray
 from storegate_engine.budget import BLOCK_NBYTES, block_rows
 from storegate_engine.buffers import Pool
 from storegate_engine.exchange import (
@@ -37,7 +36,7 @@ from storegate_engine.plans import Plan, permuted_rows
 from storegate_engine.settings import is_full_pass
 from storegate_engine.shards import in_own_thread
 from storegate_engine.spill import Spill, keep_until_exit, open_spill
-from storegate_engine.states import token_of
+from storegate_engine.states import is_stored, token_of
 from storegate_engine.table import Variable
 from storegate_engine.tiers import Capacity, active_client
 
@@ -250,20 +249,18 @@ def read_block(variable: Variable, lo: int, hi: int) -> np.ndarray[Any, Any]:
 
 def _is_small(variable: Variable) -> bool:
     """Return whether a variable travels as places and numbers; arrays in memory become one node of the graph."""
-    return _is_stored(variable.order) and all(
-        isinstance(piece.array, (StoredArray, ConstantArray)) for piece in variable.pieces
-    )
+    return is_stored(variable) and _has_no_array(variable.order)
 
 
-def _is_stored(order: RowOrder) -> bool:
+def _has_no_array(order: RowOrder) -> bool:
     """Return whether an order has no index array in memory."""
     match order:
         case Concat(parts):
-            return all(_is_stored(part) for part in parts)
+            return all(_has_no_array(part) for part in parts)
         case Slice(inner) | Permute(inner):
-            return _is_stored(inner)
+            return _has_no_array(inner)
         case Take(inner, index):
-            return not isinstance(index, ArrayIndex) and _is_stored(inner)
+            return not isinstance(index, ArrayIndex) and _has_no_array(inner)
     return True
 
 

@@ -262,10 +262,9 @@ class Shards:
 
     def _placed(self, places: Places) -> Sequence[Array]:
         """Return places for chunks, with memory of this thread for those that have none."""
-        if all(place is not None for place in places):
-            return places  # type: ignore[return-value]
-        spares = _workspace("chunks", len(places) * self.framing.nbytes).reshape(len(places), -1)
-        return [spare if place is None else place for spare, place in zip(spares, places, strict=True)]
+        n_spares = sum(place is None for place in places)
+        spares = iter(_workspace("chunks", n_spares * self.framing.nbytes).reshape(n_spares, self.framing.nbytes))
+        return [next(spares) if place is None else place for place in places]
 
     def _fetch_plain(self, file: Any, path: str, spans: Sequence[Span], into: Sequence[Array]) -> None:
         """Fetch chunks that lie side by side, as they are, to where they belong."""

@@ -17,7 +17,15 @@ from storegate_engine.orders import Concat, Permute, RowOrder, Slice, Take
 from storegate_engine.table import PHASES, Piece, Table, Variable
 from storegate_engine.transforms import transform_from_json
 
-__all__ = ["FINGERPRINTS", "key_of", "stored_arrays", "table_from_state", "table_to_state", "token_of"]
+__all__ = [
+    "FINGERPRINTS",
+    "is_stored",
+    "key_of",
+    "stored_arrays",
+    "table_from_state",
+    "table_to_state",
+    "token_of",
+]
 
 FINGERPRINTS = "fingerprints"
 """Below a data_id: a file for each variable whose fingerprint is known, see :func:`key_of`."""
@@ -69,6 +77,11 @@ def _variable_to_state(variable: Variable, arrays: dict[StoredArray | ConstantAr
         "pieces": pieces,
         "order": order_json.to_json(variable.order),
     }
+
+
+def is_stored(variable: Variable) -> bool:
+    """Return whether all rows of a variable lie in storage, or take no space: other processes find them again."""
+    return all(isinstance(piece.array, (StoredArray, ConstantArray)) for piece in variable.pieces)
 
 
 def token_of(variable: Variable, *details: object) -> str:

@@ -44,6 +44,7 @@ from storegate_engine.orders import Range, RowOrder
 from storegate_engine.plans import COPIES, SHARE
 from storegate_engine.shards import in_own_thread
 from storegate_engine.spill import Spill, open_spill
+from storegate_engine.states import is_stored, token_of
 from storegate_engine.stream_orders import Blocks, Epochs, Load, Share
 from storegate_engine.table import Variable
 
@@ -387,6 +388,7 @@ class ExchangeSource(Source):
         budget_nbytes: int,
         prefetch: int,
         *,
+        name: str,
         draws: bool,
     ) -> None:
         if text := [variable.name for variable in variables if variable.dtype.kind == "T"]:
@@ -398,9 +400,10 @@ class ExchangeSource(Source):
         self.epochs = epochs
         self.order = order
         self.prefetch = prefetch
+        self.name = name
         self.has_repeats = draws or epochs.n_positions > epochs.n_rows
         self.steps, self.map_rows = self._plan(budget_nbytes)
-        self._spills: dict[int, tuple[int, list[Spill]]] = {}
+        self._spills: dict[int, list[Spill]] = {}
         self._following: Future[None] | None = None
         self._scattering: deque[Workspace] = deque()
         self._collecting: deque[list[Workspace]] = deque()
@@ -442,46 +445,46 @@ class ExchangeSource(Source):
         """Remove the spill, and let go of the memory."""
         self._scattering.clear()
         self._collecting.clear()
-        for epoch in list(self._spills):
-            self._forget(epoch)
-
-    def _forget(self, epoch: int) -> None:
-        for spill in self._spills.pop(epoch, (0, []))[1]:
-            spill.remove()
+        self._spills.clear()
 
     def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
         """Scatter what is not yet, then yield a task for every bucket."""
         for other in set(self._spills) - {epoch, epoch + 1}:
-            self._forget(other)
+            del self._spills[other]
         share = Share(self.order(Range(0, self.epochs.n_rows), epoch), self.epochs)
-        first = step // self.steps
-        if epoch in self._spills and self._spills[epoch][0] > first:
-            self._forget(epoch)  # it was begun further on
-        exchanges = self._exchanges(epoch, first)
+        exchanges = self._exchanges(epoch)
         self._scatter(exchanges, threads)
-        self._following = threads.loads.submit(self._scatter, self._exchanges(epoch + 1, 0), threads, in_turn=True)
-        for number in range(first, -(-self.epochs.n_steps // self.steps)):
+        self._following = threads.loads.submit(self._scatter, self._exchanges(epoch + 1), threads, in_turn=True)
+        for number in range(step // self.steps, -(-self.epochs.n_steps // self.steps)):
             yield partial(self._collect, exchanges, share, number, max(step, number * self.steps))
 
     def end(self, epoch: int) -> None:
         """Wait until the next epoch is scattered, and remove the spill of this one."""
         if self._following is not None:
             self._following.result()
-        self._forget(epoch)
+        self._spills.pop(epoch, None)
 
-    def _exchanges(self, epoch: int, first: int) -> list[Exchange]:
-        begun, spills = self._spills.get(epoch) or (first, [])
-        if not spills:
-            spills = [open_spill(scratch_of(variable), uuid.uuid4().hex) for variable in self.variables]
-            self._spills[epoch] = begun, spills
+    def _exchanges(self, epoch: int) -> list[Exchange]:
+        """Return the plan of an epoch for every variable, over what this or a killed process has scattered of it."""
+        if epoch not in self._spills:
+            self._spills[epoch] = [
+                open_spill(scratch_of(variable), self._plan_name(variable, map_rows, epoch))
+                for variable, map_rows in zip(self.variables, self.map_rows, strict=True)
+            ]
         exchanges = []
-        for variable, map_rows, spill in zip(self.variables, self.map_rows, spills, strict=True):
+        for variable, map_rows, spill in zip(self.variables, self.map_rows, self._spills[epoch], strict=True):
             share = Share(self.order(variable.order, epoch), self.epochs)
             ordered = replace(variable, order=share)
             bucket_rows = max(1, self.steps * share.step_rows)
-            buckets = (begun, max(1, -(-len(share) // bucket_rows)))
+            buckets = (0, max(1, -(-len(share) // bucket_rows)))
             exchanges.append(Exchange(ordered, map_rows, bucket_rows, str(spill.path), buckets))
         return exchanges
+
+    def _plan_name(self, variable: Variable, map_rows: int, epoch: int) -> str:
+        """Return a name for an epoch's spill of a variable: the same in every process that would write the same."""
+        if not is_stored(variable):
+            return uuid.uuid4().hex
+        return token_of(variable, self.name, self.epochs, self.steps, map_rows, epoch)
 
     def _scatter(self, exchanges: list[Exchange], threads: Threads, *, in_turn: bool = False) -> None:
         """Run the first pass, one task after the other where another epoch streams at the same time."""

@@ -7,6 +7,7 @@ holds its variables, which are immutable: what happens to the table later does n
 from __future__ import annotations
 
 import hashlib
+import json
 import warnings
 import weakref
 from bisect import bisect_right
@@ -19,12 +20,11 @@ from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 
-from storegate_engine.arrays import ConstantArray, StoredArray
 from storegate_engine.budget import reserved_nbytes
 from storegate_engine.errors import ShapeError, StreamStateError
 from storegate_engine.orders import RowOrder
 from storegate_engine.settings import shuffle_plan
-from storegate_engine.states import token_of
+from storegate_engine.states import is_stored, token_of
 from storegate_engine.stream_loads import (
     BlockSource,
     ExchangeSource,
@@ -167,8 +167,15 @@ class Stream:
         fits = reserved_nbytes(self._budget_nbytes) + memory.projected_nbytes <= self._budget_nbytes
         if fits and shuffle_plan() != "exchange":
             return memory
-        draws = shuffle.weights is not None
-        return ExchangeSource(variables, epochs, order, self._budget_nbytes, self._prefetch, draws=draws)
+        return ExchangeSource(
+            variables,
+            epochs,
+            order,
+            self._budget_nbytes,
+            self._prefetch,
+            name=json.dumps(self._order()),
+            draws=shuffle.weights is not None,
+        )
 
     def _make_blocks(self) -> Blocks:
         widest = max(self._variables, key=lambda variable: variable.row_nbytes)
@@ -376,7 +383,7 @@ class Stream:
 
     def _data(self) -> list[list[Any]]:
         """Return a name for each variable's content, None for what cannot be known again: rows in memory."""
-        return [[variable.name, _token(variable)] for variable in self._variables]
+        return [[variable.name, token_of(variable) if is_stored(variable) else None] for variable in self._variables]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to the place that a stream of the same rows and order was at, on any number of ranks.
@@ -423,12 +430,6 @@ def _in_epoch(shuffle: Shuffle, order: RowOrder, epoch: int) -> RowOrder:
     if shuffle.weights is None:
         return uniform(order, shuffle.seed, epoch)
     return draw(order, shuffle.weights, shuffle.seed, epoch)
-
-
-def _token(variable: Variable) -> str | None:
-    if all(isinstance(piece.array, (StoredArray, ConstantArray)) for piece in variable.pieces):
-        return token_of(variable)
-    return None
 
 
 def class_weights(labels: Array) -> Array:
