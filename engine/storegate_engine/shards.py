@@ -106,7 +106,6 @@ class Shards:
         chunks, firsts = np.unique(rows // self.chunk_rows, return_index=True)
         bounds = [*firsts.tolist(), len(rows)]
         values = out.reshape(-1).view("u1").reshape(len(rows), -1)
-
         places = dict(zip(chunks.tolist(), pairwise(bounds), strict=True))
 
         def take(part: Sequence[int]) -> None:
@@ -230,7 +229,8 @@ class Shards:
         with open_to_read(path) as file:
             index = self._index(path, file)
             if places is None and len(within) > 1 and hasattr(os, "posix_fadvise"):
-                for at in within:  # chunks here and there: the disk fetches all at once
+                for at, chunk in zip(within, chunks, strict=True):  # here and there: the disk fetches all at once
+                    index.require_legal(at, chunk, path)
                     os.posix_fadvise(file.fileno(), *index.span(at), os.POSIX_FADV_WILLNEED)
             done = 0
             while done < len(within):
