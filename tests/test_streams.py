@@ -26,8 +26,9 @@ from storegate import StoreGate, errors
 from storegate_engine import exchange
 from storegate_engine.orders import Range
 from storegate_engine.permutations import forward
-from storegate_engine.stream_loads import BlockSource, ExchangeSource, MemorySource, RunSource
+from storegate_engine.stream_loads import BlockSource, MemorySource, RunSource
 from storegate_engine.stream_orders import Blocks, Epochs, Share, default_blocks, keyed_permutation, variance_factor
+from storegate_engine.stream_spills import ExchangeSource
 
 ROOT = Path(__file__).parents[1]
 SMALL = "300KB"

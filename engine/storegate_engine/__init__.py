@@ -8,6 +8,7 @@ The rooms of the house, from the top. A room imports only from rooms below it:
 ``vacuum``         versions, segments and left files that nobody needs any more, and their removal
 ``verify``         whether all that is referred to is there and as it was written
 ``streams``        batches for a training loop: what they are made of, and where they are
+``stream_spills``  rows of an epoch in any order, by way of spill
 ``stream_loads``   reads the rows of a stream's epochs, ahead of the batches
 ``lazy``           variables -> dask arrays -> :class:`xarray.Dataset`
 ``persisted``      rows on the workers of a cluster in any order; the layer over blocks
@@ -25,6 +26,7 @@ The rooms of the house, from the top. A room imports only from rooms below it:
 ``sources``        anything that holds rows, as blocks of rows in order
 ``states``         a table as the JSON of a manifest, and back
 ``table``          Variable, Phase, Table: immutable state and the operations on it
+``pieces``         rows of one array, and the transforms they go through when they are read
 ``manifests``      committed states of a table; the commit protocol
 ``segments``       new arrays in storage, written once
 ``arrays``         arrays that can be read, stored or in memory, and the one protocol over them
@@ -41,6 +43,7 @@ The rooms of the house, from the top. A room imports only from rooms below it:
 ``permutations``   tables of numpy permutations, and the keyed bijection for more rows than they can hold
 ``guards``         a zarr store through which codecs get only chunks that can be right
 ``frames``         one chunk as the bytes of a file, and back
+``shard_index``    where the chunks of a shard lie in its file
 ``inspection``     whether stored metadata and shards are such as are written here
 ``budget``         memory budget; chunk, block and bucket sizes (pure)
 ``buffers``        memory that is used again, and bytes into files

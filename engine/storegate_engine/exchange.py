@@ -25,10 +25,11 @@ from storegate_engine.arrays import ConstantArray, MemoryArray, StoredArray
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import NotInvertibleError
 from storegate_engine.orders import Concat, Permute, Range, RowOrder, Slice, Take
+from storegate_engine.pieces import Piece
 from storegate_engine.plans import COPIES, Plan, Rows, choose
 from storegate_engine.settings import scratch_directory, shuffle_plan
 from storegate_engine.spill_files import read_header, read_segment, write_segments
-from storegate_engine.table import Piece, Variable
+from storegate_engine.table import Variable
 
 __all__ = [
     "Exchange",

@@ -24,8 +24,9 @@ from dask.typing import Key
 from storegate_engine.exchange import plan_rows
 from storegate_engine.layers import RowsLayer, blocks_of, rows_to_dask
 from storegate_engine.orders import Range
+from storegate_engine.pieces import Piece
 from storegate_engine.plans import Plan
-from storegate_engine.table import Piece, Variable
+from storegate_engine.table import Variable
 from storegate_engine.tiers import Capacity, PersistedArray
 from storegate_engine.transforms import apply_all
 

@@ -26,12 +26,13 @@ from storegate_engine.errors import (
 )
 from storegate_engine.locations import writing
 from storegate_engine.orders import Concat, RowIndex, RowOrder, Take, flatten
+from storegate_engine.pieces import Piece
 from storegate_engine.segments import ArraySpec, Segment
 from storegate_engine.sources import (
     Source,
     VariableSource,
 )
-from storegate_engine.table import Piece, Table, Variable
+from storegate_engine.table import Table, Variable
 
 __all__ = ["Edit", "Repository", "Target", "Transaction"]
 

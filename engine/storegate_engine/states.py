@@ -14,7 +14,8 @@ from storegate_engine.errors import CorruptStoreError
 from storegate_engine.locations import Location
 from storegate_engine.names import validate_name
 from storegate_engine.orders import Concat, Permute, RowOrder, Slice, Take
-from storegate_engine.table import PHASES, Piece, Table, Variable
+from storegate_engine.pieces import Piece
+from storegate_engine.table import PHASES, Table, Variable
 from storegate_engine.transforms import transform_from_json
 
 __all__ = [

@@ -5,7 +5,7 @@ source    when                                                   reads
 ========  =====================================================  ====================================
 spans     rows in order, or in blocks, that lie in runs          each chunk once in a load
 memory    any order of rows that fit the budget                  the phase once, for all epochs
-exchange  any order of more rows                                 the phase once an epoch, into spill,
+exchange  any order of more rows, see `stream_spills`            the phase once an epoch, into spill,
                                                                  while the epoch before streams
 ========  =====================================================  ====================================
 
@@ -16,12 +16,11 @@ wait while one is consumed, which bounds the memory.
 from __future__ import annotations
 
 import threading
-import uuid
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
@@ -29,26 +28,24 @@ from typing import Any, Self, TypeAlias, TypeVar
 import numpy as np
 
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbytes
-from storegate_engine.buffers import Workspace
-from storegate_engine.errors import MemoryBudgetError
-from storegate_engine.exchange import (
-    Exchange,
-    collect,
-    is_invertible,
-    pass_row_nbytes,
-    request,
-    scatter,
-    scratch_of,
-)
+from storegate_engine.exchange import pass_row_nbytes
 from storegate_engine.orders import Range, RowOrder
-from storegate_engine.plans import COPIES, SHARE
 from storegate_engine.shards import in_own_thread
-from storegate_engine.spill import Spill, open_spill
-from storegate_engine.states import is_stored, token_of
 from storegate_engine.stream_orders import Blocks, Epochs, Load, Share
 from storegate_engine.table import Variable
 
-__all__ = ["BlockSource", "ExchangeSource", "MemorySource", "Ready", "RunSource", "Source", "Threads", "ahead"]
+__all__ = [
+    "BlockSource",
+    "EpochOrder",
+    "MemorySource",
+    "Ready",
+    "RunSource",
+    "Source",
+    "Threads",
+    "ahead",
+    "free_one",
+    "row_nbytes_of",
+]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 EpochOrder: TypeAlias = Callable[[RowOrder, int], RowOrder]
@@ -64,9 +61,6 @@ RUN_NBYTES = 16 * 2**20
 """Rows of one load that are read in order."""
 MEMORY_ROWS = 2**18
 """Rows in memory whose order is worked out at a time."""
-EXCHANGE_UNITS = 5.5
-"""Buckets in memory beside those that are ready: those that are placed, and the copies of one task of the next scatter
-(measured)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -154,7 +148,7 @@ def ahead(tasks: Iterator[Callable[[], Ready]], pool: ThreadPoolExecutor, prefet
 T = TypeVar("T")
 
 
-def _free_one(free: deque[T], make: Callable[[], T]) -> T:
+def free_one(free: deque[T], make: Callable[[], T]) -> T:
     """Return memory that is touched already, or new one; threads meet here."""
     try:
         return free.popleft()
@@ -210,7 +204,7 @@ class _SpanSource(Source):
     def read(self, plan: Callable[[], Load], threads: Threads) -> Ready:
         """Make one load."""
         load = plan()
-        buffers = _free_one(self._free, self._buffers)
+        buffers = free_one(self._free, self._buffers)
         arrays = [buffer[: load.n_rows] for buffer in buffers]
         threads.run(self._parts(load, arrays), partial(self._fetch, load))
         return Ready(arrays, load.rows, load.cuts.tolist(), load.closed, partial(self._free.append, buffers))
@@ -368,152 +362,3 @@ class MemorySource(Source):
             for lo in range(0, len(variable), max(1, step)):
                 hi = min(lo + step, len(variable))
                 yield partial(variable.read_into, lo, hi, array[lo:hi])
-
-
-# ------------------------------------------------------------------------------
-# Rows that are exchanged
-# ------------------------------------------------------------------------------
-
-
-class ExchangeSource(Source):
-    """Rows spilled in the order of their epoch; the next epoch's are scattered while this one's are collected."""
-
-    loads_at_once = 2
-
-    def __init__(
-        self,
-        variables: Sequence[Variable],
-        epochs: Epochs,
-        order: EpochOrder,
-        budget_nbytes: int,
-        prefetch: int,
-        *,
-        name: str,
-        draws: bool,
-    ) -> None:
-        if text := [variable.name for variable in variables if variable.dtype.kind == "T"]:
-            raise MemoryBudgetError(
-                f"the rows do not fit the memory limit, and variable-length text ({', '.join(text)}) cannot be "
-                "spilled; raise budget= (or storegate.memory-limit), or use shuffle='blocks'"
-            )
-        self.variables = variables
-        self.epochs = epochs
-        self.order = order
-        self.prefetch = prefetch
-        self.name = name
-        self.has_repeats = draws or epochs.n_positions > epochs.n_rows
-        self.steps, self.map_rows = self._plan(budget_nbytes)
-        self._spills: dict[int, list[Spill]] = {}
-        self._following: Future[None] | None = None
-        self._scattering: deque[Workspace] = deque()
-        self._collecting: deque[list[Workspace]] = deque()
-        require(
-            reserved_nbytes(budget_nbytes) + self.projected_nbytes,
-            budget_nbytes,
-            what=f"an exchange for batches of {epochs.batch_rows} rows",
-            remedy="raise budget= (or storegate.memory-limit), or lower prefetch= or the batch size",
-        )
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Travel without the spill, and without memory."""
-        return {**self.__dict__, "_spills": {}, "_following": None, "_scattering": deque(), "_collecting": deque()}
-
-    def _plan(self, budget_nbytes: int) -> tuple[int, list[int]]:
-        """Return the steps of one bucket, and the rows of a scatter task of each variable."""
-        unit = SHARE * (budget_nbytes - reserved_nbytes(budget_nbytes)) / (self.prefetch + EXCHANGE_UNITS)
-        step_rows = max(1, -(-self.epochs.batch_rows // self.epochs.world))
-        steps = int(unit / (row_nbytes_of(self.variables) + ROW_OVERHEAD_NBYTES)) // step_rows
-        map_rows = []
-        for variable in self.variables:
-            chunk_rows = max([1, *(piece.array.chunk_rows for piece in variable.pieces)])
-            fitting = int(unit / (pass_row_nbytes(variable) + ROW_OVERHEAD_NBYTES))
-            map_rows.append(max(1, fitting // chunk_rows) * chunk_rows)
-        return max(1, min(steps, self.epochs.n_steps)), map_rows
-
-    @property
-    def projected_nbytes(self) -> int:
-        """The buckets that are ready, one that is placed, and one task of the next scatter."""
-        step_rows = max(1, -(-self.epochs.batch_rows // self.epochs.world))
-        bucket = self.steps * step_rows * (row_nbytes_of(self.variables) + ROW_OVERHEAD_NBYTES)
-        maps = (
-            min(rows, variable.offsets[-1]) * (pass_row_nbytes(variable) + ROW_OVERHEAD_NBYTES)
-            for rows, variable in zip(self.map_rows, self.variables, strict=True)
-        )
-        return int(((self.prefetch + EXCHANGE_UNITS - COPIES) * bucket + COPIES * max(maps)) / SHARE)
-
-    def close(self) -> None:
-        """Remove the spill, and let go of the memory."""
-        self._scattering.clear()
-        self._collecting.clear()
-        self._spills.clear()
-
-    def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
-        """Scatter what is not yet, then yield a task for every bucket."""
-        for other in set(self._spills) - {epoch, epoch + 1}:
-            del self._spills[other]
-        share = Share(self.order(Range(0, self.epochs.n_rows), epoch), self.epochs)
-        exchanges = self._exchanges(epoch)
-        self._scatter(exchanges, threads)
-        self._following = threads.loads.submit(self._scatter, self._exchanges(epoch + 1), threads, in_turn=True)
-        for number in range(step // self.steps, -(-self.epochs.n_steps // self.steps)):
-            yield partial(self._collect, exchanges, share, number, max(step, number * self.steps))
-
-    def end(self, epoch: int) -> None:
-        """Wait until the next epoch is scattered, and remove the spill of this one."""
-        if self._following is not None:
-            self._following.result()
-        self._spills.pop(epoch, None)
-
-    def _exchanges(self, epoch: int) -> list[Exchange]:
-        """Return the plan of an epoch for every variable, over what this or a killed process has scattered of it."""
-        if epoch not in self._spills:
-            self._spills[epoch] = [
-                open_spill(scratch_of(variable), self._plan_name(variable, map_rows, epoch))
-                for variable, map_rows in zip(self.variables, self.map_rows, strict=True)
-            ]
-        exchanges = []
-        for variable, map_rows, spill in zip(self.variables, self.map_rows, self._spills[epoch], strict=True):
-            share = Share(self.order(variable.order, epoch), self.epochs)
-            ordered = replace(variable, order=share)
-            bucket_rows = max(1, self.steps * share.step_rows)
-            buckets = (0, max(1, -(-len(share) // bucket_rows)))
-            exchanges.append(Exchange(ordered, map_rows, bucket_rows, str(spill.path), buckets))
-        return exchanges
-
-    def _plan_name(self, variable: Variable, map_rows: int, epoch: int) -> str:
-        """Return a name for an epoch's spill of a variable: the same in every process that would write the same."""
-        if not is_stored(variable):
-            return uuid.uuid4().hex
-        return token_of(variable, self.name, self.epochs, self.steps, map_rows, epoch)
-
-    def _scatter(self, exchanges: list[Exchange], threads: Threads, *, in_turn: bool = False) -> None:
-        """Run the first pass, one task after the other where another epoch streams at the same time."""
-        for variable, exchange in zip(self.variables, exchanges, strict=True):
-            tasks: list[Callable[[], object]] = []
-            if self.has_repeats or not is_invertible(variable.order):
-                tasks += [partial(request, exchange, number) for number in range(*exchange.buckets)]
-                self._run(tasks, threads, in_turn=in_turn)
-            tasks = [partial(self._scatter_one, exchange, number) for number in range(exchange.n_maps)]
-            self._run(tasks, threads, in_turn=in_turn)
-
-    def _scatter_one(self, exchange: Exchange, number: int) -> None:
-        space = _free_one(self._scattering, Workspace)
-        scatter(exchange, number, workspace=space)
-        self._scattering.append(space)
-
-    def _run(self, tasks: list[Callable[[], object]], threads: Threads, *, in_turn: bool) -> None:
-        if not in_turn:
-            threads.run(iter(tasks))
-            return
-        for task in tasks:
-            if threads.stopping.is_set():
-                return
-            task()
-
-    def _collect(self, exchanges: list[Exchange], share: Share, number: int, step: int) -> Ready:
-        last = min((number + 1) * self.steps, self.epochs.n_steps)
-        begin = share.start(number * self.steps)
-        cuts = [share.start(at) - begin for at in range(step, last + 1)]
-        spaces = _free_one(self._collecting, lambda: [Workspace() for _ in exchanges])
-        arrays = [collect(exchange, number, workspace=space) for exchange, space in zip(exchanges, spaces, strict=True)]
-        return Ready(arrays, None, cuts, release=partial(self._collecting.append, spaces))

@@ -27,7 +27,6 @@ from storegate_engine.settings import shuffle_plan
 from storegate_engine.states import is_stored, token_of
 from storegate_engine.stream_loads import (
     BlockSource,
-    ExchangeSource,
     MemorySource,
     Ready,
     RunSource,
@@ -46,6 +45,7 @@ from storegate_engine.stream_orders import (
     uniform,
     variance_factor,
 )
+from storegate_engine.stream_spills import ExchangeSource
 from storegate_engine.table import Variable
 
 __all__ = ["QUALITY_LIMIT", "Shuffle", "Stream", "class_weights"]

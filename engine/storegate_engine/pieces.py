@@ -1,0 +1,139 @@
+"""Pieces: rows of one array, and the transforms that they go through when they are read; knows no order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from storegate_engine.arrays import RowArray, StoredArray
+from storegate_engine.encodings import row_nbytes
+from storegate_engine.errors import LabelError
+from storegate_engine.shards import RowSpan
+from storegate_engine.transforms import Cast, Transform, apply_all, fold
+
+__all__ = ["Piece"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+TRANSFORM_NBYTES = 2**20
+"""Rows are transformed so many bytes at a time, while they are in the cache of a core."""
+
+WINDOW_NBYTES = 16 * 2**20
+"""Stored rows that are held at a time where many are picked and transformed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows of one array, and what is done to them when they are read."""
+
+    array: RowArray
+    """Where the rows lie."""
+    start: int
+    """The first row of the array that belongs to the piece."""
+    stop: int
+    """The row after the last."""
+    transforms: tuple[Transform, ...] = ()
+    """Applied in this order."""
+
+    @property
+    def n_rows(self) -> int:
+        """The number of rows."""
+        return self.stop - self.start
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the rows after the transforms."""
+        return fold(self.transforms, self.array.dtype, self.array.row_shape)[0]
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row after the transforms."""
+        return fold(self.transforms, self.array.dtype, self.array.row_shape)[1]
+
+    @property
+    def source_row_nbytes(self) -> int:
+        """Bytes of one row before the transforms."""
+        return row_nbytes(self.array.dtype, self.array.row_shape)
+
+    def with_transform(self, transform: Transform) -> Piece:
+        """Return the piece with one more transform."""
+        return replace(self, transforms=(*self.transforms, transform))
+
+    def read_into(self, lo: int, hi: int, out: Array) -> None:
+        """Read rows ``lo..hi`` of the piece into ``out``."""
+        if not self.transforms:
+            self.array.read_into(self.start + lo, self.start + hi, out)
+            return
+        first, last = self.start + lo, self.start + hi
+        step = max(1, TRANSFORM_NBYTES // (self.source_row_nbytes * self.array.chunk_rows)) * self.array.chunk_rows
+        cuts = [first, *range(first // step * step + step, last, step), last]
+        source = np.empty((min(step, last - first), *self.array.row_shape), self.array.dtype)
+        for start, stop in pairwise(cuts):
+            rows = source[: stop - start]
+            self.array.read_into(start, stop, rows)
+            try:
+                self._transform_into(rows, out[start - first : stop - first])
+            except LabelError as err:
+                raise err.at_row(err.row + start - first) from err
+
+    def read_spans(self, spans: Sequence[RowSpan], out: Array) -> None:
+        """Read spans of rows of the piece to their places in ``out``; raises LabelError with the place."""
+        if not self.transforms:
+            self._read_stored(spans, out)
+            return
+        ends = list(accumulate(hi - lo for lo, hi, _ in spans))
+        source = np.empty((ends[-1], *self.array.row_shape), self.array.dtype)
+        self._read_stored([(lo, hi, end - hi + lo) for (lo, hi, _), end in zip(spans, ends, strict=True)], source)
+        for (lo, hi, place), end in zip(spans, ends, strict=True):
+            try:
+                self._transform_into(source[end - hi + lo : end], out[place : place + hi - lo])
+            except LabelError as err:
+                raise err.at_row(place + err.row) from err
+
+    def _read_stored(self, spans: Sequence[RowSpan], out: Array) -> None:
+        shifted = [(self.start + lo, self.start + hi, place) for lo, hi, place in spans]
+        if isinstance(self.array, StoredArray):
+            self.array.read_spans(shifted, out)
+            return
+        for start, stop, place in shifted:
+            self.array.read_into(start, stop, out[place : place + stop - start])
+
+    def take_into(self, rows: Array, out: Array) -> None:
+        """Read ``rows`` of the piece into ``out``."""
+        if not self.transforms:
+            self.array.take_into(rows + self.start, out)
+            return
+        step = max(1, WINDOW_NBYTES // self.source_row_nbytes)
+        if len(rows) <= step:
+            self._take_window(rows, out)
+            return
+        places = np.argsort(rows, kind="stable")  # windows of neighbours: each chunk is read once, or twice
+        try:
+            for lo in range(0, len(rows), step):
+                at = places[lo : lo + step]
+                part = np.empty((len(at), *out.shape[1:]), out.dtype)
+                self._take_window(rows[at], part)
+                out[at] = part
+        except LabelError:
+            for lo in range(0, len(rows), step):  # as they are wanted: the first bad one is found first
+                try:
+                    self._take_window(rows[lo : lo + step], out[lo : lo + step])
+                except LabelError as err:
+                    raise err.at_row(lo + err.row) from err
+
+    def _take_window(self, rows: Array, out: Array) -> None:
+        source = np.empty((len(rows), *self.array.row_shape), self.array.dtype)
+        self.array.take_into(rows + self.start, source)
+        self._transform_into(source, out)
+
+    def _transform_into(self, source: Array, out: Array) -> None:
+        """Apply the transforms; a last cast between numbers is the assignment itself."""
+        last = self.transforms[-1]
+        if isinstance(last, Cast) and source.dtype.kind in "iufb" and out.dtype.kind in "iufb":
+            out[...] = apply_all(self.transforms[:-1], source)
+        else:
+            out[...] = apply_all(self.transforms, source)

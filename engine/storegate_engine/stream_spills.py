@@ -1,0 +1,181 @@
+"""Stream spills: the rows of an epoch in any order, by an exchange over spill files, ahead of the batches."""
+
+from __future__ import annotations
+
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbytes
+from storegate_engine.buffers import Workspace
+from storegate_engine.errors import MemoryBudgetError
+from storegate_engine.exchange import (
+    Exchange,
+    collect,
+    is_invertible,
+    pass_row_nbytes,
+    request,
+    scatter,
+    scratch_of,
+)
+from storegate_engine.orders import Range
+from storegate_engine.plans import COPIES, SHARE
+from storegate_engine.spill import Spill, open_spill
+from storegate_engine.states import is_stored, token_of
+from storegate_engine.stream_loads import EpochOrder, Ready, Source, Threads, free_one, row_nbytes_of
+from storegate_engine.stream_orders import Epochs, Share
+from storegate_engine.table import Variable
+
+__all__ = ["ExchangeSource"]
+
+EXCHANGE_UNITS = 5.5
+"""Buckets in memory beside those that are ready: those that are placed, and the copies of one task of the next scatter
+(measured)."""
+
+
+class ExchangeSource(Source):
+    """Rows spilled in the order of their epoch; the next epoch's are scattered while this one's are collected."""
+
+    loads_at_once = 2
+
+    def __init__(
+        self,
+        variables: Sequence[Variable],
+        epochs: Epochs,
+        order: EpochOrder,
+        budget_nbytes: int,
+        prefetch: int,
+        *,
+        name: str,
+        draws: bool,
+    ) -> None:
+        if text := [variable.name for variable in variables if variable.dtype.kind == "T"]:
+            raise MemoryBudgetError(
+                f"the rows do not fit the memory limit, and variable-length text ({', '.join(text)}) cannot be "
+                "spilled; raise budget= (or storegate.memory-limit), or use shuffle='blocks'"
+            )
+        self.variables = variables
+        self.epochs = epochs
+        self.order = order
+        self.prefetch = prefetch
+        self.name = name
+        self.has_repeats = draws or epochs.n_positions > epochs.n_rows
+        self.steps, self.map_rows = self._plan(budget_nbytes)
+        self._spills: dict[int, list[Spill]] = {}
+        self._following: Future[None] | None = None
+        self._scattering: deque[Workspace] = deque()
+        self._collecting: deque[list[Workspace]] = deque()
+        require(
+            reserved_nbytes(budget_nbytes) + self.projected_nbytes,
+            budget_nbytes,
+            what=f"an exchange for batches of {epochs.batch_rows} rows",
+            remedy="raise budget= (or storegate.memory-limit), or lower prefetch= or the batch size",
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel without the spill, and without memory."""
+        return {**self.__dict__, "_spills": {}, "_following": None, "_scattering": deque(), "_collecting": deque()}
+
+    def _plan(self, budget_nbytes: int) -> tuple[int, list[int]]:
+        """Return the steps of one bucket, and the rows of a scatter task of each variable."""
+        unit = SHARE * (budget_nbytes - reserved_nbytes(budget_nbytes)) / (self.prefetch + EXCHANGE_UNITS)
+        step_rows = max(1, -(-self.epochs.batch_rows // self.epochs.world))
+        steps = int(unit / (row_nbytes_of(self.variables) + ROW_OVERHEAD_NBYTES)) // step_rows
+        map_rows = []
+        for variable in self.variables:
+            chunk_rows = max([1, *(piece.array.chunk_rows for piece in variable.pieces)])
+            fitting = int(unit / (pass_row_nbytes(variable) + ROW_OVERHEAD_NBYTES))
+            map_rows.append(max(1, fitting // chunk_rows) * chunk_rows)
+        return max(1, min(steps, self.epochs.n_steps)), map_rows
+
+    @property
+    def projected_nbytes(self) -> int:
+        """The buckets that are ready, one that is placed, and one task of the next scatter."""
+        step_rows = max(1, -(-self.epochs.batch_rows // self.epochs.world))
+        bucket = self.steps * step_rows * (row_nbytes_of(self.variables) + ROW_OVERHEAD_NBYTES)
+        maps = (
+            min(rows, variable.offsets[-1]) * (pass_row_nbytes(variable) + ROW_OVERHEAD_NBYTES)
+            for rows, variable in zip(self.map_rows, self.variables, strict=True)
+        )
+        return int(((self.prefetch + EXCHANGE_UNITS - COPIES) * bucket + COPIES * max(maps)) / SHARE)
+
+    def close(self) -> None:
+        """Remove the spill, and let go of the memory."""
+        self._scattering.clear()
+        self._collecting.clear()
+        self._spills.clear()
+
+    def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
+        """Scatter what is not yet, then yield a task for every bucket."""
+        for other in set(self._spills) - {epoch, epoch + 1}:
+            del self._spills[other]
+        share = Share(self.order(Range(0, self.epochs.n_rows), epoch), self.epochs)
+        exchanges = self._exchanges(epoch)
+        self._scatter(exchanges, threads)
+        self._following = threads.loads.submit(self._scatter, self._exchanges(epoch + 1), threads, in_turn=True)
+        for number in range(step // self.steps, -(-self.epochs.n_steps // self.steps)):
+            yield partial(self._collect, exchanges, share, number, max(step, number * self.steps))
+
+    def end(self, epoch: int) -> None:
+        """Wait until the next epoch is scattered, and remove the spill of this one."""
+        if self._following is not None:
+            self._following.result()
+        self._spills.pop(epoch, None)
+
+    def _exchanges(self, epoch: int) -> list[Exchange]:
+        """Return the plan of an epoch for every variable, over what this or a killed process has scattered of it."""
+        if epoch not in self._spills:
+            self._spills[epoch] = [
+                open_spill(scratch_of(variable), self._plan_name(variable, map_rows, epoch))
+                for variable, map_rows in zip(self.variables, self.map_rows, strict=True)
+            ]
+        exchanges = []
+        for variable, map_rows, spill in zip(self.variables, self.map_rows, self._spills[epoch], strict=True):
+            share = Share(self.order(variable.order, epoch), self.epochs)
+            ordered = replace(variable, order=share)
+            bucket_rows = max(1, self.steps * share.step_rows)
+            buckets = (0, max(1, -(-len(share) // bucket_rows)))
+            exchanges.append(Exchange(ordered, map_rows, bucket_rows, str(spill.path), buckets))
+        return exchanges
+
+    def _plan_name(self, variable: Variable, map_rows: int, epoch: int) -> str:
+        """Return a name for an epoch's spill of a variable: the same in every process that would write the same."""
+        if not is_stored(variable):
+            return uuid.uuid4().hex
+        return token_of(variable, self.name, self.epochs, self.steps, map_rows, epoch)
+
+    def _scatter(self, exchanges: list[Exchange], threads: Threads, *, in_turn: bool = False) -> None:
+        """Run the first pass, one task after the other where another epoch streams at the same time."""
+        for variable, exchange in zip(self.variables, exchanges, strict=True):
+            tasks: list[Callable[[], object]] = []
+            if self.has_repeats or not is_invertible(variable.order):
+                tasks += [partial(request, exchange, number) for number in range(*exchange.buckets)]
+                self._run(tasks, threads, in_turn=in_turn)
+            tasks = [partial(self._scatter_one, exchange, number) for number in range(exchange.n_maps)]
+            self._run(tasks, threads, in_turn=in_turn)
+
+    def _scatter_one(self, exchange: Exchange, number: int) -> None:
+        space = free_one(self._scattering, Workspace)
+        scatter(exchange, number, workspace=space)
+        self._scattering.append(space)
+
+    def _run(self, tasks: list[Callable[[], object]], threads: Threads, *, in_turn: bool) -> None:
+        if not in_turn:
+            threads.run(iter(tasks))
+            return
+        for task in tasks:
+            if threads.stopping.is_set():
+                return
+            task()
+
+    def _collect(self, exchanges: list[Exchange], share: Share, number: int, step: int) -> Ready:
+        last = min((number + 1) * self.steps, self.epochs.n_steps)
+        begin = share.start(number * self.steps)
+        cuts = [share.start(at) - begin for at in range(step, last + 1)]
+        spaces = free_one(self._collecting, lambda: [Workspace() for _ in exchanges])
+        arrays = [collect(exchange, number, workspace=space) for exchange, space in zip(exchanges, spaces, strict=True)]
+        return Ready(arrays, None, cuts, release=partial(self._collecting.append, spaces))
