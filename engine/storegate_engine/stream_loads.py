@@ -220,11 +220,16 @@ class _SpanSource(Source):
 
     def _parts(self, load: Load, arrays: list[Array]) -> Iterator[Callable[[], object]]:
         for variable, array in zip(self.variables, arrays, strict=True):
-            done = 0
-            for spans in _in_parts(load.spans, max(1, PART_NBYTES // max(1, variable.row_nbytes))):
-                n_rows = sum(stop - start for start, stop in spans)
-                yield partial(_read_part, variable, spans, array[done : done + n_rows])
-                done += n_rows
+            yield from _reads(variable, load.spans, array)
+
+
+def _reads(variable: Variable, spans: Sequence[tuple[int, int]], out: Array) -> Iterator[Callable[[], object]]:
+    """Yield what reads spans of rows that lie in runs, end to end into ``out``, some at a time."""
+    done = 0
+    for part in _in_parts(spans, max(1, PART_NBYTES // max(1, variable.row_nbytes))):
+        n_rows = sum(stop - start for start, stop in part)
+        yield partial(_read_part, variable, part, out[done : done + n_rows])
+        done += n_rows
 
 
 def _in_parts(spans: Sequence[tuple[int, int]], most: int) -> Iterator[list[tuple[int, int]]]:
@@ -357,8 +362,7 @@ class MemorySource(Source):
 
     def _parts(self, arrays: list[Array]) -> Iterator[Callable[[], object]]:
         for variable, array in zip(self.variables, arrays, strict=True):
-            scattered = variable.order.runs(0, len(variable)) is None
-            step = len(variable) if scattered else max(1, PART_NBYTES // max(1, variable.row_nbytes))
-            for lo in range(0, len(variable), max(1, step)):
-                hi = min(lo + step, len(variable))
-                yield partial(variable.read_into, lo, hi, array[lo:hi])
+            if variable.order.runs(0, len(variable)) is None:
+                yield partial(variable.read_into, 0, len(variable), array)
+            else:
+                yield from _reads(variable, [(0, len(variable))], array)

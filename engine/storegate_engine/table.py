@@ -104,17 +104,11 @@ class Variable:
         if runs is None:
             self._gather(self.order.rows(lo, hi), out, lambda row: lo + row)
             return
-        done = 0
-        for start, stop in runs:
-            piece = bisect_right(self.offsets, start) - 1
-            while start < stop:
-                offset, end = self.offsets[piece], min(stop, self.offsets[piece + 1])
-                try:
-                    self.pieces[piece].read_into(start - offset, end - offset, out[done : done + end - start])
-                except LabelError as err:
-                    raise err.at_row(lo + done + err.row, self.name) from err
-                done += end - start
-                start, piece = end, piece + 1
+        for piece, start, stop, place in self._parts(runs):
+            try:
+                self.pieces[piece].read_into(start, stop, out[place : place + stop - start])
+            except LabelError as err:
+                raise err.at_row(lo + place + err.row, self.name) from err
 
     def take(self, indices: Array) -> Array:
         """Return the logical rows at ``indices`` (int64, not negative), in that order, repeats included."""
@@ -170,16 +164,21 @@ class Variable:
     def _by_piece(self, spans: Sequence[tuple[int, int]]) -> dict[int, list[RowSpan]]:
         """Return which rows of which piece logical rows are that lie in runs, and where they are among these."""
         found: dict[int, list[RowSpan]] = {}
+        for piece, start, stop, place in self._parts(join_runs(self.order.runs(lo, hi) for lo, hi in spans) or ()):
+            found.setdefault(piece, []).append((start, stop, place))
+        return found
+
+    def _parts(self, runs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, int, int]]:
+        """Yield runs of stored rows as piece, first and last row within it, and where the first is among the rows."""
         done = 0
-        for start, stop in join_runs(self.order.runs(lo, hi) for lo, hi in spans) or ():
+        for start, stop in runs:
             at = bisect_right(self.offsets, start) - 1
             while start < stop:
                 offset, end = self.offsets[at], min(stop, self.offsets[at + 1])
                 if start < end:
-                    found.setdefault(at, []).append((start - offset, end - offset, done))
+                    yield at, start - offset, end - offset, done
                 done += end - start
                 start, at = end, at + 1
-        return found
 
     def drop(self, lo: int, hi: int) -> None:
         """Take stored rows ``lo..hi`` of the pieces, read for the last time, out of the page cache: a hint.
