@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from distributed import Client, LocalCluster
 
 from storegate import StoreGate
 
@@ -35,6 +36,30 @@ def test_the_same_rows_on_a_cluster(cluster, shuffled):
     gate.compact()
     np.testing.assert_array_equal(gate.get_data("x"), expected)
     np.testing.assert_array_equal(gate.get_data("y"), order)
+
+
+@pytest.mark.parametrize(("n_workers", "chunk"), [(1, 1000), (3, 1000), (3, 730)])
+def test_the_same_rows_whatever_the_workers_and_the_chunks(tmp_path, n_workers, chunk):
+    rows = np.random.default_rng(0).random((100_000, 16), dtype="f4")
+    gate = StoreGate("zarr", {"output_dir": tmp_path / "store", "budget": "4MiB", "chunk": chunk}, "test_id")
+    gate.add_data("x", rows, shuffle=3)
+    expected = rows[np.random.RandomState(3).permutation(100_000)]
+    with (
+        LocalCluster(
+            n_workers=n_workers,
+            threads_per_worker=1,
+            processes=False,
+            protocol="tcp://",
+            host="127.0.0.1",
+            dashboard_address=None,
+            local_directory=str(tmp_path / "dask"),
+        ) as running,
+        Client(running),
+    ):
+        assert "exchange" in gate["train"].explain()
+        np.testing.assert_array_equal(gate["train"].to_xarray()["x"].values, expected)
+        gate.compact()
+        np.testing.assert_array_equal(gate.get_data("x"), expected)
 
 
 def test_what_is_persisted_is_computed_when_the_layer_is_gone(cluster, shuffled):

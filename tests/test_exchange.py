@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import dask
+import flox.xarray
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -230,6 +234,25 @@ class TestEqualsNumpy:
             np.testing.assert_array_equal(dataset["x"].isel(sample=[7, 19_999, 3]).values, expected[[7, 19_999, 3]])
             means = dataset["x"].groupby((dataset["y"] % 3).compute()).mean().compute()
         np.testing.assert_allclose(means[1], expected[order % 3 == 1].mean(0), rtol=1e-5)
+
+    def test_what_dask_and_xarray_do_with_it(self, shuffled, tmp_path):
+        gate, expected, order = shuffled
+        dataset = gate["train"].to_xarray()
+        labels = (dataset["y"] % 3).compute()
+        reduced = flox.xarray.xarray_reduce(dataset["x"], labels, func="mean", expected_groups=[0, 1, 2])
+        doubled = xr.map_blocks(lambda block: block * 2, dataset[["x"]], template=dataset[["x"]])
+        assert kind_of(dataset["x"].data) == "exchange"
+        means = np.stack([expected[order % 3 == label].mean(0) for label in range(3)], axis=-1)
+        np.testing.assert_allclose(reduced.transpose(..., "y").values, means, rtol=1e-5)
+        np.testing.assert_array_equal(doubled["x"].values, expected * 2)
+        np.testing.assert_array_equal(dataset["x"].data.map_blocks(np.negative).compute(), -expected)
+        persisted = dataset.persist()
+        np.testing.assert_array_equal(persisted["x"].values, expected)
+        np.testing.assert_array_equal(persisted["y"].values, order)
+        dataset.to_zarr(tmp_path / "other.zarr", zarr_format=3, consolidated=False)
+        with xr.open_zarr(tmp_path / "other.zarr", consolidated=False) as found:
+            np.testing.assert_array_equal(found["x"].values, expected)
+            np.testing.assert_array_equal(found["y"].values, order)
 
     def test_rows_wanted_twice(self, shuffled):
         gate, expected, _ = shuffled
@@ -454,6 +477,24 @@ class TestFaults:
             path.unlink()
         with pytest.raises(CorruptStoreError, match="map-000001"):
             [collect(exchange, bucket) for bucket in range(5)]
+
+    def test_a_store_that_cannot_be_written_keeps_its_spill_elsewhere(self, shuffled, tmp_path, monkeypatch):
+        gate, expected, _ = shuffled
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "system"))
+        store = gate.repository().location.path
+        for path in [store, *store.rglob("*")]:
+            path.chmod(path.stat().st_mode & ~0o222)
+        if os.access(store, os.W_OK):  # as the superuser may, whatever the mode
+            original = os.access
+            monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != store and original(path, mode))
+        reader = StoreGate("zarr", {"output_dir": tmp_path / "store", "mode": "r", "budget": "1MiB"}, "test_id")
+        lazy = reader["train"]["x"].data
+        np.testing.assert_array_equal(lazy.compute(), expected)
+        assert list((tmp_path / "system").glob("storegate-scratch/*/map-*"))
+        assert scratch(store) == []
+        del lazy
+        for path in [store, *store.rglob("*")]:
+            path.chmod(path.stat().st_mode | 0o200)
 
     def test_a_full_disk_is_a_typed_error_and_leaves_the_store(self, shuffled, tmp_path):
         """RLIMIT_FSIZE stands for a full disk: writes beyond it fail."""
