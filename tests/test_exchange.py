@@ -453,6 +453,61 @@ class TestSpill:
         assert mine.path.exists()
 
 
+class TestSpare:
+    """Files that nobody needs any more are written over."""
+
+    def spill(self, directory, plan, content):
+        made = spill.open_spill(directory, plan * 32)
+        made.path.mkdir(parents=True)
+        (made.path / "map-000000").write_bytes(content)
+        return made
+
+    def test_files_are_left_to_another_plan_by_the_last_holder(self, tmp_path):
+        old, heir = self.spill(tmp_path, "1", b"old"), spill.open_spill(tmp_path, "2" * 32)
+        path = old.path
+        also = spill.open_spill(tmp_path, "1" * 32)
+        old.leave_to(heir)
+        del old
+        assert (path / "map-000000").read_bytes() == b"old"
+        del also
+        assert not path.exists()
+        assert (heir.path / spill.SPARE / "map-000000").read_bytes() == b"old"
+        following = self.spill(tmp_path, "3", b"new")
+        heir.leave_to(following)
+        del heir
+        left = [str(path.relative_to(following.path)) for path in following.path.rglob("*")]
+        assert sorted(left) == ["map-000000", spill.SPARE], "what the heir did not use goes"
+        del following
+        assert not tmp_path.exists() or list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("removed", [False, True])
+    def test_nothing_is_left_to_a_plan_that_is_gone(self, tmp_path, removed):
+        old, other = self.spill(tmp_path, "1", b"old"), self.spill(tmp_path, "4", b"other")
+        heir = spill.open_spill(tmp_path, "2" * 32)
+        old.leave_to(heir)
+        if removed:
+            heir.remove()
+        else:
+            del heir
+        del old
+        assert list(tmp_path.iterdir()) == [other.path]
+
+    @pytest.mark.parametrize("nbytes", [0, 10, 300_000, 3_000_000])
+    def test_a_spare_file_of_any_length_is_written_over(self, shuffled, tmp_path, nbytes):
+        gate, expected, _ = shuffled
+        exchange = Exchange(gate.table["train"]["x"], 5000, 4000, str(tmp_path / "spill"), (0, 5))
+        (tmp_path / "spill" / spill.SPARE).mkdir(parents=True)
+        for number in range(2):
+            (tmp_path / "spill" / spill.SPARE / f"map-{number:06d}").write_bytes(b"\xff" * nbytes)
+        for number in range(exchange.n_maps):
+            scatter(exchange, number)
+        assert list((tmp_path / "spill" / spill.SPARE).iterdir()) == []
+        sizes = {path.stat().st_size for path in (tmp_path / "spill").glob("map-*")}
+        assert len(sizes) == 1
+        for bucket in range(5):
+            np.testing.assert_array_equal(collect(exchange, bucket), expected[bucket * 4000 : (bucket + 1) * 4000])
+
+
 class TestFaults:
     def exchange(self, gate, directory):
         variable = gate.table["train"]["x"]

@@ -636,7 +636,9 @@ def test_what_a_killed_process_spilled_is_used_when_its_stream_goes_on(tmp_path,
     whole = list(gate["train"]["x"].batches(100, seed=3, epoch=2, budget="64MiB"))
     written = []
     original = exchange.write_segments
-    monkeypatch.setattr(exchange, "write_segments", lambda path, *a: written.append(path) or original(path, *a))
+    monkeypatch.setattr(
+        exchange, "write_segments", lambda path, *a, **o: written.append(path) or original(path, *a, **o)
+    )
     with exchanging("exchange"), gate["train"]["x"].batches(100, seed=3, budget=SMALL) as stream:
         stream.load_state_dict(state)
         found = list(stream)
@@ -644,6 +646,60 @@ def test_what_a_killed_process_spilled_is_used_when_its_stream_goes_on(tmp_path,
         following = Path(stream._source._exchanges(3)[0].directory)
         assert {path.parent for path in written} <= {following}, "and of that, what was not written when it was killed"
     assert not scratch.exists()
+
+
+def spilled_files(stream, epoch):
+    """Return the spill files of an epoch, by where they lie on the disk."""
+    directory = Path(stream._source._exchanges(epoch)[0].directory)
+    return {path.stat().st_ino: path.name for path in directory.glob("map-*")}
+
+
+def test_an_epoch_is_spilled_over_the_files_of_one_that_is_done(tmp_path, scratch):
+    gate = StoreGate("zarr", {"output_dir": tmp_path / "store", "chunk": 100}, data_id="a")
+    gate.add_data("x", np.arange(20_000))
+    with exchanging("exchange"), gate["train"]["x"].batches(100, seed=3, budget=SMALL) as stream:
+        files = []
+        for epoch in range(5):
+            expected = np.concatenate(list(gate["train"]["x"].batches(100, seed=3, epoch=epoch, budget="64MiB")))
+            np.testing.assert_array_equal(np.concatenate(list(stream)), expected)
+            files.append(spilled_files(stream, epoch + 1))
+            assert len(list(scratch.iterdir())) == 2, "this epoch's and the next one's"
+    assert len(files[0]) > 2
+    assert files[0] == files[2] == files[4], "written over again and again"
+    assert files[1] == files[3] != files[0]
+    assert not scratch.exists()
+
+
+def send_rows_later(stream, begun, closed, queue):
+    batches = iter(stream)
+    first = next(batches)
+    begun.set()
+    closed.wait(120)
+    queue.put([batch.tolist() for batch in (first, *batches)])
+
+
+def test_a_forked_child_spills_for_itself(tmp_path, scratch):
+    if not hasattr(os, "fork"):
+        pytest.skip("no fork here")
+    gate = StoreGate("zarr", {"output_dir": tmp_path / "store", "chunk": 100}, data_id="a")
+    gate.add_data("x", np.arange(20_000))
+    context = multiprocessing.get_context("fork")
+    begun, closed, queue = context.Event(), context.Event(), context.Queue()
+    with exchanging("exchange"):
+        stream, sharing = (gate["train"]["x"].batches(100, seed=3, budget=SMALL) for _ in range(2))
+    with stream, sharing:
+        expected = list(stream)
+        next(iter(sharing))
+        stream.seek(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python's own: threads and fork
+            process = context.Process(target=send_rows_later, args=(stream, begun, closed, queue))
+            process.start()
+        assert begun.wait(120)
+    closed.set()  # what the parent spilled is gone
+    assert queue.get(timeout=30) == [batch.tolist() for batch in expected]
+    process.join(60)
+    assert process.exitcode == 0
 
 
 def test_streams_of_one_order_share_their_spill(tmp_path, scratch):

@@ -18,7 +18,10 @@ import uuid
 import weakref
 from pathlib import Path
 
-__all__ = ["Spill", "keep_until_exit", "open_spill", "orphans"]
+__all__ = ["SPARE", "Spill", "keep_until_exit", "open_spill", "orphans"]
+
+SPARE = "spare"
+"""The directory, in that of a plan, of files that another plan no longer needs: their place is used again."""
 
 _NAME = re.compile(r"(?P<plan>[0-9a-f]{16,64})\.(?P<host>[^.]*)\.(?P<pid>[0-9]+)\.[0-9a-f]{8}")
 _HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
@@ -31,7 +34,13 @@ class Spill:
     def __init__(self, parent: Path, plan: str) -> None:
         self.path = parent / f"{plan}.{_HOST}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
         any(self._adopt(orphan) for orphan in parent.glob(f"{plan}.*") if _is_orphan(orphan))
-        self._remove = weakref.finalize(self, _remove, self.path, os.getpid())
+        self._pid = os.getpid()
+        self._end: weakref.finalize[..., Spill] = weakref.finalize(self, _remove, self.path, self._pid)
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this is a forked child, and the directory its parent's."""
+        return self._pid != os.getpid()
 
     def _adopt(self, orphan: Path) -> bool:
         with contextlib.suppress(OSError):  # another process was faster
@@ -42,7 +51,12 @@ class Spill:
     def remove(self) -> None:
         """Remove the directory now."""
         _kept.discard(self)
-        self._remove()
+        self._end()
+
+    def leave_to(self, heir: Spill) -> None:
+        """When nobody holds this plan any more, leave its files to another one as `SPARE`, instead of removing them."""
+        self._end.detach()
+        self._end = weakref.finalize(self, _leave, self.path, self._pid, weakref.ref(heir))
 
 
 def _remove(path: Path, pid: int) -> None:
@@ -52,6 +66,16 @@ def _remove(path: Path, pid: int) -> None:
             path.parent.rmdir()  # succeeds when it was the last one
 
 
+def _leave(path: Path, pid: int, reference: weakref.ref[Spill]) -> None:
+    heir = reference()
+    if os.getpid() == pid and heir is not None and heir._end.alive:
+        shutil.rmtree(path / SPARE, ignore_errors=True)
+        with contextlib.suppress(OSError):  # there is nothing to leave, or the heir has enough
+            heir.path.mkdir(mode=0o700, exist_ok=True)
+            path.rename(heir.path / SPARE)
+    _remove(path, pid)
+
+
 _open: weakref.WeakValueDictionary[tuple[Path, str], Spill] = weakref.WeakValueDictionary()
 
 
@@ -59,7 +83,7 @@ def open_spill(parent: Path, plan: str) -> Spill:
     """Return the directory of a plan: the one that this process has, one that a dead process left, or a new one."""
     with _lock:
         spill = _open.get((parent, plan))
-        if spill is None:
+        if spill is None or spill.is_inherited:
             spill = Spill(parent, plan)
             _open[parent, plan] = spill
         return spill

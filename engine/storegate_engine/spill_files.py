@@ -6,7 +6,7 @@ import contextlib
 import os
 import uuid
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from google_crc32c import value as crc32c
@@ -15,7 +15,7 @@ from storegate_engine.budget import format_nbytes
 from storegate_engine.buffers import Workspace, as_bytes, write_all
 from storegate_engine.errors import CorruptStoreError, SpillError
 
-__all__ = ["read_header", "read_segment", "write_segments"]
+__all__ = ["SegmentFile", "write_segments"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -24,8 +24,14 @@ _WRITE_NBYTES = 8 * 2**20
 """Rows are gathered and written this many bytes at a time."""
 
 
-def write_segments(path: Path, values: Array, rows: Array, counts: Array, space: Workspace) -> None:
-    """Write ``values[rows]`` as consecutive segments of ``counts`` rows, under a fresh name, then rename."""
+def write_segments(
+    path: Path, values: Array, rows: Array, counts: Array, space: Workspace, *, spare: Path | None = None
+) -> None:
+    """Write ``values[rows]`` as consecutive segments of ``counts`` rows, under a fresh name, then rename.
+
+    ``spare`` is a file that is no longer needed, if it is there: it is written over, which takes no new memory and no
+    new place on the disk.
+    """
     row_nbytes = values.nbytes // len(values) if len(values) else 0
     ends = np.cumsum(counts)
     offsets = np.concatenate([[0], ends]).astype(np.int64)
@@ -34,7 +40,7 @@ def write_segments(path: Path, values: Array, rows: Array, counts: Array, space:
     fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open(fresh, "wb", buffering=0) as file:
+        with open(fresh, "r+b" if _moved(spare, fresh) else "wb", buffering=0) as file:
             file.seek(header_nbytes)
             first = 0
             while first < len(counts):  # as many whole segments as are gathered at a time, one at least
@@ -48,6 +54,7 @@ def write_segments(path: Path, values: Array, rows: Array, counts: Array, space:
                     checksums[at] = crc32c(as_bytes(part))
                 write_all(file, as_bytes(gathered))
                 first = last
+            file.truncate()
             body = np.concatenate([offsets.view("u1"), checksums.view("u1")])
             file.seek(0)
             write_all(file, np.concatenate([_MAGIC, body, np.array([crc32c(body)], np.uint32).view("u1")]))
@@ -62,44 +69,79 @@ def write_segments(path: Path, values: Array, rows: Array, counts: Array, space:
         ) from err
 
 
+def _moved(source: Path | None, target: Path) -> bool:
+    """Give a file another name, if it is there."""
+    if source is not None:
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(source, target)
+            return True
+    return False
+
+
 def _header_nbytes(n_segments: int) -> int:
     return len(_MAGIC) + 8 * (n_segments + 1) + 4 * n_segments + 4
 
 
-def read_header(path: Path, n_segments: int) -> tuple[Array, Array]:
-    """Return the offsets and checksums of a spill file's segments."""
-    header = np.empty(_header_nbytes(n_segments), "u1")
-    _read_exactly(path, 0, header)
-    body = header[len(_MAGIC) : -4]
-    if (header[: len(_MAGIC)] != _MAGIC).any() or crc32c(body) != int(header[-4:].view(np.uint32)[0]):
-        raise CorruptStoreError(f"spill file {path} is not what was written: its header does not match its checksum")
-    split = 8 * (n_segments + 1)
-    return body[:split].copy().view(np.int64), body[split:].copy().view(np.uint32)
+class SegmentFile:
+    """An open spill file of so many segments, whose header was checked.
 
+    Raises
+    ------
+    CorruptStoreError
+        The file is missing, shorter than it was, or not what was written; it is named.
+    """
 
-def read_segment(path: Path, number: int, offsets: Array, checksums: Array, out: Array) -> None:
-    """Read one segment into ``out``; check its length and checksum."""
-    n_rows = int(offsets[number + 1] - offsets[number])
-    if n_rows != len(out):
-        raise CorruptStoreError(f"spill file {path}: segment {number} has {n_rows} rows, expected {len(out)}")
-    if not out.size:
-        return
-    row_nbytes = out.nbytes // len(out)
-    content = out.reshape(-1).view("u1")
-    _read_exactly(path, _header_nbytes(len(checksums)) + int(offsets[number]) * row_nbytes, content)
-    if crc32c(content) != int(checksums[number]):
-        raise CorruptStoreError(f"spill file {path}: segment {number} is not what was written")
+    def __init__(self, path: Path, n_segments: int) -> None:
+        self._path = path
+        try:
+            self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (closed by __exit__)
+        except FileNotFoundError as err:
+            raise CorruptStoreError(f"spill file {path} is missing") from err
+        try:
+            header = np.empty(_header_nbytes(n_segments), "u1")
+            self._read_exactly(header)
+            body = header[len(_MAGIC) : -4]
+            if (header[: len(_MAGIC)] != _MAGIC).any() or crc32c(body) != int(header[-4:].view(np.uint32)[0]):
+                raise CorruptStoreError(
+                    f"spill file {path} is not what was written: its header does not match its checksum"
+                )
+        except BaseException:
+            self._file.close()
+            raise
+        split = 8 * (n_segments + 1)
+        self._begin = header.nbytes
+        self._offsets = body[:split].copy().view(np.int64)
+        self._checksums = body[split:].copy().view(np.uint32)
 
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
 
-def _read_exactly(path: Path, start: int, out: Array) -> None:
-    view = memoryview(out.data)
-    try:
-        with open(path, "rb", buffering=0) as file:
-            file.seek(start)
-            while view:
-                count = file.readinto(view)
-                if not count:
-                    raise CorruptStoreError(f"spill file {path} is shorter than what was written")
-                view = view[count:]
-    except FileNotFoundError as err:
-        raise CorruptStoreError(f"spill file {path} is missing") from err
+    def __exit__(self, *error: object) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def n_rows(self, number: int) -> int:
+        """Return the rows of a segment."""
+        return int(self._offsets[number + 1] - self._offsets[number])
+
+    def read(self, number: int, out: Array) -> None:
+        """Read a segment into ``out``; check its length and checksum."""
+        n_rows = self.n_rows(number)
+        if n_rows != len(out):
+            raise CorruptStoreError(f"spill file {self._path}: segment {number} has {n_rows} rows, expected {len(out)}")
+        if not out.size:
+            return
+        content = out.reshape(-1).view("u1")
+        self._file.seek(self._begin + int(self._offsets[number]) * (out.nbytes // n_rows))
+        self._read_exactly(content)
+        if crc32c(content) != int(self._checksums[number]):
+            raise CorruptStoreError(f"spill file {self._path}: segment {number} is not what was written")
+
+    def _read_exactly(self, out: Array) -> None:
+        view = out.data
+        while view:
+            count = self._file.readinto(view)
+            if not count:
+                raise CorruptStoreError(f"spill file {self._path} is shorter than what was written")
+            view = view[count:]

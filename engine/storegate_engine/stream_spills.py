@@ -14,16 +14,20 @@ from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbyte
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import MemoryBudgetError
 from storegate_engine.exchange import (
+    Arrangement,
     Exchange,
+    arrangement,
     collect,
     is_invertible,
     pass_row_nbytes,
+    placement,
     request,
     scatter,
     scratch_of,
 )
 from storegate_engine.orders import Range
 from storegate_engine.plans import COPIES, SHARE
+from storegate_engine.shards import in_own_thread
 from storegate_engine.spill import Spill, open_spill
 from storegate_engine.states import is_stored, token_of
 from storegate_engine.stream_loads import EpochOrder, Ready, Source, Threads, free_one, row_nbytes_of
@@ -67,6 +71,7 @@ class ExchangeSource(Source):
         self.steps, self.map_rows = self._plan(budget_nbytes)
         self._spills: dict[int, list[Spill]] = {}
         self._following: Future[None] | None = None
+        self._waiting: deque[Callable[[], object]] = deque()
         self._scattering: deque[Workspace] = deque()
         self._collecting: deque[list[Workspace]] = deque()
         require(
@@ -78,7 +83,8 @@ class ExchangeSource(Source):
 
     def __getstate__(self) -> dict[str, Any]:
         """Travel without the spill, and without memory."""
-        return {**self.__dict__, "_spills": {}, "_following": None, "_scattering": deque(), "_collecting": deque()}
+        empty: dict[str, Any] = {name: deque() for name in ("_waiting", "_scattering", "_collecting")}
+        return {**self.__dict__, "_spills": {}, "_following": None, **empty}
 
     def _plan(self, budget_nbytes: int) -> tuple[int, list[int]]:
         """Return the steps of one bucket, and the rows of a scatter task of each variable."""
@@ -111,20 +117,23 @@ class ExchangeSource(Source):
 
     def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
         """Scatter what is not yet, then yield a task for every bucket."""
-        for other in set(self._spills) - {epoch, epoch + 1}:
-            del self._spills[other]
+        if any(spill.is_inherited for spills in self._spills.values() for spill in spills):
+            self._spills.clear()
         share = Share(self.order(Range(0, self.epochs.n_rows), epoch), self.epochs)
-        exchanges = self._exchanges(epoch)
-        self._scatter(exchanges, threads)
-        self._following = threads.loads.submit(self._scatter, self._exchanges(epoch + 1), threads, in_turn=True)
+        exchanges, following = self._exchanges(epoch), self._exchanges(epoch + 1)
+        self._hand_down(epoch)
+        threads.run(iter(self._requests(exchanges)))
+        threads.run(iter(self._scatters(exchanges)))
+        self._waiting.clear()
+        self._following = threads.loads.submit(self._scatter, following, threads)
         for number in range(step // self.steps, -(-self.epochs.n_steps // self.steps)):
             yield partial(self._collect, exchanges, share, number, max(step, number * self.steps))
 
     def end(self, epoch: int) -> None:
-        """Wait until the next epoch is scattered, and remove the spill of this one."""
+        """Help to scatter the next epoch, and wait until it is."""
+        self._work(lambda: False)
         if self._following is not None:
             self._following.result()
-        self._spills.pop(epoch, None)
 
     def _exchanges(self, epoch: int) -> list[Exchange]:
         """Return the plan of an epoch for every variable, over what this or a killed process has scattered of it."""
@@ -133,9 +142,13 @@ class ExchangeSource(Source):
                 open_spill(scratch_of(variable), self._plan_name(variable, map_rows, epoch))
                 for variable, map_rows in zip(self.variables, self.map_rows, strict=True)
             ]
+        shares = {
+            order: Share(self.order(order, epoch), self.epochs)
+            for order in dict.fromkeys(variable.order for variable in self.variables)
+        }
         exchanges = []
         for variable, map_rows, spill in zip(self.variables, self.map_rows, self._spills[epoch], strict=True):
-            share = Share(self.order(variable.order, epoch), self.epochs)
+            share = shares[variable.order]
             ordered = replace(variable, order=share)
             bucket_rows = max(1, self.steps * share.step_rows)
             buckets = (0, max(1, -(-len(share) // bucket_rows)))
@@ -148,34 +161,61 @@ class ExchangeSource(Source):
             return uuid.uuid4().hex
         return token_of(variable, self.name, self.epochs, self.steps, map_rows, epoch)
 
-    def _scatter(self, exchanges: list[Exchange], threads: Threads, *, in_turn: bool = False) -> None:
-        """Run the first pass, one task after the other where another epoch streams at the same time."""
-        for variable, exchange in zip(self.variables, exchanges, strict=True):
-            tasks: list[Callable[[], object]] = []
-            if self.has_repeats or not is_invertible(variable.order):
-                tasks += [partial(request, exchange, number) for number in range(*exchange.buckets)]
-                self._run(tasks, threads, in_turn=in_turn)
-            tasks = [partial(self._scatter_one, exchange, number) for number in range(exchange.n_maps)]
-            self._run(tasks, threads, in_turn=in_turn)
+    def _hand_down(self, epoch: int) -> None:
+        """Leave the files of other epochs to the one after this, which is written over them."""
+        for other in set(self._spills) - {epoch, epoch + 1}:
+            for spill, heir in zip(self._spills.pop(other), self._spills[epoch + 1], strict=True):
+                spill.leave_to(heir)
 
-    def _scatter_one(self, exchange: Exchange, number: int) -> None:
-        space = free_one(self._scattering, Workspace)
-        scatter(exchange, number, workspace=space)
-        self._scattering.append(space)
+    def _requests(self, exchanges: list[Exchange]) -> list[Callable[[], object]]:
+        """Return what comes before the first pass where rows may be wanted twice."""
+        return [
+            partial(request, exchange, number)
+            for variable, exchange in zip(self.variables, exchanges, strict=True)
+            if self.has_repeats or not is_invertible(variable.order)
+            for number in range(*exchange.buckets)
+        ]
 
-    def _run(self, tasks: list[Callable[[], object]], threads: Threads, *, in_turn: bool) -> None:
-        if not in_turn:
-            threads.run(iter(tasks))
-            return
-        for task in tasks:
+    def _scatters(self, exchanges: list[Exchange]) -> list[Callable[[], object]]:
+        """Return the tasks of the first pass."""
+        return [
+            partial(self._scatter_one, exchange, number) for exchange in exchanges for number in range(exchange.n_maps)
+        ]
+
+    def _scatter(self, exchanges: list[Exchange], threads: Threads) -> None:
+        """Run the first pass in one thread, while another epoch streams."""
+        for task in self._requests(exchanges):
             if threads.stopping.is_set():
                 return
             task()
+        self._waiting.extend(self._scatters(exchanges))
+        self._work(threads.stopping.is_set)
+
+    def _work(self, stopped: Callable[[], bool]) -> None:
+        """Run tasks that wait; several threads may."""
+        while not stopped():
+            try:
+                task = self._waiting.popleft()
+            except IndexError:
+                return
+            task()
+
+    def _scatter_one(self, exchange: Exchange, number: int) -> None:
+        space = free_one(self._scattering, Workspace)
+        with in_own_thread():
+            scatter(exchange, number, workspace=space)
+        self._scattering.append(space)
 
     def _collect(self, exchanges: list[Exchange], share: Share, number: int, step: int) -> Ready:
         last = min((number + 1) * self.steps, self.epochs.n_steps)
         begin = share.start(number * self.steps)
         cuts = [share.start(at) - begin for at in range(step, last + 1)]
         spaces = free_one(self._collecting, lambda: [Workspace() for _ in exchanges])
-        arrays = [collect(exchange, number, workspace=space) for exchange, space in zip(exchanges, spaces, strict=True)]
+        arrays = []
+        found: dict[int, Arrangement] = {}
+        for exchange, space in zip(exchanges, spaces, strict=True):
+            order = id(exchange.variable.order)  # equal ones are one object, see _exchanges
+            if order not in found:
+                found[order] = arrangement(exchange, number)
+            arrays.append(collect(exchange, number, placement(exchange, number, found[order]), workspace=space))
         return Ready(arrays, None, cuts, release=partial(self._collecting.append, spaces))
