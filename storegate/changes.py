@@ -9,12 +9,14 @@ from storegate.inputs import Names, one_row_columns, parse_columns, require_equa
 from storegate.phases import ALL, Target
 from storegate.selection import OneRow, Selection
 from storegate_engine.repository import Transaction
+from storegate_engine.rewrite import write
 from storegate_engine.table import rows_of
+from storegate_engine.tiers import Capacity
 
 __all__ = ["add", "replace_all", "update_rows"]
 
 
-def add(change: Transaction, names: Names, data: Any, target: Target, seed: int | None) -> None:
+def add(change: Transaction, names: Names, data: Any, target: Target, seed: int | None, limits: Capacity) -> None:
     """Put rows behind those that the variables have; everything is checked before the first row is written."""
     columns = parse_columns(names, data)
     table = change.table
@@ -25,13 +27,13 @@ def add(change: Transaction, names: Names, data: Any, target: Target, seed: int 
         for name, column in columns.items():
             if name in table[at]:
                 table[at][name].require_row_shape(column.row_shape)
-    arrays = change.store(columns)
+    arrays = write(change, columns, limits)
     require_equal_rows({name: array.n_rows for name, array in arrays.items()})
     new = edits.new_rows(table, target, arrays, seed)
     change.edit(edits.appended(new, sizes=sizes), touches=[(at, rows.name) for at in new for rows in new[at]])
 
 
-def replace_all(change: Transaction, names: Names, data: Any, target: Target) -> None:
+def replace_all(change: Transaction, names: Names, data: Any, target: Target, limits: Capacity) -> None:
     """Replace whole variables by as many rows; dtype and sample shape may change."""
     columns = parse_columns(names, data)
     known = [column.n_rows for column in columns.values() if column.n_rows is not None]
@@ -39,13 +41,15 @@ def replace_all(change: Transaction, names: Names, data: Any, target: Target) ->
         for at, (lo, hi) in edits.spread(change.table, target, known[0]).items():
             for name in columns:
                 edits.require_rows(change.table, at, name, hi - lo)
-    arrays = change.store(columns)
+    arrays = write(change, columns, limits)
     require_equal_rows({name: array.n_rows for name, array in arrays.items()})
     new = edits.new_rows(change.table, target, arrays)
     change.edit(edits.replaced(new), reads=[(at, rows.name) for at in new for rows in new[at]])
 
 
-def update_rows(change: Transaction, names: Names, data: Any, phase: str, selection: Selection) -> None:
+def update_rows(
+    change: Transaction, names: Names, data: Any, phase: str, selection: Selection, limits: Capacity
+) -> None:
     """Replace the selected rows of one phase, or of all phases concatenated."""
     table = change.table
     olds = {name: edits.whole(table, phase, name) for name in names.names}
@@ -57,7 +61,7 @@ def update_rows(change: Transaction, names: Names, data: Any, phase: str, select
         olds[name].require_row_shape(column.row_shape)
         if column.n_rows is not None:
             edits.require_selected(name, selection, column.n_rows)
-    arrays = change.store(columns)
+    arrays = write(change, columns, limits)
     for at, mine, theirs in edits.parts_of(table, phase, selection):
         for name, array in arrays.items():
             old = table.variable(at, name)

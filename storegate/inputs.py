@@ -9,8 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate_engine.errors import DtypeError, ShapeError, StoreGateError
+from storegate_engine.layers import variable_of
 from storegate_engine.names import validate_name
-from storegate_engine.sources import ArraySource, ColumnSource, Source, as_source
+from storegate_engine.sources import ArraySource, ColumnSource, Source, VariableSource, as_source
+from storegate_engine.states import is_stored
+from storegate_engine.tiers import active_client
 
 __all__ = ["Names", "one_row_columns", "parse_columns", "parse_names", "parse_seed", "require_equal_rows"]
 
@@ -63,15 +66,23 @@ def parse_columns(names: Names, data: Any) -> dict[str, Source]:
     """
     match names.form:
         case "one":
-            return {names.names[0]: as_source(data, names.names[0])}
+            return {names.names[0]: _source(data, names.names[0])}
         case "stack":
             return _stacked(names, as_source(data, str(names.names)))
     entries = _entries(names, data)
     if isinstance(entries, np.ndarray):
         return _stacked(names, ArraySource(entries))
-    columns = {name: as_source(entry, name) for name, entry in zip(names.names, entries, strict=True)}
+    columns = {name: _source(entry, name) for name, entry in zip(names.names, entries, strict=True)}
     require_equal_rows({name: column.n_rows for name, column in columns.items()})
     return columns
+
+
+def _source(data: Any, name: str) -> Source:
+    """Return data as a source; a stored variable that comes back lazily, and untouched, as what it is."""
+    variable = variable_of(data)
+    if variable is not None and is_stored(variable) and active_client() is None:  # else its workers compute it
+        return VariableSource(variable)
+    return as_source(data, name)
 
 
 def _stacked(names: Names, source: Source) -> dict[str, Source]:

@@ -115,11 +115,38 @@ class TestEqualsNumpy:
     def test_lazy_rows_go_into_another_store_by_one_exchange(self, shuffled, tmp_path, counted_reads):
         gate, expected, _ = shuffled
         with StoreGate("zarr", {"output_dir": tmp_path / "other", "budget": "1MiB"}, "test_id") as other:
-            other.add_data("x", gate.get_data("x", compute=False))
+            other.add_data("x", 2 * gate.get_data("x", compute=False))
             assert "take_into" not in counted_reads, "no block was gathered by itself"
             assert counted_reads.count("read_into") == exchange_of(gate).n_maps
-            np.testing.assert_array_equal(other.get_data("x"), expected)
+            np.testing.assert_array_equal(other.get_data("x"), 2 * expected)
         assert gate["train"]["x"].data.numblocks[0] > 3
+
+    @pytest.mark.parametrize("form", ["dask", "DataArray"])
+    def test_untouched_lazy_rows_go_into_another_store_as_compact_writes_them(
+        self, shuffled, tmp_path, counted_reads, form
+    ):
+        gate, expected, order = shuffled
+        gate.astype("x", "float16")
+        lazy = gate.get_data(["x", "y"], compute=False)
+        if form == "DataArray":
+            lazy = [gate["train"].to_xarray()[name] for name in ("x", "y")]
+        with StoreGate("zarr", {"output_dir": tmp_path / "other", "budget": "1MiB", "chunk": 100}, "test_id") as other:
+            other.add_data(["x", "y"], [expected[:100], np.arange(100)])
+            computed = []
+            with dask.callbacks.Callback(pretask=lambda key, *_: computed.append(key)):
+                other.add_data(["x", "y"], lazy)
+                reads = counted_reads.copy()
+                other.add_data("again", lazy[0], phase="valid")
+                other.update_data("again", lazy[0], phase="valid")
+            assert computed == [], "not by dask"
+            cast = expected.astype("f2")
+            np.testing.assert_array_equal(other.get_data("x"), np.concatenate([expected[:100], cast]))
+            np.testing.assert_array_equal(other.get_data("y"), np.concatenate([np.arange(100), order]))
+            np.testing.assert_array_equal(other.get_data("again", phase="valid"), cast)
+        counted_reads.clear()
+        gate.compact()
+        assert sorted(reads) == sorted(counted_reads)
+        assert scratch(tmp_path) == []
 
     def test_shuffled_and_cast_rows_go_to_memory_by_one_read(self, tmp_path, monkeypatch):
         monkeypatch.setattr("storegate_engine.pieces.WINDOW_NBYTES", 2**14)

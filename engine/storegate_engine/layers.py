@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import dask.array as da
 import numpy as np
+import xarray as xr
 from dask._task_spec import DataNode, GraphNode, Task, TaskRef
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
@@ -40,7 +41,7 @@ from storegate_engine.states import is_stored, token_of
 from storegate_engine.table import Variable
 from storegate_engine.tiers import Capacity, active_client
 
-__all__ = ["RowsLayer", "blocks_of", "rows_to_dask"]
+__all__ = ["RowsLayer", "blocks_of", "rows_to_dask", "variable_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -300,6 +301,14 @@ def rows_to_dask(variable: Variable, rows: tuple[int, ...], capacity: Capacity) 
     graph = HighLevelGraph({name: RowsLayer(name, variable, rows, capacity)}, {name: set()})
     chunks = (rows, *((size,) for size in variable.row_shape))
     return da.Array(graph, name, chunks, dtype=variable.dtype)
+
+
+def variable_of(data: Any) -> Variable | None:
+    """Return the variable that a dask array of :func:`rows_to_dask` stands for, None for any other data."""
+    if isinstance(data, xr.DataArray):
+        data = data.variable.data
+    layer = data.dask.layers.get(data.name) if isinstance(data, da.Array) else None
+    return layer.variable if isinstance(layer, RowsLayer) else None
 
 
 def _token(variable: Variable, rows: tuple[int, ...]) -> str:

@@ -24,13 +24,13 @@ from storegate_engine.passes import Passes, open_passes
 from storegate_engine.plans import TASK_NBYTES, Plan
 from storegate_engine.repository import Transaction
 from storegate_engine.segments import write_rows
-from storegate_engine.sources import VariableSource
+from storegate_engine.sources import Source, VariableSource
 from storegate_engine.stored import StoredRepository
 from storegate_engine.table import Variable
 from storegate_engine.tasks import run, run_here, workspace
 from storegate_engine.tiers import Capacity, active_client
 
-__all__ = ["blocks_in_order", "plan_rewrite", "rewrite"]
+__all__ = ["blocks_in_order", "plan_rewrite", "rewrite", "write"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -40,6 +40,16 @@ GATHER_NBYTES = 2 * 2**20
 """Stored rows that a task of a gather reads at a time, and places while they are in the cache of a core."""
 SPAN_NBYTES = 16 * 2**20
 """Stored rows that one task of a gather reads in order."""
+
+
+def write(change: Transaction, sources: Mapping[str, Source], capacity: Capacity) -> dict[str, RowArray]:
+    """Write new rows and return their arrays, by name; those of variables as :func:`rewrite` does."""
+    variables = {name: source.variable for name, source in sources.items() if isinstance(source, VariableSource)}
+    others = {name: source for name, source in sources.items() if name not in variables}
+    arrays = change.store(others) if others else {}
+    if variables:
+        arrays |= rewrite(change, variables, capacity)
+    return {name: arrays[name] for name in sources}
 
 
 def rewrite(change: Transaction, variables: Mapping[str, Variable], capacity: Capacity) -> dict[str, RowArray]:
