@@ -102,6 +102,7 @@ def lines(data: Data, batch_rows: int, outcome: Outcome) -> Iterator[Line]:
     row_nbytes = int(np.prod(data.row_shape)) * np.dtype(data.dtype).itemsize
     for name, reference, target in [
         ("blocks", "memmap", ", ".join(part for part in (data.target, data.ratio_target) if part)),
+        ("blocks, second epoch", "memmap", data.target),
         ("uniform", "blocks", "≥ 1.0" if data.cold else ""),
         ("uniform, second epoch", "blocks", "≥ 1.0" if data.cold else ""),
     ]:
@@ -195,7 +196,7 @@ def measure(directory: str, name: str, data: Data, batch_rows: int, repeat: int)
     """Time an epoch of every order and of the reference, in turns."""
     warnings.simplefilter("ignore", UserWarning)  # of the quality of a block order
     raw, store = Path(directory, f"{name}.raw"), Path(directory, f"{name}.zarr")
-    names = ("blocks", "uniform", "uniform, second epoch", "memmap")
+    names = ("blocks", "blocks, second epoch", "uniform", "uniform, second epoch", "memmap")
     firsts: dict[str, list[float]] = {name: [] for name in names}
     turns: Turns = {name: [] for name in names}
 
@@ -218,8 +219,7 @@ def measure(directory: str, name: str, data: Data, batch_rows: int, repeat: int)
                     take(name, lambda: memmap_batches(raw, data, batch_rows))
                     continue
                 with take(name, partial(view.batches, batch_rows, shuffle=shuffle, budget=BUDGET)) as stream:
-                    if shuffle is True:
-                        take("uniform, second epoch", lambda stream=stream: stream)
+                    take(f"{name}, second epoch", lambda stream=stream: stream)
     return {**turns, "firsts": firsts}
 
 
