@@ -26,6 +26,7 @@ from storegate import StoreGate, errors
 from storegate_engine import exchange
 from storegate_engine.orders import Range
 from storegate_engine.permutations import forward
+from storegate_engine.spill import orphans
 from storegate_engine.stream_loads import BlockSource, MemorySource, RunSource
 from storegate_engine.stream_orders import Blocks, Epochs, Share, default_blocks, keyed_permutation, variance_factor
 from storegate_engine.stream_spills import ExchangeSource
@@ -616,7 +617,8 @@ def test_no_thread_no_file_and_no_spill_is_left(stored, scratch, shuffle, source
     assert not scratch.exists()
 
 
-def test_what_a_killed_process_spilled_is_used_when_its_stream_goes_on(tmp_path, scratch, monkeypatch):
+@pytest.mark.parametrize("end", ["killed", "kept"])
+def test_what_an_earlier_process_spilled_is_used_when_its_stream_goes_on(tmp_path, scratch, monkeypatch, end):
     program = f"""
     import dask, json, time, numpy as np
     from storegate import StoreGate
@@ -627,11 +629,14 @@ def test_what_a_killed_process_spilled_is_used_when_its_stream_goes_on(tmp_path,
     for batch in stream:
         if stream.step == 217:
             print(json.dumps(stream.state_dict()), flush=True)
-            time.sleep(600)
+            {"time.sleep(600)" if end == "killed" else "break"}
+    stream.close(keep_spill=True)
     """
     with python(program, stdout=subprocess.PIPE) as process:
         state = json.loads(process.stdout.readline())
-        process.kill()
+        if end == "killed":
+            process.kill()
+    assert process.returncode == (-signal.SIGKILL if end == "killed" else 0)
     gate = StoreGate("zarr", {"output_dir": tmp_path / "store"}, data_id="a")
     whole = list(gate["train"]["x"].batches(100, seed=3, epoch=2, budget="64MiB"))
     written = []
@@ -700,6 +705,31 @@ def test_a_forked_child_spills_for_itself(tmp_path, scratch):
     assert queue.get(timeout=30) == [batch.tolist() for batch in expected]
     process.join(60)
     assert process.exitcode == 0
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_a_spill_that_was_kept_is_used_in_the_same_process(tmp_path, scratch, done):
+    gate = StoreGate("zarr", {"output_dir": tmp_path / "store", "chunk": 100}, data_id="a")
+    gate.add_data("x", np.arange(20_000))
+    with exchanging("exchange"):
+        first, second = (gate["train"]["x"].batches(100, seed=3, budget=SMALL) for _ in range(2))
+    batches = iter(first)
+    found = [next(batches) for _ in range(200 if done else 50)]
+    if done:
+        assert list(batches) == []
+    files = spilled_files(first, first.epoch)
+    state = first.state_dict()
+    first.close(keep_spill=True)
+    first.close()
+    assert len(list(scratch.iterdir())) == (1 if done else 2), "nothing of the epoch that is done"
+    second.load_state_dict(state)
+    found += list(second)
+    kept = spilled_files(second, state["epoch"])
+    assert files.items() <= kept.items()
+    assert len(np.unique(np.concatenate(found[:200]))) == 20_000
+    second.close(keep_spill=True)
+    found = {path.name for path in orphans(scratch)}
+    assert found == {path.name for path in scratch.iterdir()}, "removed by vacuum, where they lie in a store"
 
 
 def test_streams_of_one_order_share_their_spill(tmp_path, scratch):

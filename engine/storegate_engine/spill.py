@@ -1,8 +1,8 @@
 """Spill: directories of scratch files, one for each plan; made, shared, adopted after a crash, and removed.
 
 A directory belongs to the process that its name tells. It goes when nothing in that process refers to the plan
-any more, or when the process ends; what a killed process left is taken over by the next one that runs the same
-plan on that machine, or found by :func:`orphans` for removal.
+any more, or when the process ends; what a killed process left, or one that was asked to, is taken over by the next
+one that runs the same plan on that machine, or found by :func:`orphans` for removal.
 """
 
 from __future__ import annotations
@@ -51,7 +51,14 @@ class Spill:
     def remove(self) -> None:
         """Remove the directory now."""
         _kept.discard(self)
-        self._end()
+        if self._end.detach():
+            _remove(self.path, self._pid)
+
+    def leave_behind(self) -> None:
+        """When nobody holds this plan any more, leave its files to whoever runs it next, in this process or another."""
+        shutil.rmtree(self.path / SPARE, ignore_errors=True)
+        self._end.detach()
+        self._end = weakref.finalize(self, _left_behind.add, self.path)
 
     def leave_to(self, heir: Spill) -> None:
         """When nobody holds this plan any more, leave its files to another one as `SPARE`, instead of removing them."""
@@ -76,6 +83,7 @@ def _leave(path: Path, pid: int, reference: weakref.ref[Spill]) -> None:
     _remove(path, pid)
 
 
+_left_behind: set[Path] = set()
 _open: weakref.WeakValueDictionary[tuple[Path, str], Spill] = weakref.WeakValueDictionary()
 
 
@@ -99,7 +107,9 @@ def keep_until_exit(spill: Spill) -> None:
 
 def _is_orphan(path: Path) -> bool:
     name = _NAME.fullmatch(path.name)
-    return name is not None and name["host"] == _HOST and _is_own(path) and not _is_alive(int(name["pid"]))
+    if name is None or name["host"] != _HOST or not _is_own(path):
+        return False
+    return path in _left_behind or not _is_alive(int(name["pid"]))
 
 
 def _is_own(path: Path) -> bool:
@@ -123,5 +133,5 @@ def _is_alive(pid: int) -> bool:
 
 
 def orphans(parent: Path) -> list[Path]:
-    """Return the directories below ``parent`` that belonged to processes of this machine which have ended."""
+    """Return the directories below ``parent`` that nobody holds: left behind, or of processes that have ended."""
     return [path for path in parent.glob("*") if _is_orphan(path)] if parent.is_dir() else []

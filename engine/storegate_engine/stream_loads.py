@@ -130,8 +130,8 @@ class Source(ABC):
     def end(self, epoch: int) -> None:  # noqa: B027 (most have nothing to do)
         """Make ready for the next epoch; called when all loads of this one were consumed."""
 
-    def close(self) -> None:  # noqa: B027
-        """Let go of what is kept from one epoch to the next."""
+    def close(self, spill_from: int | None = None) -> None:  # noqa: B027
+        """Let go of what is kept from one epoch to the next; leave the spill of this epoch and later ones behind."""
 
 
 def ahead(tasks: Iterator[Callable[[], Ready]], pool: ThreadPoolExecutor, prefetch: int) -> Iterator[Ready]:
@@ -185,7 +185,7 @@ class _SpanSource(Source):
         """Travel without memory."""
         return {**self.__dict__, "_free": deque()}
 
-    def close(self) -> None:
+    def close(self, spill_from: int | None = None) -> None:
         """Let go of the memory, which later epochs would use again."""
         self._free.clear()
 
@@ -337,7 +337,7 @@ class MemorySource(Source):
         index = self.epochs.n_rows * ROW_OVERHEAD_NBYTES  # a gather's sorting, or a drawn epoch's list
         return rows + reading + index
 
-    def close(self) -> None:
+    def close(self, spill_from: int | None = None) -> None:
         """Let go of the rows."""
         self._rows = None
 

@@ -109,8 +109,12 @@ class ExchangeSource(Source):
         )
         return int(((self.prefetch + EXCHANGE_UNITS - COPIES) * bucket + COPIES * max(maps)) / SHARE)
 
-    def close(self) -> None:
-        """Remove the spill, and let go of the memory."""
+    def close(self, spill_from: int | None = None) -> None:
+        """Remove the spill, or leave what a later process finds again; and let go of the memory."""
+        for epoch, spills in self._spills.items():
+            for variable, spill in zip(self.variables, spills, strict=True):
+                if spill_from is not None and epoch >= spill_from and is_stored(variable):
+                    spill.leave_behind()
         self._scattering.clear()
         self._collecting.clear()
         self._spills.clear()

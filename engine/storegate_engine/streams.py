@@ -317,10 +317,18 @@ class Stream:
         if running is not None:
             running.close()
 
-    def close(self) -> None:
-        """End an iteration that was left, and let go of the rows and the spill that were kept for later epochs."""
+    def close(self, *, keep_spill: bool = False) -> None:
+        """End an iteration that was left, and let go of the rows and the spill that were kept for later epochs.
+
+        Parameters
+        ----------
+        keep_spill : bool
+            Leave the spill on the disk, so that a stream that goes on with this one's state, on this machine and with
+            the same limit and ranks, reads one bucket again instead of spilling the epoch. Who never goes on removes
+            it with ``storegate vacuum``, or by hand from ``storegate.scratch-directory``.
+        """
         self._stop()
-        self._source.close()
+        self._source.close(self._epoch if keep_spill else None)
 
     def __enter__(self) -> Self:
         """Return the stream itself."""
