@@ -15,6 +15,7 @@ from storegate_engine.layers import blocks_of
 from storegate_engine.lazy import to_dask
 from storegate_engine.memory import MemoryRepository
 from storegate_engine.repository import Repository, Transaction
+from storegate_engine.rewrite import write
 from storegate_engine.sources import Source, VariableSource
 from storegate_engine.table import Table, Variable, rows_of
 from storegate_engine.tiers import Capacity, active_client, persist
@@ -97,7 +98,7 @@ def _store(
         if len(variables) == len(columns):
             rows = blocks_of(list(variables.values()), limits)
             return dict(persist({name: to_dask(variable, rows, limits) for name, variable in variables.items()}))
-    return change.store(columns)
+    return write(change, columns, limits)
 
 
 def _compiled_if_even(table: Table) -> Table:

@@ -148,6 +148,33 @@ class TestEqualsNumpy:
         assert sorted(reads) == sorted(counted_reads)
         assert scratch(tmp_path) == []
 
+    def test_a_refused_rewrite_reads_nothing_of_its_neighbours(self, shuffled, tmp_path):
+        gate, _, _ = shuffled
+        blocks = iter([np.arange(10_000), np.arange(10_000)])
+        with (
+            StoreGate("zarr", {"output_dir": tmp_path / "other", "budget": "1MB", "chunk": 5000}, "test_id") as other,
+            dask.config.set({"storegate.shuffle": "exchange"}),
+        ):
+            with pytest.raises(MemoryBudgetError):
+                other.add_data(["new", "x"], [blocks, gate.get_data("x", compute=False)])
+            assert other.get_var_names() == []
+        assert len(list(blocks)) == 1, "the first block tells what it is"
+
+    def test_variable_length_text_is_written_lazily_and_by_compact(self, tmp_path):
+        text = np.array(["a", "bcd", "", "e" * 50] * 25, dtype=np.dtypes.StringDType())
+        gate = StoreGate("zarr", {"output_dir": tmp_path / "store"}, "test_id")
+        gate.add_data("t", text, shuffle=3)
+        expected = text[np.random.RandomState(3).permutation(100)]
+        other = StoreGate("zarr", {"output_dir": tmp_path / "other"}, "test_id")
+        other.add_data("t", gate.get_data("t", compute=False))
+        gate.compact()
+        for written in (gate, other):
+            np.testing.assert_array_equal(written.get_data("t"), expected)
+        other.add_data("u", gate.get_data("t", compute=False))
+        gate.compact()
+        for found in (gate.get_data("t"), other.get_data("u")):
+            np.testing.assert_array_equal(found, expected)
+
     def test_shuffled_and_cast_rows_go_to_memory_by_one_read(self, tmp_path, monkeypatch):
         monkeypatch.setattr("storegate_engine.pieces.WINDOW_NBYTES", 2**14)
         rows = np.random.default_rng(0).random((5000, 8))
@@ -468,7 +495,9 @@ class TestSpill:
         (orphan / "map-000000").write_bytes(b"rows")
         adopted = spill.open_spill(tmp_path, plan)
         assert (adopted.path / "map-000000").read_bytes() == b"rows"
-        adopted.remove()
+        path = adopted.path
+        del adopted
+        assert not path.exists()
         orphan.mkdir(parents=True)
         mine = spill.open_spill(tmp_path, "1" * 32)
         mine.path.mkdir()
@@ -507,17 +536,41 @@ class TestSpare:
         del following
         assert not tmp_path.exists() or list(tmp_path.iterdir()) == []
 
-    @pytest.mark.parametrize("removed", [False, True])
-    def test_nothing_is_left_to_a_plan_that_is_gone(self, tmp_path, removed):
+    def test_nothing_is_left_to_a_plan_that_is_gone(self, tmp_path):
         old, other = self.spill(tmp_path, "1", b"old"), self.spill(tmp_path, "4", b"other")
         heir = spill.open_spill(tmp_path, "2" * 32)
         old.leave_to(heir)
-        if removed:
-            heir.remove()
-        else:
-            del heir
+        del heir
         del old
         assert list(tmp_path.iterdir()) == [other.path]
+
+    def test_what_is_left_behind_is_taken_by_the_next_one(self, tmp_path):
+        old, other = self.spill(tmp_path, "1", b"old"), self.spill(tmp_path, "4", b"other")
+        also = spill.open_spill(tmp_path, "1" * 32)
+        old.leave_behind()
+        also.leave_to(other)  # whoever shares it does not undo that
+        del old
+        assert spill.orphans(tmp_path) == [], "somebody holds it"
+        del also
+        (path,) = spill.orphans(tmp_path)
+        assert (path / "map-000000").read_bytes() == b"old"
+        taken = spill.open_spill(tmp_path, "1" * 32)
+        assert (taken.path / "map-000000").read_bytes() == b"old"
+        assert spill.orphans(tmp_path) == []
+        del taken
+        assert list(tmp_path.iterdir()) == [other.path]
+
+    def test_one_who_is_done_does_not_remove_what_another_thread_reads(self, shuffled):
+        gate, expected, _ = shuffled
+        variable = gate.table["train"]["x"]
+        plan = plan_rewrite(variable, 100, gate.capacity)
+        assert plan.kind == "exchange"
+        with passes.open_passes([variable], plan) as reading:
+            with passes.open_passes([variable], plan) as done:
+                done.run_first()
+            rows = [np.array(next(reading.collect(bucket, Workspace()))) for bucket in range(plan.n_buckets)]
+            np.testing.assert_array_equal(np.concatenate(rows), expected)
+        assert scratch(gate.repository().location.path) == []
 
     @pytest.mark.parametrize("nbytes", [0, 10, 300_000, 3_000_000])
     def test_a_spare_file_of_any_length_is_written_over(self, shuffled, tmp_path, nbytes):
@@ -559,6 +612,27 @@ class TestFaults:
             path.unlink()
         with pytest.raises(CorruptStoreError, match="map-000001"):
             [collect(exchange, bucket) for bucket in range(5)]
+
+    def test_a_file_of_another_plan_or_place_is_not_taken(self, shuffled, tmp_path):
+        gate, expected, _ = shuffled
+        exchange = self.exchange(gate, tmp_path / f"{'1' * 32}.a.1.b")
+        exchange.path("").rename(tmp_path / f"{'1' * 32}.a.2.c")  # as one that adopts it does
+        exchange = replace(exchange, directory=str(tmp_path / f"{'1' * 32}.a.2.c"))
+        np.testing.assert_array_equal(collect(exchange, 2), expected[8000:12_000])
+        other = self.exchange(gate, tmp_path / f"{'2' * 32}.a.1.b")
+        for source in (other.map_path(1), exchange.map_path(2)):
+            content = exchange.map_path(1).read_bytes()
+            exchange.map_path(1).write_bytes(source.read_bytes())
+            with pytest.raises(CorruptStoreError, match="map-000001 is not what was written"):
+                collect(exchange, 2)
+            exchange.map_path(1).write_bytes(content)
+
+    def test_an_interrupted_task_leaves_no_part_of_a_file(self, shuffled, tmp_path, monkeypatch):
+        gate, _, _ = shuffled
+        monkeypatch.setattr("storegate_engine.spill_files.write_all", lambda *_: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(MemoryError):
+            self.exchange(gate, tmp_path / "spill")
+        assert list((tmp_path / "spill").iterdir()) == []
 
     def test_a_store_that_cannot_be_written_keeps_its_spill_elsewhere(self, shuffled, tmp_path, monkeypatch):
         gate, expected, _ = shuffled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import weakref
 from pathlib import Path
 
@@ -220,6 +221,19 @@ def test_a_changed_memmap_keeps_its_changes(gate, tmp_path):
 def test_attributes_of_an_xarray_variable_are_no_layout(gate, name):
     gate.add_data("x", xr.DataArray(X, attrs={name: 4}))
     np.testing.assert_array_equal(gate.get_data("x"), X)
+
+
+def test_a_dataarray_of_a_file_is_streamed_and_stays_on_the_disk(gate, tmp_path):
+    rows = np.random.default_rng(0).random((40_000, 25))
+    xr.Dataset({"x": (("sample", "a"), rows)}).to_zarr(tmp_path / "other.zarr", zarr_format=2)
+    with xr.open_zarr(tmp_path / "other.zarr", chunks=None) as dataset:
+        tracemalloc.start()
+        gate.add_data("x", dataset["x"])
+        held = sum(trace.size for trace in tracemalloc.take_snapshot().traces)
+        tracemalloc.stop()
+        stored = gate.table["train"]["x"].nbytes if gate.backend == "numpy" else 0
+        assert held < stored + rows.nbytes / 4
+    np.testing.assert_array_equal(gate.get_data("x"), rows)
 
 
 # ---------------------------------------------------------------------------------------- sizes

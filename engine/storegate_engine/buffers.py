@@ -20,6 +20,8 @@ class Workspace:
 
     def array(self, use: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Return an array with any content, valid until the next one for the same use."""
+        if dtype.hasobject:
+            return np.empty(shape, dtype)
         nbytes = math.prod(shape) * dtype.itemsize
         buffer = self._buffers.get(use)
         if buffer is None or buffer.nbytes < nbytes:

@@ -304,7 +304,8 @@ def request(exchange: Exchange, number: int) -> str:
         maps = stored // exchange.map_rows
         sorting = np.argsort(maps, kind="stable")
         pairs = np.stack([stored, np.arange(lo, hi)], axis=1)
-        write_segments(path, pairs, sorting, np.bincount(maps, minlength=exchange.n_maps), Workspace())
+        counts = np.bincount(maps, minlength=exchange.n_maps)
+        write_segments(path, pairs, sorting, counts, Workspace(), spare=exchange.path(SPARE) / name)
     return name
 
 

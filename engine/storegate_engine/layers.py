@@ -306,7 +306,7 @@ def rows_to_dask(variable: Variable, rows: tuple[int, ...], capacity: Capacity) 
 def variable_of(data: Any) -> Variable | None:
     """Return the variable that a dask array of :func:`rows_to_dask` stands for, None for any other data."""
     if isinstance(data, xr.DataArray):
-        data = data.variable.data
+        data = data.variable.data if data.chunks is not None else None  # else this would load what is not of dask
     layer = data.dask.layers.get(data.name) if isinstance(data, da.Array) else None
     return layer.variable if isinstance(layer, RowsLayer) else None
 

@@ -88,10 +88,6 @@ class MemoryRepository(Repository):
             rows = first.variable.read(0, len(first.variable))
             rows.flags.writeable = False
             return dict.fromkeys(group, rows)
-        if isinstance(first, VariableSource):  # whole: each stored chunk is read once, whatever the order
-            rows = first.variable.read(0, len(first.variable))
-            rows.flags.writeable = False
-            return dict.fromkeys(group, rows)
         block_rows = max(1, COPY_NBYTES // row_nbytes(first.dtype, first.row_shape))
         gathered = {name: _Gathered(source) for name, source in group.items()}
         for blocks in blocks_of_group(group, block_rows):

@@ -121,11 +121,10 @@ class Passes:
 
 @contextlib.contextmanager
 def open_passes(variables: Sequence[Variable], plan: Plan) -> Iterator[Passes]:
-    """Give the passes of variables of one order, over what a killed run left; their spill is removed at the end."""
+    """Give the passes of variables of one order, over what a killed run left; their spill is let go of at the end."""
     sizes = (plan.map_rows, plan.bucket_rows, plan.coarse)
     spills = [open_spill(scratch_of(variable), token_of(variable, *sizes)) for variable in variables]
     try:
         yield Passes(tuple(variables), plan, tuple(str(spill.path) for spill in spills))
     finally:
-        for spill in spills:
-            spill.remove()
+        spills.clear()  # removes them, unless another thread runs the same plan

@@ -23,8 +23,9 @@ from storegate_engine.exchange import is_invertible, pass_row_nbytes, plan_rows
 from storegate_engine.passes import Passes, open_passes
 from storegate_engine.plans import TASK_NBYTES, Plan
 from storegate_engine.repository import Transaction
-from storegate_engine.segments import write_rows
+from storegate_engine.segments import ArraySpec, write_rows
 from storegate_engine.sources import Source, VariableSource
+from storegate_engine.states import is_stored
 from storegate_engine.stored import StoredRepository
 from storegate_engine.table import Variable
 from storegate_engine.tasks import run, run_here, workspace
@@ -43,12 +44,24 @@ SPAN_NBYTES = 16 * 2**20
 
 
 def write(change: Transaction, sources: Mapping[str, Source], capacity: Capacity) -> dict[str, RowArray]:
-    """Write new rows and return their arrays, by name; those of variables as :func:`rewrite` does."""
-    variables = {name: source.variable for name, source in sources.items() if isinstance(source, VariableSource)}
+    """Write new rows and return their arrays, by name; those of stored variables as :func:`rewrite` does.
+
+    Raises
+    ------
+    MemoryBudgetError, SpillError
+        As :func:`rewrite`.
+    """
+    variables = {
+        name: source.variable
+        for name, source in sources.items()
+        if isinstance(source, VariableSource) and is_stored(source.variable)
+    }
+    if not variables or not isinstance(change.repository, StoredRepository):
+        return change.store(sources)
+    planned = _planned(change.repository, variables, capacity)
     others = {name: source for name, source in sources.items() if name not in variables}
     arrays = change.store(others) if others else {}
-    if variables:
-        arrays |= rewrite(change, variables, capacity)
+    arrays |= _move(change, variables, planned, capacity)
     return {name: arrays[name] for name in sources}
 
 
@@ -73,17 +86,33 @@ def rewrite(change: Transaction, variables: Mapping[str, Variable], capacity: Ca
     """
     if not isinstance(change.repository, StoredRepository):
         return change.store({name: VariableSource(variable) for name, variable in variables.items()})
-    specs = {name: change.repository.spec(name, VariableSource(variable)) for name, variable in variables.items()}
-    plans = {
-        name: plan_rewrite(variable, specs[name].layout.shard_rows, capacity) for name, variable in variables.items()
+    return _move(change, variables, _planned(change.repository, variables, capacity), capacity)
+
+
+def _planned(
+    repository: StoredRepository, variables: Mapping[str, Variable], capacity: Capacity
+) -> dict[str, tuple[ArraySpec, Plan]]:
+    """Return what will be written, and how; refuse what does not fit before anything is."""
+    specs = {name: repository.spec(name, VariableSource(variable)) for name, variable in variables.items()}
+    return {
+        name: (spec, plan_rewrite(variables[name], spec.layout.shard_rows, capacity)) for name, spec in specs.items()
     }
+
+
+def _move(
+    change: Transaction,
+    variables: Mapping[str, Variable],
+    planned: Mapping[str, tuple[ArraySpec, Plan]],
+    capacity: Capacity,
+) -> dict[str, RowArray]:
+    plans = {name: plan for name, (_, plan) in planned.items()}
     segment = change.new_segment()
     arrays: dict[str, RowArray] = {}
     total = sum(plans[name].passes * variable.nbytes for name, variable in variables.items())
     with settings.progress_bar(change.operation, total) as bar:
         for names in _moved_together(variables, plans):
             group = [variables[name] for name in names]
-            new = [segment.reserve(name, specs[name]) for name in names]
+            new = [segment.reserve(name, planned[name][0]) for name in names]
             plan = plans[names[0]]
             if plan.kind == "exchange":
                 written = _exchange(group, new, plan, bar.update)

@@ -25,16 +25,28 @@ SPARE = "spare"
 
 _NAME = re.compile(r"(?P<plan>[0-9a-f]{16,64})\.(?P<host>[^.]*)\.(?P<pid>[0-9]+)\.[0-9a-f]{8}")
 _HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+_NOBODY = "0"
+"""In the place of a process: the directory waits for whoever takes it."""
 _lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    global _lock  # another thread of the parent may hold it
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class Spill:
     """The directory of one plan, for as long as somebody holds this object; it is made with its first file."""
 
     def __init__(self, parent: Path, plan: str) -> None:
-        self.path = parent / f"{plan}.{_HOST}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
-        any(self._adopt(orphan) for orphan in parent.glob(f"{plan}.*") if _is_orphan(orphan))
         self._pid = os.getpid()
+        self._stays = False
+        self.path = parent / f"{plan}.{_HOST}.{self._pid}.{uuid.uuid4().hex[:8]}"
+        any(self._adopt(orphan) for orphan in parent.glob(f"{plan}.*") if _is_orphan(orphan))
         self._end: weakref.finalize[..., Spill] = weakref.finalize(self, _remove, self.path, self._pid)
 
     @property
@@ -48,22 +60,18 @@ class Spill:
             return True
         return False
 
-    def remove(self) -> None:
-        """Remove the directory now."""
-        _kept.discard(self)
-        if self._end.detach():
-            _remove(self.path, self._pid)
-
-    def leave_behind(self) -> None:
-        """When nobody holds this plan any more, leave its files to whoever runs it next, in this process or another."""
-        shutil.rmtree(self.path / SPARE, ignore_errors=True)
-        self._end.detach()
-        self._end = weakref.finalize(self, _left_behind.add, self.path)
-
     def leave_to(self, heir: Spill) -> None:
         """When nobody holds this plan any more, leave its files to another one as `SPARE`, instead of removing them."""
-        self._end.detach()
-        self._end = weakref.finalize(self, _leave, self.path, self._pid, weakref.ref(heir))
+        if not (self.is_inherited or self._stays):
+            self._end.detach()
+            self._end = weakref.finalize(self, _leave, self.path, self._pid, weakref.ref(heir))
+
+    def leave_behind(self) -> None:
+        """When nobody holds this plan any more, leave its files to whoever runs it next, in any process."""
+        if not self.is_inherited:
+            self._stays = True
+            self._end.detach()
+            self._end = weakref.finalize(self, _leave_behind, self.path, self._pid)
 
 
 def _remove(path: Path, pid: int) -> None:
@@ -83,7 +91,14 @@ def _leave(path: Path, pid: int, reference: weakref.ref[Spill]) -> None:
     _remove(path, pid)
 
 
-_left_behind: set[Path] = set()
+def _leave_behind(path: Path, pid: int) -> None:
+    if os.getpid() == pid:
+        shutil.rmtree(path / SPARE, ignore_errors=True)
+        plan, host, *_ = path.name.split(".")
+        with contextlib.suppress(OSError):  # nothing was spilled
+            path.rename(path.with_name(f"{plan}.{host}.{_NOBODY}.{uuid.uuid4().hex[:8]}"))
+
+
 _open: weakref.WeakValueDictionary[tuple[Path, str], Spill] = weakref.WeakValueDictionary()
 
 
@@ -109,7 +124,7 @@ def _is_orphan(path: Path) -> bool:
     name = _NAME.fullmatch(path.name)
     if name is None or name["host"] != _HOST or not _is_own(path):
         return False
-    return path in _left_behind or not _is_alive(int(name["pid"]))
+    return name["pid"] == _NOBODY or not _is_alive(int(name["pid"]))
 
 
 def _is_own(path: Path) -> bool:

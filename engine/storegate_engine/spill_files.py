@@ -57,11 +57,13 @@ def write_segments(
             file.truncate()
             body = np.concatenate([offsets.view("u1"), checksums.view("u1")])
             file.seek(0)
-            write_all(file, np.concatenate([_MAGIC, body, np.array([crc32c(body)], np.uint32).view("u1")]))
+            write_all(file, np.concatenate([_MAGIC, body, np.array([_checksum(body, path)], np.uint32).view("u1")]))
         os.replace(fresh, path)
-    except OSError as err:
+    except BaseException as err:
         with contextlib.suppress(OSError):
             fresh.unlink(missing_ok=True)
+        if not isinstance(err, OSError):
+            raise
         needed = header_nbytes + len(rows) * row_nbytes
         raise SpillError(
             f"spill file {path} of {format_nbytes(needed)} cannot be written: {err.strerror or err}; free space there, "
@@ -72,10 +74,16 @@ def write_segments(
 def _moved(source: Path | None, target: Path) -> bool:
     """Give a file another name, if it is there."""
     if source is not None:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # it is not there, or somebody has it open
             os.replace(source, target)
             return True
     return False
+
+
+def _checksum(body: Array, path: Path) -> int:
+    """Return the checksum of a header, which belongs to one file of one plan: what was written over is not taken."""
+    plan = path.parent.name.partition(".")[0]
+    return int(crc32c(body.tobytes() + f"{plan}/{path.name}".encode()))
 
 
 def _header_nbytes(n_segments: int) -> int:
@@ -101,7 +109,8 @@ class SegmentFile:
             header = np.empty(_header_nbytes(n_segments), "u1")
             self._read_exactly(header)
             body = header[len(_MAGIC) : -4]
-            if (header[: len(_MAGIC)] != _MAGIC).any() or crc32c(body) != int(header[-4:].view(np.uint32)[0]):
+            wanted = int(header[-4:].view(np.uint32)[0])
+            if (header[: len(_MAGIC)] != _MAGIC).any() or _checksum(body, path) != wanted:
                 raise CorruptStoreError(
                     f"spill file {path} is not what was written: its header does not match its checksum"
                 )

@@ -209,10 +209,11 @@ class StoredRepository(Repository):
         layout = plan_layout(nbytes, source.n_rows, chunk_rows=self._chunk_rows, budget_nbytes=limit)
         whole = source.source if isinstance(source, ColumnSource) else source
         chunk_nbytes = whole.least_rows * nbytes * n_together if isinstance(whole, SlicedSource) else 0
+        given = f", given in chunks of {format_nbytes(chunk_nbytes)}" if chunk_nbytes else ""
         require(
             n_together * ingest_nbytes(nbytes, layout, limit) + chunk_nbytes,
             self.budget_nbytes,
-            what=f"storing variable {name!r} (rows of {nbytes} bytes, in chunks of {format_nbytes(chunk_nbytes)})",
+            what=f"storing variable {name!r} (rows of {nbytes} bytes in chunks of {layout.chunk_rows} rows{given})",
             remedy="raise storegate.memory-limit, or make rows or chunks smaller (rechunk the data)",
         )
         return ArraySpec(source.dtype, source.row_shape, layout, source.n_rows)

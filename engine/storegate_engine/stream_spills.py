@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,7 @@ from storegate_engine.exchange import (
 from storegate_engine.orders import Range
 from storegate_engine.plans import COPIES, SHARE
 from storegate_engine.shards import in_own_thread
-from storegate_engine.spill import Spill, open_spill
+from storegate_engine.spill import SPARE, Spill, open_spill
 from storegate_engine.states import is_stored, token_of
 from storegate_engine.stream_loads import EpochOrder, Ready, Source, Threads, free_one, row_nbytes_of
 from storegate_engine.stream_orders import Epochs, Share
@@ -115,9 +116,9 @@ class ExchangeSource(Source):
             for variable, spill in zip(self.variables, spills, strict=True):
                 if spill_from is not None and epoch >= spill_from and is_stored(variable):
                     spill.leave_behind()
-        self._scattering.clear()
-        self._collecting.clear()
-        self._spills.clear()
+        self._following = None
+        for kept in (self._waiting, self._scattering, self._collecting, self._spills):
+            kept.clear()
 
     def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
         """Scatter what is not yet, then yield a task for every bucket."""
@@ -128,6 +129,7 @@ class ExchangeSource(Source):
         self._hand_down(epoch)
         threads.run(iter(self._requests(exchanges)))
         threads.run(iter(self._scatters(exchanges)))
+        _clear_spare(exchanges)
         self._waiting.clear()
         self._following = threads.loads.submit(self._scatter, following, threads)
         for number in range(step // self.steps, -(-self.epochs.n_steps // self.steps)):
@@ -167,7 +169,7 @@ class ExchangeSource(Source):
 
     def _hand_down(self, epoch: int) -> None:
         """Leave the files of other epochs to the one after this, which is written over them."""
-        for other in set(self._spills) - {epoch, epoch + 1}:
+        for other in sorted(set(self._spills) - {epoch, epoch + 1}):
             for spill, heir in zip(self._spills.pop(other), self._spills[epoch + 1], strict=True):
                 spill.leave_to(heir)
 
@@ -194,6 +196,7 @@ class ExchangeSource(Source):
             task()
         self._waiting.extend(self._scatters(exchanges))
         self._work(threads.stopping.is_set)
+        _clear_spare(exchanges)
 
     def _work(self, stopped: Callable[[], bool]) -> None:
         """Run tasks that wait; several threads may."""
@@ -223,3 +226,9 @@ class ExchangeSource(Source):
                 found[order] = arrangement(exchange, number)
             arrays.append(collect(exchange, number, placement(exchange, number, found[order]), workspace=space))
         return Ready(arrays, None, cuts, release=partial(self._collecting.append, spaces))
+
+
+def _clear_spare(exchanges: list[Exchange]) -> None:
+    """Remove what was not written over, when all is written."""
+    for exchange in exchanges:
+        shutil.rmtree(exchange.path(SPARE), ignore_errors=True)

@@ -38,7 +38,7 @@ class Vacuumed:
     segments: list[str] = field(default_factory=list)
     """Identifiers of segments that no kept version refers to."""
     scratch: list[str] = field(default_factory=list)
-    """Spill that killed processes of this machine have left."""
+    """Spill that processes of this machine have left: killed ones, and ones that were asked to."""
     partial: list[str] = field(default_factory=list)
     """Files that killed processes had not finished."""
     nbytes: int = 0
