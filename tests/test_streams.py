@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import multiprocessing
@@ -835,6 +836,21 @@ def test_a_stream_travels_by_pickle_at_its_place(gate):
     next(iter(stream))
     other = pickle.loads(pickle.dumps(stream))
     assert [batch.tolist() for batch in other] == [batch.tolist() for batch in stream]
+
+
+def test_a_copy_is_a_stream_of_its_own(tmp_path, scratch):
+    gate = StoreGate("zarr", {"output_dir": tmp_path / "store", "chunk": 100}, data_id="a")
+    gate.add_data("x", np.arange(20_000))
+    with exchanging("exchange"), gate["train"]["x"].batches(100, seed=3, budget=SMALL) as stream:
+        batches = iter(stream)
+        next(batches)
+        other = copy.copy(stream)
+        rest = list(batches)
+        list(stream)
+        stream.close()
+        np.testing.assert_array_equal(list(other), rest)
+        other.close()
+    assert not scratch.exists()
 
 
 # ------------------------------------------------------------------------------------------ memory

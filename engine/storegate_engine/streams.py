@@ -276,6 +276,10 @@ class Stream:
         other._step = self._step
         return other
 
+    def __copy__(self) -> Stream:
+        """Return a stream at the same place with threads, rows and spill of its own."""
+        return self.on_rank(*self.world)
+
     # Batches
 
     def __iter__(self) -> Generator[Any, None, None]:
