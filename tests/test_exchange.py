@@ -27,6 +27,7 @@ from storegate_engine.exchange import Exchange, collect, scatter
 from storegate_engine.orders import ArrayIndex, Range, Take, cut, permute
 from storegate_engine.plans import Rows, choose
 from storegate_engine.rewrite import plan_rewrite
+from storegate_engine.table import Variable
 from tests.test_storage import environment
 
 
@@ -147,6 +148,22 @@ class TestEqualsNumpy:
         gate.compact()
         assert sorted(reads) == sorted(counted_reads)
         assert scratch(tmp_path) == []
+
+    @pytest.mark.parametrize("plan", ["gather", "exchange"])
+    def test_only_what_compact_replaces_leaves_the_page_cache(self, shuffled, tmp_path, monkeypatch, plan):
+        gate, expected, _ = shuffled
+        dropped = []
+        monkeypatch.setattr(Variable, "drop", lambda self, lo, hi: dropped.append((lo, hi)))
+        with dask.config.set({"storegate.shuffle": plan, "storegate.memory-limit": "4MiB"}):
+            other = StoreGate("zarr", {"output_dir": tmp_path / "other", "budget": "4MiB"}, "test_id")
+            other.add_data("x", gate.get_data("x", compute=False))
+            gate.fingerprint("x")
+            assert dropped == []
+            StoreGate("zarr", {"output_dir": tmp_path / "other", "budget": "4MiB"}, "test_id").shuffle("train", seed=1)
+            other.compact()
+        assert dropped
+        reshuffled = expected[np.random.RandomState(1).permutation(len(expected))]
+        np.testing.assert_array_equal(other.get_data("x"), reshuffled)
 
     def test_a_refused_rewrite_reads_nothing_of_its_neighbours(self, shuffled, tmp_path):
         gate, _, _ = shuffled

@@ -54,6 +54,8 @@ class Passes:
     """Sizes of every pass."""
     directories: tuple[str, ...]
     """Where the spill of each variable lies."""
+    is_last: bool = False
+    """Whether the stored rows are read for the last time, and leave the page cache."""
 
     @property
     def coarse_rows(self) -> int:
@@ -93,8 +95,9 @@ class Passes:
             found = destinations(exchanges[0], number)
             for exchange in exchanges:
                 scatter(exchange, number, found, workspace=workspace())
-                lo = number * exchange.map_rows
-                exchange.variable.drop(lo, lo + exchange.map_rows)
+                if self.is_last:
+                    lo = number * exchange.map_rows
+                    exchange.variable.drop(lo, lo + exchange.map_rows)
 
     def split(self, coarse: int) -> None:
         """Do one task of the second pass of three."""
@@ -120,11 +123,11 @@ class Passes:
 
 
 @contextlib.contextmanager
-def open_passes(variables: Sequence[Variable], plan: Plan) -> Iterator[Passes]:
+def open_passes(variables: Sequence[Variable], plan: Plan, *, is_last: bool = False) -> Iterator[Passes]:
     """Give the passes of variables of one order, over what a killed run left; their spill is let go of at the end."""
     sizes = (plan.map_rows, plan.bucket_rows, plan.coarse)
     spills = [open_spill(scratch_of(variable), token_of(variable, *sizes)) for variable in variables]
     try:
-        yield Passes(tuple(variables), plan, tuple(str(spill.path) for spill in spills))
+        yield Passes(tuple(variables), plan, tuple(str(spill.path) for spill in spills), is_last)
     finally:
         spills.clear()  # removes them, unless another thread runs the same plan

@@ -61,7 +61,7 @@ def write(change: Transaction, sources: Mapping[str, Source], capacity: Capacity
     planned = _planned(change.repository, variables, capacity)
     others = {name: source for name, source in sources.items() if name not in variables}
     arrays = change.store(others) if others else {}
-    arrays |= _move(change, variables, planned, capacity)
+    arrays |= _move(change, variables, planned, capacity, is_last=False)
     return {name: arrays[name] for name in sources}
 
 
@@ -86,7 +86,7 @@ def rewrite(change: Transaction, variables: Mapping[str, Variable], capacity: Ca
     """
     if not isinstance(change.repository, StoredRepository):
         return change.store({name: VariableSource(variable) for name, variable in variables.items()})
-    return _move(change, variables, _planned(change.repository, variables, capacity), capacity)
+    return _move(change, variables, _planned(change.repository, variables, capacity), capacity, is_last=True)
 
 
 def _planned(
@@ -104,7 +104,10 @@ def _move(
     variables: Mapping[str, Variable],
     planned: Mapping[str, tuple[ArraySpec, Plan]],
     capacity: Capacity,
+    *,
+    is_last: bool,
 ) -> dict[str, RowArray]:
+    """Write what was planned; what is read for the last time leaves the page cache."""
     plans = {name: plan for name, (_, plan) in planned.items()}
     segment = change.new_segment()
     arrays: dict[str, RowArray] = {}
@@ -115,11 +118,11 @@ def _move(
             new = [segment.reserve(name, planned[name][0]) for name in names]
             plan = plans[names[0]]
             if plan.kind == "exchange":
-                written = _exchange(group, new, plan, bar.update)
+                written = _exchange(group, new, plan, bar.update, is_last=is_last)
             elif plan.kind == "read" or active_client() is not None:
                 written = [_copy(group[0], new[0], plan, bar.update)]
             else:
-                written = [_gather(group[0], new[0], plan, capacity.workers + 2, bar.update)]
+                written = [_gather(group[0], new[0], plan, capacity.workers + 2, bar.update, is_last=is_last)]
             for name, array, parts in zip(names, new, written, strict=True):
                 encoding = encoding_of(array.dtype)
                 arrays[name] = segment.seal(name, array.n_rows, encoding, checksums.in_order(parts))
@@ -201,22 +204,29 @@ def copy_rows(variable: Variable, array: StoredArray, lo: int, hi: int) -> check
 
 
 def _gather(
-    variable: Variable, array: StoredArray, plan: Plan, n_threads: int, progress: Callable[[int], object]
+    variable: Variable,
+    array: StoredArray,
+    plan: Plan,
+    n_threads: int,
+    progress: Callable[[int], object],
+    *,
+    is_last: bool,
 ) -> list[checksums.Written]:
     """Read the stored rows in order, place those of one bucket at a time in memory, then write them."""
     step = len(variable) if plan.n_buckets == 1 else _whole_shards(array, plan.bucket_rows)
     part = _whole_shards(array, max(1, TASK_NBYTES // variable.row_nbytes))
     written: list[checksums.Written] = []
     for lo in range(0, len(variable), step):
-        out = _gathered(variable, lo, min(lo + step, len(variable)), n_threads)
+        hi = min(lo + step, len(variable))
+        out = _gathered(variable, lo, hi, n_threads, is_last=is_last and hi == len(variable))
         starts = range(0, len(out), part)
         written += run_here((partial(write_rows, array, lo + at, out[at : at + part]) for at in starts), n_threads)
         progress(out.nbytes)
     return written
 
 
-def _gathered(variable: Variable, lo: int, hi: int, n_threads: int) -> Array:
-    """Return logical rows ``lo..hi``, by reading the stored ones in order; after the last of them these are dropped."""
+def _gathered(variable: Variable, lo: int, hi: int, n_threads: int, *, is_last: bool) -> Array:
+    """Return logical rows ``lo..hi``, by reading the stored ones in order, for the last time or not."""
     out = np.empty((hi - lo, *variable.row_shape), variable.dtype)
     stored = variable.stored_rows()
     shards = (piece.array.layout.shard_rows for piece in stored.pieces if isinstance(piece.array, StoredArray))
@@ -227,7 +237,7 @@ def _gathered(variable: Variable, lo: int, hi: int, n_threads: int) -> Array:
 
     def place(number: int, first: int, last: int) -> None:
         _place(stored, wanted[first:last], places[first:last], out)
-        if hi == len(variable):
+        if is_last:
             stored.drop(number * span, (number + 1) * span)
 
     tasks = (partial(place, number, a, b) for number, (a, b) in enumerate(pairwise(cuts)) if a < b)
@@ -268,11 +278,16 @@ def _place(stored: Variable, wanted: Array, places: Array, out: Array) -> None:
 
 
 def _exchange(
-    variables: list[Variable], arrays: list[StoredArray], plan: Plan, progress: Callable[[int], object]
+    variables: list[Variable],
+    arrays: list[StoredArray],
+    plan: Plan,
+    progress: Callable[[int], object],
+    *,
+    is_last: bool,
 ) -> list[list[checksums.Written]]:
     """Exchange variables of one order; return what was written of each."""
     nbytes = sum(variable.nbytes for variable in variables)
-    with open_passes(variables, plan) as passes:
+    with open_passes(variables, plan, is_last=is_last) as passes:
         passes.run_first(lambda share: progress(int(nbytes * share)))
         buckets = (partial(collect_and_write, passes, bucket, arrays) for bucket in range(plan.n_buckets))
         written = run(buckets, plan.workers, lambda: progress(nbytes // plan.n_buckets))
