@@ -11,12 +11,11 @@ from storegate.selection import OneRow, Selection
 from storegate_engine.repository import Transaction
 from storegate_engine.rewrite import write
 from storegate_engine.table import rows_of
-from storegate_engine.tiers import Capacity
 
 __all__ = ["add", "replace_all", "update_rows"]
 
 
-def add(change: Transaction, names: Names, data: Any, target: Target, seed: int | None, limits: Capacity) -> None:
+def add(change: Transaction, names: Names, data: Any, target: Target, seed: int | None) -> None:
     """Put rows behind those that the variables have; everything is checked before the first row is written."""
     columns = parse_columns(names, data)
     table = change.table
@@ -27,13 +26,13 @@ def add(change: Transaction, names: Names, data: Any, target: Target, seed: int 
         for name, column in columns.items():
             if name in table[at]:
                 table[at][name].require_row_shape(column.row_shape)
-    arrays = write(change, columns, limits)
+    arrays = write(change, columns)
     require_equal_rows({name: array.n_rows for name, array in arrays.items()})
     new = edits.new_rows(table, target, arrays, seed)
     change.edit(edits.appended(new, sizes=sizes), touches=[(at, rows.name) for at in new for rows in new[at]])
 
 
-def replace_all(change: Transaction, names: Names, data: Any, target: Target, limits: Capacity) -> None:
+def replace_all(change: Transaction, names: Names, data: Any, target: Target) -> None:
     """Replace whole variables by as many rows; dtype and sample shape may change."""
     columns = parse_columns(names, data)
     known = [column.n_rows for column in columns.values() if column.n_rows is not None]
@@ -41,15 +40,13 @@ def replace_all(change: Transaction, names: Names, data: Any, target: Target, li
         for at, (lo, hi) in edits.spread(change.table, target, known[0]).items():
             for name in columns:
                 edits.require_rows(change.table, at, name, hi - lo)
-    arrays = write(change, columns, limits)
+    arrays = write(change, columns)
     require_equal_rows({name: array.n_rows for name, array in arrays.items()})
     new = edits.new_rows(change.table, target, arrays)
     change.edit(edits.replaced(new), reads=[(at, rows.name) for at in new for rows in new[at]])
 
 
-def update_rows(
-    change: Transaction, names: Names, data: Any, phase: str, selection: Selection, limits: Capacity
-) -> None:
+def update_rows(change: Transaction, names: Names, data: Any, phase: str, selection: Selection) -> None:
     """Replace the selected rows of one phase, or of all phases concatenated."""
     table = change.table
     olds = {name: edits.whole(table, phase, name) for name in names.names}
@@ -61,7 +58,7 @@ def update_rows(
         olds[name].require_row_shape(column.row_shape)
         if column.n_rows is not None:
             edits.require_selected(name, selection, column.n_rows)
-    arrays = write(change, columns, limits)
+    arrays = write(change, columns)
     for at, mine, theirs in edits.parts_of(table, phase, selection):
         for name, array in arrays.items():
             old = table.variable(at, name)

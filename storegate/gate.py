@@ -313,7 +313,7 @@ class StoreGate:
         target = parse_phase(phase)
         seed = parse_seed(shuffle)
         with self._begin("add_data", var_names=_plain(var_names), phase=_plain(phase), shuffle=seed) as change:
-            changes.add(change, names, data, target, seed, self.capacity)
+            changes.add(change, names, data, target, seed)
             self._finish(change, do_compile=do_compile)
 
     def update_data(
@@ -349,13 +349,12 @@ class StoreGate:
         everything = index is None or (isinstance(index, (int, np.integer)) and index == -1)
         with self._begin("update_data", var_names=_plain(var_names), phase=_plain(phase)) as change:
             if everything:
-                changes.replace_all(change, names, data, target, self.capacity)
+                changes.replace_all(change, names, data, target)
             elif isinstance(target, Split):
                 raise ShapeError("a split replaces whole variables; give index=-1, or one phase or all")
             else:
                 first = edits.whole(change.table, target, names.names[0])
-                selection = parse_method_index(index, len(first))
-                changes.update_rows(change, names, data, target, selection, self.capacity)
+                changes.update_rows(change, names, data, target, parse_method_index(index, len(first)))
             self._finish(change, do_compile=do_compile)
 
     def update_selection(self, names: Names, data: Any, phase: str, item: Any) -> None:
@@ -364,9 +363,9 @@ class StoreGate:
             rows = len(edits.whole(change.table, phase, names.names[0]))
             selection = parse_item(item, rows)
             if selection == RowRange(0, rows):
-                changes.replace_all(change, names, data, phase, self.capacity)
+                changes.replace_all(change, names, data, phase)
             else:
-                changes.update_rows(change, names, data, phase, selection, self.capacity)
+                changes.update_rows(change, names, data, phase, selection)
             self._finish(change, do_compile=True)
 
     def delete_data(self, var_names: Any, phase: Any = "train", do_compile: bool = True) -> None:

@@ -98,7 +98,7 @@ def _store(
         if len(variables) == len(columns):
             rows = blocks_of(list(variables.values()), limits)
             return dict(persist({name: to_dask(variable, rows, limits) for name, variable in variables.items()}))
-    return write(change, columns, limits)
+    return write(change, columns)
 
 
 def _compiled_if_even(table: Table) -> Table:

@@ -30,6 +30,7 @@ from storegate_engine.stored import StoredRepository
 from storegate_engine.table import Variable
 from storegate_engine.tasks import run, run_here, workspace
 from storegate_engine.tiers import Capacity, active_client
+from storegate_engine.tiers import capacity as capacity_of
 
 __all__ = ["blocks_in_order", "plan_rewrite", "rewrite", "write"]
 
@@ -43,7 +44,7 @@ SPAN_NBYTES = 16 * 2**20
 """Stored rows that one task of a gather reads in order."""
 
 
-def write(change: Transaction, sources: Mapping[str, Source], capacity: Capacity) -> dict[str, RowArray]:
+def write(change: Transaction, sources: Mapping[str, Source]) -> dict[str, RowArray]:
     """Write new rows and return their arrays, by name; those of stored variables as :func:`rewrite` does.
 
     Raises
@@ -58,10 +59,11 @@ def write(change: Transaction, sources: Mapping[str, Source], capacity: Capacity
     }
     if not variables or not isinstance(change.repository, StoredRepository):
         return change.store(sources)
-    planned = _planned(change.repository, variables, capacity)
+    limits = capacity_of(change.repository.budget_nbytes)
+    planned = _planned(change.repository, variables, limits)
     others = {name: source for name, source in sources.items() if name not in variables}
     arrays = change.store(others) if others else {}
-    arrays |= _move(change, variables, planned, capacity, is_last=False)
+    arrays |= _move(change, variables, planned, limits, is_last=False)
     return {name: arrays[name] for name in sources}
 
 

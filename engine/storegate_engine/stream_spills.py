@@ -196,7 +196,8 @@ class ExchangeSource(Source):
             task()
         self._waiting.extend(self._scatters(exchanges))
         self._work(threads.stopping.is_set)
-        _clear_spare(exchanges)
+        if not threads.stopping.is_set():
+            _clear_spare(exchanges)
 
     def _work(self, stopped: Callable[[], bool]) -> None:
         """Run tasks that wait; several threads may."""
