@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate_engine.errors import DtypeError, ShapeError, StoreGateError
-from storegate_engine.layers import variable_of
+from storegate_engine.layers import in_full_pass, variable_of
 from storegate_engine.names import validate_name
 from storegate_engine.sources import ArraySource, ColumnSource, Source, VariableSource, as_source
 from storegate_engine.states import is_stored
@@ -68,7 +68,7 @@ def parse_columns(names: Names, data: Any) -> dict[str, Source]:
         case "one":
             return {names.names[0]: _source(data, names.names[0])}
         case "stack":
-            return _stacked(names, as_source(data, str(names.names)))
+            return _stacked(names, as_source(in_full_pass(data), str(names.names)))
     entries = _entries(names, data)
     if isinstance(entries, np.ndarray):
         return _stacked(names, ArraySource(entries))
@@ -82,7 +82,7 @@ def _source(data: Any, name: str) -> Source:
     variable = variable_of(data)
     if variable is not None and is_stored(variable) and active_client() is None:  # else its workers compute it
         return VariableSource(variable)
-    return as_source(data, name)
+    return as_source(in_full_pass(data), name)
 
 
 def _stacked(names: Names, source: Source) -> dict[str, Source]:

@@ -6,6 +6,8 @@ dask culls the graph and so says which blocks are wanted.
 
 from __future__ import annotations
 
+import copy
+import os
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
@@ -34,14 +36,13 @@ from storegate_engine.exchange import (
 )
 from storegate_engine.orders import ArrayIndex, Concat, Permute, RowOrder, Slice, Take
 from storegate_engine.plans import Plan, permuted_rows
-from storegate_engine.settings import is_full_pass
 from storegate_engine.shards import in_own_thread
 from storegate_engine.spill import Spill, keep_until_exit, open_spill
 from storegate_engine.states import is_stored, token_of
 from storegate_engine.table import Variable
 from storegate_engine.tiers import Capacity, active_client
 
-__all__ = ["RowsLayer", "blocks_of", "rows_to_dask", "variable_of"]
+__all__ = ["RowsLayer", "blocks_of", "in_full_pass", "rows_to_dask", "variable_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -59,6 +60,9 @@ class RowsLayer(Layer):
         gather    gather -> block, block, ...               a task for as many blocks as fit, which are cut from it
         exchange  scatter, scatter, ... -> spilled -> block, block, ...
 
+    A block has the same key in whatever way it is read, and the same rows. Every other key names all that its task
+    does: a cluster keeps the first task that it gets for a key, whoever asks for it later.
+
     Parameters
     ----------
     name : str
@@ -71,6 +75,9 @@ class RowsLayer(Layer):
         Memory and threads to plan with.
     """
 
+    is_full_pass = False
+    """Whether all blocks will be asked for, some at a time, so that each graph plans for all of them."""
+
     def __init__(self, name: str, variable: Variable, rows: tuple[int, ...], capacity: Capacity) -> None:
         super().__init__()
         self.name = name
@@ -78,6 +85,14 @@ class RowsLayer(Layer):
         self.starts = (0, *np.cumsum(rows).tolist())
         self.capacity = capacity
         self._spills: dict[str, Spill] = {}
+
+    def in_full_pass(self) -> RowsLayer:
+        """Return the layer for a pass over all blocks, some at a time: rows are exchanged once, not gathered often."""
+        layer = copy.copy(self)
+        layer.is_full_pass = True
+        layer._spills = {}
+        layer.__dict__.pop("_everything", None)
+        return layer
 
     def __repr__(self) -> str:
         return f"<RowsLayer {self.name!r}: {len(self.starts) - 1} blocks of {self.variable.name!r}>"
@@ -122,7 +137,7 @@ class RowsLayer(Layer):
         """Return the tasks of the blocks among ``keys``, and what they depend on."""
         everything = range(len(self.starts) - 1)
         blocks = [block for block in everything if self._key(block) in keys]
-        planned = everything if is_full_pass() else blocks
+        planned = everything if self.is_full_pass else blocks
         plan = self.plan(planned)
         if plan.kind == "exchange":
             return self._exchange(blocks, (planned[0], planned[-1] + 1), plan)
@@ -144,8 +159,8 @@ class RowsLayer(Layer):
     def _gather(self, blocks: Sequence[int], plan: Plan) -> dict[Key, GraphNode]:
         tasks: dict[Key, GraphNode] = {}
         for group in _groups(blocks, self.starts, plan.bucket_rows):
-            key = f"{self.name}-gather-{group[0]}"
             spans = [(self.starts[block], self.starts[block + 1]) for block in group]
+            key = f"{self.name}-gather-{tokenize(spans)}"
             tasks |= self._gathered(key, spans)
             done = 0
             for block, (lo, hi) in zip(group, spans, strict=True):
@@ -167,6 +182,8 @@ class RowsLayer(Layer):
         if active_client() is not None:
             keep_until_exit(spill)  # what was persisted is still computed when nobody here holds the layer
         exchange = Exchange(self.variable, plan.map_rows, plan.bucket_rows, str(spill.path), buckets)
+        # the place belongs to this process: another client of the same cluster has one of its own
+        token = tokenize(token, exchange.directory)
         scattered = f"{self.name}-spilled-{token}"
         tasks: dict[Key, GraphNode] = {}
         requested: list[TaskRef] = []
@@ -297,10 +314,31 @@ def rows_to_dask(variable: Variable, rows: tuple[int, ...], capacity: Capacity) 
     capacity : Capacity
         Memory and threads to plan with.
     """
-    name = f"{variable.name}-{_token(variable, rows)}"
+    name = f"{variable.name}-{_token(variable, rows, capacity)}"
     graph = HighLevelGraph({name: RowsLayer(name, variable, rows, capacity)}, {name: set()})
     chunks = (rows, *((size,) for size in variable.row_shape))
     return da.Array(graph, name, chunks, dtype=variable.dtype)
+
+
+def in_full_pass(data: Any) -> Any:
+    """Return data that are read whole, some rows at a time; lazy variables among what they are made of plan for that.
+
+    Parameters
+    ----------
+    data : any
+        A dask array, or one in xarray; anything else is returned as it is.
+    """
+    if isinstance(data, (xr.DataArray, xr.Variable)):
+        return data.copy(data=in_full_pass(data.data)) if data.chunks is not None else data
+    if not isinstance(data, da.Array):
+        return data
+    graph = data.dask
+    if not any(isinstance(layer, RowsLayer) for layer in graph.layers.values()):
+        return data
+    layers = {
+        name: layer.in_full_pass() if isinstance(layer, RowsLayer) else layer for name, layer in graph.layers.items()
+    }
+    return da.Array(HighLevelGraph(layers, graph.dependencies), data.name, data.chunks, meta=data._meta)
 
 
 def variable_of(data: Any) -> Variable | None:
@@ -311,6 +349,26 @@ def variable_of(data: Any) -> Variable | None:
     return layer.variable if isinstance(layer, RowsLayer) else None
 
 
-def _token(variable: Variable, rows: tuple[int, ...]) -> str:
-    """Return a name for equal content: the same variable of a store always gets the same."""
-    return token_of(variable, rows[:1]) if _is_small(variable) else uuid.uuid4().hex
+_process = uuid.uuid4().hex
+
+
+def _rename_process() -> None:
+    global _process
+    _process = uuid.uuid4().hex
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_rename_process)
+
+
+def _token(variable: Variable, rows: tuple[int, ...], capacity: Capacity) -> str:
+    """Return a name for equal content: the same variable of a store always gets the same in a process.
+
+    Blocks that are read in order or gathered have it in all processes. Those that come out of a spill do not: it goes
+    with its process, and another client of the same cluster must not wait for it.
+    """
+    if not _is_small(variable):
+        return uuid.uuid4().hex
+    starts = (0, *np.cumsum(rows).tolist())
+    is_spilled = plan_blocks(variable, starts, range(len(rows)), capacity).kind == "exchange"
+    return token_of(variable, rows[:1], *([_process] if is_spilled else []))

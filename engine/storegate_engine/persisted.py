@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import dask.array as da
 import numpy as np
 from dask._task_spec import GraphNode, Task, TaskRef
+from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 from dask.typing import Key
 
@@ -102,7 +103,7 @@ class BlocksLayer(RowsLayer):
 
     def _gathered(self, key: Key, spans: Spans) -> dict[Key, GraphNode]:
         tasks: dict[Key, GraphNode] = {}
-        picked = f"{self.name}-picked-{spans[0][0]}"
+        picked = f"{self.name}-picked-{tokenize(list(spans))}"
         parts = []
         for number in range(self.n_sources):
             part = (picked, number)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import dask
 
 from storegate_engine.budget import default_budget_nbytes, parse_nbytes
 
-__all__ = ["in_full_pass", "is_full_pass", "memory_limit_nbytes", "progress_bar", "scratch_directory", "shuffle_plan"]
+__all__ = ["fingerprints_at_commit", "memory_limit_nbytes", "progress_bar", "scratch_directory", "shuffle_plan"]
 
 
 def memory_limit_nbytes(budget: int | str | None = None) -> int:
@@ -45,16 +44,6 @@ def progress_bar(what: str, total_nbytes: int | None) -> Any:
 def shuffle_plan() -> str:
     """Return ``storegate.shuffle``: ``auto``, ``gather`` or ``exchange``."""
     return str(dask.config.get("storegate.shuffle", "auto"))
-
-
-def in_full_pass() -> AbstractContextManager[object]:
-    """Return a context in which lazy variables plan for all of their blocks: all will be asked for, one by one."""
-    return dask.config.set({"storegate.full-pass": True})
-
-
-def is_full_pass() -> bool:
-    """Return whether the code runs within :func:`in_full_pass`."""
-    return bool(dask.config.get("storegate.full-pass", False))
 
 
 def fingerprints_at_commit() -> bool:

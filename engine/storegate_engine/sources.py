@@ -10,7 +10,6 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from storegate_engine import settings
 from storegate_engine.encodings import dtype_to_text, is_text
 from storegate_engine.errors import DtypeError, ShapeError
 from storegate_engine.table import Variable
@@ -119,9 +118,7 @@ class SlicedSource:
         """Yield blocks along the source's own chunks, so that each of them is read or computed once."""
         start = 0
         for stop in self._boundaries(block_rows):
-            with settings.in_full_pass():  # a shuffled variable is exchanged once, not gathered for every block
-                rows = np.asarray(self.values[start:stop])
-            yield rows
+            yield np.asarray(self.values[start:stop])
             start = stop
 
     @property
