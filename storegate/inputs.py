@@ -11,6 +11,7 @@ import numpy as np
 from storegate_engine.errors import DtypeError, ShapeError, StoreGateError
 from storegate_engine.layers import in_full_pass, variable_of
 from storegate_engine.names import validate_name
+from storegate_engine.natives import as_native, is_foreign
 from storegate_engine.sources import ArraySource, ColumnSource, Source, VariableSource, as_source
 from storegate_engine.states import is_stored
 from storegate_engine.tiers import active_client
@@ -98,6 +99,8 @@ def _stacked(names: Names, source: Source) -> dict[str, Source]:
 
 
 def _entries(names: Names, data: Any) -> list[Any] | Array:
+    if is_foreign(data):
+        data = as_native(data, f"variables {list(names.names)}")
     if isinstance(data, (str, bytes)) or not hasattr(data, "__len__"):
         raise ShapeError(f"a list of {len(names.names)} names takes a list of as many arrays, found {type(data)}")
     if len(data) == len(names.names):
@@ -110,7 +113,7 @@ def _entries(names: Names, data: Any) -> list[Any] | Array:
             UserWarning,
             stacklevel=4,
         )
-        return np.asarray(data)
+        return as_native(data, f"variables {list(names.names)}")
     raise ShapeError(f"a list of {len(names.names)} names takes as many arrays, found {len(data)}")
 
 
@@ -124,7 +127,7 @@ def one_row_columns(names: Names, data: Any, row_shapes: dict[str, tuple[int, ..
     """Return sources of one row each from data of shape ``k`` or ``(1, *k)``."""
     values = [data] if names.form == "one" else data
     if names.form == "stack":
-        stacked = np.asarray(data)
+        stacked = as_native(data, f"variables {list(names.names)}")
         values = stacked[0] if stacked.ndim and stacked.shape[0] == 1 and len(names.names) != 1 else stacked
         if stacked.shape == (1, 1, *row_shapes[names.names[0]]):
             values = stacked[0]
@@ -132,7 +135,7 @@ def one_row_columns(names: Names, data: Any, row_shapes: dict[str, tuple[int, ..
         raise ShapeError(f"one row of {len(names.names)} variables takes as many entries, found {data!r}")
     columns: dict[str, Source] = {}
     for name, value in zip(names.names, values, strict=True):
-        row = np.asarray(value)
+        row = as_native(value, f"variable {name!r}")
         if row.shape == row_shapes[name]:
             row = row[np.newaxis]
         if row.shape != (1, *row_shapes[name]):

@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from storegate_engine.natives import as_native
+
 __all__ = ["OneRow", "RowRange", "Rows", "Selection", "parse_item", "parse_method_index"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -91,7 +93,7 @@ def parse_item(item: Any, n_rows: int) -> Selection:
         return RowRange(0, n_rows)
     if isinstance(item, (str, bytes, bool)) or item is None:
         raise TypeError(f"{item!r} is not an index of rows; use an int, a slice, a list, an array or a mask")
-    return _parse_array(np.asarray(item), n_rows)
+    return _parse_array(np.array(as_native(item, "the index")), n_rows)  # a copy: what is checked is what is read
 
 
 def _parse_array(index: Array, n_rows: int) -> Selection:
@@ -107,7 +109,7 @@ def _parse_array(index: Array, n_rows: int) -> Selection:
         raise IndexError(f"an index of rows holds integers or is a mask, found dtype {index.dtype}")
     if index.dtype.kind == "u" and index.size and index.max() >= 2**63:
         raise IndexError(f"row {index.max()} is out of range: there are {n_rows} rows")
-    indices = index.astype(np.int64)  # a copy: the caller's array stays as it is
+    indices = index.astype(np.int64, copy=False)
     bad = (indices < -n_rows) | (indices >= n_rows)
     if bad.any():
         raise IndexError(f"row {indices[bad][0]} is out of range: there are {n_rows} rows")

@@ -14,6 +14,7 @@
     ├── ShapeError (ValueError)                   rows or sample shapes that do not fit
     ├── LabelError (ValueError)                   a label outside of its classes
     ├── DtypeError (TypeError)                    a dtype that cannot be stored
+    │   └── MissingValueError (ValueError)        values that are masked, null or NA
     ├── ReadOnlyError (PermissionError)           a change of a store opened with ``mode="r"``
     ├── MemoryBudgetError (MemoryError)           a plan that does not fit the memory limit
     ├── ConflictError (RuntimeError)              another writer's commit stands in the way
@@ -43,6 +44,7 @@ __all__ = [
     "InvalidNameError",
     "LabelError",
     "MemoryBudgetError",
+    "MissingValueError",
     "NotAStoreError",
     "NotCompiledError",
     "NotInvertibleError",
@@ -142,6 +144,10 @@ class LabelError(StoreGateError, ValueError):
 
 class DtypeError(StoreGateError, TypeError):
     """Data of a kind that cannot be stored without pickle."""
+
+
+class MissingValueError(DtypeError, ValueError):
+    """Values that are masked, null or NA, which no dtype that can be stored expresses."""
 
 
 class ReadOnlyError(StoreGateError, PermissionError):

@@ -203,7 +203,8 @@ class SegmentWriter:
         self._buffer: Array | None = None
         self._buffered = 0
         self._written = 0
-        self._futures: deque[Future[None]] = deque()
+        self._idle: Array | None = None
+        self._futures: deque[tuple[Future[None], Array]] = deque()
         self._pool: ThreadPoolExecutor | None = None
         self._shards: list[int] = []
 
@@ -213,19 +214,19 @@ class SegmentWriter:
         return self._written + self._buffered
 
     def append(self, rows: Array) -> None:
-        """Append rows of shape ``(n, *row_shape)``; they must not change before :meth:`flush` or :meth:`close`."""
+        """Append rows of shape ``(n, *row_shape)``; they may change as soon as this returns.
+
+        They are copied: an iterator may fill the same memory again, and another thread may write to it, but a shard and
+        its checksum are made of the same bytes.
+        """
         if is_text(rows.dtype):  # later rows may be wider
             self._encoding = encoding_of(np.result_type(self._encoding.logical, rows.dtype))
         rows = self._encoding.encode(rows)
         start = 0
-        if self._buffered:
-            start = min(self._shard - self._buffered, len(rows))
-            self._fill(rows[:start])
-        while len(rows) - start >= self._shard:
-            self._put(rows[start : start + self._shard])
-            start += self._shard
-        if start < len(rows):
-            self._fill(rows[start:])
+        while start < len(rows):
+            stop = min(start + self._shard - self._buffered, len(rows))
+            self._fill(rows[start:stop])
+            start = stop
 
     def flush(self) -> None:
         """Wait until every whole shard that was appended is in storage.
@@ -237,7 +238,7 @@ class SegmentWriter:
         """
         with writing(self._segment.location / self._name):
             while self._futures:
-                self._futures.popleft().result()
+                self._settle()
 
     def abandon(self) -> None:
         """Wait until nothing is written any more, whatever came of it; for a transaction that failed."""
@@ -247,10 +248,7 @@ class SegmentWriter:
     def close(self) -> StoredArray:
         """Write what remains, check the number of rows and return the finished array."""
         if self._buffered:
-            buffer, self._buffer = self._buffer, None
-            assert buffer is not None
-            rows, self._buffered = buffer[: self._buffered], 0
-            self._put(rows, sync=False)
+            self._put(sync=False)
         self.flush()
         self.abandon()
         if self._spec.n_rows is not None and self._written != self._spec.n_rows:
@@ -262,17 +260,20 @@ class SegmentWriter:
     def _fill(self, rows: Array) -> None:
         if self._buffer is None:
             shape = (self._shard, *self._spec.row_shape)
-            self._buffer = np.empty(shape, self._encoding.stored)
+            self._buffer, self._idle = self._idle, None
+            if self._buffer is None:
+                self._buffer = np.empty(shape, self._encoding.stored)
         self._buffer[self._buffered : self._buffered + len(rows)] = rows
         self._buffered += len(rows)
         if self._buffered == self._shard:
-            buffer, self._buffer, self._buffered = self._buffer, None, 0
-            self._put(buffer)
+            self._put()
 
-    def _put(self, rows: Array, *, sync: bool = True) -> None:
+    def _put(self, *, sync: bool = True) -> None:
         """Hand one shard to storage: the disk works on it while others are encoded; a last few rows need not wait."""
+        assert self._buffer is not None
+        buffer, rows = self._buffer, self._buffer[: self._buffered]
         start, stop = self._written, self._written + len(rows)
-        self._written = stop
+        self._buffer, self._buffered, self._written = None, 0, stop
         if not rows.size:
             return
         with writing(self._segment.location / self._name):
@@ -281,10 +282,17 @@ class SegmentWriter:
             else:
                 if self._pool is None:
                     self._pool = ThreadPoolExecutor(WRITES_IN_FLIGHT, thread_name_prefix="storegate-write")
-                self._futures.append(self._pool.submit(self._target.write, start // self._shard, rows, sync=sync))
+                future = self._pool.submit(self._target.write, start // self._shard, rows, sync=sync)
+                self._futures.append((future, buffer))
             self._shards.append(checksums.of_rows(rows))  # while storage is busy with it
             if len(self._futures) > WRITES_IN_FLIGHT:
-                self._futures.popleft().result()
+                self._settle()
+
+    def _settle(self) -> None:
+        """Wait for the first shard that is being written, and keep its memory for the next one."""
+        future, buffer = self._futures.popleft()
+        future.result()
+        self._idle = buffer
 
 
 def _shards_of(location: Location, name: str, dtype: np.dtype[Any], layout: Layout) -> Shards | None:

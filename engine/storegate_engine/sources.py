@@ -11,7 +11,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from storegate_engine.encodings import dtype_to_text, is_text
-from storegate_engine.errors import DtypeError, ShapeError
+from storegate_engine.errors import DtypeError, ShapeError, StoreGateError
+from storegate_engine.natives import as_native, is_foreign
 from storegate_engine.table import Variable
 
 __all__ = [
@@ -118,7 +119,7 @@ class SlicedSource:
         """Yield blocks along the source's own chunks, so that each of them is read or computed once."""
         start = 0
         for stop in self._boundaries(block_rows):
-            yield np.asarray(self.values[start:stop])
+            yield as_native(self.values[start:stop], f"rows {start} to {stop}")
             start = stop
 
     @property
@@ -177,7 +178,7 @@ class StreamSource:
     def blocks(self, block_rows: int) -> Iterator[Array]:
         """Yield the blocks as they come, each checked against the first."""
         for number, block in enumerate(chain([self.first], self.rest)):
-            rows = np.asarray(block)
+            rows = as_native(block, f"block {number} of the iterator")
             if rows.ndim < 1 or rows.shape[1:] != self.row_shape:
                 raise ShapeError(
                     f"block {number} of the iterator has rows of shape {rows.shape[1:]}, the first {self.row_shape}"
@@ -299,28 +300,33 @@ def as_source(data: Any, name: str) -> Source:
 
 
 def _as_source(data: Any, name: str) -> Source:
-    if isinstance(data, np.ndarray):
-        return ArraySource(_with_rows(data, name))
+    what = f"variable {name!r}"
+    if isinstance(data, np.ndarray) or is_foreign(data):
+        return ArraySource(_with_rows(as_native(data, what), name))
     if isinstance(data, Iterator):
         first = next(data, None)
         if first is None:
-            raise ShapeError(f"variable {name!r}: the iterator yielded no block; an empty array tells dtype and shape")
-        return StreamSource(_with_rows(np.asarray(first), name), data)
+            raise ShapeError(f"{what}: the iterator yielded no block; an empty array tells dtype and shape")
+        # a copy: iterators of other variables may fill the same memory before this one is asked again
+        return StreamSource(_with_rows(np.array(as_native(first, f"{what}, block 0 of the iterator")), name), data)
+    if hasattr(data, "to_dask_array"):
+        raise DtypeError(f"{what}: a dask dataframe has no known rows; pass data.to_dask_array(lengths=True)")
     if isinstance(getattr(data, "dtype", None), np.dtype) and hasattr(data, "shape") and hasattr(data, "__getitem__"):
         if len(data.shape) < 1:
             raise _no_rows(name, data)
         if any(size != size for size in data.shape):  # dask writes an unknown size as NaN
             raise ShapeError(
-                f"variable {name!r}: the number of rows of the dask array is not known; call "
-                "compute_chunk_sizes() on it first"
+                f"{what}: the number of rows of the dask array is not known; call compute_chunk_sizes() on it first"
             )
         return SlicedSource(data)
     if isinstance(data, (str, bytes)) or not (isinstance(data, Iterable) or hasattr(data, "__array__")):
         raise _no_rows(name, data)
     try:
-        return ArraySource(_with_rows(np.asarray(data), name))
+        return ArraySource(_with_rows(as_native(data, what), name))
+    except StoreGateError:
+        raise
     except ValueError as err:
-        raise ShapeError(f"variable {name!r}: the rows do not form an array: {err}") from err
+        raise ShapeError(f"{what}: the rows do not form an array: {err}") from err
 
 
 def _with_rows(values: Array, name: str) -> Array:

@@ -1,0 +1,130 @@
+"""Casts: which values stay what they are under another dtype; pure.
+
+numpy's "safe" casts round int64 to float64 and write numbers as words. Here a dtype holds a value only where the value
+comes back: the same number, text, bytes or moment.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from storegate_engine.errors import DtypeError
+
+__all__ = ["combined", "holds", "holds_all"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+DType: TypeAlias = np.dtype[Any]
+
+_FAMILIES = {"b": "numbers", "i": "numbers", "u": "numbers", "f": "numbers", "c": "numbers"}
+_FAMILIES |= {"U": "text", "T": "text", "S": "bytes", "M": "dates", "m": "durations"}
+
+
+def combined(first: DType, second: DType) -> DType:
+    """Return the dtype in which values of two dtypes can lie together: ``np.result_type`` of one family.
+
+    Bytes and text join as what ``first`` is, so that a column stays what it was.
+
+    Raises
+    ------
+    DtypeError
+        Numbers and text, dates and durations, or durations without a common unit.
+
+    Examples
+    --------
+    >>> combined(np.dtype("S2"), np.dtype("U5"))
+    dtype('S5')
+    """
+    families = [_FAMILIES.get(dtype.kind, "other values") for dtype in (first, second)]
+    if families == ["bytes", "text"] and second.kind == "U":
+        return np.result_type(first, np.dtype(f"S{second.itemsize // 4}"))
+    if families == ["text", "bytes"]:
+        return np.result_type(first, np.dtype(f"U{second.itemsize}"))
+    try:
+        if families[0] == families[1]:
+            return np.result_type(first, second)
+    except TypeError as err:
+        raise DtypeError(f"{first} and {second} have no common unit; convert one with astype first") from err
+    raise DtypeError(f"{second} ({families[1]}) cannot join {first} ({families[0]}); convert one with astype first")
+
+
+def holds_all(target: DType, source: DType) -> bool:
+    """Return whether every value that ``source`` can have stays what it is under ``target``.
+
+    >>> holds_all(np.dtype("f8"), np.dtype("i4")), holds_all(np.dtype("f8"), np.dtype("i8"))
+    (True, False)
+    """
+    if source == target:
+        return True
+    if source.kind in "biufc" and target.kind in "biufc":
+        if source.kind in "iu" and target.kind in "fc":
+            parts = 1 if target.kind == "f" else 2
+            mantissa = {2: 11, 4: 24, 8: 53}[target.itemsize // parts]
+            return source.itemsize * 8 - (source.kind == "i") <= mantissa
+        return np.can_cast(source, target, "safe")
+    if source.kind == target.kind and source.kind in "US":
+        return bool(source.itemsize <= target.itemsize)
+    return source.kind == "U" and target.kind == "T"
+
+
+def holds(target: DType, values: Array) -> bool:
+    """Return whether these values, all of them, stay what they are under ``target``.
+
+    >>> holds(np.dtype("f8"), np.array([2**53])), holds(np.dtype("f8"), np.array([2**53 + 1]))
+    (True, False)
+    """
+    if not values.size or holds_all(target, values.dtype):
+        return True
+    source = values.dtype
+    if source.kind in "biufc" and target.kind in "biufc":
+        with np.errstate(all="ignore"):
+            return _holds_numbers(target, values)
+    if source.kind in "mM" and source.kind == target.kind:
+        return _holds_times(target, values)
+    if source.kind in "UST" and target.kind in "UST":
+        return _holds_text(target, values)
+    return False
+
+
+def _holds_numbers(target: DType, values: Array) -> bool:
+    if values.dtype.kind == "c":
+        part = np.empty(0, target).real.dtype
+        if target.kind != "c" and values.imag.any():
+            return False
+        return _holds_numbers(part, values.real) and _holds_numbers(part, values.imag)
+    if target.kind == "b":
+        return bool(((values == 0) | (values == 1)).all())
+    if values.dtype.kind == "f" and target.kind in "fc":
+        return bool(((values.astype(target).real == values) | np.isnan(values)).all())
+    if target.kind in "iu":
+        limits = np.iinfo(target)
+        if values.dtype.kind != "f":
+            return limits.min <= int(values.min()) and int(values.max()) <= limits.max
+        whole = values.astype(np.float64)  # the number above the highest is a power of two, which it has
+        inside = (whole >= limits.min) & (whole < 2.0 ** limits.max.bit_length())
+        return bool((inside & (whole == np.trunc(whole))).all())
+    cast = values.astype(target).real.astype(np.float64)
+    top = 2.0 ** (8 * values.dtype.itemsize - (values.dtype.kind == "i"))  # what rounding up may reach
+    return bool((cast < top).all()) and bool((cast.astype(values.dtype) == values).all())
+
+
+def _holds_times(target: DType, values: Array) -> bool:
+    """Compare ticks after the way there and back: a product that wraps around does not come back."""
+    try:
+        back = values.astype(target).astype(values.dtype)
+    except (TypeError, OverflowError):  # durations of months are no number of days
+        return False
+    return bool((back.view(np.int64) == np.ascontiguousarray(values).view(np.int64)).all())
+
+
+def _holds_text(target: DType, values: Array) -> bool:
+    """Compare as numpy reads them back: ASCII is text and bytes alike, and zeros at the end are padding."""
+    texts = values.reshape(-1).tolist()
+    if (values.dtype.kind == "S") != (target.kind == "S") and not all(text.isascii() for text in texts):
+        return False
+    if target.kind == "T":
+        return True
+    width = target.itemsize // (4 if target.kind == "U" else 1)
+    end = b"\0" if values.dtype.kind == "S" else "\0"
+    return all(len(text) <= width and not text.endswith(end) for text in texts)

@@ -1,0 +1,201 @@
+"""Natives: what callers give as plain ndarrays; refuses values that are missing, and those that numpy would change.
+
+Other libraries are known by what their objects have, and never imported: pandas and its extension arrays (``isna``),
+pyarrow and polars (``null_count``), numpy's masked arrays.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from storegate_engine.casts import combined, holds
+from storegate_engine.encodings import TEXT
+from storegate_engine.errors import DtypeError, MissingValueError
+
+__all__ = ["as_native", "is_foreign"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+def is_foreign(data: Any) -> bool:
+    """Return whether data are a column or frame of pandas, pyarrow or polars, which is converted as a whole."""
+    if _is_lazy(data):
+        return False
+    is_column = hasattr(data, "to_numpy") and (hasattr(data, "isna") or hasattr(data, "null_count"))
+    return is_column or _is_arrow_table(data)
+
+
+def _is_arrow_table(data: Any) -> bool:
+    return hasattr(data, "num_columns") and hasattr(data, "column")
+
+
+def _is_lazy(data: Any) -> bool:
+    return hasattr(data, "dask") or hasattr(data, "compute")
+
+
+def as_native(data: Any, what: str) -> Array:
+    """Return data as an ndarray of no subclass; it may share their memory.
+
+    Parameters
+    ----------
+    data : array-like
+        In memory, or a lazy block that is computed.
+    what : str
+        What they are, for messages.
+
+    Raises
+    ------
+    MissingValueError
+        A value is missing: masked, null or NA. NaN and NaT are values.
+    DtypeError
+        A list whose values have no dtype in common that leaves them as they are.
+
+    Examples
+    --------
+    >>> as_native(np.ma.array([1, 2], mask=[False, False]), "x")
+    array([1, 2])
+    """
+    if hasattr(data, "dims") and hasattr(data, "data"):  # xarray's own conversion would drop a mask
+        data = data.data
+    if _is_lazy(data):
+        data = data.compute()
+    if isinstance(data, np.ma.MaskedArray):
+        return _unmasked(data, what)
+    if is_foreign(data):
+        return _of_columns(data, what)
+    if isinstance(data, (list, tuple)):
+        return _of_list(data, what)
+    values = np.asarray(data)
+    if values.dtype.kind == "T" and values.dtype != TEXT:
+        return _plain_text(values, what)
+    return values
+
+
+def _missing(what: str, found: str, remedy: str) -> MissingValueError:
+    return MissingValueError(f"{what}: {found}, and nothing stored can say so; {remedy}")
+
+
+def _unmasked(data: np.ma.MaskedArray[Any, Any], what: str) -> Array:
+    count = int(np.count_nonzero(np.ma.getmaskarray(data)))
+    if count:
+        raise _missing(what, f"{count} values are masked", "give a value for them with .filled(value)")
+    return np.asarray(data.data)
+
+
+def _plain_text(values: Array, what: str) -> Array:
+    """Return text without the options of its dtype, where none of it is missing."""
+    missing = getattr(values.dtype, "na_object", None)
+    if hasattr(values.dtype, "na_object") and not isinstance(missing, str):
+        count = sum(not isinstance(text, str) for text in values.reshape(-1).tolist())
+        if count:
+            raise _missing(what, f"{count} texts are missing", "give a text for them, as in x[np.isnan(x)] = ''")
+    return values.astype(TEXT)
+
+
+def _of_columns(data: Any, what: str) -> Array:
+    """Return a column or frame by position, whatever its labels are."""
+    columns = _columns(data)
+    if columns is not None:
+        parts = [as_native(column, f"{what}, column {at}") for at, column in enumerate(columns)]
+        return np.stack(_alike(parts, what), axis=1) if parts else np.empty((len(data), 0))
+    dtype = getattr(data, "dtype", None)
+    if isinstance(dtype, np.dtype):
+        return np.asarray(data.to_numpy())
+    nulls = 0 if hasattr(dtype, "fill_value") else _n_nulls(data)  # those of sparse floats are NaN
+    if nulls:
+        raise _missing(what, f"{nulls} values are null", "give a value for them with .fillna(value)")
+    native = TEXT if getattr(dtype, "type", None) is str else getattr(dtype, "numpy_dtype", None)
+    if native == TEXT:
+        return np.asarray(list(data), dtype=TEXT)
+    if isinstance(native, np.dtype) and native.kind != "O":
+        return np.asarray(data.to_numpy(dtype=native))
+    values = np.asarray(data)
+    if values.dtype.kind != "O":
+        return values
+    if all(isinstance(value, str) for value in values.tolist()):
+        return values.astype(TEXT)
+    raise DtypeError(
+        f"{what}: values of {dtype or getattr(data, 'type', type(data).__name__)} have no dtype of numpy; convert them "
+        "first, with astype or, for times with a zone, tz_localize(None)"
+    )
+
+
+def _columns(data: Any) -> list[Any] | None:
+    """Return the columns of a frame, None for a single column."""
+    if _is_arrow_table(data):
+        return [data.column(at) for at in range(data.num_columns)]
+    if not hasattr(data, "columns"):
+        return None
+    frame = data.iloc if hasattr(data, "iloc") else data
+    return [frame[:, at] for at in range(len(data.columns))]
+
+
+def _n_nulls(data: Any) -> int:
+    if hasattr(data, "isna"):
+        return int(np.count_nonzero(np.asarray(data.isna())))
+    count = data.null_count
+    return int(count() if callable(count) else count)
+
+
+_FAMILIES: tuple[tuple[type, ...], ...] = (
+    (bool, int, float, complex, np.bool_, np.number),
+    (str,),
+    (bytes,),
+    (np.datetime64,),
+    (np.timedelta64,),
+)
+
+
+def _of_list(data: list[Any] | tuple[Any, ...], what: str) -> Array:
+    """Return nested lists as numpy has them, where every value stays what it is: no words for numbers, no rounding."""
+    kinds = _leaf_kinds(data)
+    if any(issubclass(kind, np.ndarray) or hasattr(kind, "to_numpy") for kind in kinds):
+        parts = [as_native(item, what) for item in data]
+        return np.stack(_alike(parts, what)) if len({part.shape for part in parts}) == 1 else np.asarray(parts)
+    if np.ma.core.MaskedConstant in kinds:
+        raise _missing(what, "a value is masked", "give a value for it with .filled(value)")
+    families = {at for at, family in enumerate(_FAMILIES) for kind in kinds if issubclass(kind, family)}
+    if len(families) > 1:
+        listed = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise DtypeError(f"{what}: no dtype leaves values of {listed} as they are; make them of one kind first")
+    values = np.asarray(data)
+    if values.dtype.kind in "fc" and any(issubclass(kind, (int, np.integer)) for kind in kinds):
+        _require_whole(data, what, is_mixed=any(issubclass(kind, (float, complex, np.inexact)) for kind in kinds))
+    if values.dtype.kind in "mM":
+        _alike([np.asarray(leaf) for leaf in np.asarray(data, dtype=object).reshape(-1)], what)
+    return values
+
+
+def _leaf_kinds(data: list[Any] | tuple[Any, ...]) -> set[type]:
+    kinds = set(map(type, data))
+    nested = kinds & {list, tuple}
+    for item in data if nested else ():
+        if type(item) in nested:
+            kinds |= _leaf_kinds(item)
+    return kinds - nested
+
+
+def _require_whole(data: list[Any] | tuple[Any, ...], what: str, *, is_mixed: bool) -> None:
+    """Refuse integers that become floats where no float is among them, or where one of them is rounded."""
+    for value in np.asarray(data, dtype=object).reshape(-1):
+        if isinstance(value, (int, np.integer)) and (not is_mixed or int(float(value)) != int(value)):
+            raise DtypeError(
+                f"{what}: no integer dtype holds all values, and float64 may round them (found {value}); choose the "
+                "dtype, as in np.asarray(data, dtype='f8')"
+            )
+
+
+def _alike(parts: list[Array], what: str) -> list[Array]:
+    """Return arrays in the one dtype that leaves the values of all as they are."""
+    dtype = parts[0].dtype
+    try:
+        for part in parts[1:]:
+            dtype = combined(dtype, part.dtype)
+    except DtypeError as err:
+        raise DtypeError(f"{what}: {err}") from err
+    for part in parts:
+        if not holds(dtype, part):
+            raise DtypeError(f"{what}: {dtype} would change values of {part.dtype}; convert them to one dtype first")
+    return [part.astype(dtype, copy=False) for part in parts]
