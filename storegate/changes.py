@@ -59,10 +59,11 @@ def update_rows(change: Transaction, names: Names, data: Any, phase: str, select
         if column.n_rows is not None:
             edits.require_selected(name, selection, column.n_rows)
     arrays = write(change, columns)
-    for at, mine, theirs in edits.parts_of(table, phase, selection):
+    for at, first in edits.firsts_of(table, phase).items():
         for name, array in arrays.items():
             old = table.variable(at, name)
-            edits.require_selected(name, selection, array.n_rows)
             rows = rows_of(name, array).cast(edits.fit_dtype(old, columns[name]))
-            new = edits.updated(old, mine, edits.picked(rows, theirs), change.store_index)
+            new = edits.updated(old, selection, rows, change.store_index, first=first)
+            if new is old:
+                continue
             change.edit(edits.put(at, [new]), reads=[(at, name)], touches=[(at, name)])

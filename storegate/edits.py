@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from storegate.phases import ALL, PHASES, Split, Target, require_compiled
-from storegate.selection import OneRow, RowRange, Rows, Selection
+from storegate.selection import OneRow, RowRange, Rows, Selection, n_selected
 from storegate_engine import orders
 from storegate_engine.arrays import ConstantArray, RowArray
 from storegate_engine.encodings import encoding_of, is_text
 from storegate_engine.errors import ConflictError, ShapeError, VariableExistsError, VariableNotFoundError, near_match
-from storegate_engine.orders import RowIndex
+from storegate_engine.indexes import NewIndex, RowIndex, find_last, runs_of
 from storegate_engine.sources import ArraySource, Source
 from storegate_engine.table import Table, Variable, rows_of
 
@@ -162,8 +162,26 @@ def fit_dtype(old: Variable, source: Source) -> np.dtype[Any]:
     return old.dtype
 
 
-def updated(old: Variable, selection: Selection, new: Variable, store_index: Callable[[Array], RowIndex]) -> Variable:
+def updated(
+    old: Variable,
+    selection: Selection,
+    new: Variable,
+    store_index: Callable[[NewIndex], RowIndex],
+    *,
+    first: int = 0,
+) -> Variable:
     """Return a variable whose selected rows are those of ``new``, in the selection's order.
+
+    Parameters
+    ----------
+    old : Variable
+        Whose rows are replaced.
+    selection : Selection
+        Of the rows of all phases end to end, of which those of ``old`` begin at ``first``.
+    new : Variable
+        A row for each selected one; where one is named twice the last counts, as in numpy.
+    store_index : callable
+        Writes an index for scattered rows.
 
     Raises
     ------
@@ -172,49 +190,48 @@ def updated(old: Variable, selection: Selection, new: Variable, store_index: Cal
     """
     old.require_row_shape(new.row_shape)
     require_selected(old.name, selection, len(new))
-    if not len(new):
-        return old
     match selection:
         case OneRow(row):
-            return old.replaced(row, row + 1, new)
+            return _in_runs(old, [(row, row + 1)], new, first)
         case RowRange(start, stop):
-            return old.replaced(start, stop, new)
-        case Rows(indices):
-            return _scattered(old, indices, new, store_index)
+            return _in_runs(old, [(start, stop)], new, first)
+        case Rows(index):
+            runs = runs_of(index, MAX_RUNS)
+            if runs is None:
+                return _scattered(old, index, new, store_index, first)
+            return _in_runs(old, runs, new, first)
 
 
-def selection_rows(selection: Selection) -> range | Array:
-    """Return the logical rows of a selection."""
-    match selection:
-        case OneRow(row):
-            return range(row, row + 1)
-        case RowRange(start, stop):
-            return range(start, stop)
-        case Rows(indices):
-            return indices
-
-
-def _scattered(old: Variable, indices: Array, new: Variable, store_index: Callable[[Array], RowIndex]) -> Variable:
-    """Replace rows anywhere; where one is named twice the last value stays, as in numpy."""
-    targets, last = np.unique(indices[::-1], return_index=True)
-    given = len(indices) - 1 - last
-    breaks = np.flatnonzero((np.diff(targets) != 1) | (np.diff(given) != 1)) + 1
-    if len(breaks) >= MAX_RUNS:
-        index = np.arange(len(old), dtype=np.int64)
-        index[targets] = len(old) + given
-        chosen = store_index(index)
-        return old.joined(new, lambda order, extra: orders.Take(orders.concat(order, extra), chosen))
+def _in_runs(old: Variable, runs: Sequence[tuple[int, int]], new: Variable, first: int) -> Variable:
+    """Replace runs of rows, one after the other."""
 
     def arrange(order: orders.RowOrder, extra: orders.RowOrder) -> orders.RowOrder:
-        parts, done = [], 0
-        for run in np.split(np.arange(len(targets)), breaks):
-            first, count = int(targets[run[0]]), len(run)
-            source = int(given[run[0]])
-            parts += [orders.cut(order, done, first), orders.cut(extra, source, source + count)]
-            done = first + count
-        return orders.concat(*parts, orders.cut(order, done, len(order)))
+        done = 0
+        for start, stop in runs:
+            lo, hi = max(start, first), min(stop, first + len(old))
+            if lo < hi:
+                part = orders.cut(extra, done + lo - start, done + hi - start)
+                order = orders.replace_rows(order, lo - first, hi - first, part)
+            done += stop - start
+        return order
 
-    return old.joined(new, arrange)
+    is_touched = any(max(start, first) < min(stop, first + len(old)) for start, stop in runs)
+    return old.joined(new, arrange) if is_touched else old
+
+
+def _scattered(
+    old: Variable, index: RowIndex, new: Variable, store_index: Callable[[NewIndex], RowIndex], first: int
+) -> Variable:
+    """Replace rows anywhere, through an index that is worked out and written part by part."""
+
+    def chosen(lo: int, hi: int) -> Array:
+        rows = np.arange(lo, hi, dtype=np.int64)
+        found = find_last(index, first + lo, first + hi)
+        rows[found >= 0] = found[found >= 0] + len(old)
+        return rows
+
+    stored = store_index(NewIndex(len(old), len(old) + len(new), chosen))
+    return old.joined(new, lambda order, extra: orders.Take(orders.concat(order, extra), stored))
 
 
 def put(phase: str, variables: Iterable[Variable], *, compiled: bool = False) -> Callable[[Table], Table]:
@@ -253,35 +270,17 @@ def require_rows(table: Table, phase: str, name: str, n_rows: int) -> None:
 
 def require_selected(name: str, selection: Selection, n_rows: int) -> None:
     """Raise ShapeError unless there are as many new rows as selected ones."""
-    selected = len(selection_rows(selection))
+    selected = n_selected(selection)
     if n_rows != selected:
         raise ShapeError(f"variable {name!r}: {selected} rows are selected, and the data have {n_rows}")
 
 
-def parts_of(table: Table, phase: str, selection: Selection) -> list[tuple[str, Selection, Array]]:
-    """Return, for every phase that a selection touches, its rows there and which of the new rows they get."""
-    selected = np.asarray(selection_rows(selection), dtype=np.int64)
+def firsts_of(table: Table, phase: str) -> dict[str, int]:
+    """Return where the rows of each phase begin: of one phase, or of all end to end."""
     if phase != ALL:
-        return [(phase, selection, np.arange(len(selected)))]
-    parts: list[tuple[str, Selection, Array]] = []
-    start = 0
-    for at in PHASES:
-        stop = start + table.rows(at)
-        which = np.flatnonzero((start <= selected) & (selected < stop))
-        if len(which):
-            parts.append((at, Rows(selected[which] - start), which))
-        start = stop
-    return parts
-
-
-def picked(rows: Variable, which: Array) -> Variable:
-    """Return some of the new rows, in ascending order, as a variable."""
-    if len(which) == len(rows):
-        return rows
-    breaks = np.flatnonzero(np.diff(which) != 1) + 1
-    runs = [(int(run[0]), int(run[-1]) + 1) for run in np.split(which, breaks)]
-    order = orders.concat(*(orders.cut(rows.order, lo, hi) for lo, hi in runs))
-    return Variable(rows.name, rows.dtype, rows.row_shape, rows.pieces, order)
+        return {phase: 0}
+    sizes = [table.rows(at) for at in PHASES]
+    return {at: sum(sizes[:number]) for number, at in enumerate(PHASES) if sizes[number]}
 
 
 def storable(dtype: np.dtype[Any]) -> np.dtype[Any]:

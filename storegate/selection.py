@@ -7,9 +7,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from storegate_engine.indexes import ArrayIndex, MaskIndex, RangeIndex, RowIndex, spans
 from storegate_engine.natives import as_native
 
-__all__ = ["OneRow", "RowRange", "Rows", "Selection", "parse_item", "parse_method_index"]
+__all__ = ["OneRow", "RowRange", "Rows", "Selection", "n_selected", "parse_item", "parse_method_index"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -31,12 +32,24 @@ class RowRange:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """Rows in any order, repeats included; ``indices`` are int64 and not negative."""
+    """Rows in any order, repeats included."""
 
-    indices: Array
+    index: RowIndex
+    """Which, none of them negative."""
 
 
 Selection: TypeAlias = OneRow | RowRange | Rows
+
+
+def n_selected(selection: Selection) -> int:
+    """Return the number of rows."""
+    match selection:
+        case OneRow():
+            return 1
+        case RowRange(start, stop):
+            return stop - start
+        case Rows(index):
+            return len(index)
 
 
 def parse_method_index(index: Any, n_rows: int) -> Selection:
@@ -88,7 +101,8 @@ def parse_item(item: Any, n_rows: int) -> Selection:
         start, stop, step = item.indices(n_rows)
         if step == 1:
             return RowRange(start, max(start, stop))
-        return Rows(np.arange(start, stop, step, dtype=np.int64))
+        numbers = range(start, stop, step)
+        return Rows(RangeIndex(numbers)) if numbers else RowRange(0, 0)
     if item is Ellipsis:
         return RowRange(0, n_rows)
     if isinstance(item, (str, bytes, bool)) or item is None:
@@ -104,14 +118,17 @@ def _parse_array(index: Array, n_rows: int) -> Selection:
     if index.dtype.kind == "b":
         if len(index) != n_rows:
             raise IndexError(f"the mask has {len(index)} entries, and there are {n_rows} rows")
-        return Rows(np.flatnonzero(index).astype(np.int64))
+        return Rows(MaskIndex(index))
     if index.size and index.dtype.kind not in "iu":
         raise IndexError(f"an index of rows holds integers or is a mask, found dtype {index.dtype}")
     if index.dtype.kind == "u" and index.size and index.max() >= 2**63:
         raise IndexError(f"row {index.max()} is out of range: there are {n_rows} rows")
-    indices = index.astype(np.int64, copy=False)
-    bad = (indices < -n_rows) | (indices >= n_rows)
-    if bad.any():
-        raise IndexError(f"row {indices[bad][0]} is out of range: there are {n_rows} rows")
-    indices[indices < 0] += n_rows
-    return Rows(indices)
+    rows = np.empty(len(index), np.uint32 if n_rows <= 2**32 else np.int64)
+    for lo, hi in spans(len(index)):
+        part = index[lo:hi].astype(np.int64)  # a copy: the caller's array stays as it is
+        bad = (part < -n_rows) | (part >= n_rows)
+        if bad.any():
+            raise IndexError(f"row {part[bad][0]} is out of range: there are {n_rows} rows")
+        part[part < 0] += n_rows
+        rows[lo:hi] = part
+    return Rows(ArrayIndex.of_own(rows))

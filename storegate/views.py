@@ -18,7 +18,6 @@ from storegate.selection import OneRow, RowRange, Rows, Selection, parse_item
 from storegate_engine.errors import PhaseNotFoundError, ShapeError, VariableNotFoundError
 from storegate_engine.layers import blocks_of
 from storegate_engine.lazy import to_dask
-from storegate_engine.orders import ArrayIndex
 from storegate_engine.settings import memory_limit_nbytes
 from storegate_engine.streams import Stream
 from storegate_engine.table import Variable
@@ -54,8 +53,8 @@ def _read_one(variable: Variable, selection: Selection) -> Any:
             return rows[0]
         case RowRange(start, stop):
             return variable.read(start, stop)
-        case Rows(indices):
-            return variable.take(indices)
+        case Rows(index):
+            return variable.pick(index)
 
 
 def read_lazy(names: Names, variables: Sequence[Variable], selections: Sequence[Selection], limits: Capacity) -> Any:
@@ -81,8 +80,8 @@ def _cut(variable: Variable, selection: Selection) -> Variable:
             return variable.cut(row, row + 1)
         case RowRange(start, stop):
             return variable.cut(start, stop)
-        case Rows(indices):
-            return variable.selected(ArrayIndex(indices))
+        case Rows(index):
+            return variable.selected(index)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -24,7 +24,8 @@ from storegate_engine import passes, plans, rewrite, spill, testing
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import CorruptStoreError, LabelError, MemoryBudgetError, SpillError
 from storegate_engine.exchange import Exchange, collect, scatter
-from storegate_engine.orders import ArrayIndex, Range, Take, cut, permute
+from storegate_engine.indexes import ArrayIndex
+from storegate_engine.orders import Range, Take, cut, permute
 from storegate_engine.plans import Rows, choose
 from storegate_engine.rewrite import plan_rewrite
 from storegate_engine.table import Variable

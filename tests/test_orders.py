@@ -22,13 +22,12 @@ from hypothesis import strategies as st
 
 from storegate_engine import order_json, permutations
 from storegate_engine.errors import CorruptStoreError, NotInvertibleError
+from storegate_engine.indexes import ArrayIndex, RowIndex
 from storegate_engine.order_json import from_json, to_json
 from storegate_engine.orders import (
-    ArrayIndex,
     Concat,
     Permute,
     Range,
-    RowIndex,
     RowOrder,
     Slice,
     Take,

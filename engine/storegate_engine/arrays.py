@@ -21,14 +21,18 @@ from storegate_engine.budget import Layout
 from storegate_engine.encodings import dtype_from_text, dtype_to_text, encoding_of, is_text, row_nbytes
 from storegate_engine.errors import CorruptStoreError, SnapshotExpired, StoreError
 from storegate_engine.guards import GuardedStore
+from storegate_engine.indexes import ArrayIndex
 from storegate_engine.locations import Location
 from storegate_engine.names import validate_name
-from storegate_engine.orders import ArrayIndex
+from storegate_engine.permutations import as_int64
 from storegate_engine.shards import RowSpan, Shards, shards_of
 
 __all__ = ["ConstantArray", "MemoryArray", "RowArray", "StoredArray", "StoredIndex"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
+
+INDEX_ROWS = 2**18
+"""An index as long as this is kept in memory."""
 
 _IDENTIFIER = re.compile(r"[0-9a-f]{32}")
 
@@ -341,9 +345,10 @@ def _require_file(array: StoredArray, shard: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class StoredIndex:
-    """An index array of an order, kept in a segment and read whole on first use (4 bytes a row)."""
+    """An index array of an order, kept in a segment: a short one is read once, of a long one the wanted parts."""
 
     array: StoredArray
+    is_distinct = False
 
     def __len__(self) -> int:
         """Return the number of logical rows."""
@@ -351,19 +356,35 @@ class StoredIndex:
 
     def take(self, rows: Array, /) -> Array:
         """Return the index at ``rows``."""
-        return _load_index(self.array).take(rows)
+        if len(self) <= INDEX_ROWS:
+            return _load_index(self.array).take(rows)
+        values = np.empty(len(rows), self.array.dtype)
+        self.array.take_into(rows, values)
+        return self._checked(values)
 
     def slice(self, lo: int, hi: int, /) -> Array:
         """Return the index of rows ``lo..hi``."""
-        return _load_index(self.array).slice(lo, hi)
+        if len(self) <= INDEX_ROWS:
+            return _load_index(self.array).slice(lo, hi)
+        values = np.empty(hi - lo, self.array.dtype)
+        self.array.read_into(lo, hi, values)
+        return self._checked(values)
 
     def find(self, values: Array, /) -> Array:
-        """Return where the index has ``values``, -1 where it does not."""
+        """Return where the index has ``values``, -1 where it does not; reads all of it."""
         return _load_index(self.array).find(values)
+
+    def _checked(self, values: Array) -> Array:
+        """Return entries as int64; a Take sees which rows there are."""
+        return as_int64(values, "an index")
 
     def to_json(self) -> object:
         """Return the array's place."""
         return self.array.to_json()
+
+    def token(self) -> object:
+        """Return the array's place: what lies there never changes."""
+        return [repr(self.array.location), self.array.to_json()]
 
 
 @functools.lru_cache(maxsize=8)

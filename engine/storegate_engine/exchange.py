@@ -23,8 +23,7 @@ import numpy as np
 
 from storegate_engine.arrays import ConstantArray, MemoryArray, StoredArray
 from storegate_engine.buffers import Workspace
-from storegate_engine.errors import NotInvertibleError
-from storegate_engine.orders import Concat, Permute, Range, RowOrder, Slice, Take
+from storegate_engine.orders import Range
 from storegate_engine.pieces import Piece
 from storegate_engine.plans import COPIES, Plan, Rows, choose
 from storegate_engine.settings import scratch_directory, shuffle_plan
@@ -38,7 +37,6 @@ __all__ = [
     "arrangement",
     "collect",
     "destinations",
-    "is_invertible",
     "pass_row_nbytes",
     "placement",
     "plan_rows",
@@ -164,18 +162,6 @@ def pass_row_nbytes(variable: Variable) -> int:
     return max(variable.row_nbytes, *(piece.source_row_nbytes for piece in variable.pieces), 1)
 
 
-def is_invertible(order: RowOrder) -> bool:
-    """Return whether no stored row is wanted twice, as far as the order's form tells."""
-    match order:
-        case Concat(parts):
-            return all(is_invertible(part) for part in parts)
-        case Slice(inner) | Permute(inner):
-            return is_invertible(inner)
-        case Take():
-            return False
-    return True
-
-
 def scratch_of(variable: Variable) -> Path:
     """Return where the spill of a variable lies: where it is configured, in its store, or in the system's scratch."""
     if (configured := scratch_directory()) is not None:
@@ -240,13 +226,11 @@ def destinations(exchange: Exchange, number: int) -> tuple[Array, Array]:
     """Return the wanted rows of a scatter task, counted from its first, by bucket, and how many each bucket gets."""
     first, last = exchange.buckets
     lo, hi = _map_span(exchange, number)
-    try:
+    if exchange.variable.order.is_injective:
         logical = exchange.variable.order.positions(lo, hi)
         source = np.arange(hi - lo, dtype=np.int64)
-    except NotInvertibleError:
-        requested = _read_requests(exchange, number)
-        sorting = np.lexsort((requested[1], requested[0]))
-        source, logical = requested[0][sorting] - lo, requested[1][sorting]
+    else:
+        source, logical = _read_requests(exchange, number)
     bucket = logical // exchange.bucket_rows
     wanted = (logical >= 0) & (bucket >= first) & (bucket < last)
     return _by_bucket(source[wanted], bucket[wanted] - first, exchange.n_buckets)
@@ -303,21 +287,27 @@ def request(exchange: Exchange, number: int) -> str:
         stored = exchange.variable.order.rows(lo, hi)
         maps = stored // exchange.map_rows
         sorting = np.argsort(maps, kind="stable")
-        pairs = np.stack([stored, np.arange(lo, hi)], axis=1)
+        # counted from the first row of the map and of the bucket, they are short numbers
+        pairs = np.empty((hi - lo, 2), np.uint32)
+        pairs[:, 0] = stored - maps * exchange.map_rows
+        pairs[:, 1] = np.arange(hi - lo)
         counts = np.bincount(maps, minlength=exchange.n_maps)
         write_segments(path, pairs, sorting, counts, Workspace(), spare=exchange.path(SPARE) / name)
     return name
 
 
-def _read_requests(exchange: Exchange, number: int) -> Array:
-    parts = []
-    for at in range(exchange.n_buckets):
-        path = exchange.path(f"request-{exchange.buckets[0] + at:06d}")
-        with SegmentFile(path, exchange.n_maps) as file:
-            part = np.empty((file.n_rows(number), 2), np.int64)
+def _read_requests(exchange: Exchange, number: int) -> tuple[Array, Array]:
+    """Return the stored rows of one scatter task, ascending, counted from its first, and who wants them."""
+    sources, logical = [], []
+    for bucket in range(*exchange.buckets):
+        with SegmentFile(exchange.path(f"request-{bucket:06d}"), exchange.n_maps) as file:
+            part = np.empty((file.n_rows(number), 2), np.uint32)
             file.read(number, part)
-        parts.append(part)
-    return np.concatenate(parts).T
+        sources.append(part[:, 0].copy())
+        logical.append(part[:, 1].astype(np.int64) + bucket * exchange.bucket_rows)
+    source, wanted = np.concatenate(sources), np.concatenate(logical)
+    sorting = np.argsort(source, kind="stable")  # who wants a row twice is in logical order already
+    return source[sorting].astype(np.int64), wanted[sorting]
 
 
 def collect(

@@ -22,19 +22,19 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from dask.typing import Key
 
+from storegate_engine.arrays import StoredIndex
 from storegate_engine.budget import BLOCK_NBYTES, block_rows
 from storegate_engine.buffers import Pool
 from storegate_engine.exchange import (
     Exchange,
     collect,
-    is_invertible,
     pass_row_nbytes,
     plan_rows,
     request,
     scatter,
     scratch_of,
 )
-from storegate_engine.orders import ArrayIndex, Concat, Permute, RowOrder, Slice, Take
+from storegate_engine.orders import Concat, Permute, RowOrder, Slice, Take
 from storegate_engine.plans import Plan, permuted_rows
 from storegate_engine.shards import in_own_thread
 from storegate_engine.spill import Spill, keep_until_exit, open_spill
@@ -187,7 +187,7 @@ class RowsLayer(Layer):
         scattered = f"{self.name}-spilled-{token}"
         tasks: dict[Key, GraphNode] = {}
         requested: list[TaskRef] = []
-        if not is_invertible(self.variable.order):
+        if not self.variable.order.is_injective:
             for bucket in range(*buckets):
                 key = (f"{self.name}-request-{token}", bucket)
                 tasks[key] = Task(key, request, exchange, bucket)
@@ -278,7 +278,7 @@ def _has_no_array(order: RowOrder) -> bool:
         case Slice(inner) | Permute(inner):
             return _has_no_array(inner)
         case Take(inner, index):
-            return not isinstance(index, ArrayIndex) and _has_no_array(inner)
+            return isinstance(index, StoredIndex) and _has_no_array(inner)
     return True
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from storegate_engine.arrays import MemoryArray, RowArray
 from storegate_engine.encodings import encoding_of, is_text, row_nbytes
-from storegate_engine.orders import ArrayIndex, RowIndex
+from storegate_engine.indexes import NewIndex, RowIndex, in_memory
 from storegate_engine.repository import Repository, Target, Transaction
 from storegate_engine.segments import Segment
 from storegate_engine.sources import (
@@ -95,8 +95,8 @@ class MemoryRepository(Repository):
                 gathered[name].append(rows)
         return {name: rows.close() for name, rows in gathered.items()}
 
-    def _store_index(self, rows: Array, written: list[Segment]) -> RowIndex:
-        return ArrayIndex(rows)
+    def _store_index(self, new: NewIndex, written: list[Segment]) -> RowIndex:
+        return in_memory(new)
 
     def _commit(self, transaction: Transaction) -> None:
         self._table = transaction.apply(self._table)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Final
 
 from storegate_engine.errors import CorruptStoreError, StoreGateError, shown
-from storegate_engine.orders import Concat, Permute, Range, RowIndex, RowOrder, Slice, Take
+from storegate_engine.indexes import RowIndex
+from storegate_engine.orders import Concat, Permute, Range, RowOrder, Slice, Take
 
 __all__ = ["MAX_NESTING", "from_json", "to_json"]
 
@@ -14,8 +16,15 @@ MAX_NESTING: Final = 64
 """Orders nested deeper than this are neither written nor read."""
 
 
-def to_json(order: RowOrder) -> object:
+def to_json(order: RowOrder, index_to_json: Callable[[RowIndex], object] = operator.methodcaller("to_json")) -> object:
     """Return an order as nested lists for a manifest: ``["slice", ["range", 0, 9], 2, 4]``.
+
+    Parameters
+    ----------
+    order : RowOrder
+        What is written.
+    index_to_json : callable
+        Returns what stands for an index; by default what names it in a manifest.
 
     Raises
     ------
@@ -24,23 +33,23 @@ def to_json(order: RowOrder) -> object:
     ValueError
         The order nests deeper than `MAX_NESTING`.
     """
-    return _to_json(order, 1)
+    return _to_json(order, index_to_json, 1)
 
 
-def _to_json(order: RowOrder, level: int) -> object:
+def _to_json(order: RowOrder, index_to_json: Callable[[RowIndex], object], level: int) -> object:
     if level > MAX_NESTING:
         raise ValueError(f"an order nested deeper than {MAX_NESTING} cannot be stored; flatten it first")
     match order:
         case Range(start, stop):
             return ["range", start, stop]
         case Concat(orders):
-            return ["concat", [_to_json(child, level + 1) for child in orders]]
+            return ["concat", [_to_json(child, index_to_json, level + 1) for child in orders]]
         case Slice(child, start, stop):
-            return ["slice", _to_json(child, level + 1), start, stop]
+            return ["slice", _to_json(child, index_to_json, level + 1), start, stop]
         case Permute(child, kind, seed):
-            return ["permute", _to_json(child, level + 1), kind, seed]
+            return ["permute", _to_json(child, index_to_json, level + 1), kind, seed]
         case Take(child, index):
-            return ["take", _to_json(child, level + 1), index.to_json()]
+            return ["take", _to_json(child, index_to_json, level + 1), index_to_json(index)]
         case _:
             raise TypeError(f"an order of type {type(order).__name__} has no stored form")
 

@@ -12,7 +12,8 @@ that nest; an edit of a table (append, replace, shuffle, split) is a new order a
 Every order answers in both directions, for any range, in time proportional to the range: `RowOrder.rows` maps
 logical rows to stored rows, `RowOrder.positions` maps stored rows back. Build orders with `concat`, `cut`,
 `permute` and `replace_rows`, which keep them short; the classes themselves build exactly what they are told.
-The kinds of permutation are described in `permutations`, the stored form of an order in `order_json`.
+The kinds of permutation are described in `permutations`, lists of rows in `indexes`, the stored form of an order in
+`order_json`.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from storegate_engine.errors import NotInvertibleError
+from storegate_engine.indexes import NewIndex, RowIndex, in_memory
 from storegate_engine.permutations import (
     MAX_ROW,
     as_int,
@@ -42,11 +43,9 @@ from storegate_engine.permutations import (
 )
 
 __all__ = [
-    "ArrayIndex",
     "Concat",
     "Permute",
     "Range",
-    "RowIndex",
     "RowOrder",
     "Slice",
     "Take",
@@ -66,165 +65,6 @@ def _check_span(lo: object, hi: object, n_rows: int) -> tuple[int, int]:
     if not 0 <= first <= last <= n_rows:
         raise IndexError(f"rows {first}..{last} asked of {n_rows} rows; it takes 0 <= lo <= hi <= {n_rows}")
     return first, last
-
-
-# ------------------------------------------------------------------------------
-# Indexes
-# ------------------------------------------------------------------------------
-
-
-@runtime_checkable
-class RowIndex(Protocol):
-    """A stored list of row numbers, read in parts."""
-
-    def __len__(self) -> int:
-        """Return the number of entries."""
-        ...
-
-    def take(self, rows: Int64Array, /) -> Int64Array:
-        """Return the entries at ``rows`` (one-dimensional, each within 0 .. len-1)."""
-        ...
-
-    def slice(self, lo: int, hi: int, /) -> Int64Array:
-        """Return the entries lo .. hi-1."""
-        ...
-
-    def find(self, values: Int64Array, /) -> Int64Array:
-        """Return where each value stands, or -1; NotInvertibleError where the index repeats values."""
-        ...
-
-    def to_json(self) -> object:
-        """Return what names this index in a manifest."""
-        ...
-
-
-class ArrayIndex:
-    """A `RowIndex` in memory: a read-only copy of integers, unsigned 32-bit where they fit.
-
-    Two of them are equal only when they are the same object.
-
-    Parameters
-    ----------
-    values : integers of shape (n,), not negative
-
-    Raises
-    ------
-    TypeError, ValueError
-        The values are not integers, not one-dimensional, or negative.
-
-    Examples
-    --------
-    >>> ArrayIndex([4, 0, 2]).find(np.array([0, 1, 2]))
-    array([ 1, -1,  2])
-    """
-
-    __slots__ = ("__weakref__", "_inverse", "_sorter", "_stop", "_values")
-
-    def __init__(self, values: npt.ArrayLike) -> None:
-        array = as_int64(values, "an index")
-        if array.ndim != 1:
-            raise ValueError(f"an index has one dimension, but the shape {array.shape} was given")
-        if array.size and int(array.min()) < 0:
-            raise ValueError(f"an index holds no negative rows, but {int(array.min())} was given")
-        narrow = not array.size or int(array.max()) < 2**32
-        self._adopt(array.astype(np.uint32 if narrow else np.int64))
-
-    def _adopt(self, values: npt.NDArray[Any]) -> None:
-        values.setflags(write=False)
-        self._values = values
-        self._stop = int(values.max()) + 1 if values.size else 0
-        self._inverse: npt.NDArray[Any] | None = None
-        self._sorter: npt.NDArray[np.intp] | None = None
-
-    @classmethod
-    def _of_own(cls, values: npt.NDArray[Any]) -> ArrayIndex:
-        """Wrap an array that nobody else holds, without a copy."""
-        index = cls.__new__(cls)
-        index._adopt(values)
-        return index
-
-    def __reduce__(self) -> tuple[Callable[[npt.NDArray[Any]], ArrayIndex], tuple[npt.NDArray[Any]]]:
-        return _index_of_own, (self._values,)
-
-    def __repr__(self) -> str:
-        return f"ArrayIndex(<{self._values.size} rows below {self._stop}, {self._values.dtype}>)"
-
-    def __len__(self) -> int:
-        return self._values.size
-
-    @property
-    def values(self) -> npt.NDArray[Any]:
-        """The entries: read-only, uint32 or int64."""
-        return self._values
-
-    @property
-    def stop(self) -> int:
-        """The largest entry plus one; 0 when there is none."""
-        return self._stop
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes of the entries (an inverse, once used, comes on top)."""
-        return self._values.nbytes
-
-    def take(self, rows: Int64Array, /) -> Int64Array:
-        """Return the entries at ``rows``."""
-        return self._values[rows].astype(np.int64)
-
-    def slice(self, lo: int, hi: int, /) -> Int64Array:
-        """Return the entries lo .. hi-1."""
-        return self._values[lo:hi].astype(np.int64)
-
-    def find(self, values: Int64Array, /) -> Int64Array:
-        """Return where each of ``values`` stands, or -1; NotInvertibleError where a row is repeated."""
-        if self._inverse is None:
-            self._invert()  # twice, at worst, when threads meet here
-        inverted, sorter = self._inverse, self._sorter
-        assert inverted is not None
-        out = np.full(values.shape, -1, np.int64)
-        known = (values >= 0) & (values < self._stop)
-        wanted = values[known]
-        if sorter is None:  # a table over all rows: position + 1, 0 for a row that is absent
-            out[known] = inverted[wanted].astype(np.int64) - 1
-        else:  # sorted entries; every wanted value is at most the last of them
-            at = np.searchsorted(inverted, wanted.astype(inverted.dtype))
-            out[known] = np.where(inverted[at] == wanted, sorter[at], -1)
-        return out
-
-    def to_json(self) -> object:
-        """Raise TypeError: rows in memory have no name."""
-        raise TypeError(f"an index of {len(self)} rows in memory cannot be put in a manifest; store it first")
-
-    def _invert(self) -> None:
-        n = self._values.size
-        if self._stop <= max(4 * n, 1024) and n < 2**32 - 1:
-            table = np.zeros(self._stop, np.uint32)
-            for lo in range(0, n, 2**20):
-                hi = min(lo + 2**20, n)
-                table[self._values[lo:hi]] = np.arange(lo + 1, hi + 1, dtype=np.uint32)
-            if np.count_nonzero(table) != n:
-                self._refuse_inverse()
-            self._inverse = table
-            return
-        sorter = np.argsort(self._values, kind="stable")
-        ordered = self._values[sorter]
-        if np.any(ordered[1:] == ordered[:-1]):
-            self._refuse_inverse()
-        self._sorter = sorter  # first: another thread may see the inverse at once
-        self._inverse = ordered
-
-    def _refuse_inverse(self) -> None:
-        ordered = np.sort(self._values)
-        repeated = int(ordered[1:][ordered[1:] == ordered[:-1]][0])
-        first, second = np.flatnonzero(self._values == repeated)[:2]
-        raise NotInvertibleError(
-            f"row {repeated} stands at both {first} and {second} of an index of {len(self)} rows, so that "
-            "stored rows have no single position; read it by logical rows, or compact the variable first"
-        )
-
-
-def _index_of_own(values: npt.NDArray[Any]) -> ArrayIndex:
-    return ArrayIndex._of_own(values)
 
 
 # ------------------------------------------------------------------------------
@@ -261,6 +101,11 @@ class RowOrder(ABC):
     def bounds(self) -> tuple[int, int]:
         """Stored rows ``(first, last + 1)`` that hold all rows of this order; perhaps wider than needed."""
         return self._describe()[1]
+
+    @property
+    @abstractmethod
+    def is_injective(self) -> bool:
+        """Whether no stored row is named twice, as far as the form tells; then `positions` needs no search."""
 
     def rows(self, lo: int, hi: int) -> Int64Array:
         """Return the stored rows of the logical rows lo .. hi-1, int64 of shape (hi - lo,), the caller's own.
@@ -364,6 +209,11 @@ class Range(RowOrder):
     def __len__(self) -> int:
         return self.stop - self.start
 
+    @property
+    def is_injective(self) -> bool:
+        """Always."""
+        return True
+
     def _describe(self) -> tuple[int, tuple[int, int]]:
         return 0, (self.start, self.stop)
 
@@ -421,6 +271,11 @@ class Concat(RowOrder):
 
     def __len__(self) -> int:
         return self._offsets[-1]
+
+    @property
+    def is_injective(self) -> bool:
+        """Where all of its orders are; they have no stored row in common."""
+        return all(order.is_injective for order in self.orders)
 
     def _describe(self) -> tuple[int, tuple[int, int]]:
         return self._depth, self._bounds
@@ -519,6 +374,11 @@ class Slice(RowOrder):
     def __len__(self) -> int:
         return self.stop - self.start
 
+    @property
+    def is_injective(self) -> bool:
+        """Where the whole order is."""
+        return self.order.is_injective
+
     def _describe(self) -> tuple[int, tuple[int, int]]:
         return self.order._describe()
 
@@ -555,6 +415,11 @@ class Permute(RowOrder):
 
     def __len__(self) -> int:
         return len(self.order)
+
+    @property
+    def is_injective(self) -> bool:
+        """Where the order is."""
+        return self.order.is_injective
 
     def _describe(self) -> tuple[int, tuple[int, int]]:
         depth, bounds = self.order._describe()
@@ -593,11 +458,17 @@ class Take(RowOrder):
         _check_order(self.order, "Take")
         if not isinstance(self.index, RowIndex):
             raise TypeError(f"Take takes a RowIndex, such as ArrayIndex, not {type(self.index).__name__}")
-        if isinstance(self.index, ArrayIndex) and self.index.stop > len(self.order):
-            raise IndexError(f"index {self.index.stop - 1} asked of {len(self.order)} rows")
+        stop = getattr(self.index, "stop", 0)
+        if stop > len(self.order):
+            raise IndexError(f"index {stop - 1} asked of {len(self.order)} rows")
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def is_injective(self) -> bool:
+        """Where the index is known to name no row twice, and the order is injective."""
+        return self.index.is_distinct and self.order.is_injective
 
     def _describe(self) -> tuple[int, tuple[int, int]]:
         depth, bounds = self.order._describe()
@@ -729,17 +600,14 @@ def replace_rows(order: RowOrder, lo: int, hi: int, new: RowOrder) -> RowOrder:
     return concat(cut(order, 0, first), new, cut(order, last, len(order)))
 
 
-def flatten(order: RowOrder) -> Take:
-    """Return the same rows as one index in memory: ``Take(Range(first, last), ArrayIndex(rows - first))``.
+def flatten(order: RowOrder, store: Callable[[NewIndex], RowIndex] = in_memory) -> Take:
+    """Return the same rows as one index: ``Take(Range(first, last), store(rows - first))``.
 
     For an order that nests so deep that reading through all of its levels costs more than a list of 4 bytes a
     row (8 bytes where the stored rows span more than 2**32).
     """
     _check_order(order, "flatten")
     first, last = order.bounds
-    n = len(order)
-    rows = np.empty(n, np.uint32 if last - first <= 2**32 else np.int64)
-    for lo in range(0, n, 2**20):
-        hi = min(lo + 2**20, n)
-        rows[lo:hi] = order._rows(lo, hi) - first
-    return Take(Range(first, last), ArrayIndex._of_own(rows))
+    return Take(
+        Range(first, last), store(NewIndex(len(order), last - first, lambda lo, hi: order.rows(lo, hi) - first))
+    )

@@ -26,7 +26,6 @@ from storegate_engine.exchange import (
     Exchange,
     collect,
     destinations,
-    is_invertible,
     placement,
     request,
     scatter,
@@ -113,7 +112,7 @@ class Passes:
     def run_first(self, done: Callable[[float], object] = lambda share: None) -> None:
         """Run all passes but the last, and tell the share of one pass that is done; what a killed run wrote is used."""
         workers, n_maps = self.plan.workers, self.plan.n_maps
-        if not is_invertible(self.variables[0].order):
+        if not self.variables[0].order.is_injective:
             (exchange,) = self.first()
             run((partial(request, exchange, number) for number in range(self.n_coarse)), workers)
         run((partial(self.scatter, number) for number in range(n_maps)), workers, lambda: done(1 / n_maps))

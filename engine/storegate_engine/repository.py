@@ -24,8 +24,9 @@ from storegate_engine.errors import (
     TransactionError,
     VersionNotFoundError,
 )
+from storegate_engine.indexes import NewIndex, RowIndex
 from storegate_engine.locations import writing
-from storegate_engine.orders import Concat, RowIndex, RowOrder, Take, flatten
+from storegate_engine.orders import Concat, RowOrder, flatten
 from storegate_engine.pieces import Piece
 from storegate_engine.segments import ArraySpec, Segment
 from storegate_engine.sources import (
@@ -147,7 +148,7 @@ class Repository:
     def _store(self, sources: Mapping[str, Source], written: list[Segment]) -> dict[str, RowArray]:
         raise NotImplementedError
 
-    def _store_index(self, rows: Array, written: list[Segment]) -> RowIndex:
+    def _store_index(self, new: NewIndex, written: list[Segment]) -> RowIndex:
         raise NotImplementedError
 
     def _new_segment(self, written: list[Segment]) -> Segment:
@@ -184,8 +185,7 @@ def _is_nested(order: RowOrder) -> bool:
 
 def _flattened(transaction: Transaction, order: RowOrder) -> RowOrder:
     """Return an order as one stored index array: 4 bytes a row."""
-    flat = flatten(order)
-    return Take(flat.order, transaction.store_index(flat.index.slice(0, len(order))))
+    return flatten(order, transaction.store_index)
 
 
 def _merged(transaction: Transaction, old: Variable) -> Variable:
@@ -237,10 +237,10 @@ class Transaction:
         self._require_open()
         return self.repository._store(sources, self._written)
 
-    def store_index(self, rows: Array) -> RowIndex:
-        """Write an index array of an order."""
+    def store_index(self, new: NewIndex) -> RowIndex:
+        """Write an index of an order, part by part."""
         self._require_open()
-        return self.repository._store_index(rows, self._written)
+        return self.repository._store_index(new, self._written)
 
     def new_segment(self) -> Segment:
         """Return a new segment of a stored table, for those who write its arrays themselves."""

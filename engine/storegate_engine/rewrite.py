@@ -19,7 +19,7 @@ from storegate_engine.arrays import RowArray, StoredArray
 from storegate_engine.buffers import Workspace
 from storegate_engine.encodings import encoding_of
 from storegate_engine.errors import LabelError, MemoryBudgetError
-from storegate_engine.exchange import is_invertible, pass_row_nbytes, plan_rows
+from storegate_engine.exchange import pass_row_nbytes, plan_rows
 from storegate_engine.passes import Passes, open_passes
 from storegate_engine.plans import TASK_NBYTES, Plan
 from storegate_engine.repository import Transaction
@@ -140,7 +140,7 @@ def _moved_together(variables: Mapping[str, Variable], plans: Mapping[str, Plan]
     groups: dict[Any, list[str]] = {}
     for name, variable in variables.items():
         plan = plans[name]
-        together = plan.kind == "exchange" and is_invertible(variable.order)
+        together = plan.kind == "exchange" and variable.order.is_injective
         sizes = (plan.map_rows, plan.bucket_rows, plan.coarse, plan.workers)
         groups.setdefault((variable.order, variable.offsets[-1], sizes) if together else name, []).append(name)
     return list(groups.values())

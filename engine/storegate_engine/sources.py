@@ -12,12 +12,14 @@ import numpy as np
 
 from storegate_engine.encodings import dtype_to_text, is_text
 from storegate_engine.errors import DtypeError, ShapeError, StoreGateError
+from storegate_engine.indexes import STEP_ROWS, NewIndex, spans
 from storegate_engine.natives import as_native, is_foreign
 from storegate_engine.table import Variable
 
 __all__ = [
     "ArraySource",
     "ColumnSource",
+    "IndexSource",
     "SlicedSource",
     "Source",
     "VariableSource",
@@ -274,6 +276,29 @@ class VariableSource:
         """Yield rows read from their pieces."""
         for start in range(0, len(self.variable), block_rows):
             yield self.variable.read(start, min(start + block_rows, len(self.variable)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IndexSource:
+    """The entries of an index, worked out part by part."""
+
+    index: NewIndex
+    row_shape: tuple[int, ...] = ()
+
+    @property
+    def n_rows(self) -> int:
+        """The number of entries."""
+        return self.index.n_rows
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the entries."""
+        return self.index.dtype
+
+    def blocks(self, block_rows: int) -> Iterator[Array]:
+        """Yield the entries."""
+        for lo, hi in spans(self.index.n_rows, min(block_rows, STEP_ROWS)):
+            yield self.index.slice(lo, hi).astype(self.index.dtype)
 
 
 def as_source(data: Any, name: str) -> Source:

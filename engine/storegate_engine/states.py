@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import operator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from storegate_engine import order_json
 from storegate_engine.arrays import ConstantArray, StoredArray, StoredIndex
 from storegate_engine.encodings import dtype_from_text, dtype_to_text
 from storegate_engine.errors import CorruptStoreError
+from storegate_engine.indexes import RowIndex
 from storegate_engine.locations import Location
 from storegate_engine.names import validate_name
 from storegate_engine.orders import Concat, Permute, RowOrder, Slice, Take
@@ -63,7 +65,11 @@ def _array_from_state(document: Any, segments: Location) -> StoredArray | Consta
     return ConstantArray(dtype_from_text(document["dtype"]), tuple(counts[1:]), counts[0], int(document["constant"]))
 
 
-def _variable_to_state(variable: Variable, arrays: dict[StoredArray | ConstantArray, int]) -> dict[str, Any]:
+def _variable_to_state(
+    variable: Variable,
+    arrays: dict[StoredArray | ConstantArray, int],
+    index_to_json: Callable[[RowIndex], object] = operator.methodcaller("to_json"),
+) -> dict[str, Any]:
     """Return what a manifest holds of one variable; its arrays are numbered in ``arrays``."""
     pieces = []
     for piece in variable.pieces:
@@ -76,7 +82,7 @@ def _variable_to_state(variable: Variable, arrays: dict[StoredArray | ConstantAr
         "dtype": dtype_to_text(variable.dtype),
         "row_shape": list(variable.row_shape),
         "pieces": pieces,
-        "order": order_json.to_json(variable.order),
+        "order": order_json.to_json(variable.order, index_to_json),
     }
 
 
@@ -86,9 +92,12 @@ def is_stored(variable: Variable) -> bool:
 
 
 def token_of(variable: Variable, *details: object) -> str:
-    """Return a name for a stored variable's content: equal wherever and whenever the same rows are meant."""
+    """Return a name for a stored variable's content: equal wherever and whenever the same rows are meant.
+
+    Its order may have indexes in memory.
+    """
     arrays: dict[StoredArray | ConstantArray, int] = {}
-    state = _variable_to_state(variable, arrays)
+    state = _variable_to_state(variable, arrays, operator.methodcaller("token"))
     content = json.dumps([state, [repr(array) for array in arrays], [repr(detail) for detail in details]])
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 

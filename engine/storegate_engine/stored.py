@@ -23,14 +23,14 @@ from storegate_engine.errors import (
     WriteError,
 )
 from storegate_engine.history import added
+from storegate_engine.indexes import NewIndex, RowIndex
 from storegate_engine.locations import Location
 from storegate_engine.manifests import Manifest, StoredLog, committed
-from storegate_engine.orders import RowIndex
 from storegate_engine.repository import Repository, Target, Transaction
 from storegate_engine.segments import DEFAULT_COMPRESSOR, ArraySpec, Compressor, Segment
 from storegate_engine.sources import (
-    ArraySource,
     ColumnSource,
+    IndexSource,
     SlicedSource,
     Source,
     blocks_of_group,
@@ -218,9 +218,8 @@ class StoredRepository(Repository):
         )
         return ArraySpec(source.dtype, source.row_shape, layout, source.n_rows)
 
-    def _store_index(self, rows: Array, written: list[Segment]) -> RowIndex:
-        dtype = np.uint32 if len(rows) < 2**32 and (not len(rows) or rows.max() < 2**32) else np.int64
-        array = self._store({"index": ArraySource(rows.astype(dtype))}, written)["index"]
+    def _store_index(self, new: NewIndex, written: list[Segment]) -> RowIndex:
+        array = self._store({"index": IndexSource(new)}, written)["index"]
         return StoredIndex(array)  # type: ignore[arg-type]
 
     def _commit(self, transaction: Transaction) -> None:

@@ -30,7 +30,8 @@ import numpy.typing as npt
 
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES
 from storegate_engine.errors import NotInvertibleError
-from storegate_engine.orders import ArrayIndex, Permute, RowOrder, Take, join_runs
+from storegate_engine.indexes import ArrayIndex
+from storegate_engine.orders import Permute, RowOrder, Take, join_runs
 
 __all__ = [
     "LANES",
@@ -95,7 +96,7 @@ def uniform(order: RowOrder, seed: int, epoch: int) -> RowOrder:
     """Return the rows of an order in the uniform order of one epoch."""
     n = len(order)
     if n <= TABLE_MAX_ROWS:
-        return Take(order, ArrayIndex(keyed_permutation(n, seed, epoch)))
+        return Take(order, ArrayIndex(keyed_permutation(n, seed, epoch), is_distinct=True))
     state = np.random.SeedSequence((seed, epoch)).generate_state(2)
     return Permute(order, "feistel8-v1", int(state[0]) << 32 | int(state[1]))
 
@@ -185,6 +186,11 @@ class Share(RowOrder):
 
     def _describe(self) -> tuple[int, tuple[int, int]]:
         return self.order._describe()
+
+    @property
+    def is_injective(self) -> bool:
+        """Whether no stored row is named twice: not where the first rows fill up the last step."""
+        return self.epochs.n_positions <= self.epochs.n_rows and self.order.is_injective
 
     def _positions(self, own: Int64Array) -> Int64Array:
         """Return the positions of rows of this rank."""

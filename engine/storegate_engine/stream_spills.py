@@ -19,7 +19,6 @@ from storegate_engine.exchange import (
     Exchange,
     arrangement,
     collect,
-    is_invertible,
     pass_row_nbytes,
     placement,
     request,
@@ -56,7 +55,6 @@ class ExchangeSource(Source):
         prefetch: int,
         *,
         name: str,
-        draws: bool,
     ) -> None:
         if text := [variable.name for variable in variables if variable.dtype.kind == "T"]:
             raise MemoryBudgetError(
@@ -68,7 +66,6 @@ class ExchangeSource(Source):
         self.order = order
         self.prefetch = prefetch
         self.name = name
-        self.has_repeats = draws or epochs.n_positions > epochs.n_rows
         self.steps, self.map_rows = self._plan(budget_nbytes)
         self._spills: dict[int, list[Spill]] = {}
         self._following: Future[None] | None = None
@@ -177,8 +174,8 @@ class ExchangeSource(Source):
         """Return what comes before the first pass where rows may be wanted twice."""
         return [
             partial(request, exchange, number)
-            for variable, exchange in zip(self.variables, exchanges, strict=True)
-            if self.has_repeats or not is_invertible(variable.order)
+            for exchange in exchanges
+            if not exchange.variable.order.is_injective
             for number in range(*exchange.buckets)
         ]
 

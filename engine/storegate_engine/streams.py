@@ -174,7 +174,6 @@ class Stream:
             self._budget_nbytes,
             self._prefetch,
             name=json.dumps(self._order()),
-            draws=shuffle.weights is not None,
         )
 
     def _make_blocks(self) -> Blocks:

@@ -24,7 +24,8 @@ from storegate_engine import orders
 from storegate_engine.arrays import RowArray, StoredArray
 from storegate_engine.encodings import row_nbytes
 from storegate_engine.errors import LabelError, MemoryBudgetError, ShapeError, VariableNotFoundError, near_match
-from storegate_engine.orders import Range, RowIndex, RowOrder, Take, join_runs
+from storegate_engine.indexes import RowIndex
+from storegate_engine.orders import Range, RowOrder, Take, join_runs
 from storegate_engine.pieces import Piece
 from storegate_engine.shards import RowSpan
 from storegate_engine.transforms import Cast, Transform, apply_all, fold
@@ -115,6 +116,10 @@ class Variable:
         out = np.empty((len(indices), *self.row_shape), self.dtype)
         self._gather(self.order.take(indices), out, lambda row: int(indices[row]))
         return out
+
+    def pick(self, index: RowIndex) -> Array:
+        """Return the logical rows that an index names, in its order; the array is the caller's own."""
+        return self.take(index.slice(0, len(index)))
 
     def _gather(self, stored: Array, out: Array, logical: Callable[[int], int]) -> None:
         """Read stored rows, in any order, into ``out``; every piece is asked once."""
