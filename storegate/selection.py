@@ -107,7 +107,7 @@ def parse_item(item: Any, n_rows: int) -> Selection:
         return RowRange(0, n_rows)
     if isinstance(item, (str, bytes, bool)) or item is None:
         raise TypeError(f"{item!r} is not an index of rows; use an int, a slice, a list, an array or a mask")
-    return _parse_array(np.array(as_native(item, "the index")), n_rows)  # a copy: what is checked is what is read
+    return _parse_array(np.asarray(as_native(item, "the index")), n_rows)
 
 
 def _parse_array(index: Array, n_rows: int) -> Selection:
@@ -125,7 +125,7 @@ def _parse_array(index: Array, n_rows: int) -> Selection:
         raise IndexError(f"row {index.max()} is out of range: there are {n_rows} rows")
     rows = np.empty(len(index), np.uint32 if n_rows <= 2**32 else np.int64)
     for lo, hi in spans(len(index)):
-        part = index[lo:hi].astype(np.int64)  # a copy: the caller's array stays as it is
+        part = index[lo:hi].astype(np.int64)  # a copy: what is checked is what is kept
         bad = (part < -n_rows) | (part >= n_rows)
         if bad.any():
             raise IndexError(f"row {part[bad][0]} is out of range: there are {n_rows} rows")

@@ -269,7 +269,7 @@ class MaskIndex(_InMemory):
 
     def __init__(self, mask: npt.NDArray[np.bool_]) -> None:
         blocks = [np.packbits(mask[lo:hi]) for lo, hi in spans(len(mask), self._BLOCK_ROWS)]
-        counts = [int(np.count_nonzero(mask[lo:hi])) for lo, hi in spans(len(mask), self._BLOCK_ROWS)]
+        counts = [int(np.bitwise_count(bits).sum()) for bits in blocks]
         self._bits = np.concatenate(blocks) if blocks else np.empty(0, np.uint8)
         self._n_rows = len(mask)
         self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
