@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from storegate.report import aligned
 from storegate_engine import verify as engine
 from storegate_engine.budget import format_nbytes
-from storegate_engine.errors import CorruptStoreError, VersionNotFoundError
+from storegate_engine.errors import VersionNotFoundError
 from storegate_engine.history import Difference, differences
 from storegate_engine.repository import Repository
 from storegate_engine.stored import StoredRepository
@@ -73,14 +73,12 @@ def history(repository: Repository) -> Records[Commit]:
     """Return the kept versions, the oldest first."""
     stored = _stored(repository, "history")
     commits = []
-    for version in stored.log.versions():
-        manifest = stored.log.read(version)
-        try:
-            time = datetime.fromtimestamp(manifest.time, UTC)
-        except (ValueError, OverflowError, OSError) as err:
-            raise CorruptStoreError(f"version {version} of {stored.location} has no legal time: {err}") from err
+    for manifest in stored.log.kept():
+        time = datetime.fromtimestamp(manifest.time, UTC)
         arguments = dict(manifest.arguments)
-        commits.append(Commit(version, time, manifest.operation, arguments, manifest.rows_added, manifest.nbytes_added))
+        commits.append(
+            Commit(manifest.version, time, manifest.operation, arguments, manifest.rows_added, manifest.nbytes_added)
+        )
     return Records(commits)
 
 

@@ -36,6 +36,8 @@ class Faults:
             (Location, "delete", self._torn_delete),
             (Location, "read", None),
             (Location, "children", None),
+            (Location, "entries", None),
+            (Location, "entry", None),
             (Location, "sync", None),
             (Shards, "write", self._torn_write),
             (Shards, "read_into", None),

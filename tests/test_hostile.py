@@ -19,7 +19,7 @@ from google_crc32c import value as crc32c
 
 from storegate import StoreGate
 from storegate_engine import documents
-from storegate_engine.errors import MemoryBudgetError, StoreGateError
+from storegate_engine.errors import MemoryBudgetError, NotAStoreError, StoreGateError
 
 ROWS = np.random.default_rng(0).random((64, 16), dtype="f4")
 SECRET = b"do not read me"
@@ -391,17 +391,20 @@ def test_nothing_is_written_through_a_link_out_of_the_root(store, tmp_path, plac
     assert files() == before
 
 
-def test_vacuum_and_emptying_remove_links_not_what_they_lead_to(store, tmp_path):
+def test_vacuum_and_emptying_leave_links_and_name_them(store, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "file").write_bytes(SECRET)
     link = store / "a" / "segments" / ("0" * 32)
     link.symlink_to(elsewhere, target_is_directory=True)
-    StoreGate("zarr", {"output_dir": store}, "a").vacuum(older_than=0)
-    assert not link.is_symlink()
+    done = StoreGate("zarr", {"output_dir": store}, "a").vacuum(older_than=0)
+    assert done.refused == [str(link)]
+    assert link.is_symlink()
     (store / "b").symlink_to(elsewhere, target_is_directory=True)
-    StoreGate("zarr", {"output_dir": store, "mode": "w"}, "a")
+    with pytest.raises(NotAStoreError, match=f"a/segments/{link.name}, b in "):
+        StoreGate("zarr", {"output_dir": store, "mode": "w"}, "a")
     assert os.listdir(elsewhere) == ["file"]
+    read_all(store)
 
 
 def test_links_within_the_root_and_to_it_are_followed(store, tmp_path):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from storegate import StoreGate
+from storegate_engine.contents import MARKER
 from storegate_engine.errors import NotAStoreError
 from storegate_engine.locations import Location
-from storegate_engine.roots import MARKER
 
 PARTIAL = f"storegate.{'0' * 31}f.partial"
 

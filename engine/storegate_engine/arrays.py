@@ -257,7 +257,6 @@ class StoredArray:
         opened = _open_array(self)
         with _reading(self):
             if isinstance(opened, zarr.Array):
-                _require_files(self, rows)
                 # oindex normalises negative indices in place: it gets a copy
                 stored = opened[rows] if isinstance(rows, slice) else opened.oindex[(np.array(rows),)]
                 out[...] = encoding.decode(np.asarray(stored))
@@ -322,25 +321,6 @@ def _inspect(array: StoredArray) -> tuple[dict[str, Any], str | None]:
     return inspection.require_legal_metadata(
         array.location, array.name, encoding_of(array.dtype).stored, shape, array.layout
     )
-
-
-def _require_files(array: StoredArray, rows: slice | Array) -> None:
-    """Refuse shards that are no files within the root, before their rows are read for the first time."""
-    if not array.location.is_local or not array.n_shards:
-        return
-    size = array.layout.shard_rows
-    shards = (
-        range(rows.start // size, (rows.stop - 1) // size + 1)
-        if isinstance(rows, slice)
-        else np.unique(np.asarray(rows) // size).tolist()
-    )
-    for shard in shards:
-        _require_file(array, shard)
-
-
-@functools.lru_cache(maxsize=2**16)
-def _require_file(array: StoredArray, shard: int) -> None:
-    array.location.require_file("/".join([array.name, "c", str(shard), *("0" for _ in array.row_shape)]))
 
 
 @dataclass(frozen=True, slots=True)

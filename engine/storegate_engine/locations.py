@@ -7,11 +7,7 @@ import errno
 import functools
 import json
 import os
-import re
-import shutil
-import stat
 import threading
-import uuid
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,14 +19,14 @@ from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
+from storegate_engine.directories import Entry, open_directory, open_file, open_parent, put_file
 from storegate_engine.errors import CorruptStoreError, StoreError, StoreGateError, WriteError
+from storegate_engine.objects import LocalStore, objects_below
 
-__all__ = ["PARTIAL", "Location", "parse_location", "writing"]
+__all__ = ["Location", "parse_location", "writing"]
 
 T = TypeVar("T")
 _OBJECT_STORES = ("s3", "s3a", "gs", "az", "abfs", "azure")
-PARTIAL = re.compile(r".*\.[0-9a-f]{32}\.partial")
-"""Files that somebody is just writing, ours and those of zarr-python, or was when he was killed."""
 _memory_stores: dict[str, zarr.storage.MemoryStore] = {}
 _lock = threading.Lock()
 
@@ -83,61 +79,28 @@ class Location:
         Raises
         ------
         CorruptStoreError
-            There are more than ``max_nbytes``, or the file lies outside of the root behind a link.
+            There are more than ``max_nbytes``, it is no file, or the file lies outside of the root behind a link.
         """
-        if self.path is not None:
-            path = self.path / key
+        if self.is_local:
             try:
-                self.require_inside(key)
-                status = path.stat()
-                if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # a pipe would block
-                    raise CorruptStoreError(f"{path} is no file")
-                _require_size(path, status.st_size, max_nbytes)
-                return path.read_bytes()
+                descriptor = open_file(self.url, self.key(key))
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return None
+            with open(descriptor, "rb") as file:
+                _require_size(self / key, os.fstat(descriptor).st_size, max_nbytes)
+                return file.read()
         buffer = _run(self.store.get(self.key(key), default_buffer_prototype()))
         if buffer is None:
             return None
         _require_size(self / key, len(buffer), max_nbytes)
         return buffer.to_bytes()
 
-    def require_inside(self, key: str = "") -> None:
-        """Refuse a key whose file lies outside of the root: nothing is read or written through such a link.
-
-        Raises
-        ------
-        CorruptStoreError
-            A link on the way leaves the root.
-        """
-        if self.path is not None:
-            self._require_inside(self.path / key)
-
-    def require_file(self, key: str) -> None:
-        """Refuse a key that is no file, or whose file lies outside of the root.
-
-        Raises
-        ------
-        CorruptStoreError
-            It is named.
-        FileNotFoundError
-            There is nothing.
-        """
-        self.require_inside(key)
-        if self.path is not None and not stat.S_ISREG((self.path / key).stat().st_mode):
-            raise CorruptStoreError(f"{self.path / key} is no file")
-
-    def _require_inside(self, path: Path) -> None:
-        root, found = os.path.realpath(self.url), os.path.realpath(path)
-        if found != root and not found.startswith(root.rstrip(os.sep) + os.sep):
-            raise CorruptStoreError(f"{path} is a link that leaves the store's directory; it is not followed")
-
     def write_if_absent(self, key: str, content: bytes, *, sync: bool = False) -> None:
         """Write one key unless it exists; atomic on local directories, object stores and memory.
 
         With ``sync`` it is on the disk when this returns, with the directories that lead to it.
         """
-        if self.path is not None:
+        if self.is_local:
             self._put(key, content, exclusive=True, sync=sync)
             return
         buffer = default_buffer_prototype().buffer.from_bytes(content)
@@ -145,35 +108,15 @@ class Location:
 
     def write(self, key: str, content: bytes) -> None:
         """Write one key, over what it holds; for files of a segment that is not sealed yet."""
-        if self.path is not None:
+        if self.is_local:
             self._put(key, content, exclusive=False, sync=False)
             return
         _run(self.store.set(self.key(key), default_buffer_prototype().buffer.from_bytes(content)))
 
     def _put(self, key: str, content: bytes, *, exclusive: bool, sync: bool) -> None:
-        """Write a file under another name, then give it its own: there is never a part of it."""
-        assert self.path is not None
-        path = self.path / key
-        self.require_inside(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-        try:
-            with open(partial, "wb") as file:
-                file.write(content)
-                if sync:
-                    file.flush()
-                    _sync(file.fileno(), partial)
-            if exclusive:
-                with contextlib.suppress(FileExistsError):  # its place is taken: the caller reads who was first
-                    os.link(partial, path)
-                partial.unlink()
-            else:
-                partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        put_file(self.url, self.key(key), content, exclusive=exclusive, sync=_sync if sync else None)
         if sync:
-            _sync_directories(path.parent, Path(self.url))
+            _sync_directories(Path(self.url, self.key(key)).parent, Path(self.url))
 
     def sync(self) -> None:
         """Bring all files below, and the directories that lead to them, from the system's memory to the disk."""
@@ -187,10 +130,9 @@ class Location:
 
     def children(self, key: str = "") -> list[str]:
         """Return the names directly below a key, in no order; empty when there is none."""
-        if self.path is not None:
-            self.require_inside(key)
+        if self.is_local:
             try:
-                return os.listdir(self.path / key)
+                return open_directory(self.url, self.key(key)).names()
             except (FileNotFoundError, NotADirectoryError):
                 return []
         return _run(self._list(self.key(key)))
@@ -198,15 +140,30 @@ class Location:
     async def _list(self, key: str) -> list[str]:
         return [name.rstrip("/") async for name in self.store.list_dir(key)]
 
+    def entries(self, key: str = "") -> list[Entry]:
+        """Return all that lies below a key, in no order; what comes or goes meanwhile may be left out."""
+        if not self.is_local:
+            return _run(objects_below(self.store, self.key(key)))
+        try:
+            return list(open_directory(self.url, self.key(key)).walk())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def entry(self, key: str) -> Entry | None:
+        """Return what lies at one key; None when there is nothing."""
+        parent, _, name = key.rpartition("/")
+        if self.is_local:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                return open_directory(self.url, self.key(parent)).entry(name)
+            return None
+        return next((found for found in self.entries(parent) if found.key == name), None)
+
     def delete(self, key: str = "") -> None:
         """Delete one key and everything below it, but nothing behind a link; nothing happens when there is none."""
-        if self.path is not None:
-            target = self.path / key
-            self._require_inside(target.parent)
-            if target.is_dir() and not target.is_symlink():
-                shutil.rmtree(target)
-            else:
-                target.unlink(missing_ok=True)
+        if self.is_local:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                parent, name = open_parent(self.url, self.key(key))
+                parent.remove(name)
             return
         _run(self.store.delete_dir(self.key(key)))
         if self.key(key):
@@ -281,7 +238,7 @@ def parse_location(url: str | os.PathLike[str], storage_options: dict[str, Any] 
 def _open_store(url: str, options: str) -> Store:
     scheme, _, name = url.partition("://")
     if not name and "://" not in url:
-        return zarr.storage.LocalStore(url)
+        return LocalStore(url)
     if scheme == "memory":
         with _lock:
             return _memory_stores.setdefault(name, zarr.storage.MemoryStore())

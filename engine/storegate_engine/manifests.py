@@ -13,17 +13,22 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from storegate_engine import documents
-from storegate_engine.errors import ConflictError, CorruptStoreError, SnapshotExpired, StoreError, WriteError
+from storegate_engine.errors import ConflictError, CorruptStoreError, SnapshotExpired, StoreError, WriteError, shown
 from storegate_engine.locations import Location, writing
 
 __all__ = ["FORMAT_VERSION", "Manifest", "StoredLog", "new_transaction"]
 
 FORMAT_VERSION = 1
+RECENT = 32
+"""As many transactions before its own are named in a manifest."""
+_RECENT_CHARS = 8
+_MAX_TIME = 253_402_300_800
+"""The end of the year 9999, in seconds since 1970."""
 _NAME = re.compile(r"([0-9]{8,18})\.json")
 
 
@@ -52,6 +57,13 @@ class Manifest:
     """Rows that all phases together have more than in the state before."""
     nbytes_added: int = 0
     """Bytes of the rows that were stored for it."""
+    recent: tuple[str, ...] = ()
+    """How the transactions of the versions before it begin, the one just before it first: who committed just now finds
+    whether it was taken up, although others went on and vacuumed."""
+    kept_from: int = 1
+    """The oldest version that vacuum has left."""
+    removed: tuple[str, ...] = ()
+    """Segments that a vacuum removes once this is committed: nobody may refer to them again."""
 
     def to_bytes(self) -> bytes:
         """Return the manifest as JSON that carries its own SHA-256."""
@@ -66,6 +78,9 @@ class Manifest:
             "time": self.time,
             "rows_added": self.rows_added,
             "nbytes_added": self.nbytes_added,
+            "recent": list(self.recent),
+            "kept_from": self.kept_from,
+            "removed": list(self.removed),
             "state": self.state,
         }
         return json.dumps({**document, "checksum": _checksum(document)}, ensure_ascii=False).encode()
@@ -98,22 +113,31 @@ def parse_manifest(content: bytes, version: int, where: str) -> Manifest:
     checksum = document.pop("checksum", None)
     if checksum != _checksum(document) or document.get("version") != version:
         raise CorruptStoreError(f"manifest {where} is not what was written: its checksum does not match")
-    try:
-        state = document["state"]
-        values = {name: kind(document[name]) for name, kind in _FIELDS.items()}
-    except (KeyError, TypeError, ValueError) as err:
-        raise CorruptStoreError(f"manifest {where} is not one of ours: {err!r}") from err
-    return Manifest(version, state, **values)
+    values = {name: document.get(name, default) for name, (_, default) in _FIELDS.items()}
+    for name, (kinds, _) in _FIELDS.items():
+        if type(values[name]) not in kinds:
+            raise CorruptStoreError(f"manifest {where} is not one of ours: {name} is {shown(values[name])}")
+    for name in ("recent", "removed"):
+        if any(type(item) is not str for item in values[name]):
+            raise CorruptStoreError(f"manifest {where} is not one of ours: {name} is {shown(values[name])}")
+        values[name] = tuple(values[name])
+    if "state" not in document or not 0 <= values["time"] < _MAX_TIME:
+        raise CorruptStoreError(f"manifest {where} is not one of ours: it has no state, or no legal time")
+    return Manifest(version, document["state"], **values)
 
 
-_FIELDS: Mapping[str, Callable[[Any], Any]] = {
-    "transaction": str,
-    "operation": str,
-    "arguments": dict,
-    "time": float,
-    "rows_added": int,
-    "nbytes_added": int,
+_FIELDS: Mapping[str, tuple[tuple[type, ...], Any]] = {
+    "transaction": ((str,), None),
+    "operation": ((str,), None),
+    "arguments": ((dict,), None),
+    "time": ((int, float), None),
+    "rows_added": ((int,), None),
+    "nbytes_added": ((int,), None),
+    "recent": ((list,), []),
+    "kept_from": ((int,), 1),
+    "removed": ((list,), []),
 }
+"""The types of what a manifest says, and what holds where it does not; None where it must."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +156,30 @@ class StoredLog:
         """Return the versions that are there, ascending."""
         names = (_NAME.fullmatch(name) for name in self.location.children("manifests"))
         return sorted(int(name[1]) for name in names if name)
+
+    def kept(self) -> list[Manifest]:
+        """Return the versions that can be opened, ascending: vacuum may have left some that are on their way out."""
+        newest = self.newest()
+        while True:
+            before = newest
+            try:
+                found = [self.read(v) for v in self.versions() if newest.kept_from <= v < newest.version]
+                return [*found, newest] if newest.version else []
+            except SnapshotExpired:  # as in `newest`
+                newest = self.newest()
+                if newest.version == before.version:
+                    raise
+
+    def newest(self) -> Manifest:
+        """Return the newest version."""
+        head = self.head()
+        while True:
+            try:
+                return self.read(head)
+            except SnapshotExpired:  # another process committed and vacuumed between the two looks
+                before, head = head, self.head()
+                if head == before:
+                    raise
 
     def head(self) -> int:
         """Return the newest version, 0 when there is none."""
@@ -181,7 +229,7 @@ class StoredLog:
                 f"the state of {self.location} takes {len(content)} bytes, and {documents.MAX_NBYTES} are read: "
                 "compact the variables, or use several data_ids"
             )
-        if manifest.version <= self.head():
+        if manifest.version != self.head() + 1:
             raise self._conflict(manifest)
         where = self.location / self.key(manifest.version)
         try:
@@ -192,8 +240,38 @@ class StoredLog:
                 raise
             if sync:  # only the answer was lost: what it would have told is done again
                 self._sync_again(manifest.version)
-        if not self._holds(manifest):
+        if not self._is_taken_up(manifest):
             raise self._conflict(manifest)
+
+    def _is_taken_up(self, manifest: Manifest) -> bool:
+        """Return whether a manifest that was put is a version, or was one until vacuum removed it.
+
+        Its number may have been taken by others and freed by a vacuum before it was put: then no version follows it,
+        and those that came after do not name it.
+        """
+        versions = [version for version in self.versions() if version >= manifest.version]
+        if versions == [manifest.version]:
+            return self._holds(manifest)
+        for version in versions:
+            with contextlib.suppress(SnapshotExpired):
+                found = self.read(version)
+                back = version - manifest.version - 1
+                if back < 0 and found.transaction != manifest.transaction:
+                    return False
+                if 0 <= back < len(found.recent):
+                    return found.recent[back] == manifest.transaction[:_RECENT_CHARS] or self._withdraw(manifest)
+        if self._holds(manifest):  # vacuum removes the oldest first: what followed it was gone before it was put
+            return self._withdraw(manifest)
+        raise StoreError(
+            f"{manifest.operation}: other writers were so much faster that it cannot be told whether version "
+            f"{manifest.version} of {self.location} was theirs or this one; look whether the change is there"
+        )
+
+    def _withdraw(self, manifest: Manifest) -> bool:
+        """Remove a manifest that is no version; return False, for the one who asked whether it is."""
+        if self._holds(manifest):
+            self.location.delete(self.key(manifest.version))
+        return False
 
     def _sync_again(self, version: int) -> None:
         try:
@@ -221,17 +299,31 @@ class StoredLog:
 
 
 def committed(
-    manifest: Manifest,
+    parent: Manifest,
     *,
     operation: str,
     arguments: Mapping[str, Any],
     state: Any,
     rows_added: int = 0,
     nbytes_added: int = 0,
+    kept_from: int = 1,
+    removed: Sequence[str] = (),
 ) -> Manifest:
-    """Return the manifest that would follow ``manifest``."""
-    now = time.time()
-    return Manifest(manifest.version + 1, state, new_transaction(), operation, arguments, now, rows_added, nbytes_added)
+    """Return the manifest that would follow ``parent``."""
+    recent = (parent.transaction[:_RECENT_CHARS], *parent.recent)[:RECENT]
+    return Manifest(
+        parent.version + 1,
+        state,
+        new_transaction(),
+        operation,
+        arguments,
+        time.time(),
+        rows_added,
+        nbytes_added,
+        recent,
+        max(kept_from, parent.kept_from),
+        tuple(removed),
+    )
 
 
 def _span(versions: list[int]) -> str:

@@ -231,6 +231,15 @@ class Transaction:
         self._touched: list[Target] = []
         self._written: list[Segment] = []
         self._open = True
+        self.kept_from = 1
+        """The oldest version that stays; what was before it is removed once this is committed."""
+        self.removed: tuple[str, ...] = ()
+        """Segments that are removed once this is committed."""
+
+    @property
+    def written(self) -> list[str]:
+        """The segments that it has written."""
+        return [segment.identifier for segment in self._written]
 
     def store(self, sources: Mapping[str, Source]) -> dict[str, RowArray]:
         """Write rows block by block into one new segment and return its arrays."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Literal
 
 from storegate_engine import documents
+from storegate_engine.contents import MARKER, is_marker, strangers
 from storegate_engine.errors import CorruptStoreError, NotAStoreError, StoreError, StoreGateError
 from storegate_engine.locations import Location, writing
 from storegate_engine.manifests import FORMAT_VERSION
@@ -16,10 +16,6 @@ from storegate_engine.segments import DEFAULT_COMPRESSOR, Compressor
 from storegate_engine.stored import StoredRepository
 
 __all__ = ["Root"]
-
-MARKER = "storegate.json"
-_PARTIAL_MARKER = re.compile(r"storegate(\.json)?\.[0-9a-f]{32}\.partial")
-"""A marker that another process is just writing, or was when it was killed."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +51,17 @@ class Root:
         Raises
         ------
         NotAStoreError
-            Nothing to read (``"r"``), or something that is not a store of ours.
+            Nothing to read (``"r"``), something that is not a store of ours, or, for ``"w"``, a store beside which
+            anything else lies: nothing was removed.
         """
         marker = self.location.read(MARKER, max_nbytes=documents.MAX_NBYTES)
-        found = [] if marker is not None else [n for n in self.location.children() if not _PARTIAL_MARKER.fullmatch(n)]
+        found = [] if marker is not None else [name for name in self.location.children() if not self._is_marker(name)]
         if found:  # of another process, which wrote the marker before anything else but after our first look
             marker = self.location.read(MARKER)
         if marker is not None:
             _check_marker(marker, self.location)
             if mode == "w":
+                self._require_ours()
                 for child in self.location.children():
                     if child != MARKER:  # a process that opens the root meanwhile, or after a kill, finds a store
                         self.location.delete(child)
@@ -78,6 +76,19 @@ class Root:
             document = {"format": "storegate", "format_version": FORMAT_VERSION}
             with writing(self.location / MARKER):
                 self.location.write_if_absent(MARKER, json.dumps(document).encode(), sync=self.durable)
+
+    def _is_marker(self, name: str) -> bool:
+        entry = self.location.entry(name)
+        return entry is None or is_marker(entry)  # one that another process wrote has its name by now
+
+    def _require_ours(self) -> None:
+        """Refuse to remove what is not provably a store's."""
+        if found := strangers(self.location.entries()):
+            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+            raise NotAStoreError(
+                f"mode='w' removes a store and nothing else, and {', '.join(found[:3])}{more} in {self.location} is no "
+                "part of one; nothing was changed: move it elsewhere, or choose another directory"
+            )
 
     def data_ids(self) -> list[str]:
         """Return the data_ids that have a committed table, sorted."""

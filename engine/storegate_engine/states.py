@@ -21,7 +21,6 @@ from storegate_engine.table import PHASES, Table, Variable
 from storegate_engine.transforms import transform_from_json
 
 __all__ = [
-    "FINGERPRINTS",
     "is_stored",
     "key_of",
     "stored_arrays",
@@ -29,9 +28,6 @@ __all__ = [
     "table_to_state",
     "token_of",
 ]
-
-FINGERPRINTS = "fingerprints"
-"""Below a data_id: a file for each variable whose fingerprint is known, see :func:`key_of`."""
 
 
 def table_to_state(table: Table) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from storegate_engine.sources import (
     blocks_of_group,
     grouped,
 )
-from storegate_engine.states import table_from_state, table_to_state
+from storegate_engine.states import stored_arrays, table_from_state, table_to_state
 from storegate_engine.table import Table
 
 __all__ = ["StoredRepository"]
@@ -92,7 +92,7 @@ class StoredRepository(Repository):
         self.log = StoredLog(location)
         if pinned is not None:
             self._require_known(pinned)
-        self._head = self._load(self.log.head() if pinned is None else pinned)
+        self._head = self._load(self.log.newest() if pinned is None else self.log.read(pinned))
 
     def __getstate__(self) -> dict[str, Any]:
         """Travel without the table: the receiver reads it."""
@@ -103,7 +103,7 @@ class StoredRepository(Repository):
         """Read the table of the version that travelled."""
         version = state.pop("_version")
         self.__dict__.update(state)
-        self._head = self._load(version)
+        self._head = self._load(self.log.read(version))
 
     @property
     def segments(self) -> Location:
@@ -124,9 +124,8 @@ class StoredRepository(Repository):
 
     def refresh(self) -> None:
         """See what other writers have committed; a pinned version stays."""
-        head = self.log.head() if self._pinned is None else self._pinned
-        if head != self.version:
-            self._head = self._load(head)
+        if self._pinned is None and self.log.head() != self.version:
+            self._head = self._load(self.log.newest())
 
     def require_writable(self, operation: str) -> None:
         """Raise ReadOnlyError unless the table may change: it is not pinned, nor opened with ``mode="r"``."""
@@ -140,7 +139,7 @@ class StoredRepository(Repository):
     def table_at(self, version: int) -> Table:
         """Return the table of an earlier version."""
         self._require_known(version)
-        return self._load(version)[1]
+        return self._load(self.log.read(version))[1]
 
     def _require_known(self, version: int) -> None:
         head = self.log.head()
@@ -148,14 +147,19 @@ class StoredRepository(Repository):
             raise VersionNotFoundError(
                 f"version {version} is not there: {self.location}/{self.log.key(version)}; the newest is {head}"
             )
+        newest = self._head[0] if hasattr(self, "_head") and self.version == head else self.log.newest()
+        if 0 < version < (kept_from := newest.kept_from):  # its file may still be there, but not its rows
+            raise SnapshotExpired(
+                f"version {version} is not there: {self.location}/{self.log.key(version)}; "
+                f"kept are {kept_from}..{head}, vacuum removed the others"
+            )
 
     def compile_here(self) -> None:
         """Compile the table for this process only."""
         manifest, table = self._head
         self._head = manifest, table.with_compiled()
 
-    def _load(self, version: int) -> tuple[Manifest, Table]:
-        manifest = self.log.read(version)
+    def _load(self, manifest: Manifest) -> tuple[Manifest, Table]:
         return manifest, table_from_state(manifest.state, self.segments)
 
     def _store(self, sources: Mapping[str, Source], written: list[Segment]) -> dict[str, RowArray]:
@@ -236,6 +240,7 @@ class StoredRepository(Repository):
         for attempt in range(MAX_TRIES):
             parent, before = self._head
             table = transaction.apply(before)
+            self._require_kept(transaction, parent, table)
             rows, nbytes = added(before, table)
             manifest = committed(
                 parent,
@@ -244,6 +249,8 @@ class StoredRepository(Repository):
                 state=table_to_state(table),
                 rows_added=rows,
                 nbytes_added=nbytes,
+                kept_from=transaction.kept_from,
+                removed=transaction.removed,
             )
             try:
                 self.log.commit(manifest, sync=self._durable)
@@ -256,12 +263,36 @@ class StoredRepository(Repository):
             self._head = manifest, table
             return
 
+    def _require_kept(self, transaction: Transaction, parent: Manifest, table: Table) -> None:
+        """Refuse what a vacuum has removed meanwhile: rows of this transaction, or of the version that it goes back to.
+
+        Raises
+        ------
+        ConflictError
+            Some of the segments were removed, or a vacuum removed the versions that would tell.
+        """
+        if parent.version == transaction.version:
+            return
+        removed: set[str] = set()
+        for version in range(transaction.version + 1, parent.version + 1):
+            try:
+                removed.update(self.log.read(version).removed)
+            except SnapshotExpired:  # with what a vacuum said there
+                removed.update(transaction.written)
+        lost = removed.intersection(array.segment for array in stored_arrays(table))
+        if lost or parent.version < transaction.version:
+            raise ConflictError(
+                f"{transaction.operation}: vacuum (or mode='w') of another process has removed what was written for it "
+                f"meanwhile, in {self.segments}; nothing was changed, try again, and vacuum with an age that exceeds "
+                "the longest change"
+            )
+
     def _changed_by(self, transaction: Transaction, target: Target) -> str:
         phase, name = target
         before = transaction.table[phase].get(name)
         for version in range(transaction.version + 1, self.version + 1):
             try:
-                manifest, table = self._load(version)
+                manifest, table = self._load(self.log.read(version))
             except (SnapshotExpired, StoreError):
                 continue
             if table[phase].get(name) != before:

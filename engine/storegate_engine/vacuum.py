@@ -2,31 +2,41 @@
 
 ::
 
-    1. remove the manifests of versions that were superseded long ago, the oldest first
-    2. commit a version that says so: who is just going back to one of those is refused from here on
-    3. list the manifests that are there now; remove old segments that none of them refers to
+    1. commit a version that says what goes: versions before one, and segments that none of the others refers to
+    2. remove their manifests, the oldest first, then those segments
 
-A process killed between any two steps leaves a store that reads the same, and work for the next vacuum.
+From the first step on nobody goes back to those versions, and a transaction that began before and refers to one of the
+segments is refused. A process killed between any two steps leaves a store that reads the same, and work for the next
+vacuum. Only what `contents` knows as ours is removed; anything else stays, and is named.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-
-from zarr.core.sync import sync
 
 from storegate_engine.budget import format_nbytes
-from storegate_engine.locations import PARTIAL, Location
+from storegate_engine.contents import FINGERPRINTS, SCRATCH, is_partial, is_segment, strangers
+from storegate_engine.directories import Entry, open_directory
+from storegate_engine.errors import ConflictError, SnapshotExpired
+from storegate_engine.locations import Location
+from storegate_engine.manifests import Manifest
+from storegate_engine.repository import Edit
 from storegate_engine.segments import made_at
 from storegate_engine.spill import orphans
-from storegate_engine.states import FINGERPRINTS, key_of, stored_arrays
+from storegate_engine.states import key_of, stored_arrays
 from storegate_engine.stored import StoredRepository
+from storegate_engine.table import Table
 
 __all__ = ["Vacuumed", "vacuum"]
+
+MAX_TRIES = 100
+CLOCK_SECONDS = 2.0
+"""Clocks of two machines may differ by as much, and the times of files are as coarse."""
 
 
 @dataclass(slots=True)
@@ -41,18 +51,21 @@ class Vacuumed:
     """Spill that processes of this machine have left: killed ones, and ones that were asked to."""
     partial: list[str] = field(default_factory=list)
     """Files that killed processes had not finished."""
+    refused: list[str] = field(default_factory=list)
+    """What lies in their places and is not ours: foreign files and directories, links. It stays."""
     nbytes: int = 0
-    """Bytes of all of them."""
+    """Bytes of all that was removed."""
     dry_run: bool = False
     """Whether nothing was removed."""
 
     def __str__(self) -> str:
         """Return it as a line for people."""
         verb = "would free" if self.dry_run else "freed"
-        return (
+        text = (
             f"{verb} {format_nbytes(self.nbytes)}: {len(self.versions)} versions, {len(self.segments)} segments, "
             f"{len(self.scratch)} scratch directories, {len(self.partial)} unfinished files"
         )
+        return f"{text}; left alone, for it is not ours: {', '.join(self.refused)}" if self.refused else text
 
 
 def vacuum(
@@ -66,7 +79,9 @@ def vacuum(
         The data_id.
     older_than : float
         Seconds. A version goes when a newer one has replaced it for longer, a segment without a version when
-        its last file is older. Must exceed the longest transaction and the longest time that a reader keeps a version.
+        its last file is older. Should exceed the longest transaction, which is refused when its rows went, and the
+        longest time that a reader keeps a version. Age is told by the clocks of the writers and by that of the file
+        system or object store, whichever says less.
     keep_versions : int
         As many of the newest versions stay in any case.
     dry_run : bool
@@ -85,101 +100,162 @@ def vacuum(
         raise ValueError(f"keep_versions is 1 or more (the newest version always stays), found {keep_versions!r}")
     if not dry_run:
         repository.require_writable("vacuum")
-    found = Vacuumed(dry_run=dry_run)
-    before = time.time() - older_than
-    kept = _vacuum_versions(repository, found, before, keep_versions)
-    _vacuum_segments(repository, found, before, kept)
-    _vacuum_left_files(repository.location, found, before)
+    for attempt in range(MAX_TRIES):
+        found = Vacuumed(dry_run=dry_run)
+        now = time.time() if dry_run else _now(repository.location)
+        try:
+            kept = _vacuum_table(repository, found, now - older_than, keep_versions)
+        except (ConflictError, SnapshotExpired):  # another writer committed, or vacuumed: what goes is found again
+            if attempt == MAX_TRIES - 1:
+                raise
+            continue
+        break
+    _vacuum_fingerprints(repository, found, kept)
+    _vacuum_left_files(repository.location, found, now - older_than)
     return found
 
 
-def _vacuum_versions(repository: StoredRepository, found: Vacuumed, before: float, keep_versions: int) -> set[int]:
-    """Remove old manifests; return the versions that stay."""
+def _vacuum_table(repository: StoredRepository, found: Vacuumed, before: float, keep_versions: int) -> list[Table]:
+    """Remove old versions and segments; return the tables of the versions that stay."""
+    repository.refresh()
+    location, log = repository.location, repository.log
+    head = repository.version
+    begun = set(repository.segments.children())  # before the versions are read: those that come later are not known
+    going, kept = _versions(repository, before, keep_versions)
+    if repository.version != head:
+        raise ConflictError(f"vacuum: another writer committed to {location} while it looked")
+    tables = [repository.table_at(manifest.version) for manifest in kept]
+    used = {array.segment for table in tables for array in stored_arrays(table)}
+    unused = [name for name in sorted(begun - used) if _is_old_segment(repository.segments, name, before, found)]
+    found.versions += going
+    found.segments += unused
+    found.nbytes += sum(_nbytes(location.entry(log.key(version))) for version in going)
+    if found.dry_run or not (going or unused):
+        return tables
+    arguments = {"versions": [going[0], going[-1]]} if going else {}
+    with repository.begin("vacuum", **arguments) as change:
+        if change.version != head:
+            raise ConflictError(f"vacuum: another writer committed to {location} while it looked")
+        change.kept_from = kept[0].version if kept else 1
+        change.removed = tuple(unused)
+        change.edit(_unless_changed(change.table, location))
+    for version in going:
+        location.delete(log.key(version))
+    for identifier in unused:
+        repository.segments.delete(f"{identifier}/zarr.json")  # a reader that misses a chunk learns why
+        repository.segments.delete(identifier)
+    return tables
+
+
+def _unless_changed(before: Table, location: Location) -> Edit:
+    """Return an edit that changes nothing, and refuses to be made again on what another writer committed."""
+
+    def edit(table: Table) -> Table:
+        if table is not before:
+            raise ConflictError(f"vacuum: another writer committed to {location} meanwhile")
+        return table
+
+    return edit
+
+
+def _versions(repository: StoredRepository, before: float, keep_versions: int) -> tuple[list[int], list[Manifest]]:
+    """Return the versions that go, and those that stay."""
     log = repository.log
-    versions = log.versions()
-    candidates, newest = versions[:-keep_versions], versions[-keep_versions:]
-    for version, successor in zip(candidates, versions[1:], strict=False):
-        if log.read(successor).time >= before:
-            break  # it was the newest one not long ago, and so was everything after it
-        found.versions.append(version)
-    found.nbytes += sum(_nbytes(repository.location, log.key(version)) for version in found.versions)
-    if found.dry_run or not found.versions:
-        return {*candidates, *newest}.difference(found.versions)
-    for version in found.versions:
-        repository.location.delete(log.key(version))
-    with repository.begin("vacuum", versions=[found.versions[0], found.versions[-1]]) as change:
-        change.edit(lambda table: table)
-    return set(log.versions())
+    kept = log.kept()
+    left = [version for version in log.versions() if not kept or version < kept[0].version]  # by one that was killed
+    old = 0
+    replaced = 0.0  # a version was replaced no earlier than those before it were
+    for at, manifest in enumerate(kept):
+        entry = repository.location.entry(log.key(manifest.version))
+        replaced = max(replaced, _age_mark(manifest.time, 0.0 if entry is None else entry.modified))
+        if replaced >= before:
+            break  # the one before it was the newest not long ago, and so was everything after that
+        old = at
+    old = max(0, min(old, len(kept) - keep_versions))
+    return left + [manifest.version for manifest in kept[:old]], kept[old:]
 
 
-def _vacuum_segments(repository: StoredRepository, found: Vacuumed, before: float, kept: set[int]) -> None:
-    candidates = set(repository.segments.children())
-    used: set[str] = set()
-    tokens: set[str] = set()
-    for version in sorted(kept):
-        table = repository.table_at(version)
-        used.update(array.segment for array in stored_arrays(table))
-        tokens.update(key_of(variable) for _, variable in table)
-    if not found.dry_run:
-        fingerprints = repository.location / FINGERPRINTS
-        for token in set(fingerprints.children()) - tokens:
-            if not PARTIAL.fullmatch(token):
-                fingerprints.delete(token)
-    for identifier in sorted(candidates - used):
-        location = repository.segments / identifier
-        if _is_segment(identifier) and _age_mark(location, identifier) < before:
-            found.segments.append(identifier)
-            found.nbytes += _nbytes(location)
-            if not found.dry_run:
-                if location.path is None or not location.path.is_symlink():
-                    location.delete("zarr.json")  # from here on a reader that misses a chunk learns why
-                location.delete()
+def _is_old_segment(segments: Location, identifier: str, before: float, found: Vacuumed) -> bool:
+    """Return whether a segment without a version goes; count its bytes, or name what is not ours."""
+    itself = segments.entry(identifier) if segments.is_local else None
+    entries = [itself] if itself is not None else []
+    if itself is None or itself.kind == "directory":
+        entries += [replace(entry, key=f"{identifier}/{entry.key}") for entry in segments.entries(identifier)]
+    wrong = strangers(entries, segments.prefix)
+    found.refused += [str(segments / key) for key in wrong]
+    if wrong or not entries:
+        return False
+    newest = max((entry.modified for entry in entries if entry.kind == "file"), default=0.0)
+    if _age_mark(made_at(identifier), newest) >= before:
+        return False
+    found.nbytes += sum(map(_nbytes, entries))
+    return True
+
+
+def _age_mark(by_writer: float, by_store: float) -> float:
+    """Return when something was written: the later one of two clocks, neither of which can lie in the future."""
+    legal = [mark for mark in (by_writer, by_store) if 0 < mark <= time.time() + CLOCK_SECONDS]
+    return max(legal, default=time.time())
+
+
+def _now(location: Location) -> float:
+    """Return the time by this machine's clock, or by that of the file system where it is behind by more than a bit."""
+    now = time.time()
+    if not location.is_local:
+        return now
+    with contextlib.suppress(OSError):
+        directory = open_directory(location.url, location.key("manifests"))
+        name = f"00000000.{uuid.uuid4().hex}.partial"
+        descriptor = directory.open_new(name)
+        try:
+            found = os.fstat(descriptor).st_mtime
+        finally:
+            os.close(descriptor)
+            directory.unlink(name)
+        return found if found < now - CLOCK_SECONDS else now
+    return now
+
+
+def _vacuum_fingerprints(repository: StoredRepository, found: Vacuumed, kept: Iterable[Table]) -> None:
+    fingerprints = repository.location / FINGERPRINTS
+    entries = fingerprints.entries()
+    found.refused += [str(fingerprints / key) for key in strangers(entries, fingerprints.prefix)]
+    tokens = {key_of(variable) for table in kept for _, variable in table}
+    for entry in entries:
+        if entry.kind == "file" and is_segment(entry.key) and entry.key not in tokens and not found.dry_run:
+            fingerprints.delete(entry.key)
 
 
 def _vacuum_left_files(location: Location, found: Vacuumed, before: float) -> None:
+    """Remove what killed processes have left, on a file system: elsewhere nothing is written in parts."""
     if location.path is None:
         return
-    for path in orphans(location.path / "scratch"):
-        if _newest(path) < before:
-            _remove(location / "scratch", path.name, found.scratch, found)
-    root = replace(location, prefix=location.prefix.rpartition("/")[0])
-    for place in (root, location, location / "manifests", location / "segments", location / FINGERPRINTS):
-        for name in place.children():
-            if PARTIAL.fullmatch(name) and _newest(Path(str(place), name)) < before:
-                _remove(place, name, found.partial, found)
+    for path in orphans(location.path / SCRATCH):
+        entries = (location / SCRATCH).entries(path.name)
+        if max((entry.modified for entry in entries), default=0.0) < before:
+            _remove(location / SCRATCH, path.name, found.scratch, found, entries)
+    root = replace(location, prefix="")
+    for place in (root, location / "manifests", location / FINGERPRINTS):
+        for name in filter(is_partial, place.children()):
+            entry = place.entry(name)
+            if entry is not None and entry.kind == "file" and _is_ours(place, entry) and entry.modified < before:
+                _remove(place, name, found.partial, found, [entry])
+    entries = [entry for name in location.children() if (entry := location.entry(name)) is not None]
+    manifests = [replace(entry, key=f"manifests/{entry.key}") for entry in (location / "manifests").entries()]
+    wrong = strangers([*entries, *manifests], location.prefix)
+    found.refused += [str(location / key) for key in wrong]
 
 
-def _remove(place: Location, name: str, into: list[str], found: Vacuumed) -> None:
+def _is_ours(place: Location, entry: Entry) -> bool:
+    return not strangers([entry], place.prefix)
+
+
+def _remove(place: Location, name: str, into: list[str], found: Vacuumed, entries: Iterable[Entry]) -> None:
     into.append(str(place / name))
-    found.nbytes += _nbytes(place, name)
+    found.nbytes += sum(map(_nbytes, entries))
     if not found.dry_run:
         place.delete(name)
 
 
-def _is_segment(identifier: str) -> bool:
-    return len(identifier) == 32 and all(char in "0123456789abcdef" for char in identifier)
-
-
-def _age_mark(location: Location, identifier: str) -> float:
-    """Return when a segment was last written to; when it was begun where a store does not tell."""
-    begun = made_at(identifier)
-    return begun if location.path is None else max(begun, _newest(location.path))
-
-
-def _newest(path: Path) -> float:
-    """Return when the newest file at or below a path was written."""
-    return max((file.lstat().st_mtime for file in _files(path)), default=0.0)
-
-
-def _files(path: Path) -> Iterator[Path]:
-    if path.is_dir() and not path.is_symlink():
-        for parent, _, names in os.walk(path):
-            yield from (Path(parent, name) for name in names)
-    elif path.is_symlink() or path.exists():
-        yield path
-
-
-def _nbytes(location: Location, key: str = "") -> int:
-    if location.path is None:
-        return int(sync(location.store.getsize_prefix(location.key(key))))
-    return sum(path.lstat().st_size for path in _files(location.path / key))
+def _nbytes(entry: Entry | None) -> int:
+    return entry.nbytes if entry is not None and entry.kind == "file" else 0

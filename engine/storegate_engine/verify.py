@@ -5,6 +5,7 @@ Reads every stored row once and changes nothing.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -41,7 +42,10 @@ def verify(repository: StoredRepository) -> Iterator[Checked]:
     """
     arrays: dict[StoredArray, list[str]] = {}
     versions = repository.log.versions()
-    for version in range(versions[0], versions[-1] + 1) if versions else ():
+    first = versions[0] if versions else 1
+    with contextlib.suppress(StoreError):  # it is checked below
+        first = max(first, repository.log.newest().kept_from)
+    for version in range(first, versions[-1] + 1) if versions else ():
         key = repository.log.key(version)
         try:
             table = repository.table_at(version)

@@ -1,0 +1,88 @@
+"""Objects: the stores of zarr-python as they are used here: a local one that no link leads astray, and listings."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from typing import Any
+
+import zarr
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+
+from storegate_engine.directories import Entry, open_file, put_file
+
+__all__ = ["LocalStore", "objects_below"]
+
+
+class LocalStore(zarr.storage.LocalStore):
+    """A local store that opens files below its root step by step, see `directories`."""
+
+    def get_sync(
+        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Return the bytes of a key, None when there is no such key."""
+        try:
+            descriptor = open_file(str(self.root), key)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+        with open(descriptor, "rb") as file:
+            start, nbytes = _span(byte_range, file.seek(0, 2))
+            file.seek(start)
+            return (prototype or default_buffer_prototype()).buffer.from_bytes(file.read(nbytes))
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Return the bytes of a key, None when there is no such key."""
+        return await asyncio.to_thread(self.get_sync, key, prototype=prototype, byte_range=byte_range)
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        """Write a key, over what it holds."""
+        put_file(str(self.root), key, value.to_bytes(), exclusive=False)
+
+    async def _set(self, key: str, value: Buffer, exclusive: bool = False) -> None:
+        await asyncio.to_thread(put_file, str(self.root), key, value.to_bytes(), exclusive=exclusive)
+
+
+def _span(byte_range: ByteRequest | None, n_bytes: int) -> tuple[int, int]:
+    """Return the first byte that is asked for, and how many."""
+    match byte_range:
+        case RangeByteRequest(start, end):
+            return start, end - start
+        case OffsetByteRequest(offset):
+            return offset, -1
+        case SuffixByteRequest(suffix):
+            return max(0, n_bytes - suffix), -1
+    return 0, -1
+
+
+async def objects_below(store: Store, prefix: str) -> list[Entry]:
+    """Return all objects of a store below a prefix, with what it tells of them."""
+    skip = len(prefix) + 1 if prefix else 0
+    base = f"{prefix}/" if prefix else ""
+    if isinstance(store, zarr.storage.FsspecStore):
+        path = store.path.rstrip("/")
+        found = await store.fs._find(f"{path}/{base}", detail=True)
+        return [
+            Entry(name[len(path) + 1 + skip :], "file", int(info.get("size") or 0), _modified(info))
+            for name, info in found.items()
+            if info.get("type") != "directory"
+        ]
+    if isinstance(store, zarr.storage.ObjectStore):
+        import obstore  # optional and deferred on purpose: only object stores need it
+
+        listed = [item async for batch in obstore.list(store.store, prefix=base) for item in batch]
+        return [Entry(item["path"][skip:], "file", item["size"], item["last_modified"].timestamp()) for item in listed]
+    return [Entry(key[skip:], "file", await store.getsize(key), 0.0) async for key in store.list_prefix(base)]
+
+
+def _modified(info: dict[str, Any]) -> float:
+    """Return when a file system of fsspec says that a file was written: each has another word for it."""
+    for name in ("LastModified", "last_modified", "mtime", "updated", "created"):
+        value = info.get(name)
+        if isinstance(value, datetime):
+            return value.timestamp()
+        if isinstance(value, (int, float)):
+            return float(value)
+    return 0.0
