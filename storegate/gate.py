@@ -446,7 +446,7 @@ class StoreGate:
         selections = [parse_method_index(index, len(variable)) for variable in variables]
         if not compute:
             return read_lazy(names, variables, selections, self.capacity)
-        return read(names, variables, selections)
+        return read(names, variables, selections, self.budget_nbytes)
 
     def get_var_names(self, phase: str = "train") -> list[str]:
         """Return the variables of a phase, in the order in which they were added.

@@ -83,7 +83,7 @@ def _called(callback: Callback, names: Names, variables: Sequence[Variable], lim
     data = (
         read_lazy(names, variables, whole, limits)
         if getattr(callback, "accepts_lazy", False)
-        else read(names, variables, whole)
+        else read(names, variables, whole, limits.budget_nbytes)
     )
     given = names.names[0] if names.form == "one" else list(names.names)
     new_names, new_data = callback(tuple(given) if names.form == "stack" else given, data)

@@ -18,6 +18,7 @@ from storegate.selection import OneRow, RowRange, Rows, Selection, parse_item
 from storegate_engine.errors import PhaseNotFoundError, ShapeError, VariableNotFoundError
 from storegate_engine.layers import blocks_of
 from storegate_engine.lazy import to_dask
+from storegate_engine.plans import task_nbytes
 from storegate_engine.settings import memory_limit_nbytes
 from storegate_engine.streams import Stream
 from storegate_engine.table import Variable
@@ -35,9 +36,10 @@ ITERATION_NBYTES = 4 * 2**20
 """Bytes that iteration over rows reads at a time."""
 
 
-def read(names: Names, variables: Sequence[Variable], selections: Sequence[Selection]) -> Any:
-    """Return selected rows as ndarrays, in the form of the names."""
-    parts = [_read_one(variable, selection) for variable, selection in zip(variables, selections, strict=True)]
+def read(names: Names, variables: Sequence[Variable], selections: Sequence[Selection], budget_nbytes: int) -> Any:
+    """Return selected rows as ndarrays, in the form of the names; within the budget beside these."""
+    spare = task_nbytes(budget_nbytes, 1, copies=1)
+    parts = [_read_one(variable, selection, spare) for variable, selection in zip(variables, selections, strict=True)]
     match names.form:
         case "one":
             return parts[0]
@@ -46,15 +48,15 @@ def read(names: Names, variables: Sequence[Variable], selections: Sequence[Selec
     return np.stack(parts, axis=0 if isinstance(selections[0], OneRow) else 1)
 
 
-def _read_one(variable: Variable, selection: Selection) -> Any:
+def _read_one(variable: Variable, selection: Selection, spare_nbytes: int) -> Any:
     match selection:
         case OneRow(row):
-            rows = variable.read(row, row + 1)
+            rows = variable.read(row, row + 1, spare_nbytes=spare_nbytes)
             return rows[0]
         case RowRange(start, stop):
-            return variable.read(start, stop)
+            return variable.read(start, stop, spare_nbytes=spare_nbytes)
         case Rows(index):
-            return variable.pick(index)
+            return variable.pick(index, spare_nbytes=spare_nbytes)
 
 
 def read_lazy(names: Names, variables: Sequence[Variable], selections: Sequence[Selection], limits: Capacity) -> Any:
@@ -116,7 +118,8 @@ class View:
         names, phase = self._chosen(item)
         table = self.gate.table
         variables = [edits.whole(table, phase, name) for name in names.names]
-        return read(names, variables, [parse_item(item, len(variable)) for variable in variables])
+        selections = [parse_item(item, len(variable)) for variable in variables]
+        return read(names, variables, selections, self.gate.budget_nbytes)
 
     def __setitem__(self, item: Any, data: Any) -> None:
         """Replace rows: ``gate[phase][var_names][index] = data``."""

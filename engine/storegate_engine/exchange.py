@@ -23,6 +23,7 @@ import numpy as np
 
 from storegate_engine.arrays import ConstantArray, MemoryArray, StoredArray
 from storegate_engine.buffers import Workspace
+from storegate_engine.integers import stable_argsort
 from storegate_engine.orders import Range
 from storegate_engine.pieces import Piece
 from storegate_engine.plans import COPIES, Plan, Rows, choose
@@ -238,8 +239,7 @@ def destinations(exchange: Exchange, number: int) -> tuple[Array, Array]:
 
 def _by_bucket(rows: Array, bucket: Array, n_buckets: int) -> tuple[Array, Array]:
     """Return rows sorted by bucket, those of one bucket in the order in which they came, and their counts."""
-    keys = bucket.astype(np.uint16 if n_buckets <= 2**16 else np.int64)  # 16 bits are sorted in linear time
-    return rows[np.argsort(keys, kind="stable")], np.bincount(keys, minlength=n_buckets)
+    return rows[stable_argsort(bucket)], np.bincount(bucket, minlength=n_buckets)
 
 
 def split(coarse: Exchange, fine: Exchange, number: int, *, workspace: Workspace | None = None) -> None:
@@ -286,7 +286,7 @@ def request(exchange: Exchange, number: int) -> str:
         lo, hi = _bucket_span(exchange, number)
         stored = exchange.variable.order.rows(lo, hi)
         maps = stored // exchange.map_rows
-        sorting = np.argsort(maps, kind="stable")
+        sorting = stable_argsort(maps)
         # counted from the first row of the map and of the bucket, they are short numbers
         pairs = np.empty((hi - lo, 2), np.uint32)
         pairs[:, 0] = stored - maps * exchange.map_rows
@@ -306,7 +306,7 @@ def _read_requests(exchange: Exchange, number: int) -> tuple[Array, Array]:
         sources.append(part[:, 0].copy())
         logical.append(part[:, 1].astype(np.int64) + bucket * exchange.bucket_rows)
     source, wanted = np.concatenate(sources), np.concatenate(logical)
-    sorting = np.argsort(source, kind="stable")  # who wants a row twice is in logical order already
+    sorting = stable_argsort(source)  # who wants a row twice is in logical order already
     return source[sorting].astype(np.int64), wanted[sorting]
 
 
@@ -354,12 +354,7 @@ def arrangement(exchange: Exchange, number: int) -> Arrangement:
     It is the same for all exchanges of an order in buckets of one size, and a large part of collecting narrow rows.
     """
     stored = exchange.variable.order.rows(*_bucket_span(exchange, number))
-    width = len(stored).bit_length()
-    if len(stored) and int(stored.max()).bit_length() + width < 64:  # numbers that end in their place sort faster
-        keys = stored << width | np.arange(len(stored))
-        keys.sort()
-        return keys & ((1 << width) - 1), keys >> width
-    places = np.argsort(stored, kind="stable")
+    places = stable_argsort(stored)
     return places, stored[places]
 
 

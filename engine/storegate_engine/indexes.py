@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from storegate_engine.errors import NotInvertibleError
+from storegate_engine.integers import groups_of
 from storegate_engine.permutations import as_int64
 
 __all__ = [
@@ -333,12 +334,9 @@ class MaskIndex(_InMemory):
 
 def _grouped(keys: Int64Array) -> Iterator[tuple[int, Int64Array]]:
     """Yield every key and where it stands."""
-    if not len(keys):
-        return
-    where = np.argsort(keys, kind="stable")
-    cuts = np.flatnonzero(np.diff(keys[where])) + 1
-    for part in np.split(where, cuts):
-        yield int(keys[part[0]]), part
+    places, cuts, found = groups_of(keys)
+    for key, lo, hi in zip(found, cuts, cuts[1:], strict=False):
+        yield key, places[lo:hi]
 
 
 class RangeIndex(_InMemory):

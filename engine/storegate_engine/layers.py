@@ -35,7 +35,7 @@ from storegate_engine.exchange import (
     scratch_of,
 )
 from storegate_engine.orders import Concat, Permute, RowOrder, Slice, Take
-from storegate_engine.plans import Plan, permuted_rows
+from storegate_engine.plans import COPIES, Plan, permuted_rows, task_nbytes
 from storegate_engine.shards import in_own_thread
 from storegate_engine.spill import Spill, keep_until_exit, open_spill
 from storegate_engine.states import is_stored, token_of
@@ -130,6 +130,11 @@ class RowsLayer(Layer):
         """Return how these blocks would be read."""
         return plan_blocks(self.variable, self.starts, blocks, self.capacity)
 
+    @property
+    def _spare_nbytes(self) -> int:
+        """Memory that a task has beside its rows, of the copies that the plan counts."""
+        return int((COPIES - 1) * task_nbytes(*astuple(self.capacity)))
+
     def _key(self, block: int) -> Key:
         return (self.name, block, *(0 for _ in self.variable.row_shape))
 
@@ -153,7 +158,7 @@ class RowsLayer(Layer):
         tasks: dict[Key, GraphNode] = {} if small else {spec_key: DataNode(spec_key, self.variable)}
         for block in blocks:
             key = self._key(block)
-            tasks[key] = Task(key, read_block, spec, self.starts[block], self.starts[block + 1])
+            tasks[key] = Task(key, read_block, spec, self.starts[block], self.starts[block + 1], self._spare_nbytes)
         return tasks
 
     def _gather(self, blocks: Sequence[int], plan: Plan) -> dict[Key, GraphNode]:
@@ -170,7 +175,7 @@ class RowsLayer(Layer):
 
     def _gathered(self, key: Key, spans: Sequence[tuple[int, int]]) -> dict[Key, GraphNode]:
         """Return what gives the rows of several spans under a key."""
-        return {key: Task(key, gather_blocks, self.variable, spans)}
+        return {key: Task(key, gather_blocks, self.variable, spans, self._spare_nbytes)}
 
     def _scattered(self, number: int) -> TaskRef | None:
         """Return what gives the rows of a scatter task, None where it reads them itself."""
@@ -233,9 +238,11 @@ def plan_blocks(variable: Variable, starts: Sequence[int], blocks: Sequence[int]
     return replace(plan, bucket_rows=max(block_rows, fitting))
 
 
-def gather_blocks(variable: Variable, spans: Sequence[tuple[int, int]]) -> Array:
+def gather_blocks(variable: Variable, spans: Sequence[tuple[int, int]], spare_nbytes: int) -> Array:
     """Return the logical rows of several spans, reading every stored chunk that they touch once."""
-    return variable.take(np.concatenate([np.arange(lo, hi) for lo, hi in spans]))
+    if spans[-1][1] - spans[0][0] == sum(hi - lo for lo, hi in spans):
+        return variable.read(spans[0][0], spans[-1][1], spare_nbytes=spare_nbytes)
+    return variable.take(np.concatenate([np.arange(lo, hi) for lo, hi in spans]), spare_nbytes=spare_nbytes)
 
 
 def cut_block(rows: Array, lo: int, hi: int) -> Array:
@@ -257,11 +264,11 @@ def collect_when(exchange: Exchange, number: int, scattered: None) -> Array:
     return collect(exchange, number)
 
 
-def read_block(variable: Variable, lo: int, hi: int) -> np.ndarray[Any, Any]:
+def read_block(variable: Variable, lo: int, hi: int, spare_nbytes: int) -> np.ndarray[Any, Any]:
     """Return logical rows ``lo..hi``; what a task of the layer does."""
     rows = _blocks.array((hi - lo, *variable.row_shape), variable.dtype)
     with in_own_thread():
-        variable.read_into(lo, hi, rows)
+        variable.read_into(lo, hi, rows, spare_nbytes=spare_nbytes)
     return rows
 
 

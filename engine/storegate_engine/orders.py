@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from storegate_engine.indexes import NewIndex, RowIndex, in_memory
+from storegate_engine.integers import groups_of
 from storegate_engine.permutations import (
     MAX_ROW,
     as_int,
@@ -309,15 +310,11 @@ class Concat(RowOrder):
         child = np.searchsorted(self._starts, indices, side="right") - 1
         if self._shifts is not None:
             return indices + self._shifts[child]
-        # 16-bit keys sort in linear time
-        keys = (child - first).astype(np.uint16 if last - first < 2**16 else np.int64)
-        by_child = np.argsort(keys, kind="stable")
-        cuts = np.searchsorted(keys[by_child], np.arange(last - first + 2, dtype=keys.dtype))
         out = np.empty(indices.size, np.int64)
-        for k in range(first, last + 1):
-            here = by_child[cuts[k - first] : cuts[k - first + 1]]
-            if here.size:
-                out[here] = self.orders[k]._take(indices[here] - self._offsets[k])
+        places, cuts, children = groups_of(child)
+        for k, lo, hi in zip(children, cuts, cuts[1:], strict=False):
+            here = places[lo:hi]
+            out[here] = self.orders[k]._take(indices[here] - self._offsets[k])
         return out
 
     def _find(self, stored: Int64Array) -> Int64Array:

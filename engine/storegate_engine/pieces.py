@@ -12,6 +12,7 @@ import numpy as np
 from storegate_engine.arrays import RowArray, StoredArray
 from storegate_engine.encodings import row_nbytes
 from storegate_engine.errors import LabelError
+from storegate_engine.integers import stable_argsort
 from storegate_engine.shards import RowSpan
 from storegate_engine.transforms import Cast, Transform, apply_all, fold
 
@@ -76,7 +77,7 @@ class Piece:
             rows = source[: stop - start]
             self.array.read_into(start, stop, rows)
             try:
-                self._transform_into(rows, out[start - first : stop - first])
+                self.transform_into(rows, out[start - first : stop - first])
             except LabelError as err:
                 raise err.at_row(err.row + start - first) from err
 
@@ -90,7 +91,7 @@ class Piece:
         self._read_stored([(lo, hi, end - hi + lo) for (lo, hi, _), end in zip(spans, ends, strict=True)], source)
         for (lo, hi, place), end in zip(spans, ends, strict=True):
             try:
-                self._transform_into(source[end - hi + lo : end], out[place : place + hi - lo])
+                self.transform_into(source[end - hi + lo : end], out[place : place + hi - lo])
             except LabelError as err:
                 raise err.at_row(place + err.row) from err
 
@@ -111,7 +112,8 @@ class Piece:
         if len(rows) <= step:
             self._take_window(rows, out)
             return
-        places = np.argsort(rows, kind="stable")  # windows of neighbours: each chunk is read once, or twice
+        # windows of neighbours: each chunk is read once, or twice
+        places = stable_argsort(rows // max(1, step // 4))
         try:
             for lo in range(0, len(rows), step):
                 at = places[lo : lo + step]
@@ -128,9 +130,9 @@ class Piece:
     def _take_window(self, rows: Array, out: Array) -> None:
         source = np.empty((len(rows), *self.array.row_shape), self.array.dtype)
         self.array.take_into(rows + self.start, source)
-        self._transform_into(source, out)
+        self.transform_into(source, out)
 
-    def _transform_into(self, source: Array, out: Array) -> None:
+    def transform_into(self, source: Array, out: Array) -> None:
         """Apply the transforms; a last cast between numbers is the assignment itself."""
         last = self.transforms[-1]
         if isinstance(last, Cast) and source.dtype.kind in "iufb" and out.dtype.kind in "iufb":

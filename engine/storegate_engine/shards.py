@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,9 +24,10 @@ from storegate_engine.buffers import Workspace, write_all
 from storegate_engine.errors import CorruptStoreError
 from storegate_engine.frames import FrameError, Framing
 from storegate_engine.inspection import CHECKSUM_NBYTES, Span
+from storegate_engine.integers import groups_of
 from storegate_engine.shard_index import MISSING, ShardIndex, index_of, open_to_read, read_exactly
 
-__all__ = ["RowSpan", "Shards", "in_own_thread", "shards_of"]
+__all__ = ["RowSpan", "Shards", "in_own_thread", "run_tasks", "shards_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Places: TypeAlias = Sequence[Array | None]
@@ -91,7 +91,7 @@ class Shards:
         nbytes = len(wanted) * self.framing.nbytes
         step = round(min(max(nbytes // _CORES, fewest), most) / self.framing.nbytes)
         content = out.reshape(-1).view("u1")
-        _run(
+        run_tasks(
             [partial(self._read_wanted, chunks, wanted, content) for chunks in self._tasks(sorted(wanted), step)],
             here=nbytes <= fewest,
         )
@@ -101,22 +101,21 @@ class Shards:
 
         ``out`` is C-contiguous and of the stored dtype. Raises as :meth:`read_spans` does.
         """
-        sorting = np.argsort(rows, kind="stable")
-        rows = rows[sorting]
-        chunks, firsts = np.unique(rows // self.chunk_rows, return_index=True)
-        bounds = [*firsts.tolist(), len(rows)]
-        values = out.reshape(-1).view("u1").reshape(len(rows), -1)
-        places = dict(zip(chunks.tolist(), pairwise(bounds), strict=True))
+        places, cuts, chunks = groups_of(rows // self.chunk_rows)
+        # whole rows as one item each are moved by numpy's fastest loops, those of few bytes above all
+        values = _items_of(out.reshape(-1).view("u1").reshape(len(rows), -1))
+        within = {chunk: (lo, hi) for chunk, lo, hi in zip(chunks, cuts, cuts[1:], strict=False)}
 
         def take(part: Sequence[int]) -> None:
             for done, decoded in self._chunks(part):
                 for number, chunk in zip(part[done:], decoded, strict=False):
-                    lo, hi = places[number]
-                    within = rows[lo:hi] - number * self.chunk_rows
-                    values[sorting[lo:hi]] = chunk.reshape(self.chunk_rows, -1)[within]
+                    lo, hi = within[number]
+                    where = places[lo:hi]
+                    found = rows[where] - number * self.chunk_rows
+                    values[where] = _items_of(chunk.reshape(self.chunk_rows, -1))[found]
 
         step = TASK_NBYTES[0] // (4 * self.framing.nbytes)
-        _run([partial(take, part) for part in self._tasks(chunks.tolist(), step)])
+        run_tasks([partial(take, part) for part in self._tasks(chunks, step)])
 
     def drop(self, start: int, stop: int) -> None:
         """Take the files that lie within rows ``start..stop`` out of the page cache: they are not read again soon."""
@@ -291,6 +290,12 @@ class Shards:
                 raise FrameError(str(err), at) from err
 
 
+def _items_of(rows: Array) -> Array:
+    """Return rows of bytes as one-dimensional items of the same bytes."""
+    nbytes = rows.shape[1]
+    return rows.view(f"u{nbytes}" if nbytes in (1, 2, 4, 8) else f"V{nbytes}")[:, 0] if nbytes else rows[:, 0]
+
+
 def shards_of(directory: str, metadata: Mapping[str, Any], chunk_rows: int, shard_rows: int) -> Shards | None:
     """Return the shards of an array that this module can read and write, None for any other.
 
@@ -342,7 +347,7 @@ _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
 
 
-def _run(tasks: Sequence[Callable[[], None]], *, here: bool = False) -> None:
+def run_tasks(tasks: Sequence[Callable[[], None]], *, here: bool = False) -> None:
     """Run tasks in threads, or in this one, as also one task alone; the first error is raised when all have ended."""
     if here or len(tasks) == 1 or getattr(_local, "is_alone", False):
         for task in tasks:

@@ -24,6 +24,7 @@ from storegate_engine import orders
 from storegate_engine.arrays import RowArray, StoredArray
 from storegate_engine.encodings import row_nbytes
 from storegate_engine.errors import LabelError, MemoryBudgetError, ShapeError, VariableNotFoundError, near_match
+from storegate_engine.gathers import SPARE_NBYTES, gather_into
 from storegate_engine.indexes import RowIndex
 from storegate_engine.orders import Range, RowOrder, Take, join_runs
 from storegate_engine.pieces import Piece
@@ -87,14 +88,23 @@ class Variable:
                 "read fewer at a time, or use to_xarray()"
             ) from err
 
-    def read(self, lo: int, hi: int) -> Array:
+    def read(self, lo: int, hi: int, *, spare_nbytes: int = SPARE_NBYTES) -> Array:
         """Return logical rows ``lo..hi``; the array is the caller's own."""
         out = self._allocated(hi - lo)
-        self.read_into(lo, hi, out)
+        self.read_into(lo, hi, out, spare_nbytes=spare_nbytes)
         return out
 
-    def read_into(self, lo: int, hi: int, out: Array) -> None:
+    def read_into(self, lo: int, hi: int, out: Array, *, spare_nbytes: int = SPARE_NBYTES) -> None:
         """Read logical rows ``lo..hi`` into ``out`` of shape ``(hi - lo, *row_shape)``.
+
+        Parameters
+        ----------
+        lo, hi : int
+            Which rows.
+        out : ndarray
+            C-contiguous, and of the variable's dtype.
+        spare_nbytes : int
+            Memory beside ``out`` for rows that are out of order: with more, stored rows are read fewer times.
 
         Raises
         ------
@@ -103,7 +113,10 @@ class Variable:
         """
         runs = self.order.runs(lo, hi)
         if runs is None:
-            self._gather(self.order.rows(lo, hi), out, lambda row: lo + row)
+            try:
+                self._gather(lambda first, last: self.order.rows(lo + first, lo + last), out, spare_nbytes)
+            except LabelError as err:
+                raise err.at_row(lo + err.row, self.name) from err
             return
         for piece, start, stop, place in self._parts(runs):
             try:
@@ -111,35 +124,26 @@ class Variable:
             except LabelError as err:
                 raise err.at_row(lo + place + err.row, self.name) from err
 
-    def take(self, indices: Array) -> Array:
+    def take(self, indices: Array, *, spare_nbytes: int = SPARE_NBYTES) -> Array:
         """Return the logical rows at ``indices`` (int64, not negative), in that order, repeats included."""
-        out = np.empty((len(indices), *self.row_shape), self.dtype)
-        self._gather(self.order.take(indices), out, lambda row: int(indices[row]))
+        return self._picked(len(indices), lambda lo, hi: indices[lo:hi], spare_nbytes)
+
+    def pick(self, index: RowIndex, *, spare_nbytes: int = SPARE_NBYTES) -> Array:
+        """Return the logical rows that an index names, in its order; the array is the caller's own."""
+        return self._picked(len(index), index.slice, spare_nbytes)
+
+    def _picked(self, n_rows: int, rows: Callable[[int, int], Array], spare_nbytes: int) -> Array:
+        out = self._allocated(n_rows)
+        try:
+            self._gather(lambda lo, hi: self.order.take(rows(lo, hi)), out, spare_nbytes)
+        except LabelError as err:
+            raise err.at_row(int(rows(err.row, err.row + 1)[0]), self.name) from err
         return out
 
-    def pick(self, index: RowIndex) -> Array:
-        """Return the logical rows that an index names, in its order; the array is the caller's own."""
-        return self.take(index.slice(0, len(index)))
-
-    def _gather(self, stored: Array, out: Array, logical: Callable[[int], int]) -> None:
-        """Read stored rows, in any order, into ``out``; every piece is asked once."""
-        if len(self.pieces) == 1:
-            self._gather_piece(0, stored, out, logical, None)
-            return
-        piece_of = np.searchsorted(np.asarray(self.offsets), stored, side="right") - 1
-        for piece in np.unique(piece_of):
-            where = np.flatnonzero(piece_of == piece)
-            part = np.empty((len(where), *self.row_shape), self.dtype)
-            self._gather_piece(int(piece), stored[where], part, logical, where)
-            out[where] = part
-
-    def _gather_piece(
-        self, piece: int, stored: Array, out: Array, logical: Callable[[int], int], where: Array | None
-    ) -> None:
-        try:
-            self.pieces[piece].take_into(stored - self.offsets[piece], out)
-        except LabelError as err:
-            raise err.at_row(logical(err.row if where is None else int(where[err.row])), self.name) from err
+    def _gather(self, stored: Callable[[int, int], Array], out: Array, spare_nbytes: int) -> None:
+        if len(out):
+            bounds = self.order.bounds
+            gather_into(self.pieces, self.offsets, stored, out, bounds=bounds, spare_nbytes=spare_nbytes)
 
     def stored_rows(self, first: int = 0) -> Variable:
         """Return the stored rows of the pieces from ``first`` on, as they lie, transformed."""

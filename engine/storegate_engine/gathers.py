@@ -1,0 +1,142 @@
+"""Gathers: stored rows in any order, into memory; reads each chunk as rarely as the memory allows, knows no names.
+
+Where most of the stored rows are wanted and these fit, they are read once, in order, and picked from memory: as fast as
+numpy's own ``rows[index]``. Else the wanted rows are grouped by piece and chunk, a part of them at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from storegate_engine.errors import LabelError
+from storegate_engine.indexes import spans
+from storegate_engine.integers import groups_of
+from storegate_engine.pieces import Piece
+from storegate_engine.shards import run_tasks
+
+__all__ = ["SPARE_NBYTES", "gather_into"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+SPARE_NBYTES = 64 * 2**20
+"""Memory that a gather takes beside the rows that are wanted, where nobody says how much it may."""
+INDEX_NBYTES = 48
+"""Bytes of row numbers for each row that is grouped: itself, its piece and chunk, and their sorting."""
+DENSE = 16
+"""Where one stored row of so many is wanted, on average, reading all of them in order costs less than grouping."""
+PICK_ROWS = 2**17
+"""Rows that one task picks from memory: their numbers stay in the cache of a core."""
+
+
+def gather_into(
+    pieces: Sequence[Piece],
+    offsets: Sequence[int],
+    stored: Callable[[int, int], Array],
+    out: Array,
+    *,
+    bounds: tuple[int, int],
+    spare_nbytes: int = SPARE_NBYTES,
+) -> None:
+    """Read stored rows into ``out``, in any order, repeats included.
+
+    Parameters
+    ----------
+    pieces : sequence of Piece
+        The stored rows, end to end.
+    offsets : sequence of int
+        Where each piece starts among them, and where the last one ends.
+    stored : callable
+        Returns which stored rows belong at ``lo..hi`` of ``out``, as int64.
+    out : ndarray of shape (n, *row_shape)
+        C-contiguous.
+    bounds : tuple of int
+        Stored rows, first and last + 1, that hold all wanted ones.
+    spare_nbytes : int
+        Memory beside ``out``; one row, and one chunk, are held in any case.
+
+    Raises
+    ------
+    LabelError
+        A transform met a label outside of its classes; the error has the place in ``out`` of the first one.
+    """
+    first, last = bounds
+    if len(out) * DENSE >= last - first and _whole_nbytes(pieces, offsets, bounds) <= spare_nbytes // 2:
+        _gather_whole(pieces, offsets, stored, out, bounds)
+        return
+    for lo, hi in spans(len(out), max(1, spare_nbytes // INDEX_NBYTES)):
+        try:
+            _gather_grouped(pieces, offsets, stored(lo, hi), out[lo:hi], spare_nbytes // 2)
+        except LabelError as err:
+            raise err.at_row(lo + err.row) from err
+
+
+def _whole_nbytes(pieces: Sequence[Piece], offsets: Sequence[int], bounds: tuple[int, int]) -> float:
+    """Return the bytes of a span of stored rows as they are stored; infinite where they cannot be picked from."""
+    touched = [piece for piece, lo, hi in zip(pieces, offsets, offsets[1:], strict=False) if _meet(lo, hi, bounds)]
+    kinds = {(piece.array.dtype, piece.array.row_shape, piece.transforms) for piece in touched}
+    if len(kinds) != 1 or touched[0].array.dtype.hasobject:
+        return float("inf")
+    return (bounds[1] - bounds[0]) * touched[0].source_row_nbytes
+
+
+def _meet(lo: int, hi: int, bounds: tuple[int, int]) -> bool:
+    return max(lo, bounds[0]) < min(hi, bounds[1])
+
+
+def _gather_whole(
+    pieces: Sequence[Piece],
+    offsets: Sequence[int],
+    stored: Callable[[int, int], Array],
+    out: Array,
+    bounds: tuple[int, int],
+) -> None:
+    """Read a span of stored rows once, in order, and pick the wanted ones from memory."""
+    start, stop = bounds
+    touched = [
+        (piece, max(lo, start) - lo, min(hi, stop) - lo, max(lo, start) - start)
+        for piece, lo, hi in zip(pieces, offsets, offsets[1:], strict=False)
+        if _meet(lo, hi, bounds)
+    ]
+    kind = touched[0][0]
+    source = np.empty((stop - start, *kind.array.row_shape), kind.array.dtype)
+    for piece, lo, hi, place in touched:
+        piece.array.read_into(piece.start + lo, piece.start + hi, source[place : place + hi - lo])
+
+    def pick(lo: int, hi: int) -> None:
+        rows = stored(lo, hi)
+        rows -= start
+        if not kind.transforms:
+            source.take(rows, axis=0, out=out[lo:hi], mode="clip")  # rows are validated; "raise" would buffer
+            return
+        try:
+            kind.transform_into(source[rows], out[lo:hi])
+        except LabelError as err:
+            raise err.at_row(lo + err.row) from err
+
+    widest = max(1, kind.source_row_nbytes + out.nbytes // max(1, len(out)))
+    step = min(PICK_ROWS, max(1, 2**23 // widest))
+    run_tasks([partial(pick, lo, hi) for lo, hi in spans(len(out), step)])
+
+
+def _gather_grouped(
+    pieces: Sequence[Piece], offsets: Sequence[int], stored: Array, out: Array, spare_nbytes: int
+) -> None:
+    """Ask every piece once for its rows; repeats are read once where their chunk is."""
+    if len(pieces) == 1:
+        pieces[0].take_into(stored, out)
+        return
+    places, cuts, numbers = groups_of(np.searchsorted(np.asarray(offsets), stored, side="right") - 1)
+    step = max(1, spare_nbytes // max(1, out.nbytes // max(1, len(out))))
+    for number, first, last in zip(numbers, cuts, cuts[1:], strict=False):
+        for lo in range(first, last, step):
+            where = places[lo : min(lo + step, last)]
+            part = np.empty((len(where), *out.shape[1:]), out.dtype)
+            try:
+                pieces[number].take_into(stored[where] - offsets[number], part)
+            except LabelError as err:
+                raise err.at_row(int(where[err.row])) from err
+            out[where] = part
