@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from storegate_engine.dask_arrays import in_full_pass, variable_of
 from storegate_engine.errors import DtypeError, ShapeError, StoreGateError
-from storegate_engine.layers import in_full_pass, variable_of
 from storegate_engine.names import validate_name
 from storegate_engine.natives import as_native, is_foreign
 from storegate_engine.sources import ArraySource, ColumnSource, Source, VariableSource, as_source

@@ -7,19 +7,15 @@ dask culls the graph and so says which blocks are wanted.
 from __future__ import annotations
 
 import copy
-import os
-import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
-import dask.array as da
 import numpy as np
-import xarray as xr
 from dask._task_spec import DataNode, GraphNode, Task, TaskRef
 from dask.base import tokenize
-from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
+from dask.highlevelgraph import Layer, MaterializedLayer
 from dask.typing import Key
 
 from storegate_engine.arrays import StoredIndex
@@ -38,11 +34,11 @@ from storegate_engine.orders import Concat, Permute, RowOrder, Slice, Take
 from storegate_engine.plans import COPIES, Plan, permuted_rows, task_nbytes
 from storegate_engine.shards import in_own_thread
 from storegate_engine.spill import Spill, keep_until_exit, open_spill
-from storegate_engine.states import is_stored, token_of
+from storegate_engine.states import is_stored
 from storegate_engine.table import Variable
 from storegate_engine.tiers import Capacity, active_client
 
-__all__ = ["RowsLayer", "blocks_of", "in_full_pass", "rows_to_dask", "variable_of"]
+__all__ = ["RowsLayer", "blocks_of", "plan_blocks"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -307,75 +303,3 @@ def blocks_of(variables: Collection[Variable], capacity: Capacity) -> tuple[int,
     rows = rows // align * align
     full, rest = divmod(n_rows, rows)
     return (rows,) * full + ((rest,) if rest or not full else ())
-
-
-def rows_to_dask(variable: Variable, rows: tuple[int, ...], capacity: Capacity) -> da.Array:
-    """Return a variable whose rows any process can read as a dask array; nothing is read.
-
-    Parameters
-    ----------
-    variable : Variable
-        What is read on compute.
-    rows : tuple of int
-        Rows of every block.
-    capacity : Capacity
-        Memory and threads to plan with.
-    """
-    name = f"{variable.name}-{_token(variable, rows, capacity)}"
-    graph = HighLevelGraph({name: RowsLayer(name, variable, rows, capacity)}, {name: set()})
-    chunks = (rows, *((size,) for size in variable.row_shape))
-    return da.Array(graph, name, chunks, dtype=variable.dtype)
-
-
-def in_full_pass(data: Any) -> Any:
-    """Return data that are read whole, some rows at a time; lazy variables among what they are made of plan for that.
-
-    Parameters
-    ----------
-    data : any
-        A dask array, or one in xarray; anything else is returned as it is.
-    """
-    if isinstance(data, (xr.DataArray, xr.Variable)):
-        return data.copy(data=in_full_pass(data.data)) if data.chunks is not None else data
-    if not isinstance(data, da.Array):
-        return data
-    graph = data.dask
-    if not any(isinstance(layer, RowsLayer) for layer in graph.layers.values()):
-        return data
-    layers = {
-        name: layer.in_full_pass() if isinstance(layer, RowsLayer) else layer for name, layer in graph.layers.items()
-    }
-    return da.Array(HighLevelGraph(layers, graph.dependencies), data.name, data.chunks, meta=data._meta)
-
-
-def variable_of(data: Any) -> Variable | None:
-    """Return the variable that a dask array of :func:`rows_to_dask` stands for, None for any other data."""
-    if isinstance(data, xr.DataArray):
-        data = data.variable.data if data.chunks is not None else None  # else this would load what is not of dask
-    layer = data.dask.layers.get(data.name) if isinstance(data, da.Array) else None
-    return layer.variable if isinstance(layer, RowsLayer) else None
-
-
-_process = uuid.uuid4().hex
-
-
-def _rename_process() -> None:
-    global _process
-    _process = uuid.uuid4().hex
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_rename_process)
-
-
-def _token(variable: Variable, rows: tuple[int, ...], capacity: Capacity) -> str:
-    """Return a name for equal content: the same variable of a store always gets the same in a process.
-
-    Blocks that are read in order or gathered have it in all processes. Those that come out of a spill do not: it goes
-    with its process, and another client of the same cluster must not wait for it.
-    """
-    if not _is_small(variable):
-        return uuid.uuid4().hex
-    starts = (0, *np.cumsum(rows).tolist())
-    is_spilled = plan_blocks(variable, starts, range(len(rows)), capacity).kind == "exchange"
-    return token_of(variable, rows[:1], *([_process] if is_spilled else []))

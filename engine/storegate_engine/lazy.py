@@ -8,7 +8,8 @@ from typing import Any
 import dask.array as da
 import xarray as xr
 
-from storegate_engine.layers import RowsLayer, blocks_of, rows_to_dask
+from storegate_engine.dask_arrays import rows_to_dask
+from storegate_engine.layers import RowsLayer, blocks_of
 from storegate_engine.persisted import is_persisted, persisted_to_dask
 from storegate_engine.plans import Plan
 from storegate_engine.table import Phase, Variable

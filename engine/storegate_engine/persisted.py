@@ -22,8 +22,9 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 from dask.typing import Key
 
+from storegate_engine.dask_arrays import rows_to_dask
 from storegate_engine.exchange import plan_rows
-from storegate_engine.layers import RowsLayer, blocks_of, rows_to_dask
+from storegate_engine.layers import RowsLayer, blocks_of
 from storegate_engine.orders import Range
 from storegate_engine.pieces import Piece
 from storegate_engine.plans import Plan
