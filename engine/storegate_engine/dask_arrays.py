@@ -31,6 +31,7 @@ class RowsArray(da.Array):
     """
 
     __slots__ = ()
+    __module__ = da.Array.__module__  # some tell an array's library by the module of its type, and this is dask's
 
     def __getitem__(self, index: Any) -> da.Array:
         """Return what ``numpy`` returns for the index, lazily."""
