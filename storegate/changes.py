@@ -8,6 +8,7 @@ from storegate import edits
 from storegate.inputs import Names, one_row_columns, parse_columns, require_equal_rows
 from storegate.phases import ALL, Target
 from storegate.selection import OneRow, Selection
+from storegate_engine.conversions import appended_dtype, require_combinable
 from storegate_engine.repository import Transaction
 from storegate_engine.rewrite import write
 from storegate_engine.table import rows_of
@@ -26,10 +27,20 @@ def add(change: Transaction, names: Names, data: Any, target: Target, seed: int 
         for name, column in columns.items():
             if name in table[at]:
                 table[at][name].require_row_shape(column.row_shape)
+                require_combinable(name, table[at][name].dtype, column.dtype)
     arrays = write(change, columns)
     require_equal_rows({name: array.n_rows for name, array in arrays.items()})
     new = edits.new_rows(table, target, arrays, seed)
-    change.edit(edits.appended(new, sizes=sizes), touches=[(at, rows.name) for at in new for rows in new[at]])
+    widened = []
+    for at, variables in new.items():
+        for place, rows in enumerate(variables):
+            old = table[at].get(rows.name)
+            if old is not None:
+                variables[place] = rows.cast(appended_dtype(old, rows))
+                if variables[place].dtype != old.dtype:  # its rows were looked at, and must be these
+                    widened.append((at, rows.name))
+    touched = [(at, rows.name) for at in new for rows in new[at]]
+    change.edit(edits.appended(new, table, sizes=sizes), reads=widened, touches=touched)
 
 
 def replace_all(change: Transaction, names: Names, data: Any, target: Target) -> None:
@@ -56,14 +67,14 @@ def update_rows(change: Transaction, names: Names, data: Any, phase: str, select
         columns = parse_columns(names, data)
     for name, column in columns.items():
         olds[name].require_row_shape(column.row_shape)
+        require_combinable(name, olds[name].dtype, column.dtype)
         if column.n_rows is not None:
             edits.require_selected(name, selection, column.n_rows)
     arrays = write(change, columns)
     for at, first in edits.firsts_of(table, phase).items():
         for name, array in arrays.items():
             old = table.variable(at, name)
-            rows = rows_of(name, array).cast(edits.fit_dtype(old, columns[name]))
-            new = edits.updated(old, selection, rows, change.store_index, first=first)
+            new = edits.updated(old, selection, rows_of(name, array), change.store_index, first=first)
             if new is old:
                 continue
             change.edit(edits.put(at, [new]), reads=[(at, name)], touches=[(at, name)])

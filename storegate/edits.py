@@ -11,16 +11,22 @@ from storegate.phases import ALL, PHASES, Split, Target, require_compiled
 from storegate.selection import OneRow, RowRange, Rows, Selection, n_selected
 from storegate_engine import orders
 from storegate_engine.arrays import ConstantArray, RowArray
-from storegate_engine.encodings import encoding_of, is_text
-from storegate_engine.errors import ConflictError, ShapeError, VariableExistsError, VariableNotFoundError, near_match
+from storegate_engine.conversions import updated_dtype
+from storegate_engine.encodings import encoding_of
+from storegate_engine.errors import (
+    ConflictError,
+    DtypeError,
+    ShapeError,
+    VariableExistsError,
+    VariableNotFoundError,
+    near_match,
+)
 from storegate_engine.indexes import NewIndex, RowIndex, find_last, runs_of
-from storegate_engine.sources import ArraySource, Source
 from storegate_engine.table import Table, Variable, rows_of
 
 __all__ = [
     "NewRows",
     "appended",
-    "fit_dtype",
     "new_rows",
     "phases_of",
     "replaced",
@@ -30,7 +36,7 @@ __all__ = [
 ]
 
 Array: TypeAlias = np.ndarray[Any, Any]
-NewRows: TypeAlias = Mapping[str, list[Variable]]
+NewRows: TypeAlias = dict[str, list[Variable]]
 """New variables of every phase."""
 ACTIVE = "active"
 """The variable that says which samples count, for programs of the predecessor."""
@@ -104,9 +110,7 @@ def spread(table: Table, target: Target, n_rows: int) -> dict[str, tuple[int, in
     return Split((sizes["train"], sizes["valid"], sizes["test"])).ranges(n_rows)
 
 
-def new_rows(
-    table: Table, target: Target, arrays: Mapping[str, RowArray], seed: int | None = None
-) -> dict[str, list[Variable]]:
+def new_rows(table: Table, target: Target, arrays: Mapping[str, RowArray], seed: int | None = None) -> NewRows:
     """Return written rows as the variables of the phases that get them."""
     n_rows = next(iter(arrays.values())).n_rows
     ranges = spread(table, target, n_rows)
@@ -116,16 +120,32 @@ def new_rows(
     }
 
 
-def appended(new: NewRows, *, sizes: dict[str, int] | None = None) -> Callable[[Table], Table]:
-    """Return the edit that puts new rows behind the old ones; ``sizes`` must still hold where they are given."""
+def appended(new: NewRows, before: Table, *, sizes: dict[str, int] | None = None) -> Callable[[Table], Table]:
+    """Return the edit that puts new rows behind the old ones.
+
+    Parameters
+    ----------
+    new : mapping of str to list of Variable
+        In the dtypes that the variables then have.
+    before : Table
+        The table for which these were chosen.
+    sizes : dict, optional
+        The rows of every phase, where they must still hold.
+    """
 
     def edit(table: Table) -> Table:
         if sizes is not None and table.sizes() != sizes:
             raise ConflictError("another writer changed the sizes of the phases meanwhile; nothing was changed")
         for phase, variables in new.items():
-            joined = [
-                table[phase][rows.name].appended(rows) if rows.name in table[phase] else rows for rows in variables
-            ]
+            joined = []
+            for rows in variables:
+                old = table[phase].get(rows.name)
+                if old is not None and old.dtype != before[phase].get(rows.name, rows).dtype:
+                    raise ConflictError(
+                        f"another writer changed variable {rows.name!r} of phase {phase!r} to {old.dtype} meanwhile; "
+                        "nothing was changed, try again"
+                    )
+                joined.append(rows if old is None else old.appended(rows))
             table = table.with_variables(phase, joined)
         return table
 
@@ -143,23 +163,6 @@ def replaced(new: NewRows) -> Callable[[Table], Table]:
         return table
 
     return edit
-
-
-def fit_dtype(old: Variable, source: Source) -> np.dtype[Any]:
-    """Return the dtype of new rows that replace some of a variable's.
-
-    The variable's own where ``np.can_cast(new, old, "same_kind")`` and no value is cut; ``np.result_type`` else.
-    """
-    if is_text(old.dtype) or is_text(source.dtype) or not np.can_cast(source.dtype, old.dtype, "same_kind"):
-        return np.result_type(old.dtype, source.dtype)
-    if old.dtype.kind in "iu" and not np.can_cast(source.dtype, old.dtype, "safe"):
-        if not isinstance(source, ArraySource):
-            return np.result_type(old.dtype, source.dtype)
-        limits = np.iinfo(old.dtype)
-        values = source.values
-        if values.size and (int(values.min()) < limits.min or int(values.max()) > limits.max):
-            return np.result_type(old.dtype, source.dtype)
-    return old.dtype
 
 
 def updated(
@@ -202,6 +205,13 @@ def updated(
             return _in_runs(old, runs, new, first)
 
 
+def _joined(
+    old: Variable, new: Variable, arrange: Callable[[orders.RowOrder, orders.RowOrder], orders.RowOrder]
+) -> Variable:
+    """Return a variable with new rows among its own, in the dtype that leaves all of them what they are."""
+    return old.joined(new.cast(updated_dtype(old, new)), arrange)
+
+
 def _in_runs(old: Variable, runs: Sequence[tuple[int, int]], new: Variable, first: int) -> Variable:
     """Replace runs of rows, one after the other."""
 
@@ -216,7 +226,7 @@ def _in_runs(old: Variable, runs: Sequence[tuple[int, int]], new: Variable, firs
         return order
 
     is_touched = any(max(start, first) < min(stop, first + len(old)) for start, stop in runs)
-    return old.joined(new, arrange) if is_touched else old
+    return _joined(old, new, arrange) if is_touched else old
 
 
 def _scattered(
@@ -231,7 +241,7 @@ def _scattered(
         return rows
 
     stored = store_index(NewIndex(len(old), len(old) + len(new), chosen))
-    return old.joined(new, lambda order, extra: orders.Take(orders.concat(order, extra), stored))
+    return _joined(old, new, lambda order, extra: orders.Take(orders.concat(order, extra), stored))
 
 
 def put(phase: str, variables: Iterable[Variable], *, compiled: bool = False) -> Callable[[Table], Table]:
@@ -283,9 +293,18 @@ def firsts_of(table: Table, phase: str) -> dict[str, int]:
     return {at: sum(sizes[:number]) for number, at in enumerate(PHASES) if sizes[number]}
 
 
-def storable(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return a dtype in native byte order, or raise DtypeError where it cannot be stored."""
-    return encoding_of(dtype).logical
+def storable(dtype: np.dtype[Any], names: Iterable[str]) -> np.dtype[Any]:
+    """Return a dtype in native byte order.
+
+    Raises
+    ------
+    DtypeError
+        It cannot be stored; the variables are named.
+    """
+    try:
+        return encoding_of(dtype).logical
+    except DtypeError as err:
+        raise DtypeError(f"variable {', '.join(map(repr, names))}: {err}") from err
 
 
 def touched_phases(target: Target) -> tuple[str, ...]:

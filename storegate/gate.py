@@ -396,7 +396,7 @@ class StoreGate:
         names = parse_names(var_names, validate=True).names
         target = parse_phase(phase)
         n_rows, *row_shape = (int(size) for size in shape)
-        array = ConstantArray(edits.storable(np.dtype(dtype)), tuple(row_shape), n_rows)
+        array = ConstantArray(edits.storable(np.dtype(dtype), names), tuple(row_shape), n_rows)
         with self._begin("create_empty", var_names=_plain(var_names), shape=list(shape), phase=_plain(phase)) as change:
             change.edit(edits.created(target, dict.fromkeys(names, array)))
 
@@ -540,6 +540,8 @@ class StoreGate:
         at = parse_reading_phase(phase)
         with self._begin(operation, var_names=_plain(var_names), phase=at, transform=transform.to_json()) as change:
             for one in edits.phases_of(change.table, at, names, operation):
+                for name in names:
+                    edits.storable(change.table[one][name].transformed(transform).dtype, [name])
                 edit = edits.mapped(one, names, lambda old: old.transformed(transform))
                 change.edit(edit, reads=[(one, name) for name in names])
 

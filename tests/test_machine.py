@@ -102,6 +102,10 @@ class StoreMachine(RuleBasedStateMachine):
             name = data.draw(st.sampled_from(numbers))
             old = self.model.phases[phase][name]
             rows = data.draw(testing.arrays(3, dtype=data.draw(testing.dtypes(text=False)), row_shape=old.shape[1:]))
+            if self.model.appended_dtype(old, rows) is None:
+                with pytest.raises(TypeError, match="astype"):
+                    self.gate.add_data(name, rows, phase)
+                return
             self.gate.add_data(name, rows, phase)
             self.model.append(phase, name, rows)
 
@@ -126,6 +130,10 @@ class StoreMachine(RuleBasedStateMachine):
         whole = not one and isinstance(index, slice) and index.indices(len(old)) == (0, len(old), 1)
         if one:
             rows = rows[0]
+        if not whole and np.size(selected) and self.model.fitting_dtype(old, rows) is None:
+            with pytest.raises(TypeError, match="astype"):
+                self.gate[phase][name][index] = rows
+            return
         try:
             self.gate[phase][name][index] = rows
         except ValueError:
@@ -249,7 +257,12 @@ class StoreMachine(RuleBasedStateMachine):
         for name in set.intersection(*(set(self.known(phase)) for phase in filled)):
             parts = [self.model.phases[phase][name] for phase in filled]
             if len({part.shape[1:] for part in parts}) == 1 and all(part.dtype.kind in "biufc" for part in parts):
-                equal(self.gate.get_data(name, "all"), np.concatenate(parts))
+                wanted = np.concatenate(parts)
+                if wanted.dtype.kind == "f" and all(part.dtype.kind in "iu" for part in parts):
+                    with pytest.raises(TypeError, match="no integer dtype"):
+                        self.gate.get_data(name, "all")
+                else:
+                    equal(self.gate.get_data(name, "all"), wanted)
         assert self.gate.get_metadata()["total_events"] == [
             max((len(rows) for rows in self.model.phases[phase].values()), default=0) for phase in PHASES
         ]

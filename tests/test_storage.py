@@ -458,3 +458,17 @@ class TestProgress:
             pass
         os.close(master)
         assert (b"store" in printed) == shown
+
+
+def test_compact_does_not_mind_labels_of_rows_of_other_phases(tmp_path):
+    """Phases of one shuffled array share its stored rows, and each may have its own number of classes."""
+    labels = np.arange(100) % 50
+    labels[:50] = 0
+    with StoreGate("zarr", {"output_dir": tmp_path / "store"}, data_id="a") as gate:
+        gate.add_data("y", labels, phase=(0.5, 0.5, 0.0), shuffle=3)
+        few = gate.get_data("y", "train")
+        gate["train"]["y"][few >= 10] = np.zeros(np.count_nonzero(few >= 10), int)
+        few = np.where(few < 10, few, 0)
+        gate.onehot("y", 10)
+        gate.compact("train", "y")
+        np.testing.assert_array_equal(gate.get_data("y"), np.identity(10)[few])

@@ -18,7 +18,15 @@ from zarr.storage import StorePath
 
 from storegate_engine import inspection
 from storegate_engine.budget import Layout
-from storegate_engine.encodings import dtype_from_text, dtype_to_text, encoding_of, is_text, row_nbytes
+from storegate_engine.encodings import (
+    Encoding,
+    dtype_from_text,
+    dtype_to_text,
+    encoding_of,
+    is_calendar,
+    is_text,
+    row_nbytes,
+)
 from storegate_engine.errors import CorruptStoreError, SnapshotExpired, StoreError
 from storegate_engine.guards import GuardedStore
 from storegate_engine.indexes import ArrayIndex
@@ -128,7 +136,7 @@ class ConstantArray:
 
     def read_into(self, start: int, stop: int, out: Array, /) -> None:
         """Fill ``out``."""
-        out[...] = "" if is_text(self.dtype) else self.dtype.type(self.value)
+        out[...] = "" if is_text(self.dtype) else np.asarray(self.value, np.int64).astype(self.dtype)
 
     def take_into(self, rows: Array, out: Array, /) -> None:
         """Fill ``out``."""
@@ -253,8 +261,8 @@ class StoredArray:
             opened.drop(start, stop)
 
     def _fetch(self, rows: slice | Array, out: Array) -> None:
-        encoding = encoding_of(self.dtype)
         opened = _open_array(self)
+        encoding = _encoding_in(self)
         with _reading(self):
             if isinstance(opened, zarr.Array):
                 # oindex normalises negative indices in place: it gets a copy
@@ -321,6 +329,13 @@ def _inspect(array: StoredArray) -> tuple[dict[str, Any], str | None]:
     return inspection.require_legal_metadata(
         array.location, array.name, encoding_of(array.dtype).stored, shape, array.layout
     )
+
+
+def _encoding_in(array: StoredArray) -> Encoding:
+    encoding = encoding_of(array.dtype)
+    if is_calendar(array.dtype) and _inspect(array)[0].get("attributes", {}).get("units") == "days":
+        return encoding.in_days()
+    return encoding
 
 
 @dataclass(frozen=True, slots=True)

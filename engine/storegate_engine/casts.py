@@ -12,7 +12,7 @@ import numpy as np
 
 from storegate_engine.errors import DtypeError
 
-__all__ = ["combined", "holds", "holds_all"]
+__all__ = ["combined", "holds", "holds_all", "is_float_of_integers", "overflows"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 DType: TypeAlias = np.dtype[Any]
@@ -29,7 +29,7 @@ def combined(first: DType, second: DType) -> DType:
     Raises
     ------
     DtypeError
-        Numbers and text, dates and durations, or durations without a common unit.
+        Numbers and text, dates and durations, durations without a common unit, or uint64 and negative integers.
 
     Examples
     --------
@@ -41,12 +41,19 @@ def combined(first: DType, second: DType) -> DType:
         return np.result_type(first, np.dtype(f"S{second.itemsize // 4}"))
     if families == ["text", "bytes"]:
         return np.result_type(first, np.dtype(f"U{second.itemsize}"))
+    if is_float_of_integers(first, second):
+        raise DtypeError(f"no integer dtype holds {first} and {second}; convert one with astype first")
     try:
         if families[0] == families[1]:
             return np.result_type(first, second)
     except TypeError as err:
         raise DtypeError(f"{first} and {second} have no common unit; convert one with astype first") from err
     raise DtypeError(f"{second} ({families[1]}) cannot join {first} ({families[0]}); convert one with astype first")
+
+
+def is_float_of_integers(first: DType, second: DType) -> bool:
+    """Return whether numpy would make floats of integers: of uint64 and signed ones."""
+    return first.kind in "iu" and second.kind in "iu" and np.result_type(first, second).kind == "f"
 
 
 def holds_all(target: DType, source: DType) -> bool:
@@ -87,6 +94,21 @@ def holds(target: DType, values: Array) -> bool:
     return False
 
 
+def overflows(target: DType, values: Array) -> bool:
+    """Return whether a date or duration lies outside of a finer unit, where numpy would wrap around."""
+    kinds = {target.kind, values.dtype.kind}
+    if kinds not in ({"m"}, {"M"}) or target == values.dtype:
+        return False
+    old, new = (np.datetime_data(dtype)[0] for dtype in (values.dtype, target))
+    is_average = target.kind == "m" and old in "YM" and new not in "YM"  # months have no number of days
+    if old not in _UNITS or new not in _UNITS or is_average:
+        return False
+    return _UNITS.index(new) > _UNITS.index(old) and not holds(target, values)
+
+
+_UNITS = ("Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns")
+
+
 def _holds_numbers(target: DType, values: Array) -> bool:
     if values.dtype.kind == "c":
         part = np.empty(0, target).real.dtype
@@ -106,7 +128,7 @@ def _holds_numbers(target: DType, values: Array) -> bool:
         return bool((inside & (whole == np.trunc(whole))).all())
     cast = values.astype(target).real.astype(np.float64)
     top = 2.0 ** (8 * values.dtype.itemsize - (values.dtype.kind == "i"))  # what rounding up may reach
-    return bool((cast < top).all()) and bool((cast.astype(values.dtype) == values).all())
+    return bool((np.isfinite(cast) & (cast < top)).all()) and bool((cast.astype(values.dtype) == values).all())
 
 
 def _holds_times(target: DType, values: Array) -> bool:

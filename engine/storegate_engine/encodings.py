@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from storegate_engine.casts import holds
 from storegate_engine.errors import CorruptStoreError, DtypeError
 
-__all__ = ["Encoding", "canonical_bytes", "dtype_from_text", "dtype_to_text", "encoding_of", "is_text", "row_nbytes"]
+__all__ = [
+    "TEXT",
+    "Encoding",
+    "canonical_bytes",
+    "dtype_from_text",
+    "dtype_to_text",
+    "encoding_of",
+    "is_calendar",
+    "is_text",
+    "row_nbytes",
+]
 
 TEXT = np.dtypes.StringDType()
 _NUMBERS = frozenset("b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 c8 c16".split())
@@ -24,6 +35,7 @@ _CF_UNITS = {
     "us": "microseconds",
     "ns": "nanoseconds",
 }
+_CALENDAR_UNITS = {"Y": "years", "M": "months"}
 _TIME = re.compile(r"[mM]8\[(Y|M|W|D|h|m|s|ms|us|ns)\]")
 _NOT_A_TIME = int(np.iinfo(np.int64).min)
 
@@ -51,8 +63,10 @@ def dtype_to_text(dtype: np.dtype[Any]) -> str:
     >>> dtype_to_text(np.dtype(">f4")), dtype_to_text(np.dtype("U7")), dtype_to_text(np.dtype("M8[s]"))
     ('f4', 'U7', 'M8[s]')
     """
-    if dtype.kind == "T":
+    if dtype == TEXT:
         return "T"
+    if dtype.kind == "T":
+        raise DtypeError(f"{dtype!r} has options that cannot be stored; use numpy.dtypes.StringDType() as it is")
     text = dtype.str[1:]
     if text in _NUMBERS or _TIME.fullmatch(text) or dtype.kind in "US":
         return text
@@ -64,6 +78,11 @@ def dtype_to_text(dtype: np.dtype[Any]) -> str:
     if dtype.names:
         raise DtypeError(
             f"structured dtype {dtype} cannot be stored; add each field as a variable: {', '.join(dtype.names)}"
+        )
+    if dtype.kind in "mM":
+        raise DtypeError(
+            f"dtype {dtype} cannot be stored; convert to a unit from years to nanoseconds, as in "
+            f"astype('{dtype.kind}8[s]')"
         )
     raise DtypeError(
         f"dtype {dtype} cannot be stored; convert to one of bool, int8-64, uint8-64, float16-64, complex64-128, "
@@ -113,6 +132,8 @@ class Encoding:
     """The dtype of the zarr array."""
     attributes: tuple[tuple[str, Any], ...] = ()
     """CF attributes with which xarray decodes the stored values."""
+    unit: str = ""
+    """The unit in which dates and durations are stored."""
 
     @property
     def is_identity(self) -> bool:
@@ -120,30 +141,62 @@ class Encoding:
         return self.logical == self.stored
 
     def encode(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Return the stored form of logical values; never changes its argument."""
+        """Return the stored form of logical values; never changes its argument.
+
+        Raises
+        ------
+        DtypeError
+            A date that has no number of days, or characters that are no text.
+        """
         if self.logical.kind in "mM":
-            unit = np.dtype(f"{self.logical.kind}8[{_stored_unit(self.logical)}]")
+            unit = self._unit
+            if not holds(unit, values):
+                raise DtypeError(f"a value of {self.logical} lies too far away to be stored in days; convert it first")
             return values.astype(unit, copy=False).astype(np.int64)
         if self.logical.kind == "S":
             # latin-1 maps every byte to one character and back
             return np.char.decode(values.astype(self.logical, copy=False), "latin-1").astype(TEXT)
-        return values.astype(self.stored, copy=False)
+        if values.dtype.kind == "U":
+            # numpy reads swapped bytes as other characters
+            values = values.astype(values.dtype.newbyteorder("="), copy=False)
+        try:
+            return values.astype(self.stored, copy=False)
+        except (TypeError, UnicodeError) as err:
+            if self.stored != TEXT:
+                raise
+            raise DtypeError(f"a text cannot be stored as UTF-8: {err}; remove lone surrogates first") from err
 
     def decode(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Return the logical form of stored values."""
         if self.logical.kind in "mM":
-            unit = np.dtype(f"{self.logical.kind}8[{_stored_unit(self.logical)}]")
-            return values.view(unit).astype(self.logical, copy=False)
+            return values.view(self._unit).astype(self.logical, copy=False)
         if self.logical.kind == "S":
             width = max(1, self.logical.itemsize)
             return np.char.encode(values.astype(f"U{width}"), "latin-1").astype(self.logical)
         return values.astype(self.logical, copy=False)
 
+    @property
+    def _unit(self) -> np.dtype[Any]:
+        """The dtype of dates and durations whose ticks are stored."""
+        return np.dtype(f"{self.logical.kind}8[{self.unit}]")
+
+    def in_days(self) -> Encoding:
+        """Return how durations of months and years were stored before: as days, which rounds them."""
+        return replace(self, unit="D")
+
 
 def _stored_unit(dtype: np.dtype[Any]) -> str:
-    """Return the unit in which times are stored: CF has no calendar units, so those become days."""
+    """Return the unit in which times are stored.
+
+    CF has no calendar units, so that dates and weeks become days; months and years have no number of days, and stay.
+    """
     unit = np.datetime_data(dtype)[0]
-    return unit if unit in _CF_UNITS else "D"
+    return unit if unit in _CF_UNITS or is_calendar(dtype) else "D"
+
+
+def is_calendar(dtype: np.dtype[Any]) -> bool:
+    """Return whether values are durations of months or years, which have no length in days."""
+    return dtype.kind == "m" and np.datetime_data(dtype)[0] in "YM"
 
 
 @functools.lru_cache(maxsize=256)
@@ -160,11 +213,16 @@ def encoding_of(dtype: np.dtype[Any]) -> Encoding:
     """
     dtype_to_text(dtype)
     dtype = dtype if dtype.kind == "T" else dtype.newbyteorder("=")
+    if dtype.kind in "US" and not dtype.itemsize:
+        dtype = np.dtype(f"{dtype.kind}1")  # what numpy makes of it
     if is_text(dtype):
         return Encoding(dtype, TEXT)
+    if is_calendar(dtype):
+        unit = _stored_unit(dtype)
+        return Encoding(dtype, np.dtype(np.int64), (("units", _CALENDAR_UNITS[unit]),), unit)
     if dtype.kind in "mM":
-        unit = _CF_UNITS[_stored_unit(dtype)]
-        since = f"{unit} since 1970-01-01" if dtype.kind == "M" else unit
+        unit = _stored_unit(dtype)
+        since = f"{_CF_UNITS[unit]} since 1970-01-01" if dtype.kind == "M" else _CF_UNITS[unit]
         calendar = (("calendar", "proleptic_gregorian"),) if dtype.kind == "M" else ()
-        return Encoding(dtype, np.dtype(np.int64), (("units", since), *calendar, ("_FillValue", _NOT_A_TIME)))
+        return Encoding(dtype, np.dtype(np.int64), (("units", since), *calendar, ("_FillValue", _NOT_A_TIME)), unit)
     return Encoding(dtype, dtype)

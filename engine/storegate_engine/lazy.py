@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import dask.array as da
+import numpy as np
 import xarray as xr
 
 from storegate_engine.dask_arrays import rows_to_dask
+from storegate_engine.encodings import encoding_of, is_calendar
 from storegate_engine.layers import RowsLayer, blocks_of
 from storegate_engine.persisted import is_persisted, persisted_to_dask
 from storegate_engine.plans import Plan
@@ -38,14 +40,31 @@ def to_dask(variable: Variable, rows: tuple[int, ...], capacity: Capacity) -> da
 def to_dataset(phase: Phase, attrs: Mapping[str, Any], capacity: Capacity) -> xr.Dataset:
     """Return the variables of a phase as one lazy Dataset; nothing is read.
 
-    Dimensions are ``sample``, then ``<variable>_1`` and so on. All variables have the same blocks.
+    Dimensions are ``sample``, then ``<variable>_1`` and so on. All variables have the same blocks. Dates and durations
+    have a unit that xarray can save: seconds for coarser ones; durations of months and years, which have no length in
+    seconds, are integers with an attribute ``units``.
     """
     rows = blocks_of(list(phase.values()), capacity)
-    variables = {name: (_dims(variable), to_dask(variable, rows, capacity)) for name, variable in phase.items()}
+    variables = {
+        name: (_dims(variable), to_dask(_in_seconds(variable), rows, capacity), _attrs(variable))
+        for name, variable in phase.items()
+    }
     # a variable that is called like a dimension is a coordinate; without an index it stays lazy
-    dims = {dim for of, _ in variables.values() for dim in of}
+    dims = {dim for of, *_ in variables.values() for dim in of}
     coords = xr.Coordinates({name: variables.pop(name) for name in list(variables) if name in dims}, indexes={})
     return xr.Dataset(variables, coords=coords, attrs=dict(attrs))
+
+
+def _in_seconds(variable: Variable) -> Variable:
+    if is_calendar(variable.dtype):
+        return variable.cast(np.dtype(np.int64))
+    if variable.dtype.kind in "mM" and np.datetime_data(variable.dtype)[0] not in ("s", "ms", "us", "ns"):
+        return variable.cast(np.dtype(f"{variable.dtype.kind}8[s]"))
+    return variable
+
+
+def _attrs(variable: Variable) -> dict[str, Any]:
+    return dict(encoding_of(variable.dtype).attributes) if is_calendar(variable.dtype) else {}
 
 
 def _dims(variable: Variable) -> tuple[str, ...]:

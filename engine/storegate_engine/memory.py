@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate_engine.arrays import MemoryArray, RowArray
+from storegate_engine.casts import holds_all
 from storegate_engine.encodings import encoding_of, is_text, row_nbytes
 from storegate_engine.indexes import NewIndex, RowIndex, in_memory
 from storegate_engine.repository import Repository, Target, Transaction
@@ -41,6 +42,8 @@ class _Gathered:
         if self._parts is not None:
             self._parts.append(np.array(rows))
         else:
+            if is_text(self._dtype) and not holds_all(self._rows.dtype, rows.dtype):  # lazy text is wider than it said
+                self._rows = self._rows.astype(np.result_type(self._rows.dtype, rows.dtype))
             self._rows[self._done : self._done + len(rows)] = rows
             self._done += len(rows)
 
@@ -82,7 +85,7 @@ class MemoryRepository(Repository):
     def _gather(self, group: Mapping[str, Source]) -> dict[str, Array]:
         """Return the rows of a group of sources as arrays of this repository's own."""
         first = next(iter(group.values()))
-        if isinstance(first, ArraySource) and not self._copy:
+        if isinstance(first, ArraySource) and not self._copy and first.dtype == encoding_of(first.dtype).logical:
             return {name: first.values.view() for name in group}
         if isinstance(first, VariableSource):  # whole: each stored chunk is read once, whatever the order
             rows = first.variable.read(0, len(first.variable))

@@ -246,8 +246,8 @@ def _gathered(variable: Variable, lo: int, hi: int, n_threads: int, *, is_last: 
     try:
         run_here(tasks, n_threads)
     except LabelError:
-        variable.read(lo, hi)  # names the logical row
-        raise
+        del out
+        return variable.read(lo, hi)  # names the logical row, unless the label is of a row between the wanted ones
     return out
 
 

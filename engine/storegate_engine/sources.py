@@ -10,7 +10,8 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from storegate_engine.encodings import dtype_to_text, is_text
+from storegate_engine.casts import combined, holds
+from storegate_engine.encodings import TEXT, dtype_to_text, is_text
 from storegate_engine.errors import DtypeError, ShapeError, StoreGateError
 from storegate_engine.indexes import STEP_ROWS, NewIndex, spans
 from storegate_engine.natives import as_native, is_foreign
@@ -110,7 +111,7 @@ class SlicedSource:
     def dtype(self) -> np.dtype[Any]:
         """The dtype of the rows."""
         dtype: np.dtype[Any] = np.dtype(self.values.dtype)
-        return dtype
+        return TEXT if dtype.kind == "T" else dtype  # a block with a missing text is refused
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -121,7 +122,8 @@ class SlicedSource:
         """Yield blocks along the source's own chunks, so that each of them is read or computed once."""
         start = 0
         for stop in self._boundaries(block_rows):
-            yield as_native(self.values[start:stop], f"rows {start} to {stop}")
+            what = f"rows {start} to {stop}"
+            yield _as_declared(as_native(self.values[start:stop], what), self, what, "the array's")
             start = stop
 
     @property
@@ -180,25 +182,40 @@ class StreamSource:
     def blocks(self, block_rows: int) -> Iterator[Array]:
         """Yield the blocks as they come, each checked against the first."""
         for number, block in enumerate(chain([self.first], self.rest)):
-            rows = as_native(block, f"block {number} of the iterator")
-            if rows.ndim < 1 or rows.shape[1:] != self.row_shape:
-                raise ShapeError(
-                    f"block {number} of the iterator has rows of shape {rows.shape[1:]}, the first {self.row_shape}"
-                )
-            if not _can_join(rows.dtype, self.dtype):
-                raise DtypeError(
-                    f"block {number} of the iterator has dtype {rows.dtype}, which the first block's {self.dtype} "
-                    "cannot hold; yield blocks of one dtype"
-                )
+            what = f"block {number} of the iterator"
+            rows = _as_declared(as_native(block, what), self, what, "the first block's")
             for start in range(0, len(rows), block_rows):
                 yield rows[start : start + block_rows]
 
 
-def _can_join(new: np.dtype[Any], first: np.dtype[Any]) -> bool:
-    """Return whether a block's dtype can be held by the first one's; text may become wider."""
-    if is_text(first):
-        return is_text(new)
-    return not is_text(new) and np.result_type(new, first) == first.newbyteorder("=")
+def _as_declared(rows: Array, source: Source, what: str, whose: str) -> Array:
+    """Return a block in the dtype that its source has; text may be wider.
+
+    Raises
+    ------
+    ShapeError
+        Its rows have another shape.
+    DtypeError
+        A value of it would change.
+    """
+    dtype = source.dtype
+    if rows.ndim < 1 or rows.shape[1:] != source.row_shape:
+        raise ShapeError(f"{what} has rows of shape {rows.shape[1:]}, {whose} have {source.row_shape}")
+    if rows.dtype == dtype:
+        return rows
+    refused = DtypeError(f"{what} has dtype {rows.dtype}, which {whose} {dtype} cannot hold; give blocks of one dtype")
+    if (rows.dtype.kind == "S") != (dtype.kind == "S"):
+        raise refused
+    try:
+        joined = combined(dtype, rows.dtype)
+    except DtypeError as err:
+        raise refused from err
+    if is_text(dtype):
+        return rows
+    own = np.array(rows)  # what is looked at is what is stored
+    if joined != dtype.newbyteorder("=") or not holds(joined, own):
+        raise refused
+    return own.astype(joined, copy=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -22,8 +22,16 @@ import numpy as np
 
 from storegate_engine import orders
 from storegate_engine.arrays import RowArray, StoredArray
+from storegate_engine.casts import combined
 from storegate_engine.encodings import row_nbytes
-from storegate_engine.errors import LabelError, MemoryBudgetError, ShapeError, VariableNotFoundError, near_match
+from storegate_engine.errors import (
+    DtypeError,
+    LabelError,
+    MemoryBudgetError,
+    ShapeError,
+    VariableNotFoundError,
+    near_match,
+)
 from storegate_engine.gathers import SPARE_NBYTES, gather_into
 from storegate_engine.indexes import RowIndex
 from storegate_engine.orders import Range, RowOrder, Take, join_runs
@@ -253,7 +261,10 @@ class Variable:
 
     def joined(self, new: Variable, arrange: Callable[[RowOrder, RowOrder], RowOrder]) -> Variable:
         """Return a variable with the stored rows of both; ``arrange`` makes its order from their two orders."""
-        dtype = np.result_type(self.dtype, new.dtype)
+        try:
+            dtype = combined(self.dtype, new.dtype)
+        except DtypeError as err:
+            raise DtypeError(f"variable {self.name!r}: {err}") from err
         shifted = _shift(new.order, self.offsets[-1])
         pieces = self.cast(dtype).pieces + new.cast(dtype).pieces
         return replace(self, dtype=dtype, pieces=pieces, order=arrange(self.order, shifted))

@@ -102,28 +102,56 @@ class Model:
     phases: dict[str, dict[str, Array]] = field(default_factory=lambda: {phase: {} for phase in PHASES})
 
     def append(self, phase: str, name: str, rows: Array) -> None:
-        """Put rows behind those that are there; dtypes combine as ``np.result_type``."""
+        """Put rows behind those that are there, in the dtype of :meth:`appended_dtype`."""
         old = self.phases[phase].get(name)
-        self.phases[phase][name] = rows.copy() if old is None else np.concatenate([old, rows])
+        if old is None:
+            self.phases[phase][name] = rows.copy()
+            return
+        dtype = self.appended_dtype(old, rows)
+        assert dtype is not None, "a store refuses them"
+        self.phases[phase][name] = np.concatenate([old.astype(dtype), rows.astype(dtype)])
 
     def replace(self, phase: str, name: str, index: Any, rows: Array) -> None:
         """Replace rows; the dtype stays where it can hold the new values."""
         old = self.phases[phase][name]
         if not np.size(np.arange(len(old))[index]):
             return
-        new = old.astype(self.fitting_dtype(old.dtype, rows))
+        dtype = self.fitting_dtype(old, rows)
+        assert dtype is not None, "a store refuses them"
+        new = old.astype(dtype)
         new[index] = rows
         self.phases[phase][name] = new
 
     @staticmethod
-    def fitting_dtype(old: np.dtype[Any], rows: Array) -> np.dtype[Any]:
-        """Return the dtype of a variable after an update with ``rows``: nothing is cut."""
-        if rows.dtype.kind in "US" or not np.can_cast(rows.dtype, old, "same_kind"):
-            return np.result_type(old, rows.dtype)
-        if old.kind in "iu" and rows.size and not np.array_equal(rows.astype(old).astype(rows.dtype), rows):
-            return np.result_type(old, rows.dtype)
-        return old
+    def appended_dtype(old: Array, rows: Array) -> np.dtype[Any] | None:
+        """Return the dtype of a variable with new rows behind its own, None where a value of either would change."""
+        dtype = np.result_type(old.dtype, rows.dtype)
+        if dtype.kind == "f" and old.dtype.kind in "iu" and rows.dtype.kind in "iu":
+            dtype = old.dtype
+        return dtype if _stays(old, dtype) and _stays(rows, dtype) else None
+
+    @classmethod
+    def fitting_dtype(cls, old: Array, rows: Array) -> np.dtype[Any] | None:
+        """Return the dtype of a variable after an update with ``rows``, None where a value would change."""
+        is_rounded = rows.dtype.kind in "fc" and np.can_cast(rows.dtype, old.dtype, "same_kind")
+        with np.errstate(all="ignore"):
+            if is_rounded and (np.isfinite(rows.astype(old.dtype)) | ~np.isfinite(rows)).all():
+                return np.dtype(old.dtype)
+        if not is_rounded and rows.dtype.kind not in "US" and _stays(rows, old.dtype):
+            return np.dtype(old.dtype)
+        return cls.appended_dtype(old, rows)
 
     def even(self) -> bool:
         """Return whether every phase has as many rows of each variable."""
         return all(len({len(rows) for rows in phase.values()}) <= 1 for phase in self.phases.values())
+
+
+def _stays(values: Array, dtype: np.dtype[Any]) -> bool:
+    """Return whether values are the same in another dtype, as Python compares numbers: exactly."""
+    if values.dtype == dtype or values.dtype.kind not in "biufc":
+        return True
+    if values.dtype.kind == "c" and dtype.kind != "c":
+        return not values.imag.any() and _stays(values.real, dtype)
+    with np.errstate(all="ignore"):
+        pairs = zip(values.reshape(-1).tolist(), values.astype(dtype).reshape(-1).tolist(), strict=True)
+        return all(one == other or (one != one and other != other) for one, other in pairs)

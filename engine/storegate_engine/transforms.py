@@ -17,6 +17,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from storegate_engine.casts import overflows
 from storegate_engine.errors import CorruptStoreError, DtypeError, LabelError, ShapeError, shown
 from storegate_engine.permutations import as_int
 
@@ -144,7 +145,15 @@ class Cast(Transform):
         ValueError
             A text is no number.
         """
-        return values.astype(self.out_dtype(values.dtype), copy=False)
+        dtype = self.out_dtype(values.dtype)
+        if values.dtype.kind == "c" and dtype.kind in "biuf" and not values.imag.any():
+            values = values.real  # nothing is discarded, and nothing to warn of
+        if overflows(dtype, values):
+            raise DtypeError(f"a value of {values.dtype} lies outside of {dtype}; choose a coarser unit")
+        try:
+            return values.astype(dtype, copy=False)
+        except UnicodeError as err:
+            raise DtypeError(f"a value of {values.dtype} is no {dtype}: {err}; choose another dtype") from err
 
     def to_json(self) -> object:
         """Return ``["cast", dtype]``."""
