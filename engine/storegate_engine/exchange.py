@@ -14,7 +14,6 @@ is there is whole. Every task can be run again, anywhere.
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -28,7 +27,7 @@ from storegate_engine.orders import Range
 from storegate_engine.pieces import Piece
 from storegate_engine.plans import COPIES, Plan, Rows, choose
 from storegate_engine.settings import scratch_directory, shuffle_plan
-from storegate_engine.spill import SPARE
+from storegate_engine.spill import SPARE, Spill, Visit, user_scratch
 from storegate_engine.spill_files import SegmentFile, write_segments
 from storegate_engine.table import Variable
 
@@ -61,8 +60,8 @@ class Exchange:
     """Stored rows of one scatter task (R1)."""
     bucket_rows: int
     """Logical rows of one bucket (R2)."""
-    directory: str
-    """Where the spill lies."""
+    directory: str | Spill | Visit
+    """Where the spill lies: a directory of the caller's, or of a plan, which is there for as long as this is."""
     buckets: tuple[int, int]
     """The first wanted bucket, and the one after the last."""
     prefix: str = "map"
@@ -99,6 +98,16 @@ class Exchange:
     def path(self, name: str) -> Path:
         """Return the path of one spill file."""
         return Path(self.directory, name)
+
+    def make_directory(self) -> None:
+        """Make a directory of the caller's; that of a plan is there, or its user has ended."""
+        if isinstance(self.directory, str):
+            os.makedirs(self.directory, mode=0o700, exist_ok=True)
+
+    def open(self, name: str, n_segments: int) -> SegmentFile:
+        """Open a spill file to read; in a plan's directory nobody else's is believed."""
+        owner = None if isinstance(self.directory, str) else self.directory.owner
+        return SegmentFile(self.path(name), n_segments, owner=owner)
 
     def map_path(self, number: int) -> Path:
         """Return the path of what one scatter task writes."""
@@ -172,7 +181,7 @@ def scratch_of(variable: Variable) -> Path:
             table = segment.parents[1]
             if os.access(table, os.W_OK):
                 return table / "scratch"
-    return Path(tempfile.gettempdir()) / "storegate-scratch"
+    return user_scratch()
 
 
 def scatter(
@@ -211,6 +220,7 @@ def scatter(
     path = exchange.map_path(number)
     if path.exists():
         return path.name
+    exchange.make_directory()
     source, counts = found or destinations(exchange, number)
     spilled = exchange.spilled
     space = workspace or Workspace()
@@ -264,6 +274,7 @@ def split(coarse: Exchange, fine: Exchange, number: int, *, workspace: Workspace
     missing = [at for at in range(fine.n_maps) if not fine.map_path(at).exists()]
     if not missing:
         return
+    fine.make_directory()
     places, cuts = placement(coarse, number)
     space = workspace or Workspace()
     spilled = coarse.spilled
@@ -283,6 +294,7 @@ def request(exchange: Exchange, number: int) -> str:
     name = f"request-{number:06d}"
     path = exchange.path(name)
     if not path.exists():
+        exchange.make_directory()
         lo, hi = _bucket_span(exchange, number)
         stored = exchange.variable.order.rows(lo, hi)
         maps = stored // exchange.map_rows
@@ -361,7 +373,7 @@ def arrangement(exchange: Exchange, number: int) -> Arrangement:
 def _read_part(exchange: Exchange, source: int, bucket: int, out: Array) -> None:
     """Read the rows that one spill file has for a bucket."""
     if len(out):
-        with SegmentFile(exchange.map_path(source), exchange.n_buckets) as file:
+        with exchange.open(exchange.map_path(source).name, exchange.n_buckets) as file:
             file.read(bucket - exchange.buckets[0], out)
 
 

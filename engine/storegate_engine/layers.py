@@ -90,6 +90,10 @@ class RowsLayer(Layer):
         layer.__dict__.pop("_everything", None)
         return layer
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel without tasks and spill: where it goes, it makes its own."""
+        return {**{key: value for key, value in self.__dict__.items() if key != "_everything"}, "_spills": {}}
+
     def __repr__(self) -> str:
         return f"<RowsLayer {self.name!r}: {len(self.starts) - 1} blocks of {self.variable.name!r}>"
 
@@ -182,9 +186,9 @@ class RowsLayer(Layer):
         spill = self._spills.setdefault(token, open_spill(scratch_of(self.variable), token))
         if active_client() is not None:
             keep_until_exit(spill)  # what was persisted is still computed when nobody here holds the layer
-        exchange = Exchange(self.variable, plan.map_rows, plan.bucket_rows, str(spill.path), buckets)
+        exchange = Exchange(self.variable, plan.map_rows, plan.bucket_rows, spill, buckets)
         # the place belongs to this process: another client of the same cluster has one of its own
-        token = tokenize(token, exchange.directory)
+        token = tokenize(token, str(spill.path))
         scattered = f"{self.name}-spilled-{token}"
         tasks: dict[Key, GraphNode] = {}
         requested: list[TaskRef] = []

@@ -33,7 +33,7 @@ from storegate_engine.exchange import (
     split,
 )
 from storegate_engine.plans import Plan
-from storegate_engine.spill import open_spill
+from storegate_engine.spill import Visit, open_spill
 from storegate_engine.states import token_of
 from storegate_engine.table import Variable
 from storegate_engine.tasks import run, workspace
@@ -51,7 +51,7 @@ class Passes:
     """Whose rows, all in the same order."""
     plan: Plan
     """Sizes of every pass."""
-    directories: tuple[str, ...]
+    directories: tuple[Visit, ...]
     """Where the spill of each variable lies."""
     is_last: bool = False
     """Whether the stored rows are read for the last time, and leave the page cache."""
@@ -127,6 +127,6 @@ def open_passes(variables: Sequence[Variable], plan: Plan, *, is_last: bool = Fa
     sizes = (plan.map_rows, plan.bucket_rows, plan.coarse)
     spills = [open_spill(scratch_of(variable), token_of(variable, *sizes)) for variable in variables]
     try:
-        yield Passes(tuple(variables), plan, tuple(str(spill.path) for spill in spills), is_last)
+        yield Passes(tuple(variables), plan, tuple(spill.visited() for spill in spills), is_last)
     finally:
         spills.clear()  # removes them, unless another thread runs the same plan

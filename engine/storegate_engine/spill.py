@@ -1,109 +1,326 @@
 """Spill: directories of scratch files, one for each plan; made, shared, adopted after a crash, and removed.
 
-A directory belongs to the process that its name tells. It goes when nothing in that process refers to the plan
-any more, or when the process ends; what a killed process left, or one that was asked to, is taken over by the next
-one that runs the same plan on that machine, or found by :func:`orphans` for removal.
+A directory belongs to the process that holds the lock on a file in it, wherever that process runs: names and numbers
+of processes say nothing between machines and containers. It goes when nothing in that process refers to the plan any
+more, tasks that may still write included, or when the process ends. What a killed process left, or one that was asked
+to, is taken over by the next one that runs the same plan; the rest is removed when another plan in the same place ends,
+or by vacuum (:func:`orphans`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import re
 import shutil
 import socket
 import stat
+import tempfile
 import threading
 import uuid
 import weakref
+from multiprocessing import util
 from pathlib import Path
+from typing import Any
 
-__all__ = ["SPARE", "Spill", "keep_until_exit", "open_spill", "orphans"]
+from storegate_engine.errors import SpillError
+
+__all__ = [
+    "LOCK",
+    "SPARE",
+    "Spill",
+    "Visit",
+    "keep_until_exit",
+    "open_spill",
+    "orphans",
+    "remove_orphan",
+    "user_places",
+    "user_scratch",
+]
 
 SPARE = "spare"
 """The directory, in that of a plan, of files that another plan no longer needs: their place is used again."""
+LOCK = ".lock"
+"""The file in the directory of a plan on which its process holds a lock."""
 
 _NAME = re.compile(r"(?P<plan>[0-9a-f]{16,64})\.(?P<host>[^.]*)\.(?P<pid>[0-9]+)\.[0-9a-f]{8}")
 _HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
-_NOBODY = "0"
+"""Host and process are named for people; nothing goes by them."""
+_NOBODY = 0
 """In the place of a process: the directory waits for whoever takes it."""
+_MAX_TRIES = 100
 _lock = threading.Lock()
 
 
-def _renew_lock() -> None:
-    global _lock  # another thread of the parent may hold it
-    _lock = threading.Lock()
+class Hold:
+    """A directory whose lock this process has."""
+
+    __slots__ = ("__weakref__", "descriptor", "owner", "path", "pid")
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self.descriptor = descriptor
+        self.pid = os.getpid()
+        self.owner = path.lstat().st_uid
+        """Whose files are believed; not this user on file systems that give new files to another."""
+        _holds.add(self)
+
+    def rename(self, pid: int) -> None:
+        """Give the directory another name: who has the old one finds nothing there any more."""
+        fresh = _fresh(self.path.parent, self.path.name.partition(".")[0], pid)
+        self.path.rename(fresh)
+        self.path = fresh
+
+    def release(self) -> None:
+        """Let others have it."""
+        _holds.discard(self)
+        os.close(self.descriptor)
+
+    def remove(self) -> None:
+        """Remove the directory; whoever still writes to it fails."""
+        with contextlib.suppress(OSError):
+            self.rename(self.pid)
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.release()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+_holds: weakref.WeakSet[Hold] = weakref.WeakSet()
 
 
 class Spill:
-    """The directory of one plan, for as long as somebody holds this object; it is made with its first file."""
+    """The directory of one plan, for as long as somebody holds this object; a path like any other.
+
+    In another process it stands for the same directory, which does not become that one's (see `Visit`); but a forked
+    child, which outlives its parent or does not, gets one of its own.
+    """
 
     def __init__(self, parent: Path, plan: str) -> None:
-        self._pid = os.getpid()
+        self._parent = parent
+        self._plan = plan
         self._stays = False
-        self.path = parent / f"{plan}.{_HOST}.{self._pid}.{uuid.uuid4().hex[:8]}"
-        any(self._adopt(orphan) for orphan in parent.glob(f"{plan}.*") if _is_orphan(orphan))
-        self._end: weakref.finalize[..., Spill] = weakref.finalize(self, _remove, self.path, self._pid)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._hold = _adopted(self._parent, self._plan) or _made(self._parent, self._plan)
+        self._end: weakref.finalize[..., Spill] = weakref.finalize(self, _remove, self._hold)
+        _end_with_process()
+
+    @property
+    def path(self) -> Path:
+        """The directory, which is there."""
+        with _lock:
+            if self.is_inherited:
+                self._begin()
+                _open[self._parent, self._plan] = self
+        return self._hold.path
+
+    @property
+    def owner(self) -> int:
+        """The user whose files are believed."""
+        return self._hold.owner
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _visit, (self.path, self._parent, self._plan, self.owner)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Spill:
+        return self
+
+    def visited(self) -> Visit:
+        """Return what stands for the directory and does not keep it."""
+        return Visit(self.path, self._parent, self._plan, self.owner)
 
     @property
     def is_inherited(self) -> bool:
         """Whether this is a forked child, and the directory its parent's."""
         return self._pid != os.getpid()
 
-    def _adopt(self, orphan: Path) -> bool:
-        with contextlib.suppress(OSError):  # another process was faster
-            orphan.rename(self.path)
-            return True
-        return False
-
     def leave_to(self, heir: Spill) -> None:
         """When nobody holds this plan any more, leave its files to another one as `SPARE`, instead of removing them."""
         if not (self.is_inherited or self._stays):
             self._end.detach()
-            self._end = weakref.finalize(self, _leave, self.path, self._pid, weakref.ref(heir))
+            self._end = weakref.finalize(self, _leave, self._hold, weakref.ref(heir))
 
     def leave_behind(self) -> None:
         """When nobody holds this plan any more, leave its files to whoever runs it next, in any process."""
         if not self.is_inherited:
             self._stays = True
             self._end.detach()
-            self._end = weakref.finalize(self, _leave_behind, self.path, self._pid)
+            self._end = weakref.finalize(self, _leave_behind, self._hold)
 
 
-def _remove(path: Path, pid: int) -> None:
-    if os.getpid() == pid:  # a forked child inherits the finalizer, not the directory
-        shutil.rmtree(path, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            path.parent.rmdir()  # succeeds when it was the last one
+class Visit:
+    """The directory of a plan of another process, or of one that somebody else here holds."""
+
+    def __init__(self, path: Path, parent: Path, plan: str, owner: int) -> None:
+        self._path, self._parent, self._plan = path, parent, plan
+        self._own: Spill | None = None
+        self.owner = owner
+        """The user whose files are believed."""
+
+    @property
+    def path(self) -> Path:
+        """The directory; one of this process where the other's has ended."""
+        if self._own is None and not self._path.is_dir():
+            self._own = open_spill(self._parent, self._plan)
+            self.owner = self._own.owner
+        return self._path if self._own is None else self._own.path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _visit, (self.path, self._parent, self._plan, self.owner)
 
 
-def _leave(path: Path, pid: int, reference: weakref.ref[Spill]) -> None:
+def _visit(path: Path, parent: Path, plan: str, owner: int) -> Spill | Visit:
+    """Return what came from another process; the very object where it came back to its own."""
+    with _lock:
+        spill = _open.get((parent, plan))
+    if spill is not None and not spill.is_inherited and spill._hold.path == path:
+        return spill
+    return Visit(path, parent, plan, owner)
+
+
+# Life
+
+
+def _remove(hold: Hold) -> None:
+    if os.getpid() == hold.pid:  # a forked child inherits the finalizer, not the directory
+        hold.remove()
+        _sweep(hold.path.parent)
+
+
+def _leave(hold: Hold, reference: weakref.ref[Spill]) -> None:
     heir = reference()
-    if os.getpid() == pid and heir is not None and heir._end.alive:
-        shutil.rmtree(path / SPARE, ignore_errors=True)
-        with contextlib.suppress(OSError):  # there is nothing to leave, or the heir has enough
-            heir.path.mkdir(mode=0o700, exist_ok=True)
-            path.rename(heir.path / SPARE)
-    _remove(path, pid)
+    if os.getpid() == hold.pid and heir is not None and heir._end.alive and not heir.is_inherited:
+        spare = heir._hold.path / SPARE
+        shutil.rmtree(hold.path / SPARE, ignore_errors=True)
+        with contextlib.suppress(OSError):  # the heir has enough
+            hold.path.rename(spare)
+            (spare / LOCK).unlink()
+    _remove(hold)
 
 
-def _leave_behind(path: Path, pid: int) -> None:
-    if os.getpid() == pid:
-        shutil.rmtree(path / SPARE, ignore_errors=True)
-        plan, host, *_ = path.name.split(".")
-        with contextlib.suppress(OSError):  # nothing was spilled
-            path.rename(path.with_name(f"{plan}.{host}.{_NOBODY}.{uuid.uuid4().hex[:8]}"))
+def _leave_behind(hold: Hold) -> None:
+    if os.getpid() != hold.pid:
+        return
+    shutil.rmtree(hold.path / SPARE, ignore_errors=True)
+    if set(os.listdir(hold.path)) <= {LOCK}:  # nothing was spilled
+        _remove(hold)
+        return
+    with contextlib.suppress(OSError):
+        hold.rename(_NOBODY)
+    hold.release()
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what killed processes have left in a place, and the place itself when nothing is left."""
+    with contextlib.suppress(OSError):
+        for path in parent.iterdir():
+            if (name := _NAME.fullmatch(path.name)) is not None and int(name["pid"]) != _NOBODY:
+                remove_orphan(path)
+        parent.rmdir()  # succeeds when it was the last one
+
+
+def _adopted(parent: Path, plan: str) -> Hold | None:
+    for path in parent.glob(f"{plan}.*"):
+        if _NAME.fullmatch(path.name) and (hold := _hold(path)) is not None:
+            with contextlib.suppress(OSError):
+                hold.rename(os.getpid())
+                return hold
+            hold.release()
+    return None
+
+
+def _made(parent: Path, plan: str) -> Hold:
+    for _ in range(_MAX_TRIES):
+        path = _fresh(parent, plan, os.getpid())
+        try:
+            parent.mkdir(
+                mode=0o700 if parent.parent == Path(tempfile.gettempdir()) else 0o777, parents=True, exist_ok=True
+            )
+            path.mkdir(mode=0o700)
+        except FileNotFoundError:  # the place went with the last one of another process
+            continue
+        except OSError as err:
+            raise SpillError(
+                f"spill directory {path} cannot be made: {err.strerror or err}; set storegate.scratch-directory to a "
+                "directory that can be written"
+            ) from err
+        if (hold := _hold(path, is_new=True)) is not None:  # else swept between the two steps
+            return hold
+    raise SpillError(f"no spill directory can be made in {parent}: others remove it; set storegate.scratch-directory")
+
+
+def _fresh(parent: Path, plan: str, pid: int) -> Path:
+    return parent / f"{plan}.{_HOST}.{pid}.{uuid.uuid4().hex[:8]}"
+
+
+def _hold(path: Path, *, is_new: bool = False) -> Hold | None:
+    """Take the lock on a directory; None where somebody has it, or where it is not this user's alone."""
+    descriptor = -1
+    try:
+        if not _is_own(path) or any(hold.path == path for hold in list(_holds)):  # NFS would give it, and lose it
+            return None
+        descriptor = os.open(path / LOCK, _LOCK_FLAGS, 0o600)
+        is_locked = _take_lock(descriptor)
+        same = os.path.samestat(os.fstat(descriptor), (path / LOCK).lstat())  # not removed meanwhile
+        if same and (is_locked or (is_new and is_locked is None)):
+            hold, descriptor = Hold(path, descriptor), -1
+            return hold
+    except OSError:  # gone meanwhile
+        return None
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    return None
+
+
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def _take_lock(descriptor: int) -> bool | None:
+    """Lock an open file; False where another process (or another opening of it) has it, None without such locks."""
+    try:
+        if os.name == "nt":
+            import msvcrt  # only there
+
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        else:
+            import fcntl  # not on Windows
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:  # a file system without locks: what is left there stays
+        return None
+    return True
+
+
+def _is_own(path: Path) -> bool:
+    """Return whether a directory is this user's, and nobody else can write to it."""
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or not hasattr(os, "getuid"):
+        return stat.S_ISDIR(status.st_mode)
+    return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 _open: weakref.WeakValueDictionary[tuple[Path, str], Spill] = weakref.WeakValueDictionary()
 
 
 def open_spill(parent: Path, plan: str) -> Spill:
-    """Return the directory of a plan: the one that this process has, one that a dead process left, or a new one."""
+    """Return the directory of a plan: the one that this process has, one that a dead process left, or a new one.
+
+    Raises
+    ------
+    SpillError
+        It cannot be made.
+    """
     with _lock:
         spill = _open.get((parent, plan))
         if spill is None or spill.is_inherited:
@@ -120,33 +337,90 @@ def keep_until_exit(spill: Spill) -> None:
     _kept.add(spill)
 
 
-def _is_orphan(path: Path) -> bool:
-    name = _NAME.fullmatch(path.name)
-    if name is None or name["host"] != _HOST or not _is_own(path):
-        return False
-    return name["pid"] == _NOBODY or not _is_alive(int(name["pid"]))
+def orphans(parent: Path) -> list[Path]:
+    """Return the directories below ``parent`` that nobody holds: left behind, or of processes that have ended."""
+    found = []
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for path in parent.iterdir():
+            if _NAME.fullmatch(path.name) and (hold := _hold(path)) is not None:
+                hold.release()
+                found.append(path)
+    return found
 
 
-def _is_own(path: Path) -> bool:
-    """Return whether a directory is this user's: in a scratch directory for all, others may put some there too."""
+def remove_orphan(path: Path) -> bool:
+    """Remove a directory that nobody holds; return whether it was one."""
+    hold = _hold(path)
+    if hold is not None:
+        hold.remove()
+    return hold is not None
+
+
+def user_scratch() -> Path:
+    """Return this user's directory in the system's temporary one, to which nobody else has access.
+
+    Where another user has taken its name, it is a new one.
+    """
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    path = Path(tempfile.gettempdir(), f"storegate-scratch-{user}")
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700, parents=True)
+    return path if _is_private(path) else _private_scratch()
+
+
+def _is_private(path: Path) -> bool:
     with contextlib.suppress(OSError):
         status = path.lstat()
-        return stat.S_ISDIR(status.st_mode) and (not hasattr(os, "getuid") or status.st_uid == os.getuid())
+        if not hasattr(os, "getuid"):
+            return stat.S_ISDIR(status.st_mode)
+        return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
     return False
 
 
-def _is_alive(pid: int) -> bool:
-    if os.name == "nt":  # there, os.kill does not ask, it kills
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's, or a system that cannot tell
-        return True
-    return True
+def user_places() -> list[Path]:
+    """Return the directories of this user in the system's temporary one."""
+    with contextlib.suppress(OSError):
+        return [path for path in Path(tempfile.gettempdir()).glob("storegate-scratch-*") if _is_private(path)]
+    return []
 
 
-def orphans(parent: Path) -> list[Path]:
-    """Return the directories below ``parent`` that nobody holds: left behind, or of processes that have ended."""
-    return [path for path in parent.glob("*") if _is_orphan(path)] if parent.is_dir() else []
+_private: Path | None = None
+
+
+def _private_scratch() -> Path:
+    global _private
+    if _private is None or not _is_private(_private):
+        _private = Path(tempfile.mkdtemp(prefix="storegate-scratch-"))
+    return _private
+
+
+# Processes
+
+
+def _end_all() -> None:
+    for spill in list(_open.values()):
+        if not spill.is_inherited:
+            spill._end()
+
+
+_ends_in: int | None = None
+
+
+def _end_with_process() -> None:
+    """Have a child of multiprocessing end its spill: it leaves without the finalizers of Python's own exit."""
+    global _ends_in
+    if _ends_in != os.getpid() and multiprocessing.parent_process() is not None:
+        util.Finalize(None, _end_all, exitpriority=0)
+    _ends_in = os.getpid()
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()  # another thread of the parent may hold it
+    for hold in list(_holds):  # else the parent's locks would live as long as this child
+        hold.release()
+    _kept.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import uuid
 from pathlib import Path
 from typing import Any, Self, TypeAlias
@@ -39,7 +41,6 @@ def write_segments(
     header_nbytes = _header_nbytes(len(counts))
     fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(fresh, "r+b" if _moved(spare, fresh) else "wb", buffering=0) as file:
             file.seek(header_nbytes)
             first = 0
@@ -65,6 +66,8 @@ def write_segments(
         if not isinstance(err, OSError):
             raise
         needed = header_nbytes + len(rows) * row_nbytes
+        if not path.parent.is_dir():
+            raise SpillError(f"spill file {path} cannot be written: whoever asked for it has ended") from err
         raise SpillError(
             f"spill file {path} of {format_nbytes(needed)} cannot be written: {err.strerror or err}; free space there, "
             "or set storegate.scratch-directory to a larger disk"
@@ -90,6 +93,10 @@ def _header_nbytes(n_segments: int) -> int:
     return len(_MAGIC) + 8 * (n_segments + 1) + 4 * n_segments + 4
 
 
+def _open_to_read(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+
+
 class SegmentFile:
     """An open spill file of so many segments, whose header was checked.
 
@@ -99,13 +106,20 @@ class SegmentFile:
         The file is missing, shorter than it was, or not what was written; it is named.
     """
 
-    def __init__(self, path: Path, n_segments: int) -> None:
+    def __init__(self, path: Path, n_segments: int, *, owner: int | None = None) -> None:
         self._path = path
         try:
-            self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (closed by __exit__)
-        except FileNotFoundError as err:
+            self._file = open(path, "rb", buffering=0, opener=_open_to_read)  # noqa: SIM115 (closed by __exit__)
+        except (FileNotFoundError, NotADirectoryError) as err:
             raise CorruptStoreError(f"spill file {path} is missing") from err
+        except OSError as err:
+            if err.errno != errno.ELOOP:
+                raise
+            raise CorruptStoreError(f"spill file {path} is a link, which is not followed") from err
         try:
+            status = os.fstat(self._file.fileno())
+            if not stat.S_ISREG(status.st_mode) or (owner is not None and status.st_uid != owner):
+                raise CorruptStoreError(f"spill file {path} is not what was written: another user has made it")
             header = np.empty(_header_nbytes(n_segments), "u1")
             self._read_exactly(header)
             body = header[len(_MAGIC) : -4]

@@ -155,7 +155,7 @@ class ExchangeSource(Source):
             ordered = replace(variable, order=share)
             bucket_rows = max(1, self.steps * share.step_rows)
             buckets = (0, max(1, -(-len(share) // bucket_rows)))
-            exchanges.append(Exchange(ordered, map_rows, bucket_rows, str(spill.path), buckets))
+            exchanges.append(Exchange(ordered, map_rows, bucket_rows, spill, buckets))
         return exchanges
 
     def _plan_name(self, variable: Variable, map_rows: int, epoch: int) -> str:
@@ -182,7 +182,9 @@ class ExchangeSource(Source):
     def _scatters(self, exchanges: list[Exchange]) -> list[Callable[[], object]]:
         """Return the tasks of the first pass."""
         return [
-            partial(self._scatter_one, exchange, number) for exchange in exchanges for number in range(exchange.n_maps)
+            partial(_scatter_one, exchange, number, self._scattering)
+            for exchange in exchanges
+            for number in range(exchange.n_maps)
         ]
 
     def _scatter(self, exchanges: list[Exchange], threads: Threads) -> None:
@@ -205,12 +207,6 @@ class ExchangeSource(Source):
                 return
             task()
 
-    def _scatter_one(self, exchange: Exchange, number: int) -> None:
-        space = free_one(self._scattering, Workspace)
-        with in_own_thread():
-            scatter(exchange, number, workspace=space)
-        self._scattering.append(space)
-
     def _collect(self, exchanges: list[Exchange], share: Share, number: int, step: int) -> Ready:
         last = min((number + 1) * self.steps, self.epochs.n_steps)
         begin = share.start(number * self.steps)
@@ -224,6 +220,14 @@ class ExchangeSource(Source):
                 found[order] = arrangement(exchange, number)
             arrays.append(collect(exchange, number, placement(exchange, number, found[order]), workspace=space))
         return Ready(arrays, None, cuts, release=partial(self._collecting.append, spaces))
+
+
+def _scatter_one(exchange: Exchange, number: int, spaces: deque[Workspace]) -> None:
+    """Run one task; it waits among those of its stream, and must not keep that."""
+    space = free_one(spaces, Workspace)
+    with in_own_thread():
+        scatter(exchange, number, workspace=space)
+    spaces.append(space)
 
 
 def _clear_spare(exchanges: list[Exchange]) -> None:

@@ -27,7 +27,8 @@ from storegate_engine.locations import Location
 from storegate_engine.manifests import Manifest
 from storegate_engine.repository import Edit
 from storegate_engine.segments import made_at
-from storegate_engine.spill import orphans
+from storegate_engine.settings import scratch_directory
+from storegate_engine.spill import LOCK, orphans, remove_orphan, user_places
 from storegate_engine.states import key_of, stored_arrays
 from storegate_engine.stored import StoredRepository
 from storegate_engine.table import Table
@@ -230,10 +231,15 @@ def _vacuum_left_files(location: Location, found: Vacuumed, before: float) -> No
     """Remove what killed processes have left, on a file system: elsewhere nothing is written in parts."""
     if location.path is None:
         return
-    for path in orphans(location.path / SCRATCH):
-        entries = (location / SCRATCH).entries(path.name)
-        if max((entry.modified for entry in entries), default=0.0) < before:
-            _remove(location / SCRATCH, path.name, found.scratch, found, entries)
+    scratch = [location.path / SCRATCH, scratch_directory(), *user_places()]
+    for directory in dict.fromkeys(filter(None, scratch)):
+        for path in orphans(directory):
+            entries = Location(str(directory)).entries(path.name)
+            if max((entry.modified for entry in entries if entry.key != LOCK), default=0.0) < before:
+                found.scratch.append(str(path))
+                found.nbytes += sum(map(_nbytes, entries))
+                if not found.dry_run:
+                    remove_orphan(path)
     root = replace(location, prefix="")
     for place in (root, location / "manifests", location / FINGERPRINTS):
         for name in filter(is_partial, place.children()):
