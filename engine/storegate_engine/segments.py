@@ -27,7 +27,7 @@ from storegate_engine import checksums
 from storegate_engine.arrays import StoredArray
 from storegate_engine.budget import WRITES_IN_FLIGHT, Layout
 from storegate_engine.encodings import Encoding, encoding_of, is_text, row_nbytes
-from storegate_engine.errors import TransactionError
+from storegate_engine.errors import DtypeError, TransactionError
 from storegate_engine.inspection import require_within_limits
 from storegate_engine.locations import Location, writing
 from storegate_engine.shards import Shards, shards_of
@@ -177,7 +177,7 @@ def write_rows(array: StoredArray, start: int, rows: Array) -> checksums.Written
 
 
 def _write_shards(array: StoredArray, start: int, rows: Array) -> list[int]:
-    values = encoding_of(array.dtype).encode(rows)
+    values = _encoded(array.name, encoding_of(array.dtype), rows)
     shards = _shards_of(array.location, array.name, array.dtype, array.layout)
     parts = {lo: values[lo : lo + array.layout.shard_rows] for lo in range(0, len(rows), array.layout.shard_rows)}
     if shards is None:
@@ -186,6 +186,13 @@ def _write_shards(array: StoredArray, start: int, rows: Array) -> list[int]:
         for lo, part in parts.items():
             shards.write((start + lo) // array.layout.shard_rows, part)
     return [checksums.of_rows(part) for part in parts.values()]
+
+
+def _encoded(name: str, encoding: Encoding, rows: Array) -> Array:
+    try:
+        return encoding.encode(rows)
+    except DtypeError as err:
+        raise DtypeError(f"variable {name!r}: {err}") from err
 
 
 class SegmentWriter:
@@ -221,7 +228,7 @@ class SegmentWriter:
         """
         if is_text(rows.dtype):  # later rows may be wider
             self._encoding = encoding_of(np.result_type(self._encoding.logical, rows.dtype))
-        rows = self._encoding.encode(rows)
+        rows = _encoded(self._name, self._encoding, rows)
         start = 0
         while start < len(rows):
             stop = min(start + self._shard - self._buffered, len(rows))
