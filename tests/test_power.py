@@ -174,3 +174,76 @@ def test_only_a_durable_store_syncs(monkeypatch, tmp_path):
 def test_an_unknown_durability_is_refused(tmp_path, value):
     with pytest.raises(ValueError, match="'process' or 'power'"):
         StoreGate("zarr", {"output_dir": tmp_path, "durability": value})
+
+
+class TestGaps:
+    """What a process without durability, or nobody at all, has synced before the first durable commit."""
+
+    @pytest.fixture
+    def disk(self, monkeypatch, tmp_path):
+        (tmp_path / "disk").mkdir()
+        return Disk(monkeypatch, tmp_path / "disk")
+
+    def again(self, disk, tmp_path, place, rng=None):
+        image = tmp_path / "image"
+        shutil.rmtree(image, ignore_errors=True)
+        disk.after_power_failure(image, rng)
+        return StoreGate("zarr", {"output_dir": image / place, "mode": "r"}, "a")
+
+    @pytest.mark.parametrize("place", ["store", "runs/2026/11/store"])
+    @pytest.mark.parametrize("before", [None, "nothing", "rows", "kept open"])
+    @pytest.mark.parametrize("change", [0, 1, 2, 3, 4, 5, 6, 8])
+    def test_a_durable_commit_makes_all_that_it_needs_durable(self, disk, tmp_path, place, before, change):
+        root = disk.root / place
+        args = {"output_dir": root, "chunk": 4, "budget": "4MiB"}
+        gate = StoreGate("zarr", args, "a") if before == "kept open" else None
+        if before is not None:
+            early = StoreGate("zarr", args, "a")
+            for at, call in enumerate(changes(early)):
+                if before != "nothing" and at < max(change, 3):
+                    call()
+        late = StoreGate("zarr", {**args, "durability": "power"}, "a")
+        for at, call in enumerate(changes(late)):
+            if at == change or (before in (None, "nothing") and at <= change):
+                call()
+        for seed in range(3):
+            found = self.again(disk, tmp_path, place, random.Random(seed) if seed else None)
+            assert same(snapshot(found), snapshot(late))
+            problems = [row.problem for row in found.verify().problems if row.used_by or "manifests" in row.key]
+            assert problems == [], "rows that only versions without durability have may be lost"
+            assert [commit.version for commit in found.history()] == [commit.version for commit in late.history()]
+        del gate
+
+    def test_segments_are_synced_once(self, monkeypatch, tmp_path):
+        early = StoreGate("zarr", {"output_dir": tmp_path / "store"}, "a")
+        early.add_data("x", X)
+        early.add_data("x", X)
+        synced = []
+        monkeypatch.setattr(locations, "_sync", lambda descriptor, path: synced.append(path))
+
+        def segments():
+            found = [path for path in synced if path.name == "zarr.json" and path.parent.parent.name == "segments"]
+            synced.clear()
+            return len(found)
+
+        late = StoreGate("zarr", {"output_dir": tmp_path / "store", "durability": "power"}, "a")
+        late.shuffle("train", 1)
+        assert segments() == 2
+        late.shuffle("train", 2)
+        assert segments() == 0
+        late.add_data("x", X)
+        assert segments() == 1
+        again = StoreGate("zarr", {"output_dir": tmp_path / "store", "durability": "power"}, "a")
+        again.shuffle("train", 3)
+        assert segments() == 0
+        early.add_data("x", X)
+        early.shuffle("train", 4)
+        again.shuffle("train", 5)
+        assert segments() == 1
+
+    def test_fingerprints_are_durable(self, disk, tmp_path):
+        gate = StoreGate("zarr", {"output_dir": disk.root / "store", "durability": "power"}, "a")
+        gate.add_data("x", X)
+        found = gate.fingerprint("x")
+        for seed in range(5):
+            assert self.again(disk, tmp_path, "store", random.Random(seed)).fingerprint("x") == found

@@ -50,7 +50,7 @@ def fingerprint(repository: Repository, variable: Variable, capacity: Capacity) 
         found = _computed(variable, capacity)
         if repository.writable:
             with writing(repository.location / FINGERPRINTS):
-                (repository.location / FINGERPRINTS).write_if_absent(key, found.encode())
+                (repository.location / FINGERPRINTS).write_if_absent(key, found.encode(), sync=repository.durable)
     return found
 
 

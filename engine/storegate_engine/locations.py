@@ -128,6 +128,18 @@ class Location:
             _sync_path(Path(directory))
         _sync_directories(self.path.parent, Path(self.url))
 
+    def sync_way(self, key: str) -> None:
+        """Bring one file to the disk, and all directories that lead to it: whoever made them may not have."""
+        if self.path is None:
+            return
+        path = self.path / key
+        _sync_path(path)
+        for directory in path.parents:
+            try:
+                _sync_path(directory)
+            except PermissionError:  # not one that this user could make anything in
+                return
+
     def children(self, key: str = "") -> list[str]:
         """Return the names directly below a key, in no order; empty when there is none."""
         if self.is_local:

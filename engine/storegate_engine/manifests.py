@@ -64,6 +64,10 @@ class Manifest:
     """The oldest version that vacuum has left."""
     removed: tuple[str, ...] = ()
     """Segments that a vacuum removes once this is committed: nobody may refer to them again."""
+    unsynced: tuple[str, ...] | None = None
+    """Segments of the state that are perhaps not on the disk yet; None where that is not known."""
+    is_durable: bool = False
+    """Whether it was on the disk itself when it was acknowledged."""
 
     def to_bytes(self) -> bytes:
         """Return the manifest as JSON that carries its own SHA-256."""
@@ -81,6 +85,8 @@ class Manifest:
             "recent": list(self.recent),
             "kept_from": self.kept_from,
             "removed": list(self.removed),
+            "unsynced": None if self.unsynced is None else list(self.unsynced),
+            "is_durable": self.is_durable,
             "state": self.state,
         }
         return json.dumps({**document, "checksum": _checksum(document)}, ensure_ascii=False).encode()
@@ -117,7 +123,9 @@ def parse_manifest(content: bytes, version: int, where: str) -> Manifest:
     for name, (kinds, _) in _FIELDS.items():
         if type(values[name]) not in kinds:
             raise CorruptStoreError(f"manifest {where} is not one of ours: {name} is {shown(values[name])}")
-    for name in ("recent", "removed"):
+    for name in ("recent", "removed", "unsynced"):
+        if values[name] is None:
+            continue
         if any(type(item) is not str for item in values[name]):
             raise CorruptStoreError(f"manifest {where} is not one of ours: {name} is {shown(values[name])}")
         values[name] = tuple(values[name])
@@ -136,6 +144,8 @@ _FIELDS: Mapping[str, tuple[tuple[type, ...], Any]] = {
     "recent": ((list,), []),
     "kept_from": ((int,), 1),
     "removed": ((list,), []),
+    "unsynced": ((list, type(None)), None),
+    "is_durable": ((bool,), False),
 }
 """The types of what a manifest says, and what holds where it does not; None where it must."""
 
@@ -308,6 +318,8 @@ def committed(
     nbytes_added: int = 0,
     kept_from: int = 1,
     removed: Sequence[str] = (),
+    unsynced: Sequence[str] = (),
+    is_durable: bool = False,
 ) -> Manifest:
     """Return the manifest that would follow ``parent``."""
     recent = (parent.transaction[:_RECENT_CHARS], *parent.recent)[:RECENT]
@@ -323,6 +335,8 @@ def committed(
         recent,
         max(kept_from, parent.kept_from),
         tuple(removed),
+        tuple(unsynced),
+        is_durable,
     )
 
 

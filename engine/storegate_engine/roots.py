@@ -76,6 +76,9 @@ class Root:
             document = {"format": "storegate", "format_version": FORMAT_VERSION}
             with writing(self.location / MARKER):
                 self.location.write_if_absent(MARKER, json.dumps(document).encode(), sync=self.durable)
+        if self.durable and mode != "r":  # it may be that of a process that did not sync, and so may what leads to it
+            with writing(self.location / MARKER):
+                self.location.sync_way(MARKER)
 
     def _is_marker(self, name: str) -> bool:
         entry = self.location.entry(name)

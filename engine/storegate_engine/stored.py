@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,7 +24,7 @@ from storegate_engine.errors import (
 )
 from storegate_engine.history import added
 from storegate_engine.indexes import NewIndex, RowIndex
-from storegate_engine.locations import Location
+from storegate_engine.locations import Location, writing
 from storegate_engine.manifests import Manifest, StoredLog, committed
 from storegate_engine.repository import Repository, Target, Transaction
 from storegate_engine.segments import DEFAULT_COMPRESSOR, ArraySpec, Compressor, Segment
@@ -83,13 +83,15 @@ class StoredRepository(Repository):
         pinned: int | None = None,
     ) -> None:
         self.location = location
-        self._durable = durable
+        self.durable = durable
         self._pinned = pinned
         self.writable = writable and pinned is None
         self.budget_nbytes = budget_nbytes
         self._compressor = compressor
         self._chunk_rows = chunk_rows
         self.log = StoredLog(location)
+        self._synced: set[str] = set()
+        self._has_synced_manifests = False
         if pinned is not None:
             self._require_known(pinned)
         self._head = self._load(self.log.newest() if pinned is None else self.log.read(pinned))
@@ -228,8 +230,9 @@ class StoredRepository(Repository):
 
     def _commit(self, transaction: Transaction) -> None:
         try:
-            if self._durable:
+            if self.durable:
                 transaction.sync()
+                self._synced.update(transaction.written)
             self._commit_first_free(transaction)
         except WriteError:
             if self.location.is_local:  # elsewhere, what was given up may still arrive
@@ -241,6 +244,9 @@ class StoredRepository(Repository):
             parent, before = self._head
             table = transaction.apply(before)
             self._require_kept(transaction, parent, table)
+            unsynced = self._unsynced(parent, before, table, [] if self.durable else transaction.written)
+            if self.durable:
+                self._sync(parent, unsynced)
             rows, nbytes = added(before, table)
             manifest = committed(
                 parent,
@@ -251,9 +257,11 @@ class StoredRepository(Repository):
                 nbytes_added=nbytes,
                 kept_from=transaction.kept_from,
                 removed=transaction.removed,
+                unsynced=() if self.durable else unsynced,
+                is_durable=self.durable,
             )
             try:
-                self.log.commit(manifest, sync=self._durable)
+                self.log.commit(manifest, sync=self.durable)
             except ConflictError:
                 if attempt == MAX_TRIES - 1:
                     raise
@@ -262,6 +270,23 @@ class StoredRepository(Repository):
                 continue
             self._head = manifest, table
             return
+
+    def _unsynced(self, parent: Manifest, before: Table, table: Table, written: Sequence[str]) -> list[str]:
+        """Return the segments of a new table that are perhaps not on the disk, those of this transaction as given."""
+        used, known = ({array.segment for array in stored_arrays(of)} for of in (table, before))
+        known = set() if parent.unsynced is None else known.difference(parent.unsynced)
+        return sorted(used.difference(known, self._synced) | used.intersection(written))
+
+    def _sync(self, parent: Manifest, unsynced: Sequence[str]) -> None:
+        """Bring to the disk what commits without durability have left in the system's memory, once."""
+        for identifier in unsynced:
+            with writing(self.segments / identifier):
+                (self.segments / identifier).sync()
+            self._synced.add(identifier)
+        if parent.version and not parent.is_durable and not self._has_synced_manifests:
+            with writing(self.location / "manifests"):
+                (self.location / "manifests").sync()
+            self._has_synced_manifests = True
 
     def _require_kept(self, transaction: Transaction, parent: Manifest, table: Table) -> None:
         """Refuse what a vacuum has removed meanwhile: rows of this transaction, or of the version that it goes back to.
