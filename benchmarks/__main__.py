@@ -1,4 +1,4 @@
-"""Command line of the benchmarks: ``python -m benchmarks core``, ``shuffle``, ``batches`` or ``scale``."""
+"""Command line of the benchmarks: ``python -m benchmarks core``, ``shuffle``, ``narrow``, ``batches`` or ``scale``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from benchmarks import shuffle
 
         shuffle.run(arguments)
+    elif arguments.benchmark == "narrow":
+        from benchmarks import narrow
+
+        narrow.run(arguments)
     elif arguments.benchmark == "batches":
         from benchmarks import batches
 
@@ -51,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     shuffle.add_argument("--budget", metavar="SIZE", help="memory limit (default: 1 GB, less for fewer rows)")
     _add_peers(shuffle, limit_s=180)
     shuffle.add_argument("--cluster", action="store_true", help="also on two worker processes that are killed in turn")
+
+    narrow = commands.add_parser("narrow", parents=[measured], help="shuffled scalars beside numpy's indexing")
+    narrow.add_argument("--rows", type=_positive, metavar="N", help="rows of 4 bytes (default: 20,000,000)")
 
     batches = commands.add_parser(
         "batches", parents=[measured], help="batches for a training loop, shuffled every epoch"
