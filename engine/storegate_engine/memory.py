@@ -102,7 +102,7 @@ class MemoryRepository(Repository):
         return in_memory(new)
 
     def _commit(self, transaction: Transaction) -> None:
-        self._table = transaction.apply(self._table)
+        self._table = transaction.apply(self._table).within(self.budget_nbytes)
         self._version += 1
         self._operation = transaction.operation
 

@@ -18,10 +18,11 @@ The kinds of permutation are described in `permutations`, lists of rows in `inde
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import TypeAlias
 
@@ -32,6 +33,7 @@ from storegate_engine.indexes import NewIndex, RowIndex, in_memory
 from storegate_engine.integers import groups_of
 from storegate_engine.permutations import (
     MAX_ROW,
+    TABLE_NBYTES,
     as_int,
     as_int64,
     check_kind,
@@ -107,6 +109,14 @@ class RowOrder(ABC):
     @abstractmethod
     def is_injective(self) -> bool:
         """Whether no stored row is named twice, as far as the form tells; then `positions` needs no search."""
+
+    @abstractmethod
+    def shifted(self, by: int) -> RowOrder:
+        """Return the same order over stored rows that lie ``by`` rows further on."""
+
+    def within(self, table_nbytes: int) -> RowOrder:
+        """Return the same order, whose permutations take no more memory than this: longer ones are on disk."""
+        return self
 
     def rows(self, lo: int, hi: int) -> Int64Array:
         """Return the stored rows of the logical rows lo .. hi-1, int64 of shape (hi - lo,), the caller's own.
@@ -215,6 +225,10 @@ class Range(RowOrder):
         """Always."""
         return True
 
+    def shifted(self, by: int) -> Range:
+        """Return the same range further on."""
+        return Range(self.start + by, self.stop + by)
+
     def _describe(self) -> tuple[int, tuple[int, int]]:
         return 0, (self.start, self.stop)
 
@@ -277,6 +291,15 @@ class Concat(RowOrder):
     def is_injective(self) -> bool:
         """Where all of its orders are; they have no stored row in common."""
         return all(order.is_injective for order in self.orders)
+
+    def shifted(self, by: int) -> Concat:
+        """Shift every order."""
+        return Concat(tuple(order.shifted(by) for order in self.orders))
+
+    def within(self, table_nbytes: int) -> Concat:
+        """Limit every order."""
+        limited = tuple(order.within(table_nbytes) for order in self.orders)
+        return self if all(map(operator.is_, limited, self.orders)) else Concat(limited)
 
     def _describe(self) -> tuple[int, tuple[int, int]]:
         return self._depth, self._bounds
@@ -376,6 +399,14 @@ class Slice(RowOrder):
         """Where the whole order is."""
         return self.order.is_injective
 
+    def shifted(self, by: int) -> Slice:
+        """Shift the whole order."""
+        return replace(self, order=self.order.shifted(by))
+
+    def within(self, table_nbytes: int) -> Slice:
+        """Limit the whole order."""
+        return replace(self, order=self.order.within(table_nbytes))
+
     def _describe(self) -> tuple[int, tuple[int, int]]:
         return self.order._describe()
 
@@ -403,6 +434,8 @@ class Permute(RowOrder):
     """The name of the algorithm, one of `permutations.KINDS`."""
     seed: int
     """Not negative; below 2**32 for ``numpy``."""
+    table_nbytes: int = field(default=TABLE_NBYTES, compare=False, repr=False)
+    """Memory for the tables of a permutation and its inverse: longer ones are on disk. Where, not which rows."""
 
     def __post_init__(self) -> None:
         _check_order(self.order, "Permute")
@@ -418,20 +451,28 @@ class Permute(RowOrder):
         """Where the order is."""
         return self.order.is_injective
 
+    def shifted(self, by: int) -> Permute:
+        """Shift the order that is shuffled."""
+        return replace(self, order=self.order.shifted(by))
+
+    def within(self, table_nbytes: int) -> Permute:
+        """Limit this permutation, and the order that is shuffled."""
+        return replace(self, order=self.order.within(table_nbytes), table_nbytes=table_nbytes)
+
     def _describe(self) -> tuple[int, tuple[int, int]]:
         depth, bounds = self.order._describe()
         return depth + 1, bounds
 
     def _rows(self, lo: int, hi: int) -> Int64Array:
-        return self.order._take(forward_span(self.kind, len(self), self.seed, lo, hi))
+        return self.order._take(forward_span(self.kind, len(self), self.seed, lo, hi, self.table_nbytes))
 
     def _take(self, indices: Int64Array) -> Int64Array:
-        return self.order._take(forward_rows(self.kind, len(self), self.seed, indices))
+        return self.order._take(forward_rows(self.kind, len(self), self.seed, indices, self.table_nbytes))
 
     def _find(self, stored: Int64Array) -> Int64Array:
         found = self.order._find(stored)
         hit = found >= 0
-        found[hit] = inverse_rows(self.kind, len(self), self.seed, found[hit])
+        found[hit] = inverse_rows(self.kind, len(self), self.seed, found[hit], self.table_nbytes)
         return found
 
     def _runs(self, lo: int, hi: int) -> list[tuple[int, int]] | None:
@@ -466,6 +507,14 @@ class Take(RowOrder):
     def is_injective(self) -> bool:
         """Where the index is known to name no row twice, and the order is injective."""
         return self.index.is_distinct and self.order.is_injective
+
+    def shifted(self, by: int) -> Take:
+        """Shift the order that is indexed."""
+        return replace(self, order=self.order.shifted(by))
+
+    def within(self, table_nbytes: int) -> Take:
+        """Limit the order that is indexed."""
+        return replace(self, order=self.order.within(table_nbytes))
 
     def _describe(self) -> tuple[int, tuple[int, int]]:
         depth, bounds = self.order._describe()

@@ -4,7 +4,8 @@ The permutations are part of the stored format. A kind names one algorithm for e
 
 ``numpy``
     ``np.random.RandomState(seed).permutation(n)``, for 0 <= seed < 2**32 and n <= 2**30. A table of 4 bytes a
-    row, built on first use and kept in a bounded cache of the process. The global random state never moves.
+    row, built on first use and kept in a bounded cache of the process, or in a file where it would be larger than
+    it may. The global random state never moves.
 
 ``feistel8-v1``
     A keyed bijection that needs no table; the seed is any non-negative integer, n is at most 2**62. With all
@@ -46,16 +47,19 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
 from math import isqrt
-from typing import Final, TypeAlias
+from typing import Final, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+from storegate_engine.permutation_files import PermutationFile
 
 __all__ = [
     "FEISTEL_MAX_ROWS",
     "KINDS",
     "MAX_ROW",
     "NUMPY_MAX_ROWS",
+    "TABLE_NBYTES",
     "as_int",
     "as_int64",
     "check_kind",
@@ -88,7 +92,9 @@ MAX_ROW: Final = 2**63 - 1
 
 _FEISTEL_ROUNDS: Final = 8
 _SLICE_ROWS: Final = 2**15  # rows a pass: four temporaries of 256 kB stay in the cache of a core
-_CACHE_NBYTES: Final = 2**29  # permutation tables that a process keeps, beside the one in use
+TABLE_NBYTES: Final = 2**29
+"""Permutation tables that a process keeps in memory, beside the one in use, where nobody says how many it may."""
+_FILES_NBYTES: Final = 2**34  # tables in files that a process keeps, beside the one in use
 
 
 # ------------------------------------------------------------------------------
@@ -158,17 +164,25 @@ def check_seed(seed: object, kind: str) -> int:
 # ------------------------------------------------------------------------------
 
 
-class _Pending:
+class _Table(Protocol):
+    @property
+    def nbytes(self) -> int: ...
+
+
+_T = TypeVar("_T", bound=_Table)
+
+
+class _Pending(Generic[_T]):
     """A table that one thread builds while others wait for it."""
 
     __slots__ = ("done", "table")
 
     def __init__(self) -> None:
         self.done = threading.Event()
-        self.table: UInt32Array | None = None
+        self.table: _T | None = None
 
 
-class _PermutationCache:
+class _Cache(Generic[_T]):
     """Tables of numpy permutations and of their inverses, least recently used out first.
 
     Concurrent callers of one key build it once. The newest table is kept whatever its size.
@@ -176,8 +190,8 @@ class _PermutationCache:
 
     def __init__(self, limit_nbytes: int) -> None:
         self.limit_nbytes = limit_nbytes
-        self._tables: OrderedDict[_Key, UInt32Array] = OrderedDict()
-        self._pending: dict[_Key, _Pending] = {}
+        self._tables: OrderedDict[_Key, _T] = OrderedDict()
+        self._pending: dict[_Key, _Pending[_T]] = {}
         self._nbytes = 0
         self._lock = threading.Lock()
 
@@ -185,14 +199,6 @@ class _PermutationCache:
     def nbytes(self) -> int:
         """The bytes of all tables that are kept."""
         return self._nbytes
-
-    def forward(self, n: int, seed: int) -> UInt32Array:
-        """Return ``RandomState(seed).permutation(n)``, read-only."""
-        return self._get(("forward", n, seed), lambda: _build_forward(n, seed))
-
-    def inverse(self, n: int, seed: int) -> UInt32Array:
-        """Return the inverse of `forward`, read-only."""
-        return self._get(("inverse", n, seed), lambda: _build_inverse(self.forward(n, seed)))
 
     def clear(self) -> None:
         """Forget every table."""
@@ -206,7 +212,14 @@ class _PermutationCache:
         self._pending = {}
         self._nbytes = sum(table.nbytes for table in self._tables.values())
 
-    def _get(self, key: _Key, build: Callable[[], UInt32Array]) -> UInt32Array:
+    def trim(self, limit_nbytes: int) -> None:
+        """Forget the tables that were not used for longest, until those that are left fit a limit, or one is left."""
+        with self._lock:
+            while self._nbytes > limit_nbytes and len(self._tables) > 1:
+                _, dropped = self._tables.popitem(last=False)
+                self._nbytes -= dropped.nbytes
+
+    def _get(self, key: _Key, build: Callable[[], _T]) -> _T:
         while True:
             with self._lock:
                 table = self._tables.get(key)
@@ -224,16 +237,13 @@ class _PermutationCache:
                 return pending.table
             # the other thread failed (no memory, an interrupt): try it here
 
-    def _build(self, key: _Key, pending: _Pending, build: Callable[[], UInt32Array]) -> UInt32Array:
+    def _build(self, key: _Key, pending: _Pending[_T], build: Callable[[], _T]) -> _T:
         try:
             table = build()
-            table.setflags(write=False)
             with self._lock:
                 self._tables[key] = table
                 self._nbytes += table.nbytes
-                while self._nbytes > self.limit_nbytes and len(self._tables) > 1:
-                    _, dropped = self._tables.popitem(last=False)
-                    self._nbytes -= dropped.nbytes
+            self.trim(self.limit_nbytes)
             pending.table = table
             return table
         finally:
@@ -242,10 +252,35 @@ class _PermutationCache:
             pending.done.set()
 
 
+class _PermutationCache(_Cache[UInt32Array]):
+    """Tables in memory."""
+
+    def forward(self, n: int, seed: int) -> UInt32Array:
+        """Return ``RandomState(seed).permutation(n)``, read-only."""
+        return self._get(("forward", n, seed), lambda: _build_forward(n, seed))
+
+    def inverse(self, n: int, seed: int) -> UInt32Array:
+        """Return the inverse of `forward`, read-only."""
+        return self._get(("inverse", n, seed), lambda: _build_inverse(self.forward(n, seed)))
+
+
+class _FileCache(_Cache[PermutationFile]):
+    """Tables in files."""
+
+    def forward(self, n: int, seed: int) -> PermutationFile:
+        """Return ``RandomState(seed).permutation(n)``."""
+        return self._get(("forward", n, seed), lambda: PermutationFile.forward(n, seed))
+
+    def inverse(self, n: int, seed: int) -> PermutationFile:
+        """Return the inverse of `forward`."""
+        return self._get(("inverse", n, seed), lambda: self.forward(n, seed).inverse())
+
+
 def _build_forward(n: int, seed: int) -> UInt32Array:
     # shuffling 32-bit numbers draws the same as shuffling 64-bit ones, in half of the memory
     table = np.arange(n, dtype=np.uint32)
     np.random.RandomState(seed).shuffle(table)
+    table.setflags(write=False)
     return table
 
 
@@ -255,12 +290,23 @@ def _build_inverse(table: UInt32Array) -> UInt32Array:
     for lo in range(0, n, 2**20):
         hi = min(lo + 2**20, n)
         inverted[table[lo:hi]] = np.arange(lo, hi, dtype=np.uint32)
+    inverted.setflags(write=False)
     return inverted
 
 
-_cache = _PermutationCache(_CACHE_NBYTES)
+_cache = _PermutationCache(TABLE_NBYTES)
+_files = _FileCache(_FILES_NBYTES)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_cache.after_fork)
+    os.register_at_fork(after_in_child=_files.after_fork)
+
+
+def _in_memory(n: int, limit_nbytes: int) -> bool:
+    """Return whether a permutation and its inverse may be in memory; make room for them."""
+    if 8 * n > limit_nbytes:
+        return False
+    _cache.trim(max(0, limit_nbytes - 8 * n))
+    return True
 
 
 # ------------------------------------------------------------------------------
@@ -331,29 +377,35 @@ def _feistel(values: Int64Array, n: int, seed: int, *, backwards: bool) -> Int64
 # ------------------------------------------------------------------------------
 
 
-def forward_span(kind: str, n: int, seed: int, lo: int, hi: int) -> Int64Array:
-    """Return ``p[lo:hi]``, unchecked."""
+def forward_span(kind: str, n: int, seed: int, lo: int, hi: int, limit_nbytes: int) -> Int64Array:
+    """Return ``p[lo:hi]``, unchecked; tables that take more than a limit are on disk."""
     if lo == hi:
         return np.empty(0, np.int64)
     if kind == "numpy":
+        if not _in_memory(n, limit_nbytes):
+            return _files.forward(n, seed).span(lo, hi)
         return _cache.forward(n, seed)[lo:hi].astype(np.int64)
     return _feistel(np.arange(lo, hi, dtype=np.int64), n, seed, backwards=False)
 
 
-def forward_rows(kind: str, n: int, seed: int, indices: Int64Array) -> Int64Array:
+def forward_rows(kind: str, n: int, seed: int, indices: Int64Array, limit_nbytes: int = TABLE_NBYTES) -> Int64Array:
     """Return ``p[indices]`` of one-dimensional indices, unchecked."""
     if not indices.size:
         return np.empty(0, np.int64)
     if kind == "numpy":
+        if not _in_memory(n, limit_nbytes):
+            return _files.forward(n, seed).take(indices)
         return _cache.forward(n, seed)[indices].astype(np.int64)
     return _feistel(indices, n, seed, backwards=False)
 
 
-def inverse_rows(kind: str, n: int, seed: int, positions: Int64Array) -> Int64Array:
+def inverse_rows(kind: str, n: int, seed: int, positions: Int64Array, limit_nbytes: int = TABLE_NBYTES) -> Int64Array:
     """Return the inverse of `forward_rows`, unchecked."""
     if not positions.size:
         return np.empty(0, np.int64)
     if kind == "numpy":
+        if not _in_memory(n, limit_nbytes):
+            return _files.inverse(n, seed).take(positions)
         return _cache.inverse(n, seed)[positions].astype(np.int64)
     return _feistel(positions, n, seed, backwards=True)
 

@@ -162,7 +162,7 @@ class StoredRepository(Repository):
         self._head = manifest, table.with_compiled()
 
     def _load(self, manifest: Manifest) -> tuple[Manifest, Table]:
-        return manifest, table_from_state(manifest.state, self.segments)
+        return manifest, table_from_state(manifest.state, self.segments).within(self.budget_nbytes)
 
     def _store(self, sources: Mapping[str, Source], written: list[Segment]) -> dict[str, RowArray]:
         segment = self._new_segment(written)
@@ -268,7 +268,7 @@ class StoredRepository(Repository):
                 time.sleep(_random.uniform(0, 0.002 * min(attempt, 10)))  # other writers: let one of us win
                 self.refresh()
                 continue
-            self._head = manifest, table
+            self._head = manifest, table.within(self.budget_nbytes)
             return
 
     def _unsynced(self, parent: Manifest, before: Table, table: Table, written: Sequence[str]) -> list[str]:

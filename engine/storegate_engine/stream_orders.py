@@ -20,7 +20,7 @@ Of a step of n positions that is in order, uniform or drawn, rank r takes the po
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import gcd
 from typing import Literal, TypeAlias
@@ -191,6 +191,10 @@ class Share(RowOrder):
     def is_injective(self) -> bool:
         """Whether no stored row is named twice: not where the first rows fill up the last step."""
         return self.epochs.n_positions <= self.epochs.n_rows and self.order.is_injective
+
+    def shifted(self, by: int) -> Share:
+        """Shift the rows of the epoch."""
+        return replace(self, order=self.order.shifted(by))
 
     def _positions(self, own: Int64Array) -> Int64Array:
         """Return the positions of rows of this rank."""

@@ -43,6 +43,8 @@ __all__ = ["PHASES", "Phase", "Table", "Variable", "rows_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
+TABLE_SHARE = 8
+"""The tables of permutations get this part of a memory limit."""
 PHASES = ("train", "valid", "test")
 """The phases of a table, in the order in which they are concatenated."""
 
@@ -265,7 +267,7 @@ class Variable:
             dtype = combined(self.dtype, new.dtype)
         except DtypeError as err:
             raise DtypeError(f"variable {self.name!r}: {err}") from err
-        shifted = _shift(new.order, self.offsets[-1])
+        shifted = new.order.shifted(self.offsets[-1])
         pieces = self.cast(dtype).pieces + new.cast(dtype).pieces
         return replace(self, dtype=dtype, pieces=pieces, order=arrange(self.order, shifted))
 
@@ -276,22 +278,6 @@ class Variable:
                 f"variable {self.name!r} has samples of shape {self.row_shape}, and the new ones have {row_shape}; "
                 "reshape them, or replace the whole variable with update_data(index=-1)"
             )
-
-
-def _shift(order: RowOrder, by: int) -> RowOrder:
-    """Return an order over stored rows that lie ``by`` rows further on."""
-    match order:
-        case Range(start, stop):
-            return Range(start + by, stop + by)
-        case orders.Concat(parts):
-            return orders.Concat(tuple(_shift(part, by) for part in parts))
-        case orders.Slice(inner, start, stop):
-            return orders.Slice(_shift(inner, by), start, stop)
-        case orders.Permute(inner, kind, seed):
-            return orders.Permute(_shift(inner, by), kind, seed)
-        case Take(inner, index):
-            return Take(_shift(inner, by), index)
-    raise TypeError(f"unknown order {order!r}")
 
 
 def rows_of(name: str, array: RowArray, lo: int = 0, hi: int | None = None, *, seed: int | None = None) -> Variable:
@@ -367,6 +353,17 @@ class Table:
 
     def _with_phase(self, phase: str, variables: Mapping[str, Variable]) -> Table:
         return Table(MappingProxyType({**self.phases, phase: MappingProxyType(dict(variables))}), False)
+
+    def within(self, budget_nbytes: int) -> Table:
+        """Return the table, whose permutations take a small share of a memory limit: longer ones are on disk."""
+        nbytes = budget_nbytes // TABLE_SHARE
+        phases = {
+            phase: MappingProxyType(
+                {name: replace(variable, order=variable.order.within(nbytes)) for name, variable in variables.items()}
+            )
+            for phase, variables in self.phases.items()
+        }
+        return Table(MappingProxyType(phases), self.compiled)
 
     def rows(self, phase: str) -> int:
         """Return the rows of one phase.

@@ -1,0 +1,138 @@
+"""Permutations on disk: exactly numpy's, whatever the blocks, read by range, and gone with their users."""
+
+from __future__ import annotations
+
+import gc
+import os
+
+import dask
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storegate import StoreGate
+from storegate_engine import disk_shuffles, permutation_files, permutations
+from storegate_engine.errors import SpillError
+from storegate_engine.orders import Concat, Range, Slice, permute
+from storegate_engine.permutation_files import PermutationFile
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path):
+    """Every file of the test's own goes here, and is gone at its end."""
+    with dask.config.set({"storegate.scratch-directory": str(tmp_path / "scratch")}):
+        yield tmp_path / "scratch"
+    permutations._files.clear()
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    for name, value in (("BLOCK_ROWS", 8), ("FEWEST_MESSAGES", 1), ("DRAWN", 64), ("APPLIED", 16)):
+        monkeypatch.setattr(disk_shuffles, name, value)
+    monkeypatch.setattr(permutation_files, "PART_ROWS", 64)
+    monkeypatch.setattr(permutation_files, "FEW", 4)
+
+
+@given(st.integers(1, 3000), st.integers(0, 2**32 - 1), st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_file_is_numpys_permutation(n, seed, data):
+    with pytest.MonkeyPatch.context() as patch:
+        for name, high in (("BLOCK_ROWS", 10), ("DRAWN", 10), ("APPLIED", 8)):
+            patch.setattr(disk_shuffles, name, 2 ** data.draw(st.integers(2, high), name))
+        patch.setattr(disk_shuffles, "FEWEST_MESSAGES", 1)
+        patch.setattr(permutation_files, "PART_ROWS", 64)
+        forward = PermutationFile.forward(n, seed)
+        inverse = forward.inverse()
+        expected = np.random.RandomState(seed).permutation(n)
+        np.testing.assert_array_equal(forward.span(0, n), expected)
+        np.testing.assert_array_equal(inverse.span(0, n)[expected], np.arange(n))
+        rows = np.array(data.draw(st.lists(st.integers(0, n - 1), max_size=200), "rows"), np.int64)
+        np.testing.assert_array_equal(forward.take(rows), expected[rows])
+
+
+@pytest.mark.parametrize(("n", "seed"), [(2**16 - 1, 0), (2**16 + 1, 1), (300_000, 2**32 - 1), (2**20, 7)])
+def test_blocks_as_they_are(n, seed, monkeypatch):
+    monkeypatch.setattr(disk_shuffles, "BLOCK_ROWS", 2**14)
+    monkeypatch.setattr(disk_shuffles, "FEWEST_MESSAGES", 64)
+    forward = PermutationFile.forward(n, seed)
+    expected = np.random.RandomState(seed).permutation(n)
+    np.testing.assert_array_equal(forward.span(0, n), expected)
+    np.testing.assert_array_equal(forward.inverse().span(0, n)[expected], np.arange(n))
+
+
+def test_orders_read_the_same_from_disk_as_from_memory(small_blocks):
+    inner = Concat((Range(50, 400), permute(Range(1000, 1700), 3)))
+    order = Slice(permute(permute(inner, 5), 6), 17, 900)
+    limited = order.within(100)
+    assert limited == order
+    assert hash(limited) == hash(order)
+    np.testing.assert_array_equal(limited.rows(0, len(order)), order.rows(0, len(order)))
+    picked = np.random.default_rng(0).integers(0, len(order), 300)
+    np.testing.assert_array_equal(limited.take(picked), order.take(picked))
+    np.testing.assert_array_equal(limited.positions(0, 1800), order.positions(0, 1800))
+    assert limited.shifted(7).within(100) == order.shifted(7)
+    np.testing.assert_array_equal(limited.shifted(7).rows(3, 80), order.rows(3, 80) + 7)
+
+
+def test_a_small_limit_keeps_no_table_in_memory(small_blocks, monkeypatch):
+    monkeypatch.setattr(permutations, "_build_forward", lambda *args: pytest.fail("a table in memory"))
+    order = permute(Range(0, 5000), 11).within(8 * 5000 - 1)
+    np.testing.assert_array_equal(order.rows(10, 20), np.random.RandomState(11).permutation(5000)[10:20])
+
+
+def test_tables_in_memory_make_room_for_one_another():
+    permutations._cache.clear()
+    for seed in range(6):
+        order = permute(Range(0, 10_000), seed).within(2 * 8 * 10_000)
+        order.rows(0, 10)
+        order.positions(0, 10)
+        assert permutations._cache.nbytes <= 2 * 8 * 10_000
+
+
+def test_files_go_with_their_last_user(scratch):
+    forward = PermutationFile.forward(1000, 1)
+    inverse = forward.inverse()
+    assert len(list(scratch.rglob("permutation"))) == 2
+    del forward
+    gc.collect()
+    assert len(list(scratch.rglob("permutation"))) == 1
+    inverse.span(0, 10)
+    del inverse
+    gc.collect()
+    assert not list(scratch.rglob("permutation*"))
+
+
+def test_a_scratch_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    inside = {"storegate.scratch-directory": str(tmp_path / "file" / "scratch")}
+    with dask.config.set(inside), pytest.raises(SpillError, match="scratch-directory"):
+        PermutationFile.forward(1000, 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_reads_its_parents_file(tmp_path):
+    forward = PermutationFile.forward(1000, 1)
+    child = os.fork()
+    if not child:
+        same = np.array_equal(forward.span(0, 1000), np.random.RandomState(1).permutation(1000))
+        os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    np.testing.assert_array_equal(forward.span(0, 5), np.random.RandomState(1).permutation(1000)[:5])
+
+
+@pytest.mark.parametrize("backend", ["numpy", "zarr"])
+def test_a_gate_of_a_small_budget_reads_from_disk(tmp_path, backend, monkeypatch):
+    monkeypatch.setattr(permutations, "_build_forward", lambda *args: pytest.fail("a table in memory"))
+    rows = np.random.default_rng(0).integers(0, 2**31, 200_000)
+    args = {"budget": "8MiB"} | ({} if backend == "numpy" else {"output_dir": tmp_path / "store"})
+    with StoreGate(backend, args, data_id="a") as gate:
+        gate.add_data("x", rows, phase=(0.7, 0.3, 0.0), shuffle=4)
+        gate.shuffle("train", seed=9)
+        expected = rows[np.random.RandomState(4).permutation(200_000)][:140_000]
+        expected = expected[np.random.RandomState(9).permutation(140_000)]
+        np.testing.assert_array_equal(gate["train"]["x"][:], expected)
+        np.testing.assert_array_equal(gate["train"]["x"][[5, 90_000, 5]], expected[[5, 90_000, 5]])
+        np.testing.assert_array_equal(gate["train"].to_xarray()["x"][7:5000].values, expected[7:5000])
+        gate.compact()
+        np.testing.assert_array_equal(gate["train"]["x"][:], expected)
