@@ -37,12 +37,12 @@ __all__ = [
     "arrangement",
     "collect",
     "destinations",
-    "pass_row_nbytes",
     "placement",
     "plan_rows",
     "request",
     "scatter",
     "scratch_of",
+    "spill_row_nbytes",
     "split",
 ]
 
@@ -80,10 +80,7 @@ class Exchange:
     @property
     def transforms_last(self) -> bool:
         """Whether rows are spilled as they are stored and transformed when they are collected."""
-        first = self.variable.pieces[0]
-        return (
-            bool(first.transforms) and self.variable.is_uniform and first.source_row_nbytes < self.variable.row_nbytes
-        )
+        return _transforms_last(self.variable)
 
     @property
     def spilled(self) -> Variable:
@@ -151,15 +148,18 @@ def plan_rows(
     rows = Rows(
         n_rows,
         variable.offsets[-1],
-        pass_row_nbytes(variable),
+        max(1, variable.row_nbytes),
         in_order=in_order or not is_fixed,
         random_access=all(isinstance(piece.array, (MemoryArray, ConstantArray)) for piece in variable.pieces),
+        spill_row_nbytes=spill_row_nbytes(variable),
+        chunk_rows=max((piece.array.chunk_rows for piece in variable.pieces), default=1),
+        chunk_nbytes=max((piece.chunk_nbytes for piece in variable.pieces), default=0),
     )
     return choose(
         rows,
         budget_nbytes=budget_nbytes,
         workers=workers,
-        align=-(-max([align, *(piece.array.chunk_rows for piece in variable.pieces)]) // align) * align,
+        align=align,
         bucket_rows=bucket_rows,
         force=shuffle_plan(),
         copies=copies,
@@ -167,9 +167,16 @@ def plan_rows(
     )
 
 
-def pass_row_nbytes(variable: Variable) -> int:
-    """Return the bytes of one row in a pass: the wider one of stored and wanted."""
-    return max(variable.row_nbytes, *(piece.source_row_nbytes for piece in variable.pieces), 1)
+def spill_row_nbytes(variable: Variable) -> int:
+    """Return the bytes of one row as it is spilled: as it is stored, or as it is wanted where that is narrower."""
+    return max(1, variable.pieces[0].source_row_nbytes if _transforms_last(variable) else variable.row_nbytes)
+
+
+def _transforms_last(variable: Variable) -> bool:
+    """Return whether rows are spilled as they are stored and transformed when they are collected."""
+    if not variable.pieces or not variable.pieces[0].transforms or not variable.is_uniform:
+        return False
+    return variable.pieces[0].source_row_nbytes < variable.row_nbytes
 
 
 def scratch_of(variable: Variable) -> Path:

@@ -12,6 +12,7 @@ import numpy as np
 from storegate_engine.arrays import RowArray, StoredArray
 from storegate_engine.encodings import row_nbytes
 from storegate_engine.errors import LabelError
+from storegate_engine.indexes import spans
 from storegate_engine.integers import stable_argsort
 from storegate_engine.shards import RowSpan
 from storegate_engine.transforms import Cast, Transform, apply_all, fold
@@ -59,6 +60,21 @@ class Piece:
     def source_row_nbytes(self) -> int:
         """Bytes of one row before the transforms."""
         return row_nbytes(self.array.dtype, self.array.row_shape)
+
+    @property
+    def widest_row_nbytes(self) -> int:
+        """Bytes of one row at the widest, before, between or after the transforms."""
+        dtype, row_shape = self.array.dtype, self.array.row_shape
+        widest = self.source_row_nbytes
+        for transform in self.transforms:
+            dtype, row_shape = fold((transform,), dtype, row_shape)
+            widest = max(widest, row_nbytes(dtype, row_shape))
+        return max(1, widest)
+
+    @property
+    def chunk_nbytes(self) -> int:
+        """Bytes of the rows that are decoded together, before the transforms."""
+        return self.array.chunk_rows * self.source_row_nbytes
 
     def with_transform(self, transform: Transform) -> Piece:
         """Return the piece with one more transform."""
@@ -108,7 +124,7 @@ class Piece:
         if not self.transforms:
             self.array.take_into(rows + self.start, out)
             return
-        step = max(1, WINDOW_NBYTES // self.source_row_nbytes)
+        step = max(1, WINDOW_NBYTES // self.widest_row_nbytes)
         if len(rows) <= step:
             self._take_window(rows, out)
             return
@@ -133,9 +149,12 @@ class Piece:
         self.transform_into(source, out)
 
     def transform_into(self, source: Array, out: Array) -> None:
-        """Apply the transforms; a last cast between numbers is the assignment itself."""
+        """Apply the transforms, some rows at a time; a last cast between numbers is the assignment itself."""
         last = self.transforms[-1]
-        if isinstance(last, Cast) and source.dtype.kind in "iufb" and out.dtype.kind in "iufb":
-            out[...] = apply_all(self.transforms[:-1], source)
-        else:
-            out[...] = apply_all(self.transforms, source)
+        is_assigned = isinstance(last, Cast) and source.dtype.kind in "iufb" and out.dtype.kind in "iufb"
+        transforms = self.transforms[:-1] if is_assigned else self.transforms
+        for lo, hi in spans(len(source), max(1, TRANSFORM_NBYTES // self.widest_row_nbytes)):
+            try:
+                out[lo:hi] = apply_all(transforms, source[lo:hi])
+            except LabelError as err:
+                raise err.at_row(lo + err.row) from err

@@ -46,11 +46,17 @@ class Rows:
     n_stored: int
     """Stored rows among which they lie."""
     row_nbytes: int
-    """Bytes of one row, the wider of stored and wanted."""
+    """Bytes of one row as it is wanted."""
     in_order: bool
     """Whether they are wanted as they are stored."""
     random_access: bool = False
     """Whether any row is found without reading its neighbours: rows in memory."""
+    spill_row_nbytes: int | None = None
+    """Bytes of one row as it is spilled, where they are other than as it is wanted."""
+    chunk_rows: int = 1
+    """The most rows that are decoded together."""
+    chunk_nbytes: int = 0
+    """Bytes of these as they are stored."""
 
     @property
     def nbytes(self) -> int:
@@ -58,9 +64,19 @@ class Rows:
         return self.n_rows * self.row_nbytes
 
     @property
+    def spilled_nbytes(self) -> int:
+        """Bytes of one row as it is spilled."""
+        return self.row_nbytes if self.spill_row_nbytes is None else self.spill_row_nbytes
+
+    @property
     def source_nbytes(self) -> int:
         """Bytes of the stored rows."""
-        return self.n_stored * self.row_nbytes
+        return self.n_stored * self.spilled_nbytes
+
+    @property
+    def decoding_nbytes(self) -> int:
+        """What a task holds beside its rows: a chunk, encoded and decoded."""
+        return 2 * self.chunk_nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +166,7 @@ def choose(
     workers : int
         Tasks that run at the same time.
     align : int
-        Rows of a shard of what is read or written: tasks are whole multiples of it.
+        Rows of a shard that is written: tasks are whole multiples of it.
     bucket_rows : int, optional
         Rows of a bucket where these are given: a block of a dask graph.
     force : {"auto", "gather", "exchange"}
@@ -179,8 +195,10 @@ def choose(
         raise ValueError(f"storegate.shuffle is 'auto', 'gather' or 'exchange', found {force!r}")
     _, fitting = permuted_rows(rows.row_nbytes, rows.n_stored, budget_nbytes, workers, copies)
     if rows.in_order or rows.random_access:
-        enough = min(fitting // 2, BLOCK_NBYTES // rows.row_nbytes) // align * align
-        return _read(rows, bucket_rows or min(max(enough, align), rows.n_rows), budget_nbytes, workers, align)
+        enough = max(1, min(fitting // 2, BLOCK_NBYTES // rows.row_nbytes))
+        enough = _whole(enough, rows.chunk_rows)
+        enough = max(align, enough // align * align)  # shards that are written are whole, whatever they take
+        return _read(rows, bucket_rows or min(enough, rows.n_rows), budget_nbytes, workers)
     n_gathers = -(-rows.n_rows // fitting)
     wide = rows.row_nbytes >= WIDE_ROW_NBYTES
     if force == "gather" or (force == "auto" and (n_gathers <= GATHER_READS or wide)):
@@ -190,11 +208,17 @@ def choose(
     return _with_a_third_pass(plan, rows, budget_nbytes) if is_short and passes > 2 else plan
 
 
-def _read(rows: Rows, bucket_rows: int, budget_nbytes: int, workers: int, align: int) -> Plan:
+def _whole(n_rows: int, chunk_rows: int) -> int:
+    """Return rows of whole chunks where one is not more than so many rows."""
+    return n_rows // chunk_rows * chunk_rows if n_rows >= chunk_rows else n_rows
+
+
+def _read(rows: Rows, bucket_rows: int, budget_nbytes: int, workers: int) -> Plan:
     bucket_rows = max(1, bucket_rows)
     n_buckets = max(1, -(-rows.n_rows // bucket_rows))
     held = min(bucket_rows, rows.n_rows)
-    projected = reserved_nbytes(budget_nbytes) + int(workers * (COPIES * held + 2 * align) * rows.row_nbytes)
+    projected = reserved_nbytes(budget_nbytes)
+    projected += int(workers * (COPIES * held * rows.row_nbytes + rows.decoding_nbytes))
     require(projected, budget_nbytes, what=f"reading {held} rows of {format_nbytes(rows.row_nbytes)}", remedy=_REMEDY)
     return Plan("read", rows.n_stored, bucket_rows, 0, n_buckets, rows.nbytes, 0, projected, workers)
 
@@ -204,6 +228,7 @@ def _gather(rows: Rows, bucket_rows: int, budget_nbytes: int, workers: int, copi
     n_buckets = -(-rows.n_rows // bucket_rows) if rows.n_rows else 1
     read_nbytes = min(rows.source_nbytes, rows.n_rows * max(rows.row_nbytes, 2**18)) * n_buckets
     projected = _projected(bucket_rows, rows.row_nbytes, workers, budget_nbytes, copies)
+    projected += workers * rows.decoding_nbytes
     require(projected, budget_nbytes, what=f"gathering {bucket_rows} rows", remedy=_REMEDY)
     return Plan("gather", rows.n_stored, bucket_rows, 0, n_buckets, read_nbytes, 0, projected, workers)
 
@@ -214,11 +239,18 @@ _REMEDY = "raise storegate.memory-limit (or backend_args['budget']), or use fewe
 def _exchange(
     rows: Rows, fitting: int, budget_nbytes: int, workers: int, align: int, bucket_rows: int | None, copies: float
 ) -> Plan:
-    enough = max(TASK_NBYTES, math.isqrt(GOOD_SEGMENT_NBYTES * rows.source_nbytes)) // rows.row_nbytes
-    map_rows = max(align, min(fitting, enough) // align * align)
-    bucket_rows = bucket_rows or map_rows
-    projected = _projected(max(map_rows, bucket_rows), rows.row_nbytes, workers, budget_nbytes, copies)
-    projected += 2 * workers * align * rows.row_nbytes  # shards that are encoded
+    enough = max(TASK_NBYTES, math.isqrt(GOOD_SEGMENT_NBYTES * rows.source_nbytes))
+    spilled, wanted = rows.spilled_nbytes, rows.row_nbytes
+    # where transforms make rows wider, tasks of more stored rows fit than of wanted ones
+    fitting_maps = fitting * (wanted + ROW_OVERHEAD_NBYTES) // (spilled + ROW_OVERHEAD_NBYTES)
+    map_rows = _whole(max(1, min(fitting_maps, enough // spilled)), math.lcm(align, rows.chunk_rows))
+    map_rows = _whole(map_rows, rows.chunk_rows)
+    if bucket_rows is None:
+        bucket_rows = max(align, min(fitting, enough // max(spilled, wanted)) // align * align)
+    held = max(map_rows * (spilled + ROW_OVERHEAD_NBYTES), bucket_rows * (wanted + ROW_OVERHEAD_NBYTES))
+    projected = reserved_nbytes(budget_nbytes) + int(workers * copies * held)
+    projected += 2 * workers * align * wanted  # shards that are encoded
+    projected += workers * rows.decoding_nbytes
     require(projected, budget_nbytes, what=f"an exchange of {align} rows a task", remedy=_REMEDY)
     n_maps, n_buckets = -(-rows.n_stored // map_rows), -(-rows.n_rows // bucket_rows)
     return Plan(
@@ -227,11 +259,11 @@ def _exchange(
         bucket_rows,
         n_maps,
         n_buckets,
-        rows.source_nbytes + rows.nbytes,
-        rows.nbytes,
+        rows.source_nbytes + rows.n_rows * spilled,
+        rows.n_rows * spilled,
         projected,
         workers,
-        segment_nbytes=map_rows * rows.row_nbytes // n_buckets,
+        segment_nbytes=map_rows * spilled // n_buckets,
     )
 
 
@@ -247,10 +279,10 @@ def _with_a_third_pass(plan: Plan, rows: Rows, budget_nbytes: int) -> Plan:
     return replace(
         plan,
         coarse=coarse,
-        read_nbytes=plan.read_nbytes + rows.nbytes,
-        write_nbytes=plan.write_nbytes + rows.nbytes,
+        read_nbytes=plan.read_nbytes + rows.n_rows * rows.spilled_nbytes,
+        write_nbytes=plan.write_nbytes + rows.n_rows * rows.spilled_nbytes,
         projected_nbytes=plan.projected_nbytes + coarse * index_nbytes,
-        segment_nbytes=min(plan.segment_nbytes * coarse, plan.map_rows * rows.row_nbytes // coarse),
+        segment_nbytes=min(plan.segment_nbytes * coarse, plan.map_rows * rows.spilled_nbytes // coarse),
     )
 
 

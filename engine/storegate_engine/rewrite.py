@@ -19,7 +19,7 @@ from storegate_engine.arrays import RowArray, StoredArray
 from storegate_engine.buffers import Workspace
 from storegate_engine.encodings import encoding_of
 from storegate_engine.errors import LabelError, MemoryBudgetError
-from storegate_engine.exchange import pass_row_nbytes, plan_rows
+from storegate_engine.exchange import plan_rows
 from storegate_engine.passes import Passes, open_passes
 from storegate_engine.plans import TASK_NBYTES, Plan
 from storegate_engine.repository import Transaction
@@ -233,7 +233,7 @@ def _gathered(variable: Variable, lo: int, hi: int, n_threads: int, *, is_last: 
     stored = variable.stored_rows()
     shards = (piece.array.layout.shard_rows for piece in stored.pieces if isinstance(piece.array, StoredArray))
     shard = max(shards, default=1)
-    span = shard * max(1, SPAN_NBYTES // (shard * pass_row_nbytes(variable)))
+    span = shard * max(1, SPAN_NBYTES // (shard * max(1, variable.row_nbytes)))
     wanted, places = _ascending(variable.order.rows(lo, hi), len(stored))
     cuts = np.searchsorted(wanted, np.arange(0, len(stored) + span, span)).tolist()
 
@@ -265,7 +265,7 @@ def _ascending(rows: Array, n_stored: int) -> tuple[Array, Array]:
 
 def _place(stored: Variable, wanted: Array, places: Array, out: Array) -> None:
     """Read the span of stored rows in which the wanted ones lie, a window at a time, and put these in their places."""
-    window = max(1, GATHER_NBYTES // pass_row_nbytes(stored))
+    window = max(1, GATHER_NBYTES // max(1, stored.row_nbytes))
     start, stop = int(wanted[0]), int(wanted[-1]) + 1
     cuts = np.searchsorted(wanted, np.arange(start, stop + window, window)).tolist()
     for a, b in pairwise(cuts):

@@ -28,7 +28,6 @@ from typing import Any, Self, TypeAlias, TypeVar
 import numpy as np
 
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbytes
-from storegate_engine.exchange import pass_row_nbytes
 from storegate_engine.orders import Range, RowOrder
 from storegate_engine.shards import in_own_thread
 from storegate_engine.stream_orders import Blocks, Epochs, Load, Share
@@ -163,8 +162,8 @@ def row_nbytes_of(variables: Sequence[Variable]) -> int:
 
 def reading_nbytes(variables: Sequence[Variable], n_rows: int) -> int:
     """Return what threads hold while they read so many rows: encoded or decoded chunks, and rows to transform."""
-    wider = max(pass_row_nbytes(variable) / max(1, variable.row_nbytes) for variable in variables)
-    return int(min(READERS * PART_NBYTES, n_rows * row_nbytes_of(variables)) * (1 + wider))
+    chunk = max((piece.chunk_nbytes for variable in variables for piece in variable.pieces), default=0)
+    return int(2 * min(READERS * PART_NBYTES, n_rows * row_nbytes_of(variables)) + 2 * READERS * chunk)
 
 
 # ------------------------------------------------------------------------------

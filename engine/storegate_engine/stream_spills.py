@@ -19,11 +19,11 @@ from storegate_engine.exchange import (
     Exchange,
     arrangement,
     collect,
-    pass_row_nbytes,
     placement,
     request,
     scatter,
     scratch_of,
+    spill_row_nbytes,
 )
 from storegate_engine.orders import Range
 from storegate_engine.plans import COPIES, SHARE
@@ -92,8 +92,8 @@ class ExchangeSource(Source):
         map_rows = []
         for variable in self.variables:
             chunk_rows = max([1, *(piece.array.chunk_rows for piece in variable.pieces)])
-            fitting = int(unit / (pass_row_nbytes(variable) + ROW_OVERHEAD_NBYTES))
-            map_rows.append(max(1, fitting // chunk_rows) * chunk_rows)
+            fitting = max(1, int(unit / (spill_row_nbytes(variable) + ROW_OVERHEAD_NBYTES)))
+            map_rows.append(fitting // chunk_rows * chunk_rows if fitting >= chunk_rows else fitting)
         return max(1, min(steps, self.epochs.n_steps)), map_rows
 
     @property
@@ -102,7 +102,7 @@ class ExchangeSource(Source):
         step_rows = max(1, -(-self.epochs.batch_rows // self.epochs.world))
         bucket = self.steps * step_rows * (row_nbytes_of(self.variables) + ROW_OVERHEAD_NBYTES)
         maps = (
-            min(rows, variable.offsets[-1]) * (pass_row_nbytes(variable) + ROW_OVERHEAD_NBYTES)
+            min(rows, variable.offsets[-1]) * (spill_row_nbytes(variable) + ROW_OVERHEAD_NBYTES)
             for rows, variable in zip(self.map_rows, self.variables, strict=True)
         )
         return int(((self.prefetch + EXCHANGE_UNITS - COPIES) * bucket + COPIES * max(maps)) / SHARE)

@@ -45,6 +45,8 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 TABLE_SHARE = 8
 """The tables of permutations get this part of a memory limit."""
+TABLE_LEAST_NBYTES = 2**19
+"""As much as this they get of any limit: shorter files are not worth their opening."""
 PHASES = ("train", "valid", "test")
 """The phases of a table, in the order in which they are concatenated."""
 
@@ -356,7 +358,7 @@ class Table:
 
     def within(self, budget_nbytes: int) -> Table:
         """Return the table, whose permutations take a small share of a memory limit: longer ones are on disk."""
-        nbytes = budget_nbytes // TABLE_SHARE
+        nbytes = max(TABLE_LEAST_NBYTES, budget_nbytes // TABLE_SHARE)
         phases = {
             phase: MappingProxyType(
                 {name: replace(variable, order=variable.order.within(nbytes)) for name, variable in variables.items()}
