@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from storegate_engine import settings
 from storegate_engine.disk_shuffles import read_entries, write_inverse, write_permutation
 from storegate_engine.errors import SpillError
 from storegate_engine.integers import groups_of
-from storegate_engine.spill import open_spill
+from storegate_engine.spill import open_spill, user_scratch
 
 __all__ = ["PermutationFile"]
 
@@ -37,7 +36,7 @@ class PermutationFile:
 
     def __init__(self, n: int, write: Callable[[Path], None]) -> None:
         self.nbytes = 4 * n
-        parent = settings.scratch_directory() or Path(tempfile.gettempdir()) / "storegate-scratch"
+        parent = settings.scratch_directory() or user_scratch()
         # by no name that another process would take over: it would have to trust what is in there
         self._spill = open_spill(parent, uuid.uuid4().hex)
         path = Path(self._spill.path, "permutation")
