@@ -127,7 +127,7 @@ def _demo(arguments: argparse.Namespace) -> None:
 def _each(arguments: argparse.Namespace, do: Callable[[StoreGate], T], mode: str = "r") -> list[T]:
     """Return what ``do`` returns for the store's gate at each data_id that is asked for."""
     from storegate import StoreGate
-    from storegate_engine.errors import StoreGateError, near_match
+    from storegate_engine.errors import StoreGateError, near_match, printable
 
     results = []
     try:
@@ -145,7 +145,7 @@ def _each(arguments: argparse.Namespace, do: Callable[[StoreGate], T], mode: str
                 gate.set_data_id(data_id)
                 results.append(do(gate))
     except (StoreGateError, OSError, ValueError) as err:
-        raise CommandError(str(err)) from err
+        raise CommandError(printable(str(err))) from err
     return results
 
 

@@ -10,6 +10,7 @@ import xarray as xr
 
 from storegate.phases import ALL, PHASES
 from storegate_engine.budget import format_nbytes
+from storegate_engine.errors import printable
 from storegate_engine.lazy import plans_of
 from storegate_engine.orders import Range
 from storegate_engine.repository import Repository
@@ -139,7 +140,8 @@ def _pending(variable: Variable) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of cells as lines of a table; the first one is its header."""
+    """Return rows of cells as lines of a table; the first one is its header. Nothing in a cell moves the cursor."""
+    rows = [[printable(cell).replace("\n", "\\n") for cell in row] for row in rows]
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     rule = "  ".join("-" * width for width in widths)
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

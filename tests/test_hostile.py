@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import gzip
 import hashlib
 import json
@@ -13,13 +14,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numcodecs
 import numpy as np
 import pytest
 from google_crc32c import value as crc32c
 
 from storegate import StoreGate
-from storegate_engine import documents
-from storegate_engine.errors import MemoryBudgetError, NotAStoreError, StoreGateError
+from storegate.cli import main
+from storegate_engine import directories, documents
+from storegate_engine.errors import CorruptStoreError, MemoryBudgetError, NotAStoreError, StoreGateError
+from storegate_engine.sources import ArraySource
 
 ROWS = np.random.default_rng(0).random((64, 16), dtype="f4")
 SECRET = b"do not read me"
@@ -139,12 +143,8 @@ def bomb(compressor):
         path = shard_of(store)
         zeros = bytes(300 * 10**6)
         if compressor == "blosc":
-            import numcodecs
-
             encoded = numcodecs.Blosc("zstd", 9, shuffle=0).encode(zeros)
         elif compressor == "zstd":
-            import numcodecs
-
             encoded = numcodecs.Zstd(3).encode(zeros)
         else:
             encoded = gzip.compress(zeros)
@@ -155,6 +155,54 @@ def bomb(compressor):
         index[0] = (0, len(encoded))
         packed = index.tobytes()
         path.write_bytes(encoded + packed + struct.pack("<I", crc32c(packed)))
+
+    return damage
+
+
+def text_chunk(compressor, content, *, hole=0):
+    """Replace the first chunk of a text's shard, with checksums and an index that fit; leave a hole behind it."""
+
+    def damage(store):
+        codec = numcodecs.GZip(1) if compressor == "gzip" else compressor
+        args = {"output_dir": store, "mode": "w", "chunk": 16, "compressor": codec}
+        StoreGate("zarr", args, "a").add_data("t", np.array(["a", "bc"] * 32, np.dtypes.StringDType()))
+        path = shard_of(store, "t")
+        whole = path.read_bytes()
+        index = np.frombuffer(whole[-(16 * 4 + 4) : -4], "<u8").reshape(4, 2).copy()
+        encoded = content() + struct.pack("<I", crc32c(content()))
+        index[0] = (len(whole), len(encoded))
+        packed = index.tobytes()
+        with open(path, "r+b") as file:
+            file.seek(0, 2)
+            file.write(encoded)
+            file.seek(hole, 2)
+            file.write(packed + struct.pack("<I", crc32c(packed)))
+
+    return damage
+
+
+def texts(count=16, padding=0):
+    """Return a chunk of empty texts as vlen-utf8 has it, which says that it holds so many."""
+    return struct.pack("<I", count) + bytes(4 * 16 + padding)
+
+
+def zstd_frames(*contents):
+    return lambda: b"".join(bytes(numcodecs.Zstd(3).encode(content)) for content in contents)
+
+
+def gzip_members(*contents):
+    return lambda: b"".join(map(gzip.compress, contents))
+
+
+def with_index(rows):
+    """Let a variable be read by an index of its own."""
+
+    def damage(store):
+        gate = StoreGate("zarr", {"output_dir": store}, "a")
+        with gate.repository().begin("x") as change:
+            array = change.store({"index": ArraySource(np.array(rows))})["index"]
+            change.edit(lambda table: table)
+        set_in_variable(order=["take", ["range", 0, 64], array.to_json()])(store)
 
     return damage
 
@@ -264,6 +312,25 @@ CORPUS = {
             ),
         ),
     ),
+    "constant: a flag for a number": lambda store: edit_manifest(
+        store,
+        lambda d: d["state"]["arrays"].append({"constant": True, "dtype": "f8", "row_shape": [], "n_rows": 5}),
+    ),
+    "variable: flags for numbers": set_in_variable(pieces=[[False, 0, 64, []]]),
+    "variable: fractions for numbers": set_in_variable(pieces=[[0, 0.0, 64.0, []]]),
+    "variable: a shape of flags": set_in_variable(row_shape=[True]),
+    "variable: pieces that are none": set_in_variable(pieces=7),
+    "variable: many transforms": set_in_variable(pieces=[[0, 0, 64, [["cast", "<f8"], ["cast", "<f4"]] * 50_000]]),
+    "variable: a cast to wide text": set_in_variable(pieces=[[0, 0, 64, [["cast", "<U2000000"]]]], dtype="U2000000"),
+    "variable: classes without end": set_in_variable(pieces=[[0, 0, 64, [["cast", "<i8"], ["onehot", 2**62]]]]),
+    "manifest: text that cannot be encoded": lambda store: head(store).write_text(
+        json.dumps({**json.loads(head(store).read_text()), "operation": "\ud800"})
+    ),
+    "variable: an index of floats": with_index([1.0] * 64),
+    "variable: an index beyond its rows": with_index(np.array([70, 2**32 - 1] * 32, np.uint32)),
+    "manifest: a number of another type": set_in_manifest(kept_from="1"),
+    "manifest: a flag for a number": set_in_manifest(rows_added=True),
+    "manifest: a time without end": set_in_manifest(time=1e300),
     # metadata of arrays
     "metadata: not JSON": lambda store: (array_path(store) / "zarr.json").write_text("{"),
     "metadata: huge": lambda store: (array_path(store) / "zarr.json").write_bytes(b" " * 2**21),
@@ -303,6 +370,13 @@ CORPUS = {
     "shard: a directory of them behind a link": replace_by_link(lambda store: array_path(store) / "c", None),
     "array behind a link": replace_by_link(array_path, None),
     "segment behind a link": replace_by_link(lambda store: array_path(store).parent, None),
+    "text: two frames": text_chunk("zstd", zstd_frames(texts(), bytes(300 * 10**6))),
+    "text: two members": text_chunk("gzip", gzip_members(bytes(300 * 10**6), texts())),
+    "text: two members and an empty one": text_chunk("gzip", gzip_members(texts(), bytes(300 * 10**6), b"")),
+    "text: a billion of them": text_chunk("none", lambda: texts(1_500_000_000)),
+    "text: a billion of them, lz4": text_chunk("lz4", lambda: bytes(numcodecs.Blosc().encode(texts(1_500_000_000)))),
+    "text: a billion of them, zstd": text_chunk("zstd", zstd_frames(texts(1_500_000_000))),
+    "text: a hole before the index": text_chunk("none", texts, hole=10**10),
     # markers
     "marker: not JSON": raw_marker(b"\x80\x04."),
     "marker: a list": raw_marker(b"[]"),
@@ -413,6 +487,74 @@ def test_links_within_the_root_and_to_it_are_followed(store, tmp_path):
     shutil.move(store / "a", store / "b")
     (store / "a").symlink_to("b", target_is_directory=True)
     read_all(store)
+
+
+@pytest.mark.parametrize("name", ["x", "t"])
+@pytest.mark.parametrize("what", ["link", "pipe", "directory behind a link"])
+def test_what_is_exchanged_after_the_first_look_is_refused(store, tmp_path, name, what):
+    gate = read_all(store)
+    path = shard_of(store, name)
+    if what == "directory behind a link":
+        replace_by_link(lambda store: array_path(store, name) / "c", None)(store)
+    elif what == "link":
+        replace_by_link(lambda store: path, None)(store)
+    else:
+        path.unlink()
+        os.mkfifo(path)
+    for read in (lambda: gate.get_data(name), lambda: gate["train"][name].data.compute(scheduler="sync")):
+        try:
+            read()
+        except CorruptStoreError:
+            continue
+        assert what == "directory behind a link", "the directory that was opened first is read on"
+
+
+@pytest.mark.parametrize("step", ["a", "segments", "segment"])
+def test_directories_that_are_exchanged_while_vacuum_removes(store, tmp_path, monkeypatch, step):
+    """Just before a directory is opened, another process puts a link to somewhere else in its place."""
+    elsewhere = tmp_path / "elsewhere"
+    gate = StoreGate("zarr", {"output_dir": store}, "a")
+    gate.delete_data("x")
+    name = sorted(os.listdir(store / "a" / "segments"))[0] if step == "segment" else step
+    (elsewhere / "segments" / name).mkdir(parents=True)
+    for place in (elsewhere, elsewhere / "segments", elsewhere / "segments" / name):
+        (place / "zarr.json").write_bytes(SECRET)
+    child, rename = directories.Directory.child, os.rename
+    removing = []
+
+    def exchanged(self, asked):
+        path = Path(self.path, asked)
+        if removing and asked == name and not path.is_symlink():
+            rename(path, tmp_path / "moved")
+            path.symlink_to(elsewhere, target_is_directory=True)
+        return child(self, asked)
+
+    remove = directories.Directory.remove
+    monkeypatch.setattr(directories.Directory, "child", exchanged)
+    monkeypatch.setattr(directories.Directory, "remove", lambda self, *a: removing.append(1) or remove(self, *a))
+    before = {path: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()}
+    with contextlib.suppress(StoreGateError):
+        gate.vacuum(older_than=0)
+    assert {path: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()} == before
+
+
+def test_nothing_that_a_store_says_reaches_the_terminal_raw(store, tmp_path, capsys):
+    evil = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"
+    set_in_manifest(operation=evil, arguments={evil: evil, "x": [evil]})(store)
+    assert main(["history", str(store)]) == 0
+    set_in_manifest(format=evil)(store)
+    assert main(["history", str(store)]) == 2
+    main(["verify", str(store)])
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / evil).write_bytes(b"")
+    assert main(["info", str(tmp_path / "other")]) == 2
+    with pytest.raises(NotAStoreError) as found:
+        StoreGate("zarr", {"output_dir": tmp_path / "other"}, "a")
+    (tmp_path / "other" / evil).unlink()
+    captured = capsys.readouterr()
+    for text in (captured.out, captured.err, str(found.value)):
+        assert not set(evil) & set(text) - set("0123456789;[]ownedJm ")
+        assert "x1b" in text or not text or text == captured.err
 
 
 def test_more_rows_than_memory_can_hold_are_a_typed_error(stored):

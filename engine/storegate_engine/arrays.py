@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -284,11 +285,15 @@ class StoredArray:
         return encoding.is_identity and out.dtype == encoding.stored and bool(out.flags.c_contiguous)
 
 
+_WRONG = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
+"""What codecs and metadata that are not what was written come to."""
+
+
 @contextlib.contextmanager
 def _reading(array: StoredArray) -> Iterator[None]:
     try:
         yield
-    except (ValueError, OSError, RuntimeError, ExceptionGroup) as err:
+    except (*_WRONG, RuntimeError, ExceptionGroup) as err:
         raise _unreadable(array, "read", err) from err
 
 
@@ -311,13 +316,16 @@ def _open_array(array: StoredArray) -> Shards | zarr.Array[Any]:
         metadata, compressor = _inspect(array)
         opened: Shards | zarr.Array[Any] | None = None
         if location.is_local and not is_text(array.dtype):
-            opened = shards_of(f"{location}/{array.name}", metadata, layout.chunk_rows, layout.shard_rows)
+            directory = f"{location.url}/{location.key(array.name)}"
+            opened = shards_of(directory, metadata, layout.chunk_rows, layout.shard_rows, root=location.url)
         if opened is None:
             row = row_nbytes(encoding_of(array.dtype).stored, array.row_shape)
             limit = inspection.MAX_CHUNK_NBYTES if is_text(array.dtype) else layout.chunk_rows * row
-            store = GuardedStore(location.store, layout.shard_rows // layout.chunk_rows, limit, compressor)
+            n_texts = layout.chunk_rows * math.prod(array.row_shape) if is_text(array.dtype) else None
+            n_chunks = layout.shard_rows // layout.chunk_rows
+            store = GuardedStore(location.store, n_chunks, limit, compressor, n_texts)
             opened = zarr.open_array(StorePath(store, location.key(array.name)), mode="r")
-    except (ValueError, OSError, KeyError, TypeError) as err:
+    except _WRONG as err:
         raise _unreadable(array, "opened", err) from err
     return opened
 
@@ -344,6 +352,10 @@ class StoredIndex:
 
     array: StoredArray
     is_distinct = False
+
+    def __str__(self) -> str:
+        """Return where it lies."""
+        return f"{self.array.location}/{self.array.name}"
 
     def __len__(self) -> int:
         """Return the number of logical rows."""

@@ -66,9 +66,9 @@ class Directory:
             return cls(path, None)
         return cls(path, os.open(path, _STEP))
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # `os` may be gone by then
         if self._descriptor is not None:
-            os.close(self._descriptor)
+            close(self._descriptor)
 
     def _at(self, name: str) -> str:
         return name if self._descriptor is not None else os.path.join(self.path, name)
@@ -314,7 +314,14 @@ def put_file(
         raise
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=128)
 def cached_directory(root: str, key: str) -> Directory:
-    """Return the directory at ``key``, which stays open for the next one who asks; see :func:`open_directory`."""
+    """Return the directory at ``key``, which stays open for the next one who asks; see :func:`open_directory`.
+
+    The way to it is cached as well: of many directories beside one another only the last step is made anew.
+    """
+    above, _, name = key.rpartition("/")
+    if above:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return cached_directory(root, above).child(name)
     return open_directory(root, key)

@@ -26,6 +26,7 @@
         ├── SpillError (OSError)              spill that cannot be written: a full disk, no permission
         ├── NotAStoreError (OSError)              a directory that holds something else
         ├── CorruptStoreError (OSError)           bytes that are missing or not what was written
+        │   └── CorruptIndexError (IndexError)    an index of rows that are not there
         └── SnapshotExpired (OSError)             a version that vacuum removed
 """
 
@@ -38,6 +39,7 @@ from collections.abc import Iterable
 __all__ = [
     "BackendNotFoundError",
     "ConflictError",
+    "CorruptIndexError",
     "CorruptStoreError",
     "DataIdError",
     "DtypeError",
@@ -62,6 +64,7 @@ __all__ = [
     "VersionNotFoundError",
     "WriteError",
     "near_match",
+    "printable",
     "shown",
 ]
 
@@ -70,8 +73,8 @@ class StoreGateError(Exception):
     """Base of every error that this project raises on purpose."""
 
     def __str__(self) -> str:
-        """Return the message itself (``KeyError`` alone would quote it)."""
-        return Exception.__str__(self)
+        """Return the message itself (``KeyError`` alone would quote it), with what a store says escaped."""
+        return printable(Exception.__str__(self))
 
 
 class InvalidNameError(StoreGateError, ValueError):
@@ -135,7 +138,7 @@ class LabelError(StoreGateError, ValueError):
     def __str__(self) -> str:
         """Return the message with the place."""
         where = f"variable {self.variable!r}, row" if self.variable else "row"
-        return f"{where} {self.row}: {self.reason}"
+        return printable(f"{where} {self.row}: {self.reason}")
 
     def at_row(self, row: int, variable: str = "") -> LabelError:
         """Return the error as it is seen from further out."""
@@ -194,6 +197,10 @@ class CorruptStoreError(StoreError):
     """Stored bytes are missing, or are not what was written."""
 
 
+class CorruptIndexError(CorruptStoreError, IndexError):
+    """An index names rows that are not there."""
+
+
 class SnapshotExpired(StoreError):
     """The pinned version was removed by ``vacuum``."""
 
@@ -206,6 +213,17 @@ def near_match(name: str, known: Iterable[str]) -> str:
     """
     found = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
     return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def printable(text: str) -> str:
+    r"""Return a text for a terminal: control characters, which may come from a store, are escaped, but for newlines.
+
+    >>> printable("\x1b[2Jx")
+    '\\x1b[2Jx'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def shown(obj: object) -> str:

@@ -20,7 +20,7 @@ from google_crc32c import extend
 from google_crc32c import value as crc32c
 from numcodecs import blosc, zstd
 
-from storegate_engine.inspection import CHECKSUM_NBYTES, zstd_content_nbytes
+from storegate_engine.inspection import CHECKSUM_NBYTES, zstd_content_nbytes, zstd_frame_nbytes
 
 __all__ = ["Frame", "FrameError", "Framing"]
 
@@ -195,8 +195,8 @@ class Framing:
             return int.from_bytes(frame[4:8], "little")
         if self.codec == "zstd":
             found = zstd_content_nbytes(bytes(frame[:_ZSTD_NBYTES]))
-            if found is None:
-                raise ValueError("it does not say how many bytes it holds")
+            if found is None or zstd_frame_nbytes(frame) != len(frame):
+                raise ValueError("it is not one frame that says how many bytes it holds")
             return found
         return len(frame)
 

@@ -15,13 +15,15 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.storage import WrapperStore
 
 from storegate_engine.errors import CorruptStoreError
-from storegate_engine.inspection import Span, legal_spans, require_legal_frame
+from storegate_engine.inspection import MAX_CHUNK_NBYTES, Span, legal_spans, require_legal_frame
 
 __all__ = ["GuardedStore"]
 
 _CHUNK_KEY = re.compile(r"/c(/[0-9]+)+$")
 _KEPT = 256
 """Shards whose indices are kept."""
+SLACK_NBYTES = 2**20
+"""A shard is at most twice as long as the chunks that its index names, and so many bytes."""
 _BEYOND = 2**63
 """The length of a shard of which only the index is known."""
 
@@ -39,17 +41,22 @@ class GuardedStore(WrapperStore[Any]):
         The most bytes that one decodes to.
     compressor : {"blosc", "gzip", "zstd"} or None
         How they are compressed.
+    n_texts : int, optional
+        Texts in each chunk, where it is variable-length text.
     """
 
-    def __init__(self, store: Store, n_chunks: int, chunk_nbytes: int, compressor: str | None) -> None:
+    def __init__(
+        self, store: Store, n_chunks: int, chunk_nbytes: int, compressor: str | None, n_texts: int | None = None
+    ) -> None:
         super().__init__(store)
         self._n_chunks = n_chunks
         self._chunk_nbytes = chunk_nbytes
         self._compressor = compressor
+        self._n_texts = n_texts
         self._spans: OrderedDict[str, list[Span]] = OrderedDict()
 
     def _with_store(self, store: Store) -> GuardedStore:
-        return type(self)(store, self._n_chunks, self._chunk_nbytes, self._compressor)
+        return type(self)(store, self._n_chunks, self._chunk_nbytes, self._compressor, self._n_texts)
 
     @property
     def _supports_sync_io(self) -> bool:  # newer versions of zarr would go around `get`
@@ -66,6 +73,8 @@ class GuardedStore(WrapperStore[Any]):
         CorruptStoreError
             It is not.
         """
+        if byte_range is None and _CHUNK_KEY.search(key):
+            return await self._whole(key, prototype)
         found = await super().get(key, prototype, byte_range)
         if not _CHUNK_KEY.search(key):
             return found
@@ -76,17 +85,43 @@ class GuardedStore(WrapperStore[Any]):
             return found
         start = byte_range.start if isinstance(byte_range, RangeByteRequest) else 0
         start = byte_range.offset if isinstance(byte_range, OffsetByteRequest) else start
-        if byte_range is None:
-            self._keep(key, found.to_bytes()[-self._index_nbytes :], len(found))
-        elif key not in self._spans:
-            index = await super().get(key, default_buffer_prototype(), SuffixByteRequest(self._index_nbytes))
-            self._keep(key, b"" if index is None else index.to_bytes(), _BEYOND)
+        if key not in self._spans:
+            await self._read_index(key, _BEYOND)
+        self._require_legal(key, start, found)
+        return found
+
+    async def _whole(self, key: str, prototype: BufferPrototype) -> Buffer:
+        """Return a whole shard, which is as long as its index says; chunk by chunk where it is long."""
+        try:
+            nbytes = await self._store.getsize(key)
+        except FileNotFoundError as err:
+            raise CorruptStoreError(f"chunk {key} is missing") from err
+        await self._read_index(key, nbytes)
+        spans = sorted(self._spans[key])
+        used = sum(length for _, length in spans)
+        if used > nbytes or nbytes > 2 * used + self._index_nbytes + SLACK_NBYTES:
+            raise CorruptStoreError(f"{key} has {nbytes} bytes, and its index names chunks of {used}")
+        for start, length in spans if nbytes > MAX_CHUNK_NBYTES else ():  # before memory is taken for all of them
+            part = await super().get(key, prototype, RangeByteRequest(start, start + length))
+            self._require_legal(key, start, part)
+        found = await super().get(key, prototype)
+        self._require_legal(key, 0, found)
+        assert found is not None
+        return found
+
+    def _require_legal(self, key: str, start: int, found: Buffer | None) -> None:
+        """Refuse what was read from a place of a shard on where a chunk that is whole in it is not legal."""
+        if found is None:
+            raise CorruptStoreError(f"chunk {key} is missing")
         content = found.as_numpy_array()
         for offset, nbytes in self._spans[key]:
             if start <= offset and offset + nbytes <= start + len(content):
                 frame = content[offset - start : offset - start + nbytes].data
-                require_legal_frame(frame, self._compressor, self._chunk_nbytes, key)
-        return found
+                require_legal_frame(frame, self._compressor, self._chunk_nbytes, key, self._n_texts)
+
+    async def _read_index(self, key: str, shard_nbytes: int) -> None:
+        index = await super().get(key, default_buffer_prototype(), SuffixByteRequest(self._index_nbytes))
+        self._keep(key, b"" if index is None else index.to_bytes(), shard_nbytes)
 
     @property
     def _index_nbytes(self) -> int:

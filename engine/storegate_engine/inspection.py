@@ -7,10 +7,12 @@ nothing is allocated, decoded or followed that could not have been written here.
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterable
 from typing import Any, Final, TypeAlias
 
 import numpy as np
+from numcodecs import blosc, zstd
 
 from storegate_engine import documents
 from storegate_engine.budget import Layout, format_nbytes
@@ -29,6 +31,7 @@ __all__ = [
     "require_legal_metadata",
     "require_within_limits",
     "zstd_content_nbytes",
+    "zstd_frame_nbytes",
 ]
 
 Span: TypeAlias = tuple[int, int]
@@ -47,7 +50,9 @@ COMPRESSORS: Final = ("blosc", "gzip", "zstd")
 
 _MISSING: Final = 2**64 - 1
 _HEADER_NBYTES: Final = 18
-_TRAILER_NBYTES: Final = 8
+_GZIP_NBYTES: Final = 2**20
+_LEAST_BLOCK_NBYTES: Final = 256
+"""Blocks of a zstd frame that hold less are not what a compressor writes: walking them would take long."""
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 
 
@@ -177,27 +182,91 @@ def legal_spans(index: bytes, shard_nbytes: int, chunk_nbytes: int, where: objec
     return spans
 
 
-def require_legal_frame(frame: memoryview, compressor: str | None, chunk_nbytes: int, where: object) -> None:
-    """Refuse a chunk that would decode to more than it can have; a crc32c ends it.
+def require_legal_frame(
+    frame: memoryview, compressor: str | None, chunk_nbytes: int, where: object, n_texts: int | None = None
+) -> None:
+    """Refuse a chunk that would decode to more than it can have, or is more than one frame; a crc32c ends it.
+
+    Parameters
+    ----------
+    frame : memoryview
+        The chunk as it lies in a shard.
+    compressor : {"blosc", "gzip", "zstd"} or None
+        How it is compressed.
+    chunk_nbytes : int
+        The most bytes that it decodes to.
+    where : object
+        Its shard, for errors.
+    n_texts : int, optional
+        How many texts it must say that it holds: memory for them is taken before they are looked at.
 
     Raises
     ------
     CorruptStoreError
-        It would, or does not say.
+        It would, it is, or it does not say.
     """
-    if compressor is not None:
-        declared = _declared_nbytes(compressor, bytes(frame[:_HEADER_NBYTES]), bytes(frame[-_TRAILER_NBYTES:]))
-        if declared is None or declared > chunk_nbytes:
-            raise CorruptStoreError(f"{where}: a chunk would decode to {declared} bytes, and has {chunk_nbytes}")
+    content = frame[:-CHECKSUM_NBYTES]
+    declared, head = _declared(compressor, content, chunk_nbytes)
+    if declared is None or declared > chunk_nbytes:
+        raise CorruptStoreError(f"{where}: a chunk would decode to {declared} bytes, and has {chunk_nbytes}")
+    if n_texts is not None:
+        head = _first_bytes(compressor, content) if head is None else head
+        if len(head) < 4 or int.from_bytes(head[:4], "little") != n_texts:
+            raise CorruptStoreError(f"{where}: a chunk does not hold {n_texts} texts")
 
 
-def _declared_nbytes(compressor: str, header: bytes, trailer: bytes) -> int | None:
-    """Return to how many bytes a chunk says that it decodes, None where it does not say; a crc32c ends it."""
+def _declared(compressor: str | None, content: memoryview, limit: int) -> tuple[int | None, bytes | None]:
+    """Return to how many bytes a frame decodes, None where it does not say, and its first ones where they are known."""
+    if compressor is None:
+        return len(content), bytes(content[:4])
     if compressor == "blosc":
-        return int(struct.unpack_from("<I", header, 4)[0]) if len(header) >= 16 else None
+        return (int(struct.unpack_from("<I", content, 4)[0]) if len(content) >= 16 else None), None
     if compressor == "zstd":
-        return zstd_content_nbytes(header)
-    return int(struct.unpack_from("<I", trailer)[0]) if len(trailer) == _TRAILER_NBYTES else None
+        is_one = zstd_frame_nbytes(content) == len(content)
+        return zstd_content_nbytes(bytes(content[:_HEADER_NBYTES])) if is_one else None, None
+    return _gzip_nbytes(content, limit)
+
+
+def _gzip_nbytes(content: memoryview, limit: int) -> tuple[int | None, bytes]:
+    """Return the decoded bytes of one gzip member, which does not say them before; at most a bit over the limit."""
+    decoder, data = zlib.decompressobj(31), bytes(content)
+    nbytes, head = 0, b""
+    try:
+        while not decoder.eof and nbytes <= limit:
+            part = decoder.decompress(data, _GZIP_NBYTES)
+            nbytes, head = nbytes + len(part), head or part[:4]
+            data = decoder.unconsumed_tail
+            if not part and not data and not decoder.eof:
+                return None, head  # it ends before
+    except zlib.error:
+        return None, head
+    return (nbytes if nbytes > limit or not decoder.unused_data else None), head
+
+
+def _first_bytes(compressor: str | None, content: memoryview) -> bytes:
+    """Return the first bytes of a chunk whose decoded size is known to be legal."""
+    try:
+        return bytes((blosc if compressor == "blosc" else zstd).decompress(bytes(content))[:4])
+    except (ValueError, RuntimeError):
+        return b""
+
+
+def zstd_frame_nbytes(frame: memoryview) -> int | None:
+    """Return how long the first zstd frame is (RFC 8878, 3.1.1), None where it is not whole."""
+    content = zstd_content_nbytes(bytes(frame[:_HEADER_NBYTES]))
+    if content is None:
+        return None
+    descriptor = frame[4]
+    single, flag = descriptor >> 5 & 1, descriptor >> 6
+    at = 5 + (0 if single else 1) + (0, 1, 2, 4)[descriptor & 3] + ((1 if single else 0), 2, 4, 8)[flag]
+    for _ in range(content // _LEAST_BLOCK_NBYTES + 64):
+        if at + 3 > len(frame):
+            return None
+        header = int.from_bytes(frame[at : at + 3], "little")
+        at += 3 + (1 if header >> 1 & 3 == 1 else header >> 3)
+        if header & 1:
+            return at + (CHECKSUM_NBYTES if descriptor >> 2 & 1 else 0)
+    return None
 
 
 def zstd_content_nbytes(header: bytes) -> int | None:

@@ -94,7 +94,7 @@ class Manifest:
 
 def _checksum(document: Mapping[str, Any]) -> str:
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()
 
 
 def parse_manifest(content: bytes, version: int, where: str) -> Manifest:

@@ -106,7 +106,7 @@ def _build(obj: object, make: Callable[[], RowOrder]) -> RowOrder:
         return make()
     except StoreGateError:
         raise
-    except (LookupError, TypeError, ValueError) as err:
+    except (ArithmeticError, LookupError, MemoryError, TypeError, ValueError) as err:
         raise CorruptStoreError(f"a stored order is wrong: {err}: {shown(obj)}") from err
 
 

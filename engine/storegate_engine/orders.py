@@ -29,6 +29,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from storegate_engine.errors import CorruptIndexError
 from storegate_engine.indexes import NewIndex, RowIndex, in_memory
 from storegate_engine.integers import groups_of
 from storegate_engine.permutations import (
@@ -521,10 +522,16 @@ class Take(RowOrder):
         return depth + 1, bounds
 
     def _rows(self, lo: int, hi: int) -> Int64Array:
-        return self.order.take(self.index.slice(lo, hi))
+        return self._of_index(self.index.slice(lo, hi))
 
     def _take(self, indices: Int64Array) -> Int64Array:
-        return self.order.take(self.index.take(indices))
+        return self._of_index(self.index.take(indices))
+
+    def _of_index(self, entries: Int64Array) -> Int64Array:
+        try:
+            return self.order.take(entries)
+        except IndexError as err:  # in memory it was looked at before
+            raise CorruptIndexError(f"index {self.index} is not what was written: {err}") from err
 
     def _find(self, stored: Int64Array) -> Int64Array:
         found = self.order._find(stored)

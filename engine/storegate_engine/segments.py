@@ -307,7 +307,8 @@ def _shards_of(location: Location, name: str, dtype: np.dtype[Any], layout: Layo
     if not location.is_local or is_text(dtype):
         return None
     metadata = json.loads(location.read(f"{name}/zarr.json") or b"")
-    return shards_of(f"{location}/{name}", metadata, layout.chunk_rows, layout.shard_rows)
+    directory = f"{location.url}/{location.key(name)}"
+    return shards_of(directory, metadata, layout.chunk_rows, layout.shard_rows, root=location.url)
 
 
 @dataclass(frozen=True, slots=True)

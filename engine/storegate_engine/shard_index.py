@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import os
-import stat
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +15,10 @@ from google_crc32c import value as crc32c
 from storegate_engine.errors import CorruptStoreError
 from storegate_engine.inspection import CHECKSUM_NBYTES, Span, max_frame_nbytes
 
-__all__ = ["MISSING", "ShardIndex", "index_of", "open_to_read", "read_exactly"]
+__all__ = ["MISSING", "ShardIndex", "index_of", "read_exactly"]
 
 MISSING = 2**64 - 1
 """Offset and length of a chunk that is not there."""
-_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # a pipe would wait for ever
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,35 +54,36 @@ def index_of(path: str, file: Any, n_chunks: int, chunk_nbytes: int, plain_nbyte
     Parameters
     ----------
     path : str
-        Its path, for errors, and to see that it is no link.
+        Its path, for errors.
     file : file
-        Opened by :func:`open_to_read`.
+        Open to read.
     n_chunks, chunk_nbytes, plain_nbytes : int
         Chunks of the shard, their bytes when decoded, and the bytes of one that is stored as it is.
 
     Raises
     ------
     CorruptStoreError
-        It is no regular file, or its index is not what was written.
+        Its index is not what was written.
     """
-    status = os.fstat(file.fileno())
-    return _index_of(
-        path, n_chunks, chunk_nbytes, plain_nbytes, status.st_size, status.st_mtime_ns, status.st_ino
-    )  # a file that was written anew has another inode
+    status = os.fstat(file.fileno())  # a file that was written anew has another inode
+    key = path, n_chunks, chunk_nbytes, plain_nbytes, status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev
+    found = _indices.get(key)
+    if found is None:
+        found = _indices[key] = _index_of(path, file, n_chunks, chunk_nbytes, plain_nbytes, status.st_size)
+        while len(_indices) > _KEPT:
+            with contextlib.suppress(KeyError, RuntimeError):  # other threads do the same
+                del _indices[next(iter(_indices))]
+    return found
 
 
-@functools.lru_cache(maxsize=8192)
-def _index_of(
-    path: str, n_chunks: int, chunk_nbytes: int, plain_nbytes: int, nbytes: int, mtime_ns: int, inode: int
-) -> ShardIndex:
+_KEPT = 8192
+"""Files whose indices are kept."""
+_indices: dict[tuple[object, ...], ShardIndex] = {}
+
+
+def _index_of(path: str, file: Any, n_chunks: int, chunk_nbytes: int, plain_nbytes: int, nbytes: int) -> ShardIndex:
     content = np.empty(16 * n_chunks + CHECKSUM_NBYTES, "u1")
-    directory = path.rpartition("/c/")[0]
-    if os.path.realpath(path) != os.path.realpath(directory) + os.path.normpath(path[len(directory) :]):
-        raise CorruptStoreError(f"{path} is a link, which is not followed")
-    with open_to_read(path) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise CorruptStoreError(f"{path} is no file")
-        read_exactly(file, nbytes - len(content), content.data, path)
+    read_exactly(file, nbytes - len(content), content.data, path)
     index = content[:-CHECKSUM_NBYTES]
     if crc32c(index) != int.from_bytes(content[-CHECKSUM_NBYTES:].data, "little"):
         raise CorruptStoreError(f"{path} is not what was written: the checksum of its index does not match")
@@ -97,11 +96,6 @@ def _index_of(
     ends = np.repeat(cuts, np.diff(cuts, prepend=0))
     begin, length, end = (array("Q", of.astype("<u8").tobytes()) for of in (begins, lengths, ends))
     return ShardIndex(begin, length, end, limit, nbytes)
-
-
-def open_to_read(path: str) -> Any:
-    """Open a file; anything else that may have its name is found out by :func:`index_of`."""
-    return open(os.open(path, _OPEN_FLAGS), "rb", buffering=0)
 
 
 def read_exactly(file: Any, start: int, out: memoryview, path: str) -> None:

@@ -21,11 +21,12 @@ import numpy as np
 from google_crc32c import value as crc32c
 
 from storegate_engine.buffers import Workspace, write_all
+from storegate_engine.directories import cached_directory, open_directory
 from storegate_engine.errors import CorruptStoreError
 from storegate_engine.frames import FrameError, Framing
 from storegate_engine.inspection import CHECKSUM_NBYTES, Span
 from storegate_engine.integers import groups_of
-from storegate_engine.shard_index import MISSING, ShardIndex, index_of, open_to_read, read_exactly
+from storegate_engine.shard_index import MISSING, ShardIndex, index_of, read_exactly
 
 __all__ = ["RowSpan", "Shards", "in_own_thread", "run_tasks", "shards_of"]
 
@@ -65,10 +66,26 @@ class Shards:
     """Chunks of a shard."""
     framing: Framing
     """How a chunk is encoded."""
+    root: str
+    """The directory above it, out of which no link leads."""
 
     def path(self, shard: int) -> str:
         """Return the path of one file."""
         return "/".join((self.directory, "c", str(shard), *("0" for _ in self.row_shape)))
+
+    def _place(self, shard: int) -> tuple[str, str]:
+        """Return the key of the directory of one file below the root, and the file's name."""
+        key, _, name = self.path(shard)[len(self.root) :].strip("/").rpartition("/")
+        return key, name
+
+    def _open(self, shard: int) -> Any:
+        """Open one file to read, in a directory that was reached step by step and stays open."""
+        key, name = self._place(shard)
+        try:
+            descriptor = cached_directory(self.root, key).open_to_read(name)
+        except FileNotFoundError:  # that directory may have been removed, and made again
+            descriptor = open_directory(self.root, key).open_to_read(name)
+        return open(descriptor, "rb", buffering=0)
 
     def read_into(self, start: int, stop: int, out: Array) -> None:
         """Read rows ``start..stop`` into ``out``; see :meth:`read_spans`."""
@@ -122,7 +139,7 @@ class Shards:
         shard_rows = self.chunk_rows * self.n_chunks
         if hasattr(os, "posix_fadvise"):
             for shard in range(-(-start // shard_rows), stop // shard_rows):
-                with open_to_read(self.path(shard)) as file:
+                with self._open(shard) as file:
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
     def will_read(self, spans: Sequence[Span]) -> None:
@@ -138,7 +155,7 @@ class Shards:
                 wanted.setdefault(shard, []).append((first, last // self.chunk_rows))
         for shard, parts in wanted.items():
             path = self.path(shard)
-            with contextlib.suppress(OSError, CorruptStoreError), open_to_read(path) as file:  # reading them will tell
+            with contextlib.suppress(OSError, CorruptStoreError), self._open(shard) as file:  # reading them will tell
                 index = self._index(path, file)
                 for first, last in parts:
                     begin, end = index.begins[first], sum(index.span(last))
@@ -151,13 +168,13 @@ class Shards:
         The file appears whole, and may be written again with the same rows. With ``sync`` it is on the disk when this
         returns.
         """
-        path = self.path(shard)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        fresh = f"{path}.{uuid.uuid4().hex}.partial"
+        key, name = self._place(shard)
+        parent = open_directory(self.root, key, create=True)
+        fresh = f"{name}.{uuid.uuid4().hex}.partial"
         index = np.full((self.n_chunks, 2), MISSING, "<u8")
         end = 0
         try:
-            with open(fresh, "wb", buffering=0) as file:
+            with open(parent.open_new(fresh), "wb", buffering=0) as file:
                 n_chunks = -(-len(rows) // self.chunk_rows)
                 for at, frame in enumerate(self.framing.frames(n_chunks, partial(self._chunk, rows))):
                     for part in frame:
@@ -168,10 +185,10 @@ class Shards:
                 write_all(file, content + crc32c(content).to_bytes(CHECKSUM_NBYTES, "little"))
                 if sync:
                     os.fsync(file.fileno())
-            os.replace(fresh, path)
+            parent.replace(fresh, name)
         except BaseException:
             with contextlib.suppress(OSError):
-                os.unlink(fresh)
+                parent.unlink(fresh)
             raise
 
     def _chunk(self, rows: Array, at: int) -> Array:
@@ -225,7 +242,7 @@ class Shards:
         shard = chunks[0] // self.n_chunks
         path = self.path(shard)
         within = [chunk - shard * self.n_chunks for chunk in chunks]
-        with open_to_read(path) as file:
+        with self._open(shard) as file:
             index = self._index(path, file)
             if places is None and len(within) > 1 and hasattr(os, "posix_fadvise"):
                 for at, chunk in zip(within, chunks, strict=True):  # here and there: the disk fetches all at once
@@ -296,7 +313,9 @@ def _items_of(rows: Array) -> Array:
     return rows.view(f"u{nbytes}" if nbytes in (1, 2, 4, 8) else f"V{nbytes}")[:, 0] if nbytes else rows[:, 0]
 
 
-def shards_of(directory: str, metadata: Mapping[str, Any], chunk_rows: int, shard_rows: int) -> Shards | None:
+def shards_of(
+    directory: str, metadata: Mapping[str, Any], chunk_rows: int, shard_rows: int, *, root: str | None = None
+) -> Shards | None:
     """Return the shards of an array that this module can read and write, None for any other.
 
     Parameters
@@ -307,6 +326,8 @@ def shards_of(directory: str, metadata: Mapping[str, Any], chunk_rows: int, shar
         The content of its ``zarr.json``.
     chunk_rows, shard_rows : int
         Rows of a chunk and of a shard as they should be.
+    root : str, optional
+        The directory above it, out of which no link leads; itself where it is not given.
     """
     if sys.byteorder != "little":
         return None
@@ -337,7 +358,7 @@ def shards_of(directory: str, metadata: Mapping[str, Any], chunk_rows: int, shar
     }
     if framing is None or found != expected or dtype.kind not in "biufc":
         return None
-    return Shards(directory, row_shape, row_nbytes, chunk_rows, shard_rows // chunk_rows, framing)
+    return Shards(directory, row_shape, row_nbytes, chunk_rows, shard_rows // chunk_rows, framing, root or directory)
 
 
 # Threads: one pool a process, whose tasks never wait for one another.

@@ -8,17 +8,21 @@ import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 from storegate_engine import order_json
 from storegate_engine.arrays import ConstantArray, StoredArray, StoredIndex
+from storegate_engine.budget import Layout
 from storegate_engine.encodings import dtype_from_text, dtype_to_text
-from storegate_engine.errors import CorruptStoreError
+from storegate_engine.errors import CorruptStoreError, StoreGateError, shown
 from storegate_engine.indexes import RowIndex
+from storegate_engine.inspection import require_within_limits
 from storegate_engine.locations import Location
 from storegate_engine.names import validate_name
 from storegate_engine.orders import Concat, Permute, RowOrder, Slice, Take
 from storegate_engine.pieces import Piece
 from storegate_engine.table import PHASES, Table, Variable
-from storegate_engine.transforms import transform_from_json
+from storegate_engine.transforms import Transform, fold, transform_from_json
 
 __all__ = [
     "is_stored",
@@ -56,9 +60,12 @@ def _array_from_state(document: Any, segments: Location) -> StoredArray | Consta
     if "constant" not in document:
         return StoredArray.from_json(document, segments)
     counts = (document["n_rows"], *document["row_shape"])
-    if document["constant"] not in (0, 1) or any(type(n) is not int or n < 0 for n in counts):
-        raise CorruptStoreError(f"a constant array that is not ours: {document!r}")
-    return ConstantArray(dtype_from_text(document["dtype"]), tuple(counts[1:]), counts[0], int(document["constant"]))
+    value = document["constant"]
+    if type(value) is not int or value not in (0, 1) or any(type(n) is not int or n < 0 for n in counts):
+        raise CorruptStoreError(f"a constant array that is not ours: {shown(document)}")
+    dtype = dtype_from_text(document["dtype"])
+    require_within_limits(dtype, tuple(counts[1:]), counts[0], Layout(1, 1))
+    return ConstantArray(dtype, tuple(counts[1:]), counts[0], value)
 
 
 def _variable_to_state(
@@ -98,8 +105,14 @@ def token_of(variable: Variable, *details: object) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
-def table_from_state(state: Any, segments: Location) -> Table:
-    """Return the table that a manifest describes; its arrays lie below ``segments``.
+MAX_TRANSFORMS = 1_000
+"""Transforms of one piece that are read."""
+MAX_ALL_TRANSFORMS = 20_000
+"""Those of all pieces of a table."""
+
+
+def table_from_state(state: Any, segments: Location, where: object = "") -> Table:
+    """Return the table that a manifest, which errors name, describes; its arrays lie below ``segments``.
 
     Raises
     ------
@@ -110,28 +123,57 @@ def table_from_state(state: Any, segments: Location) -> Table:
         return Table()
     try:
         arrays = [_array_from_state(document, segments) for document in state["arrays"]]
+        pieces = [piece for phase in PHASES for variable in state["phases"][phase] for piece in variable["pieces"]]
+        if sum(len(piece[3]) for piece in pieces) > MAX_ALL_TRANSFORMS:
+            raise CorruptStoreError(f"it has more than {MAX_ALL_TRANSFORMS} transforms, which are not read")
         table = Table()
         for phase in PHASES:
             variables = [_variable_from_state(document, arrays, segments) for document in state["phases"][phase]]
             table = table.with_variables(phase, variables)
         return table.with_compiled() if state["compiled"] is True else table
-    except (KeyError, TypeError, ValueError, IndexError) as err:
-        raise CorruptStoreError(f"the manifest's state is not a table: {err!r}") from err
+    except (
+        ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RecursionError, TypeError, ValueError
+    ) as err:  # fmt: skip
+        found = str(err) if isinstance(err, StoreGateError) else repr(err)
+        raise CorruptStoreError(f"manifest {where} describes no table: {found}") from err
+
+
+def _transforms(array: StoredArray | ConstantArray, documents: Any) -> tuple[Transform, ...]:
+    """Return the transforms of a piece, none of which makes rows that are too large to be handled."""
+    if len(documents) > MAX_TRANSFORMS:
+        raise CorruptStoreError(f"a piece has {len(documents)} transforms, and at most {MAX_TRANSFORMS} are read")
+    transforms = tuple(transform_from_json(item) for item in documents)
+    dtype, row_shape = array.dtype, array.row_shape
+    for transform in transforms:
+        dtype, row_shape = fold([transform], dtype, row_shape)
+        require_within_limits(dtype, row_shape, array.n_rows, Layout(1, 1))
+    return transforms
+
+
+def _index_from_state(document: Any, segments: Location) -> StoredIndex:
+    array = StoredArray.from_json(document, segments)
+    if array.dtype not in (np.uint32, np.int64) or array.row_shape:
+        raise CorruptStoreError(f"an index has rows of {array.dtype} {array.row_shape}, and not one integer each")
+    return StoredIndex(array)
 
 
 def _variable_from_state(document: Any, arrays: list[StoredArray | ConstantArray], segments: Location) -> Variable:
     pieces = []
     for number, start, stop, transforms in document["pieces"]:
+        if any(type(n) is not int for n in (number, start, stop)):
+            raise CorruptStoreError(f"a piece is {shown([number, start, stop])}, and not three integers")
         array = arrays[number]
         if number < 0 or not 0 <= start <= stop <= array.n_rows:
             raise CorruptStoreError(f"a piece {start}..{stop} of an array of {array.n_rows} rows")
-        pieces.append(Piece(array, start, stop, tuple(transform_from_json(item) for item in transforms)))
+        pieces.append(Piece(array, start, stop, _transforms(array, transforms)))
+    if any(type(size) is not int for size in document["row_shape"]):
+        raise CorruptStoreError(f"a row has the shape {shown(document['row_shape'])}")
     variable = Variable(
         validate_name(document["name"]),
         dtype_from_text(document["dtype"]),
         tuple(document["row_shape"]),
         tuple(pieces),
-        order_json.from_json(document["order"], lambda item: StoredIndex(StoredArray.from_json(item, segments))),
+        order_json.from_json(document["order"], lambda item: _index_from_state(item, segments)),
     )
     lowest, highest = variable.order.bounds
     if len(variable) and not 0 <= lowest <= highest <= variable.offsets[-1]:

@@ -162,7 +162,8 @@ class StoredRepository(Repository):
         self._head = manifest, table.with_compiled()
 
     def _load(self, manifest: Manifest) -> tuple[Manifest, Table]:
-        return manifest, table_from_state(manifest.state, self.segments).within(self.budget_nbytes)
+        where = f"{self.location}/{self.log.key(manifest.version)}"
+        return manifest, table_from_state(manifest.state, self.segments, where).within(self.budget_nbytes)
 
     def _store(self, sources: Mapping[str, Source], written: list[Segment]) -> dict[str, RowArray]:
         segment = self._new_segment(written)

@@ -92,6 +92,10 @@ class Transform(ABC):
         """Return a list of a name and numbers or texts, for `transform_from_json`."""
 
 
+MAX_CAST_NBYTES: Final = 2**20
+"""Bytes of one value of the widest text that values are cast to."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cast(Transform):
     """``values.astype(dtype)``, with numpy's rules.
@@ -109,6 +113,11 @@ class Cast(Transform):
         except TypeError as err:
             raise DtypeError(f"{shown(self.dtype)} is not a dtype: {err}") from err
         _check_storable(dtype)
+        if dtype.itemsize > MAX_CAST_NBYTES:
+            raise DtypeError(
+                f"{dtype} takes {dtype.itemsize} bytes for every value, and at most {MAX_CAST_NBYTES} can be cast to; "
+                "use np.dtypes.StringDType() for long text"
+            )
         object.__setattr__(self, "dtype", dtype)
 
     def out_dtype(self, dtype: DType) -> DType:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from storegate_engine.budget import format_nbytes
 from storegate_engine.contents import FINGERPRINTS, SCRATCH, is_partial, is_segment, strangers
 from storegate_engine.directories import Entry, open_directory
-from storegate_engine.errors import ConflictError, SnapshotExpired
+from storegate_engine.errors import ConflictError, SnapshotExpired, printable
 from storegate_engine.locations import Location
 from storegate_engine.manifests import Manifest
 from storegate_engine.repository import Edit
@@ -66,7 +66,8 @@ class Vacuumed:
             f"{verb} {format_nbytes(self.nbytes)}: {len(self.versions)} versions, {len(self.segments)} segments, "
             f"{len(self.scratch)} scratch directories, {len(self.partial)} unfinished files"
         )
-        return f"{text}; left alone, for it is not ours: {', '.join(self.refused)}" if self.refused else text
+        refused = f"; left alone, for it is not ours: {', '.join(self.refused)}" if self.refused else ""
+        return printable(text + refused)
 
 
 def vacuum(
