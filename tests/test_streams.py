@@ -191,6 +191,7 @@ def test_batches_equal_the_replay_whoever_reads_them(
     expected = steps_of(rows, k, drop_last)
     view = opened(n_rows, chunk)["train"][["x", "z"]]
     ranks = []
+    limit = 14 * 2**20 // world
     for rank in range(world):
         with exchanging(source), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
@@ -255,6 +256,28 @@ def test_rows_that_do_not_fit_are_exchanged_in_the_same_order(stored_rows, kind)
             for one, other in zip(large, small, strict=True):
                 np.testing.assert_array_equal(one, other)
         small.close()
+
+
+@pytest.mark.filterwarnings("ignore:shuffle=.blocks.:UserWarning")
+@pytest.mark.parametrize("world", [1, 3])
+def test_rounds_that_do_not_fit_are_read_in_parts_in_the_same_order(tmp_path, world):
+    x = np.random.default_rng(0).random((20_000, 64), dtype="f4")
+    gate = StoreGate("zarr", {"output_dir": tmp_path / "store"}, "test_id")
+    gate.add_data(["x", "y"], [x, np.arange(20_000)])
+    limit = 14 * 2**20 // world
+    for rank in range(world):
+        for options in ({"batch_size": 500}, {"batch_size": 7000}, {"batch_size": 500, "drop_last": "pad"}):
+            options |= {"shuffle": "blocks", "rank": rank, "world": world, "buffer_blocks": 128, "block_rows": 100}
+            whole = gate["train"][["x", "y"]].batches(**options, budget="1GiB")
+            parted = gate["train"][["x", "y"]].batches(**options, budget=limit)
+            assert whole._source.parts == 1
+            assert parted._source.parts > 1
+            assert parted._source.projected_nbytes <= limit
+            for _ in range(2):
+                for (a, b), (c, d) in zip(whole, parted, strict=True):
+                    np.testing.assert_array_equal(b, d)
+                    np.testing.assert_array_equal(a, c)
+                    np.testing.assert_array_equal(x[b], a)
 
 
 def test_a_phase_that_is_shuffled_lazily_has_no_blocks(stored):

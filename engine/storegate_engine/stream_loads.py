@@ -58,6 +58,8 @@ FETCH_NBYTES = 64 * 2**10
 """Bytes of a span, on average, from which on the system is told about it beforehand."""
 RUN_NBYTES = 16 * 2**20
 """Rows of one load that are read in order."""
+ORDER_NBYTES = 6
+"""Bytes of each row of a round while its order is worked out, and of each row that waits in it (measured)."""
 MEMORY_ROWS = 2**18
 """Rows in memory whose order is worked out at a time."""
 
@@ -196,9 +198,13 @@ class _SpanSource(Source):
     @property
     def projected_nbytes(self) -> int:
         """Every load that is ready or on its way, the planning of some, and what the reading threads hold."""
-        planning = self.load_rows * ROW_OVERHEAD_NBYTES
         reading = reading_nbytes(self.variables, self.load_rows)
-        return (1 + self.prefetch) * self.load_nbytes + planning + reading
+        return (1 + self.prefetch) * self.load_nbytes + self.planning_nbytes + reading
+
+    @property
+    def planning_nbytes(self) -> int:
+        """Working out which rows a load reads."""
+        return self.load_rows * ROW_OVERHEAD_NBYTES
 
     def read(self, plan: Callable[[], Load], threads: Threads) -> Ready:
         """Make one load."""
@@ -254,24 +260,53 @@ def _read_part(variable: Variable, spans: Sequence[tuple[int, int]], out: Array)
 
 
 class BlockSource(_SpanSource):
-    """Rounds of blocks."""
+    """Rounds of blocks: each is one load, or several where a whole one does not fit, which read its chunks again."""
 
     def __init__(self, variables: Sequence[Variable], blocks: Blocks, budget_nbytes: int, prefetch: int) -> None:
         super().__init__(variables, blocks.share_rows, prefetch)
         self.blocks = blocks
+        self.parts = 1
+        epochs = blocks.epochs
+        step_rows = max(1, -(-epochs.batch_rows // epochs.world))
+        n_steps = -(-blocks.share_rows // step_rows)
+        limit = budget_nbytes - reserved_nbytes(budget_nbytes)
+        while self.projected_nbytes > limit and self.parts < n_steps:
+            self.parts = min(n_steps, self.parts + max(1, self.parts // 4))
+            self.load_rows = min(blocks.share_rows, -(-n_steps // self.parts) * step_rows)
         require(
             reserved_nbytes(budget_nbytes) + self.projected_nbytes,
             budget_nbytes,
-            what=f"a block shuffle with {1 + prefetch} buffers of {blocks.buffer_blocks} blocks of {blocks.block_rows} "
-            "rows",
-            remedy="raise budget= (or storegate.memory-limit), or lower prefetch= or buffer_blocks=; the latter is "
-            "another order of the rows",
+            what=f"a block shuffle with {1 + prefetch} batches of {epochs.batch_rows} rows, and the order of "
+            f"{blocks.buffer_blocks} blocks of {blocks.block_rows} rows",
+            remedy="raise budget= (or storegate.memory-limit), or lower prefetch=, the batch size or buffer_blocks=; "
+            "the latter is another order of the rows",
         )
 
+    @property
+    def planning_nbytes(self) -> int:
+        """The order of a round, which is worked out whole."""
+        return self.blocks.share_rows * ORDER_NBYTES
+
     def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
-        """Yield a task for each round."""
+        """Yield a task for each load."""
         for load in self.blocks.loads(epoch, step):
-            yield partial(self.read, partial(self.blocks.load, *load), threads)
+            plan = partial(self.blocks.load, *load)
+            if self.parts == 1:
+                yield partial(self.read, plan, threads)
+            else:
+                for part in range(self.parts):
+                    yield partial(self._read_part, plan, part)
+
+    def _read_part(self, plan: Callable[[], Load], part: int) -> Ready:
+        """Read the rows of some batches of a round, in their order."""
+        load = plan()
+        n_steps = len(load.cuts) - 1
+        first, last = n_steps * part // self.parts, n_steps * (part + 1) // self.parts
+        cuts = load.cuts[first : last + 1]
+        rows = load.logical(int(cuts[0]), int(cuts[-1]))
+        spare = reading_nbytes(self.variables, len(rows))
+        arrays = [variable.take(rows, spare_nbytes=spare) for variable in self.variables]
+        return Ready(arrays, None, (cuts - cuts[0]).tolist(), load.closed or last < n_steps)
 
 
 class RunSource(_SpanSource):

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import gcd
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -261,7 +261,7 @@ class Load:
 
     spans: tuple[tuple[int, int], ...]
     """Logical rows to read, end to end."""
-    rows: Int64Array
+    rows: npt.NDArray[np.integer[Any]]
     """Which of them the batches take, batch after batch."""
     cuts: Int64Array
     """Where each batch begins in ``rows``, and where the last one ends."""
@@ -272,6 +272,15 @@ class Load:
     def n_rows(self) -> int:
         """Rows that are read."""
         return sum(stop - start for start, stop in self.spans)
+
+    def logical(self, lo: int, hi: int) -> Int64Array:
+        """Return the logical rows of ``rows[lo:hi]``."""
+        spans = np.array(self.spans, np.int64).reshape(-1, 2)
+        begins = np.cumsum(spans[:, 1] - spans[:, 0]) - (spans[:, 1] - spans[:, 0])
+        wanted = self.rows[lo:hi].astype(np.int64)
+        at = np.searchsorted(begins, wanted, side="right") - 1
+        logical: Int64Array = spans[at, 0] + wanted - begins[at]
+        return logical
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,21 +339,20 @@ class Blocks:
         bounds = np.arange(LANES + 1) * n // LANES
         tau = keyed_permutation(LANES, self.seed, epoch, number)
         ascending = np.sort(tau[lanes])
-        spans, places = self._spans(blocks, bounds[ascending], bounds[ascending + 1])
+        spans, segments, moved = self._spans(blocks, bounds[ascending], bounds[ascending + 1])
         own = np.concatenate([[0], np.cumsum(np.diff(bounds)[ascending])])
         # rows of the lanes, one of each in turn
         least, longer = n // LANES, np.flatnonzero(np.diff(bounds)[tau] > n // LANES)
-        mixed = np.empty(int(own[-1]), np.int64)
+        mixed: npt.NDArray[np.integer[Any]] = np.empty(int(own[-1]), np.uint32 if own[-1] <= 2**32 else np.int64)
         turns = mixed[: least * len(lanes)].reshape(least, len(lanes))
         rest = iter(range(turns.size, mixed.size))
         for at, lane in enumerate(lanes.tolist()):
             first, last = own[np.searchsorted(ascending, tau[lane]) :][:2].tolist()
-            rows = keyed_permutation(last - first, self.seed, epoch, number, lane)
-            rows += first
-            turns[:, at] = rows[:least]
-            if len(rows) > least:
-                mixed[next(rest)] = rows[least]
-        np.take(places, mixed, out=mixed, mode="clip")
+            places = _placed(first, last, segments, moved)
+            of_lane = places[keyed_permutation(last - first, self.seed, epoch, number, lane)]
+            turns[:, at] = of_lane[:least]
+            if len(of_lane) > least:
+                mixed[next(rest)] = of_lane[least]
         # the position of a row in the round says whose batch it is in
         base = stop - (stop - 1) % self.epochs.n_rows - 1 + int(ends[number]) - n
         k = self.epochs.batch_rows
@@ -355,8 +363,11 @@ class Blocks:
 
     def _spans(
         self, blocks: Int64Array, starts: Int64Array, stops: Int64Array
-    ) -> tuple[tuple[tuple[int, int], ...], Int64Array]:
-        """Return the logical rows of slices of a round, ascending, and where each row of the slices is in them."""
+    ) -> tuple[tuple[tuple[int, int], ...], Int64Array, Int64Array]:
+        """Return the logical rows of slices of a round, ascending, and how far each part of the slices moves there.
+
+        Parts are given by where they begin among the rows of the slices, end to end, and where the last one ends.
+        """
         firsts = blocks * self.block_rows
         sizes = np.minimum(self.block_rows, self.epochs.n_rows - firsts)
         ends = np.cumsum(sizes)
@@ -370,15 +381,21 @@ class Blocks:
         ascending = np.argsort(logical)
         offsets = np.empty_like(at)
         offsets[ascending] = np.cumsum(size[ascending]) - size[ascending]
-        places = np.repeat(offsets - (np.cumsum(size) - size), size)
-        places += np.arange(len(places))
+        begins = np.concatenate([[0], np.cumsum(size)])
         merged: list[tuple[int, int]] = []
         for start, stop in zip(logical[ascending].tolist(), (logical + size)[ascending].tolist(), strict=True):
             if merged and merged[-1][1] == start:
                 merged[-1] = (merged[-1][0], stop)
             else:
                 merged.append((start, stop))
-        return tuple(merged), places
+        return tuple(merged), begins, offsets - begins[:-1]
+
+
+def _placed(first: int, last: int, begins: Int64Array, moved: Int64Array) -> Int64Array:
+    """Return where the rows first .. last - 1 of the slices of a round are among its logical rows."""
+    lo, hi = np.searchsorted(begins, [first, last], side="right") - 1
+    cuts = np.clip(begins[lo : hi + 2], first, last)
+    return np.arange(first, last) + np.repeat(moved[lo : hi + 1], np.diff(cuts)[: len(moved) - lo])
 
 
 @lru_cache(maxsize=8)
