@@ -16,6 +16,9 @@ from storegate_engine.sources import ArraySource, ColumnSource, Source, Variable
 from storegate_engine.states import is_stored
 from storegate_engine.tiers import active_client
 
+FEW_COLUMNS = 16
+"""Columns of an array that are read one after the other: with more, rows are read once for all of them."""
+
 __all__ = ["Names", "one_row_columns", "parse_columns", "parse_names", "parse_seed", "require_equal_rows"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -93,7 +96,7 @@ def _stacked(names: Names, source: Source) -> dict[str, Source]:
             f"a tuple of {len(names.names)} names takes data of shape (N, {len(names.names)}, *k), "
             f"found rows of shape {source.row_shape}"
         )
-    if isinstance(source, ArraySource):
+    if isinstance(source, ArraySource) and len(names.names) <= FEW_COLUMNS:
         return {name: ArraySource(source.values[:, at]) for at, name in enumerate(names.names)}
     return {name: ColumnSource(source, at) for at, name in enumerate(names.names)}
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import random
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,7 +15,8 @@ import numpy as np
 from storegate_engine import settings
 from storegate_engine.arrays import RowArray, StoredIndex
 from storegate_engine.budget import format_nbytes, ingest_nbytes, plan_layout, require
-from storegate_engine.encodings import row_nbytes
+from storegate_engine.columns import turned
+from storegate_engine.encodings import is_text, row_nbytes
 from storegate_engine.errors import (
     ConflictError,
     ReadOnlyError,
@@ -26,6 +29,7 @@ from storegate_engine.history import added
 from storegate_engine.indexes import NewIndex, RowIndex
 from storegate_engine.locations import Location, writing
 from storegate_engine.manifests import Manifest, StoredLog, committed
+from storegate_engine.plans import task_nbytes
 from storegate_engine.repository import Repository, Target, Transaction
 from storegate_engine.segments import DEFAULT_COMPRESSOR, ArraySpec, Compressor, Segment
 from storegate_engine.sources import (
@@ -36,6 +40,7 @@ from storegate_engine.sources import (
     blocks_of_group,
     grouped,
 )
+from storegate_engine.spill import open_spill, user_scratch
 from storegate_engine.states import stored_arrays, table_from_state, table_to_state
 from storegate_engine.table import Table
 
@@ -43,6 +48,8 @@ __all__ = ["StoredRepository"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
+FEW_TOGETHER = 8
+"""Variables of one source that are written together in any case, in shards that share the memory."""
 MAX_TRIES = 1000
 _random = random.SystemRandom()  # waits differ between processes, and no seeded state moves
 _log = logging.getLogger("storegate")
@@ -171,12 +178,48 @@ class StoredRepository(Repository):
         sizes = [row_nbytes(source.dtype, source.row_shape) for source in sources.values()]
         total = None if None in known else sum(n * size for n, size in zip(known, sizes, strict=True) if n)
         groups = grouped(sources)
-        specs = {name: self.spec(name, source, len(group)) for group in groups for name, source in group.items()}
+        n_together = {name: 1 if self._is_turned(group) else len(group) for group in groups for name in group}
+        specs = {name: self.spec(name, source, n_together[name]) for name, source in sources.items()}
         arrays: dict[str, RowArray] = {}
         with settings.progress_bar("store", total) as bar:
             for group in groups:
-                arrays |= self._write(segment, group, specs, bar.update)
+                if self._is_turned(group):
+                    arrays |= self._write_turned(segment, group, specs, bar.update)
+                else:
+                    arrays |= self._write(segment, group, specs, bar.update)
         return {name: arrays[name] for name in sources}
+
+    def _is_turned(self, group: Mapping[str, Source]) -> bool:
+        """Return whether the shards of a group would have to be much smaller to be written together."""
+        first = next(iter(group.values()))
+        if len(group) <= FEW_TOGETHER or is_text(first.dtype):
+            return False
+        nbytes = row_nbytes(first.dtype, first.row_shape)
+        layout = plan_layout(nbytes, first.n_rows, chunk_rows=self._chunk_rows)
+        return len(group) * ingest_nbytes(nbytes, layout, self.budget_nbytes) > self.budget_nbytes
+
+    def _write_turned(
+        self,
+        segment: Segment,
+        group: Mapping[str, Source],
+        specs: Mapping[str, ArraySpec],
+        progress: Callable[[int], object],
+    ) -> dict[str, RowArray]:
+        """Write the variables of a group one after the other, from a scratch file."""
+        spill = open_spill(self._scratch, uuid.uuid4().hex)
+        columns = turned(group, spill.path, task_nbytes(self.budget_nbytes, 1))
+        arrays: dict[str, RowArray] = {}
+        for name, column in columns.items():
+            arrays |= self._write(segment, {name: column}, specs, progress)
+        return arrays
+
+    @property
+    def _scratch(self) -> Path:
+        """Where scratch files lie: where it is configured, in the store, or with the user's other ones."""
+        if (configured := settings.scratch_directory()) is not None:
+            return configured
+        path = self.location.path
+        return user_scratch() if path is None else path / "scratch"
 
     def _write(
         self,

@@ -276,8 +276,8 @@ class BlockSource(_SpanSource):
         require(
             reserved_nbytes(budget_nbytes) + self.projected_nbytes,
             budget_nbytes,
-            what=f"a block shuffle with {1 + prefetch} batches of {epochs.batch_rows} rows, and the order of "
-            f"{blocks.buffer_blocks} blocks of {blocks.block_rows} rows",
+            what=f"a block shuffle with {1 + prefetch} buffers of {blocks.buffer_blocks} blocks of {blocks.block_rows} "
+            f"rows, read in parts of one batch of {epochs.batch_rows} rows,",
             remedy="raise budget= (or storegate.memory-limit), or lower prefetch=, the batch size or buffer_blocks=; "
             "the latter is another order of the rows",
         )
