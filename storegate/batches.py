@@ -11,7 +11,7 @@ import numpy as np
 from storegate.inputs import Names
 from storegate_engine.errors import ShapeError, VariableNotFoundError
 from storegate_engine.permutations import as_int
-from storegate_engine.stream_orders import Epochs, Last
+from storegate_engine.stream_orders import MAX_KEY, Epochs, Last
 from storegate_engine.streams import Shuffle, Stream, class_weights
 from storegate_engine.table import Variable
 
@@ -104,9 +104,12 @@ def parse_shuffle(
         raise ValueError(f"{', '.join(given)} describe a block order; use shuffle='blocks', found shuffle={shuffle!r}")
     if kind != "uniform" and weights is not None:
         raise ValueError(f"weights and balance draw rows anywhere; use shuffle=True, found shuffle={shuffle!r}")
+    number = as_int(seed, "seed")
+    if not 0 <= number < MAX_KEY:
+        raise ValueError(f"a seed of batches is 0 .. 2**64 - 1, found {number}")
     return Shuffle(
         kind,  # type: ignore[arg-type]
-        as_int(seed, "seed"),
+        number,
         None if block_rows is None else as_int(block_rows, "block_rows"),
         None if buffer_blocks is None else as_int(buffer_blocks, "buffer_blocks"),
         label,

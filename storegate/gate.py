@@ -20,6 +20,7 @@ from storegate.inputs import (
     Names,
     parse_names,
     parse_seed,
+    parse_shuffle_seed,
 )
 from storegate.moves import move
 from storegate.options import Options, parse_backend
@@ -551,8 +552,7 @@ class StoreGate:
         Nothing is moved: the order is kept and rows are found through it. Repeats compose.
         """
         at = parse_reading_phase(phase)
-        number = parse_seed(int(seed))
-        assert number is not None
+        number = parse_shuffle_seed(seed)
         with self._begin("shuffle", phase=at, seed=number) as change:
             for one in PHASES if at == ALL else (at,):
                 change.table.rows(one)

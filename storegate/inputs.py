@@ -9,9 +9,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate_engine.dask_arrays import in_full_pass, variable_of
-from storegate_engine.errors import DtypeError, ShapeError, StoreGateError
+from storegate_engine.errors import DtypeError, ShapeError
 from storegate_engine.names import validate_name
 from storegate_engine.natives import as_native, is_foreign
+from storegate_engine.permutations import as_int
 from storegate_engine.sources import ArraySource, ColumnSource, Source, VariableSource, as_source
 from storegate_engine.states import is_stored
 from storegate_engine.tiers import active_client
@@ -19,7 +20,15 @@ from storegate_engine.tiers import active_client
 FEW_COLUMNS = 16
 """Columns of an array that are read one after the other: with more, rows are read once for all of them."""
 
-__all__ = ["Names", "one_row_columns", "parse_columns", "parse_names", "parse_seed", "require_equal_rows"]
+__all__ = [
+    "Names",
+    "one_row_columns",
+    "parse_columns",
+    "parse_names",
+    "parse_seed",
+    "parse_shuffle_seed",
+    "require_equal_rows",
+]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -159,12 +168,27 @@ def parse_seed(shuffle: Any) -> int | None:
     """
     if shuffle is None or shuffle is False:
         return None
-    if not isinstance(shuffle, (int, np.integer, np.bool_)):
+    if isinstance(shuffle, (bool, np.bool_)):
+        return 1 if shuffle else None
+    if not isinstance(shuffle, (int, np.integer)):
         raise DtypeError(f"shuffle is a bool or an int seed, found {shuffle!r}")
-    if not 0 <= int(shuffle) < 2**32:
-        raise _seed_range(int(shuffle))
-    return None if shuffle is np.False_ else int(shuffle)
+    return parse_shuffle_seed(shuffle)
 
 
-def _seed_range(seed: int) -> StoreGateError:
-    return ShapeError(f"a seed lies between 0 and 2**32 - 1, found {seed}")
+def parse_shuffle_seed(seed: Any) -> int:
+    """Return a seed of numpy's permutation: an int of 32 bits, and nothing that would have to become one.
+
+    Raises
+    ------
+    DtypeError
+        A bool, a float, a text: not an integer (a TypeError).
+    ShapeError
+        An integer outside of 0 .. 2**32 - 1 (a ValueError).
+    """
+    try:
+        number = as_int(seed, "a seed")
+    except TypeError as err:
+        raise DtypeError(f"{err}, found {seed!r}") from err
+    if not 0 <= number < 2**32:
+        raise ShapeError(f"a seed lies between 0 and 2**32 - 1, found {number}")
+    return number

@@ -272,7 +272,7 @@ class View:
         >>> gate = StoreGate(data_id="example")
         >>> gate.add_data("x", [0, 1, 2, 3, 4])
         >>> list(gate["train"]["x"].batches(2, seed=1))
-        [array([2, 4]), array([0, 3]), array([1])]
+        [array([0, 2]), array([4, 1]), array([3])]
         """
         names = self.names
         if var_names is not None:

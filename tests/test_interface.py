@@ -534,3 +534,18 @@ def test_copy_false_keeps_the_array():
     gate.add_data("x", x)
     x[0] = 1
     assert gate.get_data("x", index=0) == 9
+
+
+@pytest.mark.parametrize("seed", [1.9, 1.0, "7", True, np.True_, None, [3], -1, 2**32])
+def test_a_seed_that_is_no_integer_of_32_bits_is_refused(gate, seed):
+    gate.add_data("x", [1, 2, 3])
+    with pytest.raises((TypeError, ValueError), match="seed"):
+        gate.shuffle("train", seed=seed)
+    assert gate.get_data("x").tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("seed", [0, np.int64(7), np.uint8(200), 2**32 - 1])
+def test_integers_of_any_type_are_seeds(gate, seed):
+    gate.add_data("x", np.arange(20))
+    gate.shuffle("train", seed=seed)
+    np.testing.assert_array_equal(gate.get_data("x"), np.random.RandomState(seed).permutation(20))

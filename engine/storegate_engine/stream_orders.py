@@ -35,6 +35,8 @@ from storegate_engine.orders import Permute, RowOrder, Take, join_runs
 
 __all__ = [
     "LANES",
+    "MAX_KEY",
+    "ORDER_VERSION",
     "Blocks",
     "Epochs",
     "Last",
@@ -66,24 +68,52 @@ tables of numpy's kind would be kept in a cache, those of every epoch."""
 # ------------------------------------------------------------------------------
 
 
-def _random_bits(n: int, key: tuple[int, ...]) -> npt.NDArray[np.uint64]:
+ORDER_VERSION = 2
+"""How numbers become the keys of orders. In version 1 they were the words of a SeedSequence as they are, which reads
+(5, 3) and (5, 3, 0) as one key, and so (2**32, 0) and (0, 1); states of that version still resume."""
+MAX_KEY = 2**64
+"""Numbers of a key are below this: each is two words."""
+_Use: TypeAlias = Literal["permutation", "uniform", "draw"]
+_USES: dict[_Use, int] = {"permutation": 1, "uniform": 2, "draw": 3}
+
+
+def _sequence(key: tuple[int, ...], use: _Use, version: int) -> np.random.SeedSequence:
+    """Return what the random bits of a key come from: another for every key, of whatever length, and every use."""
+    if version == 1:
+        return np.random.SeedSequence(key)
+    if not all(0 <= number < MAX_KEY for number in key):
+        raise ValueError(f"seeds, epochs and other numbers of a key are 0 .. 2**64 - 1, found {key}")
+    words = [_USES[use], len(key), *(word for number in key for word in (number & 0xFFFFFFFF, number >> 32))]
+    return np.random.SeedSequence(np.array(words, np.uint32))
+
+
+def _random_bits(n: int, key: tuple[int, ...], use: _Use, version: int) -> npt.NDArray[np.uint64]:
     # raw bits: numpy guarantees the streams of bit generators, but not what its distributions make of them
-    return np.random.PCG64(np.random.SeedSequence(key)).random_raw(n)
+    return np.random.PCG64(_sequence(key, use, version)).random_raw(n)
 
 
-def keyed_permutation(n: int, *key: int) -> Int64Array:
+def keyed_permutation(n: int, *key: int, version: int = ORDER_VERSION) -> Int64Array:
     """Return a permutation of 0 .. n-1 that depends on nothing but ``n`` and the key.
 
     Every entry gets 64 random bits, of which the lowest give way to its number, so that no two are equal and
     their sorted order is one and the same for every sorting algorithm.
 
+    Parameters
+    ----------
+    n : int
+        The length.
+    *key : int
+        Numbers below 2**64, how many of them counts too.
+    version : {2, 1}
+        How they are read, see `ORDER_VERSION`.
+
     Examples
     --------
     >>> keyed_permutation(6, 0, 1)
-    array([4, 5, 1, 2, 0, 3])
+    array([5, 4, 1, 0, 2, 3])
     """
     width = np.uint64(max(1, n - 1).bit_length())
-    bits = _random_bits(n, key)
+    bits = _random_bits(n, key, "permutation", version)
     bits >>= width
     bits <<= width
     bits |= np.arange(n, dtype=np.uint64)
@@ -92,19 +122,21 @@ def keyed_permutation(n: int, *key: int) -> Int64Array:
     return bits.view(np.int64)
 
 
-def uniform(order: RowOrder, seed: int, epoch: int) -> RowOrder:
+def uniform(order: RowOrder, seed: int, epoch: int, version: int = ORDER_VERSION) -> RowOrder:
     """Return the rows of an order in the uniform order of one epoch."""
     n = len(order)
     if n <= TABLE_MAX_ROWS:
-        return Take(order, ArrayIndex(keyed_permutation(n, seed, epoch), is_distinct=True))
-    state = np.random.SeedSequence((seed, epoch)).generate_state(2)
+        return Take(order, ArrayIndex(keyed_permutation(n, seed, epoch, version=version), is_distinct=True))
+    state = _sequence((seed, epoch), "uniform", version).generate_state(2)
     return Permute(order, "feistel8-v1", int(state[0]) << 32 | int(state[1]))
 
 
-def draw(order: RowOrder, weights: npt.NDArray[np.float64], seed: int, epoch: int) -> RowOrder:
+def draw(
+    order: RowOrder, weights: npt.NDArray[np.float64], seed: int, epoch: int, version: int = ORDER_VERSION
+) -> RowOrder:
     """Return as many rows as an order has, each drawn with its weight and put back."""
     ends = np.cumsum(weights)
-    fractions = (_random_bits(len(order), (seed, epoch)) >> np.uint64(11)) * 2.0**-53
+    fractions = (_random_bits(len(order), (seed, epoch), "draw", version) >> np.uint64(11)) * 2.0**-53
     drawn = np.searchsorted(ends, fractions * ends[-1], side="right")
     np.minimum(drawn, np.flatnonzero(weights)[-1], out=drawn)  # rounding may reach the end
     return Take(order, ArrayIndex(drawn))
@@ -295,6 +327,8 @@ class Blocks:
     """Rows of a block (b)."""
     buffer_blocks: int
     """Blocks of a round (m)."""
+    version: int = ORDER_VERSION
+    """How keys are read."""
 
     def __post_init__(self) -> None:
         if self.block_rows < 1 or self.buffer_blocks < 1:
@@ -337,7 +371,7 @@ class Blocks:
         blocks = sigma[number * self.buffer_blocks : (number + 1) * self.buffer_blocks]
         lanes = np.arange(self.epochs.rank, LANES, self.epochs.world)
         bounds = np.arange(LANES + 1) * n // LANES
-        tau = keyed_permutation(LANES, self.seed, epoch, number)
+        tau = keyed_permutation(LANES, self.seed, epoch, number, version=self.version)
         ascending = np.sort(tau[lanes])
         spans, segments, moved = self._spans(blocks, bounds[ascending], bounds[ascending + 1])
         own = np.concatenate([[0], np.cumsum(np.diff(bounds)[ascending])])
@@ -349,7 +383,8 @@ class Blocks:
         for at, lane in enumerate(lanes.tolist()):
             first, last = own[np.searchsorted(ascending, tau[lane]) :][:2].tolist()
             places = _placed(first, last, segments, moved)
-            of_lane = places[keyed_permutation(last - first, self.seed, epoch, number, lane)]
+            key = self.seed, epoch, number, lane
+            of_lane = places[keyed_permutation(last - first, *key, version=self.version)]
             turns[:, at] = of_lane[:least]
             if len(of_lane) > least:
                 mixed[next(rest)] = of_lane[least]
@@ -401,7 +436,7 @@ def _placed(first: int, last: int, begins: Int64Array, moved: Int64Array) -> Int
 @lru_cache(maxsize=8)
 def _rounds(blocks: Blocks, epoch: int) -> tuple[Int64Array, Int64Array]:
     """Return the permutation of the blocks, and the position after each round."""
-    sigma = keyed_permutation(blocks.n_blocks, blocks.seed, epoch)
+    sigma = keyed_permutation(blocks.n_blocks, blocks.seed, epoch, version=blocks.version)
     sizes = np.minimum(blocks.block_rows, blocks.epochs.n_rows - sigma * blocks.block_rows)
     ends = np.cumsum(sizes)
     lasts = np.arange(blocks.buffer_blocks, blocks.n_blocks + blocks.buffer_blocks, blocks.buffer_blocks)

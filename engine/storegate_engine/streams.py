@@ -37,6 +37,7 @@ from storegate_engine.stream_loads import (
 )
 from storegate_engine.stream_orders import (
     LANES,
+    ORDER_VERSION,
     Blocks,
     Epochs,
     default_blocks,
@@ -79,6 +80,8 @@ class Shuffle:
     """What the quality of a block order is judged by; None supposes the worst."""
     weights: Array | None = None
     """Draw rows with these weights, instead of taking each once; uniform only."""
+    version: int = ORDER_VERSION
+    """How seeds and epochs become random, see `stream_orders`."""
 
 
 class Stream:
@@ -185,7 +188,7 @@ class Stream:
             block_rows = asked
         if self._shuffle.buffer_blocks is not None:
             buffer_blocks = self._shuffle.buffer_blocks
-        return Blocks(self._epochs, self._shuffle.seed, block_rows, buffer_blocks)
+        return Blocks(self._epochs, self._shuffle.seed, block_rows, buffer_blocks, self._shuffle.version)
 
     # What it is
 
@@ -387,6 +390,7 @@ class Stream:
             "shuffle": self._shuffle.kind,
             "seed": self._shuffle.seed,
             "streams": LANES,
+            "keys": self._shuffle.version,
             "block_rows": self._blocks.block_rows if self._blocks else None,
             "buffer_blocks": self._blocks.buffer_blocks if self._blocks else None,
             "weights": None if weights is None else hashlib.sha256(weights.tobytes()).hexdigest()[:32],
@@ -406,7 +410,9 @@ class Stream:
         """
         if (found := state.get("format")) != FORMAT:
             raise StreamStateError(f"the state of a stream has format {FORMAT}, found {found!r}; it was not made here")
-        own, theirs = self._order(), state["order"]
+        own, theirs = self._order(), {"keys": 1, **state["order"]}  # the first version did not name itself
+        if theirs["keys"] in range(1, ORDER_VERSION):
+            own["keys"] = theirs["keys"]
         if differing := [name for name in own if own[name] != theirs.get(name)]:
             listed = ", ".join(f"{name} {theirs.get(name)!r} (here {own[name]!r})" for name in differing)
             raise StreamStateError(f"the state is of another order: {listed}; make the stream with these values")
@@ -416,6 +422,10 @@ class Stream:
                 f"here is version {self._version} of {[variable.name for variable in self._variables]}; open the "
                 "version that the state is of, or begin a new epoch"
             )
+        if theirs["keys"] != self._shuffle.version:  # rows go on in the order of the version that began with them
+            self.close()
+            self._shuffle = replace(self._shuffle, version=theirs["keys"])
+            self._source = self._choose()
         self.seek(int(state["epoch"]), int(state["step"]))
 
 
@@ -439,8 +449,8 @@ def _in_epoch(shuffle: Shuffle, order: RowOrder, epoch: int) -> RowOrder:
     if shuffle.kind == "none":
         return order
     if shuffle.weights is None:
-        return uniform(order, shuffle.seed, epoch)
-    return draw(order, shuffle.weights, shuffle.seed, epoch)
+        return uniform(order, shuffle.seed, epoch, shuffle.version)
+    return draw(order, shuffle.weights, shuffle.seed, epoch, shuffle.version)
 
 
 def class_weights(labels: Array) -> Array:
