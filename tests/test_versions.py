@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storegate import StoreGate
-from storegate_engine import spill, testing
+from storegate_engine import spill, testing, verify
 from storegate_engine.errors import ReadOnlyError, SnapshotExpired, VersionNotFoundError
 from storegate_engine.sources import ArraySource
 
@@ -342,6 +342,14 @@ class TestVerify:
         path.write_bytes(damages[damage]) if damage in damages else path.unlink()
         (problem,) = sharded.verify().problems
         assert problem.key == str(path.relative_to(tmp_path / "store/test_id"))
+
+    def test_an_array_of_endless_wrong_shards_ends(self, sharded, tmp_path, monkeypatch):
+        monkeypatch.setattr(verify, "MAX_WRONG", 3)
+        for path in self.shards(tmp_path):
+            path.unlink()
+        *first, last = sharded.verify().problems
+        assert len(first) == 3
+        assert "3 shards are wrong" in last.problem
 
     @pytest.mark.parametrize("content", [None, b"", b"1234567", b"\0" * 32, b"x" * 10**6], ids=range(5))
     def test_broken_checksums_are_named(self, sharded, tmp_path, content):

@@ -249,6 +249,10 @@ class StoredArray:
         elif len(rows) and out.size:
             self._fetch(rows, out)
 
+    def inspect(self) -> None:
+        """Raise CorruptStoreError where its metadata are not those that the manifest means; reads no rows."""
+        _open_array(self)
+
     def will_read(self, spans: Sequence[tuple[int, int]]) -> None:
         """Let the system fetch rows, as firsts and lasts, in ascending order: a hint."""
         opened = _open_array(self)
