@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -159,10 +160,17 @@ def replaced(new: NewRows) -> Callable[[Table], Table]:
         for phase, variables in new.items():
             for rows in variables:
                 require_rows(table, phase, rows.name, len(rows))
-            table = table.with_variables(phase, variables)
+            table = table.with_variables(phase, [_in_place(table, phase, rows) for rows in variables])
         return table
 
     return edit
+
+
+def _in_place(table: Table, phase: str, rows: Variable) -> Variable:
+    """Return rows that are given in the order of a phase as it is: they belong to those of its variables."""
+    old = table[phase].get(rows.name)
+    histories = {old.history} if old is not None else {variable.history for variable in table[phase].values()}
+    return replace(rows, history=histories.pop()) if len(histories) == 1 else rows
 
 
 def updated(
@@ -320,7 +328,7 @@ def created(target: Target, arrays: Mapping[str, RowArray]) -> Callable[[Table],
             for rows in variables:
                 if rows.name in table[phase]:
                     raise VariableExistsError(f"variable {rows.name!r} exists in phase {phase!r}; delete it first")
-            table = table.with_variables(phase, variables)
+            table = table.with_variables(phase, [_in_place(table, phase, rows) for rows in variables])
         return table
 
     return edit
@@ -332,5 +340,5 @@ def with_active(table: Table) -> Table:
         table = table.without(phase, [ACTIVE])
         if rows := table.rows(phase):
             ones = ConstantArray(np.dtype(np.int64), (), rows, 1)
-            table = table.with_variables(phase, [rows_of(ACTIVE, ones)])
+            table = table.with_variables(phase, [_in_place(table, phase, rows_of(ACTIVE, ones))])
     return table

@@ -10,6 +10,7 @@ import tempfile
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -25,11 +26,11 @@ from storegate.inputs import (
 from storegate.moves import move
 from storegate.options import Options, parse_backend
 from storegate.phases import ALL, PHASES, Split, parse_phase, parse_reading_phase, require_compiled
-from storegate.selection import RowRange, parse_item, parse_method_index
+from storegate.selection import RowRange, is_everything, parse_item, parse_method_index
 from storegate.versions import DAY, Commit, Records, Verification
 from storegate.views import View, read, read_lazy
 from storegate_engine.arrays import ConstantArray
-from storegate_engine.errors import DataIdError, ShapeError, VersionNotFoundError
+from storegate_engine.errors import DataIdError, DataIdNotFoundError, ShapeError, VersionNotFoundError, near_match
 from storegate_engine.fingerprints import fingerprint, fingerprint_all, known_fingerprints
 from storegate_engine.history import Difference
 from storegate_engine.lazy import to_dataset
@@ -67,7 +68,8 @@ class StoreGate:
         ``numpy`` keeps rows in memory, ``zarr`` in storage; ``hybrid`` has both, see :meth:`set_mode`.
     backend_args : dict, optional
         ``output_dir`` (path or URL; a temporary directory when None), ``mode`` (``"a"`` opens or creates,
-        ``"r"`` only reads, ``"w"`` starts empty), ``chunk`` (rows of a chunk; by bytes when None),
+        ``"r"`` only reads, ``"r+"`` opens what must be there, ``"w-"`` or ``"x"`` makes what must not, ``"w"`` starts
+        empty), ``chunk`` (rows of a chunk; by bytes when None),
         ``compressor`` (``"lz4"``, ``"zstd"``, ``"none"`` or a zarr codec), ``storage_options`` (for URLs),
         ``budget`` (memory limit of long operations, such as ``"512MiB"``), ``copy`` (``False``: the numpy
         backend keeps the arrays it is given instead of copies), ``durability`` (``"process"``, or ``"power"``: a
@@ -202,13 +204,28 @@ class StoreGate:
         ------
         InvalidNameError
             The name cannot be stored; the former data_id stays.
+        DataIdNotFoundError
+            The store can only be read, and has no such data_id; those that it has are listed (a KeyError).
         """
         validate_name(data_id, "data_id")
         if self._root is not None:
+            self._require_known(data_id)
             self._stored[data_id] = self._root.repository(data_id, self._version)
         if self._backend != "zarr" and data_id not in self._memory:
             self._memory[data_id] = MemoryRepository(budget_nbytes=self.budget_nbytes, copy=self._options.copy)
         self._data_id = data_id
+
+    def _require_known(self, data_id: str) -> None:
+        """Refuse a data_id that cannot be made and is not there: a misspelling would read as an empty table."""
+        assert self._root is not None
+        if self._root.writable and self._version is None:
+            return
+        known = self._root.data_ids()
+        if data_id not in known:
+            raise DataIdNotFoundError(
+                f"no data_id {data_id!r} in {self._root.location}{near_match(data_id, known)} "
+                f"(data_ids: {', '.join(known) or 'none'})"
+            )
 
     def get_data_ids(self) -> list[str]:
         """Return the data_ids that exist, in the store too."""
@@ -316,6 +333,8 @@ class StoreGate:
         with self._begin("add_data", var_names=_plain(var_names), phase=_plain(phase), shuffle=seed) as change:
             changes.add(change, names, data, target, seed)
             self._finish(change, do_compile=do_compile)
+        if do_compile:
+            report.warn_of_misaligned(self.table, stacklevel=3)
 
     def update_data(
         self,
@@ -357,10 +376,16 @@ class StoreGate:
                 first = edits.whole(change.table, target, names.names[0])
                 changes.update_rows(change, names, data, target, parse_method_index(index, len(first)))
             self._finish(change, do_compile=do_compile)
+        if do_compile:
+            report.warn_of_misaligned(self.table, stacklevel=3)
 
     def update_selection(self, names: Names, data: Any, phase: str, item: Any) -> None:
         """Replace the rows that ``view[item] = data`` means."""
         with self._begin("update_data", var_names=_plain(names.names), phase=phase) as change:
+            if is_everything(item):  # as update_data: a variable that is not there is added
+                changes.replace_all(change, names, data, phase)
+                self._finish(change, do_compile=True)
+                return
             rows = len(edits.whole(change.table, phase, names.names[0]))
             selection = parse_item(item, rows)
             if selection == RowRange(0, rows):
@@ -586,7 +611,10 @@ class StoreGate:
                 if names:
                     arrays = rewrite(change, {name: table[one][name] for name in names}, self.capacity)
                     compiled = table.compiled
-                    new = [rows_of(name, array) for name, array in arrays.items()]
+                    new = [
+                        replace(rows_of(name, array), history=table[one][name].history)
+                        for name, array in arrays.items()
+                    ]
                     change.edit(edits.put(one, new, compiled=compiled), reads=[(one, name) for name in names])
 
     # Versions
@@ -772,6 +800,11 @@ class StoreGate:
         ------
         ShapeError
             The numbers of rows differ; they are listed (a ValueError).
+
+        Warns
+        -----
+        AlignmentWarning
+            Variables of a phase were shuffled differently when they were added.
         """
         repository = self.repository()
         if reset or not repository.table.compiled:
@@ -782,6 +815,7 @@ class StoreGate:
                     if reset:
                         change.edit(edits.with_active)
                     self._finish(change, do_compile=True)
+        report.warn_of_misaligned(self.table, stacklevel=3)
         if show_info:
             self.show_info()
 
@@ -801,11 +835,43 @@ class StoreGate:
         return iter(View(self))
 
     @staticmethod
-    def _view_to_list(var_names: Any, data: Any) -> Any:
-        """Return data as the list that a list of names takes; for programs of the predecessor."""
-        if isinstance(var_names, list) and isinstance(data, np.ndarray):
-            return [data[:, at] for at in range(len(var_names))]
-        return data
+    def _view_to_list(var_names: Any, data: Any) -> tuple[Any, list[Any]]:
+        """Return names, and a column for each; multiml's own tasks call this.
+
+        Parameters
+        ----------
+        var_names : str, tuple or list of str
+            M names.
+        data : array-like
+            For a string the variable's rows, as they are; else rows of M items.
+
+        Returns
+        -------
+        names : list or tuple of str
+            As they came; a string in a list.
+        columns : list
+            Of M arrays.
+
+        Raises
+        ------
+        ValueError
+            Rows of another width, or names of another type.
+
+        Examples
+        --------
+        >>> StoreGate._view_to_list(("x", "y"), [[1, 2], [3, 4]])
+        (('x', 'y'), [array([1, 3]), array([2, 4])])
+        """
+        if isinstance(var_names, str):
+            return [var_names], [data]
+        if not isinstance(var_names, (tuple, list)) or not all(isinstance(name, str) for name in var_names):
+            raise ValueError(f"var_names is a string, or a tuple or list of strings; found {var_names!r}")
+        rows = np.asarray(data)
+        if rows.ndim < 2 or rows.shape[1] != len(var_names):
+            raise ValueError(
+                f"{len(var_names)} names take rows of {len(var_names)} items, found data of shape {rows.shape}"
+            )
+        return var_names, [rows[:, at] for at in range(len(var_names))]
 
 
 def _plain(value: Any) -> Any:

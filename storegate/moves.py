@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from storegate import edits
@@ -68,7 +69,9 @@ def move(
             else:
                 columns = _called(callback, names, variables, limits)
             arrays = _store(change, target, columns, limits)
-            new = [rows_of(name, array) for name, array in arrays.items()]
+            histories = {variable.history for variable in variables}
+            history = histories.pop() if len(histories) == 1 else ()
+            new = [replace(rows_of(name, array), history=history) for name, array in arrays.items()]
             change.edit(edits.put(at, new))
         change.edit(_compiled_if_even)
     if isinstance(source, MemoryRepository):

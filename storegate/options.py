@@ -15,7 +15,8 @@ from storegate_engine.settings import memory_limit_nbytes
 
 __all__ = ["BACKENDS", "Options", "parse_backend", "parse_compressor"]
 
-Mode: TypeAlias = Literal["a", "r", "w"]
+Mode: TypeAlias = Literal["a", "r", "r+", "w", "w-", "x"]
+MODES: tuple[Mode, ...] = ("a", "r", "r+", "w", "w-", "x")
 Durability: TypeAlias = Literal["process", "power"]
 BACKENDS = ("numpy", "zarr", "hybrid")
 _KEYS = ("output_dir", "chunk", "compressor", "mode", "storage_options", "budget", "copy", "durability")
@@ -40,7 +41,8 @@ class Options:
     compressor: Compressor = DEFAULT_COMPRESSOR
     """How chunks are compressed."""
     mode: Mode = "a"
-    """``a`` opens or creates, ``r`` only reads, ``w`` starts empty."""
+    """``a`` opens or creates, ``r`` only reads, ``r+`` opens what is there, ``w-`` or ``x`` makes what is not, ``w``
+    starts empty."""
     storage_options: Mapping[str, Any] | None = None
     """What a URL's storage library needs."""
     budget: int | str | None = None
@@ -75,8 +77,8 @@ class Options:
         chunk = given.get("chunk")
         if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
             raise ValueError(f"backend_args chunk is a positive number of rows, found {chunk!r}")
-        if given.setdefault("mode", "a") not in ("a", "r", "w"):
-            raise ValueError(f"backend_args mode is 'a', 'r' or 'w', found {given['mode']!r}")
+        if given.setdefault("mode", "a") not in MODES:
+            raise ValueError(f"backend_args mode is one of {', '.join(map(repr, MODES))}, found {given['mode']!r}")
         if given.setdefault("durability", "process") not in ("process", "power"):
             raise ValueError(f"backend_args durability is 'process' or 'power', found {given['durability']!r}")
         given["compressor"] = parse_compressor(given.get("compressor"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import xarray as xr
 
 from storegate.phases import ALL, PHASES
 from storegate_engine.budget import format_nbytes
-from storegate_engine.errors import printable
+from storegate_engine.errors import AlignmentWarning, printable
 from storegate_engine.lazy import plans_of
 from storegate_engine.orders import Range
 from storegate_engine.repository import Repository
@@ -24,6 +25,25 @@ __all__ = ["aligned", "explain", "gate_html", "gate_text", "table_text", "view_h
 
 HEADER = ("phase", "backend", "var_names", "dtype", "total events", "var_shape")
 DETAILS = ("phase", "rows", "share", "variable", "dtype", "shape", "bytes", "tier", "pending")
+
+
+def warn_of_misaligned(table: Table, *, stacklevel: int) -> None:
+    """Warn where variables of a phase were shuffled differently when they were added."""
+    for phase, groups in table.misaligned().items():
+        listed = "; ".join(f"{', '.join(names)}: {_dealt(table[phase][names[0]])}" for names in groups)
+        warnings.warn(
+            f"the rows of variables in phase {phase!r} may not belong together: they were added in different orders "
+            f"({listed}); add variables of the same samples in one call, or with the same shuffle= and split",
+            AlignmentWarning,
+            stacklevel=stacklevel,
+        )
+
+
+def _dealt(variable: Variable) -> str:
+    parts = [
+        f"rows {dealt.lo}..{dealt.hi} of {dealt.n_rows} shuffled with seed {dealt.seed}" for dealt in variable.history
+    ]
+    return " and ".join(parts) or "as they came"
 
 
 def table_text(repository: Repository, data_id: str | None) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from storegate_engine.indexes import ArrayIndex, MaskIndex, RangeIndex, RowIndex, spans
 from storegate_engine.natives import as_native
 
-__all__ = ["OneRow", "RowRange", "Rows", "Selection", "n_selected", "parse_item", "parse_method_index"]
+__all__ = ["OneRow", "RowRange", "Rows", "Selection", "is_everything", "n_selected", "parse_item", "parse_method_index"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -55,8 +55,9 @@ def n_selected(selection: Selection) -> int:
 def parse_method_index(index: Any, n_rows: int) -> Selection:
     """Return what ``get_data(index=…)`` and ``update_data(index=…)`` mean.
 
-    An int is one row, -1 everything, other negative ints count from the end; a tuple ``(a, b)`` is a range;
-    slices, lists, arrays and tensors pick rows; a boolean mask selects.
+    An int is one row, -1 everything, other negative ints count from the end; a tuple ``(a, b)`` is a range that stops
+    at the end as a slice does, and ``(a, None)`` the rest; slices, lists, arrays and tensors pick rows; a boolean mask
+    selects.
 
     Raises
     ------
@@ -65,21 +66,31 @@ def parse_method_index(index: Any, n_rows: int) -> Selection:
 
     Examples
     --------
-    >>> parse_method_index(-1, 5), parse_method_index((1, 3), 5)
-    (RowRange(start=0, stop=5), RowRange(start=1, stop=3))
+    >>> parse_method_index(-1, 5), parse_method_index((1, 3), 5), parse_method_index((4, 99), 5)
+    (RowRange(start=0, stop=5), RowRange(start=1, stop=3), RowRange(start=4, stop=5))
     """
     if index is None:
         return RowRange(0, n_rows)
     if isinstance(index, tuple):
-        if len(index) != 2 or not all(isinstance(at, (int, np.integer)) for at in index):
+        if len(index) != 2 or not all(at is None or _is_int(at) for at in index):
             raise IndexError(f"a tuple index is a range (start, stop), found {index!r}; use a list to pick rows")
-        start, stop = (int(at) + n_rows if at < 0 else int(at) for at in index)
-        if not 0 <= start <= stop <= n_rows:
-            raise IndexError(f"the range {index!r} is not within the {n_rows} rows")
-        return RowRange(start, stop)
-    if isinstance(index, (int, np.integer)) and not isinstance(index, bool) and index == -1:
+        first, last = (None if at is None else int(at) + n_rows * (at < 0) for at in index)
+        if first is not None and last is not None and first > last:
+            raise IndexError(f"the range {index!r} ends before it begins, among {n_rows} rows")
+        start, stop, _ = slice(index[0], index[1]).indices(n_rows)
+        return RowRange(start, max(start, stop))
+    if _is_int(index) and index == -1:
         return RowRange(0, n_rows)
     return parse_item(index, n_rows)
+
+
+def _is_int(item: Any) -> bool:
+    return isinstance(item, (int, np.integer)) and not isinstance(item, bool)
+
+
+def is_everything(item: Any) -> bool:
+    """Return whether ``view[item]`` means all rows, however many there are: ``[:]`` or ``[...]``."""
+    return item is Ellipsis or (isinstance(item, slice) and item in (slice(None), slice(0, None), slice(None, None, 1)))
 
 
 def parse_item(item: Any, n_rows: int) -> Selection:
@@ -92,11 +103,19 @@ def parse_item(item: Any, n_rows: int) -> Selection:
     TypeError
         Something that is no index.
     """
-    if isinstance(item, (int, np.integer)) and not isinstance(item, bool):
+    if _is_int(item):
         row = int(item) + n_rows if item < 0 else int(item)
         if not 0 <= row < n_rows:
             raise IndexError(f"row {int(item)} is out of range: there are {n_rows} rows")
         return OneRow(row)
+    if isinstance(item, tuple):
+        if not item:
+            raise IndexError("an index of a view picks rows, found (); use view[:] for all of them")
+        first, rest = item[0], ", ".join(map(repr, item[1:])) or ":"
+        raise IndexError(
+            f"an index of a view picks rows alone, found {item!r}; index the rows that it gives, as in "
+            f"view[{first!r}][{rest}], or pick several rows with a list, as in view[{list(item)!r}]"
+        )
     if isinstance(item, slice):
         start, stop, step = item.indices(n_rows)
         if step == 1:

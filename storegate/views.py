@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import dask.array as da
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from storegate import edits, report
 from storegate.batches import open_stream
 from storegate.inputs import Names, parse_names
 from storegate.phases import ALL, PHASES, require_compiled
 from storegate.selection import OneRow, RowRange, Rows, Selection, parse_item
-from storegate_engine.errors import PhaseNotFoundError, ShapeError, VariableNotFoundError
+from storegate_engine.errors import PhaseNotFoundError, ShapeError, VariableNotFoundError, near_match
 from storegate_engine.layers import blocks_of
 from storegate_engine.lazy import to_dask
 from storegate_engine.plans import task_nbytes
@@ -87,11 +88,12 @@ def _cut(variable: Variable, selection: Selection) -> Variable:
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class View:
+class View(NDArrayOperatorsMixin):
     """A phase, variables, or variables of a phase of a gate.
 
     Each ``[]`` with a name returns a new view; ``[]`` with an index, once phase and variables are chosen,
-    returns rows. A view is immutable, and sees what the gate sees.
+    returns rows. A view is immutable, and sees what the gate sees. Comparisons and arithmetic are those of `data`, its
+    rows as a dask array: ``x[x == 3]``.
     """
 
     gate: StoreGate
@@ -114,12 +116,35 @@ class View:
         if isinstance(item, str) and item in (*PHASES, ALL):
             return replace(self, phase=item)
         if _are_names(item):
+            self._require_known()
             return replace(self, names=parse_names(item))
         names, phase = self._chosen(item)
         table = self.gate.table
         variables = [edits.whole(table, phase, name) for name in names.names]
         selections = [parse_item(item, len(variable)) for variable in variables]
         return read(names, variables, selections, self.gate.budget_nbytes)
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> Any:
+        """Compare the rows, lazily; a view without rows of one array is equal to itself alone."""
+        return NDArrayOperatorsMixin.__eq__(self, other) if self._is_array else self is other
+
+    def __ne__(self, other: object) -> Any:
+        """Compare the rows, lazily."""
+        return NDArrayOperatorsMixin.__ne__(self, other) if self._is_array else self is not other
+
+    @property
+    def _is_array(self) -> bool:
+        """Whether the view stands for the rows of one array."""
+        return self.phase is not None and self.names is not None and self.names.form != "each"
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        """Apply a function of numpy to the rows, lazily."""
+        if any(isinstance(given, View) and not given._is_array for given in inputs) or "out" in options:
+            return NotImplemented
+        lazy = [given.data if isinstance(given, View) else given for given in inputs]
+        return getattr(ufunc, method)(*lazy, **options)
 
     def __setitem__(self, item: Any, data: Any) -> None:
         """Replace rows: ``gate[phase][var_names][index] = data``."""
@@ -132,10 +157,21 @@ class View:
             raise PhaseNotFoundError("deletion needs a phase and names: del gate['train']['x']")
         self.gate.delete_data(item, self.phase)
 
+    def _require_known(self) -> None:
+        """Refuse a name that was taken for a variable, where it is none: most often it is a phase, misspelled."""
+        known = dict.fromkeys(name for phase in PHASES for name in self.gate.table[phase])
+        for name in self.names.names if self.names is not None else ():
+            if name not in known:
+                raise PhaseNotFoundError(
+                    f"there is no phase or variable {name!r}{near_match(name, (*PHASES, ALL, *known))} "
+                    f"(phases: {', '.join((*PHASES, ALL))}; variables: {', '.join(sorted(known)) or 'none'})"
+                )
+
     def _chosen(self, item: Any) -> tuple[Names, str]:
         if self.names is None:
             raise VariableNotFoundError(f"the index {item!r} needs variables: gate[phase][var_names][index]")
         if self.phase is None:
+            self._require_known()
             raise PhaseNotFoundError(f"the index {item!r} needs a phase: gate[phase][var_names][index]")
         return self.names, self.phase
 

@@ -88,7 +88,9 @@ class TestShapes:
         assert gate.get_data("x", index=-2) == 4
         assert gate["train"]["x"][-1] == 5
 
-    @pytest.mark.parametrize("index", [6, -7, (0, 7), (4, 2), [0, 6], np.zeros(5, bool), [0.5], [[0]]])
+    @pytest.mark.parametrize(
+        "index", [6, -7, (4, 2), (1.0, 2), (1, 2, 3), (True, 3), [0, 6], np.zeros(5, bool), [0.5], [[0]]]
+    )
     def test_rows_that_are_not_there(self, gate, index):
         gate.add_data("x", np.arange(6))
         with pytest.raises(IndexError):
@@ -498,7 +500,7 @@ class TestOther:
         with pytest.raises(TypeError, match="did you mean 'output_dir'"):
             StoreGate("zarr", {"output_dirr": tmp_path})
         with pytest.raises(ValueError, match="mode"):
-            StoreGate("zarr", {"mode": "x"})
+            StoreGate("zarr", {"mode": "rw"})
         with pytest.raises(ValueError, match="chunk"):
             StoreGate("zarr", {"chunk": 0})
         with pytest.raises(ValueError, match="zarr v3"):
@@ -518,7 +520,24 @@ class TestOther:
 
     def test_view_to_list_is_kept(self):
         data = np.arange(6).reshape(3, 2)
-        assert [part.tolist() for part in StoreGate._view_to_list(["a", "b"], data)] == [[0, 2, 4], [1, 3, 5]]
+        for names in (["a", "b"], ("a", "b")):
+            for given in (data, data.tolist()):
+                found, columns = StoreGate._view_to_list(names, given)
+                assert found == names
+                assert type(found) is type(names)
+                assert [column.tolist() for column in columns] == [[0, 2, 4], [1, 3, 5]]
+        names, (column,) = StoreGate._view_to_list("a", data)
+        assert names == ["a"]
+        assert column is data
+        for bad_names, bad_data in (
+            (["a"], data),
+            (["a", "b"], [1, 2]),
+            ({"a", "b"}, data),
+            (["a", 1], data),
+            (3, data),
+        ):
+            with pytest.raises(ValueError, match="names"):
+                StoreGate._view_to_list(bad_names, bad_data)
 
     def test_errors_are_public(self):
         assert issubclass(errors.PhaseNotFoundError, ValueError)

@@ -9,7 +9,8 @@
     ├── VariableExistsError (ValueError)
     ├── VersionNotFoundError (ValueError)         a version that was never committed
     ├── BackendNotFoundError (ValueError, NotImplementedError)
-    ├── DataIdError (ValueError)                  no data_id, or an unknown one
+    ├── DataIdError (ValueError)                  no data_id
+    │   └── DataIdNotFoundError (KeyError)        an unknown one, in a store that is only read
     ├── NotCompiledError (ValueError)             a call that needs ``compile()`` first
     ├── ShapeError (ValueError)                   rows or sample shapes that do not fit
     ├── LabelError (ValueError)                   a label outside of its classes
@@ -25,9 +26,13 @@
         ├── WriteError (OSError)              data that cannot be written: a full disk, no permission
         ├── SpillError (OSError)              spill that cannot be written: a full disk, no permission
         ├── NotAStoreError (OSError)              a directory that holds something else
+        │   └── StoreNotFoundError (FileNotFoundError)
+        ├── StoreExistsError (FileExistsError)    a store where a new one was asked for
         ├── CorruptStoreError (OSError)           bytes that are missing or not what was written
         │   └── CorruptIndexError (IndexError)    an index of rows that are not there
         └── SnapshotExpired (OSError)             a version that vacuum removed
+
+    AlignmentWarning (UserWarning)                variables of a phase whose rows may not belong together
 """
 
 from __future__ import annotations
@@ -37,11 +42,13 @@ import reprlib
 from collections.abc import Iterable
 
 __all__ = [
+    "AlignmentWarning",
     "BackendNotFoundError",
     "ConflictError",
     "CorruptIndexError",
     "CorruptStoreError",
     "DataIdError",
+    "DataIdNotFoundError",
     "DtypeError",
     "InvalidNameError",
     "LabelError",
@@ -56,7 +63,9 @@ __all__ = [
     "SnapshotExpired",
     "SpillError",
     "StoreError",
+    "StoreExistsError",
     "StoreGateError",
+    "StoreNotFoundError",
     "StreamStateError",
     "TransactionError",
     "VariableExistsError",
@@ -145,6 +154,10 @@ class LabelError(StoreGateError, ValueError):
         return LabelError(self.reason, row=row, label=self.label, variable=variable or self.variable)
 
 
+class DataIdNotFoundError(DataIdError, KeyError):
+    """A data_id that is not there, in a store that can only be read."""
+
+
 class DtypeError(StoreGateError, TypeError):
     """Data of a kind that cannot be stored without pickle."""
 
@@ -193,6 +206,14 @@ class NotAStoreError(StoreError):
     """The directory holds something that is not a store of ours."""
 
 
+class StoreNotFoundError(NotAStoreError, FileNotFoundError):
+    """There is no store, and the mode asks for one."""
+
+
+class StoreExistsError(StoreError, FileExistsError):
+    """There is a store, and the mode asks for a new one."""
+
+
 class CorruptStoreError(StoreError):
     """Stored bytes are missing, or are not what was written."""
 
@@ -203,6 +224,10 @@ class CorruptIndexError(CorruptStoreError, IndexError):
 
 class SnapshotExpired(StoreError):
     """The pinned version was removed by ``vacuum``."""
+
+
+class AlignmentWarning(UserWarning):
+    """Variables of one phase were shuffled differently when they were added: their rows may not belong together."""
 
 
 def near_match(name: str, known: Iterable[str]) -> str:

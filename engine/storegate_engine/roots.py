@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import uuid
 from dataclasses import dataclass
 from typing import Literal
 
 from storegate_engine import documents
 from storegate_engine.contents import MARKER, is_marker, strangers
-from storegate_engine.errors import CorruptStoreError, NotAStoreError, StoreError, StoreGateError
+from storegate_engine.errors import (
+    CorruptStoreError,
+    NotAStoreError,
+    StoreError,
+    StoreExistsError,
+    StoreGateError,
+    StoreNotFoundError,
+)
 from storegate_engine.locations import Location, writing
 from storegate_engine.manifests import FORMAT_VERSION
 from storegate_engine.names import validate_name
@@ -45,13 +53,17 @@ class Root:
     chunk_rows: int | None = None
     durable: bool = False
 
-    def open(self, mode: Literal["a", "r", "w"]) -> None:
+    def open(self, mode: Literal["a", "r", "r+", "w", "w-", "x"]) -> None:
         """Check what lies there; create the root, or clear it for ``mode="w"``.
 
         Raises
         ------
+        StoreNotFoundError
+            Nothing is there (``"r"``, ``"r+"``).
+        StoreExistsError
+            A store is there (``"w-"``, ``"x"``).
         NotAStoreError
-            Nothing to read (``"r"``), something that is not a store of ours, or, for ``"w"``, a store beside which
+            Something that is not a store of ours, or, for ``"w"``, a store beside which
             anything else lies: nothing was removed.
         """
         marker = self.location.read(MARKER, max_nbytes=documents.MAX_NBYTES)
@@ -60,25 +72,36 @@ class Root:
             marker = self.location.read(MARKER)
         if marker is not None:
             _check_marker(marker, self.location)
+            if mode in ("w-", "x"):
+                raise self._exists(mode)
             if mode == "w":
                 self._require_ours()
                 for child in self.location.children():
                     if child != MARKER:  # a process that opens the root meanwhile, or after a kill, finds a store
                         self.location.delete(child)
-        elif mode == "r":
-            raise NotAStoreError(f"there is no store at {self.location} to read")
+        elif mode in ("r", "r+"):
+            raise StoreNotFoundError(f"there is no store at {self.location} to open with mode={mode!r}")
         elif found:
             raise NotAStoreError(
                 f"{self.location} holds something that is not a store ({', '.join(sorted(found)[:3])}); "
                 "nothing was changed, choose an empty or new directory"
             )
         else:
-            document = {"format": "storegate", "format_version": FORMAT_VERSION}
+            # whose it is tells two that make a store at the same time who was first
+            document = {"format": "storegate", "format_version": FORMAT_VERSION, "made_by": uuid.uuid4().hex}
             with writing(self.location / MARKER):
                 self.location.write_if_absent(MARKER, json.dumps(document).encode(), sync=self.durable)
+                if mode in ("w-", "x") and self.location.read(MARKER) != json.dumps(document).encode():
+                    raise self._exists(mode)  # another process made it after our look
         if self.durable and mode != "r":  # it may be that of a process that did not sync, and so may what leads to it
             with writing(self.location / MARKER):
                 self.location.sync_way(MARKER)
+
+    def _exists(self, mode: str) -> StoreExistsError:
+        return StoreExistsError(
+            f"there is a store at {self.location} already, and mode={mode!r} makes a new one; open it with mode='a' or "
+            "'r+', or choose another directory"
+        )
 
     def _is_marker(self, name: str) -> bool:
         entry = self.location.entry(name)

@@ -21,7 +21,7 @@ from storegate_engine.locations import Location
 from storegate_engine.names import validate_name
 from storegate_engine.orders import Concat, Permute, RowOrder, Slice, Take
 from storegate_engine.pieces import Piece
-from storegate_engine.table import PHASES, Table, Variable
+from storegate_engine.table import PHASES, Dealt, Table, Variable
 from storegate_engine.transforms import Transform, fold, transform_from_json
 
 __all__ = [
@@ -86,6 +86,7 @@ def _variable_to_state(
         "row_shape": list(variable.row_shape),
         "pieces": pieces,
         "order": order_json.to_json(variable.order, index_to_json),
+        **({"history": [list(dealt) for dealt in variable.history]} if variable.history else {}),
     }
 
 
@@ -174,6 +175,7 @@ def _variable_from_state(document: Any, arrays: list[StoredArray | ConstantArray
         tuple(document["row_shape"]),
         tuple(pieces),
         order_json.from_json(document["order"], lambda item: _index_from_state(item, segments)),
+        tuple(map(_dealt_from_state, document.get("history", []))),
     )
     lowest, highest = variable.order.bounds
     if len(variable) and not 0 <= lowest <= highest <= variable.offsets[-1]:
@@ -182,6 +184,12 @@ def _variable_from_state(document: Any, arrays: list[StoredArray | ConstantArray
         if piece.dtype != variable.dtype or piece.row_shape != variable.row_shape:
             raise CorruptStoreError(f"a piece of variable {variable.name!r} has another dtype or shape")
     return variable
+
+
+def _dealt_from_state(document: Any) -> Dealt:
+    if not isinstance(document, list) or any(type(n) is not int or n < 0 for n in document):
+        raise CorruptStoreError(f"rows that were shuffled are {shown(document)}, and not integers")
+    return Dealt(*document)
 
 
 def key_of(variable: Variable) -> str:

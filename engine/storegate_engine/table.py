@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -39,7 +39,7 @@ from storegate_engine.pieces import Piece
 from storegate_engine.shards import RowSpan
 from storegate_engine.transforms import Cast, Transform, apply_all, fold
 
-__all__ = ["PHASES", "Phase", "Table", "Variable", "rows_of"]
+__all__ = ["PHASES", "Dealt", "Phase", "Table", "Variable", "rows_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -49,6 +49,21 @@ TABLE_LEAST_NBYTES = 2**19
 """As much as this they get of any limit: shorter files are not worth their opening."""
 PHASES = ("train", "valid", "test")
 """The phases of a table, in the order in which they are concatenated."""
+
+
+class Dealt(NamedTuple):
+    """Rows that were shuffled when they were added, and dealt to phases."""
+
+    first: int
+    """The first of them, among the rows of the phase."""
+    n_rows: int
+    """Rows that were shuffled together."""
+    seed: int
+    """By which seed."""
+    lo: int
+    """The first of the shuffled rows that the phase got."""
+    hi: int
+    """The one after the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +80,8 @@ class Variable:
     """The stored rows, end to end."""
     order: RowOrder
     """Logical row -> stored row."""
+    history: tuple[Dealt, ...] = ()
+    """How the rows that were added shuffled had been, for telling which variables belong together."""
     offsets: tuple[int, ...] = field(init=False, repr=False, compare=False)
     """Where each piece starts among the stored rows, and where the last one ends."""
 
@@ -257,7 +274,9 @@ class Variable:
             The rows have another shape.
         """
         self.require_row_shape(new.row_shape)
-        return self.joined(new, lambda old, order: orders.concat(old, order))
+        joined = self.joined(new, lambda old, order: orders.concat(old, order))
+        dealt = tuple(part._replace(first=len(self) + part.first) for part in new.history)
+        return replace(joined, history=(*self.history, *dealt))
 
     def replaced(self, lo: int, hi: int, new: Variable) -> Variable:
         """Return the variable with logical rows ``lo..hi`` taken from ``new``, which has ``hi - lo`` rows."""
@@ -293,7 +312,8 @@ def rows_of(name: str, array: RowArray, lo: int = 0, hi: int | None = None, *, s
         return Variable(name, array.dtype, array.row_shape, (piece,), Range(0, stop - lo))
     piece = Piece(array, 0, array.n_rows)
     order = orders.cut(orders.permute(Range(0, array.n_rows), seed), lo, stop)
-    return Variable(name, array.dtype, array.row_shape, (piece,), order)
+    history = (Dealt(0, array.n_rows, seed, lo, stop),)
+    return Variable(name, array.dtype, array.row_shape, (piece,), order, history)
 
 
 Phase: TypeAlias = Mapping[str, Variable]
@@ -384,6 +404,17 @@ class Table:
     def sizes(self) -> dict[str, int]:
         """Return the rows of every phase."""
         return {phase: self.rows(phase) for phase in PHASES}
+
+    def misaligned(self) -> dict[str, list[list[str]]]:
+        """Return, for each phase in which they differ, the names of variables by how their rows had been shuffled."""
+        found: dict[str, list[list[str]]] = {}
+        for phase, variables in self.phases.items():
+            groups: dict[tuple[Dealt, ...], list[str]] = {}
+            for name, variable in variables.items():
+                groups.setdefault(variable.history, []).append(name)
+            if len(groups) > 1:
+                found[phase] = list(groups.values())
+        return found
 
     def with_compiled(self) -> Table:
         """Return the table, compiled.
