@@ -11,10 +11,10 @@ from storegate_engine import documents
 from storegate_engine.contents import MARKER, is_marker, strangers
 from storegate_engine.errors import (
     CorruptStoreError,
+    InvalidNameError,
     NotAStoreError,
     StoreError,
     StoreExistsError,
-    StoreGateError,
     StoreNotFoundError,
 )
 from storegate_engine.locations import Location, writing
@@ -123,9 +123,9 @@ class Root:
     def _has_table(self, name: str) -> bool:
         try:
             validate_name(name, "data_id")
-        except StoreGateError:
+            return bool((self.location / name).children("manifests"))
+        except (InvalidNameError, CorruptStoreError):  # a link that leads elsewhere is no table of ours
             return False
-        return bool((self.location / name).children("manifests"))
 
     def repository(self, data_id: str, version: int | None = None) -> StoredRepository:
         """Return the repository of one data_id, which need not exist yet; or one version of it, as it was."""
