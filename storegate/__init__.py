@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from storegate.gate import StoreGate
+    from storegate.iterators import samples
     from storegate.report import explain
     from storegate_engine import errors
 
-__all__ = ["StoreGate", "__version__", "errors", "explain"]
+__all__ = ["StoreGate", "__version__", "errors", "explain", "samples"]
 
 __version__ = "0.1.0"
 
@@ -26,6 +27,8 @@ def __getattr__(name: str) -> object:
         value = import_module("storegate.gate").StoreGate
     elif name == "explain":
         value = import_module("storegate.report").explain
+    elif name == "samples":
+        value = import_module("storegate.iterators").samples
     elif name == "errors":
         value = import_module("storegate_engine.errors")
     else:

@@ -2,23 +2,74 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from storegate import edits
 from storegate.inputs import Names, one_row_columns, parse_columns, require_equal_rows
-from storegate.phases import ALL, Target
-from storegate.selection import OneRow, Selection
+from storegate.iterators import hint_of_samples
+from storegate.phases import ALL, Split, Target
+from storegate.selection import OneRow, Selection, n_selected
 from storegate_engine.conversions import appended_dtype, require_combinable
+from storegate_engine.errors import ShapeError
 from storegate_engine.repository import Transaction
 from storegate_engine.rewrite import write
-from storegate_engine.table import rows_of
+from storegate_engine.sources import Source
+from storegate_engine.table import Table, rows_of
 
 __all__ = ["add", "replace_all", "update_rows"]
 
 
-def add(change: Transaction, names: Names, data: Any, target: Target, seed: int | None) -> None:
+@contextlib.contextmanager
+def _hinting(change: Transaction, columns: Mapping[str, Source], target: Target) -> Iterator[set[int]]:
+    """Say in an error of shapes where an iterator gave single samples, it seems; yields the expected numbers of rows.
+
+    The caller adds those that it learns on its way. What was edited is looked at before it is committed.
+    """
+    table, phases = change.table, edits.touched_phases(target)
+    rows = {column.n_rows for column in columns.values() if column.n_rows is not None}
+    rows.update(len(variable) for at in phases for name, variable in table[at].items())
+    if isinstance(target, Split) and target.is_counts:
+        rows.add(int(sum(target.shares)))
+    try:
+        yield rows
+        if any(column.n_rows is None for column in columns.values()):
+            _warn_of_samples(columns, change.apply(table), phases)
+    except ShapeError as err:
+        shapes = {name: table[at][name].row_shape for at in phases for name in columns if name in table[at]}
+        hint = hint_of_samples(columns, rows=rows, row_shapes=shapes)
+        if not hint:
+            raise
+        raise ShapeError(f"{err}{hint}") from err
+
+
+def _warn_of_samples(columns: Mapping[str, Source], new: Table, phases: Sequence[str]) -> None:
+    """Warn where an iterator gave as many blocks as the other variables of its phase have rows, unlike its own."""
+    for at in phases:
+        table = new[at]
+        others = {len(variable) for name, variable in table.items() if name not in columns}
+        wrong = {name: column for name, column in columns.items() if name in table and len(table[name]) not in others}
+        if hint := hint_of_samples(wrong, rows=others):
+            warnings.warn(f"phase {at!r} cannot be compiled{hint}", UserWarning, stacklevel=6)
+            return
+
+
+def add(
+    change: Transaction, names: Names, data: Any, target: Target, seed: int | None, *, do_compile: bool = False
+) -> None:
     """Put rows behind those that the variables have; everything is checked before the first row is written."""
     columns = parse_columns(names, data)
+    with _hinting(change, columns, target) as expected:
+        _append(change, columns, target, seed, expected)
+        if do_compile:
+            change.edit(Table.with_compiled)
+
+
+def _append(
+    change: Transaction, columns: Mapping[str, Source], target: Target, seed: int | None, expected: set[int]
+) -> None:
     table = change.table
     sizes = table.sizes() if target == ALL else None
     known = [column.n_rows for column in columns.values() if column.n_rows is not None]
@@ -29,6 +80,7 @@ def add(change: Transaction, names: Names, data: Any, target: Target, seed: int 
                 table[at][name].require_row_shape(column.row_shape)
                 require_combinable(name, table[at][name].dtype, column.dtype)
     arrays = write(change, columns)
+    expected.update(array.n_rows for array in arrays.values())
     require_equal_rows({name: array.n_rows for name, array in arrays.items()})
     new = edits.new_rows(table, target, arrays, seed)
     widened = []
@@ -43,18 +95,22 @@ def add(change: Transaction, names: Names, data: Any, target: Target, seed: int 
     change.edit(edits.appended(new, table, sizes=sizes), reads=widened, touches=touched)
 
 
-def replace_all(change: Transaction, names: Names, data: Any, target: Target) -> None:
+def replace_all(change: Transaction, names: Names, data: Any, target: Target, *, do_compile: bool = False) -> None:
     """Replace whole variables by as many rows; dtype and sample shape may change."""
     columns = parse_columns(names, data)
-    known = [column.n_rows for column in columns.values() if column.n_rows is not None]
-    if known:
-        for at, (lo, hi) in edits.spread(change.table, target, known[0]).items():
-            for name in columns:
-                edits.require_rows(change.table, at, name, hi - lo)
-    arrays = write(change, columns)
-    require_equal_rows({name: array.n_rows for name, array in arrays.items()})
-    new = edits.new_rows(change.table, target, arrays)
-    change.edit(edits.replaced(new), reads=[(at, rows.name) for at in new for rows in new[at]])
+    with _hinting(change, columns, target) as expected:
+        known = [column.n_rows for column in columns.values() if column.n_rows is not None]
+        if known:
+            for at, (lo, hi) in edits.spread(change.table, target, known[0]).items():
+                for name in columns:
+                    edits.require_rows(change.table, at, name, hi - lo)
+        arrays = write(change, columns)
+        expected.update(array.n_rows for array in arrays.values())
+        require_equal_rows({name: array.n_rows for name, array in arrays.items()})
+        new = edits.new_rows(change.table, target, arrays)
+        change.edit(edits.replaced(new), reads=[(at, rows.name) for at in new for rows in new[at]])
+        if do_compile:
+            change.edit(Table.with_compiled)
 
 
 def update_rows(change: Transaction, names: Names, data: Any, phase: str, selection: Selection) -> None:
@@ -65,16 +121,18 @@ def update_rows(change: Transaction, names: Names, data: Any, phase: str, select
         columns = one_row_columns(names, data, {name: old.row_shape for name, old in olds.items()})
     else:
         columns = parse_columns(names, data)
-    for name, column in columns.items():
-        olds[name].require_row_shape(column.row_shape)
-        require_combinable(name, olds[name].dtype, column.dtype)
-        if column.n_rows is not None:
-            edits.require_selected(name, selection, column.n_rows)
-    arrays = write(change, columns)
-    for at, first in edits.firsts_of(table, phase).items():
-        for name, array in arrays.items():
-            old = table.variable(at, name)
-            new = edits.updated(old, selection, rows_of(name, array), change.store_index, first=first)
-            if new is old:
-                continue
-            change.edit(edits.put(at, [new]), reads=[(at, name)], touches=[(at, name)])
+    with _hinting(change, columns, phase) as expected:
+        expected.add(n_selected(selection))
+        for name, column in columns.items():
+            olds[name].require_row_shape(column.row_shape)
+            require_combinable(name, olds[name].dtype, column.dtype)
+            if column.n_rows is not None:
+                edits.require_selected(name, selection, column.n_rows)
+        arrays = write(change, columns)
+        for at, first in edits.firsts_of(table, phase).items():
+            for name, array in arrays.items():
+                old = table.variable(at, name)
+                new = edits.updated(old, selection, rows_of(name, array), change.store_index, first=first)
+                if new is old:
+                    continue
+                change.edit(edits.put(at, [new]), reads=[(at, name)], touches=[(at, name)])

@@ -306,7 +306,8 @@ class StoreGate:
             One variable; several, with data stacked on axis 1; or several with an array each.
         data : array-like, lazy array or iterator of ndarrays
             Shape ``(N, *k)`` for a string, ``(N, M, *k)`` for a tuple, a list of ``(N, *k)`` for a list. Dask,
-            zarr and h5py arrays, memmaps, xarray variables and iterators are streamed, never loaded whole.
+            zarr and h5py arrays, memmaps, xarray variables and iterators are streamed, never loaded whole. An iterator
+            gives blocks of rows; for single samples pass ``storegate.samples(iterator)``.
         phase : str or tuple of three numbers
             ``train``, ``valid``, ``test``; ``all`` (split by the compiled sizes); or a split, as fractions
             that sum to 1 or as counts that sum to N.
@@ -331,8 +332,7 @@ class StoreGate:
         target = parse_phase(phase)
         seed = parse_seed(shuffle)
         with self._begin("add_data", var_names=_plain(var_names), phase=_plain(phase), shuffle=seed) as change:
-            changes.add(change, names, data, target, seed)
-            self._finish(change, do_compile=do_compile)
+            changes.add(change, names, data, target, seed, do_compile=bool(do_compile))
         if do_compile:
             report.warn_of_misaligned(self.table, stacklevel=3)
 
@@ -369,13 +369,13 @@ class StoreGate:
         everything = index is None or (isinstance(index, (int, np.integer)) and index == -1)
         with self._begin("update_data", var_names=_plain(var_names), phase=_plain(phase)) as change:
             if everything:
-                changes.replace_all(change, names, data, target)
+                changes.replace_all(change, names, data, target, do_compile=bool(do_compile))
             elif isinstance(target, Split):
                 raise ShapeError("a split replaces whole variables; give index=-1, or one phase or all")
             else:
                 first = edits.whole(change.table, target, names.names[0])
                 changes.update_rows(change, names, data, target, parse_method_index(index, len(first)))
-            self._finish(change, do_compile=do_compile)
+                self._finish(change, do_compile=do_compile)
         if do_compile:
             report.warn_of_misaligned(self.table, stacklevel=3)
 
@@ -383,16 +383,15 @@ class StoreGate:
         """Replace the rows that ``view[item] = data`` means."""
         with self._begin("update_data", var_names=_plain(names.names), phase=phase) as change:
             if is_everything(item):  # as update_data: a variable that is not there is added
-                changes.replace_all(change, names, data, phase)
-                self._finish(change, do_compile=True)
+                changes.replace_all(change, names, data, phase, do_compile=True)
                 return
             rows = len(edits.whole(change.table, phase, names.names[0]))
             selection = parse_item(item, rows)
             if selection == RowRange(0, rows):
-                changes.replace_all(change, names, data, phase)
+                changes.replace_all(change, names, data, phase, do_compile=True)
             else:
                 changes.update_rows(change, names, data, phase, selection)
-            self._finish(change, do_compile=True)
+                self._finish(change, do_compile=True)
 
     def delete_data(self, var_names: Any, phase: Any = "train", do_compile: bool = True) -> None:
         """Delete variables; missing ones are passed over in silence.

@@ -13,7 +13,7 @@ from storegate_engine.errors import DtypeError, ShapeError
 from storegate_engine.names import validate_name
 from storegate_engine.natives import as_native, is_foreign
 from storegate_engine.permutations import as_int
-from storegate_engine.sources import ArraySource, ColumnSource, Source, VariableSource, as_source
+from storegate_engine.sources import ArraySource, ColumnSource, Source, StreamSource, VariableSource, as_source
 from storegate_engine.states import is_stored
 from storegate_engine.tiers import active_client
 
@@ -101,9 +101,12 @@ def _source(data: Any, name: str) -> Source:
 def _stacked(names: Names, source: Source) -> dict[str, Source]:
     found = source.row_shape[0] if source.row_shape else None
     if found != len(names.names):
+        hint = ""
+        if isinstance(source, StreamSource) and source.first.shape[0] == len(names.names):
+            hint = "; if the iterator gives single samples, pass storegate.samples(iterator)"
         raise ShapeError(
             f"a tuple of {len(names.names)} names takes data of shape (N, {len(names.names)}, *k), "
-            f"found rows of shape {source.row_shape}"
+            f"found rows of shape {source.row_shape}{hint}"
         )
     if isinstance(source, ArraySource) and len(names.names) <= FEW_COLUMNS:
         return {name: ArraySource(source.values[:, at]) for at, name in enumerate(names.names)}

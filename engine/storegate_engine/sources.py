@@ -12,7 +12,7 @@ import numpy as np
 
 from storegate_engine.casts import combined, holds
 from storegate_engine.encodings import TEXT, dtype_to_text, is_text
-from storegate_engine.errors import DtypeError, ShapeError, StoreGateError
+from storegate_engine.errors import DtypeError, ShapeError, StoreGateError, shown
 from storegate_engine.indexes import STEP_ROWS, NewIndex, spans
 from storegate_engine.natives import as_native, is_foreign
 from storegate_engine.table import Variable
@@ -23,6 +23,7 @@ __all__ = [
     "IndexSource",
     "SlicedSource",
     "Source",
+    "StreamSource",
     "VariableSource",
     "as_source",
     "blocks_of_group",
@@ -156,12 +157,14 @@ def _chunk_rows(values: Any) -> int | tuple[int, ...]:
     return rows
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class StreamSource:
     """Rows of an iterator of ndarrays; the first block says what they are."""
 
     first: Array
     rest: Iterator[Any]
+    n_blocks: int = 0
+    """Blocks that the iterator gave so far."""
 
     @property
     def n_rows(self) -> None:
@@ -184,6 +187,7 @@ class StreamSource:
         for number, block in enumerate(chain([self.first], self.rest)):
             what = f"block {number} of the iterator"
             rows = _as_declared(as_native(block, what), self, what, "the first block's")
+            self.n_blocks = number + 1
             for start in range(0, len(rows), block_rows):
                 yield rows[start : start + block_rows]
 
@@ -350,7 +354,13 @@ def _as_source(data: Any, name: str) -> Source:
         if first is None:
             raise ShapeError(f"{what}: the iterator yielded no block; an empty array tells dtype and shape")
         # a copy: iterators of other variables may fill the same memory before this one is asked again
-        return StreamSource(_with_rows(np.array(as_native(first, f"{what}, block 0 of the iterator")), name), data)
+        block = np.array(as_native(first, f"{what}, block 0 of the iterator"))
+        if block.ndim < 1:
+            raise DtypeError(
+                f"{what}: an iterator gives blocks of rows, found the scalar {shown(first)}; for single samples pass "
+                "storegate.samples(iterator)"
+            )
+        return StreamSource(block, data)
     if hasattr(data, "to_dask_array"):
         raise DtypeError(f"{what}: a dask dataframe has no known rows; pass data.to_dask_array(lengths=True)")
     if isinstance(getattr(data, "dtype", None), np.dtype) and hasattr(data, "shape") and hasattr(data, "__getitem__"):
