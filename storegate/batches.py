@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from storegate.inputs import Names
-from storegate_engine.errors import ShapeError, VariableNotFoundError
+from storegate_engine.casts import combined
+from storegate_engine.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    DtypeError,
+    ShapeError,
+    VariableNotFoundError,
+    shown,
+)
+from storegate_engine.natives import as_native
 from storegate_engine.permutations import as_int
 from storegate_engine.stream_orders import MAX_KEY, Epochs, Last
 from storegate_engine.streams import Shuffle, Stream, class_weights
 from storegate_engine.table import Variable
 
-__all__ = ["open_stream", "parse_last", "parse_shuffle", "parse_weights"]
+__all__ = ["open_stream", "parse_last", "parse_shuffle", "parse_weights", "require_stackable"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -45,6 +54,8 @@ def open_stream(
     if not wanted:
         raise VariableNotFoundError("there are no variables to make batches of; add data first")
     variables = [variable(name) for name in wanted]
+    if isinstance(names, Names) and names.form == "stack":
+        require_stackable(variables)
     n_rows = len(variables[0])
     return Stream(
         variables,
@@ -71,6 +82,31 @@ def open_stream(
     )
 
 
+def require_stackable(variables: Sequence[Variable]) -> None:
+    """Refuse to stack variables whose rows form no array, before any is read.
+
+    Raises
+    ------
+    ShapeError
+        Their rows have different shapes.
+    DtypeError
+        No dtype leaves the values of all what they are: numbers and text, dates and durations.
+    """
+    first = variables[0]
+    dtype = first.dtype
+    for variable in variables[1:]:
+        remedy = "a list of names gives an array for each"
+        if variable.row_shape != first.row_shape:
+            raise ShapeError(
+                f"variables {first.name!r} and {variable.name!r} cannot be stacked: their rows have the shapes "
+                f"{first.row_shape} and {variable.row_shape}; {remedy}"
+            )
+        try:
+            dtype = combined(dtype, variable.dtype)
+        except DtypeError as err:
+            raise DtypeError(f"variable {variable.name!r} cannot be stacked behind {dtype}: {err}; {remedy}") from err
+
+
 def parse_last(drop_last: Any) -> Last:
     """Return what happens to a last step that is not full.
 
@@ -80,7 +116,7 @@ def parse_last(drop_last: Any) -> Last:
     for value, last in ((False, "split"), ("split", "split"), (True, "drop"), ("pad", "pad")):
         if type(drop_last) is type(value) and drop_last == value:
             return last  # type: ignore[return-value]
-    raise ValueError(f"drop_last is False (or 'split'), True or 'pad', found {drop_last!r}")
+    raise ArgumentError(f"drop_last is False (or 'split'), True or 'pad', found {drop_last!r}")
 
 
 def parse_shuffle(
@@ -95,18 +131,20 @@ def parse_shuffle(
     """Return how rows are ordered; options of another kind of order are a ValueError."""
     if isinstance(shuffle, (bool, np.bool_)):
         kind = "uniform" if shuffle else "none"
-    elif shuffle == "blocks":
+    elif isinstance(shuffle, str) and shuffle == "blocks":
         kind = "blocks"
     else:
-        raise ValueError(f"shuffle is True, 'blocks' or False, found {shuffle!r}; the seed is given with seed=")
+        raise ArgumentError(f"shuffle is True, 'blocks' or False, found {shown(shuffle)}; the seed is given with seed=")
     for_blocks = {"block_rows": block_rows, "buffer_blocks": buffer_blocks, "label": label}
     if kind != "blocks" and (given := [name for name, value in for_blocks.items() if value is not None]):
-        raise ValueError(f"{', '.join(given)} describe a block order; use shuffle='blocks', found shuffle={shuffle!r}")
+        raise ArgumentError(
+            f"{', '.join(given)} describe a block order; use shuffle='blocks', found shuffle={shown(shuffle)}"
+        )
     if kind != "uniform" and weights is not None:
-        raise ValueError(f"weights and balance draw rows anywhere; use shuffle=True, found shuffle={shuffle!r}")
+        raise ArgumentError(f"weights and balance draw rows anywhere; use shuffle=True, found shuffle={shown(shuffle)}")
     number = as_int(seed, "seed")
     if not 0 <= number < MAX_KEY:
-        raise ValueError(f"a seed of batches is 0 .. 2**64 - 1, found {number}")
+        raise ArgumentError(f"a seed of batches is 0 .. 2**64 - 1, found {number}")
     return Shuffle(
         kind,  # type: ignore[arg-type]
         number,
@@ -120,7 +158,7 @@ def parse_shuffle(
 def parse_weights(variable: Callable[[str], Variable], weights: Any, balance: str | None, n_rows: int) -> Array | None:
     """Return the weights of rows: given, of a variable, or such that classes of a label are drawn equally often."""
     if weights is not None and balance is not None:
-        raise ValueError("weights= and balance= exclude each other; multiply the weights, and give these")
+        raise ArgumentError("weights= and balance= exclude each other; multiply the weights, and give these")
     if balance is not None:
         labels = variable(balance)
         return class_weights(labels.read(0, len(labels)))
@@ -129,11 +167,14 @@ def parse_weights(variable: Callable[[str], Variable], weights: Any, balance: st
     if isinstance(weights, str):
         stored = variable(weights)
         weights = stored.read(0, len(stored))
-    values: Array = np.array(weights, dtype=np.float64)
+    given = as_native(weights, "weights=")
+    if given.dtype.kind not in "biuf":
+        raise ArgumentTypeError(f"weights= takes numbers, or a variable of them, found dtype {given.dtype}")
+    values = given.astype(np.float64)
     if values.shape != (n_rows,):
         raise ShapeError(f"weights= takes one weight for each of the {n_rows} rows, found shape {values.shape}")
     if not (np.isfinite(values).all() and (values >= 0).all() and values.any()):
-        raise ValueError("weights are finite and not negative, and one of them is more than 0")
+        raise ArgumentError("weights are finite and not negative, and one of them is more than 0")
     return values
 
 

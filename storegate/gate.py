@@ -19,8 +19,10 @@ import numpy as np
 from storegate import changes, edits, report, versions
 from storegate.inputs import (
     Names,
+    parse_dtype,
     parse_names,
     parse_seed,
+    parse_shape,
     parse_shuffle_seed,
 )
 from storegate.moves import move
@@ -30,13 +32,21 @@ from storegate.selection import RowRange, is_everything, parse_item, parse_metho
 from storegate.versions import DAY, Commit, Records, Verification
 from storegate.views import View, read, read_lazy
 from storegate_engine.arrays import ConstantArray
-from storegate_engine.errors import DataIdError, DataIdNotFoundError, ShapeError, VersionNotFoundError, near_match
+from storegate_engine.errors import (
+    ArgumentError,
+    DataIdError,
+    DataIdNotFoundError,
+    ShapeError,
+    VersionNotFoundError,
+    near_match,
+)
 from storegate_engine.fingerprints import fingerprint, fingerprint_all, known_fingerprints
 from storegate_engine.history import Difference
 from storegate_engine.lazy import to_dataset
 from storegate_engine.locations import parse_location
 from storegate_engine.memory import MemoryRepository
 from storegate_engine.names import validate_name
+from storegate_engine.permutations import as_int
 from storegate_engine.repository import Repository, Transaction
 from storegate_engine.rewrite import rewrite
 from storegate_engine.roots import Root
@@ -109,7 +119,7 @@ class StoreGate:
     ) -> None:
         self._backend = parse_backend(backend)
         self._options = Options.parse(backend_args)
-        self._version = version
+        self._version = None if version is None else as_int(version, "version")
         if version is not None and (backend == "numpy" or self._options.mode == "w"):
             raise VersionNotFoundError(
                 f"version {version}: only what lies in storage has versions, and mode='w' would remove them"
@@ -420,9 +430,10 @@ class StoreGate:
         """
         names = parse_names(var_names, validate=True).names
         target = parse_phase(phase)
-        n_rows, *row_shape = (int(size) for size in shape)
-        array = ConstantArray(edits.storable(np.dtype(dtype), names), tuple(row_shape), n_rows)
-        with self._begin("create_empty", var_names=_plain(var_names), shape=list(shape), phase=_plain(phase)) as change:
+        n_rows, *row_shape = parse_shape(shape)
+        array = ConstantArray(edits.storable(parse_dtype(dtype), names), tuple(row_shape), n_rows)
+        arguments = {"var_names": _plain(var_names), "shape": [n_rows, *row_shape], "phase": _plain(phase)}
+        with self._begin("create_empty", **arguments) as change:
             change.edit(edits.created(target, dict.fromkeys(names, array)))
 
     def _finish(self, change: Transaction, *, do_compile: bool) -> None:
@@ -544,7 +555,7 @@ class StoreGate:
 
     def astype(self, var_names: Any, dtype: Any, phase: str = "train") -> None:
         """Cast variables when they are read, as ``np.ndarray.astype`` does; nothing is rewritten."""
-        self._transform("astype", var_names, Cast(np.dtype(dtype)), phase)
+        self._transform("astype", var_names, Cast(parse_dtype(dtype)), phase)
 
     def onehot(self, var_names: Any, num_classes: int, phase: str = "train") -> None:
         """Encode integer labels as float64 rows of ``np.identity(num_classes)`` when they are read.
@@ -633,9 +644,9 @@ class StoreGate:
         VersionNotFoundError, SnapshotExpired
             There was no such version, or it was vacuumed.
         """
-        repository = self.repository()
-        with self._begin("rollback", version=int(version)) as change:
-            change.edit(lambda table: repository.table_at(version))
+        repository, number = self.repository(), as_int(version, "version")
+        with self._begin("rollback", version=number) as change:
+            change.edit(lambda table: repository.table_at(number))
 
     def diff(self, a: int, b: int) -> Records[Difference]:
         """Return which variables differ between two versions, and in what; prints as a table."""
@@ -711,7 +722,7 @@ class StoreGate:
             warnings.warn(f"set_mode does nothing on the {self._backend} backend", UserWarning, stacklevel=2)
             return
         if mode not in MODES:
-            raise ValueError(f"no mode {mode!r} (modes: {', '.join(MODES)})")
+            raise ArgumentError(f"no mode {mode!r} (modes: {', '.join(MODES)})")
         former, self._mode = self._mode, mode
         if self._data_id is not None:
             try:
@@ -774,7 +785,7 @@ class StoreGate:
         callback: Callable[..., Any] | None,
     ) -> None:
         if self._backend != "hybrid":
-            raise ValueError(f"{operation} needs the hybrid backend; this gate's is {self._backend!r}")
+            raise ArgumentError(f"{operation} needs the hybrid backend; this gate's is {self._backend!r}")
         names = parse_names(var_names)
         renamed = names if output_var_names is None else parse_names(output_var_names, validate=True)
         if len(renamed.names) != len(names.names):
@@ -864,10 +875,10 @@ class StoreGate:
         if isinstance(var_names, str):
             return [var_names], [data]
         if not isinstance(var_names, (tuple, list)) or not all(isinstance(name, str) for name in var_names):
-            raise ValueError(f"var_names is a string, or a tuple or list of strings; found {var_names!r}")
+            raise ArgumentError(f"var_names is a string, or a tuple or list of strings; found {var_names!r}")
         rows = np.asarray(data)
         if rows.ndim < 2 or rows.shape[1] != len(var_names):
-            raise ValueError(
+            raise ArgumentError(
                 f"{len(var_names)} names take rows of {len(var_names)} items, found data of shape {rows.shape}"
             )
         return var_names, [rows[:, at] for at in range(len(var_names))]

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate_engine.dask_arrays import in_full_pass, variable_of
-from storegate_engine.errors import DtypeError, ShapeError
+from storegate_engine.errors import ArgumentTypeError, DtypeError, ShapeError, shown
 from storegate_engine.names import validate_name
 from storegate_engine.natives import as_native, is_foreign
 from storegate_engine.permutations import as_int
@@ -20,12 +20,17 @@ from storegate_engine.tiers import active_client
 FEW_COLUMNS = 16
 """Columns of an array that are read one after the other: with more, rows are read once for all of them."""
 
+MAX_AXES = 64
+"""Axes of an array of numpy."""
+
 __all__ = [
     "Names",
     "one_row_columns",
     "parse_columns",
+    "parse_dtype",
     "parse_names",
     "parse_seed",
+    "parse_shape",
     "parse_shuffle_seed",
     "require_equal_rows",
 ]
@@ -195,3 +200,41 @@ def parse_shuffle_seed(seed: Any) -> int:
     if not 0 <= number < 2**32:
         raise ShapeError(f"a seed lies between 0 and 2**32 - 1, found {number}")
     return number
+
+
+def parse_shape(shape: Any) -> tuple[int, ...]:
+    """Return the sizes of ``(N, *k)``, or of ``N`` alone.
+
+    Raises
+    ------
+    ArgumentTypeError
+        Neither integers nor a sequence of them (a TypeError).
+    ShapeError
+        No axis, too many of them, or a size that is negative or beyond 2**63 - 1 (a ValueError).
+    """
+    given = shape.tolist() if isinstance(shape, np.ndarray) else shape
+    if not isinstance(given, (tuple, list)):
+        given = (given,)
+    sizes = tuple(as_int(size, f"each size of the shape {shown(shape)}") for size in given)
+    if not 1 <= len(sizes) <= MAX_AXES:
+        raise ShapeError(f"a shape is (N, *k), of 1 to {MAX_AXES} axes, found {shown(shape)}")
+    if not all(0 <= size < 2**63 for size in sizes):
+        raise ShapeError(f"each size of a shape is 0 .. 2**63 - 1, found {shown(shape)}")
+    return sizes
+
+
+def parse_dtype(dtype: Any) -> np.dtype[Any]:
+    """Return what numpy makes of a dtype that was named; None, which numpy takes for float64, is refused.
+
+    Raises
+    ------
+    ArgumentTypeError
+        It is no dtype (a TypeError).
+    """
+    try:
+        if dtype is not None:
+            named: np.dtype[Any] = np.dtype(dtype)
+            return named
+    except (TypeError, ValueError) as err:
+        raise ArgumentTypeError(f"{shown(dtype)} is no dtype of numpy ({err}); give one, as in 'float32'") from err
+    raise ArgumentTypeError("None is no dtype; give one, as in 'float32'")

@@ -12,6 +12,7 @@ from storegate.phases import ALL, PHASES
 from storegate.selection import RowRange, Selection
 from storegate.views import read, read_lazy
 from storegate_engine.arrays import RowArray
+from storegate_engine.errors import ArgumentTypeError, shown
 from storegate_engine.layers import blocks_of
 from storegate_engine.lazy import to_dask
 from storegate_engine.memory import MemoryRepository
@@ -53,6 +54,8 @@ def move(
     limits : Capacity
         Memory and threads to plan with.
     """
+    if callback is not None and not callable(callback):
+        raise ArgumentTypeError(f"{operation} takes a callable as callback, found {shown(callback)}")
     table = source.table
     phases = edits.phases_of(table, phase, names.names, operation)
     if phase == ALL:
@@ -89,7 +92,10 @@ def _called(callback: Callback, names: Names, variables: Sequence[Variable], lim
         else read(names, variables, whole, limits.budget_nbytes)
     )
     given = names.names[0] if names.form == "one" else list(names.names)
-    new_names, new_data = callback(tuple(given) if names.form == "stack" else given, data)
+    returned = callback(tuple(given) if names.form == "stack" else given, data)
+    if not hasattr(returned, "__len__") or len(returned) != 2:
+        raise ArgumentTypeError(f"the callback returns (var_names, data), found {shown(returned)}")
+    new_names, new_data = returned
     return parse_columns(parse_names(new_names, validate=True), new_data)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
-from storegate_engine.errors import BackendNotFoundError, near_match
+from storegate_engine.errors import ArgumentError, ArgumentTypeError, BackendNotFoundError, near_match, shown
 from storegate_engine.segments import DEFAULT_COMPRESSOR, Compressor
 from storegate_engine.settings import memory_limit_nbytes
 
@@ -68,23 +70,56 @@ class Options:
         ValueError
             An unknown mode, chunk, compressor or durability.
         """
+        if backend_args is not None and not isinstance(backend_args, Mapping):
+            raise ArgumentTypeError(f"backend_args is a dict (keys: {', '.join(_KEYS)}), found {shown(backend_args)}")
         given = dict(backend_args or {})
         for key in given:
             if key not in _KEYS:
-                raise TypeError(f"unknown backend_args key {key!r}{near_match(key, _KEYS)} (keys: {', '.join(_KEYS)})")
+                raise ArgumentTypeError(
+                    f"unknown backend_args key {key!r}{near_match(key, _KEYS)} (keys: {', '.join(_KEYS)})"
+                )
         if given.get("output_dir") is not None:
-            given["output_dir"] = os.fspath(given["output_dir"])
+            given["output_dir"] = _parse_directory(given["output_dir"])
+        _require_storage_options(given.get("storage_options"))
         chunk = given.get("chunk")
-        if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
-            raise ValueError(f"backend_args chunk is a positive number of rows, found {chunk!r}")
-        if given.setdefault("mode", "a") not in MODES:
-            raise ValueError(f"backend_args mode is one of {', '.join(map(repr, MODES))}, found {given['mode']!r}")
+        if chunk is not None:
+            if isinstance(chunk, bool) or not isinstance(chunk, (int, np.integer)) or chunk < 1:
+                raise ArgumentError(f"backend_args chunk is a positive number of rows, found {shown(chunk)}")
+            given["chunk"] = int(chunk)
+        if not isinstance(given.setdefault("mode", "a"), str) or given["mode"] not in MODES:
+            raise ArgumentError(f"backend_args mode is one of {', '.join(map(repr, MODES))}, found {given['mode']!r}")
         if given.setdefault("durability", "process") not in ("process", "power"):
-            raise ValueError(f"backend_args durability is 'process' or 'power', found {given['durability']!r}")
+            raise ArgumentError(f"backend_args durability is 'process' or 'power', found {given['durability']!r}")
         given["compressor"] = parse_compressor(given.get("compressor"))
         options = cls(**given)
         memory_limit_nbytes(options.budget)
         return options
+
+
+def _parse_directory(directory: Any) -> str:
+    """Return a path or URL as a text that the system can open."""
+    try:
+        path = os.fspath(directory)
+    except TypeError as err:
+        raise ArgumentTypeError(f"output_dir is a path or a URL, found {shown(directory)}") from err
+    if not isinstance(path, str):
+        raise ArgumentTypeError(f"output_dir is a path or a URL of text, found {shown(path)}; use os.fsdecode")
+    try:
+        is_name = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        is_name = False
+    if not is_name:
+        raise ArgumentError(f"output_dir has characters that no path can have: {shown(path)}")
+    return path
+
+
+def _require_storage_options(options: Any) -> None:
+    if options is not None and not isinstance(options, Mapping):
+        raise ArgumentTypeError(f"storage_options is a dict, found {shown(options)}")
+    try:
+        json.dumps(dict(options or {}))
+    except (TypeError, ValueError) as err:
+        raise ArgumentTypeError(f"storage_options holds what JSON can say, so that it can travel: {err}") from err
 
 
 _Shuffle: TypeAlias = Literal["noshuffle", "shuffle", "bitshuffle"]
@@ -125,7 +160,7 @@ def parse_compressor(compressor: Any) -> Compressor:
                 return (ZstdCodec(level=config["level"]),)
             case "gzip" | "zlib":
                 return (GzipCodec(level=config["level"]),)
-    raise ValueError(
+    raise ArgumentError(
         f"compressor {compressor!r} is not one that zarr v3 specifies; use 'lz4' (default), 'zstd', 'none' or one of "
         "zarr.codecs.BloscCodec, GzipCodec and ZstdCodec"
     )

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from storegate_engine.errors import ArgumentError, ArgumentTypeError, RowIndexError, shown
 from storegate_engine.indexes import ArrayIndex, MaskIndex, RangeIndex, RowIndex, spans
 from storegate_engine.natives import as_native
 
@@ -73,10 +74,10 @@ def parse_method_index(index: Any, n_rows: int) -> Selection:
         return RowRange(0, n_rows)
     if isinstance(index, tuple):
         if len(index) != 2 or not all(at is None or _is_int(at) for at in index):
-            raise IndexError(f"a tuple index is a range (start, stop), found {index!r}; use a list to pick rows")
+            raise RowIndexError(f"a tuple index is a range (start, stop), found {index!r}; use a list to pick rows")
         first, last = (None if at is None else int(at) + n_rows * (at < 0) for at in index)
         if first is not None and last is not None and first > last:
-            raise IndexError(f"the range {index!r} ends before it begins, among {n_rows} rows")
+            raise RowIndexError(f"the range {index!r} ends before it begins, among {n_rows} rows")
         start, stop, _ = slice(index[0], index[1]).indices(n_rows)
         return RowRange(start, max(start, stop))
     if _is_int(index) and index == -1:
@@ -106,18 +107,22 @@ def parse_item(item: Any, n_rows: int) -> Selection:
     if _is_int(item):
         row = int(item) + n_rows if item < 0 else int(item)
         if not 0 <= row < n_rows:
-            raise IndexError(f"row {int(item)} is out of range: there are {n_rows} rows")
+            raise RowIndexError(f"row {int(item)} is out of range: there are {n_rows} rows")
         return OneRow(row)
     if isinstance(item, tuple):
         if not item:
-            raise IndexError("an index of a view picks rows, found (); use view[:] for all of them")
+            raise RowIndexError("an index of a view picks rows, found (); use view[:] for all of them")
         first, rest = item[0], ", ".join(map(repr, item[1:])) or ":"
-        raise IndexError(
+        raise RowIndexError(
             f"an index of a view picks rows alone, found {item!r}; index the rows that it gives, as in "
             f"view[{first!r}][{rest}], or pick several rows with a list, as in view[{list(item)!r}]"
         )
     if isinstance(item, slice):
-        start, stop, step = item.indices(n_rows)
+        try:
+            start, stop, step = item.indices(n_rows)
+        except (TypeError, ValueError) as err:
+            kind = ArgumentTypeError if isinstance(err, TypeError) else ArgumentError
+            raise kind(f"{shown(item)} picks no rows: {err}; give integers, as in view[10:20:2]") from err
         if step == 1:
             return RowRange(start, max(start, stop))
         numbers = range(start, stop, step)
@@ -125,29 +130,29 @@ def parse_item(item: Any, n_rows: int) -> Selection:
     if item is Ellipsis:
         return RowRange(0, n_rows)
     if isinstance(item, (str, bytes, bool)) or item is None:
-        raise TypeError(f"{item!r} is not an index of rows; use an int, a slice, a list, an array or a mask")
-    return _parse_array(np.asarray(as_native(item, "the index")), n_rows)
+        raise ArgumentTypeError(f"{item!r} is not an index of rows; use an int, a slice, a list, an array or a mask")
+    return _parse_array(as_native(item, "the index"), n_rows)
 
 
 def _parse_array(index: Array, n_rows: int) -> Selection:
     if index.ndim == 0 and index.dtype.kind in "iu":
         return parse_item(int(index), n_rows)
     if index.ndim != 1:
-        raise IndexError(f"an index of rows has one dimension, found shape {index.shape}")
+        raise RowIndexError(f"an index of rows has one dimension, found shape {index.shape}")
     if index.dtype.kind == "b":
         if len(index) != n_rows:
-            raise IndexError(f"the mask has {len(index)} entries, and there are {n_rows} rows")
+            raise RowIndexError(f"the mask has {len(index)} entries, and there are {n_rows} rows")
         return Rows(MaskIndex(index))
     if index.size and index.dtype.kind not in "iu":
-        raise IndexError(f"an index of rows holds integers or is a mask, found dtype {index.dtype}")
+        raise RowIndexError(f"an index of rows holds integers or is a mask, found dtype {index.dtype}")
     if index.dtype.kind == "u" and index.size and index.max() >= 2**63:
-        raise IndexError(f"row {index.max()} is out of range: there are {n_rows} rows")
+        raise RowIndexError(f"row {index.max()} is out of range: there are {n_rows} rows")
     rows = np.empty(len(index), np.uint32 if n_rows <= 2**32 else np.int64)
     for lo, hi in spans(len(index)):
         part = index[lo:hi].astype(np.int64)  # a copy: what is checked is what is kept
         bad = (part < -n_rows) | (part >= n_rows)
         if bad.any():
-            raise IndexError(f"row {part[bad][0]} is out of range: there are {n_rows} rows")
+            raise RowIndexError(f"row {part[bad][0]} is out of range: there are {n_rows} rows")
         part[part < 0] += n_rows
         rows[lo:hi] = part
     return Rows(ArrayIndex.of_own(rows))

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 from storegate.report import aligned
 from storegate_engine import verify as engine
 from storegate_engine.budget import format_nbytes
-from storegate_engine.errors import VersionNotFoundError
+from storegate_engine.errors import ArgumentError, VersionNotFoundError
 from storegate_engine.history import Difference, differences
+from storegate_engine.permutations import as_int
 from storegate_engine.repository import Repository
 from storegate_engine.stored import StoredRepository
 from storegate_engine.vacuum import Vacuumed
@@ -84,13 +85,15 @@ def history(repository: Repository) -> Records[Commit]:
 
 def diff(repository: Repository, first: int, second: int) -> Records[Difference]:
     """Return what differs between two versions."""
-    return Records(differences(repository.table_at(first), repository.table_at(second)))
+    old, new = as_int(first, "a version"), as_int(second, "a version")
+    return Records(differences(repository.table_at(old), repository.table_at(new)))
 
 
 def vacuum(repository: Repository, older_than: object, keep_versions: int, *, dry_run: bool) -> Vacuumed:
     """Remove versions, segments and left files that nobody needs."""
     stored = _stored(repository, "vacuum")
-    return remove_unused(stored, older_than=parse_age(older_than), keep_versions=keep_versions, dry_run=dry_run)
+    kept = as_int(keep_versions, "keep_versions")
+    return remove_unused(stored, older_than=parse_age(older_than), keep_versions=kept, dry_run=dry_run)
 
 
 class Verification(Records[Checked]):
@@ -137,5 +140,5 @@ def parse_age(age: object) -> float:
         return float(age)
     found = _AGE.fullmatch(age) if isinstance(age, str) else None
     if found is None:
-        raise ValueError(f"{age!r} is no age; give seconds, a timedelta, or a text such as '12h', '30d' or '2w'")
+        raise ArgumentError(f"{age!r} is no age; give seconds, a timedelta, or a text such as '12h', '30d' or '2w'")
     return float(found[1]) * _SECONDS[found[2]]

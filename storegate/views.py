@@ -12,11 +12,11 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from storegate import edits, report
-from storegate.batches import open_stream
+from storegate.batches import open_stream, require_stackable
 from storegate.inputs import Names, parse_names
 from storegate.phases import ALL, PHASES, require_compiled
-from storegate.selection import OneRow, RowRange, Rows, Selection, parse_item
-from storegate_engine.errors import PhaseNotFoundError, ShapeError, VariableNotFoundError, near_match
+from storegate.selection import OneRow, RowRange, Rows, Selection, n_selected, parse_item
+from storegate_engine.errors import ArgumentError, PhaseNotFoundError, ShapeError, VariableNotFoundError, near_match
 from storegate_engine.layers import blocks_of
 from storegate_engine.lazy import to_dask
 from storegate_engine.plans import task_nbytes
@@ -39,6 +39,9 @@ ITERATION_NBYTES = 4 * 2**20
 
 def read(names: Names, variables: Sequence[Variable], selections: Sequence[Selection], budget_nbytes: int) -> Any:
     """Return selected rows as ndarrays, in the form of the names; within the budget beside these."""
+    if names.form == "stack":
+        require_stackable(variables)
+        _require_alike(variables, selections)
     spare = task_nbytes(budget_nbytes, 1, copies=1)
     parts = [_read_one(variable, selection, spare) for variable, selection in zip(variables, selections, strict=True)]
     match names.form:
@@ -47,6 +50,12 @@ def read(names: Names, variables: Sequence[Variable], selections: Sequence[Selec
         case "each":
             return parts
     return np.stack(parts, axis=0 if isinstance(selections[0], OneRow) else 1)
+
+
+def _require_alike(variables: Sequence[Variable], selections: Sequence[Selection]) -> None:
+    counts = {variable.name: n_selected(rows) for variable, rows in zip(variables, selections, strict=True)}
+    if len(set(counts.values())) > 1:
+        raise ShapeError(f"variables of different numbers of rows cannot be stacked: {counts}; use a list of names")
 
 
 def _read_one(variable: Variable, selection: Selection, spare_nbytes: int) -> Any:
@@ -62,6 +71,8 @@ def _read_one(variable: Variable, selection: Selection, spare_nbytes: int) -> An
 
 def read_lazy(names: Names, variables: Sequence[Variable], selections: Sequence[Selection], limits: Capacity) -> Any:
     """Return selected rows as dask arrays, in the form of the names; reads nothing."""
+    if names.form == "stack":
+        require_stackable(variables)
     cuts = [_cut(variable, selection) for variable, selection in zip(variables, selections, strict=True)]
     if len({len(cut) for cut in cuts}) > 1:
         raise ShapeError(f"the variables have different numbers of rows: {[len(cut) for cut in cuts]}")
@@ -204,6 +215,8 @@ class View(NDArrayOperatorsMixin):
         counts = {variable.name: len(variable) for variable in variables}
         if len(set(counts.values())) > 1:
             raise ShapeError(f"the variables have different numbers of rows: {counts}")
+        if names.form == "stack":
+            require_stackable(variables)
         n_rows = len(variables[0])
         step = max(1, ITERATION_NBYTES // sum(variable.row_nbytes for variable in variables))
         for start in range(0, n_rows, step):
@@ -229,10 +242,9 @@ class View(NDArrayOperatorsMixin):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         """Return the rows as one ndarray: ``np.asarray(view)``."""
         if copy is False:
-            raise ValueError("the rows of a view are always read into a new array; use copy=None")
-        values = self[:]
-        if isinstance(values, list):
-            values = np.stack(values, axis=1)
+            raise ArgumentError("the rows of a view are always read into a new array; use copy=None")
+        names, _ = self._chosen(...)
+        values = (replace(self, names=replace(names, form="stack")) if names.form == "each" else self)[:]
         return np.asarray(values, dtype=dtype)
 
     def batches(
@@ -313,7 +325,7 @@ class View(NDArrayOperatorsMixin):
         names = self.names
         if var_names is not None:
             if names is not None:
-                raise ValueError(f"var_names={var_names!r} was given, but the view has {list(names.names)} already")
+                raise ArgumentError(f"var_names={var_names!r} was given, but the view has {list(names.names)} already")
             names = parse_names(var_names)
         repository = self.gate.repository()
         version, table = repository.version, repository.table

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from storegate_engine.errors import MemoryBudgetError
+from storegate_engine.errors import ArgumentError, MemoryBudgetError
 
 __all__ = [
     "BLOCK_NBYTES",
@@ -63,13 +63,13 @@ def parse_nbytes(value: int | float | str) -> int:
     else:
         found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([a-z]*)\s*", str(value).lower())
         if found is None or found[2] not in _UNITS:
-            raise ValueError(f"{value!r} is not a number of bytes; give an int or a text such as '512MiB'")
+            raise ArgumentError(f"{value!r} is not a number of bytes; give an int or a text such as '512MiB'")
         try:
             nbytes = float(found[1]) * _UNITS[found[2]]
         except ValueError as err:
-            raise ValueError(f"{value!r} is not a number of bytes") from err
+            raise ArgumentError(f"{value!r} is not a number of bytes") from err
     if not math.isfinite(nbytes) or nbytes < 1:
-        raise ValueError(f"{value!r} is not a positive number of bytes")
+        raise ArgumentError(f"{value!r} is not a positive number of bytes")
     return int(nbytes)
 
 

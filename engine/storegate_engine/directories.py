@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from storegate_engine.errors import CorruptStoreError
+from storegate_engine.errors import CorruptStoreError, WriteError
 
 __all__ = ["Directory", "Entry", "cached_directory", "open_directory", "open_file", "open_parent", "put_file"]
 
@@ -29,6 +29,7 @@ _STEP = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0) | get
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | _NO_LINK  # a pipe would block
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | _NO_LINK
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _MAX_LINKS = 40
 """Links on the way to one file, as of Linux."""
 _MAX_DEPTH = 64
@@ -305,13 +306,26 @@ def put_file(
                 sync(file.fileno(), Path(parent.path, partial))
         if exclusive:
             with contextlib.suppress(FileExistsError):  # its place is taken: the caller reads who was first
-                parent.link(partial, name)
+                _link(parent, partial, name)
             parent.unlink(partial)
         else:
             parent.replace(partial, name)
     except BaseException:
         parent.unlink(partial)
         raise
+
+
+def _link(parent: Directory, name: str, other: str) -> None:
+    """Give a file a second name, or say that the file system cannot; nothing else puts a whole file only once."""
+    try:
+        parent.link(name, other)
+    except OSError as err:
+        if err.errno not in _NO_LINKS:
+            raise
+        raise WriteError(
+            f"{parent.path}/{other} cannot be written: the file system has no hard links ({err.strerror}), without "
+            "which two writers could overwrite each other; the table is as it was: choose a directory on another one"
+        ) from err
 
 
 @functools.lru_cache(maxsize=128)

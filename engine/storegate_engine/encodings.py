@@ -21,6 +21,7 @@ __all__ = [
     "encoding_of",
     "is_calendar",
     "is_text",
+    "require_text",
     "row_nbytes",
 ]
 
@@ -197,6 +198,25 @@ def _stored_unit(dtype: np.dtype[Any]) -> str:
 def is_calendar(dtype: np.dtype[Any]) -> bool:
     """Return whether values are durations of months or years, which have no length in days."""
     return dtype.kind == "m" and np.datetime_data(dtype)[0] in "YM"
+
+
+def require_text(values: np.ndarray[Any, Any]) -> None:
+    """Refuse characters that are no text, which only storage would notice otherwise.
+
+    Raises
+    ------
+    DtypeError
+        A lone surrogate.
+    """
+    if values.dtype.kind != "U" or not values.size:
+        return
+    codes = np.ascontiguousarray(values, values.dtype.newbyteorder("=")).reshape(-1).view(np.uint32)
+    wrong = (codes >= 0xD800) & (codes < 0xE000)
+    if wrong.any():
+        raise DtypeError(
+            f"a text cannot be stored as UTF-8: it has the lone surrogate U+{int(codes[wrong][0]):04X}; remove lone "
+            "surrogates first"
+        )
 
 
 @functools.lru_cache(maxsize=256)

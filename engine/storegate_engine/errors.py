@@ -3,6 +3,9 @@
 ::
 
     StoreGateError
+    ├── ArgumentError (ValueError)                an argument that is none of what the call takes
+    ├── ArgumentTypeError (TypeError)             an argument of a type that the call does not take
+    ├── RowIndexError (IndexError)                rows that are not there, or no index of rows
     ├── InvalidNameError (ValueError)             a name that cannot be stored safely
     ├── PhaseNotFoundError (ValueError, KeyError) a phase that does not exist
     ├── VariableNotFoundError (KeyError, ValueError)
@@ -43,6 +46,8 @@ from collections.abc import Iterable
 
 __all__ = [
     "AlignmentWarning",
+    "ArgumentError",
+    "ArgumentTypeError",
     "BackendNotFoundError",
     "ConflictError",
     "CorruptIndexError",
@@ -59,6 +64,7 @@ __all__ = [
     "NotInvertibleError",
     "PhaseNotFoundError",
     "ReadOnlyError",
+    "RowIndexError",
     "ShapeError",
     "SnapshotExpired",
     "SpillError",
@@ -84,6 +90,18 @@ class StoreGateError(Exception):
     def __str__(self) -> str:
         """Return the message itself (``KeyError`` alone would quote it), with what a store says escaped."""
         return printable(Exception.__str__(self))
+
+
+class ArgumentError(StoreGateError, ValueError):
+    """An argument of a call that is none of what it takes."""
+
+
+class ArgumentTypeError(StoreGateError, TypeError):
+    """An argument of a type that the call does not take."""
+
+
+class RowIndexError(StoreGateError, IndexError):
+    """An index of rows that are not there, or something that is no index of rows."""
 
 
 class InvalidNameError(StoreGateError, ValueError):

@@ -20,7 +20,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from storegate_engine.directories import Entry, open_directory, open_file, open_parent, put_file
-from storegate_engine.errors import CorruptStoreError, StoreError, StoreGateError, WriteError
+from storegate_engine.errors import ArgumentError, CorruptStoreError, StoreError, StoreGateError, WriteError
 from storegate_engine.objects import LocalStore, objects_below
 
 __all__ = ["Location", "parse_location", "writing"]
@@ -238,7 +238,7 @@ def parse_location(url: str | os.PathLike[str], storage_options: dict[str, Any] 
     """
     text = os.fspath(url)
     if not text:
-        raise ValueError("output_dir is empty; give a directory or a URL")
+        raise ArgumentError("output_dir is empty; give a directory or a URL")
     if text.startswith("file://"):
         text = unquote(urlsplit(text).path)
     if "://" in text:
@@ -260,4 +260,11 @@ def _open_store(url: str, options: str) -> Store:
         except ImportError as err:
             raise StoreError(f"{url} needs obstore; install it with: python -m pip install 'storegate[s3]'") from err
         return zarr.storage.ObjectStore(obstore.store.from_url(url, **json.loads(options)))
-    return zarr.storage.FsspecStore.from_url(url, storage_options=json.loads(options))
+    try:
+        return zarr.storage.FsspecStore.from_url(url, storage_options=json.loads(options))
+    except ImportError as err:
+        raise StoreError(f"{url} cannot be opened: {err}; install what it needs") from err
+    except (TypeError, ValueError) as err:
+        raise ArgumentError(
+            f"{url} cannot be opened: {err}; give a directory, or a URL of s3, gs, az, memory or a protocol of fsspec"
+        ) from err

@@ -9,7 +9,7 @@ import numpy as np
 
 from storegate_engine.arrays import MemoryArray, RowArray
 from storegate_engine.casts import holds_all
-from storegate_engine.encodings import encoding_of, is_text, row_nbytes
+from storegate_engine.encodings import encoding_of, is_text, require_text, row_nbytes
 from storegate_engine.indexes import NewIndex, RowIndex, in_memory
 from storegate_engine.repository import Repository, Target, Transaction
 from storegate_engine.segments import Segment
@@ -86,6 +86,8 @@ class MemoryRepository(Repository):
         """Return the rows of a group of sources as arrays of this repository's own."""
         first = next(iter(group.values()))
         if isinstance(first, ArraySource) and not self._copy and first.dtype == encoding_of(first.dtype).logical:
+            for rows in first.blocks(max(1, COPY_NBYTES // row_nbytes(first.dtype, first.row_shape))):
+                require_text(rows)
             return {name: first.values.view() for name in group}
         if isinstance(first, VariableSource):  # whole: each stored chunk is read once, whatever the order
             rows = first.variable.read(0, len(first.variable))
@@ -95,6 +97,7 @@ class MemoryRepository(Repository):
         gathered = {name: _Gathered(source) for name, source in group.items()}
         for blocks in blocks_of_group(group, block_rows):
             for name, rows in blocks.items():
+                require_text(rows)
                 gathered[name].append(rows)
         return {name: rows.close() for name, rows in gathered.items()}
 

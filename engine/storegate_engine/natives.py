@@ -12,7 +12,7 @@ import numpy as np
 
 from storegate_engine.casts import combined, holds
 from storegate_engine.encodings import TEXT
-from storegate_engine.errors import DtypeError, MissingValueError
+from storegate_engine.errors import DtypeError, MissingValueError, ShapeError, shown
 
 __all__ = ["as_native", "is_foreign"]
 
@@ -153,14 +153,19 @@ def _of_list(data: list[Any] | tuple[Any, ...], what: str) -> Array:
     kinds = _leaf_kinds(data)
     if any(issubclass(kind, np.ndarray) or hasattr(kind, "to_numpy") for kind in kinds):
         parts = [as_native(item, what) for item in data]
-        return np.stack(_alike(parts, what)) if len({part.shape for part in parts}) == 1 else np.asarray(parts)
+        if len({part.shape for part in parts}) > 1:
+            raise ShapeError(f"{what}: items of the shapes {shown([part.shape for part in parts])} form no array")
+        return np.stack(_alike(parts, what))
     if np.ma.core.MaskedConstant in kinds:
         raise _missing(what, "a value is masked", "give a value for it with .filled(value)")
     families = {at for at, family in enumerate(_FAMILIES) for kind in kinds if issubclass(kind, family)}
     if len(families) > 1:
         listed = ", ".join(sorted(kind.__name__ for kind in kinds))
         raise DtypeError(f"{what}: no dtype leaves values of {listed} as they are; make them of one kind first")
-    values = np.asarray(data)
+    try:
+        values = np.asarray(data)
+    except ValueError as err:
+        raise ShapeError(f"{what}: its items form no array: {err}") from err
     if values.dtype.kind in "fc" and any(issubclass(kind, (int, np.integer)) for kind in kinds):
         _require_whole(data, what, is_mixed=any(issubclass(kind, (float, complex, np.inexact)) for kind in kinds))
     if values.dtype.kind in "mM":

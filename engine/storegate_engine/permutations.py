@@ -52,6 +52,7 @@ from typing import Final, Generic, Protocol, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from storegate_engine.errors import ArgumentTypeError, shown
 from storegate_engine.permutation_files import PermutationFile
 
 __all__ = [
@@ -105,11 +106,11 @@ _FILES_NBYTES: Final = 2**34  # tables in files that a process keeps, beside the
 def as_int(value: object, what: str) -> int:
     """Return ``value`` as an int; numpy integers are taken, booleans and floats are not."""
     if isinstance(value, bool | np.bool_):
-        raise TypeError(f"{what} must be an integer, not {value!r}")
+        raise ArgumentTypeError(f"{what} must be an integer, not {shown(value)}")
     try:
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"{what} must be an integer, not {type(value).__name__}") from None
+        raise ArgumentTypeError(f"{what} must be an integer, not {shown(value)}") from None
 
 
 def as_int64(values: npt.ArrayLike, what: str) -> Int64Array:

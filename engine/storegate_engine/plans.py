@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from storegate_engine.budget import BLOCK_NBYTES, ROW_OVERHEAD_NBYTES, format_nbytes, require, reserved_nbytes
+from storegate_engine.errors import ArgumentError
 
 __all__ = ["Kind", "Plan", "Rows", "choose", "permuted_rows", "task_nbytes"]
 
@@ -192,7 +193,7 @@ def choose(
     'gather'
     """
     if force not in ("auto", "gather", "exchange"):
-        raise ValueError(f"storegate.shuffle is 'auto', 'gather' or 'exchange', found {force!r}")
+        raise ArgumentError(f"storegate.shuffle is 'auto', 'gather' or 'exchange', found {force!r}")
     _, fitting = permuted_rows(rows.row_nbytes, rows.n_stored, budget_nbytes, workers, copies)
     if rows.in_order or rows.random_access:
         enough = max(1, min(fitting // 2, BLOCK_NBYTES // rows.row_nbytes))

@@ -350,9 +350,10 @@ def _as_source(data: Any, name: str) -> Source:
     if isinstance(data, np.ndarray) or is_foreign(data):
         return ArraySource(_with_rows(as_native(data, what), name))
     if isinstance(data, Iterator):
-        first = next(data, None)
-        if first is None:
-            raise ShapeError(f"{what}: the iterator yielded no block; an empty array tells dtype and shape")
+        try:
+            first = next(data)
+        except StopIteration as err:
+            raise ShapeError(f"{what}: the iterator yielded no block; an empty array tells dtype and shape") from err
         # a copy: iterators of other variables may fill the same memory before this one is asked again
         block = np.array(as_native(first, f"{what}, block 0 of the iterator"))
         if block.ndim < 1:

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES
-from storegate_engine.errors import NotInvertibleError
+from storegate_engine.errors import ArgumentError, NotInvertibleError
 from storegate_engine.indexes import ArrayIndex
 from storegate_engine.orders import Permute, RowOrder, Take, join_runs
 
@@ -82,7 +82,7 @@ def _sequence(key: tuple[int, ...], use: _Use, version: int) -> np.random.SeedSe
     if version == 1:
         return np.random.SeedSequence(key)
     if not all(0 <= number < MAX_KEY for number in key):
-        raise ValueError(f"seeds, epochs and other numbers of a key are 0 .. 2**64 - 1, found {key}")
+        raise ArgumentError(f"seeds, epochs and other numbers of a key are 0 .. 2**64 - 1, found {key}")
     words = [_USES[use], len(key), *(word for number in key for word in (number & 0xFFFFFFFF, number >> 32))]
     return np.random.SeedSequence(np.array(words, np.uint32))
 
@@ -164,11 +164,11 @@ class Epochs:
 
     def __post_init__(self) -> None:
         if self.batch_rows < 1:
-            raise ValueError(f"a batch has one row at least, found batch_size={self.batch_rows}")
+            raise ArgumentError(f"a batch has one row at least, found batch_size={self.batch_rows}")
         if not 0 <= self.rank < self.world:
-            raise ValueError(f"a rank is 0 .. world-1, found rank={self.rank} of world={self.world}")
+            raise ArgumentError(f"a rank is 0 .. world-1, found rank={self.rank} of world={self.world}")
         if self.world > LANES:
-            raise ValueError(f"at most {LANES} ranks (and their workers) share a stream, found world={self.world}")
+            raise ArgumentError(f"at most {LANES} ranks (and their workers) share a stream, found world={self.world}")
 
     @property
     def n_steps(self) -> int:
@@ -332,7 +332,7 @@ class Blocks:
 
     def __post_init__(self) -> None:
         if self.block_rows < 1 or self.buffer_blocks < 1:
-            raise ValueError(
+            raise ArgumentError(
                 "blocks have one row at least, and buffers one block, found "
                 f"block_rows={self.block_rows} and buffer_blocks={self.buffer_blocks}"
             )

@@ -21,8 +21,9 @@ from typing import Any, Literal, Self, TypeAlias
 import numpy as np
 
 from storegate_engine.budget import reserved_nbytes
-from storegate_engine.errors import ShapeError, StreamStateError
+from storegate_engine.errors import ArgumentError, ShapeError, StreamStateError, shown
 from storegate_engine.orders import RowOrder
+from storegate_engine.permutations import as_int
 from storegate_engine.settings import shuffle_plan
 from storegate_engine.states import is_stored, token_of
 from storegate_engine.stream_loads import (
@@ -130,7 +131,7 @@ class Stream:
         version: int = 0,
     ) -> None:
         if prefetch < 0 or epoch < 0 or shuffle.seed < 0:
-            raise ValueError(
+            raise ArgumentError(
                 f"prefetch, epoch and seed are not negative, found prefetch={prefetch}, epoch={epoch}, "
                 f"seed={shuffle.seed}"
             )
@@ -157,7 +158,7 @@ class Stream:
         in_runs = all(variable.order.runs(0, len(variable)) is not None for variable in variables)
         if shuffle.kind == "blocks":
             if not in_runs:
-                raise ValueError(
+                raise ArgumentError(
                     "shuffle='blocks' reads blocks of rows that lie together, but these are shuffled lazily; use "
                     "shuffle=True, or compact() the phase after shuffle()"
                 )
@@ -267,7 +268,7 @@ class Stream:
         """
         other = Stream(
             self._variables,
-            replace(self._epochs, rank=rank, world=world),
+            replace(self._epochs, rank=as_int(rank, "rank"), world=as_int(world, "world")),
             self._shuffle,
             form=self._form,
             budget_nbytes=self._budget_nbytes,
@@ -360,8 +361,9 @@ class Stream:
         ValueError
             The epoch is negative, or the step is not one of an epoch.
         """
+        epoch, step = as_int(epoch, "epoch"), as_int(step, "step")
         if epoch < 0 or not 0 <= step <= len(self):
-            raise ValueError(f"step {step} of epoch {epoch} was asked for; epochs have the steps 0 .. {len(self)}")
+            raise ArgumentError(f"step {step} of epoch {epoch} was asked for; epochs have the steps 0 .. {len(self)}")
         self._stop()
         self._epoch, self._step = epoch, step
 
@@ -408,7 +410,9 @@ class Stream:
         StreamStateError
             The state is of another format, of other data or of another order (a ValueError); it is named.
         """
-        if (found := state.get("format")) != FORMAT:
+        given: object = state
+        found = state.get("format") if isinstance(given, Mapping) else shown(given)
+        if found != FORMAT:
             raise StreamStateError(f"the state of a stream has format {FORMAT}, found {found!r}; it was not made here")
         own, theirs = self._order(), {"keys": 1, **state["order"]}  # the first version did not name itself
         if theirs["keys"] in range(1, ORDER_VERSION):
@@ -426,7 +430,7 @@ class Stream:
             self.close()
             self._shuffle = replace(self._shuffle, version=theirs["keys"])
             self._source = self._choose()
-        self.seek(int(state["epoch"]), int(state["step"]))
+        self.seek(state["epoch"], state["step"])
 
 
 def _batches_of(ready: Ready, n_rows: int) -> Iterator[list[Array]]:

@@ -18,10 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from storegate_engine.casts import overflows
-from storegate_engine.errors import CorruptStoreError, DtypeError, LabelError, ShapeError, shown
+from storegate_engine.errors import ArgumentError, CorruptStoreError, DtypeError, LabelError, ShapeError, shown
 from storegate_engine.permutations import as_int
 
 __all__ = ["ArgMax", "Cast", "OneHot", "Transform", "apply_all", "fold", "transform_from_json"]
+
+MAX_CLASSES = 2**31 - 1
+"""Rows of more float64 classes than this fit no memory."""
 
 Array: TypeAlias = npt.NDArray[Any]
 DType: TypeAlias = np.dtype[Any]
@@ -184,7 +187,9 @@ class OneHot(Transform):
     def __post_init__(self) -> None:
         number = as_int(self.num_classes, "num_classes")
         if number < 1:
-            raise ValueError(f"num_classes must be at least 1, not {number}")
+            raise ArgumentError(f"num_classes must be at least 1, not {number}")
+        if number > MAX_CLASSES:
+            raise ArgumentError(f"num_classes is {MAX_CLASSES} at most, found {shown(number)}")
         object.__setattr__(self, "num_classes", number)
 
     def out_dtype(self, dtype: DType) -> DType:

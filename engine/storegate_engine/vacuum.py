@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from storegate_engine.budget import format_nbytes
 from storegate_engine.contents import FINGERPRINTS, SCRATCH, is_partial, is_segment, strangers
 from storegate_engine.directories import Entry, open_directory
-from storegate_engine.errors import ConflictError, SnapshotExpired, printable
+from storegate_engine.errors import ArgumentError, ConflictError, SnapshotExpired, printable
 from storegate_engine.locations import Location
 from storegate_engine.manifests import Manifest
 from storegate_engine.repository import Edit
@@ -97,9 +97,9 @@ def vacuum(
         A negative age, or no version to keep.
     """
     if not older_than >= 0:
-        raise ValueError(f"older_than is an age of 0 seconds or more, found {older_than!r}")
+        raise ArgumentError(f"older_than is an age of 0 seconds or more, found {older_than!r}")
     if keep_versions < 1:
-        raise ValueError(f"keep_versions is 1 or more (the newest version always stays), found {keep_versions!r}")
+        raise ArgumentError(f"keep_versions is 1 or more (the newest version always stays), found {keep_versions!r}")
     if not dry_run:
         repository.require_writable("vacuum")
     for attempt in range(MAX_TRIES):

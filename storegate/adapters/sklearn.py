@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from storegate.adapters import require_package
+from storegate_engine.errors import ArgumentError
 from storegate_engine.streams import Stream
 
 require_package("sklearn", "sklearn")
@@ -39,7 +40,9 @@ def partial_fit(estimator: Any, stream: Stream, *, epochs: int = 1, classes: npt
         for batch in stream:
             parts = batch if isinstance(batch, list) else [batch]
             if isinstance(batch, dict) or len(parts) > 2:
-                raise ValueError('partial_fit takes inputs, or a list of inputs and targets: gate[phase][["x", "y"]]')
+                raise ArgumentError(
+                    'partial_fit takes inputs, or a list of inputs and targets: gate[phase][["x", "y"]]'
+                )
             if len(parts[0]):
                 rows = parts[0].reshape(len(parts[0]), -1)
                 estimator.partial_fit(rows, *parts[1:], **known)

@@ -1,0 +1,393 @@
+"""Bad calls: each is a StoreGateError that is also the expected built-in, says what was found, and changes nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+from storegate import StoreGate
+from storegate_engine.errors import StoreGateError, WriteError
+
+Call = Callable[[StoreGate], Any]
+SURROGATE = "a\ud800"
+
+BACKENDS = ["numpy", "zarr", "hybrid"]
+NO_INTEGERS: list[Any] = [1.5, "1", True, None, [1], np.float64(2)]
+"""What is taken for no integer anywhere."""
+
+CALLS: dict[str, tuple[Call, type[Exception]]] = {
+    # create_empty
+    "shape of a float": (lambda g: g.create_empty("z", (20, 1.5)), TypeError),
+    "shape of a bool": (lambda g: g.create_empty("z", (True, 2)), TypeError),
+    "shape of a text": (lambda g: g.create_empty("z", "20"), TypeError),
+    "shape of texts": (lambda g: g.create_empty("z", ("20",)), TypeError),
+    "shape of none": (lambda g: g.create_empty("z", None), TypeError),
+    "shape of no rows": (lambda g: g.create_empty("z", ()), ValueError),
+    "shape of a dict": (lambda g: g.create_empty("z", {4: 1}), TypeError),
+    "shape negative": (lambda g: g.create_empty("z", (5, -2)), ValueError),
+    "shape beyond int64": (lambda g: g.create_empty("z", (2**70, 2)), ValueError),
+    "shape of floats in numpy": (lambda g: g.create_empty("z", np.array([4.0, 2.0])), TypeError),
+    "shape of more axes": (lambda g: g.create_empty("z", (4, *[1] * 70)), ValueError),
+    "empty of no dtype": (lambda g: g.create_empty("z", (4,), dtype="no such"), TypeError),
+    "empty of the dtype None": (lambda g: g.create_empty("z", (4,), dtype=None), TypeError),
+    "empty of objects": (lambda g: g.create_empty("z", (4,), dtype=object), TypeError),
+    "empty of records": (lambda g: g.create_empty("z", (4,), dtype=[("a", "i4")]), TypeError),
+    # transforms
+    "astype None": (lambda g: g.astype("x", None), TypeError),
+    "astype of no dtype": (lambda g: g.astype("x", "no such"), TypeError),
+    "astype of a number": (lambda g: g.astype("x", 3), TypeError),
+    "astype object": (lambda g: g.astype("x", object), TypeError),
+    "astype of subarrays": (lambda g: g.astype("x", "3i4"), TypeError),
+    "onehot of no classes": (lambda g: g.onehot("n", 0), ValueError),
+    "onehot beyond": (lambda g: g.onehot("n", 2**70), ValueError),
+    "onehot of floats": (lambda g: g.onehot("x", 3), TypeError),
+    "argmax of samples": (lambda g: g.argmax("x", 0), ValueError),
+    "argmax beyond": (lambda g: g.argmax("x", 2), ValueError),
+    "argmax far beyond": (lambda g: g.argmax("x", 2**70), ValueError),
+    "argmax of text": (lambda g: g.argmax("t", 1), ValueError),
+    # data
+    "data h5py.Empty": (lambda g: g.add_data("e", h5py.Empty("f4")), TypeError),
+    "data h5py.Empty in a list": (lambda g: g.add_data(["e", "f"], [h5py.Empty("f4"), [1]]), TypeError),
+    "update h5py.Empty": (lambda g: g.update_data("x", h5py.Empty("f4")), TypeError),
+    "row h5py.Empty": (lambda g: g.update_data("x", h5py.Empty("f4"), index=0), (TypeError, ValueError)),
+    "assign h5py.Empty": (lambda g: _assign(g, slice(0, 2), h5py.Empty("f4")), TypeError),
+    "data of a scalar": (lambda g: g.add_data("e", 3), TypeError),
+    "data of None": (lambda g: g.add_data("e", None), TypeError),
+    "data of a text": (lambda g: g.add_data("e", "text"), TypeError),
+    "data of a dict": (lambda g: g.add_data("e", {"a": 1}), TypeError),
+    "data of a set": (lambda g: g.add_data("e", {1, 2}), TypeError),
+    "data of objects": (lambda g: g.add_data("e", [object()]), TypeError),
+    "data ragged": (lambda g: g.add_data("e", [[1], [1, 2]]), ValueError),
+    "data of records": (lambda g: g.add_data("e", np.zeros(2, [("a", "i4")])), TypeError),
+    "data of generators": (lambda g: g.add_data("e", (None for _ in range(2))), TypeError),
+    "data of surrogates": (lambda g: g.add_data("e", [SURROGATE]), (TypeError, ValueError)),
+    "data of surrogates in numpy": (lambda g: g.add_data("e", np.array([SURROGATE])), (TypeError, ValueError)),
+    "data of surrogates of an iterator": (
+        lambda g: g.add_data("e", iter([np.array([SURROGATE])])),
+        (TypeError, ValueError),
+    ),
+    "update of surrogates": (lambda g: _assign(g, 0, SURROGATE, "t"), (TypeError, ValueError)),
+    "text to numbers": (lambda g: g.add_data("x", [["a", "b"]]), TypeError),
+    "numbers to text": (lambda g: g.add_data("t", [1.0]), TypeError),
+    "dates to numbers": (lambda g: g.add_data("n", np.array([1], "M8[s]")), TypeError),
+    "update of text": (lambda g: _assign(g, [0, 1], ["a", "b"], "n"), TypeError),
+    "rows of another shape": (lambda g: g.add_data("x", np.zeros((2, 5))), ValueError),
+    "stacked by one": (lambda g: g.add_data(("e", "f"), np.zeros((4, 3))), ValueError),
+    "dtypes that do not stack": (lambda g: g.get_data(("n", "t")), TypeError),
+    "dtypes that do not stack in a view": (lambda g: g["train"][("n", "t")][:], TypeError),
+    "dtypes that do not stack in one row": (lambda g: g["train"][("n", "t")][0], TypeError),
+    "dtypes that do not stack lazily": (lambda g: g.get_data(("n", "d"), compute=False), TypeError),
+    "dtypes that do not stack in batches": (lambda g: list(g["train"][("n", "t")].batches(2)), TypeError),
+    "dtypes that do not stack by iteration": (lambda g: list(g["train"][("n", "d")]), TypeError),
+    "shapes that do not stack": (lambda g: g.get_data(("n", "x")), ValueError),
+    "shapes that do not stack in batches": (lambda g: list(g["train"][("n", "x")].batches(2)), ValueError),
+    # names
+    "name of a surrogate": (lambda g: g.add_data(SURROGATE, [1]), ValueError),
+    "name of a number": (lambda g: g.add_data(3, [1]), TypeError),
+    "name of none": (lambda g: g.get_data(None), TypeError),
+    "names of numbers": (lambda g: g.get_data([1, 2]), TypeError),
+    "no names": (lambda g: g.get_data([]), ValueError),
+    "read of a surrogate": (lambda g: g.get_data(SURROGATE), KeyError),
+    "view of a surrogate": (lambda g: g["train"][SURROGATE][:], KeyError),
+    "data_id of a surrogate": (lambda g: g.set_data_id(SURROGATE), ValueError),
+    "data_id of a number": (lambda g: g.set_data_id(3), ValueError),
+    "deleted number": (lambda g: g.delete_data(3), TypeError),
+    "shapes of a number": (lambda g: g.get_var_shapes(3), TypeError),
+    "deleted item": (lambda g: g["train"].__delitem__(3), (TypeError, ValueError)),
+    # phases
+    "phase of a number": (lambda g: g.add_data("e", [1], phase=3), ValueError),
+    "phase of none": (lambda g: g.add_data("e", [1], phase=None), ValueError),
+    "phase of a surrogate": (lambda g: g.get_data("x", SURROGATE), ValueError),
+    "phase of a dict": (lambda g: g.shuffle({}), ValueError),
+    "phase unhashable": (lambda g: g.fingerprint("x", {1}), ValueError),
+    "split of texts": (lambda g: g.add_data("e", [1], phase=("1", 0, 0)), ValueError),
+    "split of NaN": (lambda g: g.add_data("e", [1], phase=(float("nan"), 0, 1)), ValueError),
+    "split of infinity": (lambda g: g.add_data("e", [1], phase=(float("inf"), 0, 1)), ValueError),
+    "split of two": (lambda g: g.add_data("e", [1], phase=(0.5, 0.5)), ValueError),
+    "split negative": (lambda g: g.add_data("e", [1], phase=(-1, 1, 1)), ValueError),
+    "phase of compact": (lambda g: g.compact("tain"), ValueError),
+    # indexes
+    "index of a float": (lambda g: g["train"]["x"][1.0], (TypeError, IndexError)),
+    "index of a numpy float": (lambda g: g["train"]["x"][np.float64(1)], (TypeError, IndexError)),
+    "index of a method of a float": (lambda g: g.get_data("x", index=1.0), (TypeError, IndexError)),
+    "index of a float to update": (lambda g: g.update_data("x", [0, 0], index=1.0), (TypeError, IndexError)),
+    "index of a float to assign": (lambda g: _assign(g, 1.0, [0, 0]), (TypeError, IndexError)),
+    "index of floats": (lambda g: g["train"]["x"][[0.0, 1.0]], (TypeError, IndexError)),
+    "index of slices of floats": (lambda g: g["train"]["x"][0:1.5], (TypeError, IndexError)),
+    "index of slices of texts": (lambda g: g.get_data("x", index=slice("a", None)), (TypeError, IndexError)),
+    "index of a step of zero": (lambda g: g["train"]["x"][::0], ValueError),
+    "index of a bool": (lambda g: g["train"]["x"][True], (TypeError, IndexError)),
+    "index of None": (lambda g: g["train"]["x"][None], (TypeError, IndexError)),
+    "index of a dict": (lambda g: g["train"]["x"][{}], (TypeError, IndexError)),
+    "index of a range of floats": (lambda g: g.get_data("x", index=(0, 1.5)), (TypeError, IndexError)),
+    "index of a range of bools": (lambda g: g.get_data("x", index=(False, True)), (TypeError, IndexError)),
+    "index of a matrix": (lambda g: g["train"]["x"][_matrix([0, 1])], IndexError),
+    "index beyond": (lambda g: g["train"]["x"][99], IndexError),
+    "index far beyond": (lambda g: g["train"]["x"][2**70], IndexError),
+    "index of rows far beyond": (lambda g: g["train"]["x"][[2**70]], IndexError),
+    "index of rows beyond": (lambda g: g["train"]["x"][[0, 99]], IndexError),
+    "mask too short": (lambda g: g["train"]["x"][[True]], IndexError),
+    "index of a complex": (lambda g: g["train"]["x"][1j], (TypeError, IndexError)),
+    "index of bytes": (lambda g: g["train"]["x"][b"a"], (TypeError, IndexError)),
+    "index of an iterator": (lambda g: g["train"]["x"][iter([1])], (TypeError, IndexError)),
+    # shuffles and seeds
+    "seed negative": (lambda g: g.shuffle("train", seed=-1), ValueError),
+    "seed beyond": (lambda g: g.shuffle("train", seed=2**32), ValueError),
+    "add shuffled by a float": (lambda g: g.add_data("e", [1], shuffle=1.9), TypeError),
+    "add shuffled by a text": (lambda g: g.add_data("e", [1], shuffle="7"), TypeError),
+    # batches
+    "batches of none": (lambda g: g["train"]["x"].batches(0), ValueError),
+    "batches rank": (lambda g: g["train"]["x"].batches(2, rank=2, world=2), ValueError),
+    "batches world": (lambda g: g["train"]["x"].batches(2, world=0), ValueError),
+    "batches epoch": (lambda g: g["train"]["x"].batches(2, epoch=-1), ValueError),
+    "batches prefetch": (lambda g: g["train"]["x"].batches(2, prefetch=-1), ValueError),
+    "batches seed": (lambda g: g["train"]["x"].batches(2, seed=-1), ValueError),
+    "batches shuffle": (lambda g: g["train"]["x"].batches(2, shuffle="block"), ValueError),
+    "batches shuffle of an array": (lambda g: g["train"]["x"].batches(2, shuffle=np.zeros(2)), (TypeError, ValueError)),
+    "batches last": (lambda g: g["train"]["x"].batches(2, drop_last="no"), ValueError),
+    "batches blocks": (lambda g: g["train"]["x"].batches(2, shuffle="blocks", block_rows=0), ValueError),
+    "batches blocks of a uniform order": (lambda g: g["train"]["x"].batches(2, block_rows=4), ValueError),
+    "batches buffers": (lambda g: g["train"]["x"].batches(2, shuffle="blocks", buffer_blocks=0), ValueError),
+    "batches budget": (lambda g: g["train"]["x"].batches(2, budget="much"), ValueError),
+    "batches budget of a list": (lambda g: g["train"]["x"].batches(2, budget=[1]), (TypeError, ValueError)),
+    "batches weights of text": (lambda g: g["train"]["x"].batches(2, weights=list("abcdef")), (TypeError, ValueError)),
+    "batches weights of NaN": (lambda g: g["train"]["x"].batches(2, weights=[np.nan] * 6), ValueError),
+    "batches weights too few": (lambda g: g["train"]["x"].batches(2, weights=[1, 2]), ValueError),
+    "batches weights of no variable": (lambda g: g["train"]["x"].batches(2, weights="no"), KeyError),
+    "batches weights of a variable of text": (lambda g: g["train"]["x"].batches(2, weights="t"), TypeError),
+    "batches weights of ragged": (lambda g: g["train"]["x"].batches(2, weights=[[1], [1, 2]]), ValueError),
+    "batches weights and balance": (lambda g: g["train"]["x"].batches(2, weights="n", balance="n"), ValueError),
+    "batches balance of a number": (lambda g: g["train"]["x"].batches(2, balance=3), (TypeError, KeyError)),
+    "batches label of a number": (
+        lambda g: g["train"]["x"].batches(2, shuffle="blocks", label=3),
+        (TypeError, KeyError),
+    ),
+    "batches of names twice": (lambda g: g["train"]["x"].batches(2, var_names="n"), ValueError),
+    "stream at a step": (lambda g: g["train"]["x"].batches(2).seek(0, 99), ValueError),
+    "stream at an epoch": (lambda g: g["train"]["x"].batches(2).seek(-1), ValueError),
+    "stream of a rank": (lambda g: g["train"]["x"].batches(2).on_rank(3, 2), ValueError),
+    "stream of the state None": (lambda g: g["train"]["x"].batches(2).load_state_dict(None), (TypeError, ValueError)),
+    "stream of the state of nobody": (lambda g: g["train"]["x"].batches(2).load_state_dict({}), ValueError),
+    "stream of a step of text": (
+        lambda g: (s := g["train"]["x"].batches(2)).load_state_dict({**s.state_dict(), "step": "1"}),
+        (TypeError, ValueError),
+    ),
+    # versions
+    "vacuum of a text": (lambda g: _stored(g).vacuum(older_than="soon"), ValueError),
+    "vacuum of nobody": (lambda g: _stored(g).vacuum(older_than=None), (TypeError, ValueError)),
+    "vacuum of a bool": (lambda g: _stored(g).vacuum(older_than=True), (TypeError, ValueError)),
+    "vacuum of NaN": (lambda g: _stored(g).vacuum(older_than=float("nan")), ValueError),
+    "vacuum of less than nothing": (lambda g: _stored(g).vacuum(older_than=-1), ValueError),
+    "vacuum that keeps nothing": (lambda g: _stored(g).vacuum(keep_versions=0), ValueError),
+    "rollback to the future": (lambda g: g.rollback(99), ValueError),
+    "rollback before the first": (lambda g: g.rollback(-1), ValueError),
+    "rollback far": (lambda g: g.rollback(2**70), ValueError),
+    "diff of the future": (lambda g: g.diff(0, 99), ValueError),
+    # hybrid
+    "mode unknown": (lambda g: _hybrid(g).set_mode("disk"), ValueError),
+    "mode of a number": (lambda g: _hybrid(g).set_mode(3), ValueError),
+    "mode unhashable": (lambda g: _hybrid(g).set_mode([]), ValueError),
+    "to memory by a float": (lambda g: g.to_memory(1.5), (TypeError, ValueError)),
+    "to memory in another backend": (lambda g: _other(g).to_memory("x"), ValueError),
+    "to storage in another backend": (lambda g: _other(g).to_storage("x"), ValueError),
+    "to memory by no callable": (lambda g: _hybrid(g).to_memory("x", callback=3), TypeError),
+    "to memory by a callback of nothing": (lambda g: _hybrid(g).to_memory("x", callback=lambda n, d: None), TypeError),
+    "to memory under two names": (lambda g: _hybrid(g).to_memory("x", output_var_names=["a", "b"]), ValueError),
+}
+
+for _what, _call in {
+    "rollback": lambda g, n: g.rollback(n),
+    "diff": lambda g, n: g.diff(n, 2),
+    "diff to": lambda g, n: g.diff(1, n),
+    "shuffle": lambda g, n: g.shuffle("train", seed=n),
+    "onehot": lambda g, n: g.onehot("n", n),
+    "argmax": lambda g, n: g.argmax("x", n),
+    "batches": lambda g, n: g["train"]["x"].batches(n),
+    "seed": lambda g, n: g["train"]["x"].batches(2, seed=n),
+    "epoch": lambda g, n: g["train"]["x"].batches(2, epoch=n),
+    "rank": lambda g, n: g["train"]["x"].batches(2, rank=n, world=3),
+    "world": lambda g, n: g["train"]["x"].batches(2, world=n),
+    "prefetch": lambda g, n: g["train"]["x"].batches(2, prefetch=n),
+    "seek": lambda g, n: g["train"]["x"].batches(2).seek(n),
+    "seek step": lambda g, n: g["train"]["x"].batches(2).seek(0, n),
+    "on_rank": lambda g, n: g["train"]["x"].batches(2).on_rank(n, 2),
+    "keep_versions": lambda g, n: _stored(g).vacuum(keep_versions=n),
+}.items():
+    for _bad in NO_INTEGERS:
+        CALLS[f"{_what} by {_bad!r}"] = (
+            lambda g, call=_call, bad=_bad: call(g, bad),
+            (TypeError, ValueError) if _what == "argmax" else TypeError,
+        )
+
+
+def _matrix(rows: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PendingDeprecationWarning)
+        return np.matrix(rows)
+
+
+def _assign(gate: StoreGate, item: Any, data: Any, name: str = "x") -> None:
+    gate["train"][name][item] = data
+
+
+def _stored(gate: StoreGate) -> StoreGate:
+    return gate if gate.backend != "numpy" else pytest.skip("rows in memory have no versions")
+
+
+def _hybrid(gate: StoreGate) -> StoreGate:
+    return gate if gate.backend == "hybrid" else pytest.skip("only the hybrid backend has modes")
+
+
+def _other(gate: StoreGate) -> StoreGate:
+    return gate if gate.backend != "hybrid" else pytest.skip("the hybrid backend moves")
+
+
+@pytest.fixture(params=BACKENDS, scope="module")
+def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[StoreGate, Path]]:
+    root = tmp_path_factory.mktemp("bad")
+    args = {} if request.param == "numpy" else {"output_dir": str(root)}
+    with StoreGate(request.param, args, data_id="a") as gate:
+        gate.add_data("x", np.arange(12.0).reshape(6, 2))
+        gate.add_data(["n", "t", "d"], [np.arange(6), list("abcdef"), np.arange(6).astype("M8[s]")], do_compile=True)
+        yield gate, root
+
+
+def _files(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+OPENINGS: dict[str, tuple[Callable[[Path], Any], type[Exception]]] = {
+    "directory of a number": (lambda p: StoreGate("zarr", {"output_dir": 3}), TypeError),
+    "directory of bytes": (lambda p: StoreGate("zarr", {"output_dir": bytes(p / "s")}), TypeError),
+    "directory of a list": (lambda p: StoreGate("hybrid", {"output_dir": [str(p)]}), TypeError),
+    "directory of no characters": (lambda p: StoreGate("zarr", {"output_dir": ""}), ValueError),
+    "directory of a zero": (lambda p: StoreGate("zarr", {"output_dir": f"{p}/a\0b"}), ValueError),
+    "directory of a surrogate": (lambda p: StoreGate("zarr", {"output_dir": f"{p}/{SURROGATE}"}), ValueError),
+    "directory of a file": (lambda p: StoreGate("zarr", {"output_dir": str(p / "file")}), OSError),
+    "directory below a file": (lambda p: StoreGate("zarr", {"output_dir": str(p / "file/s")}), OSError),
+    "unknown protocol": (lambda p: StoreGate("zarr", {"output_dir": "nosuch://bucket/key"}), ValueError),
+    "arguments of a number": (lambda p: StoreGate("zarr", 3), TypeError),  # type: ignore[arg-type]
+    "arguments of a path": (lambda p: StoreGate("zarr", str(p)), TypeError),  # type: ignore[arg-type]
+    "unknown argument": (lambda p: StoreGate("zarr", {"output": str(p)}), TypeError),
+    "options of a number": (lambda p: StoreGate("zarr", {"storage_options": 3}), TypeError),
+    "options of objects": (lambda p: StoreGate("zarr", {"storage_options": {"a": p}}), TypeError),
+    "mode of a list": (lambda p: StoreGate("zarr", {"mode": []}), ValueError),
+    "mode of an array": (lambda p: StoreGate("zarr", {"mode": np.zeros(2)}), ValueError),
+    "chunk of a float": (lambda p: StoreGate("zarr", {"chunk": 1.5}), ValueError),
+    "chunk of no rows": (lambda p: StoreGate("zarr", {"chunk": 0}), ValueError),
+    "budget of a list": (lambda p: StoreGate("zarr", {"budget": []}), ValueError),
+    "unknown compressor": (lambda p: StoreGate("zarr", {"compressor": "zip"}), ValueError),
+    "unknown durability": (lambda p: StoreGate("zarr", {"durability": 1}), ValueError),
+    "backend of a number": (lambda p: StoreGate(3), ValueError),  # type: ignore[arg-type]
+    "version of a float": (lambda p: StoreGate("zarr", {"output_dir": str(p)}, version=1.5), TypeError),  # type: ignore[arg-type]
+    "version of a text": (lambda p: StoreGate("zarr", {"output_dir": str(p)}, version="1"), TypeError),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("what", OPENINGS)
+def test_a_bad_opening_is_a_typed_error_and_makes_nothing(tmp_path: Path, what: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    call, builtin = OPENINGS[what]
+    with pytest.raises(StoreGateError) as refused:
+        call(tmp_path)
+    assert isinstance(refused.value, builtin)
+    str(refused.value).encode()
+    assert _files(tmp_path) == {"file": b"mine"}
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_without_hard_links_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    root = tmp_path / "s"
+    with StoreGate("zarr", {"output_dir": str(root)}, data_id="a") as gate:
+        gate.add_data("x", np.arange(4))
+        before = _files(root)
+
+        def link(*given: Any, **options: Any) -> None:
+            raise OSError(code, "not possible here")
+
+        monkeypatch.setattr(os, "link", link)
+        with pytest.raises(WriteError, match="has no hard links"):
+            gate.add_data("y", np.arange(4))
+        with pytest.raises(WriteError, match="has no hard links"):
+            StoreGate("zarr", {"output_dir": str(tmp_path / "new")})
+        monkeypatch.undo()
+        assert _files(root) == before
+        assert not _files(tmp_path / "new")
+        np.testing.assert_array_equal(gate["train"]["x"][:], np.arange(4))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_sizes_of_numpy_are_sizes(tmp_path: Path, backend: str) -> None:
+    args: dict[str, Any] = {"chunk": np.int64(2)}
+    with StoreGate(backend, args if backend == "numpy" else {**args, "output_dir": str(tmp_path)}, "a") as gate:
+        for name, shape in {"a": (np.int64(3), np.uint8(2)), "b": np.array([3, 2]), "c": [3, 2]}.items():
+            gate.create_empty(name, shape)
+            np.testing.assert_array_equal(gate["train"][name][:], np.zeros((3, 2)))
+        gate.create_empty("d", np.int64(3))
+        assert gate["train"]["d"][:].shape == (3,)
+        gate.astype("d", "i4")
+        gate.onehot("d", np.int8(2))
+        gate.shuffle("train", seed=np.uint32(3))
+        if backend != "numpy":
+            gate.rollback(np.int64(2))
+            assert len(gate.diff(np.int64(1), np.uint8(2))) == 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("labels", [[5, 3, 9, 0], [3, 2, 1, 0], list("dcba"), pd.date_range("2020", periods=4)])
+def test_a_column_of_pandas_goes_by_position(tmp_path: Path, backend: str, labels: Any) -> None:
+    def column(values: Any) -> pd.Series:
+        return pd.Series(values, index=labels)
+
+    x = np.array([10, 20, 30, 40])
+    with StoreGate(backend, {} if backend == "numpy" else {"output_dir": str(tmp_path)}, "a") as gate:
+        gate.add_data("x", column(x))
+        gate.add_data(["y", "z"], [column(x + 1), column(x + 2)], do_compile=True)
+        view = gate["train"]["x"]
+        np.testing.assert_array_equal(gate.get_data("x"), x)
+        np.testing.assert_array_equal(view[column([2, 0, 1, 1])], x[[2, 0, 1, 1]])
+        np.testing.assert_array_equal(gate.get_data("x", index=column([3, 2, 1, 0])), x[::-1])
+        np.testing.assert_array_equal(view[column([True, False, False, True])], x[[0, 3]])
+        drawn = gate["train"]["x"].batches(400, weights=column([0.0, 0.0, 1.0, 0.0]))
+        assert {int(row) for batch in drawn for row in batch} == {30}
+        view[column([3, 1, 0, 2])] = column([1, 2, 3, 4])
+        np.testing.assert_array_equal(view[:], [3, 2, 4, 1])
+        gate.update_data("x", column([7, 8, 9, 6]))
+        np.testing.assert_array_equal(view[:], [7, 8, 9, 6])
+        gate.update_data("x", column([5, 4, 3, 2]), index=column([True, True, True, True]))
+        np.testing.assert_array_equal(view[:], [5, 4, 3, 2])
+
+
+def test_a_matrix_is_its_array(tmp_path: Path) -> None:
+    with StoreGate("zarr", {"output_dir": str(tmp_path)}, data_id="a") as gate:
+        gate.add_data("x", _matrix([[1, 2], [3, 4]]))
+        gate["train"]["x"][0:1] = _matrix([[5, 6]])
+        found = gate["train"]["x"][:]
+        assert type(found) is np.ndarray
+        np.testing.assert_array_equal(found, [[5, 6], [3, 4]])
+
+
+@pytest.mark.parametrize("what", CALLS)
+def test_a_bad_call_is_a_typed_error_and_changes_nothing(kept: tuple[StoreGate, Path], what: str) -> None:
+    gate, root = kept
+    call, builtin = CALLS[what]
+    table, files = gate.table, _files(root)
+    with pytest.raises(StoreGateError) as refused:
+        call(gate)
+    assert isinstance(refused.value, builtin)
+    assert len(str(refused.value)) > 20
+    str(refused.value).encode()
+    assert gate.table is table
+    assert _files(root) == files
+    assert gate.data_id == "a"
