@@ -50,6 +50,8 @@ def open_stream(
     balance: str | None,
 ) -> Stream:
     """Return a stream of variables, which ``variable`` finds; a tuple of names without a form gives dicts."""
+    for what, given in {"label": label, "balance": balance}.items():
+        _require_name(what, given)
     wanted = names.names if isinstance(names, Names) else names
     if not wanted:
         raise VariableNotFoundError("there are no variables to make batches of; add data first")
@@ -80,6 +82,11 @@ def open_stream(
         prefetch=as_int(prefetch, "prefetch"),
         version=version,
     )
+
+
+def _require_name(what: str, given: object) -> None:
+    if given is not None and not isinstance(given, str):
+        raise ArgumentTypeError(f"{what}= takes the name of a variable, found {shown(given)}")
 
 
 def require_stackable(variables: Sequence[Variable]) -> None:

@@ -721,7 +721,8 @@ class StoreGate:
         if self._backend != "hybrid":
             warnings.warn(f"set_mode does nothing on the {self._backend} backend", UserWarning, stacklevel=2)
             return
-        if mode not in MODES:
+        given: object = mode
+        if not isinstance(given, str) or given not in MODES:
             raise ArgumentError(f"no mode {mode!r} (modes: {', '.join(MODES)})")
         former, self._mode = self._mode, mode
         if self._data_id is not None:
@@ -888,6 +889,8 @@ def _plain(value: Any) -> Any:
     """Return an argument as a manifest can hold it."""
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, str):  # of a variable that is not there, and may be no text
+        return value.encode(errors="replace").decode()
     if isinstance(value, (list, tuple, np.ndarray)):
         return [_plain(item) for item in value]
     return value

@@ -11,7 +11,7 @@ import xarray as xr
 
 from storegate.phases import ALL, PHASES
 from storegate_engine.budget import format_nbytes
-from storegate_engine.errors import AlignmentWarning, printable
+from storegate_engine.errors import AlignmentWarning, ArgumentTypeError, printable, shown
 from storegate_engine.lazy import plans_of
 from storegate_engine.orders import Range
 from storegate_engine.repository import Repository
@@ -115,6 +115,8 @@ def explain(dataset: xr.Dataset | View) -> str:
     x  full pass  read: 1 tasks, reads 16 B, projected memory 24.0 MiB
     x  256 rows   read: 1 tasks, reads 16 B, projected memory 24.0 MiB
     """
+    if not hasattr(dataset, "to_xarray") and not isinstance(dataset, xr.Dataset):
+        raise ArgumentTypeError(f"explain takes a view or a Dataset of to_xarray(), found {shown(dataset)}")
     lazy = dataset if isinstance(dataset, xr.Dataset) else dataset.to_xarray()
     lines = []
     for name, (full, peek) in plans_of(lazy, PEEK_ROWS).items():

@@ -203,6 +203,8 @@ class View(NDArrayOperatorsMixin):
 
     def __contains__(self, item: object) -> bool:
         """Return whether a variable is in the phase; for all, in every phase that has rows."""
+        if not isinstance(item, str):
+            return False
         table = self.gate.table
         if self.phase not in (None, ALL):
             return item in table[self.phase]

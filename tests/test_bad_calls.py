@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from storegate import StoreGate
+from storegate import StoreGate, cli, explain
 from storegate_engine.errors import StoreGateError, WriteError
 
 Call = Callable[[StoreGate], Any]
@@ -181,6 +181,10 @@ CALLS: dict[str, tuple[Call, type[Exception]]] = {
         lambda g: (s := g["train"]["x"].batches(2)).load_state_dict({**s.state_dict(), "step": "1"}),
         (TypeError, ValueError),
     ),
+    "label of a list": (lambda g: g["train"]["x"].batches(2, shuffle="blocks", label=["n"]), TypeError),
+    "balance of a list": (lambda g: g["train"]["x"].batches(2, balance=["n"]), TypeError),
+    "explain of a gate's name": (lambda g: explain("a"), TypeError),  # type: ignore[arg-type]
+    "explain of nothing": (lambda g: explain(None), TypeError),  # type: ignore[arg-type]
     # versions
     "vacuum of a text": (lambda g: _stored(g).vacuum(older_than="soon"), ValueError),
     "vacuum of nobody": (lambda g: _stored(g).vacuum(older_than=None), (TypeError, ValueError)),
@@ -195,6 +199,7 @@ CALLS: dict[str, tuple[Call, type[Exception]]] = {
     # hybrid
     "mode unknown": (lambda g: _hybrid(g).set_mode("disk"), ValueError),
     "mode of a number": (lambda g: _hybrid(g).set_mode(3), ValueError),
+    "mode of an array": (lambda g: _hybrid(g).set_mode(np.zeros(2)), ValueError),
     "mode unhashable": (lambda g: _hybrid(g).set_mode([]), ValueError),
     "to memory by a float": (lambda g: g.to_memory(1.5), (TypeError, ValueError)),
     "to memory in another backend": (lambda g: _other(g).to_memory("x"), ValueError),
@@ -367,6 +372,49 @@ def test_a_column_of_pandas_goes_by_position(tmp_path: Path, backend: str, label
         np.testing.assert_array_equal(view[:], [7, 8, 9, 6])
         gate.update_data("x", column([5, 4, 3, 2]), index=column([True, True, True, True]))
         np.testing.assert_array_equal(view[:], [5, 4, 3, 2])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_names_that_no_variable_can_have_are_not_there(tmp_path: Path, backend: str) -> None:
+    with StoreGate(backend, {} if backend == "numpy" else {"output_dir": str(tmp_path)}, "a") as gate:
+        gate.add_data("x", np.arange(3))
+        for name in (SURROGATE, 3, None, ["x"], {}, np.zeros(2)):
+            assert name not in gate["train"]
+            assert name not in gate
+        gate.delete_data(SURROGATE)  # missing ones are passed over
+        assert gate.get_var_names() == ["x"]
+    with StoreGate(backend, {} if backend == "numpy" else {"output_dir": str(tmp_path)}, "a") as gate:
+        assert gate.get_var_names() == ([] if backend == "numpy" else ["x"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["vacuum", "--older-than", "soon"],
+        ["vacuum", "--older-than=-1"],
+        ["vacuum", "--keep-versions", "0"],
+        ["vacuum", "--data-id", "b"],
+        ["info", "--data-id", SURROGATE],
+        ["history", "--data-id", "a/b"],
+        ["verify", "--data-id", ""],
+    ],
+)
+def test_a_bad_command_says_so_and_changes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    with StoreGate("zarr", {"output_dir": str(tmp_path)}, data_id="a") as gate:
+        gate.add_data("x", np.arange(3))
+    before = _files(tmp_path)
+    command, *rest = arguments
+    assert cli.main([command, str(tmp_path), *rest]) == 2
+    assert "storegate: error: " in capsys.readouterr().err
+    assert _files(tmp_path) == before
+
+
+@pytest.mark.parametrize("directory", ["", "nosuch://a/b", "missing", SURROGATE, "a\0b"])
+def test_a_bad_store_of_a_command_is_named(capsys: pytest.CaptureFixture[str], directory: str) -> None:
+    assert cli.main(["info", directory]) == 2
+    assert "storegate: error: " in capsys.readouterr().err
 
 
 def test_a_matrix_is_its_array(tmp_path: Path) -> None:
