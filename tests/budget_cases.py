@@ -130,9 +130,9 @@ def changing(gate: Gate, name: str, rows: Callable[[int], Iterator[np.ndarray]],
 
 
 def lazily(gate, name):
-    """Read the first and the last rows of every block."""
+    """Compute every block, and keep a number of each."""
     array = gate["train"].to_xarray()[name].data
-    array.map_blocks(lambda block: block[:1].copy()).compute()
+    array.map_blocks(lambda block: np.full((1,) * block.ndim, len(block)), chunks=(1,) * array.ndim).compute()
 
 
 def copied(gate, name):

@@ -91,9 +91,12 @@ class ArraySource:
 
 def _mapping_of(values: Array) -> mmap.mmap | None:
     """Return the file mapping under a memmap whose pages may be dropped at any time."""
-    base = getattr(values, "_mmap", None)
-    if isinstance(base, mmap.mmap) and getattr(values, "mode", "c") != "c" and hasattr(mmap, "MADV_DONTNEED"):
-        return base
+    array: Any = values
+    while isinstance(array, np.ndarray):  # a plain view of one has it as its base
+        mapped = getattr(array, "_mmap", None)
+        if isinstance(mapped, mmap.mmap):
+            return mapped if getattr(array, "mode", "c") != "c" and hasattr(mmap, "MADV_DONTNEED") else None
+        array = array.base
     return None
 
 

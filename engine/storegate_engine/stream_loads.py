@@ -29,6 +29,7 @@ import numpy as np
 
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbytes
 from storegate_engine.orders import Range, RowOrder
+from storegate_engine.plans import COPIES
 from storegate_engine.shards import in_own_thread
 from storegate_engine.stream_orders import Blocks, Epochs, Load, Share
 from storegate_engine.table import Variable
@@ -42,8 +43,10 @@ __all__ = [
     "Source",
     "Threads",
     "ahead",
+    "copied_nbytes",
     "free_one",
     "row_nbytes_of",
+    "together",
 ]
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -56,6 +59,8 @@ PART_NBYTES = 4 * 2**20
 """Bytes of one variable that one thread reads at a time."""
 FETCH_NBYTES = 64 * 2**10
 """Bytes of a span, on average, from which on the system is told about it beforehand."""
+COPY_NBYTES = 2**20
+"""Small batches are copied together, up to so many bytes: threads hand Python's lock over at every copy."""
 RUN_NBYTES = 16 * 2**20
 """Rows of one load that are read in order."""
 ORDER_NBYTES = 6
@@ -160,6 +165,17 @@ def free_one(free: deque[T], make: Callable[[], T]) -> T:
 def row_nbytes_of(variables: Sequence[Variable]) -> int:
     """Return the bytes of one row of all variables."""
     return sum(variable.row_nbytes for variable in variables)
+
+
+def together(variables: Sequence[Variable]) -> int:
+    """Return the rows that are copied at a time."""
+    return max(1, COPY_NBYTES // max(1, row_nbytes_of(variables)))
+
+
+def copied_nbytes(variables: Sequence[Variable], epochs: Epochs) -> int:
+    """Return what the batches take that are copied together, and those before them."""
+    batch_rows = -(-epochs.batch_rows // epochs.world)
+    return 2 * min(max(batch_rows, together(variables)), epochs.n_rows) * row_nbytes_of(variables)
 
 
 def reading_nbytes(variables: Sequence[Variable], n_rows: int) -> int:
@@ -368,7 +384,7 @@ class MemorySource(Source):
         """The rows, and the order of some of them."""
         rows = self.epochs.n_rows * row_nbytes_of(self.variables)
         reading = 2 * reading_nbytes(self.variables, self.epochs.n_rows)  # a gather holds windows, and rows of them
-        index = self.epochs.n_rows * ROW_OVERHEAD_NBYTES  # a gather's sorting, or a drawn epoch's list
+        index = int(self.epochs.n_rows * COPIES * ROW_OVERHEAD_NBYTES)  # a gather's sorting, or a drawn epoch's list
         return rows + reading + index
 
     def close(self, spill_from: int | None = None) -> None:

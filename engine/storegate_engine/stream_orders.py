@@ -28,7 +28,6 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from storegate_engine.budget import ROW_OVERHEAD_NBYTES
 from storegate_engine.errors import ArgumentError, NotInvertibleError
 from storegate_engine.indexes import ArrayIndex
 from storegate_engine.orders import Permute, RowOrder, Take, join_runs
@@ -58,6 +57,8 @@ BLOCK_NBYTES = 512 * 2**10
 """Rows of one block, over all variables: as much as a disk reads at its full rate from anywhere."""
 ROUND_NBYTES = 64 * 2**20
 """Rows of one round, and what is known of each of them."""
+ROW_NBYTES = 64
+"""What is known of each row of a round, as the definition of the order counts it."""
 TABLE_MAX_ROWS = 2**16
 """Up to here an epoch's permutation is a list of rows; above, `permutations` computes it from next to nothing. The
 tables of numpy's kind would be kept in a cache, those of every epoch."""
@@ -482,7 +483,7 @@ def default_blocks(n_rows: int, row_nbytes: int, chunk_rows: int) -> tuple[int, 
     rows = max(1, min(BLOCK_NBYTES // max(1, row_nbytes), enough))
     block_rows = max(1, rows // chunk_rows) * chunk_rows if chunk_rows <= enough else rows
     n_blocks = max(1, -(-n_rows // block_rows))
-    held = n_rows * (row_nbytes + ROW_OVERHEAD_NBYTES)
+    held = n_rows * (row_nbytes + ROW_NBYTES)
     n_rounds = max(1, -(-held // ROUND_NBYTES))
     return block_rows, min(n_blocks, -(-n_blocks // (n_rounds * LANES)) * LANES)
 

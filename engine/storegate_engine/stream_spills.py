@@ -30,7 +30,7 @@ from storegate_engine.plans import COPIES, SHARE
 from storegate_engine.shards import in_own_thread
 from storegate_engine.spill import SPARE, Spill, open_spill
 from storegate_engine.states import is_stored, token_of
-from storegate_engine.stream_loads import EpochOrder, Ready, Source, Threads, free_one, row_nbytes_of
+from storegate_engine.stream_loads import EpochOrder, Ready, Source, Threads, copied_nbytes, free_one, row_nbytes_of
 from storegate_engine.stream_orders import Epochs, Share
 from storegate_engine.table import Variable
 
@@ -86,7 +86,9 @@ class ExchangeSource(Source):
 
     def _plan(self, budget_nbytes: int) -> tuple[int, list[int]]:
         """Return the steps of one bucket, and the rows of a scatter task of each variable."""
-        unit = SHARE * (budget_nbytes - reserved_nbytes(budget_nbytes)) / (self.prefetch + EXCHANGE_UNITS)
+        free = budget_nbytes - reserved_nbytes(budget_nbytes)
+        free -= min(free // 4, copied_nbytes(self.variables, self.epochs))
+        unit = SHARE * free / (self.prefetch + EXCHANGE_UNITS)
         step_rows = max(1, -(-self.epochs.batch_rows // self.epochs.world))
         steps = int(unit / (row_nbytes_of(self.variables) + ROW_OVERHEAD_NBYTES)) // step_rows
         map_rows = []

@@ -34,7 +34,9 @@ from storegate_engine.stream_loads import (
     Source,
     Threads,
     ahead,
+    copied_nbytes,
     row_nbytes_of,
+    together,
 )
 from storegate_engine.stream_orders import (
     LANES,
@@ -57,8 +59,6 @@ Form: TypeAlias = Callable[[list[Array]], Any]
 
 FORMAT = 1
 """The version of `Stream.state_dict`."""
-COPY_NBYTES = 2**20
-"""Small batches are copied together, up to so many bytes: threads hand Python's lock over at every copy."""
 QUALITY_LIMIT = 1.1
 """A block order whose batches have means of more than so many times the variance of uniform ones gets a warning."""
 SAMPLED_BLOCKS = 32
@@ -211,9 +211,8 @@ class Stream:
     @property
     def projected_nbytes(self) -> int:
         """The peak memory of an epoch, the batches that the consumer keeps not included."""
-        batch_rows = -(-self._epochs.batch_rows // self._epochs.world)
-        copied = min(max(batch_rows, self._together), self._epochs.n_rows) * row_nbytes_of(self._variables)
-        return reserved_nbytes(self._budget_nbytes) + self._source.projected_nbytes + 2 * copied
+        copied = copied_nbytes(self._variables, self._epochs)
+        return reserved_nbytes(self._budget_nbytes) + self._source.projected_nbytes + copied
 
     @property
     def quality(self) -> float:
@@ -297,7 +296,7 @@ class Stream:
         with Threads(self._source.loads_at_once) as threads:
             tasks = self._source.tasks(self._epoch, self._step, threads)
             for ready in ahead(tasks, threads.loads, prefetch):
-                for at, parts in enumerate(_batches_of(ready, self._together), start=2):
+                for at, parts in enumerate(_batches_of(ready, together(self._variables)), start=2):
                     if at == len(ready.cuts) and not ready.closed:
                         pending.append(parts)
                         continue
@@ -312,11 +311,6 @@ class Stream:
                 del ready
             self._source.end(self._epoch)
         self._epoch, self._step = self._epoch + 1, 0
-
-    @property
-    def _together(self) -> int:
-        """The rows that are copied at a time."""
-        return max(1, COPY_NBYTES // max(1, row_nbytes_of(self._variables)))
 
     def _stop(self) -> None:
         running = self._running() if self._running is not None else None
