@@ -14,6 +14,7 @@ is there is whole. Every task can be run again, anywhere.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -28,7 +29,7 @@ from storegate_engine.pieces import Piece
 from storegate_engine.plans import COPIES, Plan, Rows, choose
 from storegate_engine.settings import scratch_directory, shuffle_plan
 from storegate_engine.spill import SPARE, Spill, Visit, user_scratch
-from storegate_engine.spill_files import SegmentFile, write_segments
+from storegate_engine.spill_files import SegmentFile, write_parts, write_segments
 from storegate_engine.table import Variable
 
 __all__ = [
@@ -45,6 +46,9 @@ __all__ = [
     "spill_row_nbytes",
     "split",
 ]
+
+PART_NBYTES = 8 * 2**20
+"""Rows of a segment that are read and placed together."""
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Arrangement: TypeAlias = tuple[Array, Array]
@@ -286,14 +290,24 @@ def split(coarse: Exchange, fine: Exchange, number: int, *, workspace: Workspace
     space = workspace or Workspace()
     spilled = coarse.spilled
     maps = fine.map_rows // coarse.map_rows
+    step = max(1, PART_NBYTES // max(1, spilled.row_nbytes))
+    buffer = space.array("part", (min(step, len(places)), *spilled.row_shape), spilled.dtype)
+    bucket = places // fine.bucket_rows
+
+    def parts(first: int, last: int) -> Iterator[tuple[Array, Array]]:
+        for source in range(first, last):
+            n_rows = int(cuts[source + 1] - cuts[source])
+            if n_rows:
+                with coarse.open(coarse.map_path(source).name, coarse.n_buckets) as file:
+                    file.require_rows(number - coarse.buckets[0], n_rows)
+                    for lo, rows in file.parts(number - coarse.buckets[0], buffer):
+                        begin = int(cuts[source]) + lo
+                        yield rows, bucket[begin : begin + len(rows)]
+
     for at in missing:
         first, last = at * maps, min((at + 1) * maps, coarse.n_maps)
-        lo, hi = int(cuts[first]), int(cuts[last])
-        rows = space.array("rows", (hi - lo, *spilled.row_shape), spilled.dtype)
-        for source in range(first, last):
-            _read_part(coarse, source, number, rows[cuts[source] - lo : cuts[source + 1] - lo])
-        bucket = places[lo:hi] // fine.bucket_rows
-        write_segments(fine.map_path(at), rows, *_by_bucket(np.arange(hi - lo), bucket, fine.n_buckets), space)
+        counts = np.bincount(bucket[int(cuts[first]) : int(cuts[last])], minlength=fine.n_buckets)
+        write_parts(fine.map_path(at), counts, spilled.row_nbytes, parts(first, last))
 
 
 def request(exchange: Exchange, number: int) -> str:
@@ -351,12 +365,17 @@ def collect(
     places, cuts = found or placement(exchange, number)
     space = workspace or Workspace()
     out = space.array("rows", (hi - lo, *spilled.row_shape), spilled.dtype)
-    widest = int(np.diff(cuts).max(initial=0))
+    # a segment is as long as the bucket where rows hardly move: it is placed part by part
+    widest = min(int(np.diff(cuts).max(initial=0)), max(1, PART_NBYTES // max(1, spilled.row_nbytes)))
     buffer = space.array("part", (widest, *spilled.row_shape), spilled.dtype)
     for at in range(exchange.n_maps):
-        rows = buffer[: cuts[at + 1] - cuts[at]]
-        _read_part(exchange, at, number, rows)
-        out[places[cuts[at] : cuts[at + 1]]] = rows
+        first, last = int(cuts[at]), int(cuts[at + 1])
+        if first == last:
+            continue
+        with exchange.open(exchange.map_path(at).name, exchange.n_buckets) as file:
+            file.require_rows(number - exchange.buckets[0], last - first)
+            for lo, rows in file.parts(number - exchange.buckets[0], buffer):
+                out[places[first + lo : first + lo + len(rows)]] = rows
     return exchange.variable.transformed_rows(out, lo) if exchange.transforms_last else out
 
 
@@ -375,13 +394,6 @@ def arrangement(exchange: Exchange, number: int) -> Arrangement:
     stored = exchange.variable.order.rows(*_bucket_span(exchange, number))
     places = stable_argsort(stored)
     return places, stored[places]
-
-
-def _read_part(exchange: Exchange, source: int, bucket: int, out: Array) -> None:
-    """Read the rows that one spill file has for a bucket."""
-    if len(out):
-        with exchange.open(exchange.map_path(source).name, exchange.n_buckets) as file:
-            file.read(bucket - exchange.buckets[0], out)
 
 
 def _map_span(exchange: Exchange, number: int) -> tuple[int, int]:

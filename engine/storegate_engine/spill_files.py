@@ -7,17 +7,20 @@ import errno
 import os
 import stat
 import uuid
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
 import numpy as np
+from google_crc32c import extend
 from google_crc32c import value as crc32c
 
 from storegate_engine.budget import format_nbytes
 from storegate_engine.buffers import Workspace, as_bytes, write_all
-from storegate_engine.errors import CorruptStoreError, SpillError
+from storegate_engine.errors import CorruptStoreError, SpillError, StoreGateError
+from storegate_engine.integers import groups_of
 
-__all__ = ["SegmentFile", "write_segments"]
+__all__ = ["SegmentFile", "write_parts", "write_segments"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -36,25 +39,64 @@ def write_segments(
     """
     row_nbytes = values.nbytes // len(values) if len(values) else 0
     ends = np.cumsum(counts)
-    offsets = np.concatenate([[0], ends]).astype(np.int64)
+    with _new_file(path, counts, row_nbytes, spare) as (file, offsets, checksums):
+        first = 0
+        step = max(1, min(_WRITE_NBYTES, values.nbytes // 4) // max(1, row_nbytes))
+        while first < len(counts):  # as many whole segments as are gathered at a time, or a part of a long one
+            last = max(first + 1, int(np.searchsorted(ends, offsets[first] + step, side="right")))
+            for lo in range(int(offsets[first]), int(offsets[last]), step):
+                wanted = rows[lo : min(lo + step, int(offsets[last]))]
+                gathered = space.array("part", (len(wanted), *values.shape[1:]), values.dtype)
+                np.take(values, wanted, axis=0, out=gathered, mode="clip")  # "raise" would go through a buffer
+                for at in range(first, last):
+                    part = gathered[max(0, offsets[at] - lo) : max(0, offsets[at + 1] - lo)]
+                    checksums[at] = extend(int(checksums[at]), as_bytes(part))
+                write_all(file, as_bytes(gathered))
+            first = last
+
+
+def write_parts(path: Path, counts: Array, row_nbytes: int, parts: Iterable[tuple[Array, Array]]) -> None:
+    """Write segments of ``counts`` rows, as :func:`write_segments` does, from parts that have rows of several.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    counts : ndarray
+        Rows of each segment.
+    row_nbytes : int
+        Bytes of a row.
+    parts : iterable of (rows, segments)
+        Rows, and which segment each belongs to; those of one segment are in order.
+    """
+    with _new_file(path, counts, row_nbytes, None) as (file, offsets, checksums):
+        begin = file.tell()
+        ends = offsets[:-1].copy()
+        for rows, segments in parts:
+            places, cuts, numbers = groups_of(segments)
+            for number, lo, hi in zip(numbers, cuts, cuts[1:], strict=False):
+                content = as_bytes(rows[places[lo:hi]])
+                file.seek(begin + int(ends[number]) * row_nbytes)
+                write_all(file, content)
+                checksums[number] = extend(int(checksums[number]), content)
+                ends[number] += hi - lo
+        file.seek(begin + int(offsets[-1]) * row_nbytes)
+
+
+@contextlib.contextmanager
+def _new_file(path: Path, counts: Array, row_nbytes: int, spare: Path | None) -> Iterator[tuple[Any, Array, Array]]:
+    """Open a file under a fresh name where its first segment begins; write its header and rename it at the end.
+
+    Gives the file, where segments begin, in rows, and their checksums, which the caller fills in.
+    """
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     checksums = np.zeros(len(counts), np.uint32)
     header_nbytes = _header_nbytes(len(counts))
     fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with open(fresh, "r+b" if _moved(spare, fresh) else "wb", buffering=0) as file:
             file.seek(header_nbytes)
-            first = 0
-            while first < len(counts):  # as many whole segments as are gathered at a time, one at least
-                room = offsets[first] + max(1, min(_WRITE_NBYTES, values.nbytes // 4) // max(1, row_nbytes))
-                last = max(first + 1, int(np.searchsorted(ends, room, side="right")))
-                wanted = rows[offsets[first] : offsets[last]]
-                gathered = space.array("part", (len(wanted), *values.shape[1:]), values.dtype)
-                np.take(values, wanted, axis=0, out=gathered, mode="clip")  # "raise" would go through a buffer
-                for at in range(first, last):
-                    part = gathered[offsets[at] - offsets[first] : offsets[at + 1] - offsets[first]]
-                    checksums[at] = crc32c(as_bytes(part))
-                write_all(file, as_bytes(gathered))
-                first = last
+            yield file, offsets, checksums
             file.truncate()
             body = np.concatenate([offsets.view("u1"), checksums.view("u1")])
             file.seek(0)
@@ -63,9 +105,9 @@ def write_segments(
     except BaseException as err:
         with contextlib.suppress(OSError):
             fresh.unlink(missing_ok=True)
-        if not isinstance(err, OSError):
+        if not isinstance(err, OSError) or isinstance(err, StoreGateError):
             raise
-        needed = header_nbytes + len(rows) * row_nbytes
+        needed = header_nbytes + int(offsets[-1]) * row_nbytes
         if not path.parent.is_dir():
             raise SpillError(f"spill file {path} cannot be written: whoever asked for it has ended") from err
         raise SpillError(
@@ -148,17 +190,37 @@ class SegmentFile:
         """Return the rows of a segment."""
         return int(self._offsets[number + 1] - self._offsets[number])
 
+    def require_rows(self, number: int, n_rows: int) -> None:
+        """Raise CorruptStoreError unless a segment has so many rows."""
+        if self.n_rows(number) != n_rows:
+            raise CorruptStoreError(
+                f"spill file {self._path}: segment {number} has {self.n_rows(number)} rows, expected {n_rows}"
+            )
+
     def read(self, number: int, out: Array) -> None:
         """Read a segment into ``out``; check its length and checksum."""
-        n_rows = self.n_rows(number)
-        if n_rows != len(out):
-            raise CorruptStoreError(f"spill file {self._path}: segment {number} has {n_rows} rows, expected {len(out)}")
+        self.require_rows(number, len(out))
         if not out.size:
             return
         content = out.reshape(-1).view("u1")
-        self._file.seek(self._begin + int(self._offsets[number]) * (out.nbytes // n_rows))
+        self._file.seek(self._begin + int(self._offsets[number]) * (out.nbytes // len(out)))
         self._read_exactly(content)
         if crc32c(content) != int(self._checksums[number]):
+            raise CorruptStoreError(f"spill file {self._path}: segment {number} is not what was written")
+
+    def parts(self, number: int, buffer: Array) -> Iterator[tuple[int, Array]]:
+        """Yield a segment as parts that fit a buffer, each with its first row; check the checksum at the end."""
+        n_rows, checksum = self.n_rows(number), 0
+        if not n_rows or not buffer.size:
+            return
+        self._file.seek(self._begin + int(self._offsets[number]) * (buffer.nbytes // len(buffer)))
+        for lo in range(0, n_rows, len(buffer)):
+            rows = buffer[: min(len(buffer), n_rows - lo)]
+            content = rows.reshape(-1).view("u1")
+            self._read_exactly(content)
+            checksum = extend(checksum, content)
+            yield lo, rows
+        if checksum != int(self._checksums[number]):
             raise CorruptStoreError(f"spill file {self._path}: segment {number} is not what was written")
 
     def _read_exactly(self, out: Array) -> None:

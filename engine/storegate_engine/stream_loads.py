@@ -63,7 +63,7 @@ COPY_NBYTES = 2**20
 """Small batches are copied together, up to so many bytes: threads hand Python's lock over at every copy."""
 RUN_NBYTES = 16 * 2**20
 """Rows of one load that are read in order."""
-ORDER_NBYTES = 6
+ORDER_NBYTES = 5
 """Bytes of each row of a round while its order is worked out, and of each row that waits in it (measured)."""
 MEMORY_ROWS = 2**18
 """Rows in memory whose order is worked out at a time."""
