@@ -17,7 +17,7 @@ KINDS = {
     "masks": 0.4,
     "wide": 0.6,
     "rows of 4 kB": 0.6,
-    "many variables": 0.05,
+    "many variables": 0.02,
     "many classes": 0.6,
     "large chunks": 0.5,
 }

@@ -20,6 +20,7 @@ from storegate_engine.buffers import Workspace
 from storegate_engine.encodings import encoding_of
 from storegate_engine.errors import LabelError, MemoryBudgetError
 from storegate_engine.exchange import plan_rows
+from storegate_engine.integers import stable_argsort
 from storegate_engine.passes import Passes, open_passes
 from storegate_engine.plans import TASK_NBYTES, Plan
 from storegate_engine.repository import Transaction
@@ -253,13 +254,13 @@ def _gathered(variable: Variable, lo: int, hi: int, n_threads: int, *, is_last: 
 
 def _ascending(rows: Array, n_stored: int) -> tuple[Array, Array]:
     """Return row numbers in ascending order, and where each of them was."""
-    if len(rows) > n_stored // 8:  # a table of all rows takes a fraction of the time of sorting most of them
-        places = np.full(n_stored, -1, np.int64)
-        places[rows] = np.arange(len(rows))
-        found = np.flatnonzero(places >= 0)
+    if len(rows) > n_stored // 2 and len(rows) < 2**32 - 1:  # a table takes a fraction of the time of sorting
+        table = np.zeros(n_stored, np.uint32)  # place + 1, 0 for a row that is absent
+        table[rows] = np.arange(1, len(rows) + 1, dtype=np.uint32)
+        found = np.flatnonzero(table)
         if len(found) == len(rows):  # none of them twice
-            return found, places[found]
-    places = np.argsort(rows, kind="stable")
+            return found, table[found] - np.uint32(1)
+    places = stable_argsort(rows)
     return rows[places], places
 
 

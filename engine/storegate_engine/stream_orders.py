@@ -59,6 +59,8 @@ ROUND_NBYTES = 64 * 2**20
 """Rows of one round, and what is known of each of them."""
 ROW_NBYTES = 64
 """What is known of each row of a round, as the definition of the order counts it."""
+SUMMED = 2**16
+"""Places of a step in a round that are summed up together."""
 TABLE_MAX_ROWS = 2**16
 """Up to here an epoch's permutation is a list of rows; above, `permutations` computes it from next to nothing. The
 tables of numpy's kind would be kept in a cache, those of every epoch."""
@@ -530,6 +532,9 @@ def _same_block_pairs(blocks: Blocks) -> float:
     if blocks.n_blocks <= blocks.buffer_blocks:
         return float(pairs(np.array([k]))[0])
     # a step begins with what is left of a round, goes on with whole ones, and ends in another
-    left = np.minimum(np.arange(gcd(n, k), n + 1, gcd(n, k)), k)
-    whole, rest = np.divmod(k - left, n)
-    return float((pairs(left) + whole * pairs(np.array([n])) + pairs(rest)).mean())
+    unit, of_whole, total = gcd(n, k), pairs(np.array([n])), 0.0
+    for lo in range(0, n // unit, SUMMED):
+        left = np.minimum(np.arange(lo + 1, min(lo + SUMMED, n // unit) + 1) * unit, k)
+        whole, rest = np.divmod(k - left, n)
+        total += float((pairs(left) + whole * of_whole + pairs(rest)).sum())
+    return total / (n // unit)
