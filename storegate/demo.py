@@ -82,6 +82,7 @@ def run(directory: str | None = None, *, budget: str = BUDGET) -> None:
         read_batches(gate, HIT_FEATURES, label="triggered", batch_rows=65_536)
 
     print(f"\n{memory.report()}; the budget was {budget}, the decoded data are {mib(decoded_nbytes)}.")
+    print("The budget covers what each call holds; Python, its libraries and your own arrays come on top.")
     print(f"Done in {time.perf_counter() - start:.0f} s. To look again: storegate info {directory}")
 
 
