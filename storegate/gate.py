@@ -231,10 +231,10 @@ class StoreGate:
         if self._root.writable and self._version is None:
             return
         known = self._root.data_ids()
-        if data_id not in known:
+        if known and data_id not in known:  # in a store without any, a reader may wait for the first commit
             raise DataIdNotFoundError(
                 f"no data_id {data_id!r} in {self._root.location}{near_match(data_id, known)} "
-                f"(data_ids: {', '.join(known) or 'none'})"
+                f"(data_ids: {', '.join(known)})"
             )
 
     def get_data_ids(self) -> list[str]:

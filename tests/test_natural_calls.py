@@ -174,6 +174,11 @@ def test_an_unknown_data_id_of_a_store_that_is_only_read_is_refused(tmp_path):
     with pytest.raises(errors.DataIdError, match=r"did you mean 'run\d'\? \(data_ids: run1, run2\)") as caught:
         StoreGate("zarr", {**place, "mode": "r"}, "run3")
     assert isinstance(caught.value, KeyError)
+    empty = {"output_dir": tmp_path / "empty"}
+    StoreGate("zarr", empty)
+    waiting = StoreGate("zarr", {**empty, "mode": "r"}, "run1")  # nothing can be misspelled: a reader may wait
+    StoreGate("zarr", empty, "run1").add_data("x", [7])
+    assert waiting.get_data("x").tolist() == [7]
     gate = StoreGate("zarr", {**place, "mode": "r"}, "run1")
     with pytest.raises(errors.DataIdError, match="run1, run2"):
         gate.set_data_id("other")
