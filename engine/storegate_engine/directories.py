@@ -13,6 +13,7 @@ import functools
 import os
 import shutil
 import stat
+import sys
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -22,7 +23,10 @@ from typing import Any, Self
 
 from storegate_engine.errors import CorruptStoreError, WriteError
 
-__all__ = ["Directory", "Entry", "cached_directory", "open_directory", "open_file", "open_parent", "put_file"]
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["Directory", "Entry", "cached_directory", "locked", "open_directory", "open_file", "open_parent", "put_file"]
 
 _HAS_DESCRIPTORS = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")  # not on Windows
 _STEP = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -326,6 +330,26 @@ def _link(parent: Directory, name: str, other: str) -> None:
             f"{parent.path}/{other} cannot be written: the file system has no hard links ({err.strerror}), without "
             "which two writers could overwrite each other; the table is as it was: choose a directory on another one"
         ) from err
+
+
+@contextlib.contextmanager
+def locked(root: str, *, shared: bool) -> Iterator[None]:
+    """Hold the lock of a root: commits share it, and who removes what they refer to has it alone.
+
+    It goes with its process. Where the system has no such locks, nothing is held.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    descriptor = os.open(root, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    try:
+        with contextlib.suppress(OSError):  # a network file system may have none
+            fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a forked child may have the descriptor too
+        os.close(descriptor)
 
 
 @functools.lru_cache(maxsize=128)

@@ -19,7 +19,7 @@ from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from storegate_engine.directories import Entry, open_directory, open_file, open_parent, put_file
+from storegate_engine.directories import Entry, locked, open_directory, open_file, open_parent, put_file
 from storegate_engine.errors import ArgumentError, CorruptStoreError, StoreError, StoreGateError, WriteError
 from storegate_engine.objects import LocalStore, objects_below
 
@@ -139,6 +139,19 @@ class Location:
                 _sync_path(directory)
             except PermissionError:  # not one that this user could make anything in
                 return
+
+    def status(self, key: str) -> os.stat_result | None:
+        """Return the status of one file of a file system; None when there is none."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            parent, name = open_parent(self.url, self.key(key))
+            return parent.status(name)
+        return None
+
+    @contextlib.contextmanager
+    def locked(self, *, shared: bool) -> Iterator[None]:
+        """Hold the lock of the root, see `directories.locked`; elsewhere than on a file system there is none."""
+        with locked(self.url, shared=shared) if self.is_local else contextlib.nullcontext():
+            yield
 
     def children(self, key: str = "") -> list[str]:
         """Return the names directly below a key, in no order; empty when there is none."""

@@ -75,10 +75,13 @@ class Root:
             if mode in ("w-", "x"):
                 raise self._exists(mode)
             if mode == "w":
-                self._require_ours()
-                for child in self.location.children():
-                    if child != MARKER:  # a process that opens the root meanwhile, or after a kill, finds a store
-                        self.location.delete(child)
+                with self.location.locked(shared=False):  # a commit is removed whole, or refused
+                    self._require_ours()
+                    for child in self.location.children():
+                        if child != MARKER:  # a process that opens the root meanwhile, or after a kill, finds a store
+                            self.location.delete(child)
+                    with writing(self.location / MARKER):  # anew: writers see that what they knew is gone
+                        self.location.write(MARKER, marker)
         elif mode in ("r", "r+"):
             raise StoreNotFoundError(f"there is no store at {self.location} to open with mode={mode!r}")
         elif found:

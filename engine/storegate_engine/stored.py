@@ -16,6 +16,7 @@ from storegate_engine import settings
 from storegate_engine.arrays import RowArray, StoredIndex
 from storegate_engine.budget import format_nbytes, ingest_nbytes, plan_layout, require
 from storegate_engine.columns import turned
+from storegate_engine.contents import MARKER
 from storegate_engine.encodings import is_text, row_nbytes
 from storegate_engine.errors import (
     ConflictError,
@@ -99,6 +100,7 @@ class StoredRepository(Repository):
         self.log = StoredLog(location)
         self._synced: set[str] = set()
         self._has_synced_manifests = False
+        self._began = self._generation()
         if pinned is not None:
             self._require_known(pinned)
         self._head = self._load(self.log.newest() if pinned is None else self.log.read(pinned))
@@ -305,15 +307,29 @@ class StoredRepository(Repository):
                 is_durable=self.durable,
             )
             try:
-                self.log.commit(manifest, sync=self.durable)
+                with self.location.locked(shared=True):
+                    generation = self._generation()
+                    if generation == self._began:
+                        self.log.commit(manifest, sync=self.durable)
             except ConflictError:
                 if attempt == MAX_TRIES - 1:
                     raise
                 time.sleep(_random.uniform(0, 0.002 * min(attempt, 10)))  # other writers: let one of us win
                 self.refresh()
                 continue
+            if generation != self._began:
+                self._began, self._head = generation, self._load(self.log.newest())
+                raise ConflictError(
+                    f"{transaction.operation}: another opening of {self.location.url} with mode='w' has removed this "
+                    "table meanwhile; nothing was changed: the table is now what is there, try again on that"
+                )
             self._head = manifest, table.within(self.budget_nbytes)
             return
+
+    def _generation(self) -> tuple[int, int] | None:
+        """Return what tells whether ``mode="w"`` has cleared the root meanwhile: it writes the marker anew."""
+        entry = Location(self.location.url).status(MARKER) if self.location.is_local else None
+        return None if entry is None else (entry.st_ino, entry.st_mtime_ns)
 
     def _unsynced(self, parent: Manifest, before: Table, table: Table, written: Sequence[str]) -> list[str]:
         """Return the segments of a new table that are perhaps not on the disk, those of this transaction as given."""
