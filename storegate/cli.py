@@ -85,6 +85,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_store(verify)
     verify.set_defaults(command=_verify)
 
+    repair = commands.add_parser(
+        "repair",
+        help="make the last version that opens the newest one",
+        description="For a data_id whose newest version cannot be opened: commit the last one that can, as a new "
+        "version. Nothing is removed.",
+    )
+    _add_store(repair)
+    repair.set_defaults(command=_repair)
+
     vacuum = commands.add_parser(
         "vacuum",
         help="reclaim what no kept version needs",
@@ -128,6 +137,16 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 def _each(arguments: argparse.Namespace, do: Callable[[StoreGate], T], mode: str = "r") -> list[T]:
     """Return what ``do`` returns for the store's gate at each data_id that is asked for."""
+
+    def at(gate: StoreGate, data_id: str) -> T:
+        gate.set_data_id(data_id)
+        return do(gate)
+
+    return _each_id(arguments, at, mode)
+
+
+def _each_id(arguments: argparse.Namespace, do: Callable[[StoreGate, str], T], mode: str) -> list[T]:
+    """Return what ``do`` returns for each data_id that is asked for, whether it opens or not."""
     from storegate import StoreGate
     from storegate_engine.errors import StoreGateError, near_match, printable
 
@@ -144,8 +163,7 @@ def _each(arguments: argparse.Namespace, do: Callable[[StoreGate], T], mode: str
                         f"no data_id {data_id!r} in {arguments.store}{near_match(data_id, known)} "
                         f"(data_ids: {', '.join(known) or 'none'})"
                     )
-                gate.set_data_id(data_id)
-                results.append(do(gate))
+                results.append(do(gate, data_id))
     except (StoreGateError, OSError, ValueError) as err:
         raise CommandError(printable(str(err))) from err
     return results
@@ -168,6 +186,15 @@ def _verify(arguments: argparse.Namespace) -> int:
         return not found.problems
 
     return 0 if all(_each(arguments, verify)) else 1
+
+
+def _repair(arguments: argparse.Namespace) -> None:
+    def repair(gate: StoreGate, data_id: str) -> None:
+        version = gate.repair(data_id)
+        done = "opens, nothing to repair" if version is None else f"version {version} is the newest again"
+        print(f"StoreGate data_id : {data_id}, {done}")
+
+    _each_id(arguments, repair, "a")
 
 
 def _vacuum(arguments: argparse.Namespace) -> None:

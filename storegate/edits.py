@@ -12,6 +12,7 @@ from storegate.phases import ALL, PHASES, Split, Target, require_compiled
 from storegate.selection import OneRow, RowRange, Rows, Selection, n_selected
 from storegate_engine import orders
 from storegate_engine.arrays import ConstantArray, RowArray
+from storegate_engine.budget import Layout
 from storegate_engine.conversions import updated_dtype
 from storegate_engine.encodings import encoding_of
 from storegate_engine.errors import (
@@ -23,6 +24,7 @@ from storegate_engine.errors import (
     near_match,
 )
 from storegate_engine.indexes import NewIndex, RowIndex, find_last, runs_of
+from storegate_engine.inspection import require_within_limits
 from storegate_engine.table import Table, Variable, rows_of
 
 __all__ = [
@@ -313,6 +315,24 @@ def storable(dtype: np.dtype[Any], names: Iterable[str]) -> np.dtype[Any]:
         return encoding_of(dtype).logical
     except DtypeError as err:
         raise DtypeError(f"variable {', '.join(map(repr, names))}: {err}") from err
+
+
+def zeros(names: Iterable[str], shape: tuple[int, ...], dtype: np.dtype[Any]) -> ConstantArray:
+    """Return rows of zeros of a shape ``(N, *k)``.
+
+    Raises
+    ------
+    DtypeError
+        The dtype cannot be stored.
+    ShapeError
+        The rows are larger than any that can be stored.
+    """
+    array = ConstantArray(storable(dtype, names), shape[1:], shape[0])
+    try:
+        require_within_limits(array.dtype, array.row_shape, array.n_rows, Layout(1, 1))
+    except ShapeError as err:
+        raise ShapeError(f"variable {', '.join(map(repr, names))}: {err}") from err
+    return array
 
 
 def touched_phases(target: Target) -> tuple[str, ...]:

@@ -31,11 +31,11 @@ from storegate.phases import ALL, PHASES, Split, parse_phase, parse_reading_phas
 from storegate.selection import RowRange, is_everything, parse_item, parse_method_index
 from storegate.versions import DAY, Commit, Records, Verification
 from storegate.views import View, read, read_lazy
-from storegate_engine.arrays import ConstantArray
 from storegate_engine.errors import (
     ArgumentError,
     DataIdError,
     DataIdNotFoundError,
+    ReadOnlyError,
     ShapeError,
     VersionNotFoundError,
     near_match,
@@ -47,6 +47,7 @@ from storegate_engine.locations import parse_location
 from storegate_engine.memory import MemoryRepository
 from storegate_engine.names import validate_name
 from storegate_engine.permutations import as_int
+from storegate_engine.repair import repair
 from storegate_engine.repository import Repository, Transaction
 from storegate_engine.rewrite import rewrite
 from storegate_engine.roots import Root
@@ -425,15 +426,18 @@ class StoreGate:
 
         Raises
         ------
+        ShapeError
+            A negative size, or more bytes than can be stored.
+        DtypeError
+            A dtype that cannot be stored, or a size that is no integer.
         VariableExistsError
             A variable is there already (a ValueError).
         """
         names = parse_names(var_names, validate=True).names
         target = parse_phase(phase)
-        n_rows, *row_shape = parse_shape(shape)
-        array = ConstantArray(edits.storable(parse_dtype(dtype), names), tuple(row_shape), n_rows)
-        arguments = {"var_names": _plain(var_names), "shape": [n_rows, *row_shape], "phase": _plain(phase)}
-        with self._begin("create_empty", **arguments) as change:
+        array = edits.zeros(names, parse_shape(shape), parse_dtype(dtype))
+        sizes = [array.n_rows, *array.row_shape]
+        with self._begin("create_empty", var_names=_plain(var_names), shape=sizes, phase=_plain(phase)) as change:
             change.edit(edits.created(target, dict.fromkeys(names, array)))
 
     def _finish(self, change: Transaction, *, do_compile: bool) -> None:
@@ -647,6 +651,30 @@ class StoreGate:
         repository, number = self.repository(), as_int(version, "version")
         with self._begin("rollback", version=number) as change:
             change.edit(lambda table: repository.table_at(number))
+
+    def repair(self, data_id: str) -> int | None:
+        """Make the last version of a data_id that opens its newest one; for one that cannot be opened any more.
+
+        Nothing is removed: versions that do not open stay where they are, before the new one.
+
+        Returns
+        -------
+        int or None
+            Which version that was; None where the newest one opens.
+
+        Raises
+        ------
+        CorruptStoreError
+            No version opens.
+        """
+        validate_name(data_id, "data_id")
+        if self._root is None:
+            raise VersionNotFoundError("repair: rows in memory have no versions; use the zarr or the hybrid backend")
+        if data_id not in self._root.data_ids():
+            raise DataIdError(f"repair: there is no data_id {data_id!r} in {self._root.location}")
+        if not self._root.writable:
+            raise ReadOnlyError("repair: the store is open with mode='r'; open it with mode='a' to change it")
+        return repair(self._root.location / data_id, self.budget_nbytes)
 
     def diff(self, a: int, b: int) -> Records[Difference]:
         """Return which variables differ between two versions, and in what; prints as a table."""

@@ -35,6 +35,7 @@ from storegate_engine.locations import Location
 from storegate_engine.names import validate_name
 from storegate_engine.permutations import as_int64
 from storegate_engine.shards import RowSpan, Shards, shards_of
+from storegate_engine.texts import TextSize
 
 __all__ = ["ConstantArray", "MemoryArray", "RowArray", "StoredArray", "StoredIndex"]
 
@@ -162,6 +163,8 @@ class StoredArray:
     """Rows of a chunk and of a shard."""
     checksum: int = 0
     """What its rows sum up to, see `checksums`; 0 while it is written."""
+    text: TextSize | None = None
+    """What variable-length text takes; None for other dtypes, and in stores of earlier versions."""
 
     @property
     def n_shards(self) -> int:
@@ -180,6 +183,7 @@ class StoredArray:
 
     def to_json(self) -> dict[str, Any]:
         """Return what a manifest holds of the array; its location is the manifest's."""
+        text = {} if self.text is None else {"text_nbytes": [self.text.nbytes, self.text.largest_nbytes]}
         return {
             "segment": self.segment,
             "name": self.name,
@@ -189,6 +193,7 @@ class StoredArray:
             "chunk_rows": self.layout.chunk_rows,
             "shard_rows": self.layout.shard_rows,
             "checksum": self.checksum,
+            **text,
         }
 
     @classmethod
@@ -214,6 +219,12 @@ class StoredArray:
             dtype, row_shape = dtype_from_text(document["dtype"]), tuple(document["row_shape"])
             layout = Layout(document["chunk_rows"], document["shard_rows"])
             inspection.require_within_limits(dtype, row_shape, document["n_rows"], layout)
+            text = None
+            if "text_nbytes" in document:
+                nbytes, largest = document["text_nbytes"]
+                if not all(type(n) is int and 0 <= n < 2**62 for n in (nbytes, largest)):
+                    raise ValueError("the bytes of its texts are not legal")
+                text = TextSize(nbytes, largest)
             return cls(
                 segments / segment,
                 validate_name(name),
@@ -222,6 +233,7 @@ class StoredArray:
                 document["n_rows"],
                 layout,
                 document["checksum"],
+                text,
             )
         except (KeyError, TypeError, ValueError) as err:
             raise CorruptStoreError(f"the manifest refers to an array in a way that is not ours: {err}") from err

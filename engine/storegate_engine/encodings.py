@@ -38,6 +38,8 @@ _CF_UNITS = {
 }
 _CALENDAR_UNITS = {"Y": "years", "M": "months"}
 _TIME = re.compile(r"[mM]8\[(Y|M|W|D|h|m|s|ms|us|ns)\]")
+_WIDTH_DIGITS = 7
+_TEXT = re.compile(rf"[US][0-9]{{1,{_WIDTH_DIGITS}}}")
 _NOT_A_TIME = int(np.iinfo(np.int64).min)
 
 
@@ -69,6 +71,11 @@ def dtype_to_text(dtype: np.dtype[Any]) -> str:
     if dtype.kind == "T":
         raise DtypeError(f"{dtype!r} has options that cannot be stored; use numpy.dtypes.StringDType() as it is")
     text = dtype.str[1:]
+    if dtype.kind in "US" and len(text) > 1 + _WIDTH_DIGITS:
+        raise DtypeError(
+            f"dtype {dtype} cannot be stored: texts have less than {10**_WIDTH_DIGITS} characters of one width; use "
+            "numpy.dtypes.StringDType()"
+        )
     if text in _NUMBERS or _TIME.fullmatch(text) or dtype.kind in "US":
         return text
     if dtype.kind == "O":
@@ -101,7 +108,7 @@ def dtype_from_text(text: object) -> np.dtype[Any]:
     """
     if text == "T":
         return TEXT
-    if isinstance(text, str) and (text in _NUMBERS or _TIME.fullmatch(text) or re.fullmatch(r"[US][0-9]{1,7}", text)):
+    if isinstance(text, str) and (text in _NUMBERS or _TIME.fullmatch(text) or _TEXT.fullmatch(text)):
         return np.dtype(text)
     raise CorruptStoreError(f"the store names a dtype that is not allowed: {text!r}")
 

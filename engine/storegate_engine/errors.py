@@ -28,6 +28,7 @@
     └── StoreError (OSError)
         ├── WriteError (OSError)              data that cannot be written: a full disk, no permission
         ├── SpillError (OSError)              spill that cannot be written: a full disk, no permission
+        ├── UnreadableStateError (ValueError)     a change after which the store could not be opened
         ├── NotAStoreError (OSError)              a directory that holds something else
         │   └── StoreNotFoundError (FileNotFoundError)
         ├── StoreExistsError (FileExistsError)    a store where a new one was asked for
@@ -74,6 +75,7 @@ __all__ = [
     "StoreNotFoundError",
     "StreamStateError",
     "TransactionError",
+    "UnreadableStateError",
     "VariableExistsError",
     "VariableNotFoundError",
     "VersionNotFoundError",
@@ -214,6 +216,10 @@ class StoreError(StoreGateError, OSError):
 
 class WriteError(StoreError):
     """Rows or a manifest cannot be written; the table is as it was."""
+
+
+class UnreadableStateError(StoreError, ValueError):
+    """A change was not made, since the store could not be opened after it."""
 
 
 class SpillError(StoreError):

@@ -13,12 +13,20 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from storegate_engine import documents
-from storegate_engine.errors import ConflictError, CorruptStoreError, SnapshotExpired, StoreError, WriteError, shown
+from storegate_engine.errors import (
+    ConflictError,
+    CorruptStoreError,
+    SnapshotExpired,
+    StoreError,
+    UnreadableStateError,
+    WriteError,
+    shown,
+)
 from storegate_engine.locations import Location, writing
 
 __all__ = ["FORMAT_VERSION", "Manifest", "StoredLog", "new_transaction"]
@@ -191,6 +199,13 @@ class StoredLog:
                 if head == before:
                     raise
 
+    def newest_readable(self) -> Manifest:
+        """Return the newest version whose manifest can be read; of one that cannot, others still tell."""
+        for version in reversed(self.versions()):
+            with contextlib.suppress(CorruptStoreError, SnapshotExpired):
+                return self.read(version)
+        return Manifest(0, None)
+
     def head(self) -> int:
         """Return the newest version, 0 when there is none."""
         return max(self.versions(), default=0)
@@ -214,7 +229,9 @@ class StoredLog:
         # the next one may have come and been vacuumed, but then this one was too
         return self.head() > 0 if version == 0 else not os.path.exists(f"{self.location}/{self.key(version)}")
 
-    def commit(self, manifest: Manifest, *, sync: bool = False) -> None:
+    def commit(
+        self, manifest: Manifest, *, sync: bool = False, check: Callable[[Manifest], None] | None = None
+    ) -> None:
         """Commit a state: put if absent, then read back and compare the transaction id.
 
         Parameters
@@ -223,9 +240,13 @@ class StoredLog:
             The state.
         sync : bool
             Whether it must be on the disk when this returns.
+        check : callable, optional
+            Looks at the state as a reader does; what it raises as corrupt is not put.
 
         Raises
         ------
+        UnreadableStateError
+            It is larger than what is read, or ``check`` refused it; nothing was put.
         ConflictError
             Another writer's state is there.
         WriteError
@@ -234,14 +255,18 @@ class StoredLog:
             It was written, but is perhaps not on the disk yet.
         """
         content = manifest.to_bytes()
-        if len(content) > documents.MAX_NBYTES:
-            raise StoreError(
-                f"the state of {self.location} takes {len(content)} bytes, and {documents.MAX_NBYTES} are read: "
-                "compact the variables, or use several data_ids"
-            )
+        where = self.location / self.key(manifest.version)
+        try:
+            parsed = parse_manifest(content, manifest.version, str(where))
+            if check is not None:
+                check(parsed)
+        except CorruptStoreError as err:
+            raise UnreadableStateError(
+                f"{manifest.operation}: nothing was changed, since nobody could open the store afterwards: {err}; "
+                "compact() the variables first, or use several data_ids"
+            ) from err
         if manifest.version != self.head() + 1:
             raise self._conflict(manifest)
-        where = self.location / self.key(manifest.version)
         try:
             with writing(where):
                 self.location.write_if_absent(self.key(manifest.version), content, sync=sync)

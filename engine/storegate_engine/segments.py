@@ -11,7 +11,7 @@ import json
 import time
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -25,12 +25,13 @@ from zarr.storage import StorePath
 
 from storegate_engine import checksums
 from storegate_engine.arrays import StoredArray
-from storegate_engine.budget import WRITES_IN_FLIGHT, Layout
+from storegate_engine.budget import WRITES_IN_FLIGHT, Layout, plan_layout
 from storegate_engine.encodings import Encoding, encoding_of, is_text, row_nbytes
-from storegate_engine.errors import DtypeError, TransactionError
-from storegate_engine.inspection import require_within_limits
+from storegate_engine.errors import DtypeError, ShapeError, TransactionError
+from storegate_engine.inspection import MAX_CHUNK_NBYTES, MAX_ROW_NBYTES, require_within_limits
 from storegate_engine.locations import Location, writing
 from storegate_engine.shards import Shards, shards_of
+from storegate_engine.texts import TextSize, row_text_nbytes
 
 __all__ = ["DEFAULT_COMPRESSOR", "ArraySpec", "Compressor", "Segment", "SegmentWriter", "write_rows"]
 
@@ -54,6 +55,10 @@ class ArraySpec:
     """Rows of a chunk and of a shard."""
     n_rows: int | None
     """The number of rows, None when it is known only at the end."""
+    is_fixed: bool = False
+    """Whether the rows of a chunk were asked for, and do not follow the bytes of text."""
+    text: TextSize | None = None
+    """What variable-length text takes at most, where that is known before."""
 
     @property
     def row_nbytes(self) -> int:
@@ -61,6 +66,10 @@ class ArraySpec:
         return row_nbytes(self.dtype, self.row_shape)
 
 
+MAX_TEXT_NBYTES = MAX_CHUNK_NBYTES - 64
+"""What the texts of a chunk may take, without the number of them."""
+TEXT_CHUNK_NBYTES = 2 * 2**20
+"""Chunks of text that take more get fewer rows."""
 _UNKNOWN_ROWS = 2**53
 _GROUP = b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'
 
@@ -89,11 +98,16 @@ class Segment:
         The directory of segments.
     compressor : tuple of zarr codecs
         How chunks are compressed; a crc32c checksum is always added.
+    identifier : str
+        Its directory's name.
+    renew : callable, optional
+        Makes another segment of the same change, for text that turns out larger than its chunks were made for.
     """
 
     parent: Location
     compressor: Compressor = DEFAULT_COMPRESSOR
     identifier: str = field(default_factory=new_identifier)
+    renew: Callable[[], Segment] | None = None
     _arrays: dict[str, StoredArray] = field(default_factory=dict)
 
     @property
@@ -121,7 +135,10 @@ class Segment:
         codecs = _Codecs(self.compressor, json.dumps([codec.to_dict() for codec in self.compressor]))
         self.location.write(f"{name}/zarr.json", _metadata(name, shape, encoding, spec.layout, codecs))
         n_rows = 0 if spec.n_rows is None else spec.n_rows
-        self._arrays[name] = StoredArray(self.location, name, encoding.logical, spec.row_shape, n_rows, spec.layout)
+        text = spec.text if encoding.logical.kind == "T" else None
+        self._arrays[name] = StoredArray(
+            self.location, name, encoding.logical, spec.row_shape, n_rows, spec.layout, text=text
+        )
         return SegmentWriter(self, name, spec, encoding)
 
     def reserve(self, name: str, spec: ArraySpec) -> StoredArray:
@@ -130,12 +147,21 @@ class Segment:
         self.create(name, spec)
         return self._arrays[name]
 
-    def seal(self, name: str, n_rows: int, encoding: Encoding, shards: Sequence[int]) -> StoredArray:
+    def discard(self, name: str) -> None:
+        """Remove one array."""
+        del self._arrays[name]
+        (self.location / name).delete()
+
+    def seal(
+        self, name: str, n_rows: int, encoding: Encoding, shards: Sequence[int], text: TextSize | None = None
+    ) -> StoredArray:
         """Record how many rows (and how wide a text) an array ended with, and the checksums of its shards."""
         with writing(self.location / name):
-            return self._seal(name, n_rows, encoding, shards)
+            return self._seal(name, n_rows, encoding, shards, text)
 
-    def _seal(self, name: str, n_rows: int, encoding: Encoding, shards: Sequence[int]) -> StoredArray:
+    def _seal(
+        self, name: str, n_rows: int, encoding: Encoding, shards: Sequence[int], text: TextSize | None
+    ) -> StoredArray:
         old = self._arrays[name]
         if old.n_rows != n_rows:  # zarr's own resize looks for every chunk of the old shape
             key = f"{name}/zarr.json"
@@ -145,6 +171,8 @@ class Segment:
         if len(shards) > 1:
             self.location.write(f"{name}/{checksums.SHARDS_KEY}", checksums.pack(shards))
         sealed = replace(old, dtype=encoding.logical, n_rows=n_rows, checksum=checksums.of_array(shards))
+        if text is not None:
+            sealed = replace(sealed, text=text)
         assert sealed.n_shards == len(shards)
         self._arrays[name] = sealed
         return sealed
@@ -180,6 +208,8 @@ def _write_shards(array: StoredArray, start: int, rows: Array) -> list[int]:
     values = _encoded(array.name, encoding_of(array.dtype), rows)
     shards = _shards_of(array.location, array.name, array.dtype, array.layout)
     parts = {lo: values[lo : lo + array.layout.shard_rows] for lo in range(0, len(rows), array.layout.shard_rows)}
+    if array.dtype.kind == "T":
+        _require_chunks(array.name, row_text_nbytes(values), array.layout.chunk_rows)
     if shards is None:
         _open_with_zarr(array.location, array.name)[start : start + len(rows)] = values
     else:
@@ -193,6 +223,21 @@ def _encoded(name: str, encoding: Encoding, rows: Array) -> Array:
         return encoding.encode(rows)
     except DtypeError as err:
         raise DtypeError(f"variable {name!r}: {err}") from err
+
+
+def _require_chunks(name: str, nbytes: Array, chunk_rows: int) -> None:
+    """Refuse chunks of text that are larger than any that is read; rows begin with a chunk."""
+    largest = int(np.add.reduceat(nbytes, np.arange(0, len(nbytes), chunk_rows)).max()) if len(nbytes) else 0
+    if largest > MAX_TEXT_NBYTES:
+        raise _too_much_text(name, chunk_rows, largest)
+
+
+def _too_much_text(name: str, chunk_rows: int, nbytes: int) -> ShapeError:
+    remedy = "split its texts" if chunk_rows == 1 else "choose fewer rows for backend_args['chunk']"
+    return ShapeError(
+        f"variable {name!r}: {chunk_rows} rows of text take {nbytes} bytes, and a chunk at most {MAX_TEXT_NBYTES}; "
+        f"{remedy}"
+    )
 
 
 class SegmentWriter:
@@ -214,6 +259,8 @@ class SegmentWriter:
         self._futures: deque[tuple[Future[None], Array]] = deque()
         self._pool: ThreadPoolExecutor | None = None
         self._shards: list[int] = []
+        self._chunk_nbytes = 0
+        self._text = TextSize(0, 0)
 
     @property
     def n_rows(self) -> int:
@@ -228,12 +275,54 @@ class SegmentWriter:
         """
         if is_text(rows.dtype):  # later rows may be wider
             self._encoding = encoding_of(np.result_type(self._encoding.logical, rows.dtype))
-        rows = _encoded(self._name, self._encoding, rows)
+            width = row_nbytes(self._encoding.logical, self._spec.row_shape)
+            if width * self._spec.layout.chunk_rows > MAX_CHUNK_NBYTES and width <= MAX_ROW_NBYTES:
+                self._relay(width)
+        self._append(_encoded(self._name, self._encoding, rows))
+
+    def _append(self, rows: Array) -> None:
+        """Append rows as they are stored."""
+        nbytes = row_text_nbytes(rows) if self._encoding.logical.kind == "T" else None
         start = 0
         while start < len(rows):
             stop = min(start + self._shard - self._buffered, len(rows))
+            if nbytes is not None:
+                chunk_rows = self._spec.layout.chunk_rows
+                stop = min(stop, start + chunk_rows - self._buffered % chunk_rows)
+                added = TextSize.of(nbytes[start:stop])
+                if self._chunk_nbytes + added.nbytes > (MAX_TEXT_NBYTES if self._is_final else TEXT_CHUNK_NBYTES):
+                    self._relay(max(1, added.nbytes // (stop - start)))
+                    continue
+                self._text = self._text.with_rows(added)
+                is_end = (self._buffered + stop - start) % chunk_rows == 0
+                self._chunk_nbytes = 0 if is_end else self._chunk_nbytes + added.nbytes
             self._fill(rows[start:stop])
             start = stop
+
+    @property
+    def _is_final(self) -> bool:
+        """Whether chunks cannot have fewer rows."""
+        return self._spec.is_fixed or self._spec.layout.chunk_rows == 1 or self._segment.renew is None
+
+    def _relay(self, row_nbytes: int) -> None:
+        """Begin again with fewer rows to a chunk: rows take more bytes than what came before told."""
+        layout = self._spec.layout
+        if self._is_final or self._segment.renew is None:
+            raise _too_much_text(self._name, layout.chunk_rows, layout.chunk_rows * row_nbytes)
+        chunk_rows = plan_layout(row_nbytes, None).chunk_rows
+        chunk_rows = max(1, min(chunk_rows, layout.chunk_rows // 4))
+        shard_rows = max(chunk_rows, plan_layout(row_nbytes, None, chunk_rows=chunk_rows).shard_rows)
+        fresh = self._segment.renew().create(
+            self._name, replace(self._spec, layout=Layout(chunk_rows, min(shard_rows, layout.shard_rows)))
+        )
+        fresh._encoding = self._encoding
+        assert isinstance(self._target, zarr.Array), "text is written by zarr-python"
+        for lo in range(0, self._written, layout.chunk_rows):
+            fresh._append(np.asarray(self._target[lo : min(lo + layout.chunk_rows, self._written)]))
+        if self._buffer is not None:
+            fresh._append(self._buffer[: self._buffered])
+        self._segment.discard(self._name)
+        self.__dict__.update(fresh.__dict__)  # whoever holds this writer goes on with the new array
 
     def flush(self) -> None:
         """Wait until every whole shard that was appended is in storage.
@@ -262,7 +351,8 @@ class SegmentWriter:
             raise TransactionError(
                 f"array {self._name!r} was to have {self._spec.n_rows} rows, and {self._written} were written"
             )
-        return self._segment.seal(self._name, self._written, self._encoding, self._shards)
+        text = self._text if self._encoding.logical.kind == "T" else None
+        return self._segment.seal(self._name, self._written, self._encoding, self._shards, text)
 
     def _fill(self, rows: Array) -> None:
         if self._buffer is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,12 +11,14 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from storegate_engine.arrays import ConstantArray, StoredArray
 from storegate_engine.casts import combined, holds
 from storegate_engine.encodings import TEXT, dtype_to_text, is_text
 from storegate_engine.errors import DtypeError, ShapeError, StoreGateError, shown
 from storegate_engine.indexes import STEP_ROWS, NewIndex, spans
 from storegate_engine.natives import as_native, is_foreign
 from storegate_engine.table import Variable
+from storegate_engine.texts import TextSize, sampled_nbytes
 
 __all__ = [
     "ArraySource",
@@ -28,6 +31,7 @@ __all__ = [
     "as_source",
     "blocks_of_group",
     "grouped",
+    "text_of",
 ]
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -323,6 +327,43 @@ class IndexSource:
         """Yield the entries."""
         for lo, hi in spans(self.index.n_rows, min(block_rows, STEP_ROWS)):
             yield self.index.slice(lo, hi).astype(self.index.dtype)
+
+
+def text_of(source: Source) -> tuple[float, TextSize | None]:
+    """Return the bytes that the texts of a row take on average, and their size where it is known for certain.
+
+    What the first rows take is a guess; 0 where not even these can be seen.
+    """
+    if source.dtype.kind != "T":
+        return 0.0, None
+    match source:
+        case ArraySource(values):
+            return sampled_nbytes(values), None
+        case StreamSource(first):
+            return sampled_nbytes(first), None
+        case ColumnSource(whole):
+            return text_of(whole)[0] / max(1, whole.row_shape[0]), None
+        case VariableSource(variable) if (size := _text_of_variable(variable)) is not None:
+            return size.nbytes / max(1, len(variable)), size
+    return 0.0, None
+
+
+def _text_of_variable(variable: Variable) -> TextSize | None:
+    """Return what the texts of a variable take at most; None for those in memory, or stored by earlier versions."""
+    n_texts = math.prod(variable.row_shape)
+    size = TextSize(0, 0)
+    for piece in variable.pieces:
+        array = piece.array
+        if isinstance(array, StoredArray) and array.text is not None:
+            row = array.text.nbytes / max(1, array.n_rows)
+            size = size.with_rows(TextSize(int(row * piece.n_rows), array.text.largest_nbytes))
+        elif array.dtype.kind == "T" and not isinstance(array, ConstantArray):
+            return None
+        else:  # a number takes no more than 64 characters, a character no more than 4 bytes
+            row_nbytes = n_texts * (4 + (array.dtype.itemsize if array.dtype.kind in "US" else 64))
+            size = size.with_rows(TextSize(row_nbytes * piece.n_rows, row_nbytes))
+    n_stored = max(1, variable.offsets[-1])
+    return TextSize(int(size.nbytes / n_stored * len(variable)), size.largest_nbytes)
 
 
 def as_source(data: Any, name: str) -> Source:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,6 +22,7 @@ from storegate_engine.contents import MARKER
 from storegate_engine.encodings import is_text, row_nbytes
 from storegate_engine.errors import (
     ConflictError,
+    CorruptStoreError,
     ReadOnlyError,
     SnapshotExpired,
     StoreError,
@@ -32,7 +35,7 @@ from storegate_engine.locations import Location, writing
 from storegate_engine.manifests import Manifest, StoredLog, committed
 from storegate_engine.plans import task_nbytes
 from storegate_engine.repository import Repository, Target, Transaction
-from storegate_engine.segments import DEFAULT_COMPRESSOR, ArraySpec, Compressor, Segment
+from storegate_engine.segments import DEFAULT_COMPRESSOR, MAX_TEXT_NBYTES, ArraySpec, Compressor, Segment
 from storegate_engine.sources import (
     ColumnSource,
     IndexSource,
@@ -40,6 +43,7 @@ from storegate_engine.sources import (
     Source,
     blocks_of_group,
     grouped,
+    text_of,
 )
 from storegate_engine.spill import open_spill, user_scratch
 from storegate_engine.states import stored_arrays, table_from_state, table_to_state
@@ -103,7 +107,9 @@ class StoredRepository(Repository):
         self._began = self._generation()
         if pinned is not None:
             self._require_known(pinned)
-        self._head = self._load(self.log.newest() if pinned is None else self.log.read(pinned))
+            self._head = self._load(self.log.read(pinned))
+        else:
+            self._head = self._open_newest()
 
     def __getstate__(self) -> dict[str, Any]:
         """Travel without the table: the receiver reads it."""
@@ -158,7 +164,7 @@ class StoredRepository(Repository):
             raise VersionNotFoundError(
                 f"version {version} is not there: {self.location}/{self.log.key(version)}; the newest is {head}"
             )
-        newest = self._head[0] if hasattr(self, "_head") and self.version == head else self.log.newest()
+        newest = self._head[0] if hasattr(self, "_head") and self.version == head else self.log.newest_readable()
         if 0 < version < (kept_from := newest.kept_from):  # its file may still be there, but not its rows
             raise SnapshotExpired(
                 f"version {version} is not there: {self.location}/{self.log.key(version)}; "
@@ -169,6 +175,27 @@ class StoredRepository(Repository):
         """Compile the table for this process only."""
         manifest, table = self._head
         self._head = manifest, table.with_compiled()
+
+    def _open_newest(self) -> tuple[Manifest, Table]:
+        """Return the newest version; where it cannot be opened, say which one can."""
+        try:
+            return self._load(self.log.newest())
+        except CorruptStoreError as err:
+            found = self.last_that_opens()
+            if found is None:
+                raise
+            raise CorruptStoreError(
+                f"{err}; version {found} can be opened: look at it with version={found}, or make it the newest with "
+                f"gate.repair(data_id) or `storegate repair`"
+            ) from err
+
+    def last_that_opens(self) -> int | None:
+        """Return the number of the last version that opens, None where none does."""
+        for version in reversed(self.log.versions()):
+            with contextlib.suppress(StoreError):
+                self._load(self.log.read(version))
+                return version
+        return None
 
     def _load(self, manifest: Manifest) -> tuple[Manifest, Table]:
         where = f"{self.location}/{self.log.key(manifest.version)}"
@@ -244,7 +271,7 @@ class StoredRepository(Repository):
             raise
 
     def _new_segment(self, written: list[Segment]) -> Segment:
-        segment = Segment(self.segments, self._compressor)
+        segment = Segment(self.segments, self._compressor, renew=lambda: self._new_segment(written))
         written.append(segment)
         return segment
 
@@ -256,9 +283,13 @@ class StoredRepository(Repository):
         MemoryBudgetError
             Writing them does not fit the memory limit.
         """
-        nbytes = row_nbytes(source.dtype, source.row_shape)
+        text_nbytes, text = text_of(source)
+        nbytes = row_nbytes(source.dtype, source.row_shape) + int(text_nbytes)
         limit = self.budget_nbytes // n_together
         layout = plan_layout(nbytes, source.n_rows, chunk_rows=self._chunk_rows, budget_nbytes=limit)
+        if text is not None and self._chunk_rows is None and layout.chunk_rows * text.largest_nbytes > MAX_TEXT_NBYTES:
+            fitting = max(1, MAX_TEXT_NBYTES // text.largest_nbytes)  # even where the largest ones meet in a chunk
+            layout = plan_layout(nbytes, source.n_rows, chunk_rows=fitting, budget_nbytes=limit)
         whole = source.source if isinstance(source, ColumnSource) else source
         chunk_nbytes = whole.least_rows * nbytes * n_together if isinstance(whole, SlicedSource) else 0
         given = f", given in chunks of {format_nbytes(chunk_nbytes)}" if chunk_nbytes else ""
@@ -268,7 +299,9 @@ class StoredRepository(Repository):
             what=f"storing variable {name!r} (rows of {nbytes} bytes in chunks of {layout.chunk_rows} rows{given})",
             remedy="raise storegate.memory-limit, or make rows or chunks smaller (rechunk the data)",
         )
-        return ArraySpec(source.dtype, source.row_shape, layout, source.n_rows)
+        return ArraySpec(
+            source.dtype, source.row_shape, layout, source.n_rows, is_fixed=self._chunk_rows is not None, text=text
+        )
 
     def _store_index(self, new: NewIndex, written: list[Segment]) -> RowIndex:
         array = self._store({"index": IndexSource(new)}, written)["index"]
@@ -310,7 +343,7 @@ class StoredRepository(Repository):
                 with self.location.locked(shared=True):
                     generation = self._generation()
                     if generation == self._began:
-                        self.log.commit(manifest, sync=self.durable)
+                        self.log.commit(manifest, sync=self.durable, check=partial(self._require_readable, before))
             except ConflictError:
                 if attempt == MAX_TRIES - 1:
                     raise
@@ -330,6 +363,18 @@ class StoredRepository(Repository):
         """Return what tells whether ``mode="w"`` has cleared the root meanwhile: it writes the marker anew."""
         entry = Location(self.location.url).status(MARKER) if self.location.is_local else None
         return None if entry is None else (entry.st_ino, entry.st_mtime_ns)
+
+    def _require_readable(self, before: Table, parsed: Manifest) -> None:
+        """Read a state as whoever opens it will, before it is in place: what cannot be opened cannot be mended.
+
+        Raises
+        ------
+        CorruptStoreError
+            It cannot be read, or an array that is new in it.
+        """
+        table = self._load(parsed)[1]
+        for array in stored_arrays(table).keys() - stored_arrays(before).keys():
+            array.inspect()
 
     def _unsynced(self, parent: Manifest, before: Table, table: Table, written: Sequence[str]) -> list[str]:
         """Return the segments of a new table that are perhaps not on the disk, those of this transaction as given."""

@@ -1,0 +1,51 @@
+"""Repair: makes the last version of a data_id that opens the newest one; removes and changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from storegate_engine.errors import CorruptStoreError, StoreError
+from storegate_engine.locations import Location
+from storegate_engine.manifests import committed
+from storegate_engine.states import stored_arrays, table_to_state
+from storegate_engine.stored import StoredRepository
+
+__all__ = ["repair"]
+
+
+def repair(location: Location, budget_nbytes: int) -> int | None:
+    """Commit the last version that opens again, behind those that do not.
+
+    Returns
+    -------
+    int or None
+        Which version that is; None where the newest one opens.
+
+    Raises
+    ------
+    CorruptStoreError
+        No version opens.
+    ConflictError
+        Another writer committed meanwhile.
+    """
+    repository = StoredRepository(location, budget_nbytes=budget_nbytes, pinned=0)
+    log, version = repository.log, repository.last_that_opens()
+    if version is None:
+        raise CorruptStoreError(f"no version of {location} can be opened; restore its manifests from a copy")
+    head = log.head()
+    if version == head:
+        return None
+    try:
+        parent = log.read(head)
+    except StoreError:
+        parent = replace(log.read(version), version=head)
+    table = repository.table_at(version)
+    manifest = committed(
+        parent,
+        operation="repair",
+        arguments={"version": version},
+        state=table_to_state(table),
+        unsynced=sorted({array.segment for array in stored_arrays(table)}),
+    )
+    log.commit(manifest, sync=True)
+    return version
