@@ -36,7 +36,7 @@ def _is_lazy(data: Any) -> bool:
 
 
 def as_native(data: Any, what: str) -> Array:
-    """Return data as an ndarray of no subclass; it may share their memory.
+    """Return data as an ndarray of no subclass but memmap; it may share their memory.
 
     Parameters
     ----------
@@ -67,7 +67,8 @@ def as_native(data: Any, what: str) -> Array:
         return _of_columns(data, what)
     if isinstance(data, (list, tuple)):
         return _of_list(data, what)
-    values = np.asarray(data)
+    # a memmap knows which pages leave memory again once they are read
+    values = data if isinstance(data, np.memmap) else np.asarray(data)
     if values.dtype.kind == "T" and values.dtype != TEXT:
         return _plain_text(values, what)
     return values

@@ -163,7 +163,7 @@ class Segment:
         self, name: str, n_rows: int, encoding: Encoding, shards: Sequence[int], text: TextSize | None
     ) -> StoredArray:
         old = self._arrays[name]
-        if old.n_rows != n_rows:  # zarr's own resize looks for every chunk of the old shape
+        if old.n_rows != n_rows or not n_rows:  # zarr's own resize looks for every chunk of the old shape
             key = f"{name}/zarr.json"
             metadata = json.loads(self.location.read(key) or b"")
             metadata["shape"][0] = n_rows
