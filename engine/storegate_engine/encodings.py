@@ -207,7 +207,7 @@ def is_calendar(dtype: np.dtype[Any]) -> bool:
     return dtype.kind == "m" and np.datetime_data(dtype)[0] in "YM"
 
 
-def require_text(values: np.ndarray[Any, Any]) -> None:
+def require_text(values: np.ndarray[Any, Any], name: str) -> None:
     """Refuse characters that are no text, which only storage would notice otherwise.
 
     Raises
@@ -221,8 +221,8 @@ def require_text(values: np.ndarray[Any, Any]) -> None:
     wrong = (codes >= 0xD800) & (codes < 0xE000)
     if wrong.any():
         raise DtypeError(
-            f"a text cannot be stored as UTF-8: it has the lone surrogate U+{int(codes[wrong][0]):04X}; remove lone "
-            "surrogates first"
+            f"variable {name!r}: a text cannot be stored as UTF-8: it has the lone surrogate "
+            f"U+{int(codes[wrong][0]):04X}; remove lone surrogates first"
         )
 
 

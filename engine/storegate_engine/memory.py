@@ -32,7 +32,8 @@ COPY_NBYTES = 4 * 2**20
 class _Gathered:
     """Rows that are copied together: in place where their number is known, else at the end."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, name: str, source: Source) -> None:
+        self._name = name
         self._dtype = encoding_of(source.dtype).logical
         self._rows = np.empty((source.n_rows or 0, *source.row_shape), self._dtype)
         self._parts: list[Array] | None = [self._rows] if source.n_rows is None else None
@@ -40,12 +41,15 @@ class _Gathered:
 
     def append(self, rows: Array) -> None:
         if self._parts is not None:
-            self._parts.append(np.array(rows))
+            own = np.array(rows)
+            self._parts.append(own)
         else:
             if is_text(self._dtype) and not holds_all(self._rows.dtype, rows.dtype):  # lazy text is wider than it said
                 self._rows = self._rows.astype(np.result_type(self._rows.dtype, rows.dtype))
-            self._rows[self._done : self._done + len(rows)] = rows
+            own = self._rows[self._done : self._done + len(rows)]
+            own[...] = rows
             self._done += len(rows)
+        require_text(own, self._name)
 
     def close(self) -> Array:
         if self._parts is not None:  # text may have become wider
@@ -87,17 +91,16 @@ class MemoryRepository(Repository):
         first = next(iter(group.values()))
         if isinstance(first, ArraySource) and not self._copy and first.dtype == encoding_of(first.dtype).logical:
             for rows in first.blocks(max(1, COPY_NBYTES // row_nbytes(first.dtype, first.row_shape))):
-                require_text(rows)
+                require_text(rows, next(iter(group)))
             return {name: first.values.view() for name in group}
         if isinstance(first, VariableSource):  # whole: each stored chunk is read once, whatever the order
             rows = first.variable.read(0, len(first.variable))
             rows.flags.writeable = False
             return dict.fromkeys(group, rows)
         block_rows = max(1, COPY_NBYTES // row_nbytes(first.dtype, first.row_shape))
-        gathered = {name: _Gathered(source) for name, source in group.items()}
+        gathered = {name: _Gathered(name, source) for name, source in group.items()}
         for blocks in blocks_of_group(group, block_rows):
             for name, rows in blocks.items():
-                require_text(rows)
                 gathered[name].append(rows)
         return {name: rows.close() for name, rows in gathered.items()}
 
