@@ -350,6 +350,23 @@ def test_rounds_that_do_not_fit_are_read_in_parts_in_the_same_order(tmp_path, wo
                     np.testing.assert_array_equal(x[b], a)
 
 
+@pytest.mark.parametrize("shuffle", [True, False, "blocks"])
+def test_more_text_than_fits_comes_in_the_same_order(tmp_path, shuffle):
+    texts = np.array([f"{at}:{'x' * (at % 700)}" for at in range(6000)], dtype=np.dtypes.StringDType())
+    gate = StoreGate("zarr", {"output_dir": tmp_path / "store"}, "a")
+    gate.add_data(["t", "y"], [texts, np.arange(6000)])
+    if shuffle != "blocks":
+        gate.shuffle("train", seed=4)
+    options = {"block_rows": 100, "buffer_blocks": 60, "label": "y"} if shuffle == "blocks" else {}
+    large = gate["train"][["t", "y"]].batches(250, shuffle=shuffle, seed=3, budget="1GiB", **options)
+    small = gate["train"][["t", "y"]].batches(250, shuffle=shuffle, seed=3, budget="6MiB", **options)
+    assert small._source.projected_nbytes < 6 * 2**20
+    for _ in range(2):
+        for (a, b), (c, d) in zip(large, small, strict=True):
+            np.testing.assert_array_equal(b, d)
+            assert a.tolist() == c.tolist() == texts[b].tolist()
+
+
 def test_a_phase_that_is_shuffled_lazily_has_no_blocks(stored):
     stored.add_data("x", np.arange(100))
     stored.shuffle("train", 1)

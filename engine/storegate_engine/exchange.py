@@ -38,6 +38,7 @@ __all__ = [
     "arrangement",
     "collect",
     "destinations",
+    "moved_row_nbytes",
     "placement",
     "plan_rows",
     "request",
@@ -152,7 +153,7 @@ def plan_rows(
     rows = Rows(
         n_rows,
         variable.offsets[-1],
-        max(1, variable.row_nbytes),
+        moved_row_nbytes(variable),
         in_order=in_order or not is_fixed,
         random_access=all(isinstance(piece.array, (MemoryArray, ConstantArray)) for piece in variable.pieces),
         spill_row_nbytes=spill_row_nbytes(variable),
@@ -169,6 +170,16 @@ def plan_rows(
         copies=copies,
         passes=passes,
     )
+
+
+TEXT_COPIES = 2.5
+"""What a row of text takes while it is decoded or encoded, for each copy of it that is counted: as Python's texts, as
+numpy's and as bytes (measured)."""
+
+
+def moved_row_nbytes(variable: Variable) -> int:
+    """Return the bytes of one row in a pass, for each copy of it that is counted."""
+    return max(1, int(variable.row_nbytes * (TEXT_COPIES if variable.dtype.kind == "T" else 1)))
 
 
 def spill_row_nbytes(variable: Variable) -> int:

@@ -24,6 +24,7 @@ from storegate_engine.buffers import Pool
 from storegate_engine.exchange import (
     Exchange,
     collect,
+    moved_row_nbytes,
     plan_rows,
     request,
     scatter,
@@ -233,7 +234,7 @@ def plan_blocks(variable: Variable, starts: Sequence[int], blocks: Sequence[int]
     plan = plan_rows(variable, n_rows, *astuple(capacity), in_order=in_order, bucket_rows=block_rows)
     if plan.kind != "gather":
         return plan
-    _, fitting = permuted_rows(max(1, variable.row_nbytes), variable.offsets[-1], *astuple(capacity))
+    _, fitting = permuted_rows(moved_row_nbytes(variable), variable.offsets[-1], *astuple(capacity))
     return replace(plan, bucket_rows=max(block_rows, fitting))
 
 
@@ -295,11 +296,11 @@ def blocks_of(variables: Collection[Variable], capacity: Capacity) -> tuple[int,
     Where a full pass would be an exchange they are large enough for its segments.
     """
     n_rows = max((len(variable) for variable in variables), default=0)
-    widest = max((variable.row_nbytes for variable in variables), default=1)
+    widest = max((moved_row_nbytes(variable) for variable in variables), default=1)
     rows = block_rows(widest, max(1, n_rows), budget_nbytes=capacity.budget_nbytes, workers=capacity.workers)
     permuted = [variable for variable in variables if variable.order.runs(0, len(variable)) is None]
     if permuted:
-        limits = [permuted_rows(max(1, v.row_nbytes), v.offsets[-1], *astuple(capacity)) for v in permuted]
+        limits = [permuted_rows(moved_row_nbytes(v), v.offsets[-1], *astuple(capacity)) for v in permuted]
         rows = min(max(rows, *(least for least, _ in limits)), *(most for _, most in limits))
     chunk_rows = {piece.array.chunk_rows for variable in variables for piece in variable.pieces}
     align = max((chunk for chunk in chunk_rows if chunk <= rows), default=1)

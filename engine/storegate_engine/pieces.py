@@ -58,8 +58,14 @@ class Piece:
 
     @property
     def source_row_nbytes(self) -> int:
-        """Bytes of one row before the transforms."""
-        return row_nbytes(self.array.dtype, self.array.row_shape)
+        """Bytes of one row before the transforms, those of its texts on average."""
+        return row_nbytes(self.array.dtype, self.array.row_shape) + self.text_nbytes
+
+    @property
+    def text_nbytes(self) -> int:
+        """Bytes of the variable-length texts of a row, on average; 0 where nobody counted them."""
+        size = self.array.text if isinstance(self.array, StoredArray) else None
+        return 0 if size is None else -(-size.nbytes // max(1, self.array.n_rows))
 
     @property
     def widest_row_nbytes(self) -> int:

@@ -7,6 +7,7 @@ spans     rows in order, or in blocks, that lie in runs          each chunk once
 memory    any order of rows that fit the budget                  the phase once, for all epochs
 exchange  any order of more rows, see `stream_spills`            the phase once an epoch, into spill,
                                                                  while the epoch before streams
+gather    any order of more text than fits                       each chunk for many loads
 ========  =====================================================  ====================================
 
 A source yields tasks, in order. Each runs in a thread and returns one `Ready`; at most ``prefetch`` of them run or
@@ -28,6 +29,7 @@ from typing import Any, Self, TypeAlias, TypeVar
 import numpy as np
 
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbytes
+from storegate_engine.exchange import moved_row_nbytes
 from storegate_engine.orders import Range, RowOrder
 from storegate_engine.plans import COPIES
 from storegate_engine.shards import in_own_thread
@@ -37,6 +39,7 @@ from storegate_engine.table import Variable
 __all__ = [
     "BlockSource",
     "EpochOrder",
+    "GatherSource",
     "MemorySource",
     "Ready",
     "RunSource",
@@ -181,7 +184,8 @@ def copied_nbytes(variables: Sequence[Variable], epochs: Epochs) -> int:
 def reading_nbytes(variables: Sequence[Variable], n_rows: int) -> int:
     """Return what threads hold while they read so many rows: encoded or decoded chunks, and rows to transform."""
     chunk = max((piece.chunk_nbytes for variable in variables for piece in variable.pieces), default=0)
-    return int(2 * min(READERS * PART_NBYTES, n_rows * row_nbytes_of(variables)) + 2 * READERS * chunk)
+    moved = sum(moved_row_nbytes(variable) for variable in variables)
+    return int(2 * min(READERS * PART_NBYTES * moved // row_nbytes_of(variables), n_rows * moved) + 2 * READERS * chunk)
 
 
 # ------------------------------------------------------------------------------
@@ -354,6 +358,50 @@ class RunSource(_SpanSource):
         runs = self.share.runs(int(cuts[0]), int(cuts[-1]))
         assert runs is not None
         return Load(tuple(runs), np.arange(cuts[-1] - cuts[0]), cuts - cuts[0])
+
+
+class GatherSource(Source):
+    """Any order of rows that neither fit the memory nor can be spilled, as variable-length text: picked step by step.
+
+    Every chunk is read for each load that wants a row of it, so that an epoch reads the phase many times.
+    """
+
+    def __init__(
+        self, variables: Sequence[Variable], epochs: Epochs, order: EpochOrder, budget_nbytes: int, prefetch: int
+    ) -> None:
+        self.variables = variables
+        self.epochs = epochs
+        self.order = order
+        self.prefetch = prefetch
+        self.step_rows = max(1, -(-epochs.batch_rows // epochs.world))
+        self.row_nbytes = sum(moved_row_nbytes(variable) for variable in variables) + ROW_OVERHEAD_NBYTES
+        free = budget_nbytes - reserved_nbytes(budget_nbytes) - copied_nbytes(variables, epochs)
+        self.steps = max(1, int(free / (2 + prefetch) / self.row_nbytes) // self.step_rows)
+        require(
+            reserved_nbytes(budget_nbytes) + self.projected_nbytes,
+            budget_nbytes,
+            what=f"picking batches of {epochs.batch_rows} rows",
+            remedy="raise budget= (or storegate.memory-limit), or lower prefetch= or the batch size",
+        )
+
+    @property
+    def projected_nbytes(self) -> int:
+        """The loads that are ready, and the one that is read."""
+        return (2 + self.prefetch) * min(self.epochs.n_rows, self.steps * self.step_rows) * self.row_nbytes
+
+    def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
+        """Yield a task for every few steps."""
+        share = Share(self.order(Range(0, self.epochs.n_rows), epoch), self.epochs)
+        for first in range(step, self.epochs.n_steps, self.steps):
+            yield partial(self._pick, share, first, min(first + self.steps, self.epochs.n_steps))
+
+    def _pick(self, share: Share, first: int, last: int) -> Ready:
+        cuts = np.array([share.start(step) for step in range(first, last + 1)])
+        rows = share.rows(int(cuts[0]), int(cuts[-1]))
+        spare = max(1, len(rows) * self.row_nbytes // 2)
+        return Ready(
+            [variable.take(rows, spare_nbytes=spare) for variable in self.variables], None, (cuts - cuts[0]).tolist()
+        )
 
 
 # ------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from typing import Any
 
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbytes
 from storegate_engine.buffers import Workspace
-from storegate_engine.errors import MemoryBudgetError
 from storegate_engine.exchange import (
     Arrangement,
     Exchange,
@@ -56,11 +55,6 @@ class ExchangeSource(Source):
         *,
         name: str,
     ) -> None:
-        if text := [variable.name for variable in variables if variable.dtype.kind == "T"]:
-            raise MemoryBudgetError(
-                f"the rows do not fit the memory limit, and variable-length text ({', '.join(text)}) cannot be "
-                "spilled; raise budget= (or storegate.memory-limit), or use shuffle='blocks'"
-            )
         self.variables = variables
         self.epochs = epochs
         self.order = order

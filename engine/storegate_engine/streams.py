@@ -28,6 +28,7 @@ from storegate_engine.settings import shuffle_plan
 from storegate_engine.states import is_stored, token_of
 from storegate_engine.stream_loads import (
     BlockSource,
+    GatherSource,
     MemorySource,
     Ready,
     RunSource,
@@ -171,6 +172,8 @@ class Stream:
         fits = reserved_nbytes(self._budget_nbytes) + memory.projected_nbytes <= self._budget_nbytes
         if fits and shuffle_plan() != "exchange":
             return memory
+        if any(variable.dtype.kind == "T" for variable in variables):  # text has no width, and cannot be spilled
+            return GatherSource(variables, epochs, order, self._budget_nbytes, self._prefetch)
         return ExchangeSource(
             variables,
             epochs,

@@ -100,8 +100,9 @@ class Variable:
 
     @property
     def row_nbytes(self) -> int:
-        """Bytes of one row in memory."""
-        return row_nbytes(self.dtype, self.row_shape)
+        """Bytes of one row in memory, those of variable-length texts on average."""
+        texts = max((piece.text_nbytes for piece in self.pieces), default=0) if self.dtype.kind == "T" else 0
+        return row_nbytes(self.dtype, self.row_shape) + texts
 
     @property
     def nbytes(self) -> int:
