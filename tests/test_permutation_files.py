@@ -136,3 +136,19 @@ def test_a_gate_of_a_small_budget_reads_from_disk(tmp_path, backend, monkeypatch
         np.testing.assert_array_equal(gate["train"].to_xarray()["x"][7:5000].values, expected[7:5000])
         gate.compact()
         np.testing.assert_array_equal(gate["train"]["x"][:], expected)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "zarr"])
+def test_the_order_of_equal_rows_is_not_worked_out(tmp_path, backend, monkeypatch):
+    """A manifest of 2 kB can ask for a permutation of 2**30 rows of zeros."""
+    monkeypatch.setattr(permutations, "_build_forward", lambda *args: pytest.fail("a table in memory"))
+    monkeypatch.setattr(PermutationFile, "forward", lambda *args: pytest.fail("a table on disk"))
+    with StoreGate(backend, None if backend == "numpy" else {"output_dir": tmp_path / "store"}, "a") as gate:
+        gate.create_empty("x", (2**30, 2), dtype="i2")
+        gate.shuffle("train", seed=1)
+        gate.onehot("x", 3)
+        one = np.identity(3)[[0, 0]]
+        np.testing.assert_array_equal(gate["train"]["x"][2**29], one)
+        np.testing.assert_array_equal(gate["train"]["x"][5:7], [one, one])
+        np.testing.assert_array_equal(gate["train"]["x"][[9, 2**30 - 1]], [one, one])
+        np.testing.assert_array_equal(gate["train"].to_xarray()["x"].isel(sample=[7]).values, [one])

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate_engine.arrays import RowArray, StoredArray
+from storegate_engine.arrays import ConstantArray, RowArray, StoredArray
 from storegate_engine.encodings import row_nbytes
 from storegate_engine.errors import LabelError
 from storegate_engine.indexes import spans
@@ -81,6 +81,12 @@ class Piece:
     def chunk_nbytes(self) -> int:
         """Bytes of the rows that are decoded together, before the transforms."""
         return self.array.chunk_rows * self.source_row_nbytes
+
+    def is_alike(self, other: Piece) -> bool:
+        """Return whether all rows of this piece are equal to all rows of another: constants, transformed alike."""
+        if not isinstance(self.array, ConstantArray) or not isinstance(other.array, ConstantArray):
+            return False
+        return replace(self.array, n_rows=0) == replace(other.array, n_rows=0) and self.transforms == other.transforms
 
     def with_transform(self, transform: Transform) -> Piece:
         """Return the piece with one more transform."""

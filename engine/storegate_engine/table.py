@@ -171,9 +171,14 @@ class Variable:
         return out
 
     def _gather(self, stored: Callable[[int, int], Array], out: Array, spare_nbytes: int) -> None:
-        if len(out):
-            bounds = self.order.bounds
-            gather_into(self.pieces, self.offsets, stored, out, bounds=bounds, spare_nbytes=spare_nbytes)
+        if not len(out):
+            return
+        first = self.pieces[0]
+        if all(piece.is_alike(first) for piece in self.pieces):  # an order of equal rows is not worth working out
+            first.read_into(0, len(out), out)
+            return
+        bounds = self.order.bounds
+        gather_into(self.pieces, self.offsets, stored, out, bounds=bounds, spare_nbytes=spare_nbytes)
 
     def stored_rows(self, first: int = 0) -> Variable:
         """Return the stored rows of the pieces from ``first`` on, as they lie, transformed."""
