@@ -60,6 +60,10 @@ _random = random.SystemRandom()  # waits differ between processes, and no seeded
 _log = logging.getLogger("storegate")
 
 
+class _Overtaken(ConflictError):
+    """Rows of a change were vacuumed while it was made: no later version can have them."""
+
+
 class StoredRepository(Repository):
     """A table in storage; travels as its location and version.
 
@@ -344,8 +348,8 @@ class StoredRepository(Repository):
                     generation = self._generation()
                     if generation == self._began:
                         self.log.commit(manifest, sync=self.durable, check=partial(self._require_readable, before))
-            except ConflictError:
-                if attempt == MAX_TRIES - 1:
+            except ConflictError as err:
+                if attempt == MAX_TRIES - 1 or isinstance(err, _Overtaken):
                     raise
                 time.sleep(_random.uniform(0, 0.002 * min(attempt, 10)))  # other writers: let one of us win
                 self.refresh()
@@ -371,10 +375,18 @@ class StoredRepository(Repository):
         ------
         CorruptStoreError
             It cannot be read, or an array that is new in it.
+        ConflictError
+            An array that is new in it was vacuumed meanwhile.
         """
         table = self._load(parsed)[1]
         for array in stored_arrays(table).keys() - stored_arrays(before).keys():
-            array.inspect()
+            try:
+                array.inspect()
+            except SnapshotExpired as err:
+                raise _Overtaken(
+                    f"segment {array.location} was vacuumed while it was written; nothing was changed: try again, and "
+                    "vacuum with an age that exceeds the longest change"
+                ) from err
 
     def _unsynced(self, parent: Manifest, before: Table, table: Table, written: Sequence[str]) -> list[str]:
         """Return the segments of a new table that are perhaps not on the disk, those of this transaction as given."""
