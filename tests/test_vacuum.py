@@ -318,14 +318,15 @@ class TestStoppedWriters:
         gate = open_gate(tmp_path)
         gate.add_data("x", X)
         gate.add_data("x", X)
-        commit = manifests.StoredLog.commit
+        kind = type(gate.repository())
+        commit = kind._commit
 
-        def emptied(self, manifest, **kwargs):
-            monkeypatch.setattr(manifests.StoredLog, "commit", commit)
+        def emptied(self, transaction):  # before the put, for which an opener with mode="w" would wait
+            monkeypatch.setattr(kind, "_commit", commit)
             open_gate(tmp_path, mode="w")
-            return commit(self, manifest, **kwargs)
+            return commit(self, transaction)
 
-        monkeypatch.setattr(manifests.StoredLog, "commit", emptied)
+        monkeypatch.setattr(kind, "_commit", emptied)
         with pytest.raises(ConflictError, match="mode='w'"):
             gate.add_data("x", X)
         again = open_gate(tmp_path)
