@@ -162,7 +162,7 @@ def test_what_is_held_comes_back(first, second):
             warnings.simplefilter("ignore", np.exceptions.ComplexWarning)
             try:
                 cast = rows.astype(target)
-            except UnicodeError:
+            except (UnicodeError, OverflowError):  # numpy 2.5 refuses dates that wrapped around before
                 assert not holds(target, rows)
                 continue
         comes_back = exact(cast) == exact(rows) and not (second == "U3" and exact(rows)[0][1] == "a\0")
