@@ -28,12 +28,13 @@ from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 
+from storegate_engine.block_orders import Blocks
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbytes
 from storegate_engine.exchange import moved_row_nbytes
 from storegate_engine.orders import Range, RowOrder
 from storegate_engine.plans import COPIES
 from storegate_engine.shards import in_own_thread
-from storegate_engine.stream_orders import Blocks, Epochs, Load, Share
+from storegate_engine.stream_orders import Epochs, Load, Share
 from storegate_engine.table import Variable
 
 __all__ = [
@@ -304,8 +305,9 @@ class BlockSource(_SpanSource):
 
     @property
     def planning_nbytes(self) -> int:
-        """The order of a round, which is worked out whole."""
-        return self.blocks.share_rows * ORDER_NBYTES
+        """The order of a round, which is worked out whole, and which of its rows are this rank's."""
+        n_rows = self.blocks.share_rows + (self.blocks.round_rows if self.blocks.epochs.world > 1 else 0)
+        return n_rows * ORDER_NBYTES
 
     def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
         """Yield a task for each load."""

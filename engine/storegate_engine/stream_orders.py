@@ -7,22 +7,16 @@ number of rows and, for blocks, on their sizes; never on ranks, threads, memory 
     in order   position p is row p
     uniform    position p is row permutation(seed, epoch)[p], see `uniform`
     drawn      position p is a row drawn with its weight, keyed (seed, epoch); rows may come twice or never
-    blocks     rows are cut into M blocks of b; sigma is a permutation of the blocks, keyed (seed, epoch)
-               round j = the rows of blocks sigma[j·m : (j+1)·m], end to end: n of them
-               tau    = a permutation of the 64 slices l·n//64 .. (l+1)·n//64 - 1 of these, keyed (seed, epoch, j)
-               lane l = the rows of slice tau[l], in a permutation keyed (seed, epoch, j, l)
-               the round takes one row of every lane in turn; what the longer lanes have left comes last
+    blocks     see `block_orders`
 
-Of a step of n positions that is in order, uniform or drawn, rank r takes the positions ``n·r//world`` to
-``n·(r+1)//world - 1``; of blocks it takes the rows of the lanes l with ``l % world == r``, and reads only those.
+Of a step of n positions rank r has ``n·(r+1)//world - n·r//world``: of one that is in order, uniform or drawn those
+from ``n·r//world`` on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from math import gcd
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -36,31 +30,20 @@ __all__ = [
     "LANES",
     "MAX_KEY",
     "ORDER_VERSION",
-    "Blocks",
     "Epochs",
     "Last",
     "Load",
     "Share",
-    "default_blocks",
     "draw",
     "keyed_permutation",
     "uniform",
-    "variance_factor",
 ]
 
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 Last: TypeAlias = Literal["split", "drop", "pad"]
 
 LANES = 64
-"""The streams of a round: the most ranks that can share it."""
-BLOCK_NBYTES = 512 * 2**10
-"""Rows of one block, over all variables: as much as a disk reads at its full rate from anywhere."""
-ROUND_NBYTES = 64 * 2**20
-"""Rows of one round, and what is known of each of them."""
-ROW_NBYTES = 64
-"""What is known of each row of a round, as the definition of the order counts it."""
-SUMMED = 2**16
-"""Places of a step in a round that are summed up together."""
+"""The streams of a round of blocks: the most ranks that can share an epoch."""
 TABLE_MAX_ROWS = 2**16
 """Up to here an epoch's permutation is a list of rows; above, `permutations` computes it from next to nothing. The
 tables of numpy's kind would be kept in a cache, those of every epoch."""
@@ -71,9 +54,10 @@ tables of numpy's kind would be kept in a cache, those of every epoch."""
 # ------------------------------------------------------------------------------
 
 
-ORDER_VERSION = 2
-"""How numbers become the keys of orders. In version 1 they were the words of a SeedSequence as they are, which reads
-(5, 3) and (5, 3, 0) as one key, and so (2**32, 0) and (0, 1); states of that version still resume."""
+ORDER_VERSION = 3
+"""How seeds and epochs become orders; states of all versions resume. In version 1 the numbers of a key were the words
+of a SeedSequence as they are, which reads (5, 3) and (5, 3, 0) as one key, and so (2**32, 0) and (0, 1). Up to
+version 2 the last round of blocks could be a short one, see `block_orders`."""
 MAX_KEY = 2**64
 """Numbers of a key are below this: each is two words."""
 _Use: TypeAlias = Literal["permutation", "uniform", "draw"]
@@ -107,7 +91,7 @@ def keyed_permutation(n: int, *key: int, version: int = ORDER_VERSION) -> Int64A
         The length.
     *key : int
         Numbers below 2**64, how many of them counts too.
-    version : {2, 1}
+    version : {3, 2, 1}
         How they are read, see `ORDER_VERSION`.
 
     Examples
@@ -316,225 +300,3 @@ class Load:
         at = np.searchsorted(begins, wanted, side="right") - 1
         logical: Int64Array = spans[at, 0] + wanted - begins[at]
         return logical
-
-
-@dataclass(frozen=True, slots=True)
-class Blocks:
-    """The block order of every epoch."""
-
-    epochs: Epochs
-    """Rows, steps and rank."""
-    seed: int
-    """The seed."""
-    block_rows: int
-    """Rows of a block (b)."""
-    buffer_blocks: int
-    """Blocks of a round (m)."""
-    version: int = ORDER_VERSION
-    """How keys are read."""
-
-    def __post_init__(self) -> None:
-        if self.block_rows < 1 or self.buffer_blocks < 1:
-            raise ArgumentError(
-                "blocks have one row at least, and buffers one block, found "
-                f"block_rows={self.block_rows} and buffer_blocks={self.buffer_blocks}"
-            )
-
-    @property
-    def n_blocks(self) -> int:
-        """Blocks of the phase."""
-        return -(-self.epochs.n_rows // self.block_rows)
-
-    @property
-    def round_rows(self) -> int:
-        """Rows of a full round (W)."""
-        return min(self.epochs.n_rows, self.block_rows * self.buffer_blocks)
-
-    @property
-    def share_rows(self) -> int:
-        """The most rows of a round that are this rank's."""
-        lanes = -(-LANES // self.epochs.world)
-        return min(self.round_rows, lanes * -(-self.round_rows // LANES))
-
-    def loads(self, epoch: int, step: int) -> Iterator[tuple[int, int, int, int]]:
-        """Yield what `load` takes, for the batches of an epoch from a step on."""
-        position, stop = step * self.epochs.batch_rows, self.epochs.n_positions
-        ends = _rounds(self, epoch)[1]
-        while position < stop:
-            turn, at = divmod(position, self.epochs.n_rows)
-            number = int(np.searchsorted(ends, at, side="right"))
-            upto = min(stop, turn * self.epochs.n_rows + int(ends[number]))
-            yield epoch, number, position, upto
-            position = upto
-
-    def load(self, epoch: int, number: int, position: int, stop: int) -> Load:
-        """Return the load of one round: what this rank has of the positions ``position .. stop - 1``."""
-        sigma, ends = _rounds(self, epoch)
-        n = int(ends[number]) - (int(ends[number - 1]) if number else 0)
-        blocks = sigma[number * self.buffer_blocks : (number + 1) * self.buffer_blocks]
-        lanes = np.arange(self.epochs.rank, LANES, self.epochs.world)
-        bounds = np.arange(LANES + 1) * n // LANES
-        tau = keyed_permutation(LANES, self.seed, epoch, number, version=self.version)
-        ascending = np.sort(tau[lanes])
-        spans, segments, moved = self._spans(blocks, bounds[ascending], bounds[ascending + 1])
-        own = np.concatenate([[0], np.cumsum(np.diff(bounds)[ascending])])
-        # rows of the lanes, one of each in turn
-        least, longer = n // LANES, np.flatnonzero(np.diff(bounds)[tau] > n // LANES)
-        mixed: npt.NDArray[np.integer[Any]] = np.empty(int(own[-1]), np.uint32 if own[-1] <= 2**32 else np.int64)
-        turns = mixed[: least * len(lanes)].reshape(least, len(lanes))
-        rest = iter(range(turns.size, mixed.size))
-        for at, lane in enumerate(lanes.tolist()):
-            first, last = own[np.searchsorted(ascending, tau[lane]) :][:2].tolist()
-            places = _placed(first, last, segments, moved)
-            key = self.seed, epoch, number, lane
-            of_lane = places[keyed_permutation(last - first, *key, version=self.version)]
-            turns[:, at] = of_lane[:least]
-            if len(of_lane) > least:
-                mixed[next(rest)] = of_lane[least]
-        # the position of a row in the round says whose batch it is in
-        base = stop - (stop - 1) % self.epochs.n_rows - 1 + int(ends[number]) - n
-        k = self.epochs.batch_rows
-        steps = np.arange(position // k, -(-stop // k) + 1) * k
-        cuts = _before(np.clip(steps, position, stop) - base, lanes, least, longer)
-        rows = mixed[cuts[0] : cuts[-1]]
-        return Load(spans, rows, cuts - cuts[0], closed=stop % k == 0 or stop == self.epochs.n_positions)
-
-    def _spans(
-        self, blocks: Int64Array, starts: Int64Array, stops: Int64Array
-    ) -> tuple[tuple[tuple[int, int], ...], Int64Array, Int64Array]:
-        """Return the logical rows of slices of a round, ascending, and how far each part of the slices moves there.
-
-        Parts are given by where they begin among the rows of the slices, end to end, and where the last one ends.
-        """
-        firsts = blocks * self.block_rows
-        sizes = np.minimum(self.block_rows, self.epochs.n_rows - firsts)
-        ends = np.cumsum(sizes)
-        # cut the slices where blocks end
-        edges = np.unique(np.concatenate([[0], ends, starts, stops]))
-        lane = np.searchsorted(starts, edges[:-1], side="right") - 1
-        kept = (lane >= 0) & (edges[:-1] < stops[lane])
-        at, size = edges[:-1][kept], np.diff(edges)[kept]
-        block = np.searchsorted(ends, at, side="right")
-        logical = firsts[block] + at - (ends[block] - sizes[block])
-        ascending = np.argsort(logical)
-        offsets = np.empty_like(at)
-        offsets[ascending] = np.cumsum(size[ascending]) - size[ascending]
-        begins = np.concatenate([[0], np.cumsum(size)])
-        merged: list[tuple[int, int]] = []
-        for start, stop in zip(logical[ascending].tolist(), (logical + size)[ascending].tolist(), strict=True):
-            if merged and merged[-1][1] == start:
-                merged[-1] = (merged[-1][0], stop)
-            else:
-                merged.append((start, stop))
-        return tuple(merged), begins, offsets - begins[:-1]
-
-
-def _placed(first: int, last: int, begins: Int64Array, moved: Int64Array) -> Int64Array:
-    """Return where the rows first .. last - 1 of the slices of a round are among its logical rows."""
-    lo, hi = np.searchsorted(begins, [first, last], side="right") - 1
-    cuts = np.clip(begins[lo : hi + 2], first, last)
-    return np.arange(first, last) + np.repeat(moved[lo : hi + 1], np.diff(cuts)[: len(moved) - lo])
-
-
-@lru_cache(maxsize=8)
-def _rounds(blocks: Blocks, epoch: int) -> tuple[Int64Array, Int64Array]:
-    """Return the permutation of the blocks, and the position after each round."""
-    sigma = keyed_permutation(blocks.n_blocks, blocks.seed, epoch, version=blocks.version)
-    sizes = np.minimum(blocks.block_rows, blocks.epochs.n_rows - sigma * blocks.block_rows)
-    ends = np.cumsum(sizes)
-    lasts = np.arange(blocks.buffer_blocks, blocks.n_blocks + blocks.buffer_blocks, blocks.buffer_blocks)
-    return sigma, ends[np.minimum(lasts, blocks.n_blocks) - 1]
-
-
-def _before(positions: Int64Array, lanes: Int64Array, least: int, longer: Int64Array) -> Int64Array:
-    """Return how many rows of some lanes come before positions of a round; ``longer`` lanes have one row more."""
-    turn = np.minimum(positions // LANES, least)
-    rest = positions - turn * LANES  # lanes that have had their turn, or longer lanes that have come
-    come = np.where(
-        turn < least,
-        np.searchsorted(lanes, np.minimum(rest, LANES)),
-        np.searchsorted(np.flatnonzero(np.isin(longer, lanes)), rest),
-    )
-    before: Int64Array = turn * len(lanes) + come
-    return before
-
-
-# ------------------------------------------------------------------------------
-# Sizes and quality
-# ------------------------------------------------------------------------------
-
-
-def default_blocks(n_rows: int, row_nbytes: int, chunk_rows: int) -> tuple[int, int]:
-    """Return rows of a block and blocks of a round, from the data alone.
-
-    Parameters
-    ----------
-    n_rows : int
-        Rows of the phase.
-    row_nbytes : int
-        Bytes of a row of all variables together.
-    chunk_rows : int
-        Rows that the widest variable decodes together.
-
-    Examples
-    --------
-    >>> default_blocks(4_000_000, 1024, 128)
-    (512, 128)
-    """
-    enough = max(1, n_rows // LANES)  # a block for every lane
-    rows = max(1, min(BLOCK_NBYTES // max(1, row_nbytes), enough))
-    block_rows = max(1, rows // chunk_rows) * chunk_rows if chunk_rows <= enough else rows
-    n_blocks = max(1, -(-n_rows // block_rows))
-    held = n_rows * (row_nbytes + ROW_NBYTES)
-    n_rounds = max(1, -(-held // ROUND_NBYTES))
-    return block_rows, min(n_blocks, -(-n_blocks // (n_rounds * LANES)) * LANES)
-
-
-def variance_factor(blocks: Blocks, correlation: float) -> float:
-    """Return the variance of the mean of a step's rows, over that of as many rows of a uniform order.
-
-    With batches of k rows, blocks of b and rounds of W it is at most ``1 + ρ(k-1)(b-1)/(W-1)`` for the correlation
-    ρ of rows of a block (Cochran, *Sampling Techniques*, 3rd edition, chapters 8 and 9), and exact here for N rows::
-
-        p = the chance that two rows of a step are of one block
-        c = -(1 + (b-1)ρ) / (N-b)                     correlation of rows of different blocks
-        (1 + (k-1)(pρ + (1-p)c)) / (1 - (k-1)/(N-1))
-
-    p is less than (b-1)/(W-1), because a step takes its rows evenly from all lanes.
-    """
-    n_rows, b = blocks.epochs.n_rows, blocks.block_rows
-    k = min(blocks.epochs.batch_rows, n_rows)
-    if k < 2 or k == n_rows or b >= n_rows:
-        return 1.0
-    same = _same_block_pairs(blocks) / (k * (k - 1))
-    between = -(1 + (b - 1) * correlation) / (n_rows - b)
-    return float((1 + (k - 1) * (same * correlation + (1 - same) * between)) / (1 - (k - 1) / (n_rows - 1)))
-
-
-def _same_block_pairs(blocks: Blocks) -> float:
-    """Return the expected ordered pairs of rows of one block in a step, over all steps of many rounds."""
-    n, k = blocks.round_rows, min(blocks.epochs.batch_rows, blocks.epochs.n_rows)
-    bounds = np.arange(LANES + 1) * n // LANES
-    edges = np.unique(np.concatenate([bounds, np.arange(0, n, blocks.block_rows)]))
-    slices = np.searchsorted(bounds, edges[:-1], side="right") - 1
-    slice_rows = np.diff(bounds)[slices].astype(np.float64)
-    shares, block = np.diff(edges) / slice_rows, edges[:-1] // blocks.block_rows
-    # the chance that two rows of one lane, and of two lanes, are of one block
-    alike = (shares * (np.diff(edges) - 1) / np.maximum(slice_rows - 1, 1)).sum() / LANES
-    across = (np.bincount(block, shares) ** 2 - np.bincount(block, shares**2)).sum() / (LANES * (LANES - 1))
-
-    def pairs(positions: Int64Array) -> npt.NDArray[np.float64]:
-        turns, rest = np.divmod(positions, LANES)
-        of_one_lane = rest * turns * (turns + 1) + (LANES - rest) * turns * (turns - 1)
-        expected: npt.NDArray[np.float64] = of_one_lane * alike + (positions * (positions - 1) - of_one_lane) * across
-        return expected
-
-    if blocks.n_blocks <= blocks.buffer_blocks:
-        return float(pairs(np.array([k]))[0])
-    # a step begins with what is left of a round, goes on with whole ones, and ends in another
-    unit, of_whole, total = gcd(n, k), pairs(np.array([n])), 0.0
-    for lo in range(0, n // unit, SUMMED):
-        left = np.minimum(np.arange(lo + 1, min(lo + SUMMED, n // unit) + 1) * unit, k)
-        whole, rest = np.divmod(k - left, n)
-        total += float((pairs(left) + whole * of_whole + pairs(rest)).sum())
-    return total / (n // unit)

@@ -20,6 +20,7 @@ from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 
+from storegate_engine.block_orders import Blocks, default_blocks, variance_factor
 from storegate_engine.budget import reserved_nbytes
 from storegate_engine.errors import ArgumentError, ShapeError, StreamStateError, shown
 from storegate_engine.orders import RowOrder
@@ -42,13 +43,10 @@ from storegate_engine.stream_loads import (
 from storegate_engine.stream_orders import (
     LANES,
     ORDER_VERSION,
-    Blocks,
     Epochs,
-    default_blocks,
     draw,
     keyed_permutation,
     uniform,
-    variance_factor,
 )
 from storegate_engine.stream_spills import ExchangeSource
 from storegate_engine.table import Variable
@@ -83,7 +81,7 @@ class Shuffle:
     weights: Array | None = None
     """Draw rows with these weights, instead of taking each once; uniform only."""
     version: int = ORDER_VERSION
-    """How seeds and epochs become random, see `stream_orders`."""
+    """How seeds and epochs become orders, see `stream_orders`."""
 
 
 class Stream:
@@ -163,7 +161,7 @@ class Stream:
                     "shuffle='blocks' reads blocks of rows that lie together, but these are shuffled lazily; use "
                     "shuffle=True, or compact() the phase after shuffle()"
                 )
-            self._blocks = self._make_blocks()
+            self._blocks = self._make_blocks(shuffle.version)
             return BlockSource(variables, self._blocks, self._budget_nbytes, self._prefetch)
         if shuffle.kind == "none" and in_runs:
             return RunSource(variables, epochs, self._budget_nbytes, self._prefetch)
@@ -180,19 +178,20 @@ class Stream:
             order,
             self._budget_nbytes,
             self._prefetch,
-            name=json.dumps(self._order()),
+            name=json.dumps(self._order(shuffle.version)),
         )
 
-    def _make_blocks(self) -> Blocks:
+    def _make_blocks(self, version: int) -> Blocks:
         widest = max(self._variables, key=lambda variable: variable.row_nbytes)
         chunk_rows = max([1, *(piece.array.chunk_rows for piece in widest.pieces)])
-        block_rows, buffer_blocks = default_blocks(self._epochs.n_rows, row_nbytes_of(self._variables), chunk_rows)
+        row_nbytes = row_nbytes_of(self._variables)
+        block_rows, buffer_blocks = default_blocks(self._epochs.n_rows, row_nbytes, chunk_rows, version)
         if (asked := self._shuffle.block_rows) is not None:
             buffer_blocks = max(1, -(-block_rows * buffer_blocks // max(1, asked)))  # as many rows
             block_rows = asked
         if self._shuffle.buffer_blocks is not None:
             buffer_blocks = self._shuffle.buffer_blocks
-        return Blocks(self._epochs, self._shuffle.seed, block_rows, buffer_blocks, self._shuffle.version)
+        return Blocks(self._epochs, self._shuffle.seed, block_rows, buffer_blocks, version)
 
     # What it is
 
@@ -219,7 +218,7 @@ class Stream:
 
     @property
     def quality(self) -> float:
-        """The variance of a batch's mean over that of a uniform batch; 1 unless in blocks, see `stream_orders`.
+        """The variance of a batch's mean over that of a uniform batch; 1 unless in blocks, see `block_orders`.
 
         Rows of a block are taken to be equal, the worst case, or as correlated as those of the label are.
         """
@@ -376,12 +375,13 @@ class Stream:
             "step": self._step,
             "version": self._version,
             "data": self._data(),
-            "order": self._order(),
+            "order": self._order(self._shuffle.version),
         }
 
-    def _order(self) -> dict[str, Any]:
-        """Return everything that the order of the rows depends on."""
+    def _order(self, version: int) -> dict[str, Any]:
+        """Return everything that the order of the rows depends on, as orders of a version have it."""
         weights = self._shuffle.weights
+        blocks = self._make_blocks(version) if self._shuffle.kind == "blocks" else None
         return {
             "rows": self._epochs.n_rows,
             "batch_size": self._epochs.batch_rows,
@@ -389,10 +389,10 @@ class Stream:
             "shuffle": self._shuffle.kind,
             "seed": self._shuffle.seed,
             "streams": LANES,
-            "keys": self._shuffle.version,
-            "block_rows": self._blocks.block_rows if self._blocks else None,
-            "buffer_blocks": self._blocks.buffer_blocks if self._blocks else None,
-            "weights": None if weights is None else hashlib.sha256(weights.tobytes()).hexdigest()[:32],
+            "keys": version,
+            "block_rows": blocks.block_rows if blocks else None,
+            "buffer_blocks": blocks.buffer_blocks if blocks else None,
+            "weights": None if weights is None else hashlib.sha256(weights.astype("<f8").tobytes()).hexdigest()[:32],
         }
 
     def _data(self) -> list[list[Any]]:
@@ -411,9 +411,8 @@ class Stream:
         found = state.get("format") if isinstance(given, Mapping) else shown(given)
         if found != FORMAT:
             raise StreamStateError(f"the state of a stream has format {FORMAT}, found {found!r}; it was not made here")
-        own, theirs = self._order(), {"keys": 1, **state["order"]}  # the first version did not name itself
-        if theirs["keys"] in range(1, ORDER_VERSION):
-            own["keys"] = theirs["keys"]
+        theirs = {"keys": 1, **state["order"]}  # the first version did not name itself
+        own = self._order(theirs["keys"] if theirs["keys"] in range(1, ORDER_VERSION) else self._shuffle.version)
         if differing := [name for name in own if own[name] != theirs.get(name)]:
             listed = ", ".join(f"{name} {theirs.get(name)!r} (here {own[name]!r})" for name in differing)
             raise StreamStateError(f"the state is of another order: {listed}; make the stream with these values")

@@ -1,0 +1,406 @@
+"""Block orders: rows that lie together are read together, and mixed within rounds; pure, reads nothing.
+
+The order of an epoch, whose positions are those of `stream_orders`::
+
+    rows are cut into M blocks of b; sigma is a permutation of the blocks, keyed (seed, epoch)
+    R rounds share the blocks evenly: round j = the rows of blocks sigma[M·j//R : M·(j+1)//R], end to end
+    position p belongs to lane p % 64
+    the rows of a round are cut into 64 slices, one for each lane, as many as the lane has positions in the round
+    tau = the places of the lanes among the slices, a permutation keyed (seed, epoch, j)
+    lane l takes its slice in a permutation keyed (seed, epoch, j, l)
+
+R is such that rounds have about the blocks that a buffer is meant to have: a last round of less than half of them is
+shared out over the others, because a batch of a short round mixes few blocks.
+
+Of a step of n positions, sorted by lane in the order 0, 32, 16, 48, … (bits from right to left) and then by position,
+rank r takes ``n·r//world`` to ``n·(r+1)//world - 1``. Neighbouring positions are far from each other in that order, so
+that a rank takes the same lanes from step to step, or nearly: where the world divides 64 and the rows of a step, it
+takes those with ``l % world`` the same, and reads no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from storegate_engine.errors import ArgumentError
+from storegate_engine.stream_orders import LANES, ORDER_VERSION, Epochs, Load, keyed_permutation
+
+__all__ = ["Blocks", "default_blocks", "variance_factor"]
+
+Int64Array: TypeAlias = npt.NDArray[np.int64]
+Rows: TypeAlias = npt.NDArray[np.integer[Any]]
+
+BLOCK_NBYTES = 512 * 2**10
+"""Rows of one block, over all variables: as much as a disk reads at its full rate from anywhere."""
+ROUND_NBYTES = 64 * 2**20
+"""Rows of one round, and what is known of each of them."""
+ROW_NBYTES = 64
+"""What is known of each row of a round, as the definition of the order counts it."""
+SAMPLES = 64
+"""Places of a short block, and of longer lanes, over which the quality is averaged."""
+EVEN_VERSION = 3
+"""From this version of orders on rounds are even; before, they were of ``buffer_blocks`` blocks but for the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """The block order of every epoch."""
+
+    epochs: Epochs
+    """Rows, steps and rank."""
+    seed: int
+    """The seed."""
+    block_rows: int
+    """Rows of a block (b)."""
+    buffer_blocks: int
+    """Blocks that a round is meant to have (m)."""
+    version: int = ORDER_VERSION
+    """See `ORDER_VERSION`."""
+
+    def __post_init__(self) -> None:
+        if self.block_rows < 1 or self.buffer_blocks < 1:
+            raise ArgumentError(
+                "blocks have one row at least, and buffers one block, found "
+                f"block_rows={self.block_rows} and buffer_blocks={self.buffer_blocks}"
+            )
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of the phase (M)."""
+        return -(-self.epochs.n_rows // self.block_rows)
+
+    @property
+    def round_blocks(self) -> Int64Array:
+        """The blocks before each round, and all of them."""
+        whole, rest = divmod(self.n_blocks, self.buffer_blocks)
+        if self.version < EVEN_VERSION:
+            return np.minimum(np.arange(whole + (rest > 0) + 1) * self.buffer_blocks, self.n_blocks)
+        n_rounds = whole + (2 * rest >= self.buffer_blocks) if whole else min(1, rest)
+        return np.arange(n_rounds + 1) * self.n_blocks // max(1, n_rounds)
+
+    @property
+    def round_rows(self) -> int:
+        """The most rows of a round."""
+        return min(self.epochs.n_rows, self.block_rows * int(np.diff(self.round_blocks).max(initial=0)))
+
+    @property
+    def share_rows(self) -> int:
+        """The most rows of a round that this rank reads."""
+        epochs = self.epochs
+        if self.version < EVEN_VERSION or epochs.world == 1:
+            lanes = -(-LANES // epochs.world)
+        else:
+            starts, stops = _dealt(epochs)
+            lanes = int((stops > starts).any(axis=0).sum())
+        return min(self.round_rows, lanes * -(-self.round_rows // LANES))
+
+    def loads(self, epoch: int, step: int) -> Iterator[tuple[int, int, int, int]]:
+        """Yield what `load` takes, for the batches of an epoch from a step on."""
+        position, stop = step * self.epochs.batch_rows, self.epochs.n_positions
+        ends = _rounds(self, epoch)[1]
+        while position < stop:
+            turn, at = divmod(position, self.epochs.n_rows)
+            number = int(np.searchsorted(ends, at, side="right")) - 1
+            upto = min(stop, turn * self.epochs.n_rows + int(ends[number + 1]))
+            yield epoch, number, position, upto
+            position = upto
+
+    def load(self, epoch: int, number: int, position: int, stop: int) -> Load:
+        """Return the load of one round: what this rank has of the positions ``position .. stop - 1``."""
+        sigma, ends = _rounds(self, epoch)
+        first, last = ends[number : number + 2].tolist()
+        lo, hi = self.round_blocks[number : number + 2]
+        make = self._load if self.version >= EVEN_VERSION else self._uneven_load
+        return make(epoch, number, sigma[lo:hi], first, last, position, stop)
+
+    def _load(
+        self, epoch: int, number: int, blocks: Int64Array, first: int, last: int, position: int, stop: int
+    ) -> Load:
+        epochs, k = self.epochs, self.epochs.batch_rows
+        begin = position % epochs.n_rows
+        own = _own(epochs, position, stop)
+        lanes = np.arange(LANES)
+        if own is not None:
+            lanes = np.unique((begin + np.flatnonzero(own)) % LANES)
+        # slices of the round, and those of this rank's lanes
+        counts = _before(last, np.arange(LANES)) - _before(first, np.arange(LANES))
+        tau = keyed_permutation(LANES, self.seed, epoch, number, version=self.version)
+        bounds = np.zeros(LANES + 1, np.int64)
+        bounds[tau + 1] = counts
+        np.cumsum(bounds, out=bounds)
+        ascending = np.sort(tau[lanes])
+        spans, segments, moved = self._spans(blocks, bounds[ascending], bounds[ascending + 1])
+        read = np.concatenate([[0], np.cumsum(np.diff(bounds)[ascending])])
+        # lane after lane, a row for every 64th position
+        mixed: Rows = np.empty(stop - position, np.uint32 if read[-1] <= 2**32 else np.int64)
+        for lane in lanes.tolist():
+            lo, hi = read[np.searchsorted(ascending, tau[lane]) :][:2].tolist()
+            order = keyed_permutation(hi - lo, self.seed, epoch, number, lane, version=self.version)
+            at = (lane - begin) % LANES
+            turn = _before(begin, lane) - _before(first, lane)
+            taken = order[turn : turn + len(mixed[at::LANES])]
+            mixed[at::LANES] = _placed(lo, hi, segments, moved)[taken]
+        steps = np.clip(np.arange(position // k, -(-stop // k) + 1) * k, position, stop) - position
+        if own is not None:
+            mixed = mixed[own]
+            steps = np.concatenate([[0], np.cumsum(np.add.reduceat(own, steps[:-1], dtype=np.int64))])
+        return Load(spans, mixed, steps, closed=stop % k == 0 or stop == epochs.n_positions)
+
+    def _uneven_load(
+        self, epoch: int, number: int, blocks: Int64Array, first: int, end: int, position: int, stop: int
+    ) -> Load:
+        """Return the load of a round as versions 1 and 2 made them.
+
+        Slice l of n rows is ``l·n//64 .. (l+1)·n//64 - 1``, lane l takes slice tau[l], the round takes one row of every
+        lane in turn, what the longer lanes have left comes last, and rank r has the lanes with ``l % world == r``.
+        """
+        n = end - first
+        lanes = np.arange(self.epochs.rank, LANES, self.epochs.world)
+        bounds = np.arange(LANES + 1) * n // LANES
+        tau = keyed_permutation(LANES, self.seed, epoch, number, version=self.version)
+        ascending = np.sort(tau[lanes])
+        spans, segments, moved = self._spans(blocks, bounds[ascending], bounds[ascending + 1])
+        own = np.concatenate([[0], np.cumsum(np.diff(bounds)[ascending])])
+        least, longer = n // LANES, np.flatnonzero(np.diff(bounds)[tau] > n // LANES)
+        mixed: Rows = np.empty(int(own[-1]), np.uint32 if own[-1] <= 2**32 else np.int64)
+        turns = mixed[: least * len(lanes)].reshape(least, len(lanes))
+        rest = iter(range(turns.size, mixed.size))
+        for at, lane in enumerate(lanes.tolist()):
+            lo, hi = own[np.searchsorted(ascending, tau[lane]) :][:2].tolist()
+            order = keyed_permutation(hi - lo, self.seed, epoch, number, lane, version=self.version)
+            of_lane = _placed(lo, hi, segments, moved)[order]
+            turns[:, at] = of_lane[:least]
+            if len(of_lane) > least:
+                mixed[next(rest)] = of_lane[least]
+        base = stop - (stop - 1) % self.epochs.n_rows - 1 + first
+        k = self.epochs.batch_rows
+        places = np.clip(np.arange(position // k, -(-stop // k) + 1) * k, position, stop) - base
+        turn = np.minimum(places // LANES, least)
+        left = places - turn * LANES  # lanes that have had their turn, or longer lanes that have come
+        come = np.where(
+            turn < least,
+            np.searchsorted(lanes, np.minimum(left, LANES)),
+            np.searchsorted(np.flatnonzero(np.isin(longer, lanes)), left),
+        )
+        cuts = turn * len(lanes) + come
+        rows = mixed[cuts[0] : cuts[-1]]
+        return Load(spans, rows, cuts - cuts[0], closed=stop % k == 0 or stop == self.epochs.n_positions)
+
+    def _spans(
+        self, blocks: Int64Array, starts: Int64Array, stops: Int64Array
+    ) -> tuple[tuple[tuple[int, int], ...], Int64Array, Int64Array]:
+        """Return the logical rows of slices of a round, ascending, and how far each part of the slices moves there.
+
+        Parts are given by where they begin among the rows of the slices, end to end, and where the last one ends.
+        """
+        if not len(starts):
+            return (), np.zeros(1, np.int64), np.empty(0, np.int64)
+        firsts = blocks * self.block_rows
+        sizes = np.minimum(self.block_rows, self.epochs.n_rows - firsts)
+        ends = np.cumsum(sizes)
+        # cut the slices where blocks end
+        edges = np.unique(np.concatenate([[0], ends, starts, stops]))
+        lane = np.searchsorted(starts, edges[:-1], side="right") - 1
+        kept = (lane >= 0) & (edges[:-1] < stops[lane])
+        at, size = edges[:-1][kept], np.diff(edges)[kept]
+        block = np.searchsorted(ends, at, side="right")
+        logical = firsts[block] + at - (ends[block] - sizes[block])
+        ascending = np.argsort(logical)
+        offsets = np.empty_like(at)
+        offsets[ascending] = np.cumsum(size[ascending]) - size[ascending]
+        begins = np.concatenate([[0], np.cumsum(size)])
+        merged: list[tuple[int, int]] = []
+        for start, stop in zip(logical[ascending].tolist(), (logical + size)[ascending].tolist(), strict=True):
+            if merged and merged[-1][1] == start:
+                merged[-1] = (merged[-1][0], stop)
+            else:
+                merged.append((start, stop))
+        return tuple(merged), begins, offsets - begins[:-1]
+
+
+def _placed(first: int, last: int, begins: Int64Array, moved: Int64Array) -> Int64Array:
+    """Return where the rows first .. last - 1 of the slices of a round are among its logical rows."""
+    lo, hi = np.searchsorted(begins, [first, last], side="right") - 1
+    cuts = np.clip(begins[lo : hi + 2], first, last)
+    return np.arange(first, last) + np.repeat(moved[lo : hi + 1], np.diff(cuts)[: len(moved) - lo])
+
+
+@lru_cache(maxsize=8)
+def _rounds(blocks: Blocks, epoch: int) -> tuple[Int64Array, Int64Array]:
+    """Return the permutation of the blocks, and the positions before each round, and behind the last."""
+    sigma = keyed_permutation(blocks.n_blocks, blocks.seed, epoch, version=blocks.version)
+    sizes = np.minimum(blocks.block_rows, blocks.epochs.n_rows - sigma * blocks.block_rows)
+    return sigma, np.concatenate([[0], np.cumsum(sizes)])[blocks.round_blocks]
+
+
+# ------------------------------------------------------------------------------
+# Ranks
+# ------------------------------------------------------------------------------
+
+_DEAL_ORDER = np.argsort([int(f"{lane:06b}"[::-1], 2) for lane in range(LANES)])
+"""The lanes in the order in which a step's rows are dealt to ranks."""
+
+
+def _before(positions: Any, lanes: Any) -> Any:
+    """Return how many of the positions 0 .. p-1 of an epoch belong to lanes."""
+    return (positions - lanes + LANES - 1) // LANES
+
+
+def _before_in_turns(epochs: Epochs, positions: Any, lanes: Any) -> Any:
+    """Return the same where positions from the number of rows on are the first ones again."""
+    turns, rest = np.divmod(positions, max(1, epochs.n_rows))
+    return turns * _before(epochs.n_rows, lanes) + _before(rest, lanes)
+
+
+@lru_cache(maxsize=8)
+def _dealt(epochs: Epochs) -> tuple[Int64Array, Int64Array]:
+    """Return which rows of each lane in a step are this rank's: shape (65, 64), the first one and the one behind.
+
+    Steps differ by ``start % 64``, the row of the tables; the last row is of the last step, which may not be full.
+    """
+    k, stop = epochs.batch_rows, epochs.n_positions
+    last = max(0, epochs.n_steps - 1) * k
+    begins = np.append(np.arange(LANES), last)[:, None]
+    sizes = np.append(np.full(LANES, k), stop - last)[:, None]
+    counts = _before(begins + sizes, _DEAL_ORDER) - _before(begins, _DEAL_ORDER)
+    counts[-1] = _before_in_turns(epochs, stop, _DEAL_ORDER) - _before_in_turns(epochs, last, _DEAL_ORDER)
+    dealt = np.cumsum(counts, axis=1) - counts  # rows of the lanes before
+    present = np.arange(min(LANES, epochs.n_steps - 1)) * k % LANES
+    counts[np.setdiff1d(np.arange(LANES), present)] = 0
+    starts, stops = np.empty_like(counts), np.empty_like(counts)
+    starts[:, _DEAL_ORDER] = np.clip(sizes * epochs.rank // epochs.world - dealt, 0, counts)
+    stops[:, _DEAL_ORDER] = np.clip(sizes * (epochs.rank + 1) // epochs.world - dealt, 0, counts)
+    return starts, stops
+
+
+def _own(epochs: Epochs, position: int, stop: int) -> npt.NDArray[np.bool_] | None:
+    """Return which of some positions of one round are this rank's, None for all of them."""
+    if epochs.world == 1:
+        return None
+    k = epochs.batch_rows
+    starts, stops = _dealt(epochs)
+    own = np.zeros(stop - position, np.bool_)
+    for lane in range(LANES):
+        if not stops[:, lane].any():
+            continue
+        at = (lane - position % epochs.n_rows) % LANES
+        positions = np.arange(position + at, stop, LANES)
+        steps = positions // k
+        table = np.where(steps == epochs.n_steps - 1, LANES, steps * k % LANES)
+        turns = _before_in_turns(epochs, positions, lane) - _before_in_turns(epochs, steps * k, lane)
+        own[at::LANES] = (turns >= starts[table, lane]) & (turns < stops[table, lane])
+    return own
+
+
+# ------------------------------------------------------------------------------
+# Sizes and quality
+# ------------------------------------------------------------------------------
+
+
+def default_blocks(n_rows: int, row_nbytes: int, chunk_rows: int, version: int = ORDER_VERSION) -> tuple[int, int]:
+    """Return rows of a block and blocks of a round, from the data alone.
+
+    Parameters
+    ----------
+    n_rows : int
+        Rows of the phase.
+    row_nbytes : int
+        Bytes of a row of all variables together.
+    chunk_rows : int
+        Rows that the widest variable decodes together.
+    version : int
+        Of the order.
+
+    Examples
+    --------
+    >>> default_blocks(4_000_000, 1024, 128)
+    (512, 121)
+    """
+    enough = max(1, n_rows // LANES)  # a block for every lane
+    rows = max(1, min(BLOCK_NBYTES // max(1, row_nbytes), enough))
+    block_rows = max(1, rows // chunk_rows) * chunk_rows if chunk_rows <= enough else rows
+    n_blocks = max(1, -(-n_rows // block_rows))
+    n_rounds = max(1, -(-n_rows * (row_nbytes + ROW_NBYTES) // ROUND_NBYTES))
+    if version < EVEN_VERSION:
+        return block_rows, min(n_blocks, -(-n_blocks // (n_rounds * LANES)) * LANES)
+    return block_rows, -(-n_blocks // n_rounds)
+
+
+def variance_factor(blocks: Blocks, correlation: float) -> float:
+    """Return the variance of the mean of a step's rows, over that of as many rows of a uniform order.
+
+    With batches of k rows, blocks of b and rounds of W it is at most ``1 + ρ(k-1)(b-1)/(W-1)`` for the correlation
+    ρ of rows of a block (Cochran, *Sampling Techniques*, 3rd edition, chapters 8 and 9), and exact here for N rows::
+
+        p = the chance that two rows of a step are of one block, over all full steps
+        c = -(1 + (b-1)ρ) / (N-b)                     correlation of rows of different blocks
+        (1 + (k-1)(pρ + (1-p)c)) / (1 - (k-1)/(N-1))
+
+    p is less than (b-1)/(W-1), because a step takes its rows evenly from all lanes.
+    """
+    n_rows, b, k = blocks.epochs.n_rows, blocks.block_rows, blocks.epochs.batch_rows
+    if k < 2 or k >= n_rows or b >= n_rows:
+        return 1.0
+    same = _same_block_pairs(blocks) / (k * (k - 1))
+    between = -(1 + (b - 1) * correlation) / (n_rows - b)
+    return float((1 + (k - 1) * (same * correlation + (1 - same) * between)) / (1 - (k - 1) / (n_rows - 1)))
+
+
+def _same_block_pairs(blocks: Blocks) -> float:
+    """Return the expected ordered pairs of rows of one block in a full step, on average over those of an epoch."""
+    k, n_steps, n_blocks = blocks.epochs.batch_rows, blocks.epochs.n_rows // blocks.epochs.batch_rows, blocks.n_blocks
+    cuts = blocks.round_blocks
+    # the last block may be a short one, and lanes one row longer; chance puts them anywhere, and shifts blocks by that
+    short = blocks.epochs.n_rows - (n_blocks - 1) * blocks.block_rows
+    total = 0.0
+    for sample in range(SAMPLES):
+        place = (2 * sample + 1) * n_blocks // (2 * SAMPLES)
+        tau = keyed_permutation(LANES, sample)
+        at = int(np.searchsorted(cuts, place, side="right")) - 1
+        ends = cuts * blocks.block_rows
+        ends[at + 1 :] -= blocks.block_rows - short
+        kinds = np.diff(cuts)
+        kinds[at] = -1
+        for kind in np.unique(kinds).tolist():  # rounds of one kind are alike
+            rounds = np.flatnonzero(kinds == kind)
+            sizes = np.full(int(np.diff(cuts)[rounds[0]]), blocks.block_rows)
+            if kind < 0:
+                sizes[place - cuts[at]] = short
+            total += _pairs_in_rounds(sizes, tau, ends[rounds], k, n_steps * k)
+    return total / SAMPLES / n_steps
+
+
+def _pairs_in_rounds(sizes: Int64Array, tau: Int64Array, firsts: Int64Array, k: int, stop: int) -> float:
+    """Return the same, all full steps together, of rounds of blocks of these sizes which begin at ``firsts``."""
+    lasts = np.minimum(firsts + sizes.sum(), stop)
+    firsts, lasts = firsts[firsts < lasts], lasts[firsts < lasts]
+    # a round ends a step, has whole ones, and begins another; or is within one
+    head, tail = -(-firsts // k) * k, lasts // k * k
+    is_within = head > tail
+    lengths = [np.where(is_within, lasts, head) - firsts, np.where(is_within, 0, lasts - tail)]
+    pairs = _pairs(sizes, tau, np.concatenate([*lengths, [k]]))
+    return float(pairs[:-1].sum() + pairs[-1] * (np.maximum(0, tail - head) // k).sum())
+
+
+def _pairs(sizes: Int64Array, tau: Int64Array, positions: Int64Array) -> npt.NDArray[np.float64]:
+    """Return the expected ordered pairs of rows of one block among neighbouring positions of a round."""
+    ends = np.cumsum(sizes)
+    least, longer = divmod(int(ends[-1]), LANES)
+    bounds = np.concatenate([[0], np.cumsum(least + (tau < longer))])
+    edges = np.unique(np.concatenate([bounds, ends]))
+    slices = np.searchsorted(bounds, edges[:-1], side="right") - 1
+    slice_rows = np.diff(bounds)[slices].astype(np.float64)
+    shares, block = np.diff(edges) / slice_rows, np.searchsorted(ends, edges[:-1], side="right")
+    # the chance that two rows of one lane, and of two lanes, are of one block
+    alike = (shares * (np.diff(edges) - 1) / np.maximum(slice_rows - 1, 1)).sum() / LANES
+    across = (np.bincount(block, shares) ** 2 - np.bincount(block, shares**2)).sum() / (LANES * (LANES - 1))
+    turns, rest = np.divmod(positions, LANES)
+    of_one_lane = rest * turns * (turns + 1) + (LANES - rest) * turns * (turns - 1)
+    expected: npt.NDArray[np.float64] = of_one_lane * alike + (positions * (positions - 1) - of_one_lane) * across
+    return expected
