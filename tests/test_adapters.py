@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import sys
 import warnings
 
@@ -106,6 +107,21 @@ def test_a_dataset_resumes_at_its_state(adapter, filled):
     assert first + [batch.tolist() for batch in other] == whole
 
 
+def test_the_current_epoch_can_be_set_and_is_not_begun_again(adapter, filled):
+    dataset = adapter.StreamDataset(filled["train"]["row"].batches(BATCH_ROWS))
+    for epoch in (0, 2):
+        dataset.stream.seek(epoch, 3)
+        dataset.set_epoch(epoch)
+        assert len(list(dataset)) == 7
+        assert dataset.state_dict()["epoch"] == epoch + 1
+    batches = iter(dataset)
+    next(batches)
+    dataset.set_epoch(3)  # a loop that runs is not disturbed
+    assert len(list(batches)) == 9
+    dataset.set_epoch(0)
+    assert (dataset.stream.epoch, dataset.stream.step) == (0, 0)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_rows_by_index_work_with_torchs_own_samplers(adapter, filled, workers):
     import torch
@@ -167,6 +183,53 @@ def test_keras_trains_on_every_row_of_every_epoch(keras_adapter, filled):
     assert history.history["accuracy"][-1] > 0.9
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("steps", [None, 3, 10])
+def test_keras_gets_whole_epochs_one_after_the_other(keras_adapter, filled, shuffle, steps):
+    import keras
+
+    class Seen(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.rows = []
+            self.dense = keras.layers.Dense(1)
+
+        def call(self, x):
+            return self.dense(x)
+
+        def train_step(self, data):
+            self.rows.append(data[1].cpu().numpy())
+            return {}
+
+    view = filled["train"][["x", "row"]]
+    dataset = keras_adapter.StreamDataset(view.batches(BATCH_ROWS, seed=2))
+    model = Seen()
+    model.compile(optimizer="sgd", loss="mse", run_eagerly=True)
+    options = {} if steps is None else {"steps_per_epoch": steps}
+    model.fit(dataset, epochs={None: 3, 3: 12, 10: 3}[steps], shuffle=shuffle, verbose=0, **options)
+    assert (dataset.stream.epoch, dataset.stream.step) == (3, 0)
+    whole = filled["train"]["row"].batches(BATCH_ROWS, seed=2)
+    for epoch in range(3):
+        expected, found = list(whole), model.rows[10 * epoch : 10 * epoch + 10]
+        if epoch == 0 and shuffle:  # a batch that Keras has looked at comes when it asks for it again
+            expected.sort(key=lambda rows: rows.tolist())
+            found.sort(key=lambda rows: rows.tolist())
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_items_follow_a_stream_that_was_moved(keras_adapter, filled):
+    view = filled["train"]["row"]
+    dataset = keras_adapter.StreamDataset(view.batches(BATCH_ROWS))
+    state = view.batches(BATCH_ROWS, epoch=4).state_dict()
+    dataset[0]
+    dataset.stream.load_state_dict(state)
+    for index, batch in enumerate(view.batches(BATCH_ROWS, epoch=4)):
+        np.testing.assert_array_equal(dataset[index], batch)
+    np.testing.assert_array_equal(dataset[9], batch)
+
+
 def test_items_are_the_steps_of_the_epoch_in_any_order(keras_adapter, filled):
     view = filled["train"]["row"]
     dataset = keras_adapter.StreamDataset(view.batches(BATCH_ROWS))
@@ -211,6 +274,20 @@ def test_partial_fit_gives_the_batches_as_they_come(filled):
 
 
 # --------------------------------------------------------------------------------------------- jax
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("prefetch", [0, 2, 20])
+def test_epochs_on_a_device_are_whole_however_they_are_taken(filled, prefetch):
+    pytest.importorskip("jax")
+    adapter = importlib.import_module("storegate.adapters.jax")
+    view = filled["train"]["x"]
+    batches = adapter.DeviceBatches(view.batches(BATCH_ROWS), prefetch=prefetch)
+    takes = [list, lambda it: list(itertools.islice(it, 10)), lambda it: [b for _, b in zip(range(10), it)]]  # noqa: B905
+    for epoch, take in enumerate([*takes, *reversed(takes)]):
+        for one, other in zip(take(batches), view.batches(BATCH_ROWS, epoch=epoch), strict=True):
+            np.testing.assert_array_equal(np.asarray(one), other)
+        assert (batches.state_dict()["epoch"], batches.state_dict()["step"]) == (epoch + 1, 0)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
 import json
 import multiprocessing
 import os
@@ -401,9 +402,10 @@ def test_a_resumed_epoch_goes_on_with_the_same_steps(opened, kind, before, after
             resumed = [view.batches(32, **options, rank=rank, world=after) for rank in range(after)]
             for stream in resumed:
                 stream.load_state_dict(json.loads(state))
-            rest = [np.concatenate(parts) for parts in zip(*resumed, strict=True)]
+            assert {(stream.epoch, stream.step) for stream in resumed} == {divmod(len(whole) + step, len(whole))}
+            rest = [np.concatenate(parts) for parts in zip(*resumed, strict=True)] if step < len(whole) else []
             assert [sorted(batch) for batch in (*first, *rest)] == whole
-            assert {stream.epoch for stream in resumed} == {2}
+            assert {(stream.epoch, stream.step) for stream in resumed} == {(2, 0)}
             for stream in resumed:
                 stream.close()
 
@@ -419,6 +421,137 @@ def test_a_loop_that_was_left_goes_on_where_it_was():
     rest = list(stream)
     assert len(rest) == 7
     np.testing.assert_array_equal(np.concatenate(rest), np.concatenate(whole[3:]))
+
+
+def take_by_list(stream, n):
+    return list(stream)[:n]
+
+
+def take_by_islice(stream, n):
+    return list(itertools.islice(stream, n))
+
+
+def take_by_zip(stream, n):
+    return [batch for _, batch in zip(range(n), stream, strict=False)]
+
+
+def take_by_break(stream, n):
+    found = []
+    for batch in stream:
+        found.append(batch)
+        if len(found) == n:
+            break
+    return found
+
+
+def take_by_next(stream, n):
+    batches = iter(stream)
+    return [next(batches) for _ in range(n)]
+
+
+TAKES = [take_by_list, take_by_islice, take_by_zip, take_by_break, take_by_next]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("drop_last", [False, True, "pad"])
+@pytest.mark.parametrize("k", [32, 100, 300])
+def test_epochs_are_whole_however_their_batches_are_taken(opened, kind, source, drop_last, k):
+    options = {"block_rows": 7, "buffer_blocks": 9} if kind == "blocks" else {}
+    with exchanging(source), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        view = opened(300, 10)["train"]["x"]
+        stream = view.batches(k, shuffle=KINDS[kind], seed=5, drop_last=drop_last, budget=budget_of(source), **options)
+    with stream:
+        for epoch, take in enumerate([*TAKES, *reversed(TAKES)]):
+            found = take(stream, len(stream))
+            assert stream.state_dict()["epoch"] == epoch + 1
+            assert stream.state_dict()["step"] == 0
+            expected = steps_of(replayed(kind, 300, seed=5, epoch=epoch, **options), k, drop_last)
+            for one, other in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(one, other)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(TAKES[1:]), st.integers(1, 12)), max_size=12), st.integers(1, 40))
+def test_batches_follow_each_other_however_they_are_taken(opened, takes, k):
+    """Taking n at once takes what is left of the epoch at most, and no batch is lost or comes twice."""
+    stream = opened(64, None)["train"]["x"].batches(k, seed=1)
+    found, wanted = [], 0
+    for take, n in takes:
+        n = min(n, len(stream) - stream.step)
+        found += take(stream, n)
+        wanted += n
+        assert (stream.epoch, stream.step) == divmod(wanted, len(stream))
+    expected = []
+    while len(expected) < wanted:
+        expected += steps_of(replayed("uniform", 64, seed=1, epoch=len(expected) // len(stream)), k, False)
+    for one, other in zip(found, expected[:wanted], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_empty_epoch_ends_too(opened):
+    stream = opened(7, None)["train"]["x"].batches(10, drop_last=True)
+    assert [list(stream), list(stream)] == [[], []]
+    assert (stream.epoch, stream.step) == (2, 0)
+    stream.seek(5, 0)
+    assert (stream.epoch, stream.step) == (5, 0)
+
+
+def test_the_step_after_the_last_is_the_next_epoch(opened):
+    stream = opened(300, None)["train"]["x"].batches(32)
+    stream.seek(3, len(stream))
+    assert (stream.epoch, stream.step) == (4, 0)
+    stream.load_state_dict({**stream.state_dict(), "epoch": 6, "step": len(stream)})  # as it was saved once
+    assert (stream.epoch, stream.step) == (7, 0)
+
+
+def test_a_loop_within_a_loop_over_one_stream_is_an_error_and_not_the_end(opened):
+    view = opened(300, None)["train"]["x"]
+    stream = view.batches(100)
+    with pytest.raises(errors.IterationError, match=r"another loop.*2 batches.*copy\.copy"):
+        [(one, other) for one in stream for other in stream]
+    assert (stream.epoch, stream.step) == (1, 0), "the inner loop had all"
+    with pytest.raises(RuntimeError, match="another loop"):
+        list(zip(stream, stream, strict=True))
+    stream.seek(0)
+    batches = iter(stream)
+    next(batches)
+    stream.seek(4, 1)
+    with pytest.raises(errors.IterationError, match="another place"):
+        next(batches)
+    assert (stream.epoch, stream.step) == (4, 1)
+    pairs = [(one, other) for one in copy.copy(stream) for other in copy.copy(stream)]
+    assert len(pairs) == 2 * 2
+
+
+def test_loops_one_after_the_other_and_closed_ones_just_end(opened):
+    stream = opened(300, None)["train"]["x"].batches(100)
+    first = iter(stream)
+    for _ in range(3):
+        next(first)
+    assert len(list(stream)) == 3
+    assert next(first, None) is None, "it gave its whole epoch"
+    for _ in stream:
+        stream.close()
+    assert (stream.epoch, stream.step) == (2, 1)
+
+
+def test_a_stream_that_another_thread_reads_is_said_to_be(opened):
+    view = opened(300, None)["train"]["x"]
+    reading, go_on = threading.Event(), threading.Event()
+    stream = view.batches(100)
+    form = stream._form
+    stream._form = lambda arrays: (reading.set(), go_on.wait(60), form(arrays))[2]
+    thread = threading.Thread(target=lambda: next(iter(stream)))
+    thread.start()
+    try:
+        assert reading.wait(60)
+        with pytest.raises(errors.IterationError, match="another thread"):
+            iter(stream)
+    finally:
+        go_on.set()
+        thread.join()
 
 
 def test_a_state_of_other_rows_or_another_order_is_refused(stored):

@@ -23,6 +23,7 @@
     ├── MemoryBudgetError (MemoryError)           a plan that does not fit the memory limit
     ├── ConflictError (RuntimeError)              another writer's commit stands in the way
     ├── TransactionError (RuntimeError)           a transaction that failed earlier was used again
+    ├── IterationError (RuntimeError)             a loop over a stream that has gone elsewhere
     ├── NotInvertibleError (ValueError)           an order that has repeated rows
     ├── StreamStateError (ValueError)             the state of another stream
     └── StoreError (OSError)
@@ -57,6 +58,7 @@ __all__ = [
     "DataIdNotFoundError",
     "DtypeError",
     "InvalidNameError",
+    "IterationError",
     "LabelError",
     "MemoryBudgetError",
     "MissingValueError",
@@ -200,6 +202,10 @@ class ConflictError(StoreGateError, RuntimeError):
 
 class TransactionError(StoreGateError, RuntimeError):
     """A transaction was used after it failed or ended."""
+
+
+class IterationError(StoreGateError, RuntimeError):
+    """A loop over a stream cannot go on: another one was begun, or the stream went to another place."""
 
 
 class NotInvertibleError(StoreGateError, ValueError):

@@ -22,7 +22,7 @@ import numpy as np
 
 from storegate_engine.block_orders import Blocks, default_blocks, variance_factor
 from storegate_engine.budget import reserved_nbytes
-from storegate_engine.errors import ArgumentError, ShapeError, StreamStateError, shown
+from storegate_engine.errors import ArgumentError, IterationError, ShapeError, StreamStateError, shown
 from storegate_engine.orders import RowOrder
 from storegate_engine.permutations import as_int
 from storegate_engine.settings import shuffle_plan
@@ -87,8 +87,9 @@ class Shuffle:
 class Stream:
     """Batches of some variables, epoch after epoch; iterate over it once for every epoch.
 
-    Made by ``gate[phase][var_names].batches(...)``. ``for batch in stream`` gives the rest of the current epoch and
-    goes on to the next; ``len(stream)`` is the number of batches of a whole epoch, the same on every rank.
+    Made by ``gate[phase][var_names].batches(...)``. ``for batch in stream`` gives the rest of the current epoch. With
+    its last batch the stream goes on to the next epoch, whether or not the loop asks for more. ``len(stream)`` is the
+    number of batches of a whole epoch, the same on every rank. A stream has one loop at a time.
 
     Parameters
     ----------
@@ -149,7 +150,7 @@ class Stream:
         self._blocks: Blocks | None = None
         self._quality: float | None = None
         self._source = self._choose()
-        self._running: weakref.ref[Generator[Any, None, None]] | None = None
+        self._running: weakref.ref[_Loop] | None = None
 
     def _choose(self) -> Source:
         """Return where the rows come from: the cheapest source that can give their order."""
@@ -286,17 +287,17 @@ class Stream:
 
     # Batches
 
-    def __iter__(self) -> Generator[Any, None, None]:
-        """Yield the rest of the current epoch; the stream is at the next epoch afterwards."""
-        self._stop()
-        batches = self._batches()
-        self._running = weakref.ref(batches)
-        return batches
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the rest of the current epoch; a loop that was left before its end cannot be gone on with."""
+        self._stop("another loop over it was begun")
+        loop = _Loop(self._batches(), len(self) - self._step)
+        self._running = weakref.ref(loop)
+        return loop
 
     def _batches(self) -> Generator[Any, None, None]:
-        form, prefetch, pending = self._form, self._prefetch, []
+        form, prefetch, epoch, pending = self._form, self._prefetch, self._epoch, []
         with Threads(self._source.loads_at_once) as threads:
-            tasks = self._source.tasks(self._epoch, self._step, threads)
+            tasks = self._source.tasks(epoch, self._step, threads)
             for ready in ahead(tasks, threads.loads, prefetch):
                 for at, parts in enumerate(_batches_of(ready, together(self._variables)), start=2):
                     if at == len(ready.cuts) and not ready.closed:
@@ -306,19 +307,25 @@ class Stream:
                         pending.append(parts)
                         parts = [np.concatenate(several) for several in zip(*pending, strict=True)]
                         pending = []
-                    self._step += 1
+                    self._set_place(epoch, self._step + 1)
                     yield form(parts)
                     del parts
                 ready.release()
                 del ready
-            self._source.end(self._epoch)
-        self._epoch, self._step = self._epoch + 1, 0
+            self._source.end(epoch)
+        if not len(self):
+            self._epoch += 1
 
-    def _stop(self) -> None:
+    def _set_place(self, epoch: int, step: int) -> None:
+        """Be at a step; the one after the last is the first of the next epoch."""
+        at_end = step and step == len(self)
+        self._epoch, self._step = (epoch + 1, 0) if at_end else (epoch, step)
+
+    def _stop(self, reason: str | None = None) -> None:
         running = self._running() if self._running is not None else None
         self._running = None
         if running is not None:
-            running.close()
+            running.stop(reason)
 
     def close(self, *, keep_spill: bool = False) -> None:
         """End an iteration that was left, and let go of the rows and the spill that were kept for later epochs.
@@ -350,7 +357,7 @@ class Stream:
     # State
 
     def seek(self, epoch: int, step: int = 0) -> None:
-        """Go to a step of an epoch, the first one by default; an iteration that was left ends.
+        """Go to a step of an epoch, the first one by default; a loop that runs cannot be gone on with.
 
         Raises
         ------
@@ -360,8 +367,8 @@ class Stream:
         epoch, step = as_int(epoch, "epoch"), as_int(step, "step")
         if epoch < 0 or not 0 <= step <= len(self):
             raise ArgumentError(f"step {step} of epoch {epoch} was asked for; epochs have the steps 0 .. {len(self)}")
-        self._stop()
-        self._epoch, self._step = epoch, step
+        self._stop("it went to another place")
+        self._set_place(epoch, step)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the stream is, as a small dict of JSON; valid after each batch.
@@ -427,6 +434,38 @@ class Stream:
             self._shuffle = replace(self._shuffle, version=theirs["keys"])
             self._source = self._choose()
         self.seek(state["epoch"], state["step"])
+
+
+class _Loop(Iterator[Any]):
+    """One loop over a stream: ends with its epoch, and raises where the stream has gone elsewhere before."""
+
+    def __init__(self, batches: Generator[Any, None, None], n_left: int) -> None:
+        self._batches = batches
+        self._n_left = n_left
+        self._reason: str | None = None
+
+    def __next__(self) -> Any:
+        """Return the next batch."""
+        if self._reason is not None:
+            raise IterationError(
+                f"a loop over a stream goes on, but {self._reason}: {self._n_left} batches of its epoch would be "
+                "missing; a stream has one loop at a time: leave the first one, or give each a stream of its own "
+                "(copy.copy(stream))"
+            )
+        batch = next(self._batches)
+        self._n_left -= 1
+        return batch
+
+    def stop(self, reason: str | None) -> None:
+        """End the threads; the next batch, if one is left, is an error for this reason, or the end without one."""
+        try:
+            self._batches.close()
+        except ValueError as err:  # of a generator that runs
+            raise IterationError(
+                "a stream is read by another thread; give each thread a stream of its own (copy.copy(stream))"
+            ) from err
+        if self._n_left:
+            self._reason = reason
 
 
 def _batches_of(ready: Ready, n_rows: int) -> Iterator[list[Array]]:

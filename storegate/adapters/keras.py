@@ -19,8 +19,10 @@ __all__ = ["StreamDataset"]
 class StreamDataset(PyDataset):
     """Batches of a stream for ``model.fit``.
 
-    Item i is the batch of step i of the current epoch; items are cheap in order, and any other costs the reading
-    of a buffer: call ``model.fit(dataset, shuffle=False)``, the stream shuffles better.
+    Item i is the batch of step i of the current epoch; items are cheap in order, and any other costs the reading of a
+    buffer. While Keras trains, batches come in the order of the stream, which shuffles better, whatever indices Keras
+    draws: ``fit`` gives the same with ``shuffle=True``, its default, and ``shuffle=False``. With ``steps_per_epoch``,
+    an epoch of Keras goes on where the one before ended, and every epoch of the stream is whole.
 
     Parameters
     ----------
@@ -32,28 +34,48 @@ class StreamDataset(PyDataset):
         super().__init__()
         self.stream = stream
         self._lock = threading.Lock()
+        self._place = self._epoch, _ = stream.epoch, stream.step
+        self._steps: dict[int, int] = {}
+        self._trains = False
         self._batches: Iterator[Any] | None = None
-        self._last: tuple[int, int, Any] | None = None
+        self._last: tuple[int, Any] | None = None
 
     def __len__(self) -> int:
         """Return the batches of an epoch."""
         return len(self.stream)
 
     def __getitem__(self, index: int) -> Any:
-        """Return the batch of one step."""
+        """Return the batch of one step; while Keras trains, of the next one for an index that is new."""
         with self._lock:
-            epoch = self.stream.epoch
-            if self._last is None or self._last[:2] != (epoch, index):
-                if self._batches is None or self.stream.step != index:
-                    self.stream.seek(epoch, index)
-                    self._batches = iter(self.stream)
-                batch = next(self._batches)
-                self._last = epoch, index, tuple(batch) if isinstance(batch, list) else batch
-            return self._last[2]
+            if self._place != (self.stream.epoch, self.stream.step):  # its user went elsewhere
+                self._begin(self.stream.epoch)
+            step = self._steps.setdefault(index, len(self._steps)) if self._trains else index
+            if self._last is None or self._last[0] != step:
+                self._last = step, self._read(step)
+            return self._last[1]
+
+    def _read(self, step: int) -> Any:
+        if self._batches is None or self._place != (self._epoch, step):
+            self.stream.seek(self._epoch, step)
+            self._batches = iter(self.stream)
+        batch = next(self._batches)
+        self._place = self.stream.epoch, self.stream.step
+        return tuple(batch) if isinstance(batch, list) else batch
+
+    def _begin(self, epoch: int) -> None:
+        self._epoch, self._batches, self._last = epoch, None, None
+        self._place = self.stream.epoch, self.stream.step
+        self._steps.clear()
+
+    def on_epoch_begin(self) -> None:
+        """Give batches in order from here on: Keras asks for all of them, in any order."""
+        self._trains = True
 
     def on_epoch_end(self) -> None:
         """Go on to the next epoch if all batches of this one were given: Keras also calls this after a first look."""
         with self._lock:
-            if self._last is not None and self._last[1] == len(self.stream) - 1:
-                self.stream.seek(self._last[0] + 1)
-                self._batches = self._last = None
+            last = self._last is not None and self._last[0] == len(self.stream) - 1
+            if len(self._steps) == len(self.stream) if self._trains else last:
+                self.stream.seek(self._epoch + 1)
+                self._begin(self._epoch + 1)
+            self._trains = False

@@ -59,8 +59,9 @@ class StreamDataset(IterableDataset):
         return map(as_tensors, self.stream)
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of an epoch."""
-        self.stream.seek(epoch)
+        """Go to the beginning of an epoch; the current one is not left: a stream that goes on in it keeps its place."""
+        if epoch != self.stream.epoch:
+            self.stream.seek(epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the stream, see :meth:`Stream.state_dict`; in a worker, of its part."""
