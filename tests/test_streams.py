@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,8 +31,9 @@ from storegate_engine.orders import Range
 from storegate_engine.permutations import forward
 from storegate_engine.spill import SPARE, orphans
 from storegate_engine.stream_loads import BlockSource, MemorySource, RunSource
-from storegate_engine.stream_orders import Epochs, Share, keyed_permutation
+from storegate_engine.stream_orders import Epochs, Share, draw, keyed_permutation
 from storegate_engine.stream_spills import ExchangeSource
+from storegate_engine.streams import class_weights
 
 ROOT = Path(__file__).parents[1]
 SMALL = "300KB"
@@ -579,6 +581,68 @@ def test_a_state_of_other_rows_or_another_order_is_refused(stored):
         stored["train"]["x"].batches(10, seed=1).load_state_dict(state)
 
 
+def test_a_state_is_of_rows_wherever_their_store_lies(tmp_path):
+    with StoreGate("zarr", {"output_dir": tmp_path / "store"}, data_id="a") as gate:
+        gate.add_data(["x", "y"], [np.arange(100), np.arange(100) % 3])
+        gate["train"]["y"][[3, 50]] = [7, 7]  # an index in the order
+        gate.shuffle("train", seed=2)
+        stream = gate["train"][["x", "y"]].batches(10, seed=1)
+        whole = [x.tolist() for x, _ in stream]
+        stream.seek(0, 4)
+        state = json.dumps(stream.state_dict())
+    shutil.copytree(tmp_path / "store", tmp_path / "copy")
+    (tmp_path / "link").symlink_to("copy")
+    (tmp_path / "store").rename(tmp_path / "moved")
+    for name in ("copy", "link", "moved"):
+        with StoreGate("zarr", {"output_dir": tmp_path / name, "mode": "r"}, data_id="a") as gate:
+            other = gate["train"][["x", "y"]].batches(10, seed=1)
+            other.load_state_dict(json.loads(state))
+            assert [x.tolist() for x, _ in other] == whole[4:]
+    with StoreGate("zarr", {"output_dir": tmp_path / "moved"}, data_id="a") as gate:
+        gate["train"]["y"][0] = 9
+        other = gate["train"][["x", "y"]].batches(10, seed=1)
+        with pytest.raises(errors.StreamStateError, match=r"the rows of \['y'\] are not those of version 3.*version 4"):
+            other.load_state_dict(json.loads(state))
+
+
+def test_a_state_whose_data_had_names_of_places_resumes_in_its_version(stored):
+    stored.add_data("x", np.arange(100))
+    stream = stored["train"]["x"].batches(10)
+    old = {**stream.state_dict(), "format": 1, "step": 3, "data": [["x", "0" * 32]]}
+    stream.load_state_dict(old)
+    assert stream.step == 3
+    stored.add_data("y", np.arange(100))
+    with pytest.raises(errors.StreamStateError, match="version 1"):
+        stored["train"]["x"].batches(10).load_state_dict(old)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epoch": None}, {"epoch": 1.5}, {"epoch": -1}, {"step": "3"}, {"step": -1}, {"step": 12}, {"order": None},
+        {"order": []}, {"data": None}, {"data": [["x"]]}, {"data": [3]}, {"data": []}, {"version": None},
+        {"format": True}, {"format": 3}, {"format": None}, {"format": [2]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_damaged_state_is_refused_and_changes_nothing(stored, change):
+    stored.add_data("x", np.arange(100))
+    stream = stored["train"]["x"].batches(10)
+    stream.seek(2, 3)
+    state = {**stream.state_dict(), "epoch": 1}
+    for damaged in ({**state, **change}, {key: value for key, value in state.items() if key not in change}):
+        with pytest.raises(errors.StreamStateError):
+            stream.load_state_dict(damaged)
+        assert (stream.epoch, stream.step) == (2, 3)
+
+
+@pytest.mark.parametrize("damaged", [None, [], "state", 3, {}], ids=str)
+def test_what_is_no_state_is_refused(gate, damaged):
+    gate.add_data("x", np.arange(100))
+    with pytest.raises(errors.StreamStateError, match="not made here"):
+        gate["train"]["x"].batches(10).load_state_dict(damaged)
+
+
 def test_a_stream_keeps_the_version_that_it_was_made_from(gate):
     gate.add_data(["x", "y"], [np.arange(100), np.arange(100)])
     stream = gate["train"][["x", "y"]].batches(10, prefetch=0)
@@ -746,6 +810,63 @@ def test_weighted_draws_have_the_expected_frequencies(source):
     again = np.concatenate(list(gate["train"]["x"].batches(128, weights=weights, seed=3)))
     ranks = [gate["train"]["x"].batches(128, weights=weights, seed=3, rank=rank, world=3) for rank in range(3)]
     np.testing.assert_array_equal(np.concatenate([part for step in zip(*ranks, strict=True) for part in step]), again)
+
+
+def test_one_column_of_labels_is_labels_and_rows_of_several_classes_are_refused(gate):
+    labels = np.repeat([0, 1], [90, 10])
+    gate.add_data(["x", "column", "several"], [np.arange(100), labels[:, None], np.ones((100, 2), "u1")])
+    flat = class_weights(labels)
+    np.testing.assert_array_equal(class_weights(labels[:, None]), flat)
+    np.testing.assert_array_equal(class_weights(np.eye(2)[labels]), flat)
+    rows = np.concatenate(
+        [np.concatenate(list(gate["train"]["x"].batches(100, seed=seed, balance="column"))) for seed in range(40)]
+    )
+    assert abs((rows >= 90).mean() - 0.5) < 0.047  # six standard deviations of 4,000 rows
+    for wrong in (np.ones((3, 2)), np.zeros((3, 2)), np.full((3, 2), 0.5), np.array([["a", "b"]]), np.zeros((2, 1, 1))):
+        with pytest.raises(errors.ShapeError, match="balance="):
+            class_weights(wrong)
+    with pytest.raises(errors.ShapeError, match=r"row 0 is \[1, 1\]; give weights="):
+        gate["train"]["x"].batches(10, balance="several")
+
+
+def drawn(weights, seed, epoch):
+    """Draw rows as `stream_orders` documents it, all at once."""
+    n = len(weights)
+    words = np.array([3, 2, seed, 0, epoch, 0], np.uint32)
+    fractions = (np.random.PCG64(np.random.SeedSequence(words)).random_raw(n) >> np.uint64(11)) * 2.0**-53
+    ends = np.cumsum(weights)
+    return np.minimum(np.searchsorted(ends, fractions * ends[-1], side="right"), np.flatnonzero(weights)[-1])
+
+
+@pytest.mark.parametrize("n", [1, 7, 1000, 2**20 + 3])
+def test_draws_are_those_of_the_sums_of_weights(n):
+    random = np.random.default_rng(n)
+    for weights in (random.random(n), np.arange(1.0, n + 1), 10.0 ** random.integers(-30, 30, n)):
+        np.testing.assert_array_equal(draw(Range(0, n), weights, 3, 4).rows(0, n), drawn(weights, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("weights", "shares"),
+    [
+        ([1e308, 1e308, 1.0, 1.0], [0.5, 0.5, 0, 0]),
+        ([5e-324, 1e-323, 5e-324, 0.0], [0.25, 0.5, 0.25, 0]),
+        ([1.7e308] * 4, [0.25] * 4),
+    ],
+)
+def test_weights_of_any_size_draw_in_proportion(weights, shares):
+    rows = np.concatenate([draw(Range(0, 4), np.array(weights), 1, epoch).rows(0, 4) for epoch in range(2000)])
+    np.testing.assert_allclose(np.bincount(rows, minlength=4) / 8000, shares, atol=0.03)
+
+
+def test_weights_are_the_same_in_any_byte_order():
+    gate = StoreGate(data_id="a")
+    gate.add_data("x", np.arange(100))
+    weights = np.arange(100.0)
+    state = gate["train"]["x"].batches(10, weights=weights).state_dict()
+    for other in (weights.astype(">f8"), weights.astype("i4"), weights.tolist()):
+        gate["train"]["x"].batches(10, weights=other).load_state_dict(state)
+    with pytest.raises(TypeError, match="complex128"):
+        gate["train"]["x"].batches(10, weights=weights + 1j)
 
 
 @pytest.mark.parametrize("form", ["labels", "one-hot"])

@@ -406,8 +406,8 @@ class StoredIndex:
         return self.array.to_json()
 
     def token(self) -> object:
-        """Return the array's place: what lies there never changes."""
-        return [repr(self.array.location), self.array.to_json()]
+        """Return the array's segment, which is written once and has its identifier wherever the store lies."""
+        return self.array.to_json()
 
 
 @functools.lru_cache(maxsize=8)

@@ -96,13 +96,14 @@ def is_stored(variable: Variable) -> bool:
 
 
 def token_of(variable: Variable, *details: object) -> str:
-    """Return a name for a stored variable's content: equal wherever and whenever the same rows are meant.
+    """Return a name for a stored variable's content in its place: equal where the same rows are read from there.
 
     Its order may have indexes in memory.
     """
     arrays: dict[StoredArray | ConstantArray, int] = {}
     state = _variable_to_state(variable, arrays, operator.methodcaller("token"))
-    content = json.dumps([state, [repr(array) for array in arrays], [repr(detail) for detail in details]])
+    places = [repr(array) for array in (*arrays, *_indices(variable.order))]
+    content = json.dumps([state, places, [repr(detail) for detail in details]])
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
@@ -193,9 +194,12 @@ def _dealt_from_state(document: Any) -> Dealt:
 
 
 def key_of(variable: Variable) -> str:
-    """Return a name for a stored variable within its data_id: equal in every version, and wherever the store lies."""
+    """Return a name for a stored variable's content: equal in every version, and wherever the store lies.
+
+    Its order may have indexes in memory.
+    """
     arrays: dict[StoredArray | ConstantArray, int] = {}
-    state = _variable_to_state(variable, arrays)
+    state = _variable_to_state(variable, arrays, operator.methodcaller("token"))
     return hashlib.sha256(json.dumps([state, [_array_to_state(array) for array in arrays]]).encode()).hexdigest()[:32]
 
 

@@ -44,6 +44,8 @@ Last: TypeAlias = Literal["split", "drop", "pad"]
 
 LANES = 64
 """The streams of a round of blocks: the most ranks that can share an epoch."""
+DRAWN_ROWS = 2**20
+"""Rows that are drawn together."""
 TABLE_MAX_ROWS = 2**16
 """Up to here an epoch's permutation is a list of rows; above, `permutations` computes it from next to nothing. The
 tables of numpy's kind would be kept in a cache, those of every epoch."""
@@ -122,10 +124,18 @@ def draw(
     order: RowOrder, weights: npt.NDArray[np.float64], seed: int, epoch: int, version: int = ORDER_VERSION
 ) -> RowOrder:
     """Return as many rows as an order has, each drawn with its weight and put back."""
-    ends = np.cumsum(weights)
-    fractions = (_random_bits(len(order), (seed, epoch), "draw", version) >> np.uint64(11)) * 2.0**-53
-    drawn = np.searchsorted(ends, fractions * ends[-1], side="right")
-    np.minimum(drawn, np.flatnonzero(weights)[-1], out=drawn)  # rounding may reach the end
+    # the largest weight becomes 0.5 to 1 by a power of two, which rounds nothing: their sum neither overflows nor is
+    # a subnormal number
+    ends = np.cumsum(np.ldexp(weights, -np.frexp(weights.max())[1]))
+    last = np.flatnonzero(weights)[-1]
+    drawn = np.empty(len(order), np.int64)
+    bits = _random_bits(len(order), (seed, epoch), "draw", version)
+    for lo in range(0, len(order), DRAWN_ROWS):
+        fractions = (bits[lo : lo + DRAWN_ROWS] >> np.uint64(11)) * 2.0**-53
+        # in ascending order, because a search that goes on from where the last one ended stays in the cache
+        ascending = np.argsort(fractions)
+        found = np.searchsorted(ends, fractions[ascending] * ends[-1], side="right")
+        drawn[lo + ascending] = np.minimum(found, last)  # rounding may reach the end
     return Take(order, ArrayIndex(drawn))
 
 

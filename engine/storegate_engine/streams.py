@@ -26,7 +26,7 @@ from storegate_engine.errors import ArgumentError, IterationError, ShapeError, S
 from storegate_engine.orders import RowOrder
 from storegate_engine.permutations import as_int
 from storegate_engine.settings import shuffle_plan
-from storegate_engine.states import is_stored, token_of
+from storegate_engine.states import is_stored, key_of
 from storegate_engine.stream_loads import (
     BlockSource,
     GatherSource,
@@ -56,8 +56,9 @@ __all__ = ["QUALITY_LIMIT", "Shuffle", "Stream", "class_weights"]
 Array: TypeAlias = np.ndarray[Any, Any]
 Form: TypeAlias = Callable[[list[Array]], Any]
 
-FORMAT = 1
-"""The version of `Stream.state_dict`."""
+FORMAT = 2
+"""The version of `Stream.state_dict`. In version 1 the names of the data depended on where the store lay: they are not
+compared, but the version of the table is."""
 QUALITY_LIMIT = 1.1
 """A block order whose batches have means of more than so many times the variance of uniform ones gets a warning."""
 SAMPLED_BLOCKS = 32
@@ -404,7 +405,7 @@ class Stream:
 
     def _data(self) -> list[list[Any]]:
         """Return a name for each variable's content, None for what cannot be known again: rows in memory."""
-        return [[variable.name, token_of(variable) if is_stored(variable) else None] for variable in self._variables]
+        return [[variable.name, key_of(variable) if is_stored(variable) else None] for variable in self._variables]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to the place that a stream of the same rows and order was at, on any number of ranks.
@@ -414,26 +415,52 @@ class Stream:
         StreamStateError
             The state is of another format, of other data or of another order (a ValueError); it is named.
         """
-        given: object = state
-        found = state.get("format") if isinstance(given, Mapping) else shown(given)
-        if found != FORMAT:
-            raise StreamStateError(f"the state of a stream has format {FORMAT}, found {found!r}; it was not made here")
+        _require_state(state)
         theirs = {"keys": 1, **state["order"]}  # the first version did not name itself
         own = self._order(theirs["keys"] if theirs["keys"] in range(1, ORDER_VERSION) else self._shuffle.version)
         if differing := [name for name in own if own[name] != theirs.get(name)]:
             listed = ", ".join(f"{name} {theirs.get(name)!r} (here {own[name]!r})" for name in differing)
             raise StreamStateError(f"the state is of another order: {listed}; make the stream with these values")
-        if state["data"] != self._data():
-            raise StreamStateError(
-                f"the state is of other data: version {state['version']} of {[name for name, _ in state['data']]}, "
-                f"here is version {self._version} of {[variable.name for variable in self._variables]}; open the "
-                "version that the state is of, or begin a new epoch"
-            )
+        self._require_data(state)
         if theirs["keys"] != self._shuffle.version:  # rows go on in the order of the version that began with them
             self.close()
             self._shuffle = replace(self._shuffle, version=theirs["keys"])
             self._source = self._choose()
+        if state["step"] > len(self):
+            raise StreamStateError(f"the state is of step {state['step']}, and epochs have the steps 0 .. {len(self)}")
         self.seek(state["epoch"], state["step"])
+
+    def _require_data(self, state: Mapping[str, Any]) -> None:
+        """Refuse the state of a stream of other variables, or of other rows of these."""
+        names = [variable.name for variable in self._variables]
+        if (found := [name for name, _ in state["data"]]) != names:
+            raise StreamStateError(
+                f"the state is of other data: of {found}, here are {names}; make the stream of these variables"
+            )
+        if state["format"] == 1:
+            differing = [] if state["version"] == self._version else names
+        else:
+            differing = [name for (name, own), (_, key) in zip(self._data(), state["data"], strict=True) if own != key]
+        if differing:
+            raise StreamStateError(
+                f"the state is of other data: the rows of {differing} are not those of version {state['version']}, "
+                f"which it is of; here is version {self._version}; open that version, or begin a new epoch"
+            )
+
+
+def _require_state(state: Any) -> None:
+    """Refuse what no stream returned as its state."""
+    found = state.get("format") if isinstance(state, Mapping) else shown(state)
+    if type(found) is not int or not 1 <= found <= FORMAT:
+        raise StreamStateError(f"the state of a stream has format {FORMAT}, found {found!r}; it was not made here")
+    kinds = {"epoch": int, "step": int, "version": int, "order": Mapping, "data": Sequence}
+    wrong = [key for key, kind in kinds.items() if not isinstance(state.get(key), kind)]
+    wrong += [key for key in ("epoch", "step") if key not in wrong and state[key] < 0]
+    if "data" not in wrong and not all(isinstance(item, Sequence) and len(item) == 2 for item in state["data"]):
+        wrong.append("data")
+    if wrong:
+        listed = ", ".join(f"{key} {shown(state.get(key))}" for key in wrong)
+        raise StreamStateError(f"the state of a stream is damaged: {listed}; load what state_dict() returned")
 
 
 class _Loop(Iterator[Any]):
@@ -498,20 +525,43 @@ def class_weights(labels: Array) -> Array:
     Parameters
     ----------
     labels : ndarray
-        Shape ``(n_rows,)``, or one-hot rows of shape ``(n_rows, n_classes)``.
+        Shape ``(n_rows,)`` or ``(n_rows, 1)``, or one-hot rows of shape ``(n_rows, n_classes)``.
+
+    Raises
+    ------
+    ShapeError
+        Rows are not of one class each.
 
     Examples
     --------
     >>> class_weights(np.array([7, 7, 7, 9]))
     array([0.33333333, 0.33333333, 0.33333333, 1.        ])
     """
-    if labels.ndim == 2:
-        labels = labels.argmax(axis=1)
-    if labels.ndim != 1:
+    if labels.ndim > 2:
         raise ShapeError(f"balance= takes a variable of labels or of one-hot rows, found rows of {labels.shape[1:]}")
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim == 2:
+        labels = _classes(labels)
     _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
     weights: Array = 1.0 / counts[inverse]
     return weights
+
+
+def _classes(one_hot: Array) -> Array:
+    """Return the class of every row."""
+    if one_hot.dtype.kind not in "biuf":
+        raise ShapeError(f"balance= takes one label a row, found rows of {one_hot.shape[1:]} {one_hot.dtype}")
+    is_hot = one_hot != 0
+    wrong = (is_hot.sum(axis=1) != 1) | (one_hot.max(axis=1, initial=0) != 1)
+    if wrong.any():
+        at = int(np.flatnonzero(wrong)[0])
+        raise ShapeError(
+            f"balance= takes rows of one class each: labels, or one-hot rows of zeros and a single one; row {at} is "
+            f"{shown(one_hot[at].tolist())}; give weights= for samples of several classes"
+        )
+    classes: Array = is_hot.argmax(axis=1)
+    return classes
 
 
 def _correlation(label: Variable, blocks: Blocks) -> float:
