@@ -23,7 +23,7 @@ from storegate import StoreGate, explain
 from storegate_engine import passes, plans, rewrite, spill, testing
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import CorruptStoreError, LabelError, MemoryBudgetError, SpillError
-from storegate_engine.exchange import Exchange, collect, scatter
+from storegate_engine.exchange import Exchange, collect, request, scatter
 from storegate_engine.indexes import ArrayIndex
 from storegate_engine.orders import Range, Take, cut, permute
 from storegate_engine.plans import Rows, choose
@@ -218,6 +218,56 @@ class TestEqualsNumpy:
         first = int(np.flatnonzero(labels[np.random.RandomState(3).permutation(5000)])[0])
         with pytest.raises(LabelError, match=f"variable 'y', row {first}:"):
             gate.get_data("y")
+
+    @pytest.mark.parametrize("kind", ["permuted", "repeated", "sliced"])
+    @pytest.mark.parametrize("num_classes", [7, 1])
+    def test_the_logical_row_of_a_bad_label_is_named_by_every_task(self, tmp_path, kind, num_classes):
+        """Seven classes are made after the spill, one class before it, being narrower than the labels."""
+        labels = np.zeros(3000, int)
+        labels[[2500, 1777]] = 9
+        order = permute(Range(0, 3000), 4)
+        if kind == "repeated":
+            order = Take(order, ArrayIndex(np.random.default_rng(1).integers(0, 3000, 4000)))
+        elif kind == "sliced":
+            order = cut(order, 100, 2900)
+        stored = order.rows(0, len(order))
+        bad = np.flatnonzero(labels[stored])
+        assert bad.size
+        with StoreGate("zarr", {"output_dir": tmp_path / "store", "chunk": 50}, "a") as gate:
+            gate.add_data("y", labels)
+            gate.onehot("y", num_classes)
+            variable = replace(gate.table["train"]["y"], order=order)
+        n_buckets = -(-len(order) // 700)
+        plan = Exchange(variable, 500, 700, str(tmp_path / "spill"), (0, n_buckets))
+        assert plan.transforms_last == (num_classes == 7)
+        if kind == "repeated":
+            for number in range(n_buckets):
+                request(plan, number)
+        named = []
+        for task, count in ((scatter, plan.n_maps), (collect, n_buckets)):
+            for number in range(count):
+                try:
+                    task(plan, number)
+                except LabelError as err:
+                    named.append(err.row)
+                except CorruptStoreError:
+                    assert num_classes == 1  # what was refused is not there
+        assert named
+        assert set(named) <= set(bad.tolist())
+
+    def test_a_bad_label_in_a_row_that_nobody_wants_is_no_error(self, tmp_path):
+        labels = np.zeros(3000, int)
+        labels[1777] = 9
+        order = Take(Range(0, 3000), ArrayIndex(np.delete(np.arange(3000), 1777)[::-1].copy()))
+        with StoreGate("zarr", {"output_dir": tmp_path / "store"}, "a") as gate:
+            gate.add_data("y", labels)
+            gate.onehot("y", 1)
+            variable = replace(gate.table["train"]["y"], order=order)
+        plan = Exchange(variable, 500, 3000, str(tmp_path / "spill"), (0, 1))
+        request(plan, 0)
+        for number in range(plan.n_maps):
+            scatter(plan, number)
+        np.testing.assert_array_equal(collect(plan, 0), np.ones((2999, 1)))
 
     @pytest.mark.parametrize("kind", ["permuted", "repeated", "sliced"])
     @pytest.mark.parametrize("coarse", [2, 3, 7, 100])

@@ -744,6 +744,22 @@ def test_a_bad_label_in_a_span_is_named(tmp_path):
         gate.table["train"]["y"].read_spans([(10, 30), (290, 300), (200, 220)], np.empty((50, 3), "f4"))
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("num_classes", [5, 1])
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_bad_label_in_a_stream_is_named_by_its_row(stored, source, num_classes, shuffle):
+    labels = np.zeros(4000, int)
+    labels[1234] = 77
+    stored.add_data("y", labels, shuffle=3)
+    stored.onehot("y", num_classes)
+    row = int(np.flatnonzero(labels[np.random.RandomState(3).permutation(4000)])[0])
+    with exchanging(source):
+        stream = stored["train"]["y"].batches(100, shuffle=shuffle, budget="1MB" if source == "exchange" else "64MiB")
+    assert isinstance(stream._source, ExchangeSource if source == "exchange" else MemorySource)
+    with stream, pytest.raises(errors.LabelError, match=f"variable 'y', row {row}:"):
+        list(stream)
+
+
 def test_text_comes_as_it_is(gate):
     texts = np.array([f"event {row}" for row in range(50)])
     gate.add_data("name", texts)

@@ -23,6 +23,7 @@ import numpy as np
 
 from storegate_engine.arrays import ConstantArray, MemoryArray, StoredArray
 from storegate_engine.buffers import Workspace
+from storegate_engine.errors import LabelError
 from storegate_engine.integers import stable_argsort
 from storegate_engine.orders import Range
 from storegate_engine.pieces import Piece
@@ -250,9 +251,32 @@ def scatter(
         lo, hi = _map_span(exchange, number)
         rows = space.array("rows", (hi - lo, *spilled.row_shape), spilled.dtype)
         if len(source):
-            spilled.read_into(lo, hi, rows)
+            _read_spilled(exchange, number, spilled, source, rows)
     write_segments(path, rows, source, counts, space, spare=exchange.path(SPARE) / path.name)
     return path.name
+
+
+def _read_spilled(exchange: Exchange, number: int, spilled: Variable, wanted: Array, out: Array) -> None:
+    """Read the rows of a scatter task; a bad label is an error only in a row that somebody wants, which is named."""
+    lo, hi = _map_span(exchange, number)
+    try:
+        spilled.read_into(lo, hi, out)
+    except LabelError:
+        for row in np.unique(wanted).tolist():
+            try:
+                out[row] = spilled.read(lo + row, lo + row + 1)[0]
+            except LabelError as err:
+                raise err.at_row(_logical_row(exchange, number, row), exchange.variable.name) from err
+
+
+def _logical_row(exchange: Exchange, number: int, row: int) -> int:
+    """Return the first logical row for which a stored row of a scatter task is wanted."""
+    order = exchange.variable.order
+    if order.is_injective:
+        lo, _ = _map_span(exchange, number)
+        return int(order.positions(lo + row, lo + row + 1)[0])
+    source, logical = _read_requests(exchange, number)
+    return int(logical[source == row].min())
 
 
 def destinations(exchange: Exchange, number: int) -> tuple[Array, Array]:
@@ -370,6 +394,8 @@ def collect(
     ------
     CorruptStoreError
         A file is missing, shorter than it was, or not what was written; it is named.
+    LabelError
+        A label is outside of its classes; its logical row is named.
     """
     lo, hi = _bucket_span(exchange, number)
     spilled = exchange.spilled
@@ -379,14 +405,14 @@ def collect(
     # a segment is as long as the bucket where rows hardly move: it is placed part by part
     widest = min(int(np.diff(cuts).max(initial=0)), max(1, PART_NBYTES // max(1, spilled.row_nbytes)))
     buffer = space.array("part", (widest, *spilled.row_shape), spilled.dtype)
-    for at in range(exchange.n_maps):
-        first, last = int(cuts[at]), int(cuts[at + 1])
+    for source in range(exchange.n_maps):
+        first, last = int(cuts[source]), int(cuts[source + 1])
         if first == last:
             continue
-        with exchange.open(exchange.map_path(at).name, exchange.n_buckets) as file:
+        with exchange.open(exchange.map_path(source).name, exchange.n_buckets) as file:
             file.require_rows(number - exchange.buckets[0], last - first)
-            for lo, rows in file.parts(number - exchange.buckets[0], buffer):
-                out[places[first + lo : first + lo + len(rows)]] = rows
+            for at, rows in file.parts(number - exchange.buckets[0], buffer):
+                out[places[first + at : first + at + len(rows)]] = rows
     return exchange.variable.transformed_rows(out, lo) if exchange.transforms_last else out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import uuid
 from collections import deque
@@ -11,8 +12,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbytes
 from storegate_engine.buffers import Workspace
+from storegate_engine.errors import LabelError
 from storegate_engine.exchange import (
     Arrangement,
     Exchange,
@@ -117,14 +121,14 @@ class ExchangeSource(Source):
         """Scatter what is not yet, then yield a task for every bucket."""
         if any(spill.is_inherited for spills in self._spills.values() for spill in spills):
             self._spills.clear()
-        share = Share(self.order(Range(0, self.epochs.n_rows), epoch), self.epochs)
+        share = _share(self.order, self.epochs, epoch)
         exchanges, following = self._exchanges(epoch), self._exchanges(epoch + 1)
         self._hand_down(epoch)
         threads.run(iter(self._requests(exchanges)))
-        threads.run(iter(self._scatters(exchanges)))
+        threads.run(iter(self._scatters(exchanges, epoch)))
         _clear_spare(exchanges)
         self._waiting.clear()
-        self._following = threads.loads.submit(self._scatter, following, threads)
+        self._following = threads.loads.submit(self._scatter, following, epoch + 1, threads)
         for number in range(step // self.steps, -(-self.epochs.n_steps // self.steps)):
             yield partial(self._collect, exchanges, share, number, max(step, number * self.steps))
 
@@ -175,21 +179,21 @@ class ExchangeSource(Source):
             for number in range(*exchange.buckets)
         ]
 
-    def _scatters(self, exchanges: list[Exchange]) -> list[Callable[[], object]]:
+    def _scatters(self, exchanges: list[Exchange], epoch: int) -> list[Callable[[], object]]:
         """Return the tasks of the first pass."""
         return [
-            partial(_scatter_one, exchange, number, self._scattering)
+            partial(_scatter_one, exchange, number, partial(_share, self.order, self.epochs, epoch), self._scattering)
             for exchange in exchanges
             for number in range(exchange.n_maps)
         ]
 
-    def _scatter(self, exchanges: list[Exchange], threads: Threads) -> None:
+    def _scatter(self, exchanges: list[Exchange], epoch: int, threads: Threads) -> None:
         """Run the first pass in one thread, while another epoch streams."""
         for task in self._requests(exchanges):
             if threads.stopping.is_set():
                 return
             task()
-        self._waiting.extend(self._scatters(exchanges))
+        self._waiting.extend(self._scatters(exchanges, epoch))
         self._work(threads.stopping.is_set)
         if not threads.stopping.is_set():
             _clear_spare(exchanges)
@@ -214,14 +218,29 @@ class ExchangeSource(Source):
             order = id(exchange.variable.order)  # equal ones are one object, see _exchanges
             if order not in found:
                 found[order] = arrangement(exchange, number)
-            arrays.append(collect(exchange, number, placement(exchange, number, found[order]), workspace=space))
+            with _named_rows(lambda: share):
+                arrays.append(collect(exchange, number, placement(exchange, number, found[order]), workspace=space))
         return Ready(arrays, None, cuts, release=partial(self._collecting.append, spaces))
 
 
-def _scatter_one(exchange: Exchange, number: int, spaces: deque[Workspace]) -> None:
+def _share(order: EpochOrder, epochs: Epochs, epoch: int) -> Share:
+    """Return the logical rows of a rank in an epoch."""
+    return Share(order(Range(0, epochs.n_rows), epoch), epochs)
+
+
+@contextlib.contextmanager
+def _named_rows(share: Callable[[], Share]) -> Iterator[None]:
+    """Name the logical row of a bad label, where an exchange knows its place in the epoch."""
+    try:
+        yield
+    except LabelError as err:
+        raise err.at_row(int(share().take(np.array([err.row]))[0])) from err
+
+
+def _scatter_one(exchange: Exchange, number: int, share: Callable[[], Share], spaces: deque[Workspace]) -> None:
     """Run one task; it waits among those of its stream, and must not keep that."""
     space = free_one(spaces, Workspace)
-    with in_own_thread():
+    with in_own_thread(), _named_rows(share):
         scatter(exchange, number, workspace=space)
     spaces.append(space)
 
