@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ from storegate_engine.encodings import (
     is_text,
     row_nbytes,
 )
-from storegate_engine.errors import CorruptStoreError, SnapshotExpired, StoreError
+from storegate_engine.errors import CorruptStoreError, RowsMemoryError, SnapshotExpired, StoreError
 from storegate_engine.guards import GuardedStore
 from storegate_engine.indexes import ArrayIndex
 from storegate_engine.locations import Location
@@ -301,15 +302,15 @@ class StoredArray:
         return encoding.is_identity and out.dtype == encoding.stored and bool(out.flags.c_contiguous)
 
 
-_WRONG = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
-"""What codecs and metadata that are not what was written come to."""
-
-
 @contextlib.contextmanager
 def _reading(array: StoredArray) -> Iterator[None]:
+    """Turn whatever reading comes to into an error that names the array.
+
+    Each codec has errors of its own for bytes that it did not write, and so have the libraries of each store.
+    """
     try:
         yield
-    except (*_WRONG, RuntimeError, ExceptionGroup) as err:
+    except Exception as err:
         raise _unreadable(array, "read", err) from err
 
 
@@ -317,11 +318,17 @@ def _unreadable(array: StoredArray, done: str, err: Exception) -> StoreError:
     """Return what it means that stored bytes are missing or wrong: the segment was vacuumed, or is broken."""
     while isinstance(err, ExceptionGroup):  # of reads that ran side by side
         err = err.exceptions[0]
-    if array.location.read("zarr.json") is None:  # what vacuum removes first
+    if array.location.read("zarr.json", max_nbytes=inspection.MAX_METADATA_NBYTES) is None:  # what vacuum removes first
         return SnapshotExpired(
             f"segment {array.location} is gone: the version that refers to it was vacuumed; open the store again"
         )
-    return CorruptStoreError(f"array {array.name!r} of segment {array.location} cannot be {done}: {err}")
+    where = f"array {array.name!r} of segment {array.location} cannot be {done}"
+    if isinstance(err, MemoryError):
+        return RowsMemoryError(
+            f"{where}: its chunks take more memory than there is ({err}); free some, or verify() the store, which may "
+            "claim more than was written"
+        )
+    return CorruptStoreError(f"{where}: {str(err) or repr(err)}")
 
 
 @functools.lru_cache(maxsize=2048)
@@ -339,9 +346,9 @@ def _open_array(array: StoredArray) -> Shards | zarr.Array[Any]:
             limit = inspection.MAX_CHUNK_NBYTES if is_text(array.dtype) else layout.chunk_rows * row
             n_texts = layout.chunk_rows * math.prod(array.row_shape) if is_text(array.dtype) else None
             n_chunks = layout.shard_rows // layout.chunk_rows
-            store = GuardedStore(location.store, n_chunks, limit, compressor, n_texts)
+            store = GuardedStore(location.store, n_chunks, limit, compressor, json.dumps(metadata).encode(), n_texts)
             opened = zarr.open_array(StorePath(store, location.key(array.name)), mode="r")
-    except _WRONG as err:
+    except Exception as err:  # as in `_reading`
         raise _unreadable(array, "opened", err) from err
     return opened
 
@@ -412,6 +419,7 @@ class StoredIndex:
 
 @functools.lru_cache(maxsize=8)
 def _load_index(array: StoredArray) -> ArrayIndex:
-    values = np.empty((array.n_rows,), array.dtype)
+    with _reading(array):
+        values = np.empty((array.n_rows,), array.dtype)
     array.read_into(0, array.n_rows, values)
     return ArrayIndex(values)

@@ -14,6 +14,7 @@ import os
 import shutil
 import stat
 import sys
+import traceback
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -204,6 +205,19 @@ def _pass_over_changes(function: object, path: object, error: Any) -> None:
         raise error[1]
 
 
+@contextlib.contextmanager
+def _holding_none() -> Iterator[None]:
+    """Let an error go without the directories that were opened before it: its frames would keep them open as well."""
+    try:
+        yield
+    except Exception as err:
+        found: BaseException | None = err
+        while found is not None:
+            traceback.clear_frames(found.__traceback__)
+            found = found.__cause__ or found.__context__
+        raise
+
+
 def open_parent(root: str, key: str, *, create: bool = False) -> tuple[Directory, str]:
     """Open the directory in which ``key`` lies and return it with the last part of the key.
 
@@ -218,6 +232,7 @@ def open_parent(root: str, key: str, *, create: bool = False) -> tuple[Directory
     return open_directory(root, parent, create=create), name
 
 
+@_holding_none()
 def open_directory(root: str, key: str = "", *, create: bool = False) -> Directory:
     """Open the directory at ``key``; it is made, with those above it, where ``create`` says so. Raises likewise."""
     if create:
@@ -259,6 +274,7 @@ def _leaving(link: str) -> CorruptStoreError:
     return CorruptStoreError(f"{link} is a link that leaves the store's directory; it is not followed")
 
 
+@_holding_none()
 def open_file(root: str, key: str) -> int:
     """Open the file at ``key`` to read and return its descriptor; a link to another file of the root is resolved.
 

@@ -34,7 +34,8 @@
         │   └── StoreNotFoundError (FileNotFoundError)
         ├── StoreExistsError (FileExistsError)    a store where a new one was asked for
         ├── CorruptStoreError (OSError)           bytes that are missing or not what was written
-        │   └── CorruptIndexError (IndexError)    an index of rows that are not there
+        │   ├── CorruptIndexError (IndexError)    an index of rows that are not there
+        │   └── RowsMemoryError (MemoryError)     rows that take more memory than there is
         └── SnapshotExpired (OSError)             a version that vacuum removed
 
     AlignmentWarning (UserWarning)                variables of a phase whose rows may not belong together
@@ -68,6 +69,7 @@ __all__ = [
     "PhaseNotFoundError",
     "ReadOnlyError",
     "RowIndexError",
+    "RowsMemoryError",
     "ShapeError",
     "SnapshotExpired",
     "SpillError",
@@ -246,6 +248,10 @@ class StoreExistsError(StoreError, FileExistsError):
 
 class CorruptStoreError(StoreError):
     """Stored bytes are missing, or are not what was written."""
+
+
+class RowsMemoryError(CorruptStoreError, MemoryError):
+    """Stored rows take more memory than there is: this machine has too little, or the store claims too much."""
 
 
 class CorruptIndexError(CorruptStoreError, IndexError):

@@ -41,22 +41,31 @@ class GuardedStore(WrapperStore[Any]):
         The most bytes that one decodes to.
     compressor : {"blosc", "gzip", "zstd"} or None
         How they are compressed.
+    metadata : bytes
+        The ``zarr.json`` that was inspected; what lies there by now is not looked at again, nor is anything beside it.
     n_texts : int, optional
         Texts in each chunk, where it is variable-length text.
     """
 
     def __init__(
-        self, store: Store, n_chunks: int, chunk_nbytes: int, compressor: str | None, n_texts: int | None = None
+        self,
+        store: Store,
+        n_chunks: int,
+        chunk_nbytes: int,
+        compressor: str | None,
+        metadata: bytes,
+        n_texts: int | None = None,
     ) -> None:
         super().__init__(store)
         self._n_chunks = n_chunks
         self._chunk_nbytes = chunk_nbytes
         self._compressor = compressor
+        self._metadata = metadata
         self._n_texts = n_texts
         self._spans: OrderedDict[str, list[Span]] = OrderedDict()
 
     def _with_store(self, store: Store) -> GuardedStore:
-        return type(self)(store, self._n_chunks, self._chunk_nbytes, self._compressor, self._n_texts)
+        return type(self)(store, self._n_chunks, self._chunk_nbytes, self._compressor, self._metadata, self._n_texts)
 
     @property
     def _supports_sync_io(self) -> bool:  # newer versions of zarr would go around `get`
@@ -66,18 +75,18 @@ class GuardedStore(WrapperStore[Any]):
         get_ranges = Store.get_ranges  # the wrapper's goes around `get`, too
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """Return the bytes of a key; a chunk must be there, and be legal.
+        """Return the metadata, or the bytes of a chunk, which must be there, and be legal.
 
         Raises
         ------
         CorruptStoreError
             It is not.
         """
-        if byte_range is None and _CHUNK_KEY.search(key):
+        if not _CHUNK_KEY.search(key):
+            return prototype.buffer.from_bytes(self._metadata) if key.endswith("/zarr.json") else None
+        if byte_range is None:
             return await self._whole(key, prototype)
         found = await super().get(key, prototype, byte_range)
-        if not _CHUNK_KEY.search(key):
-            return found
         if found is None:
             raise CorruptStoreError(f"chunk {key} is missing")
         if isinstance(byte_range, SuffixByteRequest):

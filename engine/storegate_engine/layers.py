@@ -21,6 +21,7 @@ from dask.typing import Key
 from storegate_engine.arrays import StoredIndex
 from storegate_engine.budget import BLOCK_NBYTES, block_rows
 from storegate_engine.buffers import Pool
+from storegate_engine.errors import MemoryBudgetError
 from storegate_engine.exchange import (
     Exchange,
     collect,
@@ -42,6 +43,8 @@ __all__ = ["RowsLayer", "blocks_of", "plan_blocks"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
+MAX_BLOCKS = 2**20
+"""Blocks of one array: dask keeps the size of each, and walks over all of them."""
 IDLE_BLOCKS = 4
 """Blocks whose memory waits for the next ones."""
 _blocks = Pool(IDLE_BLOCKS * BLOCK_NBYTES)
@@ -306,4 +309,9 @@ def blocks_of(variables: Collection[Variable], capacity: Capacity) -> tuple[int,
     align = max((chunk for chunk in chunk_rows if chunk <= rows), default=1)
     rows = rows // align * align
     full, rest = divmod(n_rows, rows)
+    if full > MAX_BLOCKS:
+        raise MemoryBudgetError(
+            f"{n_rows} rows are {full} blocks of {rows} rows, more than dask can handle ({MAX_BLOCKS}): pick the rows "
+            "that you need from the view first (gate['train']['x'][lo:hi]), or raise the budget"
+        )
     return (rows,) * full + ((rest,) if rest or not full else ())

@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import zarr
-from zarr.abc.store import Store
+from zarr.abc.store import RangeByteRequest, Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
+from storegate_engine import documents
 from storegate_engine.directories import Entry, locked, open_directory, open_file, open_parent, put_file
 from storegate_engine.errors import ArgumentError, CorruptStoreError, StoreError, StoreGateError, WriteError
 from storegate_engine.objects import LocalStore, objects_below
@@ -73,8 +74,8 @@ class Location:
         """The zarr store at ``url``; keys in it start with the prefix."""
         return _open_store(self.url, self.options)
 
-    def read(self, key: str, *, max_nbytes: int | None = None) -> bytes | None:
-        """Return the bytes of one key, or None when there is no such key.
+    def read(self, key: str, *, max_nbytes: int = documents.MAX_NBYTES) -> bytes | None:
+        """Return the bytes of one key, or None when there is no such key; more than the limit are not fetched.
 
         Raises
         ------
@@ -87,13 +88,22 @@ class Location:
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return None
             with open(descriptor, "rb") as file:
-                _require_size(self / key, os.fstat(descriptor).st_size, max_nbytes)
-                return file.read()
-        buffer = _run(self.store.get(self.key(key), default_buffer_prototype()))
-        if buffer is None:
-            return None
-        _require_size(self / key, len(buffer), max_nbytes)
-        return buffer.to_bytes()
+                content: bytes | None = file.read(min(os.fstat(descriptor).st_size, max_nbytes) + 1)
+        else:
+            content = _run(self._fetch(self.key(key), max_nbytes + 1))
+        if content is not None and len(content) > max_nbytes:
+            raise CorruptStoreError(f"{self / key} has more than {max_nbytes} bytes, which are not read")
+        return content
+
+    async def _fetch(self, key: str, max_nbytes: int) -> bytes | None:
+        """Return the first bytes of an object: one request, whatever it says of its size."""
+        try:
+            buffer = await self.store.get(key, default_buffer_prototype(), RangeByteRequest(0, max_nbytes))
+        except Exception:  # each library has its own for an empty object, of which no range can be asked for
+            if await self.store.getsize(key):
+                raise
+            return b""
+        return None if buffer is None else buffer.to_bytes()
 
     def write_if_absent(self, key: str, content: bytes, *, sync: bool = False) -> None:
         """Write one key unless it exists; atomic on local directories, object stores and memory.
@@ -116,29 +126,55 @@ class Location:
     def _put(self, key: str, content: bytes, *, exclusive: bool, sync: bool) -> None:
         put_file(self.url, self.key(key), content, exclusive=exclusive, sync=_sync if sync else None)
         if sync:
-            _sync_directories(Path(self.url, self.key(key)).parent, Path(self.url))
+            self._sync_directories(self.key(key).rpartition("/")[0])
 
     def sync(self) -> None:
         """Bring all files below, and the directories that lead to them, from the system's memory to the disk."""
-        if self.path is None:
+        if not self.is_local:
             return
-        for directory, _, names in os.walk(self.path, topdown=False):
-            for name in names:
-                _sync_path(Path(directory, name))
-            _sync_path(Path(directory))
-        _sync_directories(self.path.parent, Path(self.url))
+        entries = list(open_directory(self.url, self.prefix).walk())
+        for entry in reversed(entries):  # what a directory holds before itself
+            if entry.kind == "directory":
+                self._sync_directory(self.key(entry.key))
+            else:
+                self._sync_file(self.key(entry.key))
+        self._sync_directories(self.prefix)
 
     def sync_way(self, key: str) -> None:
         """Bring one file to the disk, and all directories that lead to it: whoever made them may not have."""
-        if self.path is None:
+        if not self.is_local:
             return
-        path = self.path / key
-        _sync_path(path)
-        for directory in path.parents:
+        self._sync_file(self.key(key))
+        self._sync_directories(self.key(key).rpartition("/")[0])
+        for directory in Path(self.url).parents:
             try:
-                _sync_path(directory)
+                _sync_outside(directory)
             except PermissionError:  # not one that this user could make anything in
                 return
+
+    def _sync_file(self, key: str) -> None:
+        descriptor = open_file(self.url, key)
+        try:
+            _sync(descriptor, Path(self.url, key))
+        finally:
+            os.close(descriptor)
+
+    def _sync_directory(self, key: str) -> None:
+        if os.name == "nt":  # directories cannot be opened there, and need no sync
+            return
+        descriptor = open_directory(self.url, key).open_self()
+        try:
+            _sync(descriptor, Path(self.url, key))
+        finally:
+            os.close(descriptor)
+
+    def _sync_directories(self, key: str) -> None:
+        """Sync a directory and those above it, up to the one that holds the root."""
+        while key:
+            self._sync_directory(key)
+            key = key.rpartition("/")[0]
+        self._sync_directory("")
+        _sync_outside(Path(self.url).parent)
 
     def status(self, key: str) -> os.stat_result | None:
         """Return the status of one file of a file system; None when there is none."""
@@ -195,32 +231,19 @@ class Location:
             _run(self.store.delete(self.key(key)))
 
 
-def _sync_directories(directory: Path, root: Path) -> None:
-    """Sync a directory and those above it, up to the one that holds the root."""
-    for path in (directory, *directory.parents):
-        _sync_path(path)
-        if path == root.parent:
-            return
-
-
-def _sync_path(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():  # directories cannot be opened there, and need no sync
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        _sync(descriptor, path)
-    finally:
-        os.close(descriptor)
+def _sync_outside(directory: Path) -> None:
+    """Sync a directory above a root; links that lead to it are its user's choice."""
+    if os.name != "nt":
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            _sync(descriptor, directory)
+        finally:
+            os.close(descriptor)
 
 
 def _sync(descriptor: int, path: Path) -> None:
     """Sync one open file; the only place that does, so that tests know what a power failure leaves."""
     os.fsync(descriptor)
-
-
-def _require_size(where: object, nbytes: int, max_nbytes: int | None) -> None:
-    if max_nbytes is not None and nbytes > max_nbytes:
-        raise CorruptStoreError(f"{where} has {nbytes} bytes, and at most {max_nbytes} are read")
 
 
 @contextlib.contextmanager

@@ -214,7 +214,7 @@ class StoredLog:
         """Return one committed state."""
         if version == 0:
             return Manifest(0, None)
-        content = self.location.read(self.key(version), max_nbytes=documents.MAX_NBYTES)
+        content = self.location.read(self.key(version))
         where = f"{self.location}/{self.key(version)}"
         if content is None:
             raise SnapshotExpired(f"version {version} is not there: {where}; kept are {_span(self.versions())}")

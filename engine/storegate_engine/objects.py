@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from datetime import datetime
 from typing import Any
 
@@ -36,6 +37,14 @@ class LocalStore(zarr.storage.LocalStore):
     ) -> Buffer | None:
         """Return the bytes of a key, None when there is no such key."""
         return await asyncio.to_thread(self.get_sync, key, prototype=prototype, byte_range=byte_range)
+
+    async def getsize(self, key: str) -> int:
+        """Return how many bytes a key has; FileNotFoundError where there is no such key."""
+        descriptor = open_file(str(self.root), key)
+        try:
+            return os.fstat(descriptor).st_size
+        finally:
+            os.close(descriptor)
 
     def set_sync(self, key: str, value: Buffer) -> None:
         """Write a key, over what it holds."""

@@ -66,7 +66,7 @@ class Root:
             Something that is not a store of ours, or, for ``"w"``, a store beside which
             anything else lies: nothing was removed.
         """
-        marker = self.location.read(MARKER, max_nbytes=documents.MAX_NBYTES)
+        marker = self.location.read(MARKER)
         found = [] if marker is not None else [name for name in self.location.children() if not self._is_marker(name)]
         if found:  # of another process, which wrote the marker before anything else but after our first look
             marker = self.location.read(MARKER)

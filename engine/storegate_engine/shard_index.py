@@ -82,8 +82,11 @@ _indices: dict[tuple[object, ...], ShardIndex] = {}
 
 
 def _index_of(path: str, file: Any, n_chunks: int, chunk_nbytes: int, plain_nbytes: int, nbytes: int) -> ShardIndex:
-    content = np.empty(16 * n_chunks + CHECKSUM_NBYTES, "u1")
-    read_exactly(file, nbytes - len(content), content.data, path)
+    index_nbytes = 16 * n_chunks + CHECKSUM_NBYTES
+    if index_nbytes > nbytes:  # before memory is taken for it
+        raise CorruptStoreError(f"{path} is shorter than what was written")
+    content = np.empty(index_nbytes, "u1")
+    read_exactly(file, nbytes - index_nbytes, content.data, path)
     index = content[:-CHECKSUM_NBYTES]
     if crc32c(index) != int.from_bytes(content[-CHECKSUM_NBYTES:].data, "little"):
         raise CorruptStoreError(f"{path} is not what was written: the checksum of its index does not match")

@@ -12,7 +12,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -21,7 +21,7 @@ import numpy as np
 from google_crc32c import value as crc32c
 
 from storegate_engine.buffers import Workspace, write_all
-from storegate_engine.directories import cached_directory, open_directory
+from storegate_engine.directories import cached_directory, open_directory, open_file
 from storegate_engine.errors import CorruptStoreError
 from storegate_engine.frames import FrameError, Framing
 from storegate_engine.inspection import CHECKSUM_NBYTES, Span
@@ -84,7 +84,7 @@ class Shards:
         try:
             descriptor = cached_directory(self.root, key).open_to_read(name)
         except FileNotFoundError:  # that directory may have been removed, and made again
-            descriptor = open_directory(self.root, key).open_to_read(name)
+            descriptor = open_file(self.root, f"{key}/{name}")
         return open(descriptor, "rb", buffering=0)
 
     def read_into(self, start: int, stop: int, out: Array) -> None:
@@ -369,7 +369,7 @@ _pool: ThreadPoolExecutor | None = None
 
 
 def run_tasks(tasks: Sequence[Callable[[], None]], *, here: bool = False) -> None:
-    """Run tasks in threads, or in this one, as also one task alone; the first error is raised when all have ended."""
+    """Run tasks in threads, or in this one, as also one task alone; after an error those that wait are not begun."""
     if here or len(tasks) == 1 or getattr(_local, "is_alone", False):
         for task in tasks:
             task()
@@ -379,9 +379,14 @@ def run_tasks(tasks: Sequence[Callable[[], None]], *, here: bool = False) -> Non
         if _pool is None:
             _pool = ThreadPoolExecutor(_CORES, thread_name_prefix="storegate-read")
         futures = [_pool.submit(task) for task in tasks]
-    wait(futures)
-    for future in futures:
-        future.result()
+    wait(futures, return_when=FIRST_EXCEPTION)
+    begun = [future for future in futures if not future.cancel()]
+    wait(begun)
+    try:
+        for future in begun:
+            future.result()
+    finally:  # an error that is raised leads to this frame: with it the errors of all would stay, and what they hold
+        del begun, future, futures
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
@@ -69,6 +70,8 @@ RUN_NBYTES = 16 * 2**20
 """Rows of one load that are read in order."""
 ORDER_NBYTES = 5
 """Bytes of each row of a round while its order is worked out, and of each row that waits in it (measured)."""
+MOST_WAITING = 1024
+"""Tasks that are handed to the reading threads at a time."""
 MEMORY_ROWS = 2**18
 """Rows in memory whose order is worked out at a time."""
 
@@ -99,11 +102,12 @@ class Threads:
 
     def run(self, tasks: Iterator[Callable[[], object]], meanwhile: Callable[[], object] = lambda: None) -> None:
         """Run tasks in the reading threads, and wait; the first error is raised."""
-        futures = [self.reads.submit(task) for task in tasks]
+        futures = deque(self.reads.submit(task) for task in islice(tasks, MOST_WAITING))
         try:
             meanwhile()
-            for future in futures:
-                future.result()
+            while futures:
+                futures.popleft().result()
+                futures.extend(self.reads.submit(task) for task in islice(tasks, 1))
         finally:
             for future in futures:
                 future.cancel()

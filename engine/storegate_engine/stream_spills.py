@@ -39,6 +39,8 @@ from storegate_engine.table import Variable
 
 __all__ = ["ExchangeSource"]
 
+COUNTS_NBYTES = 24
+"""Bytes of each bucket in a scatter task: its count, and where its segment begins and ends."""
 EXCHANGE_UNITS = 5.5
 """Buckets in memory beside those that are ready: those that are placed, and the copies of one task of the next scatter
 (measured)."""
@@ -98,14 +100,15 @@ class ExchangeSource(Source):
 
     @property
     def projected_nbytes(self) -> int:
-        """The buckets that are ready, one that is placed, and one task of the next scatter."""
+        """The buckets that are ready, one that is placed, and one task of the next scatter with its count of each."""
         step_rows = max(1, -(-self.epochs.batch_rows // self.epochs.world))
         bucket = self.steps * step_rows * (row_nbytes_of(self.variables) + ROW_OVERHEAD_NBYTES)
         maps = (
             min(rows, variable.offsets[-1]) * (spill_row_nbytes(variable) + ROW_OVERHEAD_NBYTES)
             for rows, variable in zip(self.map_rows, self.variables, strict=True)
         )
-        return int(((self.prefetch + EXCHANGE_UNITS - COPIES) * bucket + COPIES * max(maps)) / SHARE)
+        counts = COUNTS_NBYTES * -(-self.epochs.n_steps // self.steps)
+        return int(((self.prefetch + EXCHANGE_UNITS - COPIES) * bucket + COPIES * (max(maps) + counts)) / SHARE)
 
     def close(self, spill_from: int | None = None) -> None:
         """Remove the spill, or leave what a later process finds again; and let go of the memory."""
@@ -124,8 +127,8 @@ class ExchangeSource(Source):
         share = _share(self.order, self.epochs, epoch)
         exchanges, following = self._exchanges(epoch), self._exchanges(epoch + 1)
         self._hand_down(epoch)
-        threads.run(iter(self._requests(exchanges)))
-        threads.run(iter(self._scatters(exchanges, epoch)))
+        threads.run(self._requests(exchanges))
+        threads.run(self._scatters(exchanges, epoch))
         _clear_spare(exchanges)
         self._waiting.clear()
         self._following = threads.loads.submit(self._scatter, following, epoch + 1, threads)
@@ -170,22 +173,18 @@ class ExchangeSource(Source):
             for spill, heir in zip(self._spills.pop(other), self._spills[epoch + 1], strict=True):
                 spill.leave_to(heir)
 
-    def _requests(self, exchanges: list[Exchange]) -> list[Callable[[], object]]:
-        """Return what comes before the first pass where rows may be wanted twice."""
-        return [
-            partial(request, exchange, number)
-            for exchange in exchanges
-            if not exchange.variable.order.is_injective
-            for number in range(*exchange.buckets)
-        ]
+    def _requests(self, exchanges: list[Exchange]) -> Iterator[Callable[[], object]]:
+        """Yield what comes before the first pass where rows may be wanted twice."""
+        for exchange in exchanges:
+            if not exchange.variable.order.is_injective:
+                yield from (partial(request, exchange, number) for number in range(*exchange.buckets))
 
-    def _scatters(self, exchanges: list[Exchange], epoch: int) -> list[Callable[[], object]]:
-        """Return the tasks of the first pass."""
-        return [
-            partial(_scatter_one, exchange, number, partial(_share, self.order, self.epochs, epoch), self._scattering)
-            for exchange in exchanges
-            for number in range(exchange.n_maps)
-        ]
+    def _scatters(self, exchanges: list[Exchange], epoch: int) -> Iterator[Callable[[], object]]:
+        """Yield the tasks of the first pass, each when it is begun: a store may claim any number of rows."""
+        share = partial(_share, self.order, self.epochs, epoch)
+        for exchange in exchanges:
+            for number in range(exchange.n_maps):
+                yield partial(_scatter_one, exchange, number, share, self._scattering)
 
     def _scatter(self, exchanges: list[Exchange], epoch: int, threads: Threads) -> None:
         """Run the first pass in one thread, while another epoch streams."""
