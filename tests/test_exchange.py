@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storegate import StoreGate, explain
-from storegate_engine import passes, plans, rewrite, spill, testing
+from storegate_engine import passes, plans, rewrite, spill, spill_files, testing
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import CorruptStoreError, LabelError, MemoryBudgetError, SpillError
 from storegate_engine.exchange import Exchange, collect, request, scatter
@@ -652,12 +652,22 @@ class TestFaults:
         if damage == "flip":
             content[len(content) // 2] ^= 1
         elif damage == "header":
-            content[20] ^= 1
+            content[8 + 24 * 2 + 5] ^= 1  # the entry of the third segment
         path.write_bytes({"truncate": content[: len(content) // 2], "empty": b""}.get(damage, bytes(content)))
         if damage == "remove":
             path.unlink()
         with pytest.raises(CorruptStoreError, match="map-000001"):
             [collect(exchange, bucket) for bucket in range(5)]
+
+    def test_a_plan_counts_the_entries_that_are_read(self):
+        assert spill_files._ENTRY.itemsize == plans.ENTRY_NBYTES
+        rows = Rows(10**9, 10**9, 64, in_order=False)
+        plan = choose(rows, budget_nbytes=2**30, workers=2, force="exchange", passes=2)
+        entries = plan.n_maps * plan.n_buckets * plans.ENTRY_NBYTES
+        assert plan.read_nbytes == 2 * 64 * 10**9 + entries
+        three = choose(rows, budget_nbytes=2**28, workers=2, force="exchange", passes=3)
+        assert three.passes == 3
+        assert 3 * 64 * 10**9 < three.read_nbytes < 3 * 64 * 10**9 + three.n_maps * three.n_buckets * plans.ENTRY_NBYTES
 
     def test_a_file_of_another_plan_or_place_is_not_taken(self, shuffled, tmp_path):
         gate, expected, _ = shuffled

@@ -429,7 +429,7 @@ class TestUsers:
     @pytest.mark.skipif(os.getuid() != 0, reason="only the superuser can make files of another user")
     @pytest.mark.parametrize("forged", ["file", "directory", "link"])
     def test_files_of_another_user_are_not_believed(self, gate, scratch, tmp_path, forged):
-        """With headers and checksums that fit."""
+        """With entries and checksums that fit."""
         lazy = gate["train"]["x"].data
         optimized = dask.optimize(lazy)[0]
         np.testing.assert_array_equal(optimized.compute(scheduler="sync"), EXPECTED)

@@ -971,7 +971,7 @@ def test_what_an_earlier_process_spilled_is_used_when_its_stream_goes_on(tmp_pat
 def spilled_files(stream, epoch):
     """Return the spill files of an epoch, by where they lie on the disk."""
     directory = Path(stream._source._exchanges(epoch)[0].directory)
-    return {path.stat().st_ino: path.name for path in directory.glob("map-*")}
+    return {path.stat().st_ino: path.name for path in directory.glob("*-map-*")}
 
 
 def test_an_epoch_is_spilled_over_the_files_of_one_that_is_done(tmp_path, scratch):
@@ -1101,7 +1101,7 @@ def test_ctrl_c_ends_the_process_at_once(tmp_path, shuffle):
         found, _ = process.communicate(timeout=60)
     assert found.splitlines()[-1] == "[]"
     assert process.returncode == 0
-    assert list(tmp_path.rglob("map-*")) == []
+    assert list(tmp_path.rglob("*-map-*")) == []
 
 
 def python(program, **options):
@@ -1277,3 +1277,20 @@ def test_nothing_is_kept_from_epoch_to_epoch(stored_rows, shuffle, source):
         stream.close()
     # an epoch's rows or their order are 8 kB; caches of re (a pattern for each name) keep a little
     assert levels[-1] <= levels[9] + 48 * 2**10, levels
+
+
+def test_many_variables_are_spilled_into_one_directory_an_epoch(stored, scratch):
+    names = [f"v{number}" for number in range(120)]
+    stored.add_data(names, [np.arange(3000.0) + number for number in range(120)])
+    with exchanging("exchange"):
+        stream = stored["train"][names].batches(100, seed=1, budget="16MiB")
+    expected = keyed_permutation(3000, 1, 0)
+    with stream:
+        seen, n_directories = [], set()
+        for batch in stream:
+            seen.append([batch[0], batch[77] - 77])
+            n_directories.add(len(list(scratch.iterdir())))
+        assert n_directories == {2}, "one of this epoch, one of the next"
+        for rows in np.concatenate(seen, axis=1):
+            np.testing.assert_array_equal(rows, expected)
+    assert not scratch.exists()

@@ -107,10 +107,18 @@ class Exchange:
         if isinstance(self.directory, str):
             os.makedirs(self.directory, mode=0o700, exist_ok=True)
 
-    def open(self, name: str, n_segments: int) -> SegmentFile:
-        """Open a spill file to read; in a plan's directory nobody else's is believed."""
+    def request_path(self, bucket: int) -> Path:
+        """Return the path of what one bucket asks for."""
+        return self.path(f"{self.prefix}-request-{bucket:06d}")
+
+    def open(self, name: str, number: int, n_segments: int) -> SegmentFile:
+        """Open a segment of a spill file to read; in a plan's directory nobody else's is believed."""
         owner = None if isinstance(self.directory, str) else self.directory.owner
-        return SegmentFile(self.path(name), n_segments, owner=owner)
+        return SegmentFile(self.path(name), number, n_segments, owner=owner)
+
+    def open_map(self, number: int, bucket: int) -> SegmentFile:
+        """Open what one scatter task wrote for a bucket."""
+        return self.open(self.map_path(number).name, bucket - self.buckets[0], self.n_buckets)
 
     def map_path(self, number: int) -> Path:
         """Return the path of what one scatter task writes."""
@@ -333,9 +341,9 @@ def split(coarse: Exchange, fine: Exchange, number: int, *, workspace: Workspace
         for source in range(first, last):
             n_rows = int(cuts[source + 1] - cuts[source])
             if n_rows:
-                with coarse.open(coarse.map_path(source).name, coarse.n_buckets) as file:
-                    file.require_rows(number - coarse.buckets[0], n_rows)
-                    for lo, rows in file.parts(number - coarse.buckets[0], buffer):
+                with coarse.open_map(source, number) as file:
+                    file.require_rows(n_rows)
+                    for lo, rows in file.parts(buffer):
                         begin = int(cuts[source]) + lo
                         yield rows, bucket[begin : begin + len(rows)]
 
@@ -347,8 +355,7 @@ def split(coarse: Exchange, fine: Exchange, number: int, *, workspace: Workspace
 
 def request(exchange: Exchange, number: int) -> str:
     """Write which stored rows the logical rows of one bucket ask for, by scatter task: for orders with repeats."""
-    name = f"request-{number:06d}"
-    path = exchange.path(name)
+    path = exchange.request_path(number)
     if not path.exists():
         exchange.make_directory()
         lo, hi = _bucket_span(exchange, number)
@@ -360,17 +367,17 @@ def request(exchange: Exchange, number: int) -> str:
         pairs[:, 0] = stored - maps * exchange.map_rows
         pairs[:, 1] = np.arange(hi - lo)
         counts = np.bincount(maps, minlength=exchange.n_maps)
-        write_segments(path, pairs, sorting, counts, Workspace(), spare=exchange.path(SPARE) / name)
-    return name
+        write_segments(path, pairs, sorting, counts, Workspace(), spare=exchange.path(SPARE) / path.name)
+    return path.name
 
 
 def _read_requests(exchange: Exchange, number: int) -> tuple[Array, Array]:
     """Return the stored rows of one scatter task, ascending, counted from its first, and who wants them."""
     sources, logical = [], []
     for bucket in range(*exchange.buckets):
-        with SegmentFile(exchange.path(f"request-{bucket:06d}"), exchange.n_maps) as file:
-            part = np.empty((file.n_rows(number), 2), np.uint32)
-            file.read(number, part)
+        with exchange.open(exchange.request_path(bucket).name, number, exchange.n_maps) as file:
+            part = np.empty((file.n_rows, 2), np.uint32)
+            file.read(part)
         sources.append(part[:, 0].copy())
         logical.append(part[:, 1].astype(np.int64) + bucket * exchange.bucket_rows)
     source, wanted = np.concatenate(sources), np.concatenate(logical)
@@ -409,9 +416,9 @@ def collect(
         first, last = int(cuts[source]), int(cuts[source + 1])
         if first == last:
             continue
-        with exchange.open(exchange.map_path(source).name, exchange.n_buckets) as file:
-            file.require_rows(number - exchange.buckets[0], last - first)
-            for at, rows in file.parts(number - exchange.buckets[0], buffer):
+        with exchange.open_map(source, number) as file:
+            file.require_rows(last - first)
+            for at, rows in file.parts(buffer):
                 out[places[first + at : first + at + len(rows)]] = rows
     return exchange.variable.transformed_rows(out, lo) if exchange.transforms_last else out
 

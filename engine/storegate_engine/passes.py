@@ -34,6 +34,7 @@ from storegate_engine.exchange import (
 )
 from storegate_engine.plans import Plan
 from storegate_engine.spill import Visit, open_spill
+from storegate_engine.spill_files import SPILL_FORMAT
 from storegate_engine.states import token_of
 from storegate_engine.table import Variable
 from storegate_engine.tasks import run, workspace
@@ -125,7 +126,7 @@ class Passes:
 def open_passes(variables: Sequence[Variable], plan: Plan, *, is_last: bool = False) -> Iterator[Passes]:
     """Give the passes of variables of one order, over what a killed run left; their spill is let go of at the end."""
     sizes = (plan.map_rows, plan.bucket_rows, plan.coarse)
-    spills = [open_spill(scratch_of(variable), token_of(variable, *sizes)) for variable in variables]
+    spills = [open_spill(scratch_of(variable), token_of(variable, SPILL_FORMAT, *sizes)) for variable in variables]
     try:
         yield Passes(tuple(variables), plan, tuple(spill.visited() for spill in spills), is_last)
     finally:

@@ -30,6 +30,8 @@ COPIES = 2.5
 """Copies of a task's rows that are in memory at its worst moment (measured)."""
 SHARE = 0.6
 """The share of the memory limit that tasks may plan with; the rest is the process itself."""
+ENTRY_NBYTES = 24
+"""What a spill file keeps of one segment, which whoever reads it reads, too."""
 TASK_NBYTES = 64 * 2**20
 """Rows of one task of an exchange, where no more are needed: small tasks stay in memory that is warm."""
 GOOD_SEGMENT_NBYTES = 2**20
@@ -260,8 +262,8 @@ def _exchange(
         bucket_rows,
         n_maps,
         n_buckets,
-        rows.source_nbytes + rows.n_rows * spilled,
-        rows.n_rows * spilled,
+        rows.source_nbytes + rows.n_rows * spilled + n_maps * n_buckets * ENTRY_NBYTES,
+        rows.n_rows * spilled + n_maps * n_buckets * ENTRY_NBYTES,
         projected,
         workers,
         segment_nbytes=map_rows * spilled // n_buckets,
@@ -277,11 +279,14 @@ def _with_a_third_pass(plan: Plan, rows: Rows, budget_nbytes: int) -> Plan:
     coarse = min(math.isqrt(plan.n_buckets), (budget_nbytes - plan.projected_nbytes) // index_nbytes)
     if coarse < 2:
         return plan
+    n_coarse = -(-plan.n_buckets // coarse)
+    entries = plan.n_maps * n_coarse + -(-plan.n_maps // n_coarse) * plan.n_buckets
+    spilled = rows.n_rows * rows.spilled_nbytes
     return replace(
         plan,
         coarse=coarse,
-        read_nbytes=plan.read_nbytes + rows.n_rows * rows.spilled_nbytes,
-        write_nbytes=plan.write_nbytes + rows.n_rows * rows.spilled_nbytes,
+        read_nbytes=rows.source_nbytes + 2 * spilled + entries * ENTRY_NBYTES,
+        write_nbytes=2 * spilled + entries * ENTRY_NBYTES,
         projected_nbytes=plan.projected_nbytes + coarse * index_nbytes,
         segment_nbytes=min(plan.segment_nbytes * coarse, plan.map_rows * rows.spilled_nbytes // coarse),
     )

@@ -3,8 +3,8 @@
 A directory belongs to the process that holds the lock on a file in it, wherever that process runs: names and numbers
 of processes say nothing between machines and containers. It goes when nothing in that process refers to the plan any
 more, tasks that may still write included, or when the process ends. What a killed process left, or one that was asked
-to, is taken over by the next one that runs the same plan; the rest is removed when another plan in the same place ends,
-or by vacuum (:func:`orphans`).
+to, is taken over by the next one that runs the same plan; the rest is removed when the last plan of another process in
+the same place ends, or by vacuum (:func:`orphans`).
 """
 
 from __future__ import annotations
@@ -64,17 +64,19 @@ class Hold:
         self.pid = os.getpid()
         self.owner = path.lstat().st_uid
         """Whose files are believed; not this user on file systems that give new files to another."""
-        _holds.add(self)
+        _holds[path] = self
 
     def rename(self, pid: int) -> None:
         """Give the directory another name: who has the old one finds nothing there any more."""
         fresh = _fresh(self.path.parent, self.path.name.partition(".")[0], pid)
         self.path.rename(fresh)
+        _holds.pop(self.path, None)
         self.path = fresh
+        _holds[fresh] = self
 
     def release(self) -> None:
         """Let others have it."""
-        _holds.discard(self)
+        _holds.pop(self.path, None)
         os.close(self.descriptor)
 
     def remove(self) -> None:
@@ -85,7 +87,7 @@ class Hold:
         self.release()
 
 
-_holds: weakref.WeakSet[Hold] = weakref.WeakSet()
+_holds: weakref.WeakValueDictionary[Path, Hold] = weakref.WeakValueDictionary()
 
 
 class Spill:
@@ -192,7 +194,9 @@ def _visit(path: Path, parent: Path, plan: str, owner: int) -> Spill | Visit:
 def _remove(hold: Hold) -> None:
     if os.getpid() == hold.pid:  # a forked child inherits the finalizer, not the directory
         hold.remove()
-        _sweep(hold.path.parent)
+        parent = hold.path.parent
+        if not any(path.parent == parent for path in list(_holds)):  # the place stays as long as there are others
+            _sweep(parent)
 
 
 def _leave(hold: Hold, reference: weakref.ref[Spill]) -> None:
@@ -265,7 +269,7 @@ def _hold(path: Path, *, is_new: bool = False) -> Hold | None:
     """Take the lock on a directory; None where somebody has it, or where it is not this user's alone."""
     descriptor = -1
     try:
-        if not _is_own(path) or any(hold.path == path for hold in list(_holds)):  # NFS would give it, and lose it
+        if not _is_own(path) or path in _holds:  # NFS would give it, and lose it
             return None
         descriptor = os.open(path / LOCK, _LOCK_FLAGS, 0o600)
         is_locked = _take_lock(descriptor)
@@ -417,7 +421,7 @@ def _end_with_process() -> None:
 def _after_fork_in_child() -> None:
     global _lock
     _lock = threading.Lock()  # another thread of the parent may hold it
-    for hold in list(_holds):  # else the parent's locks would live as long as this child
+    for hold in list(_holds.values()):  # else the parent's locks would live as long as this child
         hold.release()
     _kept.clear()
 

@@ -1,4 +1,13 @@
-"""Spill files: segments of rows in one checksummed file, written under a fresh name and renamed; knows no order."""
+"""Spill files: segments of rows in one checksummed file, written under a fresh name and renamed; knows no order.
+
+::
+
+    magic, 8 bytes | an entry for each segment, 24 bytes | rows of the segments, end to end
+    entry: first row and the one behind the last, int64 | CRC-32C of the rows, uint32 | CRC-32C of the entry, uint32
+
+Every task of a later pass reads one segment of every file, and so one entry: it stands for itself. Its checksum counts
+the plan, the file's name and the segment's number in, so that what was written over is not taken for what is wanted.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +29,14 @@ from storegate_engine.buffers import Workspace, as_bytes, write_all
 from storegate_engine.errors import CorruptStoreError, SpillError, StoreGateError
 from storegate_engine.integers import groups_of
 
-__all__ = ["SegmentFile", "write_parts", "write_segments"]
+__all__ = ["SPILL_FORMAT", "SegmentFile", "write_parts", "write_segments"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-_MAGIC = np.frombuffer(b"SGSPILL1", "u1")
+SPILL_FORMAT = "SGSPILL2"
+"""How spill files begin. Plans are named by it, too: what a process of another format left behind is not theirs."""
+_MAGIC = np.frombuffer(SPILL_FORMAT.encode(), "u1")
+_ENTRY = np.dtype([("first", "<i8"), ("last", "<i8"), ("rows_crc", "<u4"), ("entry_crc", "<u4")])
 _WRITE_NBYTES = 8 * 2**20
 """Rows are gathered and written this many bytes at a time."""
 
@@ -98,9 +110,11 @@ def _new_file(path: Path, counts: Array, row_nbytes: int, spare: Path | None) ->
             file.seek(header_nbytes)
             yield file, offsets, checksums
             file.truncate()
-            body = np.concatenate([offsets.view("u1"), checksums.view("u1")])
+            entries = np.empty(len(counts), _ENTRY)
+            entries["first"], entries["last"], entries["rows_crc"] = offsets[:-1], offsets[1:], checksums
+            entries["entry_crc"] = _entry_checksums(entries, path)
             file.seek(0)
-            write_all(file, np.concatenate([_MAGIC, body, np.array([_checksum(body, path)], np.uint32).view("u1")]))
+            write_all(file, np.concatenate([_MAGIC, entries.view("u1")]))
         os.replace(fresh, path)
     except BaseException as err:
         with contextlib.suppress(OSError):
@@ -125,14 +139,20 @@ def _moved(source: Path | None, target: Path) -> bool:
     return False
 
 
-def _checksum(body: Array, path: Path) -> int:
-    """Return the checksum of a header, which belongs to one file of one plan: what was written over is not taken."""
+def _entry_checksums(entries: Array, path: Path, first: int = 0) -> list[int]:
+    """Return the checksums of the entries of segments from a first one on."""
     plan = path.parent.name.partition(".")[0]
-    return int(crc32c(body.tobytes() + f"{plan}/{path.name}".encode()))
+    of_file = int(crc32c(_MAGIC.tobytes() + f"{plan}/{path.name}".encode()))
+    checked = _ENTRY.itemsize - 4
+    content = entries.tobytes()
+    return [
+        int(extend(of_file, content[at : at + checked] + number.to_bytes(8, "little")))
+        for number, at in enumerate(range(0, len(content), _ENTRY.itemsize), start=first)
+    ]
 
 
 def _header_nbytes(n_segments: int) -> int:
-    return len(_MAGIC) + 8 * (n_segments + 1) + 4 * n_segments + 4
+    return len(_MAGIC) + n_segments * _ENTRY.itemsize
 
 
 def _open_to_read(path: str, flags: int) -> int:
@@ -140,7 +160,7 @@ def _open_to_read(path: str, flags: int) -> int:
 
 
 class SegmentFile:
-    """An open spill file of so many segments, whose header was checked.
+    """One segment of a spill file of so many, open to be read; its entry was checked.
 
     Raises
     ------
@@ -148,8 +168,9 @@ class SegmentFile:
         The file is missing, shorter than it was, or not what was written; it is named.
     """
 
-    def __init__(self, path: Path, n_segments: int, *, owner: int | None = None) -> None:
+    def __init__(self, path: Path, number: int, n_segments: int, *, owner: int | None = None) -> None:
         self._path = path
+        self._number = number
         try:
             self._file = open(path, "rb", buffering=0, opener=_open_to_read)  # noqa: SIM115 (closed by __exit__)
         except (FileNotFoundError, NotADirectoryError) as err:
@@ -162,21 +183,21 @@ class SegmentFile:
             status = os.fstat(self._file.fileno())
             if not stat.S_ISREG(status.st_mode) or (owner is not None and status.st_uid != owner):
                 raise CorruptStoreError(f"spill file {path} is not what was written: another user has made it")
-            header = np.empty(_header_nbytes(n_segments), "u1")
-            self._read_exactly(header)
-            body = header[len(_MAGIC) : -4]
-            wanted = int(header[-4:].view(np.uint32)[0])
-            if (header[: len(_MAGIC)] != _MAGIC).any() or _checksum(body, path) != wanted:
+            self._file.seek(_header_nbytes(number))
+            entry = np.empty(1, _ENTRY)
+            self._read_exactly(entry.view("u1"))
+            if _entry_checksums(entry, path, number) != entry["entry_crc"].tolist():
                 raise CorruptStoreError(
-                    f"spill file {path} is not what was written: its header does not match its checksum"
+                    f"spill file {path} is not what was written: the entry of segment {number} does not match its "
+                    "checksum"
                 )
         except BaseException:
             self._file.close()
             raise
-        split = 8 * (n_segments + 1)
-        self._begin = header.nbytes
-        self._offsets = body[:split].copy().view(np.int64)
-        self._checksums = body[split:].copy().view(np.uint32)
+        self._begin = _header_nbytes(n_segments)
+        self._first, last, self._checksum, _ = entry[0].tolist()
+        self.n_rows: int = last - self._first
+        """The rows of the segment."""
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -186,42 +207,33 @@ class SegmentFile:
         """Close the file."""
         self._file.close()
 
-    def n_rows(self, number: int) -> int:
-        """Return the rows of a segment."""
-        return int(self._offsets[number + 1] - self._offsets[number])
-
-    def require_rows(self, number: int, n_rows: int) -> None:
-        """Raise CorruptStoreError unless a segment has so many rows."""
-        if self.n_rows(number) != n_rows:
+    def require_rows(self, n_rows: int) -> None:
+        """Raise CorruptStoreError unless it has so many rows."""
+        if self.n_rows != n_rows:
             raise CorruptStoreError(
-                f"spill file {self._path}: segment {number} has {self.n_rows(number)} rows, expected {n_rows}"
+                f"spill file {self._path}: segment {self._number} has {self.n_rows} rows, expected {n_rows}"
             )
 
-    def read(self, number: int, out: Array) -> None:
-        """Read a segment into ``out``; check its length and checksum."""
-        self.require_rows(number, len(out))
-        if not out.size:
-            return
-        content = out.reshape(-1).view("u1")
-        self._file.seek(self._begin + int(self._offsets[number]) * (out.nbytes // len(out)))
-        self._read_exactly(content)
-        if crc32c(content) != int(self._checksums[number]):
-            raise CorruptStoreError(f"spill file {self._path}: segment {number} is not what was written")
+    def read(self, out: Array) -> None:
+        """Read the segment into ``out``; check its length and checksum."""
+        self.require_rows(len(out))
+        for _ in self.parts(out):
+            pass
 
-    def parts(self, number: int, buffer: Array) -> Iterator[tuple[int, Array]]:
-        """Yield a segment as parts that fit a buffer, each with its first row; check the checksum at the end."""
-        n_rows, checksum = self.n_rows(number), 0
-        if not n_rows or not buffer.size:
+    def parts(self, buffer: Array) -> Iterator[tuple[int, Array]]:
+        """Yield the segment as parts that fit a buffer, each with its first row; check the checksum at the end."""
+        if not self.n_rows or not buffer.size:
             return
-        self._file.seek(self._begin + int(self._offsets[number]) * (buffer.nbytes // len(buffer)))
-        for lo in range(0, n_rows, len(buffer)):
-            rows = buffer[: min(len(buffer), n_rows - lo)]
+        checksum = 0
+        self._file.seek(self._begin + self._first * (buffer.nbytes // len(buffer)))
+        for lo in range(0, self.n_rows, len(buffer)):
+            rows = buffer[: min(len(buffer), self.n_rows - lo)]
             content = rows.reshape(-1).view("u1")
             self._read_exactly(content)
             checksum = extend(checksum, content)
             yield lo, rows
-        if checksum != int(self._checksums[number]):
-            raise CorruptStoreError(f"spill file {self._path}: segment {number} is not what was written")
+        if checksum != self._checksum:
+            raise CorruptStoreError(f"spill file {self._path}: segment {self._number} is not what was written")
 
     def _read_exactly(self, out: Array) -> None:
         view = out.data

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import shutil
 import uuid
 from collections import deque
@@ -32,6 +34,7 @@ from storegate_engine.orders import Range
 from storegate_engine.plans import COPIES, SHARE
 from storegate_engine.shards import in_own_thread
 from storegate_engine.spill import SPARE, Spill, open_spill
+from storegate_engine.spill_files import SPILL_FORMAT
 from storegate_engine.states import is_stored, token_of
 from storegate_engine.stream_loads import EpochOrder, Ready, Source, Threads, copied_nbytes, free_one, row_nbytes_of
 from storegate_engine.stream_orders import Epochs, Share
@@ -67,7 +70,7 @@ class ExchangeSource(Source):
         self.prefetch = prefetch
         self.name = name
         self.steps, self.map_rows = self._plan(budget_nbytes)
-        self._spills: dict[int, list[Spill]] = {}
+        self._spills: dict[int, Spill] = {}
         self._following: Future[None] | None = None
         self._waiting: deque[Callable[[], object]] = deque()
         self._scattering: deque[Workspace] = deque()
@@ -112,17 +115,16 @@ class ExchangeSource(Source):
 
     def close(self, spill_from: int | None = None) -> None:
         """Remove the spill, or leave what a later process finds again; and let go of the memory."""
-        for epoch, spills in self._spills.items():
-            for variable, spill in zip(self.variables, spills, strict=True):
-                if spill_from is not None and epoch >= spill_from and is_stored(variable):
-                    spill.leave_behind()
+        for epoch, spill in self._spills.items():
+            if spill_from is not None and epoch >= spill_from and all(map(is_stored, self.variables)):
+                spill.leave_behind()
         self._following = None
         for kept in (self._waiting, self._scattering, self._collecting, self._spills):
             kept.clear()
 
     def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
         """Scatter what is not yet, then yield a task for every bucket."""
-        if any(spill.is_inherited for spills in self._spills.values() for spill in spills):
+        if any(spill.is_inherited for spill in self._spills.values()):
             self._spills.clear()
         share = _share(self.order, self.epochs, epoch)
         exchanges, following = self._exchanges(epoch), self._exchanges(epoch + 1)
@@ -144,34 +146,33 @@ class ExchangeSource(Source):
     def _exchanges(self, epoch: int) -> list[Exchange]:
         """Return the plan of an epoch for every variable, over what this or a killed process has scattered of it."""
         if epoch not in self._spills:
-            self._spills[epoch] = [
-                open_spill(scratch_of(variable), self._plan_name(variable, map_rows, epoch))
-                for variable, map_rows in zip(self.variables, self.map_rows, strict=True)
-            ]
+            self._spills[epoch] = open_spill(scratch_of(self.variables[0]), self._plan_name(epoch))
         shares = {
             order: Share(self.order(order, epoch), self.epochs)
             for order in dict.fromkeys(variable.order for variable in self.variables)
         }
         exchanges = []
-        for variable, map_rows, spill in zip(self.variables, self.map_rows, self._spills[epoch], strict=True):
+        for number, (variable, map_rows) in enumerate(zip(self.variables, self.map_rows, strict=True)):
             share = shares[variable.order]
             ordered = replace(variable, order=share)
             bucket_rows = max(1, self.steps * share.step_rows)
             buckets = (0, max(1, -(-len(share) // bucket_rows)))
-            exchanges.append(Exchange(ordered, map_rows, bucket_rows, spill, buckets))
+            spill, prefix = self._spills[epoch], f"{number:04d}-map"
+            exchanges.append(Exchange(ordered, map_rows, bucket_rows, spill, buckets, prefix))
         return exchanges
 
-    def _plan_name(self, variable: Variable, map_rows: int, epoch: int) -> str:
-        """Return a name for an epoch's spill of a variable: the same in every process that would write the same."""
-        if not is_stored(variable):
+    def _plan_name(self, epoch: int) -> str:
+        """Return a name for the spill of an epoch: the same in every process that would write the same."""
+        if not all(map(is_stored, self.variables)):
             return uuid.uuid4().hex
-        return token_of(variable, self.name, self.epochs, self.steps, map_rows, epoch)
+        rows = [token_of(variable, map_rows) for variable, map_rows in zip(self.variables, self.map_rows, strict=True)]
+        plan = json.dumps([SPILL_FORMAT, self.name, repr(self.epochs), self.steps, epoch, rows])
+        return hashlib.sha256(plan.encode()).hexdigest()[:32]
 
     def _hand_down(self, epoch: int) -> None:
         """Leave the files of other epochs to the one after this, which is written over them."""
         for other in sorted(set(self._spills) - {epoch, epoch + 1}):
-            for spill, heir in zip(self._spills.pop(other), self._spills[epoch + 1], strict=True):
-                spill.leave_to(heir)
+            self._spills.pop(other).leave_to(self._spills[epoch + 1])
 
     def _requests(self, exchanges: list[Exchange]) -> Iterator[Callable[[], object]]:
         """Yield what comes before the first pass where rows may be wanted twice."""
@@ -246,5 +247,5 @@ def _scatter_one(exchange: Exchange, number: int, share: Callable[[], Share], sp
 
 def _clear_spare(exchanges: list[Exchange]) -> None:
     """Remove what was not written over, when all is written."""
-    for exchange in exchanges:
+    for exchange in exchanges[:1]:  # all are in one directory
         shutil.rmtree(exchange.path(SPARE), ignore_errors=True)
