@@ -128,7 +128,8 @@ def explain(dataset: xr.Dataset | View) -> str:
 
 def _title(view: View) -> str:
     names = ", ".join(view.names.names) if view.names else "all variables"
-    return f"{names} in phase {view.phase or ALL!r}"
+    rows = "" if view.chosen is None else f"{len(view.chosen)} rows of "
+    return f"{rows}{names} in phase {view.phase or ALL!r}"
 
 
 def _view_details(view: View) -> list[Sequence[str]]:

@@ -11,7 +11,17 @@ from storegate_engine.errors import ArgumentError, ArgumentTypeError, RowIndexEr
 from storegate_engine.indexes import ArrayIndex, MaskIndex, RangeIndex, RowIndex, spans
 from storegate_engine.natives import as_native
 
-__all__ = ["OneRow", "RowRange", "Rows", "Selection", "is_everything", "n_selected", "parse_item", "parse_method_index"]
+__all__ = [
+    "OneRow",
+    "RowRange",
+    "Rows",
+    "Selection",
+    "as_indexer",
+    "is_everything",
+    "n_selected",
+    "parse_item",
+    "parse_method_index",
+]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -51,6 +61,17 @@ def n_selected(selection: Selection) -> int:
             return stop - start
         case Rows(index):
             return len(index)
+
+
+def as_indexer(selection: Selection) -> int | slice | Array:
+    """Return what means the same to numpy and xarray."""
+    match selection:
+        case OneRow(row):
+            return row
+        case RowRange(start, stop):
+            return slice(start, stop)
+        case Rows(index):
+            return index.slice(0, len(index))
 
 
 def parse_method_index(index: Any, n_rows: int) -> Selection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import dask.array as da
@@ -15,14 +15,21 @@ from storegate import edits, report
 from storegate.batches import open_stream, require_stackable
 from storegate.inputs import Names, parse_names
 from storegate.phases import ALL, PHASES, require_compiled
-from storegate.selection import OneRow, RowRange, Rows, Selection, n_selected, parse_item
-from storegate_engine.errors import ArgumentError, PhaseNotFoundError, ShapeError, VariableNotFoundError, near_match
+from storegate.selection import OneRow, RowRange, Rows, Selection, as_indexer, n_selected, parse_item
+from storegate_engine.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    PhaseNotFoundError,
+    ShapeError,
+    VariableNotFoundError,
+    near_match,
+)
 from storegate_engine.layers import blocks_of
 from storegate_engine.lazy import to_dask
 from storegate_engine.plans import task_nbytes
 from storegate_engine.settings import memory_limit_nbytes
 from storegate_engine.streams import Stream
-from storegate_engine.table import Variable
+from storegate_engine.table import Table, Variable
 from storegate_engine.tiers import Capacity
 
 if TYPE_CHECKING:
@@ -98,6 +105,34 @@ def _cut(variable: Variable, selection: Selection) -> Variable:
             return variable.selected(index)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Subset:
+    """Rows of a phase, none of which is read."""
+
+    n_rows: int
+    """The rows that the phase had."""
+    selections: tuple[Selection, ...]
+    """Which of them, then which of these, and so on."""
+
+    def __len__(self) -> int:
+        return n_selected(self.selections[-1])
+
+    def of(self, variable: Variable) -> Variable:
+        """Return these rows of a variable.
+
+        Raises
+        ------
+        ShapeError
+            The phase has another number of rows by now.
+        """
+        if len(variable) != self.n_rows:
+            raise ShapeError(
+                f"a subset of {self.n_rows} rows of variable {variable.name!r}, which has {len(variable)} by now; take "
+                "the subset again"
+            )
+        return reduce(_cut, self.selections, variable)
+
+
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class View(NDArrayOperatorsMixin):
     """A phase, variables, or variables of a phase of a gate.
@@ -113,6 +148,8 @@ class View(NDArrayOperatorsMixin):
     """The chosen phase; None stands for all."""
     names: Names | None = None
     """The chosen variables."""
+    chosen: Subset | None = None
+    """The chosen rows; None stands for all."""
 
     def __getitem__(self, item: Any) -> Any:
         """Return a narrower view for a name, rows for an index.
@@ -129,9 +166,7 @@ class View(NDArrayOperatorsMixin):
         if _are_names(item):
             self._require_known()
             return replace(self, names=parse_names(item))
-        names, phase = self._chosen(item)
-        table = self.gate.table
-        variables = [edits.whole(table, phase, name) for name in names.names]
+        names, variables = self._variables(item)
         selections = [parse_item(item, len(variable)) for variable in variables]
         return read(names, variables, selections, self.gate.budget_nbytes)
 
@@ -160,12 +195,14 @@ class View(NDArrayOperatorsMixin):
     def __setitem__(self, item: Any, data: Any) -> None:
         """Replace rows: ``gate[phase][var_names][index] = data``."""
         names, phase = self._chosen(item)
+        self._require_whole("assigning")
         self.gate.update_selection(names, data, phase, item)
 
     def __delitem__(self, item: Any) -> None:
         """Delete variables: ``del gate[phase][var_names]``."""
         if self.phase is None or not _are_names(item):
             raise PhaseNotFoundError("deletion needs a phase and names: del gate['train']['x']")
+        self._require_whole("deleting")
         self.gate.delete_data(item, self.phase)
 
     def _require_known(self) -> None:
@@ -186,14 +223,73 @@ class View(NDArrayOperatorsMixin):
             raise PhaseNotFoundError(f"the index {item!r} needs a phase: gate[phase][var_names][index]")
         return self.names, self.phase
 
-    def _variables(self) -> tuple[Names, list[Variable]]:
-        names, phase = self._chosen(...)
-        table = self.gate.table
-        return names, [edits.whole(table, phase, name) for name in names.names]
+    def _require_whole(self, what: str) -> None:
+        if self.chosen is not None:
+            raise ArgumentError(f"{what} goes through the whole phase, and this view is a subset of its rows")
+
+    def _variables(self, item: Any = ...) -> tuple[Names, list[Variable]]:
+        names, phase = self._chosen(item)
+        return names, [self._variable(self.gate.table, phase, name) for name in names.names]
+
+    def _variable(self, table: Table, phase: str, name: str) -> Variable:
+        """Return the chosen rows of a variable."""
+        variable = edits.whole(table, phase, name)
+        return variable if self.chosen is None else self.chosen.of(variable)
+
+    def subset(self, index: Any) -> View:
+        """Return a view of some rows of the phase, in this order; none is read.
+
+        Indexing, iteration, `data`, `to_xarray` and `batches` are of these rows; `weights` of `batches`, too. It
+        stays with these rows of the phase: once their number is another one, it is refused.
+
+        Parameters
+        ----------
+        index : slice, sequence of int, or mask of shape (n_rows,)
+            Which rows, as ``view[index]`` has it.
+
+        Returns
+        -------
+        View
+            It cannot be assigned to.
+
+        Raises
+        ------
+        RowIndexError
+            Rows outside of the view.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from storegate import StoreGate
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data(["x", "y"], [[0, 1, 2, 3, 4], [0, 1, 0, 1, 0]])
+        >>> odd = gate["train"].subset(np.asarray(gate["train"]["y"]) == 1)
+        >>> list(odd["x"].batches(2, shuffle=False))
+        [array([1, 3])]
+        """
+        table, phase = self.gate.table, self.phase
+        if phase is None:
+            raise PhaseNotFoundError("a subset is of the rows of one phase: gate['train'].subset(index)")
+        if self.names is not None:
+            names = list(self.names.names)
+        else:
+            names = list(dict.fromkeys(name for at in PHASES if phase in (at, ALL) for name in table[at]))
+        counts = {name: len(edits.whole(table, phase, name)) for name in names}
+        if len(set(counts.values())) != 1:
+            found = f"the variables have different numbers of rows: {counts}" if counts else "there are none"
+            raise ShapeError(f"a subset is of variables with equal numbers of rows; {found}")
+        n_rows = next(iter(counts.values())) if self.chosen is None else len(self.chosen)
+        selection = parse_item(index, n_rows)
+        if isinstance(selection, OneRow):
+            raise ArgumentTypeError(f"a subset is of several rows, found {index!r}; use a list of rows, [{index!r}]")
+        chosen = Subset(next(iter(counts.values())), (*(self.chosen.selections if self.chosen else ()), selection))
+        return replace(self, chosen=chosen)
 
     def __len__(self) -> int:
-        """Return the number of samples of the phase; needs ``compile()``."""
+        """Return the number of samples of the phase, which needs ``compile()``, or of the subset."""
         table = self.gate.table
+        if self.chosen is not None:
+            return len(self.chosen)
         require_compiled(table.compiled, "len")
         return sum(table.sizes().values()) if self.phase in (None, ALL) else table.rows(self.phase)
 
@@ -332,7 +428,7 @@ class View(NDArrayOperatorsMixin):
         repository = self.gate.repository()
         version, table = repository.version, repository.table
         stream = open_stream(
-            partial(edits.whole, table, self.phase or ALL),
+            partial(self._variable, table, self.phase or ALL),
             names if names is not None else tuple(table[self.phase if self.phase in PHASES else PHASES[0]]),
             version=version,
             batch_size=batch_size,
@@ -365,6 +461,8 @@ class View(NDArrayOperatorsMixin):
         Frozen({'sample': 2, 'x_1': 2})
         """
         dataset = self.gate.to_xarray(self.phase or ALL)
+        for selection in self.chosen.selections if self.chosen is not None else ():
+            dataset = dataset.isel(sample=as_indexer(selection))
         return dataset if self.names is None else dataset[list(self.names.names)]
 
     def explain(self) -> str:
