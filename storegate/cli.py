@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class CommandError(Exception):
-    """A command cannot go on; the message says why in one line."""
+    """A command cannot go on; the message says why."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -135,26 +135,33 @@ def _demo(arguments: argparse.Namespace) -> None:
         raise CommandError(str(err)) from err
 
 
-def _each(arguments: argparse.Namespace, do: Callable[[StoreGate], T], mode: str = "r") -> list[T]:
-    """Return what ``do`` returns for the store's gate at each data_id that is asked for."""
+def _each(
+    arguments: argparse.Namespace, do: Callable[[StoreGate], T], mode: str = "r", version: int | None = None
+) -> list[T]:
+    """Return what ``do`` returns for the store's gate at each data_id that is asked for; see :func:`_each_id`."""
 
     def at(gate: StoreGate, data_id: str) -> T:
         gate.set_data_id(data_id)
         return do(gate)
 
-    return _each_id(arguments, at, mode)
+    return _each_id(arguments, at, mode, version)
 
 
-def _each_id(arguments: argparse.Namespace, do: Callable[[StoreGate, str], T], mode: str) -> list[T]:
-    """Return what ``do`` returns for each data_id that is asked for, whether it opens or not."""
+def _each_id(
+    arguments: argparse.Namespace, do: Callable[[StoreGate, str], T], mode: str, version: int | None = None
+) -> list[T]:
+    """Return what ``do`` returns for each data_id that is asked for, whether it opens or not.
+
+    Those that come after one that fails are still done, and then it is an error.
+    """
     from storegate import StoreGate
     from storegate_engine.errors import StoreGateError, near_match, printable
 
-    results = []
+    results, errors = [], []
     try:
         with StoreGate("zarr", {"output_dir": arguments.store, "mode": "r"}):
             pass  # a store that is not there is not made
-        with StoreGate("zarr", {"output_dir": arguments.store, "mode": mode}) as gate:
+        with StoreGate("zarr", {"output_dir": arguments.store, "mode": mode}, version=version) as gate:
             known = gate.get_data_ids()
             wanted = known if arguments.data_id is None else [arguments.data_id]
             for data_id in wanted:
@@ -163,9 +170,14 @@ def _each_id(arguments: argparse.Namespace, do: Callable[[StoreGate, str], T], m
                         f"no data_id {data_id!r} in {arguments.store}{near_match(data_id, known)} "
                         f"(data_ids: {', '.join(known) or 'none'})"
                     )
-                results.append(do(gate, data_id))
+                try:
+                    results.append(do(gate, data_id))
+                except (StoreGateError, OSError, ValueError) as err:
+                    errors.append(f"data_id {data_id}: {err}")
     except (StoreGateError, OSError, ValueError) as err:
         raise CommandError(printable(str(err))) from err
+    if errors:
+        raise CommandError(printable("\n".join(errors)))
     return results
 
 
@@ -174,7 +186,8 @@ def _info(arguments: argparse.Namespace) -> None:
 
 
 def _history(arguments: argparse.Namespace) -> None:
-    _each(arguments, lambda gate: print(f"StoreGate data_id : {gate.data_id}\n{gate.history()!r}"))
+    # at version 0, which is always there: the newest one need not open
+    _each(arguments, lambda gate: print(f"StoreGate data_id : {gate.data_id}\n{gate.history()!r}"), version=0)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -185,7 +198,7 @@ def _verify(arguments: argparse.Namespace) -> int:
             print(repr(found.problems))
         return not found.problems
 
-    return 0 if all(_each(arguments, verify)) else 1
+    return 0 if all(_each(arguments, verify, version=0)) else 1
 
 
 def _repair(arguments: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, fields
+from dataclasses import Field, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from storegate_engine import verify as engine
 from storegate_engine.budget import format_nbytes
 from storegate_engine.errors import ArgumentError, VersionNotFoundError
 from storegate_engine.history import Difference, differences
+from storegate_engine.manifests import Manifest, Unreadable
 from storegate_engine.permutations import as_int
 from storegate_engine.repository import Repository
 from storegate_engine.stored import StoredRepository
@@ -37,9 +38,12 @@ class Records(tuple[T, ...]):
         """Return the table, or ``(none)``."""
         if not self:
             return "(none)"
-        header = [field.name for field in fields(self[0])]  # type: ignore[arg-type]
-        rows = [[_shown(name, value) for name, value in zip(header, astuple(row), strict=True)] for row in self]  # type: ignore[call-overload]
+        header = [found.name for found in fields(self[0]) if self._is_printed(found)]  # type: ignore[arg-type]
+        rows = [[_shown(name, getattr(row, name)) for name in header] for row in self]
         return aligned([header, *rows])
+
+    def _is_printed(self, found: Field[Any]) -> bool:
+        return "is_rare" not in found.metadata or any(getattr(row, found.name) for row in self)
 
 
 def _shown(name: str, value: Any) -> str:
@@ -68,19 +72,24 @@ class Commit:
     """Rows that all phases together have more than before."""
     nbytes: int
     """Bytes of the rows that were stored for it."""
+    problem: str = field(default="", metadata={"is_rare": True})
+    """Why it cannot be read; then nothing else is known of it. Printed where there is any."""
 
 
 def history(repository: Repository) -> Records[Commit]:
-    """Return the kept versions, the oldest first."""
+    """Return the kept versions, the oldest first, also those that cannot be read."""
     stored = _stored(repository, "history")
-    commits = []
-    for manifest in stored.log.kept():
-        time = datetime.fromtimestamp(manifest.time, UTC)
-        arguments = dict(manifest.arguments)
-        commits.append(
-            Commit(manifest.version, time, manifest.operation, arguments, manifest.rows_added, manifest.nbytes_added)
-        )
-    return Records(commits)
+    return Records(_commit(stored, manifest) for manifest in stored.log.kept())
+
+
+def _commit(stored: StoredRepository, manifest: Manifest | Unreadable) -> Commit:
+    if isinstance(manifest, Unreadable):
+        entry = stored.location.entry(stored.log.key(manifest.version))
+        time = datetime.fromtimestamp(entry.modified if entry is not None else 0.0, UTC)
+        return Commit(manifest.version, time, "?", {}, 0, 0, manifest.problem)
+    time = datetime.fromtimestamp(manifest.time, UTC)
+    arguments = dict(manifest.arguments)
+    return Commit(manifest.version, time, manifest.operation, arguments, manifest.rows_added, manifest.nbytes_added)
 
 
 def diff(repository: Repository, first: int, second: int) -> Records[Difference]:

@@ -29,7 +29,7 @@ from storegate_engine.errors import (
 )
 from storegate_engine.locations import Location, writing
 
-__all__ = ["FORMAT_VERSION", "Manifest", "StoredLog", "new_transaction"]
+__all__ = ["FORMAT_VERSION", "Manifest", "StoredLog", "Unreadable", "new_transaction"]
 
 FORMAT_VERSION = 1
 RECENT = 32
@@ -98,6 +98,20 @@ class Manifest:
             "state": self.state,
         }
         return json.dumps({**document, "checksum": _checksum(document)}, ensure_ascii=False).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A version whose manifest cannot be read, or the last of several that are missing."""
+
+    version: int
+    """Its number."""
+    problem: str
+    """What is wrong."""
+
+
+def _missing(first: int, last: int) -> str:
+    return f"manifest {StoredLog.key(first)} is missing" + (f", and all up to {last}" if last > first else "")
 
 
 def _checksum(document: Mapping[str, Any]) -> str:
@@ -175,18 +189,29 @@ class StoredLog:
         names = (_NAME.fullmatch(name) for name in self.location.children("manifests"))
         return sorted(int(name[1]) for name in names if name)
 
-    def kept(self) -> list[Manifest]:
-        """Return the versions that can be opened, ascending: vacuum may have left some that are on their way out."""
-        newest = self.newest()
+    def kept(self) -> list[Manifest | Unreadable]:
+        """Return the kept versions, ascending, also what cannot be read; vacuum may have left some on their way out."""
         while True:
-            before = newest
-            try:
-                found = [self.read(v) for v in self.versions() if newest.kept_from <= v < newest.version]
-                return [*found, newest] if newest.version else []
-            except SnapshotExpired:  # as in `newest`
-                newest = self.newest()
-                if newest.version == before.version:
-                    raise
+            versions, kept_from = self.versions(), 1
+            found: list[Manifest | Unreadable] = []
+            after = versions[-1] + 1 if versions else 1
+            for version in reversed(versions):
+                if version < kept_from:
+                    break
+                if version < after - 1:
+                    found.append(Unreadable(after - 1, _missing(version + 1, after - 1)))
+                found.append(self._read_or_say(version))
+                kept_from, after = max(kept_from, getattr(found[-1], "kept_from", 1)), version
+            if 1 < kept_from < after:  # older stores do not say from where on they keep
+                found.append(Unreadable(after - 1, _missing(kept_from, after - 1)))
+            if not any(isinstance(one, Unreadable) for one in found) or versions[-1] == self.head():
+                return found[::-1]  # else another process committed and vacuumed meanwhile
+
+    def _read_or_say(self, version: int) -> Manifest | Unreadable:
+        try:
+            return self.read(version)
+        except StoreError as err:
+            return Unreadable(version, str(err))
 
     def newest(self) -> Manifest:
         """Return the newest version."""
@@ -202,7 +227,7 @@ class StoredLog:
     def newest_readable(self) -> Manifest:
         """Return the newest version whose manifest can be read; of one that cannot, others still tell."""
         for version in reversed(self.versions()):
-            with contextlib.suppress(CorruptStoreError, SnapshotExpired):
+            with contextlib.suppress(StoreError):
                 return self.read(version)
         return Manifest(0, None)
 

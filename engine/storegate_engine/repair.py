@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
-from storegate_engine.errors import CorruptStoreError, StoreError
+from storegate_engine.errors import CorruptStoreError, SnapshotExpired
 from storegate_engine.locations import Location
 from storegate_engine.manifests import committed
 from storegate_engine.states import stored_arrays, table_to_state
@@ -27,6 +28,8 @@ def repair(location: Location, budget_nbytes: int) -> int | None:
         No version opens.
     ConflictError
         Another writer committed meanwhile.
+    StoreError
+        A later version has a newer format: whoever wrote it can read it.
     """
     repository = StoredRepository(location, budget_nbytes=budget_nbytes, pinned=0)
     log, version = repository.log, repository.last_that_opens()
@@ -35,10 +38,11 @@ def repair(location: Location, budget_nbytes: int) -> int | None:
     head = log.head()
     if version == head:
         return None
-    try:
-        parent = log.read(head)
-    except StoreError:
-        parent = replace(log.read(version), version=head)
+    parent = replace(log.read(version), version=head)
+    for later in log.versions():
+        if later > version:
+            with contextlib.suppress(CorruptStoreError, SnapshotExpired):  # one of a newer format is no damage
+                parent = replace(log.read(later), version=head)
     table = repository.table_at(version)
     manifest = committed(
         parent,

@@ -22,9 +22,9 @@ from dataclasses import dataclass, field, replace
 from storegate_engine.budget import format_nbytes
 from storegate_engine.contents import FINGERPRINTS, SCRATCH, is_partial, is_segment, strangers
 from storegate_engine.directories import Entry, open_directory
-from storegate_engine.errors import ArgumentError, ConflictError, SnapshotExpired, printable
+from storegate_engine.errors import ArgumentError, ConflictError, CorruptStoreError, SnapshotExpired, printable
 from storegate_engine.locations import Location
-from storegate_engine.manifests import Manifest
+from storegate_engine.manifests import Manifest, Unreadable
 from storegate_engine.repository import Edit
 from storegate_engine.segments import made_at
 from storegate_engine.settings import scratch_directory
@@ -54,6 +54,8 @@ class Vacuumed:
     """Files that killed processes had not finished."""
     refused: list[str] = field(default_factory=list)
     """What lies in their places and is not ours: foreign files and directories, links. It stays."""
+    unreadable: list[int] = field(default_factory=list)
+    """Versions that stay and cannot be read. While there are any no segment goes: it might be one of theirs."""
     nbytes: int = 0
     """Bytes of all that was removed."""
     dry_run: bool = False
@@ -67,7 +69,13 @@ class Vacuumed:
             f"{len(self.scratch)} scratch directories, {len(self.partial)} unfinished files"
         )
         refused = f"; left alone, for it is not ours: {', '.join(self.refused)}" if self.refused else ""
-        return printable(text + refused)
+        unreadable = (
+            f"; versions {', '.join(map(str, self.unreadable))} cannot be read, and no rows were removed: repair the "
+            "store, or wait until these go by their age"
+            if self.unreadable
+            else ""
+        )
+        return printable(text + unreadable + refused)
 
 
 def vacuum(
@@ -126,9 +134,10 @@ def _vacuum_table(repository: StoredRepository, found: Vacuumed, before: float, 
     going, kept = _versions(repository, before, keep_versions)
     if repository.version != head:
         raise ConflictError(f"vacuum: another writer committed to {location} while it looked")
-    tables = [repository.table_at(manifest.version) for manifest in kept]
+    tables = [table for manifest in kept if (table := _table_at(repository, manifest, found)) is not None]
     used = {array.segment for table in tables for array in stored_arrays(table)}
-    unused = [name for name in sorted(begun - used) if _is_old_segment(repository.segments, name, before, found)]
+    free = sorted(begun - used) if not found.unreadable else []  # nobody knows which rows those need
+    unused = [name for name in free if _is_old_segment(repository.segments, name, before, found)]
     found.versions += going
     found.segments += unused
     found.nbytes += sum(_nbytes(location.entry(log.key(version))) for version in going)
@@ -149,6 +158,15 @@ def _vacuum_table(repository: StoredRepository, found: Vacuumed, before: float, 
     return tables
 
 
+def _table_at(repository: StoredRepository, manifest: Manifest | Unreadable, found: Vacuumed) -> Table | None:
+    """Return the table of a version that stays, None where it cannot be read."""
+    if isinstance(manifest, Manifest):
+        with contextlib.suppress(CorruptStoreError):
+            return repository.table_at(manifest.version)
+    found.unreadable.append(manifest.version)
+    return None
+
+
 def _unless_changed(before: Table, location: Location) -> Edit:
     """Return an edit that changes nothing, and refuses to be made again on what another writer committed."""
 
@@ -160,16 +178,20 @@ def _unless_changed(before: Table, location: Location) -> Edit:
     return edit
 
 
-def _versions(repository: StoredRepository, before: float, keep_versions: int) -> tuple[list[int], list[Manifest]]:
+def _versions(
+    repository: StoredRepository, before: float, keep_versions: int
+) -> tuple[list[int], list[Manifest | Unreadable]]:
     """Return the versions that go, and those that stay."""
     log = repository.log
-    kept = log.kept()
+    there = set(log.versions())
+    kept = [manifest for manifest in log.kept() if manifest.version in there]
     left = [version for version in log.versions() if not kept or version < kept[0].version]  # by one that was killed
     old = 0
     replaced = 0.0  # a version was replaced no earlier than those before it were
     for at, manifest in enumerate(kept):
         entry = repository.location.entry(log.key(manifest.version))
-        replaced = max(replaced, _age_mark(manifest.time, 0.0 if entry is None else entry.modified))
+        by_writer = manifest.time if isinstance(manifest, Manifest) else 0.0
+        replaced = max(replaced, _age_mark(by_writer, 0.0 if entry is None else entry.modified))
         if replaced >= before:
             break  # the one before it was the newest not long ago, and so was everything after that
         old = at

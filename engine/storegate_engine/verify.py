@@ -5,7 +5,6 @@ Reads every stored row once and changes nothing.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -17,6 +16,7 @@ from storegate_engine.arrays import StoredArray
 from storegate_engine.encodings import encoding_of, row_nbytes
 from storegate_engine.errors import StoreError
 from storegate_engine.indexes import spans
+from storegate_engine.manifests import Unreadable
 from storegate_engine.states import stored_arrays
 from storegate_engine.stored import StoredRepository
 
@@ -51,19 +51,19 @@ def verify(repository: StoredRepository) -> Iterator[Checked]:
     An array with several wrong shards gives a result for each of them.
     """
     arrays: dict[StoredArray, list[str]] = {}
-    versions = repository.log.versions()
-    first = versions[0] if versions else 1
-    with contextlib.suppress(StoreError):  # it is checked below
-        first = max(first, repository.log.newest().kept_from)
-    for version in range(first, versions[-1] + 1) if versions else ():
-        key = repository.log.key(version)
+    kept = repository.log.kept()
+    for manifest in kept:
+        key = repository.log.key(manifest.version)
+        if isinstance(manifest, Unreadable):
+            yield Checked(key, "", 0, manifest.problem)
+            continue
         try:
-            table = repository.table_at(version)
+            table = repository.table_at(manifest.version)
         except StoreError as err:
             yield Checked(key, "", 0, str(err))
             continue
         yield Checked(key, "", 0)
-        newest = version == versions[-1]
+        newest = manifest is kept[-1]
         for array, users in stored_arrays(table).items():
             arrays[array] = users if newest else arrays.get(array, [])
     for array, users in arrays.items():
