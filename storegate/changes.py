@@ -14,6 +14,7 @@ from storegate.phases import ALL, Split, Target
 from storegate.selection import OneRow, Selection, n_selected
 from storegate_engine.conversions import appended_dtype, require_combinable
 from storegate_engine.errors import ShapeError
+from storegate_engine.indexes import NewIndex, RowIndex
 from storegate_engine.repository import Transaction
 from storegate_engine.rewrite import write
 from storegate_engine.sources import Source
@@ -129,10 +130,27 @@ def update_rows(change: Transaction, names: Names, data: Any, phase: str, select
             if column.n_rows is not None:
                 edits.require_selected(name, selection, column.n_rows)
         arrays = write(change, columns)
+        max_runs = min(edits.MAX_RUNS, edits.MAX_ALL_RUNS // len(arrays))
         for at, first in edits.firsts_of(table, phase).items():
+            indexes = _OneIndex(change)
             for name, array in arrays.items():
                 old = table.variable(at, name)
-                new = edits.updated(old, selection, rows_of(name, array), change.store_index, first=first)
+                new = edits.updated(old, selection, rows_of(name, array), indexes.store, first=first, max_runs=max_runs)
                 if new is old:
                     continue
                 change.edit(edits.put(at, [new]), reads=[(at, name)], touches=[(at, name)])
+
+
+class _OneIndex:
+    """Stores what variables of one phase are updated by once for all of them."""
+
+    def __init__(self, change: Transaction) -> None:
+        self._change = change
+        self._stored: dict[tuple[int, int], RowIndex] = {}
+
+    def store(self, new: NewIndex) -> RowIndex:
+        """Return the index of as many rows that was stored before, or store it."""
+        size = new.n_rows, new.stop
+        if size not in self._stored:
+            self._stored[size] = self._change.store_index(new)
+        return self._stored[size]

@@ -25,6 +25,7 @@ from storegate_engine.errors import (
 )
 from storegate_engine.indexes import NewIndex, RowIndex, find_last, runs_of
 from storegate_engine.inspection import require_within_limits
+from storegate_engine.order_json import n_nodes
 from storegate_engine.table import Table, Variable, rows_of
 
 __all__ = [
@@ -45,6 +46,8 @@ ACTIVE = "active"
 """The variable that says which samples count, for programs of the predecessor."""
 MAX_RUNS = 256
 """Scattered rows that are replaced in more runs than this get an index array."""
+MAX_ALL_RUNS = 16 * MAX_RUNS
+"""Runs of all variables that one call updates: a manifest names each of them."""
 
 
 def phases_of(table: Table, phase: str, names: Iterable[str], what: str) -> list[str]:
@@ -182,6 +185,7 @@ def updated(
     store_index: Callable[[NewIndex], RowIndex],
     *,
     first: int = 0,
+    max_runs: int = MAX_RUNS,
 ) -> Variable:
     """Return a variable whose selected rows are those of ``new``, in the selection's order.
 
@@ -194,7 +198,9 @@ def updated(
     new : Variable
         A row for each selected one; where one is named twice the last counts, as in numpy.
     store_index : callable
-        Writes an index for scattered rows.
+        Writes an index for scattered rows, which depends on the numbers of old and new rows and on nothing else.
+    max_runs : int
+        Rows in more runs get an index; in fewer where each would name an order that is long itself.
 
     Raises
     ------
@@ -209,10 +215,16 @@ def updated(
         case RowRange(start, stop):
             return _in_runs(old, [(start, stop)], new, first)
         case Rows(index):
-            runs = runs_of(index, MAX_RUNS)
+            runs = runs_of(index, max_runs // _longest_part(old.order))
             if runs is None:
                 return _scattered(old, index, new, store_index, first)
             return _in_runs(old, runs, new, first)
+
+
+def _longest_part(order: orders.RowOrder) -> int:
+    """Return how many orders a run of rows names at most when it is cut out of one."""
+    parts = order.orders if isinstance(order, orders.Concat) else (order,)
+    return max(map(n_nodes, parts), default=1)
 
 
 def _joined(

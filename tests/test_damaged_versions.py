@@ -167,7 +167,9 @@ def test_a_number_far_away_is_named_at_once(store):
         opened(store)
     gate = opened(store, "r", version=4)
     assert [row.version for row in gate.history()] == [1, 2, 3, 4, 10**17 - 1, 10**17]
-    assert next(row.problem for row in gate.verify().problems).startswith(f"manifest {StoredLog.key(5)} is missing, and")
+    assert next(row.problem for row in gate.verify().problems).startswith(
+        f"manifest {StoredLog.key(5)} is missing, and"
+    )
     far.write_bytes(path_of(store, 4).read_bytes())
     with StoreGate("zarr", {"output_dir": store}) as whole:
         assert whole.repair("a") == 4

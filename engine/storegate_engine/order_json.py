@@ -10,7 +10,7 @@ from storegate_engine.errors import CorruptStoreError, StoreGateError, shown
 from storegate_engine.indexes import RowIndex
 from storegate_engine.orders import Concat, Permute, Range, RowOrder, Slice, Take
 
-__all__ = ["MAX_NESTING", "from_json", "to_json"]
+__all__ = ["MAX_NESTING", "from_json", "n_nodes", "to_json"]
 
 MAX_NESTING: Final = 64
 """Orders nested deeper than this are neither written nor read."""
@@ -52,6 +52,29 @@ def _to_json(order: RowOrder, index_to_json: Callable[[RowIndex], object], level
             return ["take", _to_json(child, index_to_json, level + 1), index_to_json(index)]
         case _:
             raise TypeError(f"an order of type {type(order).__name__} has no stored form")
+
+
+def n_nodes(order: RowOrder) -> int:
+    """Return how many orders a manifest names for one: those within others each time that they are named.
+
+    >>> n_nodes(Concat((Slice(Range(0, 9), 2, 4), Range(0, 9))))
+    4
+    """
+    known: dict[int, int] = {}  # parts of one order often share what they are parts of
+
+    def count(order: RowOrder) -> int:
+        if id(order) not in known:
+            match order:
+                case Concat(orders):
+                    inner = sum(map(count, orders))
+                case Slice(child) | Permute(child) | Take(child):
+                    inner = count(child)
+                case _:
+                    inner = 0
+            known[id(order)] = 1 + inner
+        return known[id(order)]
+
+    return count(order)
 
 
 def from_json(obj: object, resolve_index: Callable[[object], RowIndex]) -> RowOrder:

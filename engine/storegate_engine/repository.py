@@ -26,7 +26,8 @@ from storegate_engine.errors import (
 )
 from storegate_engine.indexes import NewIndex, RowIndex
 from storegate_engine.locations import writing
-from storegate_engine.orders import Concat, RowOrder, flatten
+from storegate_engine.order_json import n_nodes
+from storegate_engine.orders import RowOrder, flatten
 from storegate_engine.pieces import Piece
 from storegate_engine.segments import ArraySpec, Segment
 from storegate_engine.sources import (
@@ -47,7 +48,11 @@ MAX_PIECES = 50
 MAX_DEPTH = 8
 """Permutations in a row that an order composes when it is read; a deeper one becomes an index array."""
 MAX_PARTS = 1024
-"""Parts of an order end to end; one with more becomes an index array."""
+"""Orders within one, end to end or nested; one with more becomes an index array."""
+LEAST_PARTS = 8
+"""As many are left however many variables there are: those of an index array, sliced and shuffled."""
+MAX_ALL_PARTS = 64 * MAX_PARTS
+"""Parts of the orders of all variables: a manifest names each of them."""
 
 _log = logging.getLogger("storegate")
 _commit_lock = threading.RLock()  # threads that share a repository commit one after the other
@@ -123,10 +128,11 @@ class Repository:
 
         The rows read the same. A conflict leaves them for the next time.
         """
+        max_parts = _max_parts(self.table)
         untidy = [
             (phase, name)
             for phase, name in targets
-            if name in self.table[phase] and _is_untidy(self.table[phase][name])
+            if name in self.table[phase] and _is_untidy(self.table[phase][name], max_parts)
         ]
         if not untidy:
             return
@@ -135,7 +141,7 @@ class Repository:
                 flat: dict[RowOrder, RowOrder] = {}  # variables of a phase share their order, and its index
                 for phase, name in untidy:
                     tidied = _merged(transaction, transaction.table[phase][name])
-                    if _is_nested(tidied.order):
+                    if _is_nested(tidied.order, max_parts):
                         if tidied.order not in flat:
                             flat[tidied.order] = _flattened(transaction, tidied.order)
                         tidied = replace(tidied, order=flat[tidied.order])
@@ -175,12 +181,17 @@ def _put(phase: str, variable: Variable) -> Edit:
     return edit
 
 
-def _is_untidy(variable: Variable) -> bool:
-    return len(variable.pieces) > MAX_PIECES or _is_nested(variable.order)
+def _max_parts(table: Table) -> int:
+    """Return how many parts an order has at most, where there are so many variables."""
+    return min(MAX_PARTS, MAX_ALL_PARTS // max(1, sum(1 for _ in table)))
 
 
-def _is_nested(order: RowOrder) -> bool:
-    return order.depth > MAX_DEPTH or (isinstance(order, Concat) and len(order.orders) > MAX_PARTS)
+def _is_untidy(variable: Variable, max_parts: int) -> bool:
+    return len(variable.pieces) > MAX_PIECES or _is_nested(variable.order, max_parts)
+
+
+def _is_nested(order: RowOrder, max_parts: int) -> bool:
+    return order.depth > MAX_DEPTH or n_nodes(order) > max(LEAST_PARTS, max_parts)
 
 
 def _flattened(transaction: Transaction, order: RowOrder) -> RowOrder:
