@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias
@@ -24,7 +25,7 @@ from storegate_engine.stream_orders import MAX_KEY, Epochs, Last
 from storegate_engine.streams import Shuffle, Stream, class_weights
 from storegate_engine.table import Variable
 
-__all__ = ["open_stream", "parse_last", "parse_shuffle", "parse_weights", "require_stackable"]
+__all__ = ["local_ranks", "open_stream", "parse_last", "parse_shuffle", "parse_weights", "require_stackable"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -82,6 +83,13 @@ def open_stream(
         prefetch=as_int(prefetch, "prefetch"),
         version=version,
     )
+
+
+def local_ranks(world: Any) -> int:
+    """Return how many of the ranks are on this machine: all, where ``LOCAL_WORLD_SIZE`` does not tell."""
+    n_ranks = max(1, as_int(world, "world"))
+    told = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return min(n_ranks, max(1, int(told))) if told.isdecimal() else n_ranks
 
 
 def _require_name(what: str, given: object) -> None:

@@ -199,6 +199,11 @@ class StoreGate:
         return self._backend
 
     @property
+    def budget(self) -> int | str | None:
+        """The memory limit as ``backend_args`` gave it, None where they did not."""
+        return self._options.budget
+
+    @property
     def budget_nbytes(self) -> int:
         """The memory limit of long operations, in bytes."""
         return self._options.budget_nbytes

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from storegate import edits, report
-from storegate.batches import open_stream, require_stackable
+from storegate.batches import local_ranks, open_stream, require_stackable
 from storegate.inputs import Names, parse_names
 from storegate.phases import ALL, PHASES, require_compiled
 from storegate.selection import OneRow, RowRange, Rows, Selection, as_indexer, n_selected, parse_item
@@ -388,7 +388,9 @@ class View(NDArrayOperatorsMixin):
         prefetch : int
             Buffers that are read ahead.
         budget : int or str, optional
-            Memory limit; default: the gate's.
+            Memory limit of this rank, which the workers of a DataLoader share; default: the gate's. Where none is
+            configured either, the ranks of this machine share 60 % of its memory: ``LOCAL_WORLD_SIZE`` of them, as
+            torchrun says, or else all.
         block_rows, buffer_blocks : int, optional
             Rows of a block, and blocks of a buffer; part of the order's definition. They follow from the data (bytes
             of a row, rows of a chunk, number of rows), never from the machine.
@@ -439,7 +441,9 @@ class View(NDArrayOperatorsMixin):
             rank=rank,
             world=world,
             prefetch=prefetch,
-            budget_nbytes=memory_limit_nbytes(self.gate.budget_nbytes if budget is None else budget),
+            budget_nbytes=memory_limit_nbytes(
+                self.gate.budget if budget is None else budget, processes=local_ranks(world)
+            ),
             block_rows=block_rows,
             buffer_blocks=buffer_blocks,
             label=label,

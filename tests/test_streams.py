@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 
 from storegate import StoreGate, errors
 from storegate_engine import exchange
+from storegate_engine import settings as settings_of
 from storegate_engine.orders import Range
 from storegate_engine.permutations import forward
 from storegate_engine.spill import SPARE, orphans
@@ -1144,6 +1145,29 @@ def test_a_stream_goes_on_in_another_process(stored_rows, method, shuffle, sourc
     stream.close()
 
 
+def send_error(stream, queue):
+    try:
+        queue.put(list(stream))
+    except errors.StoreError as err:
+        queue.put(str(err))
+
+
+def test_a_forked_process_on_an_object_store_says_at_once_what_helps(s3_args):
+    if not hasattr(os, "fork"):
+        pytest.skip("no fork here")
+    gate = StoreGate("zarr", s3_args, data_id="a")
+    gate.add_data("x", np.arange(100))
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python's own: threads and fork
+        process = context.Process(target=send_error, args=(gate["train"]["x"].batches(10), queue))
+        process.start()
+    assert "'spawn' or 'forkserver'" in queue.get(timeout=60)
+    process.join(60)
+    assert len(list(gate["train"]["x"].batches(10))) == 10
+
+
 def test_a_stream_travels_by_pickle_at_its_place(gate):
     gate.add_data("x", np.arange(100))
     stream = gate["train"]["x"].batches(10)
@@ -1178,6 +1202,30 @@ def test_a_buffer_that_does_not_fit_is_refused_with_the_remedy(stored):
         stored["train"]["x"].batches(900, budget="4MiB")
     with pytest.raises(errors.MemoryBudgetError, match="batches of 900 rows"):
         stored["train"]["x"].batches(900, shuffle=False, budget="4MiB")
+
+
+def test_ranks_of_a_machine_share_the_default_limit_and_keep_one_that_is_configured(monkeypatch):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setattr(settings_of, "default_budget_nbytes", lambda: 2**30)
+    gate = StoreGate(data_id="a")
+    gate.add_data("x", np.arange(100))
+    view = gate["train"]["x"]
+
+    def limit(**options):
+        return view.batches(10, **options)._budget_nbytes
+
+    with dask.config.set({"storegate.memory-limit": None}):
+        assert limit() == 2**30
+        assert limit(rank=1, world=4) == 2**28
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+        assert limit(rank=1, world=4) == 2**29
+        assert limit() == 2**30
+        assert limit(rank=1, world=4, budget="64MiB") == 2**26
+    with dask.config.set({"storegate.memory-limit": "128MiB"}):
+        assert limit(rank=1, world=4) == 2**27
+    own = StoreGate("numpy", {"budget": "32MiB"}, data_id="a")
+    own.add_data("x", np.arange(100))
+    assert own["train"]["x"].batches(10, world=4)._budget_nbytes == 2**25
 
 
 MEASURED = """

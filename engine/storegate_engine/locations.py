@@ -22,7 +22,7 @@ from zarr.core.sync import sync
 from storegate_engine import documents
 from storegate_engine.directories import Entry, locked, open_directory, open_file, open_parent, put_file
 from storegate_engine.errors import ArgumentError, CorruptStoreError, StoreError, StoreGateError, WriteError
-from storegate_engine.objects import LocalStore, objects_below
+from storegate_engine.objects import LocalStore, ObjectStore, objects_below
 
 __all__ = ["Location", "parse_location", "writing"]
 
@@ -295,7 +295,7 @@ def _open_store(url: str, options: str) -> Store:
             import obstore.store  # optional and deferred on purpose: only object stores need it
         except ImportError as err:
             raise StoreError(f"{url} needs obstore; install it with: python -m pip install 'storegate[s3]'") from err
-        return zarr.storage.ObjectStore(obstore.store.from_url(url, **json.loads(options)))
+        return ObjectStore(obstore.store.from_url(url, **json.loads(options)))
     try:
         return zarr.storage.FsspecStore.from_url(url, storage_options=json.loads(options))
     except ImportError as err:

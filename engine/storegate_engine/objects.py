@@ -1,10 +1,14 @@
-"""Objects: the stores of zarr-python as they are used here: a local one that no link leads astray, and listings."""
+"""Objects: the stores of zarr-python as they are used here, and listings.
+
+A local store that no link leads astray, and an object store that knows forked processes.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import zarr
@@ -12,8 +16,12 @@ from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Sto
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from storegate_engine.directories import Entry, open_file, put_file
+from storegate_engine.errors import StoreError
 
-__all__ = ["LocalStore", "objects_below"]
+__all__ = ["LocalStore", "ObjectStore", "objects_below"]
+
+_runtime_pid: int | None = None
+"""The process whose threads serve object stores; a forked child inherits the number, and no threads."""
 
 
 class LocalStore(zarr.storage.LocalStore):
@@ -52,6 +60,41 @@ class LocalStore(zarr.storage.LocalStore):
 
     async def _set(self, key: str, value: Buffer, exclusive: bool = False) -> None:
         await asyncio.to_thread(put_file, str(self.root), key, value.to_bytes(), exclusive=exclusive)
+
+
+class ObjectStore(zarr.storage.ObjectStore[Any]):
+    """An object store that refuses to be used in a forked child of a process that has used one.
+
+    The client's threads stay in the parent, and it would wait for them for ever.
+    """
+
+    def __init__(self, store: Any, *, read_only: bool = False) -> None:
+        global _runtime_pid
+        if _runtime_pid is None:
+            _runtime_pid = os.getpid()
+        super().__init__(store, read_only=read_only)
+
+    @property
+    def store(self) -> Any:
+        """The client."""
+        if _runtime_pid != os.getpid():
+            raise StoreError(
+                f"{self._store} cannot be read or written in a forked process: the threads of its client are in the "
+                "parent; start processes with 'spawn' or 'forkserver', as by DataLoader(..., "
+                "multiprocessing_context='spawn'), or use num_workers=0: a stream reads with threads, which are faster"
+            )
+        return self._store
+
+    @store.setter
+    def store(self, store: Any) -> None:
+        self._store = store
+
+    def __str__(self) -> str:
+        return f"object_store://{self._store}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel with the client's configuration."""
+        return partial(type(self), read_only=self.read_only), (self._store,)
 
 
 def _span(byte_range: ByteRequest | None, n_bytes: int) -> tuple[int, int]:

@@ -13,8 +13,10 @@ from storegate_engine.budget import default_budget_nbytes, parse_nbytes
 __all__ = ["fingerprints_at_commit", "memory_limit_nbytes", "progress_bar", "scratch_directory", "shuffle_plan"]
 
 
-def memory_limit_nbytes(budget: int | str | None = None) -> int:
+def memory_limit_nbytes(budget: int | str | None = None, *, processes: int = 1) -> int:
     """Return the memory limit in bytes: ``budget``, else ``storegate.memory-limit``, else a share of the machine's.
+
+    Of the latter each of some processes that do the same has its part; what is configured is of each process.
 
     >>> import dask
     >>> with dask.config.set({"storegate.memory-limit": "1GiB"}):
@@ -22,7 +24,7 @@ def memory_limit_nbytes(budget: int | str | None = None) -> int:
     1073741824
     """
     configured = budget if budget is not None else dask.config.get("storegate.memory-limit", None)
-    return default_budget_nbytes() if configured is None else parse_nbytes(configured)
+    return default_budget_nbytes() // processes if configured is None else parse_nbytes(configured)
 
 
 def progress_bar(what: str, total_nbytes: int | None) -> Any:

@@ -184,6 +184,22 @@ class Epochs:
         n = min(self.batch_rows, self.n_positions - start)
         return start + n * self.rank // self.world, start + n * (self.rank + 1) // self.world
 
+    def workers_with_batches(self, step: int, n_workers: int) -> list[int]:
+        """Return which workers of this rank give a batch of a step: those with rows of it.
+
+        As many of every rank, so that ranks stay in step: where one rank has fewer rows than another, workers of it
+        give empty batches.
+        """
+        rows = min(self.batch_rows, self.n_positions - step * self.batch_rows)
+        ends = [rows * part // (self.world * n_workers) for part in range(self.world * n_workers + 1)]
+        with_rows = [
+            [worker for worker in range(n_workers) if ends[rank + worker] < ends[rank + worker + 1]]
+            for rank in range(0, len(ends) - 1, n_workers)
+        ]
+        own = with_rows[self.rank]
+        others = [worker for worker in range(n_workers) if worker not in own]
+        return sorted(own + others[: max(map(len, with_rows)) - len(own)])
+
 
 @dataclass(frozen=True, slots=True)
 class Share(RowOrder):

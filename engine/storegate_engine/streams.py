@@ -208,6 +208,11 @@ class Stream:
         return self._step
 
     @property
+    def is_shuffled(self) -> bool:
+        """Whether epochs differ."""
+        return self._shuffle.kind != "none"
+
+    @property
     def world(self) -> tuple[int, int]:
         """The rank, and the number of ranks."""
         return self._epochs.rank, self._epochs.world
@@ -258,8 +263,15 @@ class Stream:
             f"shuffle {self._shuffle.kind}, epoch {self._epoch}, {self._step} of {len(self)} batches given out)"
         )
 
-    def on_rank(self, rank: int, world: int) -> Stream:
+    def on_rank(self, rank: int, world: int, *, processes: int = 1) -> Stream:
         """Return a stream at the same place for another part of every step.
+
+        Parameters
+        ----------
+        rank, world : int
+            Which part, of how many.
+        processes : int
+            Streams that share the memory limit of this one.
 
         Examples
         --------
@@ -274,13 +286,17 @@ class Stream:
             replace(self._epochs, rank=as_int(rank, "rank"), world=as_int(world, "world")),
             self._shuffle,
             form=self._form,
-            budget_nbytes=self._budget_nbytes,
+            budget_nbytes=max(1, self._budget_nbytes // processes),
             epoch=self._epoch,
             prefetch=self._prefetch,
             version=self._version,
         )
         other._step = self._step
         return other
+
+    def workers_with_batches(self, step: int, n_workers: int) -> list[int]:
+        """Return which of so many workers of this rank give a batch of a step, see `stream_orders.Epochs`."""
+        return self._epochs.workers_with_batches(step, n_workers)
 
     def __copy__(self) -> Stream:
         """Return a stream at the same place with threads, rows and spill of its own."""

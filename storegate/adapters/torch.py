@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import gc
+import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from storegate.adapters import require_package
+from storegate.adapters.pools import Loop, Pools
 from storegate.views import View
 from storegate_engine.streams import Stream
 
 torch = require_package("torch", "torch")
 
-from torch.utils.data import Dataset, IterableDataset, get_worker_info  # noqa: E402 (after the check)
+from torch import distributed  # noqa: E402 (after the check)
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info  # noqa: E402
 
 __all__ = ["MapDataset", "StreamDataset", "as_tensors"]
 
@@ -31,12 +37,16 @@ def as_tensors(batch: Any) -> Any:
 
 
 class StreamDataset(IterableDataset):
-    """Batches of a stream as tensors, for ``DataLoader(dataset, batch_size=None)``.
+    """Batches of a stream as tensors, for ``DataLoader(dataset, batch_size=None)``, or as a loader itself.
 
-    With worker processes, worker w of n is rank ``r·n + w`` of ``world·n``: each gives its part of every step, so
-    that all rows come once. Every new pool of workers begins at the place of this dataset in the main process: call
-    :meth:`set_epoch` before each epoch, or keep the workers (``persistent_workers=True``). Without worker processes,
-    which is faster as a rule, because the stream has threads of its own, epochs follow each other by themselves.
+    A loop gives the rest of an epoch, and the next loop another one. A loop that was left goes on with what is left of
+    its epoch; under ``torch.no_grad()``, as trainers validate, it begins its epoch again.
+
+    With worker processes, worker w of n is rank ``r·n + w`` of ``world·n``: each gives its part of every step, so that
+    all rows come once, and parts without rows are left out. They share the memory limit of the stream. Every loop gives
+    another epoch, with ``persistent_workers=True`` and without. Workers read ahead, so that a loop that is left loses
+    the rest of its epoch, of which they warn. To stop within epochs, use ``torchdata``'s ``StatefulDataLoader``, or no
+    workers: the stream has threads of its own.
 
     Parameters
     ----------
@@ -47,29 +57,204 @@ class StreamDataset(IterableDataset):
     def __init__(self, stream: Stream) -> None:
         super().__init__()
         self.stream = stream
-        self._worker: tuple[int, int] | None = None
+        self._pools = Pools()
+        self._worker: _Worker | None = None
+        self._left_at: tuple[int, int] | None = None
+        self._knows_ranks = False
+        self._warn_of_ranks()
+
+    def __len__(self) -> int:
+        """Return the batches of an epoch: of this worker, or of all workers where a DataLoader asks."""
+        if self._worker is not None:
+            return self._worker.n_batches
+        asking = sys._getframe(1).f_locals.get("self")  # torch tells a dataset nothing of its loader
+        if isinstance(asking, DataLoader) and asking.dataset is self and asking.num_workers:
+            return _n_batches(self.stream, asking.num_workers)
+        return len(self.stream)
 
     def __iter__(self) -> Iterator[Any]:
         """Yield the rest of the epoch, this worker's part of every batch."""
+        worker = self._in_worker()
+        if worker is not None:
+            return worker.loop(self.stream, self._pools)
+        self._warn_of_ranks()
+        return self._give()
+
+    def _give(self) -> Iterator[Any]:
+        """Yield batches in the main process."""
+        stream = self.stream
+        if (place := self._place()) != (stream.epoch, stream.step):
+            self._go(*place)
+        if self._left_at == place and not torch.is_grad_enabled():
+            stream.seek(stream.epoch)
+        for batch in stream:
+            self._left_at = stream.epoch, stream.step
+            yield as_tensors(batch)
+
+    def _in_worker(self) -> _Worker | None:
+        """Return what this process is, and take its part of the stream, once in a worker's life."""
         info = get_worker_info()
-        if info is not None and self._worker is None:  # once in a worker's life
-            self._worker = info.id, info.num_workers
-            rank, world = self.stream.world
-            self.stream = self.stream.on_rank(rank * info.num_workers + info.id, world * info.num_workers)
-        return map(as_tensors, self.stream)
+        if info is not None and self._worker is None:
+            self._worker = _Worker(self.stream, info)
+            (rank, world), n = self.stream.world, info.num_workers
+            self.stream = self.stream.on_rank(rank * n + info.id, world * n, processes=n)
+        return self._worker
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel without what is left of a loop."""
+        self._warn_of_ranks()
+        return {**self.__dict__, "_left_at": None}
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of an epoch; the current one is not left: a stream that goes on in it keeps its place."""
-        if epoch != self.stream.epoch:
-            self.stream.seek(epoch)
+        """Go to the beginning of an epoch; the one that the next loop gives anyway keeps its place.
+
+        A loop that workers give ends as it began: they go there with the next one. A trainer that was resumed and
+        counts its epochs from 0 again does not send the stream back to epochs that it has given: it warns, and goes on.
+        """
+        last = self._pools.last(self.stream.epoch, self.stream.step)
+        following = self.stream.epoch if last is None else last.epoch + 1
+        if epoch < following and self._pools.resumed:
+            warnings.warn(
+                f"set_epoch({epoch}) after a state was loaded, and the stream is at epoch {following} by now: it stays "
+                f"there; tell the trainer that it is at epoch {following} (with Accelerate, "
+                f"loader.set_epoch({following}) before the loop), or go back with dataset.stream.seek({epoch})",
+                UserWarning,
+                stacklevel=2,
+            )
+        elif epoch != following:
+            self._go(epoch, 0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the stream, see :meth:`Stream.state_dict`; in a worker, of its part."""
-        return self.stream.state_dict()
+        """Return the state of the stream, see :meth:`Stream.state_dict`.
+
+        With workers of a DataLoader, after the batches that it has given: of a step of which the parts of some workers
+        were given, before that step. A ``StatefulDataLoader`` has a state of its own.
+        """
+        if self._worker is not None:
+            return self._worker.state_of(self.stream)
+        epoch, step = self._place()
+        return {**self.stream.state_dict(), "epoch": epoch, "step": step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to where a stream was, see :meth:`Stream.load_state_dict`."""
+        worker = self._in_worker()
         self.stream.load_state_dict(state)
+        self._pools.resume()
+        if worker is not None:
+            worker.loaded = state["epoch"], state["step"]
+        else:
+            self._go(self.stream.epoch, self.stream.step)
+
+    def _go(self, epoch: int, step: int) -> None:
+        self.stream.seek(epoch, step)
+        self._left_at = None
+        self._pools.send(self.stream.epoch, self.stream.step)
+
+    def _place(self) -> tuple[int, int]:
+        """Return after what was given the stream goes on in the main process, or in one that resumes."""
+        place = self.stream.epoch, self.stream.step
+        last = self._pools.last(*place)
+        if last is None:
+            return place
+        n_given, n_workers = _given_by_workers(self) or (None, 0)
+        if n_given is None or n_given >= _n_batches(self.stream, n_workers, last.step):
+            return last.epoch + 1, 0
+        return last.epoch, last.step + n_given // len(self.stream.workers_with_batches(0, n_workers))
+
+    def _warn_of_ranks(self) -> None:
+        """Warn where several processes train and the stream was not told which of them this is."""
+        if self._knows_ranks or get_worker_info() is not None:
+            return
+        if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+            self._knows_ranks = True
+            if self.stream.world == (0, 1):
+                rank, world = distributed.get_rank(), distributed.get_world_size()
+                warnings.warn(
+                    f"torch.distributed runs {world} processes, and this stream gives all rows to each of them: make "
+                    f"it with batches(..., rank={rank}, world={world}) here, which is torch.distributed.get_rank() "
+                    "and get_world_size(), unless one process reads for all, as Accelerate's prepare(loader) has it "
+                    f"(the states of such a loader are {world - 1} batches ahead)",
+                    UserWarning,
+                    stacklevel=3,
+                )
+
+
+class _Worker:
+    """A dataset in a worker process of a DataLoader: which loop it is in, and which parts of it are given."""
+
+    def __init__(self, stream: Stream, info: Any) -> None:
+        self.id, self.n_workers, self.seed = info.id, info.num_workers, info.seed - info.id
+        self.began_at = stream.epoch, stream.step
+        self.loaded: tuple[int, int] | None = None
+        self._turn = 0
+        self._loop: Loop | None = None
+        n_steps = len(stream)
+        full, last = (self.id in stream.workers_with_batches(step, self.n_workers) for step in (0, max(0, n_steps - 1)))
+        self._gives_full, self._gives_last = full, last
+        self.n_batches = full * (n_steps - 1) + last if n_steps else 0
+
+    def loop(self, stream: Stream, pools: Pools) -> Iterator[Any]:
+        """Begin a loop where all workers of it begin."""
+        self._turn += 1
+        self._loop, left = pools.begin(self.id, self.seed, self._turn, self.began_at, self.loaded)
+        if left is not None and self.loaded is None and stream.is_shuffled:
+            warnings.warn(
+                f"a loop over a DataLoader was left, whose workers had read ahead: the rest of epoch {left.epoch} is "
+                f"not given, and epoch {self._loop.epoch} begins; set_epoch({left.epoch}) begins it again, and a "
+                "StatefulDataLoader or num_workers=0 goes on where a loop was left",
+                UserWarning,
+                stacklevel=2,
+            )
+        self.loaded = None
+        stream.seek(self._loop.epoch, self._loop.step)
+        return self._give(stream, pools, self._loop)
+
+    def _give(self, stream: Stream, pools: Pools, loop: Loop) -> Iterator[Any]:
+        if loop.step == len(stream):  # the state that was loaded is of after this worker's last part
+            if not pools.all_ended(loop, self.n_workers):
+                pools.end(self.id, loop)
+                return
+            self._loop = loop = replace(loop, epoch=loop.epoch + 1, step=0)
+            pools.write(self.id, loop)
+        for batch in stream:
+            if _n_rows(batch) or (self._gives_full if stream.epoch == loop.epoch else self._gives_last):
+                yield as_tensors(batch)
+        pools.end(self.id, loop)
+
+    def state_of(self, stream: Stream) -> dict[str, Any]:
+        """Return the state of this worker's part: after its last batch it is at the end of the epoch, as others are."""
+        state = stream.state_dict()
+        if self._loop is not None and (stream.epoch, stream.step) == (self._loop.epoch + 1, 0):
+            return {**state, "epoch": self._loop.epoch, "step": len(stream)}
+        return state
+
+
+def _n_batches(stream: Stream, n_workers: int, first: int = 0) -> int:
+    """Return the batches that the workers of a rank give from a step to the end of an epoch."""
+    n_steps = len(stream)
+    if first >= n_steps:
+        return 0
+    full, last = (len(stream.workers_with_batches(step, n_workers)) for step in (0, n_steps - 1))
+    return full * (n_steps - 1 - first) + last
+
+
+def _n_rows(batch: Any) -> int:
+    """Return the rows of a batch of any form."""
+    if isinstance(batch, Mapping):
+        batch = list(batch.values())
+    return _n_rows(batch[0]) if isinstance(batch, list) else len(batch)
+
+
+def _given_by_workers(dataset: StreamDataset) -> tuple[int, int] | None:
+    """Return the batches that a DataLoader has given in the loop that runs, and its workers; None where none runs.
+
+    The iterator of the loop counts them, and is known to none but the loop: it is found as what refers to the dataset.
+    """
+    for found in gc.get_referrers(dataset):
+        known = found if isinstance(found, dict) else getattr(found, "__dict__", {})
+        if known.get("_dataset") is dataset and known.get("_num_workers") and not known.get("_shutdown"):
+            return known["_num_yielded"], known["_num_workers"]
+    return None
 
 
 class MapDataset(Dataset):
