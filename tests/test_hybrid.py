@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import pickle
+import sys
 import time
 import weakref
 from pathlib import Path
 
 import cloudpickle
 import dask
+import distributed
 import numpy as np
 import pytest
 from dask.core import flatten
@@ -414,7 +416,6 @@ def test_a_gate_travels_with_its_memory_and_its_mode(hybrid):
 @pytest.fixture(scope="module")
 def cluster():
     """Two worker processes on loopback."""
-    distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
         n_workers=2,
         threads_per_worker=1,
@@ -597,7 +598,7 @@ class TestCluster:
 
 
 def test_without_a_cluster_rows_stay_in_this_process(hybrid):
-    pytest.importorskip("distributed")  # its import alone must not matter
+    assert "distributed" in sys.modules, "its import alone must not matter"
     hybrid.to_memory("x")
     (piece,) = hybrid.repository("numpy").table["train"]["x"].pieces
     assert isinstance(piece.array, MemoryArray)

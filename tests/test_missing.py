@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dask.array as da
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 
 from storegate import StoreGate
 from storegate_engine.errors import DtypeError, MissingValueError, StoreGateError
 
-pd = pytest.importorskip("pandas")
 TEXT = np.dtypes.StringDType()
 BIG = 2**53 + 1
 
@@ -19,12 +20,11 @@ def masked(mask):
 
 
 def arrow(values, dtype):
-    pa = pytest.importorskip("pyarrow")
     return pd.array(values, dtype=pd.ArrowDtype(getattr(pa, dtype)()))
 
 
 def arrow_array(values):
-    return pytest.importorskip("pyarrow").array(values)
+    return pa.array(values)
 
 
 def optional_text(missing, last):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numcodecs
 import numpy as np
 import pytest
 import xarray as xr
@@ -79,7 +80,6 @@ class TestFormat:
             np.testing.assert_array_equal(gate.get_data("x"), ROWS["f"])
 
     def test_numcodecs_objects_as_the_predecessor_took_them(self, tmp_path):
-        numcodecs = pytest.importorskip("numcodecs")
         with StoreGate("zarr", {"output_dir": tmp_path, "compressor": numcodecs.Blosc("zstd", 3)}, "a") as gate:
             gate.add_data("x", ROWS["f"])
             np.testing.assert_array_equal(gate.get_data("x"), ROWS["f"])
