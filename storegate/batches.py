@@ -49,10 +49,13 @@ def open_stream(
     label: str | None,
     weights: Any,
     balance: str | None,
+    transform: Any,
 ) -> Stream:
     """Return a stream of variables, which ``variable`` finds; a tuple of names without a form gives dicts."""
     for what, given in {"label": label, "balance": balance}.items():
         _require_name(what, given)
+    if transform is not None and not callable(transform):
+        raise ArgumentTypeError(f"transform= takes a function of a batch and a generator, found {shown(transform)}")
     wanted = names.names if isinstance(names, Names) else names
     if not wanted:
         raise VariableNotFoundError("there are no variables to make batches of; add data first")
@@ -82,6 +85,7 @@ def open_stream(
         epoch=as_int(epoch, "epoch"),
         prefetch=as_int(prefetch, "prefetch"),
         version=version,
+        transform=transform,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -363,6 +363,7 @@ class View(NDArrayOperatorsMixin):
         label: str | None = None,
         weights: Any = None,
         balance: str | None = None,
+        transform: Callable[[Any, np.random.Generator], Any] | None = None,
     ) -> Stream:
         """Return batches of rows for a training loop: in the same order anywhere, resumable, shared by ranks.
 
@@ -401,6 +402,10 @@ class View(NDArrayOperatorsMixin):
             Draw as many rows as there are, with these weights, and put each back.
         balance : str, optional
             A variable of labels (or one-hot rows); its classes are drawn equally often.
+        transform : callable, optional
+            ``transform(batch, rng)`` makes what is given out of every batch, in the reading threads, some batches
+            ahead and in order. ``rng`` is a ``numpy.random.Generator`` that depends on the seed, the epoch, the step
+            and the rank alone, so that a resumed epoch is transformed alike.
 
         Returns
         -------
@@ -449,6 +454,7 @@ class View(NDArrayOperatorsMixin):
             label=label,
             weights=weights,
             balance=balance,
+            transform=transform,
         )
         stream.warn_of_quality()
         return stream

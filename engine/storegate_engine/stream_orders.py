@@ -34,6 +34,7 @@ __all__ = [
     "Last",
     "Load",
     "Share",
+    "batch_generator",
     "draw",
     "keyed_permutation",
     "uniform",
@@ -62,8 +63,8 @@ of a SeedSequence as they are, which reads (5, 3) and (5, 3, 0) as one key, and 
 version 2 the last round of blocks could be a short one, see `block_orders`."""
 MAX_KEY = 2**64
 """Numbers of a key are below this: each is two words."""
-_Use: TypeAlias = Literal["permutation", "uniform", "draw"]
-_USES: dict[_Use, int] = {"permutation": 1, "uniform": 2, "draw": 3}
+_Use: TypeAlias = Literal["permutation", "uniform", "draw", "transform"]
+_USES: dict[_Use, int] = {"permutation": 1, "uniform": 2, "draw": 3, "transform": 4}
 
 
 def _sequence(key: tuple[int, ...], use: _Use, version: int) -> np.random.SeedSequence:
@@ -109,6 +110,11 @@ def keyed_permutation(n: int, *key: int, version: int = ORDER_VERSION) -> Int64A
     bits.sort()
     bits &= (np.uint64(1) << width) - np.uint64(1)
     return bits.view(np.int64)
+
+
+def batch_generator(seed: int, epoch: int, step: int, *, rank: int) -> np.random.Generator:
+    """Return the random generator of one batch of one rank, for what is done to it."""
+    return np.random.Generator(np.random.PCG64(_sequence((seed, epoch, step, rank), "transform", ORDER_VERSION)))
 
 
 def uniform(order: RowOrder, seed: int, epoch: int, version: int = ORDER_VERSION) -> RowOrder:

@@ -44,6 +44,7 @@ from storegate_engine.stream_orders import (
     LANES,
     ORDER_VERSION,
     Epochs,
+    batch_generator,
     draw,
     keyed_permutation,
     uniform,
@@ -55,6 +56,7 @@ __all__ = ["QUALITY_LIMIT", "Shuffle", "Stream", "class_weights"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Form: TypeAlias = Callable[[list[Array]], Any]
+Transform: TypeAlias = Callable[[Any, np.random.Generator], Any]
 
 FORMAT = 2
 """The version of `Stream.state_dict`. In version 1 the names of the data depended on where the store lay: they are not
@@ -110,6 +112,8 @@ class Stream:
         Loads that are read ahead.
     version : int
         The version of the table that the variables are of.
+    transform : callable, optional
+        Makes what is given out of a batch and a random generator of its own, in the reading threads.
 
     Raises
     ------
@@ -130,6 +134,7 @@ class Stream:
         epoch: int = 0,
         prefetch: int = 2,
         version: int = 0,
+        transform: Transform | None = None,
     ) -> None:
         if prefetch < 0 or epoch < 0 or shuffle.seed < 0:
             raise ArgumentError(
@@ -143,6 +148,7 @@ class Stream:
         self._epochs = epochs
         self._shuffle = shuffle
         self._form = form
+        self._transform = transform
         self._budget_nbytes = budget_nbytes
         self._prefetch = prefetch
         self._version = version
@@ -290,6 +296,7 @@ class Stream:
             epoch=self._epoch,
             prefetch=self._prefetch,
             version=self._version,
+            transform=self._transform,
         )
         other._step = self._step
         return other
@@ -312,26 +319,38 @@ class Stream:
         return loop
 
     def _batches(self) -> Generator[Any, None, None]:
-        form, prefetch, epoch, pending = self._form, self._prefetch, self._epoch, []
+        epoch, step = self._epoch, self._step
         with Threads(self._source.loads_at_once) as threads:
-            tasks = self._source.tasks(epoch, self._step, threads)
-            for ready in ahead(tasks, threads.loads, prefetch):
-                for at, parts in enumerate(_batches_of(ready, together(self._variables)), start=2):
-                    if at == len(ready.cuts) and not ready.closed:
-                        pending.append(parts)
-                        continue
-                    if pending:
-                        pending.append(parts)
-                        parts = [np.concatenate(several) for several in zip(*pending, strict=True)]
-                        pending = []
-                    self._set_place(epoch, self._step + 1)
-                    yield form(parts)
-                    del parts
-                ready.release()
-                del ready
+            batches = self._formed(epoch, step, threads)
+            if (transform := self._transform) is not None:
+                key = partial(batch_generator, self._shuffle.seed, epoch, rank=self._epochs.rank)
+                tasks = (partial(_transformed, transform, batch, key, at) for at, batch in enumerate(batches, step))
+                batches = ahead(tasks, threads.reads, self._prefetch)
+            for batch in batches:
+                self._set_place(epoch, self._step + 1)
+                yield batch
+                del batch
             self._source.end(epoch)
         if not len(self):
             self._epoch += 1
+
+    def _formed(self, epoch: int, step: int, threads: Threads) -> Iterator[Any]:
+        """Yield batches in the form that is asked for, from a step on."""
+        pending: list[list[Array]] = []
+        tasks = self._source.tasks(epoch, step, threads)
+        for ready in ahead(tasks, threads.loads, self._prefetch):
+            for at, parts in enumerate(_batches_of(ready, together(self._variables)), start=2):
+                if at == len(ready.cuts) and not ready.closed:
+                    pending.append(parts)
+                    continue
+                if pending:
+                    pending.append(parts)
+                    parts = [np.concatenate(several) for several in zip(*pending, strict=True)]
+                    pending = []
+                yield self._form(parts)
+                del parts
+            ready.release()
+            del ready
 
     def _set_place(self, epoch: int, step: int) -> None:
         """Be at a step; the one after the last is the first of the next epoch."""
@@ -509,6 +528,14 @@ class _Loop(Iterator[Any]):
             ) from err
         if self._n_left:
             self._reason = reason
+
+
+def _transformed(transform: Transform, batch: Any, generator: Callable[[int], np.random.Generator], step: int) -> Any:
+    try:
+        return transform(batch, generator(step))
+    except Exception as err:
+        err.add_note(f"in transform= of batches(), at step {step}")
+        raise
 
 
 def _batches_of(ready: Ready, n_rows: int) -> Iterator[list[Array]]:
