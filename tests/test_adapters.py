@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from storegate import StoreGate
+from storegate.adapters.roles import parse_roles
 
 N_ROWS, BATCH_ROWS = 300, 32
 
@@ -308,3 +309,98 @@ def test_batches_on_a_device_are_those_of_the_stream_and_resume(filled):
     found = [*first, *resumed, *resumed]
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(np.asarray(one), other)
+
+
+# ------------------------------------------------------------------------------------------- roles
+
+
+def test_parts_of_a_batch_have_roles():
+    x, y, w = np.zeros((3, 2)), np.arange(3), np.ones(3)
+    batch, names = {"x": x, "y": y, "w": w}, ("x", "y", "w")
+    for given in (batch, [x, y, w]):
+        assert [part is of for part, of in zip(parse_roles(names, "x", "y", "w").split(given), (x, y, w), strict=True)]
+        inputs, target = parse_roles(names, ["x", "w"], {"out": "y"}, None).split(given)
+        assert inputs[0] is x
+        assert inputs[1] is w
+        assert target["out"] is y
+        assert len(parse_roles(names, "x", None, None).split(given)) == 1
+        assert parse_roles(names, "x", None, "w").split(given)[1] is None
+    assert len(parse_roles(names, None, None, None).split([x, y])) == 2
+    with pytest.raises(ValueError, match="say which are inputs="):
+        parse_roles(names, None, None, None).split(batch)
+    with pytest.raises(ValueError, match="4 parts"):
+        parse_roles(names, None, None, None).split([x, y, w, w])
+    with pytest.raises(KeyError, match="did you mean 'x'"):
+        parse_roles(names, "xx", "y", None).split(batch)
+    for wrong in ({"inputs": 3}, {"inputs": []}, {"inputs": [1]}, {"inputs": "x", "sample_weight": ["w"]}):
+        with pytest.raises(TypeError, match="name"):
+            parse_roles(names, **{"inputs": None, "targets": None, "sample_weight": None, **wrong})
+    with pytest.raises(ValueError, match="need inputs="):
+        parse_roles(names, None, "y", None)
+
+
+class Recorder:
+    """An estimator that keeps what it was given."""
+
+    def __init__(self):
+        self.calls = []
+
+    def partial_fit(self, x, y=None, classes=None, sample_weight=None):
+        self.calls.append((x, y, classes, sample_weight))
+
+
+@pytest.mark.parametrize("as_dict", [True, False])
+def test_scikit_learn_gets_inputs_targets_classes_and_weights(filled, as_dict):
+    sklearn = pytest.importorskip("sklearn.linear_model")
+    from storegate.adapters.sklearn import partial_fit
+
+    filled.add_data("w", np.linspace(0.5, 2, N_ROWS))
+    view = filled["train"] if as_dict else filled["train"][["x", "y", "row", "w"]]
+    seen = Recorder()
+    stream = view.batches(BATCH_ROWS, seed=1)
+    partial_fit(seen, stream, classes=[0, 1], inputs=["x", "row"], targets="y", sample_weight="w")
+    x, y, row, w = (filled.get_data(name) for name in ("x", "y", "row", "w"))
+    order = np.concatenate(list(filled["train"]["row"].batches(BATCH_ROWS, seed=1)))
+    np.testing.assert_array_equal(np.concatenate([call[0] for call in seen.calls]), np.c_[x, row][order])
+    np.testing.assert_array_equal(np.concatenate([call[1] for call in seen.calls]), y[order])
+    np.testing.assert_array_equal(np.concatenate([call[3] for call in seen.calls]), w[order])
+    assert all(call[2].tolist() == [0, 1] for call in seen.calls)
+    model = partial_fit(
+        sklearn.SGDClassifier(random_state=0), stream, epochs=5, classes=[0, 1], inputs="x", targets="y",
+        sample_weight="w",
+    )  # fmt: skip
+    assert model.score(x, y) > 0.85
+    with pytest.raises(ValueError, match="epochs"):
+        partial_fit(seen, stream, epochs=-1)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("names", [None, ["x", "row", "y", "w"]])
+def test_keras_trains_models_of_several_inputs_and_targets_with_weights(keras_adapter, filled, names):
+    import keras
+
+    filled.add_data("w", np.linspace(0.5, 2, N_ROWS))
+    filled.astype("row", "f4")
+    view = filled["train"] if names is None else filled["train"][names]
+    a, b = keras.layers.Input((4,), name="a"), keras.layers.Input((1,), name="b")
+    first = keras.layers.Dense(1, name="first", kernel_initializer="zeros")(a)
+    second = keras.layers.Dense(1, name="second", kernel_initializer="zeros")(b)
+    model = keras.Model([a, b], [first, second])
+    model.compile("sgd", loss=["mse", "mse"])
+    lists = {"inputs": ["x", "row"], "targets": ["y", "row"]}
+    dicts = {"inputs": {"a": "x", "b": "row"}, "targets": {"first": "y", "second": "row"}}
+    losses = []
+    for roles in (lists, dicts):
+        if roles is dicts:
+            model = keras.Model({"a": a, "b": b}, {"first": first, "second": second})
+            model.compile("sgd", loss={"first": "mse", "second": "mse"})
+        dataset = keras_adapter.StreamDataset(view.batches(BATCH_ROWS, seed=1), **roles)
+        found = model.evaluate(dataset, verbose=0, return_dict=True)
+        losses.append(found["loss"])
+    y, row, w = (filled.get_data(name).astype(float) for name in ("y", "row", "w"))
+    np.testing.assert_allclose(losses, (y**2).mean() + (row**2).mean(), rtol=1e-4)
+    single = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(1, kernel_initializer="zeros")])
+    single.compile("sgd", loss="mse", weighted_metrics=["mse"])
+    dataset = keras_adapter.StreamDataset(view.batches(BATCH_ROWS, seed=1), inputs="x", targets="y", sample_weight="w")
+    found = single.evaluate(dataset, verbose=0, return_dict=True)
+    np.testing.assert_allclose(found["mse"], (w * y**2).sum() / w.sum(), rtol=1e-4)

@@ -219,6 +219,11 @@ class Stream:
         return self._shuffle.kind != "none"
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The variables, in the order in which a batch has them."""
+        return tuple(variable.name for variable in self._variables)
+
+    @property
     def world(self) -> tuple[int, int]:
         """The rank, and the number of ranks."""
         return self._epochs.rank, self._epochs.world

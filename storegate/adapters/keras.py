@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from storegate.adapters import require_package
+from storegate.adapters.roles import Named, parse_roles
 from storegate_engine.streams import Stream
 
 require_package("keras", "keras")
@@ -27,12 +28,21 @@ class StreamDataset(PyDataset):
     Parameters
     ----------
     stream : Stream
-        From ``gate[phase][["x", "y"]].batches(...)``: a list of inputs and targets (and weights).
+        From ``gate[phase][["x", "y"]].batches(...)``: a list of inputs, targets and weights of samples; or of any
+        variables, of which the following are named.
+    inputs, targets : str, list of str or dict, optional
+        The variables that the model sees, and what it learns: one, several in the order of the model's inputs and
+        outputs, or a dict from the model's names for these to variables.
+    sample_weight : str, optional
+        A variable of weights of samples.
     """
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(
+        self, stream: Stream, *, inputs: Named = None, targets: Named = None, sample_weight: str | None = None
+    ) -> None:
         super().__init__()
         self.stream = stream
+        self._roles = parse_roles(stream.names, inputs, targets, sample_weight)
         self._lock = threading.Lock()
         self._place = self._epoch, _ = stream.epoch, stream.step
         self._steps: dict[int, int] = {}
@@ -60,7 +70,8 @@ class StreamDataset(PyDataset):
             self._batches = iter(self.stream)
         batch = next(self._batches)
         self._place = self.stream.epoch, self.stream.step
-        return tuple(batch) if isinstance(batch, list) else batch
+        parts = self._roles.split(batch)
+        return parts if len(parts) > 1 else parts[0]
 
     def _begin(self, epoch: int) -> None:
         self._epoch, self._batches, self._last = epoch, None, None

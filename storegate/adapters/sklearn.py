@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from storegate.adapters import require_package
+from storegate.adapters.roles import Named, parse_roles
 from storegate_engine.errors import ArgumentError
+from storegate_engine.permutations import as_int
 from storegate_engine.streams import Stream
 
 require_package("sklearn", "sklearn")
@@ -16,7 +18,16 @@ require_package("sklearn", "sklearn")
 __all__ = ["partial_fit"]
 
 
-def partial_fit(estimator: Any, stream: Stream, *, epochs: int = 1, classes: npt.ArrayLike | None = None) -> Any:
+def partial_fit(
+    estimator: Any,
+    stream: Stream,
+    *,
+    epochs: int = 1,
+    classes: npt.ArrayLike | None = None,
+    inputs: Named = None,
+    targets: Named = None,
+    sample_weight: str | None = None,
+) -> Any:
     """Train an estimator on the batches of some epochs, from where the stream is.
 
     Parameters
@@ -24,26 +35,46 @@ def partial_fit(estimator: Any, stream: Stream, *, epochs: int = 1, classes: npt
     estimator : estimator with ``partial_fit``
         It is changed, and returned.
     stream : Stream
-        From ``gate[phase][["x", "y"]].batches(...)``; of one variable (a string), for estimators without targets.
+        From ``gate[phase][["x", "y"]].batches(...)``: a list of inputs, targets and weights of samples; of one variable
+        (a string), for estimators without targets; or of any variables, of which the following are named.
     epochs : int
         How many; the rest of an epoch that was begun is one.
     classes : array-like, optional
         All classes, which classifiers want to know beforehand.
+    inputs : str or list of str, optional
+        The variables that the estimator sees, side by side.
+    targets : str or list of str, optional
+        What it learns.
+    sample_weight : str, optional
+        A variable of weights of samples.
 
     Raises
     ------
     ValueError
-        Batches are neither arrays nor lists of inputs and targets.
+        It is not said which parts of a batch are inputs.
+    VariableNotFoundError
+        A name is not in the batches.
     """
+    roles = parse_roles(stream.names, inputs, targets, sample_weight)
+    if (epochs := as_int(epochs, "epochs")) < 0:
+        raise ArgumentError(f"epochs are not negative, found epochs={epochs}")
     known = {} if classes is None else {"classes": np.asarray(classes)}
     for _ in range(epochs):
         for batch in stream:
-            parts = batch if isinstance(batch, list) else [batch]
-            if isinstance(batch, dict) or len(parts) > 2:
-                raise ArgumentError(
-                    'partial_fit takes inputs, or a list of inputs and targets: gate[phase][["x", "y"]]'
-                )
-            if len(parts[0]):
-                rows = parts[0].reshape(len(parts[0]), -1)
-                estimator.partial_fit(rows, *parts[1:], **known)
+            x, *rest = roles.split(batch)
+            if not (n_rows := len(_side_by_side(x))):
+                continue
+            labels = rest[0] if rest else None
+            weights = {"sample_weight": rest[1]} if len(rest) > 1 else {}
+            y = [] if labels is None else [_side_by_side(labels) if isinstance(labels, tuple) else labels]
+            estimator.partial_fit(_side_by_side(x).reshape(n_rows, -1), *y, **known, **weights)
     return estimator
+
+
+def _side_by_side(parts: Any) -> Any:
+    """Return arrays as the columns of one."""
+    if isinstance(parts, dict):
+        parts = tuple(parts.values())
+    if not isinstance(parts, tuple):
+        return parts
+    return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
