@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import importlib
 import itertools
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from storegate import StoreGate
 from storegate.adapters.roles import parse_roles
+from storegate_engine.errors import ArgumentError, ArgumentTypeError, StoreGateError
 
 N_ROWS, BATCH_ROWS = 300, 32
 
@@ -404,3 +406,91 @@ def test_keras_trains_models_of_several_inputs_and_targets_with_weights(keras_ad
     dataset = keras_adapter.StreamDataset(view.batches(BATCH_ROWS, seed=1), inputs="x", targets="y", sample_weight="w")
     found = single.evaluate(dataset, verbose=0, return_dict=True)
     np.testing.assert_allclose(found["mse"], (w * y**2).sum() / w.sum(), rtol=1e-4)
+
+
+# -------------------------------------------------------------------------------------- bad calls
+
+NO_STREAMS = [None, 3, "x", [1], np.arange(3), iter([]), "view", "gate"]
+
+
+def given(filled, item):
+    """Return what stands for a view and a gate among things that are no streams."""
+    return {"view": filled["train"][["x", "y"]], "gate": filled}.get(item, item) if isinstance(item, str) else item
+
+
+@pytest.mark.parametrize("item", NO_STREAMS, ids=lambda item: f"{type(item).__name__}-{item}"[:12])
+@pytest.mark.parametrize("name", ["torch", "keras", "jax", "sklearn"])
+def test_what_is_no_stream_is_refused_by_name(filled, name, item):
+    module = import_adapter(name)
+    made = {
+        "torch": lambda it: module.StreamDataset(it),
+        "keras": lambda it: module.StreamDataset(it),
+        "jax": lambda it: module.DeviceBatches(it),
+        "sklearn": lambda it: module.partial_fit(Learner(), it),
+    }
+    with pytest.raises(ArgumentTypeError, match=r"takes a stream, as gate\[phase\]\[var_names\]\.batches"):
+        made[name](given(filled, item))
+
+
+def import_adapter(name):
+    if name == "keras":
+        pytest.importorskip("torch")  # the backend that .ci/run gives to Keras
+    pytest.importorskip(name)
+    return importlib.import_module(f"storegate.adapters.{name}")
+
+
+class Learner:
+    """An estimator that counts."""
+
+    calls = 0
+
+    def partial_fit(self, *args, **kwargs):
+        self.calls += 1
+
+
+@pytest.mark.parametrize("item", [None, 3, "x", np.arange(3), "gate", "stream"], ids=str)
+def test_a_map_dataset_takes_views(filled, item):
+    module = import_adapter("torch")
+    stream = filled["train"][["x", "y"]].batches(4)
+    with pytest.raises(ArgumentTypeError, match="takes a view"):
+        module.MapDataset(stream if isinstance(item, str) and item == "stream" else given(filled, item))
+
+
+@pytest.mark.parametrize("rows", ["x", ["x"], ("x", "y"), 1.5, None, [1.5], [10**9], 10**9])
+def test_rows_of_a_map_dataset_are_numbers(filled, rows):
+    dataset = import_adapter("torch").MapDataset(filled["train"][["x", "y"]])
+    with pytest.raises(StoreGateError):
+        dataset[rows]
+    with pytest.raises(StoreGateError):
+        dataset.__getitems__(rows)
+
+
+@pytest.mark.parametrize("number", [1.5, "2", None, True, [1], -1])
+def test_numbers_of_adapters(filled, number):
+    stream = filled["train"][["x", "y"]].batches(4)
+    with pytest.raises(StoreGateError, match="epoch"):
+        import_adapter("torch").StreamDataset(stream).set_epoch(number)
+    with pytest.raises(StoreGateError, match="epochs"):
+        import_adapter("sklearn").partial_fit(Learner(), stream, epochs=number)
+    with pytest.raises(StoreGateError, match="prefetch"):
+        import_adapter("jax").DeviceBatches(stream, prefetch=number)
+
+
+def test_devices_and_estimators_that_are_none(filled):
+    stream = filled["train"][["x", "y"]].batches(4)
+    for device in ("gpu9", 3):
+        with pytest.raises(ArgumentError, match="none that JAX puts arrays on"):
+            import_adapter("jax").DeviceBatches(stream, device)
+    for estimator in (None, object()):
+        with pytest.raises(ArgumentTypeError, match="partial_fit"):
+            import_adapter("sklearn").partial_fit(estimator, stream)
+
+
+def test_arrays_that_no_tensor_is_like_are_copied():
+    as_tensors = import_adapter("torch").as_tensors
+    for array in (np.arange(4, dtype=">f4"), np.arange(4)[::-1], np.arange(6).reshape(2, 3)[:, ::-1]):
+        np.testing.assert_array_equal(as_tensors(array).numpy(), array)
+    pair = collections.namedtuple("pair", "a b")
+    found = as_tensors(pair(np.zeros(1), np.ones(1)))
+    assert isinstance(found, pair)
+    assert found.b.tolist() == [1.0]

@@ -267,6 +267,15 @@ def _files(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
+NOBODY = {
+    "endpoint": "http://127.0.0.1:9",
+    "client_options": {"allow_http": True},
+    "access_key_id": "a",
+    "secret_access_key": "b",
+    "region": "us-east-1",
+    "retry_config": {"max_retries": 0},
+}
+"""Options of an S3 server that is not there."""
 OPENINGS: dict[str, tuple[Callable[[Path], Any], type[Exception]]] = {
     "directory of a number": (lambda p: StoreGate("zarr", {"output_dir": 3}), TypeError),
     "directory of bytes": (lambda p: StoreGate("zarr", {"output_dir": bytes(p / "s")}), TypeError),
@@ -277,6 +286,20 @@ OPENINGS: dict[str, tuple[Callable[[Path], Any], type[Exception]]] = {
     "directory of a file": (lambda p: StoreGate("zarr", {"output_dir": str(p / "file")}), OSError),
     "directory below a file": (lambda p: StoreGate("zarr", {"output_dir": str(p / "file/s")}), OSError),
     "unknown protocol": (lambda p: StoreGate("zarr", {"output_dir": "nosuch://bucket/key"}), ValueError),
+    "directory with a long name": (lambda p: StoreGate("zarr", {"output_dir": p / ("x" * 300)}), OSError),
+    "directory with a long path": (
+        lambda p: StoreGate("hybrid", {"output_dir": p / "/".join(["x" * 200] * 30)}),
+        OSError,
+    ),
+    "home of nobody": (lambda p: StoreGate("zarr", {"output_dir": "~nobody-has-this-name/x"}), ValueError),
+    "half a URL": (lambda p: StoreGate("zarr", {"output_dir": "s3:/bucket/store"}), ValueError),
+    "bucket with a zero": (lambda p: StoreGate("zarr", {"output_dir": "s3://b\0/x"}), ValueError),
+    "unknown option": (lambda p: StoreGate("zarr", {"output_dir": "s3://b", "storage_options": {"x": 1}}), ValueError),
+    "nobody answers": (lambda p: StoreGate("zarr", {"output_dir": "s3://b/x", "storage_options": NOBODY}), OSError),
+    **{
+        f"{url} without a name": (lambda p, url=url: StoreGate("zarr", {"output_dir": url}), ValueError)
+        for url in ("s3://", "s3:///", "gs://", "az://", "memory://", "memory:///", "http://", "nosuch://", "://")
+    },
     "arguments of a number": (lambda p: StoreGate("zarr", 3), TypeError),  # type: ignore[arg-type]
     "arguments of a path": (lambda p: StoreGate("zarr", str(p)), TypeError),  # type: ignore[arg-type]
     "unknown argument": (lambda p: StoreGate("zarr", {"output": str(p)}), TypeError),

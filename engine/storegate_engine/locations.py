@@ -7,6 +7,7 @@ import errno
 import functools
 import json
 import os
+import re
 import threading
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field, replace
@@ -24,10 +25,11 @@ from storegate_engine.directories import Entry, locked, open_directory, open_fil
 from storegate_engine.errors import ArgumentError, CorruptStoreError, StoreError, StoreGateError, WriteError
 from storegate_engine.objects import LocalStore, ObjectStore, objects_below
 
-__all__ = ["Location", "parse_location", "writing"]
+__all__ = ["Location", "opening", "parse_location", "writing"]
 
 T = TypeVar("T")
 _OBJECT_STORES = ("s3", "s3a", "gs", "az", "abfs", "azure")
+_HALF_URL = re.compile(rf"(?:{'|'.join(_OBJECT_STORES)}|memory|https?|file):/(?!/)")
 _memory_stores: dict[str, zarr.storage.MemoryStore] = {}
 _lock = threading.Lock()
 
@@ -259,6 +261,24 @@ def writing(where: object) -> Iterator[None]:
         raise WriteError(f"{where} cannot be written: {err}; the table is as it was: {remedy}") from err
 
 
+@contextlib.contextmanager
+def opening(where: object) -> Iterator[None]:
+    """Turn what a storage library, or the system, raises while a place is opened into a StoreError that names it."""
+    try:
+        yield
+    except (StoreGateError, PermissionError, MemoryError):
+        raise
+    except Exception as err:
+        raise StoreError(
+            f"{where} cannot be opened: {_first_line(err)}; give a directory, or a URL that can be reached"
+        ) from err
+
+
+def _first_line(err: Exception) -> str:
+    """Return what an error says, without what is meant for the developers of its library."""
+    return (str(err).splitlines() or [repr(err)])[0]
+
+
 def _run(coroutine: Coroutine[Any, Any, T]) -> T:
     return sync(coroutine)
 
@@ -277,9 +297,17 @@ def parse_location(url: str | os.PathLike[str], storage_options: dict[str, Any] 
         raise ArgumentError("output_dir is empty; give a directory or a URL")
     if text.startswith("file://"):
         text = unquote(urlsplit(text).path)
+    scheme, _, name = text.partition("://")
+    if not name.strip("/") and text.strip("/") and text.startswith(f"{scheme}://"):
+        raise ArgumentError(f"{text} names no bucket or store; give it whole, as in {scheme}://name/path")
+    if _HALF_URL.match(text):
+        raise ArgumentError(f"{text} is neither a URL nor a path; did you mean {text.replace(':/', '://', 1)}?")
     if "://" in text:
         return Location(text, options=json.dumps(storage_options or {}, sort_keys=True))
-    return Location(str(Path(text).expanduser().absolute()))
+    try:
+        return Location(str(Path(text).expanduser().absolute()))
+    except RuntimeError as err:
+        raise ArgumentError(f"{text} cannot be opened: {err}; give the directory's whole path") from err
 
 
 @functools.lru_cache(maxsize=256)
@@ -295,7 +323,12 @@ def _open_store(url: str, options: str) -> Store:
             import obstore.store  # optional and deferred on purpose: only object stores need it
         except ImportError as err:
             raise StoreError(f"{url} needs obstore; install it with: python -m pip install 'storegate[s3]'") from err
-        return ObjectStore(obstore.store.from_url(url, **json.loads(options)))
+        try:
+            return ObjectStore(obstore.store.from_url(url, **json.loads(options)))
+        except Exception as err:  # of the library's own kinds
+            raise ArgumentError(
+                f"{url} cannot be opened: {_first_line(err)}; see the URL and backend_args['storage_options']"
+            ) from err
     try:
         return zarr.storage.FsspecStore.from_url(url, storage_options=json.loads(options))
     except ImportError as err:

@@ -17,7 +17,7 @@ from storegate_engine.errors import (
     StoreExistsError,
     StoreNotFoundError,
 )
-from storegate_engine.locations import Location, writing
+from storegate_engine.locations import Location, opening, writing
 from storegate_engine.manifests import FORMAT_VERSION
 from storegate_engine.names import validate_name
 from storegate_engine.segments import DEFAULT_COMPRESSOR, Compressor
@@ -66,6 +66,10 @@ class Root:
             Something that is not a store of ours, or, for ``"w"``, a store beside which
             anything else lies: nothing was removed.
         """
+        with opening(self.location):
+            self._open(mode)
+
+    def _open(self, mode: str) -> None:
         marker = self.location.read(MARKER)
         found = [] if marker is not None else [name for name in self.location.children() if not self._is_marker(name)]
         if found:  # of another process, which wrote the marker before anything else but after our first look

@@ -15,7 +15,25 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-__all__ = ["require_package"]
+from storegate_engine.errors import ArgumentTypeError, shown
+from storegate_engine.streams import Stream
+
+__all__ = ["require_package", "require_stream"]
+
+
+def require_stream(found: object, adapter: str) -> Stream:
+    """Return what an adapter was given, which must be a stream.
+
+    Raises
+    ------
+    TypeError
+        It is anything else.
+    """
+    if not isinstance(found, Stream):
+        raise ArgumentTypeError(
+            f"{adapter} takes a stream, as gate[phase][var_names].batches(...) returns it, and not {shown(found)}"
+        )
+    return found
 
 
 def require_package(package: str, extra: str) -> Any:

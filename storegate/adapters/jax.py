@@ -6,7 +6,11 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from storegate.adapters import require_package
+import numpy as np
+
+from storegate.adapters import require_package, require_stream
+from storegate_engine.errors import ArgumentError, shown
+from storegate_engine.permutations import as_int
 from storegate_engine.streams import Stream
 
 jax = require_package("jax", "jax")
@@ -24,13 +28,26 @@ class DeviceBatches:
     device : jax.Device or jax.sharding.Sharding, optional
         Where batches go; default: JAX's own default.
     prefetch : int
-        Batches that are on their way to the device while one is used.
+        Batches that are on their way to the device while one is used; 0 for none.
+
+    Raises
+    ------
+    TypeError
+        ``stream`` is none, or ``prefetch`` is no integer.
+    ValueError
+        ``prefetch`` is negative, or JAX knows no such device.
     """
 
     def __init__(self, stream: Stream, device: Any = None, *, prefetch: int = 2) -> None:
-        self.stream = stream
+        self.stream = require_stream(stream, "DeviceBatches")
         self.device = device
-        self.prefetch = prefetch
+        self.prefetch = as_int(prefetch, "prefetch")
+        if self.prefetch < 0:
+            raise ArgumentError(f"prefetch is 0 or more batches, found {prefetch}")
+        try:
+            jax.device_put(np.zeros(0), device)
+        except (TypeError, ValueError) as err:
+            raise ArgumentError(f"device {shown(device)} is none that JAX puts arrays on: {err}") from err
         self._place = stream.epoch, stream.step
 
     def __len__(self) -> int:

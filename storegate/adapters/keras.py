@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from storegate.adapters import require_package
+from storegate.adapters import require_package, require_stream
 from storegate.adapters.roles import Named, parse_roles
 from storegate_engine.streams import Stream
 
@@ -35,13 +35,18 @@ class StreamDataset(PyDataset):
         outputs, or a dict from the model's names for these to variables.
     sample_weight : str, optional
         A variable of weights of samples.
+
+    Raises
+    ------
+    TypeError
+        ``stream`` is none.
     """
 
     def __init__(
         self, stream: Stream, *, inputs: Named = None, targets: Named = None, sample_weight: str | None = None
     ) -> None:
         super().__init__()
-        self.stream = stream
+        self.stream = require_stream(stream, "StreamDataset")
         self._roles = parse_roles(stream.names, inputs, targets, sample_weight)
         self._lock = threading.Lock()
         self._place = self._epoch, _ = stream.epoch, stream.step

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from storegate.adapters import require_package
+from storegate.adapters import require_package, require_stream
 from storegate.adapters.roles import Named, parse_roles
-from storegate_engine.errors import ArgumentError
+from storegate_engine.errors import ArgumentError, ArgumentTypeError, shown
 from storegate_engine.permutations import as_int
 from storegate_engine.streams import Stream
 
@@ -50,11 +50,16 @@ def partial_fit(
 
     Raises
     ------
+    TypeError
+        ``estimator`` has no ``partial_fit``, ``stream`` is none, or ``epochs`` is no integer.
     ValueError
-        It is not said which parts of a batch are inputs.
+        ``epochs`` is negative, or it is not said which parts of a batch are inputs.
     VariableNotFoundError
         A name is not in the batches.
     """
+    if not callable(getattr(estimator, "partial_fit", None)):
+        raise ArgumentTypeError(f"an estimator with the method partial_fit is needed, and {shown(estimator)} has none")
+    require_stream(stream, "partial_fit")
     roles = parse_roles(stream.names, inputs, targets, sample_weight)
     if (epochs := as_int(epochs, "epochs")) < 0:
         raise ArgumentError(f"epochs are not negative, found epochs={epochs}")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import gc
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from storegate.adapters import require_package
+from storegate.adapters import require_package, require_stream
 from storegate.adapters.pools import Loop, Pools
 from storegate.views import View
+from storegate_engine.errors import ArgumentTypeError, shown
+from storegate_engine.permutations import as_int
 from storegate_engine.streams import Stream
 
 torch = require_package("torch", "torch")
@@ -25,14 +27,20 @@ __all__ = ["MapDataset", "StreamDataset", "as_tensors"]
 
 
 def as_tensors(batch: Any) -> Any:
-    """Return arrays, or dicts, tuples and lists of them, as tensors on the same memory; text stays as it is."""
+    """Return arrays, or dicts, tuples and lists of them, as tensors on the same memory; text stays as it is.
+
+    Arrays of the other byte order, or with negative strides, are copied: no tensor is like these.
+    """
     if isinstance(batch, Mapping):
         return {name: as_tensors(part) for name, part in batch.items()}
     if isinstance(batch, (list, tuple)):
-        return type(batch)(as_tensors(part) for part in batch)
+        parts = [as_tensors(part) for part in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
     array = np.asarray(batch)
     if array.dtype.kind not in "biufc":
         return batch
+    if not array.dtype.isnative or any(step < 0 for step in array.strides):  # no tensor can lie on such memory
+        array = np.array(array, array.dtype.newbyteorder("="))
     return torch.from_numpy(array) if array.ndim else torch.tensor(batch)
 
 
@@ -56,7 +64,7 @@ class StreamDataset(IterableDataset):
 
     def __init__(self, stream: Stream) -> None:
         super().__init__()
-        self.stream = stream
+        self.stream = require_stream(stream, "StreamDataset")
         self._pools = Pools()
         self._worker: _Worker | None = None
         self._left_at: tuple[int, int] | None = None
@@ -111,6 +119,7 @@ class StreamDataset(IterableDataset):
         A loop that workers give ends as it began: they go there with the next one. A trainer that was resumed and
         counts its epochs from 0 again does not send the stream back to epochs that it has given: it warns, and goes on.
         """
+        epoch = as_int(epoch, "epoch")
         last = self._pools.last(self.stream.epoch, self.stream.step)
         following = self.stream.epoch if last is None else last.epoch + 1
         if epoch < following and self._pools.resumed:
@@ -268,6 +277,10 @@ class MapDataset(Dataset):
 
     def __init__(self, view: View) -> None:
         super().__init__()
+        if not isinstance(view, View):
+            raise ArgumentTypeError(
+                f"MapDataset takes a view, gate[phase][var_names], and not {shown(view)}; streams go into StreamDataset"
+            )
         self.view = view
         self._n_rows = len(view.data[0] if isinstance(view.data, list) else view.data)
 
@@ -277,9 +290,13 @@ class MapDataset(Dataset):
 
     def __getitem__(self, index: Any) -> Any:
         """Return one row for an int, rows for a slice, a list, an array or a tensor; as tensors."""
+        if isinstance(index, str) or (isinstance(index, (list, tuple)) and any(isinstance(i, str) for i in index)):
+            raise ArgumentTypeError(f"rows are picked by numbers, and not by {shown(index)}")
         return as_tensors(self.view[index])
 
-    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+    def __getitems__(self, indices: Any) -> list[Any]:
         """Return rows, read at once, one by one as a collate function wants them."""
-        rows = as_tensors(self.view[list(indices)])
+        if not isinstance(indices, Iterable) or isinstance(indices, str):
+            raise ArgumentTypeError(f"rows are picked by a list of numbers, and not by {shown(indices)}")
+        rows = self[list(indices)]
         return [list(parts) for parts in zip(*rows, strict=True)] if isinstance(rows, list) else list(rows)
