@@ -26,7 +26,7 @@ def filled(tmp_path):
         yield gate
 
 
-@pytest.mark.parametrize("name", ["torch", "keras", "sklearn", "jax"])
+@pytest.mark.parametrize("name", ["torch", "lightning", "keras", "sklearn", "jax"])
 def test_a_missing_framework_is_named_with_its_extra(monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, f"storegate.adapters.{name}", raising=False)

@@ -444,6 +444,27 @@ def test_lightning_resumes_at_the_batch_after_its_checkpoint(adapter, lightning,
     assert flat(first.rows + resumed.rows) == rows_of(range(3))
 
 
+@pytest.mark.slow
+def test_a_data_module_is_made_from_a_gate_in_one_line(adapter, lightning, gate, tmp_path):
+    from storegate.adapters.lightning import DataModule
+
+    checkpoint = tmp_path / "checkpoint"
+    model = lightning(DataModule(gate, "row", BATCH_ROWS), max_epochs=2)
+    assert flat(model.rows) == rows_of(range(2))
+    assert [flat(batches) for batches in model.validated[1:]] == [list(range(60))] * 2
+    first = lightning(DataModule(gate, "row", BATCH_ROWS), checkpoint=checkpoint, stop=13, max_epochs=3)
+    resumed = lightning(DataModule(gate, "row", BATCH_ROWS), checkpoint=checkpoint, max_epochs=3)
+    assert flat(first.rows + resumed.rows) == rows_of(range(3))
+    gate.delete_data("row", phase="valid")
+    model = lightning(DataModule(gate, "row", BATCH_ROWS, drop_last=True, seed=5), max_epochs=1)
+    assert model.validated == []
+    for wrong in ({"batch_size": 0}, {"shufle": True}, {"var_names": "rwo"}):
+        with pytest.raises((ValueError, TypeError, KeyError)):
+            DataModule(gate, **{"var_names": "row", "batch_size": 10, **wrong})
+    with pytest.raises(TypeError, match="StoreGate"):
+        DataModule("events.zarr", "row", 10)
+
+
 # -------------------------------------------------------------------------------------- Accelerate
 
 

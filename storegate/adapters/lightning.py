@@ -1,0 +1,83 @@
+"""Lightning: a gate as a LightningDataModule; each loader is a stream, which Lightning resumes by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from storegate.adapters import require_package
+from storegate_engine.errors import ArgumentTypeError, VariableNotFoundError, shown
+
+require_package("lightning", "lightning")
+
+from lightning import LightningDataModule  # noqa: E402 (after the check)
+
+from storegate.adapters.torch import StreamDataset  # noqa: E402 (after the check)
+from storegate.gate import StoreGate  # noqa: E402
+
+__all__ = ["DataModule"]
+
+
+class DataModule(LightningDataModule):
+    """Phases of a gate for ``trainer.fit(model, datamodule=DataModule(gate, ["x", "y"], 64))``.
+
+    Training batches come from phase train, shuffled; validation ones from valid, and those of ``trainer.test`` and
+    ``trainer.predict`` from test, in order, so that every look at them sees the same rows. A checkpoint within an epoch
+    is resumed at the batch after it. Under several processes each has its part of every step: ``batch_size`` is that of
+    all of them together.
+
+    Parameters
+    ----------
+    gate : StoreGate
+        Opened, with a data_id.
+    var_names : str, tuple or list of str
+        The variables of a batch, in the form that ``gate[phase][var_names]`` has.
+    batch_size : int
+        Rows of one step, of all processes together.
+    **options
+        Of ``batches`` for phase train: seed, shuffle, drop_last, weights and so on; `transform`, `prefetch` and `budget`
+        hold for the other phases, too.
+
+    Raises
+    ------
+    VariableNotFoundError
+        Phase train does not have a variable.
+    """
+
+    def __init__(self, gate: StoreGate, var_names: Any, batch_size: int, **options: Any) -> None:
+        super().__init__()
+        if not isinstance(gate, StoreGate):
+            raise ArgumentTypeError(f"a DataModule is made of a StoreGate, found {shown(gate)}")
+        self.gate = gate
+        self.var_names = var_names
+        self.batch_size = batch_size
+        self.options = options
+        self._stream("train", **options).close()  # what is wrong with the options is said here
+
+    def _stream(self, phase: str, **options: Any) -> Any:
+        trainer = getattr(self, "trainer", None)
+        ranks = {} if trainer is None else {"rank": trainer.global_rank, "world": trainer.world_size}
+        return self.gate[phase][self.var_names].batches(self.batch_size, **{**ranks, **options})
+
+    def _in_order(self, phase: str) -> Any:
+        """Return the loader of a phase, none where it has no rows."""
+        shared = {name: value for name, value in self.options.items() if name in ("transform", "prefetch", "budget")}
+        try:
+            return StreamDataset(self._stream(phase, shuffle=False, **shared))
+        except VariableNotFoundError:
+            return []
+
+    def train_dataloader(self) -> Any:
+        """Return batches of phase train."""
+        return StreamDataset(self._stream("train", **self.options))
+
+    def val_dataloader(self) -> Any:
+        """Return batches of phase valid, in order."""
+        return self._in_order("valid")
+
+    def test_dataloader(self) -> Any:
+        """Return batches of phase test, in order."""
+        return self._in_order("test")
+
+    def predict_dataloader(self) -> Any:
+        """Return batches of phase test, in order."""
+        return self._in_order("test")
