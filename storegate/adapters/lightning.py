@@ -34,8 +34,8 @@ class DataModule(LightningDataModule):
     batch_size : int
         Rows of one step, of all processes together.
     **options
-        Of ``batches`` for phase train: seed, shuffle, drop_last, weights and so on; `transform`, `prefetch` and `budget`
-        hold for the other phases, too.
+        Of ``batches`` for phase train: seed, shuffle, drop_last, weights and so on; `transform`, `prefetch`, `budget`
+        are for the other phases, too.
 
     Raises
     ------
