@@ -637,6 +637,15 @@ def test_a_damaged_state_is_refused_and_changes_nothing(stored, change):
         assert (stream.epoch, stream.step) == (2, 3)
 
 
+def test_numbers_of_numpy_make_a_state_of_json(gate):
+    gate.add_data("x", np.arange(100))
+    stream = gate["train"]["x"].batches(np.int64(10), seed=np.uint8(3), epoch=np.int32(1))
+    stream.seek(np.int64(1), np.int16(3))
+    state = json.loads(json.dumps(stream.state_dict()))
+    assert (state["epoch"], state["step"]) == (1, 3)
+    stream.load_state_dict(state)
+
+
 @pytest.mark.parametrize("damaged", [None, [], "state", 3, {}], ids=str)
 def test_what_is_no_state_is_refused(gate, damaged):
     gate.add_data("x", np.arange(100))
