@@ -227,6 +227,16 @@ class View(NDArrayOperatorsMixin):
         if self.chosen is not None:
             raise ArgumentError(f"{what} goes through the whole phase, and this view is a subset of its rows")
 
+    @property
+    def var_names(self) -> tuple[str, ...]:
+        """The names of the variables: those that were chosen, or all of the phase."""
+        return self._all_names(self.gate.table) if self.names is None else tuple(self.names.names)
+
+    def _all_names(self, table: Table) -> tuple[str, ...]:
+        """Return the names of all variables of the phase; of all phases, those of the first that has any."""
+        phases = (self.phase,) if self.phase in PHASES else PHASES
+        return next((tuple(table[at]) for at in phases if table[at]), ())
+
     def _variables(self, item: Any = ...) -> tuple[Names, list[Variable]]:
         names, phase = self._chosen(item)
         return names, [self._variable(self.gate.table, phase, name) for name in names.names]
@@ -436,7 +446,7 @@ class View(NDArrayOperatorsMixin):
         version, table = repository.version, repository.table
         stream = open_stream(
             partial(self._variable, table, self.phase or ALL),
-            names if names is not None else tuple(table[self.phase if self.phase in PHASES else PHASES[0]]),
+            names if names is not None else self._all_names(table),
             version=version,
             batch_size=batch_size,
             shuffle=shuffle,

@@ -159,6 +159,39 @@ def test_one_index_a_list_and_a_tensor_pick_rows(adapter, filled):
     assert [sample[1].item() for sample in each.__getitems__([0, 1])] == filled["train"]["y"][:2].tolist()
 
 
+def test_rows_of_a_phase_without_names_are_dicts(adapter, filled):
+    dataset = adapter.MapDataset(filled["train"])
+    assert len(dataset) == N_ROWS
+    x, y = filled["train"]["x"][:], filled["train"]["y"][:]
+    for index in (3, [5, 2, 5], slice(0, 4)):
+        rows = dataset[index]
+        assert list(rows) == ["x", "y", "row"]
+        np.testing.assert_array_equal(rows["x"].numpy(), x[index])
+        np.testing.assert_array_equal(rows["y"].numpy(), y[index])
+    from torch.utils.data import DataLoader
+
+    found = list(DataLoader(dataset, BATCH_ROWS))
+    np.testing.assert_array_equal(np.concatenate([batch["x"].numpy() for batch in found]), x)
+    np.testing.assert_array_equal(np.concatenate([batch["row"].numpy() for batch in found]), np.arange(N_ROWS))
+
+
+@pytest.mark.parametrize("dtype", ["M8[s]", "M8[D]", "m8[ms]"])
+def test_dates_are_whole_numbers_and_this_is_said(adapter, tmp_path, dtype):
+    import torch
+
+    dates = np.array([*range(10), np.iinfo("i8").min], "i8").view(dtype)  # NaT comes last
+    gate = StoreGate("zarr", {"output_dir": tmp_path / "dates"}, data_id="a")
+    gate.add_data(["t", "row"], [dates, np.arange(11)])
+    with pytest.warns(UserWarning, match=r"no dates: 't' .*int64"):
+        dataset = adapter.StreamDataset(gate["train"][["t", "row"]].batches(4, shuffle=False))
+    found = torch.cat([t for t, _ in dataset])
+    np.testing.assert_array_equal(found.numpy().view(dtype), dates)
+    with pytest.warns(UserWarning, match="no dates: 't'"):
+        rows = adapter.MapDataset(gate["train"])
+    assert rows[3]["t"].item() == 3
+    assert rows[3]["t"].dtype == torch.int64
+
+
 # ------------------------------------------------------------------------------------------- keras
 
 
@@ -490,7 +523,25 @@ def test_arrays_that_no_tensor_is_like_are_copied():
     as_tensors = import_adapter("torch").as_tensors
     for array in (np.arange(4, dtype=">f4"), np.arange(4)[::-1], np.arange(6).reshape(2, 3)[:, ::-1]):
         np.testing.assert_array_equal(as_tensors(array).numpy(), array)
+    assert as_tensors(np.array([7], ">M8[s]")).tolist() == [7]
+    assert as_tensors(np.datetime64(7, "s")).item() == 7
     pair = collections.namedtuple("pair", "a b")
     found = as_tensors(pair(np.zeros(1), np.ones(1)))
     assert isinstance(found, pair)
     assert found.b.tolist() == [1.0]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("values", [[2**32], [-(2**31) - 1], [5, 2**40]])
+def test_whole_numbers_that_jax_would_cut_are_refused(tmp_path, values):
+    pytest.importorskip("jax")
+    adapter = importlib.import_module("storegate.adapters.jax")
+    gate = StoreGate("zarr", {"output_dir": tmp_path / "store"}, data_id="a")
+    gate.add_data(["x", "u", "f"], [np.array(values), np.array(values).view("u8"), np.array(values, "f8")])
+    for names in ("x", "u", ["f", "x"], ("x", "x")):
+        with pytest.raises(TypeError, match=r"cut u?int64 to u?int32.*jax_enable_x64"):
+            list(adapter.DeviceBatches(gate["train"][names].batches(2)))
+    small = np.array([2**31 - 1, -(2**31)])
+    gate.add_data("x", small, phase="valid")
+    (batch,) = adapter.DeviceBatches(gate["valid"]["x"].batches(2, shuffle=False))
+    np.testing.assert_array_equal(np.asarray(batch), small)

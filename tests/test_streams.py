@@ -804,6 +804,51 @@ def test_what_makes_no_sense_is_refused(options, said):
         gate["train"]["x"].batches(**{"batch_size": 4, **options})
 
 
+@pytest.mark.parametrize("shuffle", [False, True, "blocks"])
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("k", [101, 10**6, 10**12, 2**63, 10**30])
+def test_a_batch_may_be_larger_than_the_data(gate, shuffle, source, k):
+    gate.add_data("x", np.arange(100))
+    view = gate["train"]["x"]
+    with exchanging(source), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        stream = view.batches(k, shuffle=shuffle, seed=3, budget="4MiB")
+        dropped = view.batches(k, shuffle=shuffle, drop_last=True, budget="4MiB")
+        ranks = [view.batches(k, shuffle=shuffle, seed=3, rank=rank, world=3, budget="4MiB") for rank in range(3)]
+    with stream:
+        for _ in range(2):
+            (batch,) = stream
+            assert sorted(batch) == list(range(100))
+        assert list(dropped) == []
+        assert sorted(np.concatenate([next(iter(rank)) for rank in ranks])) == list(range(100))
+        state = json.loads(json.dumps(stream.state_dict()))
+        assert state["order"]["batch_size"] == k
+        stream.on_rank(1, 2).load_state_dict(state)
+        with pytest.raises(errors.StreamStateError, match="batch_size"):
+            view.batches(k + 1, shuffle=shuffle, seed=3, budget="4MiB").load_state_dict(state)
+    for rank in ranks:
+        rank.close()
+
+
+def test_a_batch_is_filled_up_with_rows_that_come_again(gate):
+    gate.add_data("x", np.arange(100))
+    (batch,) = gate["train"]["x"].batches(250, shuffle=False, drop_last="pad")
+    np.testing.assert_array_equal(batch, np.arange(250) % 100)
+
+
+def test_all_phases_are_streamed_where_some_have_no_variables(gate):
+    gate.add_data(["x", "y"], [np.arange(10), np.arange(10)], phase="valid")
+    gate.add_data(["x", "y"], [np.arange(10, 15), np.arange(10, 15)], phase="test")
+    gate.compile()
+    batches = list(gate["all"].batches(4))
+    assert sorted(np.concatenate([batch["x"] for batch in batches])) == list(range(15))
+    assert all((batch["x"] == batch["y"]).all() for batch in batches)
+    assert gate["all"].var_names == gate["valid"].var_names == ("x", "y")
+    assert gate["train"].var_names == ()
+    with pytest.raises(errors.VariableNotFoundError, match="no variables"):
+        gate["train"].batches(4)
+
+
 def test_variables_out_of_step_are_refused():
     gate = StoreGate(data_id="a")
     gate.add_data("x", np.arange(20))
@@ -1112,6 +1157,34 @@ def test_ctrl_c_ends_the_process_at_once(tmp_path, shuffle):
     assert found.splitlines()[-1] == "[]"
     assert process.returncode == 0
     assert list(tmp_path.rglob("*-map-*")) == []
+
+
+@pytest.mark.parametrize("stay", ["default", "ignored"])
+def test_sigterm_ends_the_process_and_its_spill(tmp_path, stay):
+    scratch = tmp_path / "scratch"
+    program = f"""
+    import dask, signal, time, numpy as np
+    from storegate import StoreGate
+    dask.config.set({{"storegate.shuffle": "exchange", "storegate.scratch-directory": {str(scratch)!r}}})
+    if {stay!r} == "ignored":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    gate = StoreGate("zarr", {{"output_dir": {str(tmp_path / "store")!r}}}, data_id="a")
+    gate.add_data("x", np.arange(200_000))
+    stream = gate["train"]["x"].batches(10, budget="32MiB")
+    for batch in stream:
+        if stream.step == 5:
+            print("reading", flush=True)
+        if stream.step == 500 and {stay!r} == "ignored":
+            break
+    stream.close()
+    """
+    with python(program, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == "reading\n"
+        assert list(scratch.iterdir())
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=120)
+    assert process.returncode == (0 if stay == "ignored" else -signal.SIGTERM)
+    assert not scratch.exists()
 
 
 def python(program, **options):

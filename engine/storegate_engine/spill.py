@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
 import socket
 import stat
 import tempfile
@@ -22,6 +23,7 @@ import uuid
 import weakref
 from multiprocessing import util
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from storegate_engine.errors import SpillError
@@ -326,6 +328,7 @@ def open_spill(parent: Path, plan: str) -> Spill:
         It cannot be made.
     """
     with _lock:
+        _end_at_sigterm()
         spill = _open.get((parent, plan))
         if spill is None or spill.is_inherited:
             spill = Spill(parent, plan)
@@ -405,6 +408,18 @@ def _end_all() -> None:
     for spill in list(_open.values()):
         if not spill.is_inherited:
             spill._end()
+
+
+def _end_at_sigterm() -> None:
+    """Have SIGTERM, which ends a process without Python's own exit, end the spill before; other handlers stay."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    _end_all()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 _ends_in: int | None = None

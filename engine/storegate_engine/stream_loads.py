@@ -183,7 +183,7 @@ def together(variables: Sequence[Variable]) -> int:
 def copied_nbytes(variables: Sequence[Variable], epochs: Epochs) -> int:
     """Return what the batches take that are copied together, and those before them."""
     batch_rows = -(-epochs.batch_rows // epochs.world)
-    return 2 * min(max(batch_rows, together(variables)), epochs.n_rows) * row_nbytes_of(variables)
+    return 2 * max(batch_rows, min(together(variables), epochs.n_rows)) * row_nbytes_of(variables)
 
 
 def reading_nbytes(variables: Sequence[Variable], n_rows: int) -> int:

@@ -173,6 +173,11 @@ class Epochs:
         if self.world > LANES:
             raise ArgumentError(f"at most {LANES} ranks (and their workers) share a stream, found world={self.world}")
 
+    def within_rows(self) -> Epochs:
+        """Return the same steps with batches that are no larger than what they can hold, which plans count with."""
+        most = {"split": max(1, self.n_rows), "drop": self.n_rows + 1, "pad": self.batch_rows}[self.last]
+        return replace(self, batch_rows=min(self.batch_rows, most))
+
     @property
     def n_steps(self) -> int:
         """Batches of an epoch, the same number on every rank."""

@@ -145,7 +145,8 @@ class Stream:
         if len(set(counts.values())) > 1:
             raise ShapeError(f"the variables of a stream have different numbers of rows: {counts}")
         self._variables = tuple(variables)
-        self._epochs = epochs
+        self._batch_rows = epochs.batch_rows
+        self._epochs = epochs.within_rows()
         self._shuffle = shuffle
         self._form = form
         self._transform = transform
@@ -214,6 +215,11 @@ class Stream:
         return self._step
 
     @property
+    def dtypes(self) -> dict[str, np.dtype[Any]]:
+        """The dtype of each variable."""
+        return {variable.name: variable.dtype for variable in self._variables}
+
+    @property
     def is_shuffled(self) -> bool:
         """Whether epochs differ."""
         return self._shuffle.kind != "none"
@@ -270,7 +276,7 @@ class Stream:
     def __repr__(self) -> str:
         names = ", ".join(variable.name for variable in self._variables)
         return (
-            f"Stream({names}: {self._epochs.n_rows} rows in batches of {self._epochs.batch_rows}, "
+            f"Stream({names}: {self._epochs.n_rows} rows in batches of {self._batch_rows}, "
             f"shuffle {self._shuffle.kind}, epoch {self._epoch}, {self._step} of {len(self)} batches given out)"
         )
 
@@ -294,7 +300,7 @@ class Stream:
         """
         other = Stream(
             self._variables,
-            replace(self._epochs, rank=as_int(rank, "rank"), world=as_int(world, "world")),
+            replace(self._epochs, batch_rows=self._batch_rows, rank=as_int(rank, "rank"), world=as_int(world, "world")),
             self._shuffle,
             form=self._form,
             budget_nbytes=max(1, self._budget_nbytes // processes),
@@ -432,7 +438,7 @@ class Stream:
         blocks = self._make_blocks(version) if self._shuffle.kind == "blocks" else None
         return {
             "rows": self._epochs.n_rows,
-            "batch_size": self._epochs.batch_rows,
+            "batch_size": self._batch_rows,
             "last": self._epochs.last,
             "shuffle": self._shuffle.kind,
             "seed": self._shuffle.seed,

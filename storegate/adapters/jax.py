@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from storegate.adapters import require_package, require_stream
-from storegate_engine.errors import ArgumentError, shown
+from storegate_engine.errors import ArgumentError, DtypeError, shown
 from storegate_engine.permutations import as_int
 from storegate_engine.streams import Stream
 
@@ -20,6 +20,9 @@ __all__ = ["DeviceBatches"]
 
 class DeviceBatches:
     """Batches of a stream on a device; iterate over it once for every epoch.
+
+    Without ``jax_enable_x64`` JAX makes 32-bit numbers of 64-bit ones: whole numbers that are beyond them are refused,
+    other ones become float32.
 
     Parameters
     ----------
@@ -59,7 +62,7 @@ class DeviceBatches:
         self.stream.seek(*self._place)
         sent: deque[tuple[tuple[int, int], Any]] = deque()
         for batch in self.stream:
-            sent.append(((self.stream.epoch, self.stream.step), jax.device_put(batch, self.device)))
+            sent.append(((self.stream.epoch, self.stream.step), jax.device_put(_whole(batch), self.device)))
             if len(sent) > self.prefetch:
                 yield self._next(sent)
         while sent:
@@ -79,3 +82,17 @@ class DeviceBatches:
         """Go to where a stream was, see :meth:`Stream.load_state_dict`."""
         self.stream.load_state_dict(state)
         self._place = self.stream.epoch, self.stream.step
+
+
+def _whole(batch: Any) -> Any:
+    """Return a batch; whole numbers that JAX would cut are refused."""
+    for array in jax.tree.leaves(batch):
+        kept = jax.dtypes.canonicalize_dtype(array.dtype) if array.dtype.kind in "iu" else array.dtype
+        if kept != array.dtype and array.size:
+            least, most = array.min(), array.max()
+            if least < np.iinfo(kept).min or most > np.iinfo(kept).max:
+                raise DtypeError(
+                    f"JAX would cut {array.dtype} to {kept}, and a batch has values from {least} to {most}; call "
+                    "jax.config.update('jax_enable_x64', True) before, or store what 32 bits hold"
+                )
+    return batch

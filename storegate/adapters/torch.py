@@ -29,7 +29,8 @@ __all__ = ["MapDataset", "StreamDataset", "as_tensors"]
 def as_tensors(batch: Any) -> Any:
     """Return arrays, or dicts, tuples and lists of them, as tensors on the same memory; text stays as it is.
 
-    Arrays of the other byte order, or with negative strides, are copied: no tensor is like these.
+    Arrays of the other byte order, or with negative strides, are copied: no tensor is like these. Dates and durations
+    are int64, which count their unit (a date's from 1970 on); NaT is the least int64.
     """
     if isinstance(batch, Mapping):
         return {name: as_tensors(part) for name, part in batch.items()}
@@ -37,11 +38,24 @@ def as_tensors(batch: Any) -> Any:
         parts = [as_tensors(part) for part in batch]
         return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
     array = np.asarray(batch)
+    if array.dtype.kind in "mM":
+        batch = array = array.view(np.dtype(np.int64).newbyteorder(array.dtype.byteorder))
     if array.dtype.kind not in "biufc":
         return batch
     if not array.dtype.isnative or any(step < 0 for step in array.strides):  # no tensor can lie on such memory
         array = np.array(array, array.dtype.newbyteorder("="))
     return torch.from_numpy(array) if array.ndim else torch.tensor(batch)
+
+
+def _tell_of_dates(dtypes: Mapping[str, Any]) -> None:
+    """Warn of variables whose values are not what tensors will have."""
+    if dates := [f"{name!r} ({dtype})" for name, dtype in dtypes.items() if dtype.kind in "mM"]:
+        warnings.warn(
+            f"tensors have no dates: {', '.join(dates)} become int64, which count the unit (a date's from 1970 on), "
+            "and NaT becomes the least int64",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 class StreamDataset(IterableDataset):
@@ -65,6 +79,7 @@ class StreamDataset(IterableDataset):
     def __init__(self, stream: Stream) -> None:
         super().__init__()
         self.stream = require_stream(stream, "StreamDataset")
+        _tell_of_dates(stream.dtypes)
         self._pools = Pools()
         self._worker: _Worker | None = None
         self._left_at: tuple[int, int] | None = None
@@ -272,7 +287,7 @@ class MapDataset(Dataset):
     Parameters
     ----------
     view : View
-        ``gate[phase][var_names]``.
+        ``gate[phase][var_names]``; of a phase without names, ``gate[phase]``, a row is a dict of all variables.
     """
 
     def __init__(self, view: View) -> None:
@@ -281,8 +296,11 @@ class MapDataset(Dataset):
             raise ArgumentTypeError(
                 f"MapDataset takes a view, gate[phase][var_names], and not {shown(view)}; streams go into StreamDataset"
             )
-        self.view = view
-        self._n_rows = len(view.data[0] if isinstance(view.data, list) else view.data)
+        self._names = view.var_names if view.names is None else None
+        self.view = view if self._names is None else view[list(self._names)]
+        data = self.view.data if isinstance(self.view.data, list) else [self.view.data]
+        _tell_of_dates(dict(zip(self.view.var_names, (part.dtype for part in data), strict=False)))
+        self._n_rows = len(data[0])
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -290,6 +308,9 @@ class MapDataset(Dataset):
 
     def __getitem__(self, index: Any) -> Any:
         """Return one row for an int, rows for a slice, a list, an array or a tensor; as tensors."""
+        return self._named(self._rows(index))
+
+    def _rows(self, index: Any) -> Any:
         if isinstance(index, str) or (isinstance(index, (list, tuple)) and any(isinstance(i, str) for i in index)):
             raise ArgumentTypeError(f"rows are picked by numbers, and not by {shown(index)}")
         return as_tensors(self.view[index])
@@ -298,5 +319,8 @@ class MapDataset(Dataset):
         """Return rows, read at once, one by one as a collate function wants them."""
         if not isinstance(indices, Iterable) or isinstance(indices, str):
             raise ArgumentTypeError(f"rows are picked by a list of numbers, and not by {shown(indices)}")
-        rows = self[list(indices)]
-        return [list(parts) for parts in zip(*rows, strict=True)] if isinstance(rows, list) else list(rows)
+        rows = self._rows(list(indices))
+        return [self._named(list(parts)) for parts in zip(*rows, strict=True)] if isinstance(rows, list) else list(rows)
+
+    def _named(self, parts: Any) -> Any:
+        return parts if self._names is None else dict(zip(self._names, parts, strict=True))
