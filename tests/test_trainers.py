@@ -199,12 +199,25 @@ def test_the_workers_of_a_rank_that_give_a_batch(gate):
     assert [stream.workers_with_batches(3, 2) for stream in ranks] == [[0], [1]], "one is empty, to keep step"
 
 
+def test_what_a_worker_leaves_out_is_not_transformed(gate):
+    seen = []
+    stream = gate["train"]["row"].batches(33, transform=lambda batch, rng: (seen.append(len(batch)), batch)[1])
+    given = [list(stream.on_worker(worker, 4)) for worker in range(4)]
+    assert [len(batches) for batches in given] == [stream.on_worker(worker, 4).n_batches for worker in range(4)]
+    assert [len(batches) for batches in given] == [3, 3, 3, 4]
+    assert len(seen) == 13
+    assert 0 not in seen
+    loop = iter(stream.on_worker(0, 4))
+    assert len(list(loop)) == 3
+    assert next(loop, None) is None
+
+
 def test_workers_share_the_memory_limit(adapter, tmp_path):
     gate = StoreGate("zarr", {"output_dir": tmp_path / "wide"}, data_id="a")
     gate.add_data(["x", "row"], [np.zeros((4000, 1000), "f4"), np.arange(4000)])
     with dask.config.set({"storegate.scratch-directory": tmp_path / "scratch"}):
         stream = gate["train"][["x", "row"]].batches(100, budget="90MiB")
-        workers = [stream.on_rank(rank, 4, processes=4) for rank in range(4)]
+        workers = [stream.on_worker(worker, 4) for worker in range(4)]
         alone = stream.on_rank(0, 4)
         assert 90 * 2**20 / 4 < alone.projected_nbytes <= 90 * 2**20
         assert max(worker.projected_nbytes for worker in workers) <= 90 * 2**20 / 4
@@ -271,14 +284,16 @@ def test_workers_on_an_object_store_read_or_say_at_once_what_helps(adapter, s3_a
 # --------------------------------------------------------------------------------------- torchdata
 
 
-@pytest.mark.parametrize("workers", [0, 2, 3])
+@pytest.mark.parametrize(
+    ("workers", "k"), [(0, 12), (2, 12), (3, 12), (2, 33), pytest.param(4, 33, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("keep", [False, True])
-def test_a_stateful_loader_resumes_at_any_batch(adapter, gate, workers, keep):
+def test_a_stateful_loader_resumes_at_any_batch(adapter, gate, workers, k, keep):
     pytest.importorskip("torchdata")
-    n = len(loader_of(adapter.StreamDataset(gate["train"]["row"].batches(12)), workers))
+    n = len(loader_of(adapter.StreamDataset(gate["train"]["row"].batches(k)), workers))
 
     def loader():
-        dataset = adapter.StreamDataset(gate["train"]["row"].batches(12))
+        dataset = adapter.StreamDataset(gate["train"]["row"].batches(k))
         return loader_of(dataset, workers, keep=keep, stateful=True)
 
     for cut in sorted({0, 1, n // 2, n - 1, n, n + 1}):
@@ -290,10 +305,10 @@ def test_a_stateful_loader_resumes_at_any_batch(adapter, gate, workers, keep):
         resumed.load_state_dict(state)
         given += lists(resumed)
         whole = 1 if cut < n else 2
-        assert sorted(flat(given)) == sorted(rows_of(range(whole), k=12)), cut
+        assert sorted(flat(given)) == sorted(rows_of(range(whole), k=k)), cut
         if not workers:
-            assert flat(given) == rows_of(range(whole), k=12), cut
-        assert flat(lists(resumed)) == rows_of([whole], k=12), cut
+            assert flat(given) == rows_of(range(whole), k=k), cut
+        assert flat(lists(resumed)) == rows_of([whole], k=k), cut
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -63,6 +63,8 @@ FORMAT = 2
 compared, but the version of the table is."""
 QUALITY_LIMIT = 1.1
 """A block order whose batches have means of more than so many times the variance of uniform ones gets a warning."""
+_LEFT_OUT = object()
+"""In the place of a batch that a worker does not give."""
 SAMPLED_BLOCKS = 32
 """Blocks from which the correlation of a label within a block is estimated."""
 
@@ -157,6 +159,8 @@ class Stream:
         self._step = 0
         self._blocks: Blocks | None = None
         self._quality: float | None = None
+        self._gives = (True, True)
+        """Whether there is a batch of a full step, and of the last one, where no row of it is of this part."""
         self._source = self._choose()
         self._running: weakref.ref[_Loop] | None = None
 
@@ -312,6 +316,29 @@ class Stream:
         other._step = self._step
         return other
 
+    def on_worker(self, worker: int, n_workers: int) -> Stream:
+        """Return a stream at the same place for a worker of this rank, which shares its part and memory limit.
+
+        Of a step at which a worker gives none, see `workers_with_batches`, there is no batch, nor for ``transform``.
+        """
+        rank, world = self.world
+        other = self.on_rank(rank * n_workers + worker, world * n_workers, processes=n_workers)
+        steps = (0, max(0, len(self) - 1))
+        full, last = (worker in self.workers_with_batches(step, n_workers) for step in steps)
+        other._gives = full, last
+        return other
+
+    def gives_after(self, step: int) -> bool:
+        """Return whether a batch of an epoch comes from a step on."""
+        full, last = self._gives
+        return (full and step < len(self) - 1) or (last and step < len(self))
+
+    @property
+    def n_batches(self) -> int:
+        """The batches of a whole epoch that this stream gives: of each step, but for a worker."""
+        full, last = self._gives
+        return full * (len(self) - 1) + last if len(self) else 0
+
     def workers_with_batches(self, step: int, n_workers: int) -> list[int]:
         """Return which of so many workers of this rank give a batch of a step, see `stream_orders.Epochs`."""
         return self._epochs.workers_with_batches(step, n_workers)
@@ -339,7 +366,8 @@ class Stream:
                 batches = ahead(tasks, threads.reads, self._prefetch)
             for batch in batches:
                 self._set_place(epoch, self._step + 1)
-                yield batch
+                if batch is not _LEFT_OUT:
+                    yield batch
                 del batch
             self._source.end(epoch)
         if not len(self):
@@ -358,7 +386,9 @@ class Stream:
                     pending.append(parts)
                     parts = [np.concatenate(several) for several in zip(*pending, strict=True)]
                     pending = []
-                yield self._form(parts)
+                step += 1
+                gives = self._gives[step == len(self)] or len(parts[0])
+                yield self._form(parts) if gives else _LEFT_OUT
                 del parts
             ready.release()
             del ready
@@ -525,7 +555,11 @@ class _Loop(Iterator[Any]):
                 "missing; a stream has one loop at a time: leave the first one, or give each a stream of its own "
                 "(copy.copy(stream))"
             )
-        batch = next(self._batches)
+        try:
+            batch = next(self._batches)
+        except StopIteration:  # a worker gives fewer than there are steps
+            self._n_left = 0
+            raise
         self._n_left -= 1
         return batch
 
@@ -542,6 +576,8 @@ class _Loop(Iterator[Any]):
 
 
 def _transformed(transform: Transform, batch: Any, generator: Callable[[int], np.random.Generator], step: int) -> Any:
+    if batch is _LEFT_OUT:
+        return batch
     try:
         return transform(batch, generator(step))
     except Exception as err:

@@ -89,7 +89,7 @@ class StreamDataset(IterableDataset):
     def __len__(self) -> int:
         """Return the batches of an epoch: of this worker, or of all workers where a DataLoader asks."""
         if self._worker is not None:
-            return self._worker.n_batches
+            return self.stream.n_batches
         asking = sys._getframe(1).f_locals.get("self")  # torch tells a dataset nothing of its loader
         if isinstance(asking, DataLoader) and asking.dataset is self and asking.num_workers:
             return _n_batches(self.stream, asking.num_workers)
@@ -119,8 +119,7 @@ class StreamDataset(IterableDataset):
         info = get_worker_info()
         if info is not None and self._worker is None:
             self._worker = _Worker(self.stream, info)
-            (rank, world), n = self.stream.world, info.num_workers
-            self.stream = self.stream.on_rank(rank * n + info.id, world * n, processes=n)
+            self.stream = self.stream.on_worker(info.id, info.num_workers)
         return self._worker
 
     def __getstate__(self) -> dict[str, Any]:
@@ -212,10 +211,6 @@ class _Worker:
         self.loaded: tuple[int, int] | None = None
         self._turn = 0
         self._loop: Loop | None = None
-        n_steps = len(stream)
-        full, last = (self.id in stream.workers_with_batches(step, self.n_workers) for step in (0, max(0, n_steps - 1)))
-        self._gives_full, self._gives_last = full, last
-        self.n_batches = full * (n_steps - 1) + last if n_steps else 0
 
     def loop(self, stream: Stream, pools: Pools) -> Iterator[Any]:
         """Begin a loop where all workers of it begin."""
@@ -234,23 +229,21 @@ class _Worker:
         return self._give(stream, pools, self._loop)
 
     def _give(self, stream: Stream, pools: Pools, loop: Loop) -> Iterator[Any]:
-        if loop.step == len(stream):  # the state that was loaded is of after this worker's last part
+        if 0 < len(stream) == loop.step:  # the state that was loaded is of after this worker's last part
             if not pools.all_ended(loop, self.n_workers):
                 pools.end(self.id, loop)
                 return
             self._loop = loop = replace(loop, epoch=loop.epoch + 1, step=0)
             pools.write(self.id, loop)
-        for batch in stream:
-            if _n_rows(batch) or (self._gives_full if stream.epoch == loop.epoch else self._gives_last):
-                yield as_tensors(batch)
+        yield from map(as_tensors, stream)
         pools.end(self.id, loop)
 
     def state_of(self, stream: Stream) -> dict[str, Any]:
         """Return the state of this worker's part: after its last batch it is at the end of the epoch, as others are."""
         state = stream.state_dict()
-        if self._loop is not None and (stream.epoch, stream.step) == (self._loop.epoch + 1, 0):
-            return {**state, "epoch": self._loop.epoch, "step": len(stream)}
-        return state
+        if self._loop is None or (stream.epoch == self._loop.epoch and stream.gives_after(stream.step)):
+            return state
+        return {**state, "epoch": self._loop.epoch, "step": len(stream)}
 
 
 def _n_batches(stream: Stream, n_workers: int, first: int = 0) -> int:
@@ -260,13 +253,6 @@ def _n_batches(stream: Stream, n_workers: int, first: int = 0) -> int:
         return 0
     full, last = (len(stream.workers_with_batches(step, n_workers)) for step in (0, n_steps - 1))
     return full * (n_steps - 1 - first) + last
-
-
-def _n_rows(batch: Any) -> int:
-    """Return the rows of a batch of any form."""
-    if isinstance(batch, Mapping):
-        batch = list(batch.values())
-    return _n_rows(batch[0]) if isinstance(batch, list) else len(batch)
 
 
 def _given_by_workers(dataset: StreamDataset) -> tuple[int, int] | None:
