@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 import urllib.request
+from pathlib import Path
 
 import pytest
 from distributed import Client, LocalCluster
@@ -41,9 +47,50 @@ def processes():
     return context
 
 
-@pytest.fixture
-def cluster(tmp_path):
-    """Two single-thread workers in processes of their own, on loopback."""
+@contextlib.contextmanager
+def dask_processes(directory, n_workers=2, n_threads=1, memory_limit="700MB"):
+    """Start a scheduler and workers as people do, each in a process and a working directory of its own."""
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (root, root / "engine")))}
+    file = directory / "scheduler.json"
+    running = []
+
+    def start(name, *options):
+        (directory / name).mkdir(parents=True)
+        command = [sys.executable, "-m", "dask", *options, "--host", "127.0.0.1", "--no-dashboard"]
+        with open(directory / f"{name}.log", "wb") as log:
+            running.append(
+                subprocess.Popen(
+                    command,
+                    cwd=directory / name,
+                    env=environment,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            )
+
+    try:
+        start("scheduler", "scheduler", "--port", "0", "--scheduler-file", str(file))
+        with Client(scheduler_file=str(file), timeout=120) as client:  # waits for the file
+            limits = ("--nthreads", str(n_threads), "--memory-limit", memory_limit)
+            for number in range(n_workers):
+                start(f"worker-{number}", "worker", "--scheduler-file", str(file), *limits)
+            client.wait_for_workers(n_workers, timeout=120)
+            yield client
+    finally:
+        for process in running:
+            os.killpg(process.pid, signal.SIGKILL)  # with the workers of nannies
+            process.wait()
+
+
+@pytest.fixture(params=["in this process", "of its own"])
+def cluster(request, tmp_path):
+    """Two single-thread workers in processes of their own, on loopback; with a scheduler here, or in one too."""
+    if request.param == "of its own":
+        with dask_processes(tmp_path / "dask") as client:
+            yield client
+        return
     with (
         LocalCluster(
             n_workers=2,

@@ -69,12 +69,11 @@ def test_what_is_persisted_is_computed_when_the_layer_is_gone(cluster, shuffled)
     np.testing.assert_array_equal(persisted.values, expected)
 
 
-def kill_a_worker(client, number, moment, done, killed):
+def kill_a_worker(pid, number, moment, done, killed):
     """Kill a worker with SIGKILL as soon as ``moment()`` holds."""
-    nanny = list(client.cluster.workers.values())[number]
     while not done.is_set():
-        if moment() and nanny.pid is not None:
-            os.kill(nanny.pid, signal.SIGKILL)
+        if moment():
+            os.kill(pid, signal.SIGKILL)
             killed.append(number)
             return
         time.sleep(0.001)
@@ -92,8 +91,9 @@ def test_killed_workers_cost_their_own_tasks(cluster, shuffled, tmp_path, road):
 
     done, killed = threading.Event(), []
     moments = [lambda: spilled() >= 2, lambda: spilled() >= n_maps]
+    pids = list(cluster.run(os.getpid).values())
     killers = [
-        threading.Thread(target=kill_a_worker, args=(cluster, number, moment, done, killed))
+        threading.Thread(target=kill_a_worker, args=(pids[number], number, moment, done, killed))
         for number, moment in enumerate(moments)
     ]
     for killer in killers:
