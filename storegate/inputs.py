@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from storegate_engine.clusters import active_client
 from storegate_engine.dask_arrays import in_full_pass, variable_of
 from storegate_engine.errors import ArgumentTypeError, DtypeError, ShapeError, shown
 from storegate_engine.names import validate_name
@@ -15,7 +16,6 @@ from storegate_engine.natives import as_native, is_foreign
 from storegate_engine.permutations import as_int
 from storegate_engine.sources import ArraySource, ColumnSource, Source, StreamSource, VariableSource, as_source
 from storegate_engine.states import is_stored
-from storegate_engine.tiers import active_client
 
 FEW_COLUMNS = 16
 """Columns of an array that are read one after the other: with more, rows are read once for all of them."""

@@ -84,6 +84,12 @@ def dask_processes(directory, n_workers=2, n_threads=1, memory_limit="700MB"):
             process.wait()
 
 
+@pytest.fixture
+def of_processes():
+    """What starts a cluster of processes, and gives its client; for those who need other workers than `cluster` has."""
+    return dask_processes
+
+
 @pytest.fixture(params=["in this process", "of its own"])
 def cluster(request, tmp_path):
     """Two single-thread workers in processes of their own, on loopback; with a scheduler here, or in one too."""
@@ -97,7 +103,7 @@ def cluster(request, tmp_path):
             threads_per_worker=1,
             memory_limit="700MB",
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             local_directory=str(tmp_path / "dask"),
         ) as running,
         Client(running) as client,

@@ -23,6 +23,8 @@
     ├── MemoryBudgetError (MemoryError)           a plan that does not fit the memory limit
     ├── ConflictError (RuntimeError)              another writer's commit stands in the way
     ├── TransactionError (RuntimeError)           a transaction that failed earlier was used again
+    ├── ClusterError (ConnectionError)            a dask cluster that was closed or lost
+    │   └── WorkerTimeoutError (TimeoutError)     one without workers, for which plans are made
     ├── IterationError (RuntimeError)             a loop over a stream that has gone elsewhere
     ├── NotInvertibleError (ValueError)           an order that has repeated rows
     ├── StreamStateError (ValueError)             the state of another stream
@@ -46,12 +48,14 @@ from __future__ import annotations
 import difflib
 import reprlib
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = [
     "AlignmentWarning",
     "ArgumentError",
     "ArgumentTypeError",
     "BackendNotFoundError",
+    "ClusterError",
     "ConflictError",
     "CorruptIndexError",
     "CorruptStoreError",
@@ -83,6 +87,7 @@ __all__ = [
     "VariableExistsError",
     "VariableNotFoundError",
     "VersionNotFoundError",
+    "WorkerTimeoutError",
     "WriteError",
     "near_match",
     "printable",
@@ -96,6 +101,10 @@ class StoreGateError(Exception):
     def __str__(self) -> str:
         """Return the message itself (``KeyError`` alone would quote it), with what a store says escaped."""
         return printable(Exception.__str__(self))
+
+    def __reduce__(self) -> Any:
+        """Travel with arguments and attributes; tblib, which dask uses, goes by the built-in types otherwise."""
+        return super().__reduce__()
 
 
 class ArgumentError(StoreGateError, ValueError):
@@ -204,6 +213,14 @@ class ConflictError(StoreGateError, RuntimeError):
 
 class TransactionError(StoreGateError, RuntimeError):
     """A transaction was used after it failed or ended."""
+
+
+class ClusterError(StoreGateError, ConnectionError):
+    """A dask cluster that was closed or lost, and what lay in its memory with it."""
+
+
+class WorkerTimeoutError(ClusterError, TimeoutError):
+    """No worker came in the time that plans wait for the first."""
 
 
 class IterationError(StoreGateError, RuntimeError):

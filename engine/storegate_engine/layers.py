@@ -21,6 +21,7 @@ from dask.typing import Key
 from storegate_engine.arrays import StoredIndex
 from storegate_engine.budget import BLOCK_NBYTES, block_rows
 from storegate_engine.buffers import Pool
+from storegate_engine.clusters import active_client
 from storegate_engine.errors import MemoryBudgetError
 from storegate_engine.exchange import (
     Exchange,
@@ -37,7 +38,7 @@ from storegate_engine.shards import in_own_thread
 from storegate_engine.spill import Spill, keep_until_exit, open_spill
 from storegate_engine.states import is_stored
 from storegate_engine.table import Variable
-from storegate_engine.tiers import Capacity, active_client
+from storegate_engine.tiers import Capacity
 
 __all__ = ["RowsLayer", "blocks_of", "plan_blocks"]
 

@@ -162,7 +162,7 @@ def _piece_to_dask(name: str, piece: Piece, capacity: Capacity) -> da.Array:
     if not isinstance(piece.array, PersistedArray):
         whole = Variable(name, piece.dtype, piece.row_shape, (piece,), Range(0, piece.n_rows))
         return rows_to_dask(whole, blocks_of([whole], capacity), capacity)
-    rows: da.Array = piece.array.values[piece.start : piece.stop]
+    rows: da.Array = piece.array.on_workers()[piece.start : piece.stop]
     if not piece.transforms:
         return rows
     chunks = (rows.chunks[0], *((size,) for size in piece.row_shape))

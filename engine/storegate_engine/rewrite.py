@@ -17,6 +17,7 @@ import numpy as np
 from storegate_engine import checksums, settings
 from storegate_engine.arrays import RowArray, StoredArray
 from storegate_engine.buffers import Workspace
+from storegate_engine.clusters import active_client
 from storegate_engine.encodings import encoding_of
 from storegate_engine.errors import LabelError, MemoryBudgetError
 from storegate_engine.exchange import plan_rows
@@ -30,7 +31,7 @@ from storegate_engine.states import is_stored
 from storegate_engine.stored import StoredRepository
 from storegate_engine.table import Variable
 from storegate_engine.tasks import run, run_here, workspace
-from storegate_engine.tiers import Capacity, active_client
+from storegate_engine.tiers import Capacity
 from storegate_engine.tiers import capacity as capacity_of
 
 __all__ = ["blocks_in_order", "plan_rewrite", "rewrite", "write"]

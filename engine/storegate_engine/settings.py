@@ -7,10 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import dask
+from dask.utils import parse_timedelta
 
 from storegate_engine.budget import default_budget_nbytes, parse_nbytes
+from storegate_engine.errors import ArgumentError, shown
 
-__all__ = ["fingerprints_at_commit", "memory_limit_nbytes", "progress_bar", "scratch_directory", "shuffle_plan"]
+__all__ = [
+    "fingerprints_at_commit",
+    "memory_limit_nbytes",
+    "progress_bar",
+    "scratch_directory",
+    "shuffle_plan",
+    "worker_timeout",
+]
 
 
 def memory_limit_nbytes(budget: int | str | None = None, *, processes: int = 1) -> int:
@@ -57,3 +66,26 @@ def scratch_directory() -> Path | None:
     """Return ``storegate.scratch-directory``, None where it is not set."""
     configured = dask.config.get("storegate.scratch-directory", None)
     return None if configured is None else Path(configured).expanduser()
+
+
+def worker_timeout() -> float:
+    """Return ``storegate.worker-timeout`` in seconds: how long a plan waits for a cluster's first worker.
+
+    Raises
+    ------
+    ArgumentError
+        It is no duration.
+
+    Examples
+    --------
+    >>> with dask.config.set({"storegate.worker-timeout": "5 minutes"}):
+    ...     worker_timeout()
+    300.0
+    """
+    configured = dask.config.get("storegate.worker-timeout", "60s")
+    try:
+        return float(parse_timedelta(configured))
+    except (KeyError, TypeError, ValueError) as err:
+        raise ArgumentError(
+            f"storegate.worker-timeout is a time as '60s' or '5 minutes', or seconds; found {shown(configured)}"
+        ) from err

@@ -31,6 +31,7 @@ import numpy as np
 
 from storegate_engine.block_orders import Blocks
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbytes
+from storegate_engine.clusters import active_client, thread_given_back
 from storegate_engine.exchange import moved_row_nbytes
 from storegate_engine.orders import Range, RowOrder
 from storegate_engine.plans import COPIES
@@ -154,9 +155,16 @@ def ahead(tasks: Iterator[Callable[[], Ready]], pool: ThreadPoolExecutor, prefet
     for task in tasks:
         running.append(pool.submit(task))
         if len(running) > prefetch:
-            yield running.popleft().result()
+            yield _waited_for(running.popleft())
     while running:
-        yield running.popleft().result()
+        yield _waited_for(running.popleft())
+
+
+def _waited_for(running: Future[Ready]) -> Ready:
+    if running.done() or active_client() is None:
+        return running.result()
+    with thread_given_back():  # of a task on a worker: rows may lie on this very worker, and want its thread
+        return running.result()
 
 
 T = TypeVar("T")

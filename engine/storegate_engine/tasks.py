@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -9,7 +10,7 @@ from itertools import islice
 from typing import TypeVar
 
 from storegate_engine.buffers import Workspace
-from storegate_engine.tiers import active_client
+from storegate_engine.clusters import active_client, asking
 
 __all__ = ["run", "run_here", "workspace"]
 
@@ -25,7 +26,12 @@ RETRIES = 3
 def run(tasks: Iterator[Callable[[], T]], n_threads: int, done: Callable[[], object] = lambda: None) -> list[T]:
     """Run tasks on the active cluster, else in threads; the first error stops what has not begun.
 
-    What they return is small, and comes in no order.
+    What they return is small, and comes in no order. In a task of a worker, its thread is given back meanwhile.
+
+    Raises
+    ------
+    ClusterError
+        The cluster was closed, or its scheduler was lost, before all were done.
     """
     client = active_client()
     results: list[T] = []
@@ -33,13 +39,15 @@ def run(tasks: Iterator[Callable[[], T]], n_threads: int, done: Callable[[], obj
         from distributed import as_completed  # optional, deferred on purpose
 
         while window := list(islice(tasks, WINDOW)):
-            futures = [client.submit(task, pure=False, retries=RETRIES) for task in window]
-            try:
-                for future in as_completed(futures):  # type: ignore[no-untyped-call]
-                    results.append(future.result())
-                    done()
-            finally:
-                client.cancel(futures)
+            with asking(client):
+                futures = [client.submit(task, pure=False, retries=RETRIES) for task in window]
+                try:
+                    for future in as_completed(futures):  # type: ignore[no-untyped-call]
+                        results.append(future.result())
+                        done()
+                finally:
+                    with contextlib.suppress(Exception):  # a cluster that is gone: the error before it says why
+                        client.cancel(futures)
         return results
     return run_here(tasks, n_threads, done)
 

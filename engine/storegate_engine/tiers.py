@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -14,7 +14,10 @@ from dask.base import persist as persist_collections
 from dask.delayed import delayed
 from dask.system import CPU_COUNT
 
-__all__ = ["Capacity", "PersistedArray", "active_client", "capacity", "persist"]
+from storegate_engine.clusters import active_client, asking, raise_failed, worker_limits
+from storegate_engine.errors import ClusterError
+
+__all__ = ["Capacity", "PersistedArray", "capacity", "persist"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -47,22 +50,48 @@ class PersistedArray:
         """Rows of one block."""
         return int(max(self.values.chunks[0], default=1)) or 1
 
+    def on_workers(self) -> da.Array:
+        """Return the persisted array, to compute with.
+
+        Raises
+        ------
+        ClusterError
+            The client of the cluster was closed, and with it the rows have gone; or the scheduler was lost.
+        """
+        from distributed import futures_of  # optional, deferred on purpose
+
+        gone = next((f for f in futures_of(self.values) if f.status in ("cancelled", "lost")), None)  # type: ignore[no-untyped-call]
+        if gone is not None:
+            raise ClusterError(
+                "the rows lay in the memory of a cluster's workers, and went with its client, which was closed or "
+                "lost; move them with to_storage before, or take them to memory again from where they came"
+            )
+        return self.values
+
     def read_into(self, start: int, stop: int, out: Array, /) -> None:
         """Fetch rows ``start..stop``."""
-        out[...] = self.values[start:stop].compute()
+        out[...] = _computed(self.on_workers()[start:stop])[0]
 
     def take_into(self, rows: Array, out: Array, /) -> None:
         """Fetch ``rows``; every block that they touch is asked once."""
-        starts = np.cumsum((0, *self.values.chunks[0]))
+        values = self.on_workers()
+        starts = np.cumsum((0, *values.chunks[0]))
         block_of = np.searchsorted(starts, rows, side="right") - 1
         wanted = [np.flatnonzero(block_of == block) for block in np.unique(block_of)]
-        blocks = self.values.to_delayed().reshape(len(self.values.chunks[0]), -1)[:, 0]
+        blocks = values.to_delayed().reshape(len(values.chunks[0]), -1)[:, 0]
         parts = [
             delayed(np.take)(blocks[block_of[where[0]]], rows[where] - starts[block_of[where[0]]], axis=0)
             for where in wanted
         ]
-        for where, part in zip(wanted, compute(*parts), strict=True):
+        for where, part in zip(wanted, _computed(*parts), strict=True):
             out[where] = part
+
+
+def _computed(*collections: Any) -> tuple[Any, ...]:
+    client = active_client()
+    with asking(client) if client is not None else contextlib.nullcontext():
+        computed: tuple[Any, ...] = compute(*collections)
+    return computed
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,34 +109,30 @@ def capacity(budget_nbytes: int) -> Capacity:
     client = active_client()
     if client is None:
         return Capacity(budget_nbytes, CPU_COUNT)
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    limits = [(worker["memory_limit"] or budget_nbytes, worker["nthreads"]) for worker in workers]
-    memory, threads = min(limits, key=lambda limit: limit[0] / limit[1], default=(budget_nbytes, CPU_COUNT))
-    return Capacity(min(budget_nbytes, int(memory)), int(threads))
-
-
-def active_client() -> Any | None:
-    """Return the ``distributed.Client`` that is active in this process, None where there is none."""
-    if "distributed" not in sys.modules:  # nobody can have made a client
-        return None
-    from distributed import default_client  # optional, deferred on purpose
-
-    try:
-        return default_client()  # type: ignore[no-untyped-call]
-    except ValueError:
-        return None
+    limits = [
+        (min(budget_nbytes, worker.memory_nbytes or budget_nbytes), worker.threads) for worker in worker_limits(client)
+    ]
+    return Capacity(*min(limits, key=lambda limit: limit[0] / limit[1]))
 
 
 def persist(arrays: Mapping[str, da.Array]) -> dict[str, PersistedArray]:
-    """Compute dask arrays on the workers of the active cluster and keep them there."""
+    """Compute dask arrays on the workers of the active cluster and keep them there: all of their rows, or none.
+
+    Raises
+    ------
+    ClusterError
+        The cluster was closed, or its scheduler was lost.
+    Exception
+        Whatever the first task that failed raised.
+    """
+    from distributed import futures_of, wait  # optional, deferred on purpose
+
+    client = active_client()
+    assert client is not None
     whole = [array.rechunk(dict.fromkeys(range(1, array.ndim), -1)) for array in arrays.values()]
-    persisted = persist_collections(*whole)
-    for array in persisted:
-        _wait(array)
+    with asking(client):
+        persisted = persist_collections(*whole)
+        futures = futures_of(persisted, client=client)  # type: ignore[no-untyped-call]
+        wait(futures)  # type: ignore[no-untyped-call]
+        raise_failed(futures)
     return {name: PersistedArray(array) for name, array in zip(arrays, persisted, strict=True)}
-
-
-def _wait(array: da.Array) -> None:
-    from distributed import wait  # optional, deferred on purpose
-
-    wait(array)  # type: ignore[no-untyped-call]

@@ -1,0 +1,194 @@
+"""Clusters: what the workers of a dask cluster have, there or promised, and how it is waited for; knows no rows."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+from dask.system import CPU_COUNT
+from dask.utils import parse_bytes
+
+from storegate_engine import settings
+from storegate_engine.budget import available_nbytes
+from storegate_engine.errors import ClusterError, StoreGateError, WorkerTimeoutError
+
+__all__ = ["WorkerLimits", "active_client", "asking", "raise_failed", "thread_given_back", "worker_limits"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLimits:
+    """What one worker may use."""
+
+    memory_nbytes: int | None
+    """Its memory limit, None where it has none."""
+    threads: int
+    """Tasks that it runs at the same time."""
+
+
+def active_client() -> Any | None:
+    """Return the ``distributed.Client`` that is active in this process, None where there is none."""
+    if "distributed" not in sys.modules:  # nobody can have made a client
+        return None
+    from distributed import default_client  # optional, deferred on purpose
+
+    try:
+        return default_client()  # type: ignore[no-untyped-call]
+    except ValueError:
+        return None
+
+
+@contextlib.contextmanager
+def asking(client: Any) -> Iterator[None]:
+    """Wait for tasks of a cluster within this; in a task, its thread goes back to the worker, which may need it.
+
+    Raises
+    ------
+    ClusterError
+        The cluster was closed, or its scheduler was lost, before the tasks were done.
+    """
+    from distributed.comm.core import CommClosedError  # optional, deferred on purpose
+
+    _require_running(client)
+    with thread_given_back():
+        try:
+            yield
+        except Exception as err:
+            lost = client.status != "running" or isinstance(err, (CancelledError, CommClosedError))
+            if isinstance(err, StoreGateError) or not lost:
+                raise
+            raise ClusterError(
+                f"the cluster at {_address(client)} was closed or lost before its tasks were done "
+                f"({type(err).__name__}: {err}); nothing was committed: make the call again with a running cluster"
+            ) from err
+
+
+@contextlib.contextmanager
+def thread_given_back() -> Iterator[None]:
+    """Let the worker run other tasks in this thread's place; does nothing where the thread is none of a worker's."""
+    from distributed import rejoin, secede  # optional, deferred on purpose
+
+    try:
+        secede()  # type: ignore[no-untyped-call]
+    except (AttributeError, KeyError, ValueError):  # in no task, or given back already
+        yield
+        return
+    try:
+        yield
+    finally:
+        rejoin()  # type: ignore[no-untyped-call]
+
+
+def raise_failed(futures: list[Any]) -> None:
+    """Raise the error of the first future that has one: those that only hold results are never asked for it."""
+    for future in futures:
+        if future.status != "finished":
+            future.result()
+
+
+def _address(client: Any) -> str:
+    return str(getattr(client.scheduler, "address", "an unknown address"))
+
+
+def _require_running(client: Any) -> None:
+    if client.status != "running":
+        raise ClusterError(
+            f"the scheduler at {_address(client)} does not answer: it was closed or lost (the client is "
+            f"{client.status!r}); close the client to go on without a cluster, or connect to a running one"
+        )
+
+
+def worker_limits(client: Any) -> list[WorkerLimits]:
+    """Return the limits of all workers: those that are there, and those that the cluster will start.
+
+    Raises
+    ------
+    WorkerTimeoutError
+        There is no worker, nothing says what the first will have, and none came in ``storegate.worker-timeout``.
+    ClusterError
+        The scheduler was lost.
+    """
+    found = _present(client) + _promised(client.cluster)
+    if found:
+        return found
+    seconds = settings.worker_timeout()
+    try:
+        if seconds > 0:  # distributed takes 0 for no limit
+            client.wait_for_workers(1, timeout=seconds)
+            found = _present(client)
+    except TimeoutError as err:
+        raise _no_workers(client, seconds) from err
+    if not found:
+        raise _no_workers(client, seconds)
+    return found
+
+
+def _no_workers(client: Any, seconds: float) -> WorkerTimeoutError:
+    return WorkerTimeoutError(
+        f"plans are made for the smallest worker, and the cluster at {_address(client)} has none after {seconds:g} s; "
+        "start workers first, raise storegate.worker-timeout, or close the client to go on without a cluster"
+    )
+
+
+def _present(client: Any) -> list[WorkerLimits]:
+    _require_running(client)
+    info: Mapping[str, Any] = client.scheduler_info(n_workers=-1)
+    if "workers" not in info:  # lost since, and what the client knew of it with it
+        raise ClusterError(f"the scheduler at {_address(client)} was lost; connect to a running one")
+    return [WorkerLimits(worker["memory_limit"] or None, worker["nthreads"]) for worker in info["workers"].values()]
+
+
+def _promised(cluster: Any | None) -> list[WorkerLimits]:
+    """Return the limits of the workers that a cluster was told to start, else of those that it starts when it scales.
+
+    Nothing where the cluster has no specification, or one that does not say.
+    """
+    specified = getattr(cluster, "worker_spec", None)
+    if not isinstance(specified, Mapping):
+        return []
+    specs = list(specified.values())
+    template = getattr(cluster, "new_spec", None)
+    if template and (not specs or getattr(cluster, "_adaptive", None) is not None):
+        specs.append(template)
+    limits = [_limits_of(spec.get("options", {})) for spec in specs]
+    return [limit for limit in limits if limit is not None]
+
+
+def _limits_of(options: Mapping[str, Any]) -> WorkerLimits | None:
+    """Return the limits that the options of a specification mean, None where they are none that are known."""
+    if isinstance(options.get("kwargs"), Mapping):  # of a worker that is started over SSH
+        options = options["kwargs"]
+    if "config_name" in options:
+        return _limits_of_job(options)
+    if "nthreads" not in options and "memory_limit" not in options:
+        return None
+    threads = int(options.get("nthreads") or CPU_COUNT)
+    return WorkerLimits(_memory_nbytes(options.get("memory_limit", "auto"), threads), threads)
+
+
+def _limits_of_job(options: Mapping[str, Any]) -> WorkerLimits | None:
+    """Return the limits of one of the workers into which a job of dask-jobqueue is divided."""
+    from distributed.deploy.utils import nprocesses_nthreads  # optional, deferred on purpose
+
+    def option(key: str) -> Any:
+        given = options.get(key)
+        return dask.config.get(f"jobqueue.{options['config_name']}.{key}", None) if given is None else given
+
+    cores, memory = option("cores"), option("memory")
+    if cores is None or memory is None:
+        return None
+    processes = option("processes") or nprocesses_nthreads(cores)[0]  # type: ignore[no-untyped-call]
+    return WorkerLimits(parse_bytes(memory) // processes, max(1, int(cores) // processes))
+
+
+def _memory_nbytes(limit: Any, threads: int) -> int | None:
+    """Return what ``memory_limit`` of a worker means: bytes, a text, a share of its machine's memory, or ``auto``."""
+    if limit == "auto":
+        return int(available_nbytes() * min(1, threads / CPU_COUNT))
+    if isinstance(limit, float) and limit <= 1:
+        return int(available_nbytes() * limit) or None
+    return parse_bytes(limit) or None if limit else None

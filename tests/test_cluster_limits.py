@@ -1,0 +1,122 @@
+"""Limits of workers: plans are made for the smallest worker that is there or promised, and wait where there is none."""
+
+from __future__ import annotations
+
+import threading
+
+import dask
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster
+
+from storegate import StoreGate
+from storegate_engine.clusters import WorkerLimits, worker_limits
+from storegate_engine.errors import ArgumentError, ClusterError, WorkerTimeoutError
+
+MB = 10**6
+LOOPBACK = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+
+
+@pytest.fixture
+def rows():
+    return np.random.default_rng(0).random((50_000, 64), dtype="f4")
+
+
+@pytest.fixture
+def gate(tmp_path, rows):
+    with StoreGate("zarr", {"output_dir": tmp_path / "store", "budget": "4GB"}, data_id="test_id") as opened:
+        opened.add_data("x", rows, shuffle=3)
+        yield opened
+
+
+@pytest.fixture
+def to_scale(tmp_path):
+    """A cluster that has no workers yet."""
+    with (
+        LocalCluster(
+            n_workers=0, threads_per_worker=1, memory_limit="300MB", local_directory=str(tmp_path / "dask"), **LOOPBACK
+        ) as running,
+        Client(running) as client,
+    ):
+        yield client
+
+
+def limits_of(gate):
+    return gate.capacity.budget_nbytes, gate.capacity.workers
+
+
+def test_workers_that_come_later_are_planned_for(to_scale, gate, rows):
+    assert limits_of(gate) == (300 * MB, 1)
+    dataset = gate["train"].to_xarray()  # planned before there is any worker
+    to_scale.cluster.scale(2)
+    np.testing.assert_array_equal(dataset["x"].values, rows[np.random.RandomState(3).permutation(len(rows))])
+    assert limits_of(gate) == (300 * MB, 1)
+
+
+def test_an_adaptive_cluster_promises_workers(to_scale, gate, rows):
+    to_scale.cluster.adapt(minimum=0, maximum=2, interval="50ms")
+    assert limits_of(gate) == (300 * MB, 1)
+    gate.compact()
+    np.testing.assert_array_equal(gate.get_data("x"), rows[np.random.RandomState(3).permutation(len(rows))])
+
+
+def test_workers_of_different_memory(tmp_path, gate):
+    """The one with the least memory for each thread is planned for, whether it came already or not."""
+    local = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "local_directory": str(tmp_path / "dask")}
+    workers = {
+        "large": {"cls": Nanny, "options": {**local, "nthreads": 1, "memory_limit": "900MB"}},
+        "many threads": {"cls": Nanny, "options": {**local, "nthreads": 4, "memory_limit": 800 * MB}},
+    }
+    scheduler = {"cls": Scheduler, "options": LOOPBACK}
+    with SpecCluster(workers=workers, scheduler=scheduler) as running, Client(running) as client:
+        client.wait_for_workers(2, timeout=120)
+        assert limits_of(gate) == (800 * MB, 4)
+        gate.compact()
+        running.worker_spec["small"] = {"cls": Nanny, "options": {**local, "nthreads": 2, "memory_limit": "250MB"}}
+        assert limits_of(gate) == (250 * MB, 2)  # it is promised, and will come when the cluster is corrected
+
+
+def test_a_memory_limit_of_the_gate_holds_for_each_worker(tmp_path, of_processes):
+    """A budget below the limits of all workers is shared by the threads of the one that has most."""
+    with of_processes(tmp_path / "dask", n_workers=1, n_threads=2, memory_limit="500MB") as client:
+        gate = StoreGate("zarr", {"output_dir": tmp_path / "store", "budget": "100MB"}, data_id="test_id")
+        assert limits_of(gate) == (100 * MB, 2)
+        assert worker_limits(client) == [WorkerLimits(500 * MB, 2)]
+
+
+def test_the_first_worker_is_waited_for(tmp_path, gate, of_processes):
+    """A cluster that somebody else started promises nothing."""
+    with (
+        LocalCluster(
+            n_workers=0, threads_per_worker=1, memory_limit="300MB", local_directory=str(tmp_path / "dask"), **LOOPBACK
+        ) as running,
+        Client(running.scheduler_address),
+    ):
+        with dask.config.set({"storegate.worker-timeout": 0}), pytest.raises(WorkerTimeoutError, match="start workers"):
+            gate["train"].to_xarray()
+        with dask.config.set({"storegate.worker-timeout": "300ms"}), pytest.raises(TimeoutError, match=r"0\.3 s"):
+            gate.compact()
+        with dask.config.set({"storegate.worker-timeout": "soon"}), pytest.raises(ArgumentError, match="60s"):
+            gate.capacity  # noqa: B018
+        assert issubclass(WorkerTimeoutError, ClusterError)
+        found = []
+        asks = threading.Thread(target=lambda: found.append(limits_of(gate)))
+        asks.start()
+        running.scale(1)
+        asks.join(timeout=120)
+        assert found == [(300 * MB, 1)]
+
+
+def test_jobs_of_a_batch_system_promise_workers(tmp_path, gate):
+    """A job has all cores and the whole memory of its node; the workers that it starts share them."""
+    jobqueue = pytest.importorskip("dask_jobqueue")
+    job = {"interface": "lo", "log_directory": str(tmp_path / "logs"), "local_directory": str(tmp_path / "dask")}
+    scheduler = {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
+    with (
+        jobqueue.SLURMCluster(
+            queue="normal", cores=8, processes=8, memory="2GB", walltime="04:00:00", scheduler_options=scheduler, **job
+        ) as running,
+        Client(running) as client,
+    ):
+        assert worker_limits(client) == [WorkerLimits(250 * MB, 1)]
+        assert limits_of(gate) == (250 * MB, 1)
