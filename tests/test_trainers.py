@@ -311,6 +311,24 @@ def test_a_stateful_loader_resumes_at_any_batch(adapter, gate, workers, k, keep)
         assert flat(lists(resumed)) == rows_of([whole], k=k), cut
 
 
+def test_a_rank_whose_last_batch_is_not_of_its_last_worker_resumes_after_it(adapter, gate):
+    pytest.importorskip("torchdata")
+
+    def loader():
+        stream = gate["train"]["row"].batches(33, rank=0, world=2)
+        assert [stream.workers_with_batches(step, 2) for step in (0, 3)] == [[0, 1], [0]]
+        return loader_of(adapter.StreamDataset(stream), 2, stateful=True)
+
+    first = loader()
+    given = lists(itertools.islice(first, len(first)))
+    assert list(map(len, given)) == [8, 8, 8, 8, 8, 8, 0], "the last one keeps the rank in step"
+    resumed = loader()
+    resumed.load_state_dict(first.state_dict())
+    assert len(lists(resumed)) == 7
+    expected = [row for step in steps_of(2, k=33) for row in step[: len(step) // 2]]
+    assert flat(lists(resumed)) == expected
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stateful_loader_goes_through_whole_epochs(adapter, gate, workers):
     pytest.importorskip("torchdata")
