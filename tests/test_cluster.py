@@ -9,11 +9,15 @@ import threading
 import time
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 
 from storegate import StoreGate
+from storegate_engine.errors import SpillError
+from storegate_engine.spill import Visit
+from storegate_engine.submitted import drop_unwanted
 
 
 @pytest.fixture
@@ -62,11 +66,63 @@ def test_the_same_rows_whatever_the_workers_and_the_chunks(tmp_path, n_workers, 
         np.testing.assert_array_equal(gate.get_data("x"), expected)
 
 
-def test_what_is_persisted_is_computed_when_the_layer_is_gone(cluster, shuffled):
+@pytest.fixture
+def scratch(tmp_path):
+    """Spill that the client is told to put elsewhere than the workers would."""
+    with dask.config.set({"storegate.scratch-directory": tmp_path / "elsewhere"}):
+        yield tmp_path / "elsewhere"
+
+
+def spilled_nbytes(directory):
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) if directory.exists() else 0
+
+
+def test_the_spill_lies_where_the_client_says_and_goes_with_what_it_holds(cluster, shuffled, scratch, tmp_path):
+    gate, expected, _ = shuffled
+    for _ in range(3):
+        dataset = gate["train"].to_xarray()
+        assert "exchange" in gate["train"].explain()
+        future = cluster.compute(dataset["x"].data)
+        np.testing.assert_array_equal(future.result(), expected)
+        assert expected.nbytes <= spilled_nbytes(scratch) < 1.2 * expected.nbytes
+        future = cluster.compute(dataset["x"].data)  # again, over what is there
+        np.testing.assert_array_equal(future.result()[:10], expected[:10])
+        assert spilled_nbytes(scratch) < 1.2 * expected.nbytes
+        del future, dataset
+        gc.collect()
+        cluster.run_on_scheduler(gc.collect)  # one of this process shares its objects
+        assert not scratch.exists()
+    assert not (tmp_path / "store" / "scratch").exists()
+    assert list(tmp_path.rglob("map-*")) == []
+
+
+def test_the_plan_is_that_of_the_settings_where_the_array_was_made(cluster, shuffled, tmp_path):
+    gate, expected, _ = shuffled
+    with dask.config.set({"storegate.shuffle": "gather"}):
+        lazy = gate["train"]["x"].data
+    np.testing.assert_array_equal(lazy.compute(), expected)
+    assert list(tmp_path.rglob("map-*")) == []
+
+
+def test_what_is_persisted_is_computed_when_the_layer_is_gone(cluster, shuffled, tmp_path):
     gate, expected, _ = shuffled
     persisted = gate["train"].to_xarray()["x"].persist()
     gc.collect()
     np.testing.assert_array_equal(persisted.values, expected)
+    assert list(tmp_path.rglob("map-*")), "for workers that are lost"
+    del persisted
+    gc.collect()
+    drop_unwanted()
+    assert list(tmp_path.rglob("scratch")) == []
+
+
+def open_visit(path):
+    return os.fspath(Visit(Path(path), Path(path).parent, "1" * 32, os.getuid()))
+
+
+def test_a_scratch_directory_that_workers_do_not_see_is_named_with_the_rule(cluster, tmp_path):
+    with pytest.raises(SpillError, match=r"seen from this worker.*scratch-directory.*share"):
+        cluster.submit(open_visit, str(tmp_path / "only here")).result()
 
 
 def kill_a_worker(pid, number, moment, done, killed):

@@ -136,6 +136,7 @@ def plan_rows(
     bucket_rows: int | None = None,
     copies: float = COPIES,
     passes: int = 2,
+    force: str | None = None,
 ) -> Plan:
     """Return how ``n_rows`` rows of a variable are read; see `plans`.
 
@@ -157,6 +158,8 @@ def plan_rows(
         Copies of its rows that a task holds.
     passes : {2, 3}
         The most passes of an exchange.
+    force : str, optional
+        See `choose`; default: what is configured.
     """
     is_fixed = bool(variable.pieces) and variable.dtype.kind != "T"  # variable-length text cannot be spilled
     rows = Rows(
@@ -175,7 +178,7 @@ def plan_rows(
         workers=workers,
         align=align,
         bucket_rows=bucket_rows,
-        force=shuffle_plan(),
+        force=shuffle_plan() if force is None else force,
         copies=copies,
         passes=passes,
     )
@@ -203,10 +206,10 @@ def _transforms_last(variable: Variable) -> bool:
     return variable.pieces[0].source_row_nbytes < variable.row_nbytes
 
 
-def scratch_of(variable: Variable) -> Path:
+def scratch_of(variable: Variable, configured: Path | None = None) -> Path:
     """Return where the spill of a variable lies: where it is configured, in its store, or in the system's scratch."""
-    if (configured := scratch_directory()) is not None:
-        return configured
+    if (place := configured or scratch_directory()) is not None:
+        return place
     for piece in variable.pieces:
         if isinstance(piece.array, StoredArray) and (segment := piece.array.location.path) is not None:
             table = segment.parents[1]

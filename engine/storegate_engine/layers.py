@@ -6,7 +6,7 @@ dask culls the graph and so says which blocks are wanted.
 
 from __future__ import annotations
 
-import copy
+import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
 from functools import cached_property
@@ -34,9 +34,11 @@ from storegate_engine.exchange import (
 )
 from storegate_engine.orders import Concat, Permute, RowOrder, Slice, Take
 from storegate_engine.plans import COPIES, Plan, permuted_rows, task_nbytes
+from storegate_engine.settings import scratch_directory, shuffle_plan
 from storegate_engine.shards import in_own_thread
-from storegate_engine.spill import Spill, keep_until_exit, open_spill
+from storegate_engine.spill import Spill, Visit, open_spill
 from storegate_engine.states import is_stored
+from storegate_engine.submitted import drop_unwanted, has_client
 from storegate_engine.table import Variable
 from storegate_engine.tiers import Capacity
 
@@ -84,19 +86,36 @@ class RowsLayer(Layer):
         self.variable = variable
         self.starts = (0, *np.cumsum(rows).tolist())
         self.capacity = capacity
-        self._spills: dict[str, Spill] = {}
+        # what plans depend on is what is configured where the layer is made, wherever it is culled
+        self._shuffle = shuffle_plan()
+        self._scratch = scratch_directory()
+        self._spill: Spill | Visit | None = None
 
     def in_full_pass(self) -> RowsLayer:
         """Return the layer for a pass over all blocks, some at a time: rows are exchanged once, not gathered often."""
-        layer = copy.copy(self)
-        layer.is_full_pass = True
-        layer._spills = {}
+        layer = object.__new__(type(self))
+        layer.__dict__.update(self.__dict__, is_full_pass=True)
         layer.__dict__.pop("_everything", None)
         return layer
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travel without tasks and spill: where it goes, it makes its own."""
-        return {**{key: value for key, value in self.__dict__.items() if key != "_everything"}, "_spills": {}}
+        """Travel without tasks; the spill of a graph that goes to a scheduler is made here and goes with this layer."""
+        state = {key: value for key, value in self.__dict__.items() if key != "_everything"}
+        if self._spill is None and has_client() and self._exchanges:
+            state["_spill"] = self._open_spill()
+            weakref.finalize(self, drop_unwanted).atexit = False
+        return state
+
+    @property
+    def _exchanges(self) -> bool:
+        """Whether a pass over all blocks takes an exchange."""
+        return self.plan(range(len(self.starts) - 1)).kind == "exchange"
+
+    def _open_spill(self) -> Spill | Visit:
+        """Return the directory of all spill of this layer, and of others of its name."""
+        if self._spill is None:
+            self._spill = open_spill(scratch_of(self.variable, self._scratch), tokenize(self.name))
+        return self._spill
 
     def __repr__(self) -> str:
         return f"<RowsLayer {self.name!r}: {len(self.starts) - 1} blocks of {self.variable.name!r}>"
@@ -132,7 +151,7 @@ class RowsLayer(Layer):
 
     def plan(self, blocks: Sequence[int]) -> Plan:
         """Return how these blocks would be read."""
-        return plan_blocks(self.variable, self.starts, blocks, self.capacity)
+        return plan_blocks(self.variable, self.starts, blocks, self.capacity, self._shuffle)
 
     @property
     def _spare_nbytes(self) -> int:
@@ -187,12 +206,10 @@ class RowsLayer(Layer):
 
     def _exchange(self, blocks: Sequence[int], buckets: tuple[int, int], plan: Plan) -> dict[Key, GraphNode]:
         token = tokenize(self.name, buckets, plan.map_rows)
-        spill = self._spills.setdefault(token, open_spill(scratch_of(self.variable), token))
-        if active_client() is not None:
-            keep_until_exit(spill)  # what was persisted is still computed when nobody here holds the layer
-        exchange = Exchange(self.variable, plan.map_rows, plan.bucket_rows, spill, buckets)
+        spill = self._open_spill()
+        exchange = Exchange(self.variable, plan.map_rows, plan.bucket_rows, spill, buckets, prefix=f"map-{token[:8]}")
         # the place belongs to this process: another client of the same cluster has one of its own
-        token = tokenize(token, str(spill.path))
+        token = tokenize(token, str(spill.place))
         scattered = f"{self.name}-spilled-{token}"
         tasks: dict[Key, GraphNode] = {}
         requested: list[TaskRef] = []
@@ -230,12 +247,14 @@ def _groups(blocks: Sequence[int], starts: Sequence[int], n_rows: int) -> list[l
     return groups
 
 
-def plan_blocks(variable: Variable, starts: Sequence[int], blocks: Sequence[int], capacity: Capacity) -> Plan:
-    """Return how some blocks of a variable are read; see `plans`."""
+def plan_blocks(
+    variable: Variable, starts: Sequence[int], blocks: Sequence[int], capacity: Capacity, force: str | None = None
+) -> Plan:
+    """Return how some blocks of a variable are read; see `plans` and, for ``force``, `exchange.plan_rows`."""
     in_order = all(variable.order.runs(starts[block], starts[block + 1]) is not None for block in blocks)
     n_rows = sum(starts[block + 1] - starts[block] for block in blocks)
     block_rows = starts[1] - starts[0] if len(starts) > 1 else 1
-    plan = plan_rows(variable, n_rows, *astuple(capacity), in_order=in_order, bucket_rows=block_rows)
+    plan = plan_rows(variable, n_rows, *astuple(capacity), in_order=in_order, bucket_rows=block_rows, force=force)
     if plan.kind != "gather":
         return plan
     _, fitting = permuted_rows(moved_row_nbytes(variable), variable.offsets[-1], *astuple(capacity))

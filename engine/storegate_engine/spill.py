@@ -27,13 +27,13 @@ from types import FrameType
 from typing import Any
 
 from storegate_engine.errors import SpillError
+from storegate_engine.submitted import in_cluster_thread, in_worker, keep_while_wanted
 
 __all__ = [
     "LOCK",
     "SPARE",
     "Spill",
     "Visit",
-    "keep_until_exit",
     "open_spill",
     "orphans",
     "remove_orphan",
@@ -51,6 +51,8 @@ _HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
 """Host and process are named for people; nothing goes by them."""
 _NOBODY = 0
 """In the place of a process: the directory waits for whoever takes it."""
+_MADE = b"1"
+"""In the lock file of a plan whose place did not exist before, or is of others that say so."""
 _MAX_TRIES = 100
 _lock = threading.Lock()
 
@@ -58,11 +60,13 @@ _lock = threading.Lock()
 class Hold:
     """A directory whose lock this process has."""
 
-    __slots__ = ("__weakref__", "descriptor", "owner", "path", "pid")
+    __slots__ = ("__weakref__", "descriptor", "made_place", "owner", "path", "pid")
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self.descriptor = descriptor
+        self.made_place = os.read(descriptor, 1) == _MADE
+        """Whether the place of the directory was made by one of us, and goes with the last of them."""
         self.pid = os.getpid()
         self.owner = path.lstat().st_uid
         """Whose files are believed; not this user on file systems that give new files to another."""
@@ -128,7 +132,13 @@ class Spill:
     def __fspath__(self) -> str:
         return str(self.path)
 
+    @property
+    def place(self) -> Path:
+        """Where the directory is."""
+        return self.path
+
     def __reduce__(self) -> tuple[Any, ...]:
+        keep_while_wanted(self)  # what is persisted is still computed when nobody here holds it
         return _visit, (self.path, self._parent, self._plan, self.owner)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Spill:
@@ -167,25 +177,42 @@ class Visit:
         """The user whose files are believed."""
 
     @property
+    def place(self) -> Path:
+        """Where the directory is, or was; not looked at."""
+        return self._path if self._own is None else self._own.path
+
+    @property
     def path(self) -> Path:
-        """The directory; one of this process where the other's has ended."""
+        """The directory; one of this process where the other's has ended.
+
+        Raises
+        ------
+        SpillError
+            A worker of a cluster does not see it.
+        """
         if self._own is None and not self._path.is_dir():
+            if in_worker():
+                raise SpillError(
+                    f"spill directory {self._path} of the client is not there, seen from this worker: set "
+                    "storegate.scratch-directory to a directory on a file system that the client and all workers share "
+                    "(or the client has let go of the rows that it asked for)"
+                )
             self._own = open_spill(self._parent, self._plan)
             self.owner = self._own.owner
-        return self._path if self._own is None else self._own.path
+        return self.place
 
     def __fspath__(self) -> str:
         return str(self.path)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _visit, (self.path, self._parent, self._plan, self.owner)
+        return _visit, (self.place, self._parent, self._plan, self.owner)
 
 
 def _visit(path: Path, parent: Path, plan: str, owner: int) -> Spill | Visit:
-    """Return what came from another process; the very object where it came back to its own."""
+    """Return what came from another process; the very object where it came back to its own, but for a cluster there."""
     with _lock:
         spill = _open.get((parent, plan))
-    if spill is not None and not spill.is_inherited and spill._hold.path == path:
+    if spill is not None and not in_cluster_thread() and not spill.is_inherited and spill._hold.path == path:
         return spill
     return Visit(path, parent, plan, owner)
 
@@ -198,7 +225,7 @@ def _remove(hold: Hold) -> None:
         hold.remove()
         parent = hold.path.parent
         if not any(path.parent == parent for path in list(_holds)):  # the place stays as long as there are others
-            _sweep(parent)
+            _sweep(parent, hold.made_place)
 
 
 def _leave(hold: Hold, reference: weakref.ref[Spill]) -> None:
@@ -224,13 +251,15 @@ def _leave_behind(hold: Hold) -> None:
     hold.release()
 
 
-def _sweep(parent: Path) -> None:
-    """Remove what killed processes have left in a place, and the place itself when nothing is left."""
+def _sweep(parent: Path, made_place: bool) -> None:
+    """Remove what killed processes have left in a place, and the place itself, if we made it and nothing is left."""
     with contextlib.suppress(OSError):
         for path in parent.iterdir():
             if (name := _NAME.fullmatch(path.name)) is not None and int(name["pid"]) != _NOBODY:
+                made_place |= _says_made(path)
                 remove_orphan(path)
-        parent.rmdir()  # succeeds when it was the last one
+        if made_place:
+            parent.rmdir()  # succeeds when it was the last one
 
 
 def _adopted(parent: Path, plan: str) -> Hold | None:
@@ -247,9 +276,7 @@ def _made(parent: Path, plan: str) -> Hold:
     for _ in range(_MAX_TRIES):
         path = _fresh(parent, plan, os.getpid())
         try:
-            parent.mkdir(
-                mode=0o700 if parent.parent == Path(tempfile.gettempdir()) else 0o777, parents=True, exist_ok=True
-            )
+            made_place = _make_place(parent)
             path.mkdir(mode=0o700)
         except FileNotFoundError:  # the place went with the last one of another process
             continue
@@ -259,8 +286,29 @@ def _made(parent: Path, plan: str) -> Hold:
                 "directory that can be written"
             ) from err
         if (hold := _hold(path, is_new=True)) is not None:  # else swept between the two steps
+            if made_place:
+                os.write(hold.descriptor, _MADE)
+                hold.made_place = True
             return hold
     raise SpillError(f"no spill directory can be made in {parent}: others remove it; set storegate.scratch-directory")
+
+
+def _make_place(parent: Path) -> bool:
+    """Make the directory in which those of plans lie; return whether it is one that was made so, now or before."""
+    try:
+        parent.mkdir(mode=0o700 if parent.parent == Path(tempfile.gettempdir()) else 0o777, parents=True)
+    except FileExistsError:
+        if parent in user_places():
+            return True
+        return any(_says_made(path) for path in parent.iterdir() if _NAME.fullmatch(path.name))
+    return True
+
+
+def _says_made(path: Path) -> bool:
+    """Return what a directory of a plan says of its place."""
+    with contextlib.suppress(OSError):
+        return (path / LOCK).read_bytes()[:1] == _MADE
+    return False
 
 
 def _fresh(parent: Path, plan: str, pid: int) -> Path:
@@ -334,14 +382,6 @@ def open_spill(parent: Path, plan: str) -> Spill:
             spill = Spill(parent, plan)
             _open[parent, plan] = spill
         return spill
-
-
-_kept: set[Spill] = set()
-
-
-def keep_until_exit(spill: Spill) -> None:
-    """Keep a directory until the process ends, whoever lets go of it before."""
-    _kept.add(spill)
 
 
 def orphans(parent: Path) -> list[Path]:
@@ -438,7 +478,6 @@ def _after_fork_in_child() -> None:
     _lock = threading.Lock()  # another thread of the parent may hold it
     for hold in list(_holds.values()):  # else the parent's locks would live as long as this child
         hold.release()
-    _kept.clear()
 
 
 if hasattr(os, "register_at_fork"):
