@@ -543,7 +543,7 @@ def test_nothing_that_a_store_says_reaches_the_terminal_raw(store, tmp_path, cap
     set_in_manifest(operation=evil, arguments={evil: evil, "x": [evil]})(store)
     assert main(["history", str(store)]) == 0
     set_in_manifest(format=evil)(store)
-    assert main(["history", str(store)]) == 2
+    assert main(["history", str(store)]) == 0  # it names the version that it cannot read
     main(["verify", str(store)])
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / evil).write_bytes(b"")

@@ -268,7 +268,7 @@ class TestProcesses:
                 gate.add_data("y", [1])
             assert gate.vacuum(older_than=3600).scratch == []
             planned = gate.vacuum(older_than=0, dry_run=True)
-            assert len(planned.scratch) == 1
+            assert len([path for path in planned.scratch if path.startswith(str(scratch))]) == 1
             assert files(scratch) != []
             done = gate.vacuum(older_than=0)
             assert done.scratch == planned.scratch
