@@ -21,7 +21,6 @@ from dask.typing import Key
 from storegate_engine.arrays import StoredIndex
 from storegate_engine.budget import BLOCK_NBYTES, block_rows
 from storegate_engine.buffers import Pool
-from storegate_engine.clusters import active_client
 from storegate_engine.errors import MemoryBudgetError
 from storegate_engine.exchange import (
     Exchange,
