@@ -73,12 +73,16 @@ def _look(loop: Any) -> None:
 
 def drop_unwanted() -> None:
     """Let go of what no client waits for any more; clients are given a moment to notice which futures are gone."""
+    if not _kept:
+        return
+    if in_cluster_thread():  # the garbage collector calls from anywhere, and what a client waits for must go on
+        threading.Thread(target=_drop, daemon=True).start()
+        return
     for client in {id(client): client for kept in list(_kept) if (client := kept.client()) is not None}.values():
         if client.status == "running" and client.loop is not None:
             noticed = threading.Event()
             client.loop.add_callback(noticed.set)
-            if threading.current_thread() is not getattr(client, "_loop_thread", None):
-                noticed.wait(PATIENCE_SECONDS)
+            noticed.wait(PATIENCE_SECONDS)
     _drop()
 
 
