@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import shutil
-import tempfile
 import warnings
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from types import TracebackType
@@ -53,6 +50,7 @@ from storegate_engine.rewrite import rewrite
 from storegate_engine.roots import Root
 from storegate_engine.settings import fingerprints_at_commit
 from storegate_engine.table import Table, rows_of
+from storegate_engine.temporaries import Temporary
 from storegate_engine.tiers import Capacity, capacity
 from storegate_engine.transforms import ArgMax, Cast, OneHot, Transform
 from storegate_engine.vacuum import Vacuumed
@@ -130,7 +128,7 @@ class StoreGate:
         self._data_id: str | None = None
         self._memory: dict[str, MemoryRepository] = {}
         self._stored: dict[str, Repository] = {}
-        self._cleanup: weakref.finalize[Any, Any] | None = None
+        self._temporary: Temporary | None = None
         if data_id is not None:
             validate_name(data_id, "data_id")
         if backend != "numpy":
@@ -142,8 +140,8 @@ class StoreGate:
         options = self._options
         directory = options.output_dir
         if directory is None:
-            directory = tempfile.mkdtemp(prefix="storegate-")
-            self._cleanup = weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
+            self._temporary = Temporary()
+            directory = self._temporary.path
         root = Root(
             parse_location(directory, dict(options.storage_options or {})),
             options.budget_nbytes,
@@ -162,8 +160,8 @@ class StoreGate:
         self._memory.clear()
         self._stored.clear()
         self._data_id = None
-        if self._cleanup is not None:
-            self._cleanup()
+        if self._temporary is not None:
+            self._temporary.remove()
 
     def __enter__(self) -> Self:
         """Return the gate itself."""
@@ -177,7 +175,7 @@ class StoreGate:
 
     def __getstate__(self) -> dict[str, Any]:
         """Travel by location and version on disk, by value in memory; who made a temporary directory keeps it."""
-        return {**self.__dict__, "_cleanup": None}
+        return {**self.__dict__, "_temporary": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StoreGate:
         """Return an independent gate on the same data; a temporary directory lives as long as its maker."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import json
 import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +20,8 @@ import zarr
 
 from storegate import StoreGate
 from storegate_engine import testing
-from storegate_engine.errors import CorruptStoreError, NotAStoreError, SnapshotExpired, StoreError
+from storegate_engine.errors import CorruptStoreError, NotAStoreError, SnapshotExpired, StoreError, StoreNotFoundError
+from storegate_engine.streams import Stream
 
 ROWS = {
     "f": np.random.default_rng(0).standard_normal((300, 4)).astype("f4"),
@@ -163,6 +167,62 @@ class TestOpening:
         with StoreGate("hybrid", data_id="a") as gate:
             directory = gate.repository().location.path
         assert not directory.exists()
+
+    @pytest.mark.parametrize("shuffle", [None, 3])
+    @pytest.mark.parametrize(
+        "lazy",
+        [
+            lambda gate: gate["train"].to_xarray(),
+            lambda gate: gate["train"].to_xarray()["x"][5:] + 1,
+            lambda gate: gate["train"]["x"].data[::-1],
+            lambda gate: gate["train"]["x"].data[[3, 1, 2]],
+            lambda gate: gate.to_datatree()["train"]["x"],
+            lambda gate: gate["train"]["x"].batches(64),
+            lambda gate: pickle.loads(pickle.dumps(gate["train"].to_xarray()["x"])),
+            lambda gate: copy.deepcopy(gate["train"].to_xarray()["x"]),
+        ],
+    )
+    def test_a_temporary_directory_stays_with_what_reads_it(self, lazy, shuffle):
+        def made():
+            gate = StoreGate("zarr", None, "d")
+            gate.add_data("x", ROWS["f"], shuffle=shuffle)
+            return lazy(gate), lazy(gate), gate.repository().location.path
+
+        def rows(data):
+            return np.concatenate(list(data)) if isinstance(data, Stream) else np.asarray(data)
+
+        kept, again, directory = made()
+        gc.collect()
+        assert directory.exists()
+        found = [rows(data["x"] if isinstance(data, xr.Dataset) else data) for data in (kept, again)]
+        np.testing.assert_array_equal(*found)
+        assert np.isfinite(found[0]).all()
+        del kept
+        gc.collect()
+        assert directory.exists()
+        del again
+        gc.collect()
+        assert not directory.exists()
+
+    def test_a_closed_temporary_store_says_so(self):
+        with StoreGate("zarr", None, "d") as gate:
+            gate.add_data("x", ROWS["f"])
+            dataset = gate["train"].to_xarray()
+        with pytest.raises(StoreNotFoundError, match="temporary one of a gate that has been closed"):
+            dataset.compute()
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forked children")
+    @pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
+    def test_a_forked_child_leaves_the_temporary_directory(self):
+        gate = StoreGate("zarr", None, "d")
+        gate.add_data("x", ROWS["f"])
+        child = os.fork()
+        if not child:
+            del gate
+            gc.collect()
+            os._exit(0)
+        os.waitpid(child, 0)
+        np.testing.assert_array_equal(gate.get_data("x"), ROWS["f"])
 
     def test_two_gates_see_each_others_commits(self, stored, tmp_path):
         other = StoreGate("zarr", {"output_dir": tmp_path / "store"}, "test_id")

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -20,6 +20,7 @@ from zarr.storage import StorePath
 
 from storegate_engine import inspection
 from storegate_engine.budget import Layout
+from storegate_engine.contents import MARKER
 from storegate_engine.encodings import (
     Encoding,
     dtype_from_text,
@@ -29,7 +30,7 @@ from storegate_engine.encodings import (
     is_text,
     row_nbytes,
 )
-from storegate_engine.errors import CorruptStoreError, RowsMemoryError, SnapshotExpired, StoreError
+from storegate_engine.errors import CorruptStoreError, RowsMemoryError, SnapshotExpired, StoreError, StoreNotFoundError
 from storegate_engine.guards import GuardedStore
 from storegate_engine.indexes import ArrayIndex
 from storegate_engine.locations import Location
@@ -318,6 +319,11 @@ def _unreadable(array: StoredArray, done: str, err: Exception) -> StoreError:
     """Return what it means that stored bytes are missing or wrong: the segment was vacuumed, or is broken."""
     while isinstance(err, ExceptionGroup):  # of reads that ran side by side
         err = err.exceptions[0]
+    if replace(array.location, prefix="").read(MARKER) is None:
+        return StoreNotFoundError(
+            f"the store at {array.location.url} is gone: its directory was removed, or was the temporary one of a gate "
+            "that has been closed; close a gate last, or give backend_args['output_dir']"
+        )
     if array.location.read("zarr.json", max_nbytes=inspection.MAX_METADATA_NBYTES) is None:  # what vacuum removes first
         return SnapshotExpired(
             f"segment {array.location} is gone: the version that refers to it was vacuumed; open the store again"

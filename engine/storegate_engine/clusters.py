@@ -31,15 +31,16 @@ class WorkerLimits:
 
 
 def active_client() -> Any | None:
-    """Return the ``distributed.Client`` that is active in this process, None where there is none."""
+    """Return the ``distributed.Client`` that is active in this process, None where there is none, or it was closed."""
     if "distributed" not in sys.modules:  # nobody can have made a client
         return None
     from distributed import default_client  # optional, deferred on purpose
 
     try:
-        return default_client()  # type: ignore[no-untyped-call]
+        client = default_client()  # type: ignore[no-untyped-call]
     except ValueError:
         return None
+    return None if client.status == "closed" else client  # one that was closed within its own ``with``
 
 
 @contextlib.contextmanager
@@ -54,6 +55,7 @@ def asking(client: Any) -> Iterator[None]:
     from distributed.comm.core import CommClosedError  # optional, deferred on purpose
 
     _require_running(client)
+    address = _address(client)  # afterwards it may be forgotten
     with thread_given_back():
         try:
             yield
@@ -61,9 +63,10 @@ def asking(client: Any) -> Iterator[None]:
             lost = client.status != "running" or isinstance(err, (CancelledError, CommClosedError))
             if isinstance(err, StoreGateError) or not lost:
                 raise
+            cause = f"{type(err).__name__}: {err}".splitlines()[0]  # dask goes on with what it knows of each task
             raise ClusterError(
-                f"the cluster at {_address(client)} was closed or lost before its tasks were done "
-                f"({type(err).__name__}: {err}); nothing was committed: make the call again with a running cluster"
+                f"the cluster at {address} was closed or lost before its tasks were done ({cause}); nothing was "
+                "committed: make the call again with a running cluster"
             ) from err
 
 

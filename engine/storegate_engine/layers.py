@@ -36,7 +36,7 @@ from storegate_engine.plans import COPIES, Plan, permuted_rows, task_nbytes
 from storegate_engine.settings import scratch_directory, shuffle_plan
 from storegate_engine.shards import in_own_thread
 from storegate_engine.spill import Spill, Visit, open_spill
-from storegate_engine.states import is_stored
+from storegate_engine.states import is_stored, temporaries_of
 from storegate_engine.submitted import drop_unwanted, has_client
 from storegate_engine.table import Variable
 from storegate_engine.tiers import Capacity
@@ -89,6 +89,7 @@ class RowsLayer(Layer):
         self._shuffle = shuffle_plan()
         self._scratch = scratch_directory()
         self._spill: Spill | Visit | None = None
+        self._held = temporaries_of(variable)
 
     def in_full_pass(self) -> RowsLayer:
         """Return the layer for a pass over all blocks, some at a time: rows are exchanged once, not gathered often."""

@@ -22,6 +22,7 @@ from storegate_engine.names import validate_name
 from storegate_engine.orders import Concat, Permute, RowOrder, Slice, Take
 from storegate_engine.pieces import Piece
 from storegate_engine.table import PHASES, Dealt, Table, Variable
+from storegate_engine.temporaries import Temporary, temporary_at
 from storegate_engine.transforms import Transform, fold, transform_from_json
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "stored_arrays",
     "table_from_state",
     "table_to_state",
+    "temporaries_of",
     "token_of",
 ]
 
@@ -93,6 +95,13 @@ def _variable_to_state(
 def is_stored(variable: Variable) -> bool:
     """Return whether all rows of a variable lie in storage, or take no space: other processes find them again."""
     return all(isinstance(piece.array, (StoredArray, ConstantArray)) for piece in variable.pieces)
+
+
+def temporaries_of(variable: Variable) -> tuple[Temporary, ...]:
+    """Return the temporary directories in which rows of a variable lie, for whoever reads them later to hold."""
+    urls = {piece.array.location.url for piece in variable.pieces if isinstance(piece.array, StoredArray)}
+    found = (temporary_at(url) for url in sorted(urls))
+    return tuple(temporary for temporary in found if temporary is not None)
 
 
 def token_of(variable: Variable, *details: object) -> str:

@@ -26,7 +26,7 @@ from storegate_engine.errors import ArgumentError, IterationError, ShapeError, S
 from storegate_engine.orders import RowOrder
 from storegate_engine.permutations import as_int
 from storegate_engine.settings import shuffle_plan
-from storegate_engine.states import is_stored, key_of
+from storegate_engine.states import is_stored, key_of, temporaries_of
 from storegate_engine.stream_loads import (
     BlockSource,
     GatherSource,
@@ -147,6 +147,7 @@ class Stream:
         if len(set(counts.values())) > 1:
             raise ShapeError(f"the variables of a stream have different numbers of rows: {counts}")
         self._variables = tuple(variables)
+        self._held = tuple(held for variable in variables for held in temporaries_of(variable))
         self._batch_rows = epochs.batch_rows
         self._epochs = epochs.within_rows()
         self._shuffle = shuffle

@@ -1,0 +1,38 @@
+"""Temporaries: directories that go when nobody needs them any more, known by their path; never looks into them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from typing import Any
+
+__all__ = ["Temporary", "temporary_at"]
+
+_existing: weakref.WeakValueDictionary[str, Temporary] = weakref.WeakValueDictionary()
+
+
+class Temporary:
+    """A directory of this process that is removed with the last who holds this."""
+
+    __slots__ = ("__weakref__", "path", "remove")
+
+    def __init__(self) -> None:
+        self.path = tempfile.mkdtemp(prefix="storegate-")
+        self.remove = weakref.finalize(self, _remove, self.path, os.getpid())
+        _existing[self.path] = self
+
+    def __reduce__(self) -> Any:
+        """Travel by path: no other process holds the directory, and a copy in this one is the same."""
+        return temporary_at, (self.path,)
+
+
+def _remove(path: str, maker: int) -> None:
+    if os.getpid() == maker:  # not a forked child, which lets go of everything that it was given
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def temporary_at(path: str) -> Temporary | None:
+    """Return the temporary directory of this process at a path, to hold it; None for any other place."""
+    return _existing.get(path)
