@@ -13,7 +13,7 @@ import xarray as xr
 from dask.highlevelgraph import HighLevelGraph
 
 from storegate_engine.indexes import ArrayIndex, MaskIndex, RowIndex
-from storegate_engine.layers import RowsLayer, plan_blocks
+from storegate_engine.layers import RowsLayer, fitting_rows, plan_blocks
 from storegate_engine.states import is_stored, token_of
 from storegate_engine.table import Variable
 from storegate_engine.tiers import Capacity
@@ -67,10 +67,12 @@ def _picked(layer: RowsLayer, item: Any) -> RowsArray | None:
     if isinstance(item, (list, np.ndarray)):
         picked = _index(np.asarray(item), n_rows)
         if picked is not None:
+            selected = layer.variable.selected(picked)
             step = max(1, n_rows // blocks)  # of blocks that dask makes
+            step = fitting_rows([selected], len(picked), step, layer.capacity)
             full, rest = divmod(len(picked), step)
             rows = (step,) * full + ((rest,) if rest else ())
-            return rows_to_dask(layer.variable.selected(picked), rows, layer.capacity)
+            return rows_to_dask(selected, rows, layer.capacity)
     return None
 
 
@@ -135,10 +137,10 @@ def _token(variable: Variable, rows: Sequence[int], capacity: Capacity) -> str:
     Blocks that are read in order or gathered have it in all processes. Those that come out of a spill do not: it goes
     with its process, and another client of the same cluster must not wait for it.
     """
-    if not is_stored(variable):
-        return uuid.uuid4().hex
     starts = (0, *np.cumsum(rows).tolist())
     is_spilled = plan_blocks(variable, starts, range(len(rows)), capacity).kind == "exchange"
+    if not is_stored(variable):
+        return uuid.uuid4().hex
     return token_of(variable, rows, *([_process] if is_spilled else []))
 
 

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -41,7 +42,7 @@ from storegate_engine.submitted import drop_unwanted, has_client
 from storegate_engine.table import Variable
 from storegate_engine.tiers import Capacity
 
-__all__ = ["RowsLayer", "blocks_of", "plan_blocks"]
+__all__ = ["RowsLayer", "blocks_of", "fitting_rows", "plan_blocks"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -327,7 +328,7 @@ def blocks_of(variables: Collection[Variable], capacity: Capacity) -> tuple[int,
         rows = min(max(rows, *(least for least, _ in limits)), *(most for _, most in limits))
     chunk_rows = {piece.array.chunk_rows for variable in variables for piece in variable.pieces}
     align = max((chunk for chunk in chunk_rows if chunk <= rows), default=1)
-    rows = rows // align * align
+    rows = fitting_rows(variables, n_rows, rows // align * align, capacity)
     full, rest = divmod(n_rows, rows)
     if full > MAX_BLOCKS:
         raise MemoryBudgetError(
@@ -335,3 +336,26 @@ def blocks_of(variables: Collection[Variable], capacity: Capacity) -> tuple[int,
             "that you need from the view first (gate['train']['x'][lo:hi]), or raise the budget"
         )
     return (rows,) * full + ((rest,) if rest or not full else ())
+
+
+def fitting_rows(variables: Collection[Variable], n_rows: int, rows: int, capacity: Capacity) -> int:
+    """Return the rows of a block, near ``rows``, with which each of some variables can be read within the memory.
+
+    Smaller blocks take less; larger ones are fewer, so that not all threads have one at the same time, each with chunks
+    that it decodes. Where neither fits it is ``rows``, and whoever plans with them is told what it would take.
+    """
+    smaller = (rows >> halvings for halvings in range(7) if rows >> halvings)
+    larger = (min(rows << doublings, n_rows) for doublings in range(1, (max(1, n_rows) // rows).bit_length() + 1))
+    for found in chain(smaller, larger):
+        if n_rows // found <= MAX_BLOCKS and all(_fits(variable, found, capacity) for variable in variables):
+            return found
+    return rows
+
+
+def _fits(variable: Variable, rows: int, capacity: Capacity) -> bool:
+    starts = (*range(0, len(variable), rows), len(variable))
+    try:
+        plan_blocks(variable, starts, range(len(starts) - 1), capacity)
+    except MemoryBudgetError:
+        return False
+    return True

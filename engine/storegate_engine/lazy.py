@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 
+from storegate_engine.budget import require, reserved_nbytes
 from storegate_engine.dask_arrays import rows_to_dask
 from storegate_engine.encodings import encoding_of, is_calendar
-from storegate_engine.layers import RowsLayer, blocks_of
+from storegate_engine.layers import RowsLayer, blocks_of, plan_blocks
 from storegate_engine.persisted import is_persisted, persisted_to_dask
 from storegate_engine.plans import Plan
 from storegate_engine.table import Phase, Variable
@@ -43,8 +44,14 @@ def to_dataset(phase: Phase, attrs: Mapping[str, Any], capacity: Capacity) -> xr
     Dimensions are ``sample``, then ``<variable>_1`` and so on. All variables have the same blocks. Dates and durations
     have a unit that xarray can save: seconds for coarser ones; durations of months and years, which have no length in
     seconds, are integers with an attribute ``units``.
+
+    Raises
+    ------
+    MemoryBudgetError
+        A variable, or all of them at the same time, would not fit the memory limit when they are computed.
     """
     rows = blocks_of(list(phase.values()), capacity)
+    _require_together(list(phase.values()), rows, capacity)
     variables = {
         name: (_dims(variable), to_dask(_in_seconds(variable), rows, capacity), _attrs(variable))
         for name, variable in phase.items()
@@ -53,6 +60,25 @@ def to_dataset(phase: Phase, attrs: Mapping[str, Any], capacity: Capacity) -> xr
     dims = {dim for of, *_ in variables.values() for dim in of}
     coords = xr.Coordinates({name: variables.pop(name) for name in list(variables) if name in dims}, indexes={})
     return xr.Dataset(variables, coords=coords, attrs=dict(attrs))
+
+
+def _require_together(variables: Sequence[Variable], rows: tuple[int, ...], capacity: Capacity) -> None:
+    """Refuse variables of few blocks each, whose tasks together are as many as run at the same time."""
+    starts = (0, *np.cumsum(rows).tolist())
+    plans = [plan_blocks(variable, starts, range(len(rows)), capacity) for variable in variables]
+    projected = reserved = reserved_nbytes(capacity.budget_nbytes)
+    room = capacity.workers
+    for task_nbytes, n_tasks in sorted(
+        ((plan.projected_nbytes - reserved) / plan.at_once, plan.at_once) for plan in plans if plan.at_once
+    )[::-1]:
+        projected += int(task_nbytes * min(room, n_tasks))
+        room -= min(room, n_tasks)
+    require(
+        projected,
+        capacity.budget_nbytes,
+        what=f"reading {len(variables)} variables at the same time",
+        remedy="raise storegate.memory-limit (or backend_args['budget']), use fewer threads, or take fewer variables",
+    )
 
 
 def _in_seconds(variable: Variable) -> Variable:

@@ -115,6 +115,11 @@ class Plan:
         return 1 if self.kind != "exchange" else 2 if self.coarse == 1 else 3
 
     @property
+    def at_once(self) -> int:
+        """Tasks that are in memory at the same time: there may be fewer than run at the same time."""
+        return min(self.workers, max(self.n_maps, self.n_buckets))
+
+    @property
     def n_tasks(self) -> int:
         """Tasks of all passes."""
         return self.n_maps + self.n_buckets + (-(-self.n_buckets // self.coarse) if self.coarse > 1 else 0)
@@ -220,8 +225,9 @@ def _read(rows: Rows, bucket_rows: int, budget_nbytes: int, workers: int) -> Pla
     bucket_rows = max(1, bucket_rows)
     n_buckets = max(1, -(-rows.n_rows // bucket_rows))
     held = min(bucket_rows, rows.n_rows)
+    at_once = min(workers, n_buckets)
     projected = reserved_nbytes(budget_nbytes)
-    projected += int(workers * (COPIES * held * rows.row_nbytes + rows.decoding_nbytes))
+    projected += int(at_once * (COPIES * held * rows.row_nbytes + rows.decoding_nbytes))
     require(projected, budget_nbytes, what=f"reading {held} rows of {format_nbytes(rows.row_nbytes)}", remedy=_REMEDY)
     return Plan("read", rows.n_stored, bucket_rows, 0, n_buckets, rows.nbytes, 0, projected, workers)
 
@@ -230,8 +236,9 @@ def _gather(rows: Rows, bucket_rows: int, budget_nbytes: int, workers: int, copi
     bucket_rows = max(1, min(bucket_rows, rows.n_rows))
     n_buckets = -(-rows.n_rows // bucket_rows) if rows.n_rows else 1
     read_nbytes = min(rows.source_nbytes, rows.n_rows * max(rows.row_nbytes, 2**18)) * n_buckets
-    projected = _projected(bucket_rows, rows.row_nbytes, workers, budget_nbytes, copies)
-    projected += workers * rows.decoding_nbytes
+    at_once = min(workers, n_buckets)
+    projected = _projected(bucket_rows, rows.row_nbytes, at_once, budget_nbytes, copies)
+    projected += at_once * rows.decoding_nbytes
     require(projected, budget_nbytes, what=f"gathering {bucket_rows} rows", remedy=_REMEDY)
     return Plan("gather", rows.n_stored, bucket_rows, 0, n_buckets, read_nbytes, 0, projected, workers)
 
@@ -251,11 +258,12 @@ def _exchange(
     if bucket_rows is None:
         bucket_rows = max(align, min(fitting, enough // max(spilled, wanted)) // align * align)
     held = max(map_rows * (spilled + ROW_OVERHEAD_NBYTES), bucket_rows * (wanted + ROW_OVERHEAD_NBYTES))
-    projected = reserved_nbytes(budget_nbytes) + int(workers * copies * held)
-    projected += 2 * workers * align * wanted  # shards that are encoded
-    projected += workers * rows.decoding_nbytes
-    require(projected, budget_nbytes, what=f"an exchange of {align} rows a task", remedy=_REMEDY)
     n_maps, n_buckets = -(-rows.n_stored // map_rows), -(-rows.n_rows // bucket_rows)
+    at_once = min(workers, max(n_maps, n_buckets))
+    projected = reserved_nbytes(budget_nbytes) + int(at_once * copies * held)
+    projected += 2 * at_once * align * wanted  # shards that are encoded
+    projected += at_once * rows.decoding_nbytes
+    require(projected, budget_nbytes, what=f"an exchange of {align} rows a task", remedy=_REMEDY)
     return Plan(
         "exchange",
         map_rows,
