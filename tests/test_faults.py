@@ -9,15 +9,17 @@ import shutil
 import subprocess
 import sys
 import threading
+import urllib.request
 from pathlib import Path
 
 import dask
 import numpy as np
 import pytest
+from moto.server import ThreadedMotoServer
 from zarr.storage import LocalStore
 
 from storegate import StoreGate
-from storegate_engine.errors import SpillError, WriteError
+from storegate_engine.errors import SpillError, StoreError, WriteError
 from storegate_engine.locations import Location
 from storegate_engine.shards import Shards
 
@@ -371,3 +373,35 @@ def test_a_limited_file_size_is_a_typed_error_and_no_loss(stored, tmp_path, limi
     done = subprocess.run(arguments, check=False, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     np.testing.assert_array_equal(gate.get_data("x"), X)
+
+
+def test_an_object_store_that_goes_away_is_a_write_error_and_changes_nothing():
+    """obstore's errors are of no kind that Python knows."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    options = {
+        "endpoint": endpoint,
+        "access_key_id": "testing",
+        "secret_access_key": "secret-key",
+        "region": "us-east-1",
+        "virtual_hosted_style_request": False,
+        "client_options": {"allow_http": True},
+        "retry_config": {"max_retries": 0},
+    }
+    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/bucket", method="PUT")).close()
+    gate = StoreGate("zarr", {"output_dir": "s3://bucket/store", "storage_options": options}, "a")
+    gate.add_data("x", np.arange(10))
+
+    def rows():
+        yield np.zeros((1000, 64))
+        server.stop()
+        yield np.zeros((200_000, 64))
+
+    with pytest.raises(StoreError):
+        gate.add_data("y", rows())
+    assert gate.get_var_names() == ["x"]
+    with pytest.raises(StoreError):
+        gate.add_data("z", np.arange(10))
+    assert gate.get_var_names() == ["x"]

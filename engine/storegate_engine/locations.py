@@ -255,10 +255,12 @@ def writing(where: object) -> Iterator[None]:
         yield
     except StoreGateError:
         raise
-    except (OSError, ValueError, RuntimeError) as err:
+    except Exception as err:
+        if not isinstance(err, (OSError, ValueError, RuntimeError)) and not _is_of_obstore(err):
+            raise
         full = getattr(err, "errno", None) == errno.ENOSPC or "No space left" in str(err)
         remedy = "free space there and try again" if full else "see the cause, and try again"
-        raise WriteError(f"{where} cannot be written: {err}; the table is as it was: {remedy}") from err
+        raise WriteError(f"{where} cannot be written: {_first_line(err)}; the table is as it was: {remedy}") from err
 
 
 @contextlib.contextmanager
@@ -274,13 +276,23 @@ def opening(where: object) -> Iterator[None]:
         ) from err
 
 
+def _is_of_obstore(err: Exception) -> bool:
+    """Return whether an error is one of obstore's own, which are of no kind that Python knows."""
+    return type(err).__module__.startswith("obstore")
+
+
 def _first_line(err: Exception) -> str:
     """Return what an error says, without what is meant for the developers of its library."""
     return (str(err).splitlines() or [repr(err)])[0]
 
 
 def _run(coroutine: Coroutine[Any, Any, T]) -> T:
-    return sync(coroutine)
+    try:
+        return sync(coroutine)
+    except Exception as err:
+        if not _is_of_obstore(err):
+            raise
+        raise StoreError(f"the object store does not do what it is asked: {_first_line(err)}; try again") from err
 
 
 def parse_location(url: str | os.PathLike[str], storage_options: dict[str, Any] | None = None) -> Location:
