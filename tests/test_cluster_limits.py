@@ -7,6 +7,7 @@ import threading
 import dask
 import numpy as np
 import pytest
+from dask_jobqueue import SLURMCluster
 from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster
 
 from storegate import StoreGate
@@ -109,11 +110,10 @@ def test_the_first_worker_is_waited_for(tmp_path, gate, of_processes):
 
 def test_jobs_of_a_batch_system_promise_workers(tmp_path, gate):
     """A job has all cores and the whole memory of its node; the workers that it starts share them."""
-    jobqueue = pytest.importorskip("dask_jobqueue")
-    job = {"interface": "lo", "log_directory": str(tmp_path / "logs"), "local_directory": str(tmp_path / "dask")}
+    job = {"log_directory": str(tmp_path / "logs"), "local_directory": str(tmp_path / "dask")}
     scheduler = {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
     with (
-        jobqueue.SLURMCluster(
+        SLURMCluster(
             queue="normal", cores=8, processes=8, memory="2GB", walltime="04:00:00", scheduler_options=scheduler, **job
         ) as running,
         Client(running) as client,
