@@ -35,7 +35,12 @@ def to_scale(tmp_path):
     """A cluster that has no workers yet."""
     with (
         LocalCluster(
-            n_workers=0, threads_per_worker=1, memory_limit="300MB", local_directory=str(tmp_path / "dask"), **LOOPBACK
+            n_workers=0,
+            threads_per_worker=1,
+            memory_limit="300MB",
+            local_directory=str(tmp_path / "dask"),
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
         ) as running,
         Client(running) as client,
     ):
@@ -89,7 +94,12 @@ def test_the_first_worker_is_waited_for(tmp_path, gate, of_processes):
     """A cluster that somebody else started promises nothing."""
     with (
         LocalCluster(
-            n_workers=0, threads_per_worker=1, memory_limit="300MB", local_directory=str(tmp_path / "dask"), **LOOPBACK
+            n_workers=0,
+            threads_per_worker=1,
+            memory_limit="300MB",
+            local_directory=str(tmp_path / "dask"),
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
         ) as running,
         Client(running.scheduler_address),
     ):

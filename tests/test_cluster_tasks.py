@@ -35,7 +35,8 @@ def one_thread(request, tmp_path, of_processes):
         LocalCluster(
             n_workers=1,
             threads_per_worker=1,
-            memory_limit="700MB",
+            # a worker pauses when its process holds too much, and this one may hold what other tests have left
+            memory_limit="700MB" if request.param == "in this process" else "32GB",
             processes=request.param == "in this process",
             host="127.0.0.1",
             protocol="tcp://",
