@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import dask
 import dask.array as da
 import numpy as np
@@ -22,6 +24,15 @@ def opened(store):
 def expected():
     rows = np.random.default_rng(0).random((ROWS, 64), dtype="f4")
     return rows, rows[np.random.RandomState(SEED).permutation(ROWS)]
+
+
+@pytest.fixture(autouse=True)
+def configuration():
+    """Take back dask's configuration: tasks that set it at once, in threads of this process, leave what others set."""
+    before = copy.deepcopy(dask.config.config)
+    yield
+    dask.config.config.clear()
+    dask.config.config.update(before)
 
 
 @pytest.fixture(params=["in this process", "threads of this process", "of its own"])
