@@ -30,20 +30,21 @@ def gate(tmp_path, rows):
         yield opened
 
 
+def without_workers(tmp_path):
+    """Start a cluster that has no workers yet."""
+    return LocalCluster(
+        n_workers=0,
+        threads_per_worker=1,
+        memory_limit="300MB",
+        local_directory=str(tmp_path / "dask"),
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+    )
+
+
 @pytest.fixture
 def to_scale(tmp_path):
-    """A cluster that has no workers yet."""
-    with (
-        LocalCluster(
-            n_workers=0,
-            threads_per_worker=1,
-            memory_limit="300MB",
-            local_directory=str(tmp_path / "dask"),
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-        ) as running,
-        Client(running) as client,
-    ):
+    with without_workers(tmp_path) as running, Client(running) as client:
         yield client
 
 
@@ -92,17 +93,7 @@ def test_a_memory_limit_of_the_gate_holds_for_each_worker(tmp_path, of_processes
 
 def test_the_first_worker_is_waited_for(tmp_path, gate, of_processes):
     """A cluster that somebody else started promises nothing."""
-    with (
-        LocalCluster(
-            n_workers=0,
-            threads_per_worker=1,
-            memory_limit="300MB",
-            local_directory=str(tmp_path / "dask"),
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-        ) as running,
-        Client(running.scheduler_address),
-    ):
+    with without_workers(tmp_path) as running, Client(running.scheduler_address):
         with dask.config.set({"storegate.worker-timeout": 0}), pytest.raises(WorkerTimeoutError, match="start workers"):
             gate["train"].to_xarray()
         with dask.config.set({"storegate.worker-timeout": "300ms"}), pytest.raises(TimeoutError, match=r"0\.3 s"):

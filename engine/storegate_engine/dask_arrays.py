@@ -113,7 +113,9 @@ def rows_to_dask(variable: Variable, rows: tuple[int, ...], capacity: Capacity) 
     capacity : Capacity
         Memory and threads to plan with.
     """
-    name = f"{variable.name}-{_token(variable, rows, capacity)}"
+    starts = (0, *np.cumsum(rows).tolist())
+    plan = plan_blocks(variable, starts, range(len(rows)), capacity)  # which refuses what could not be computed
+    name = f"{variable.name}-{_token(variable, rows, is_spilled=plan.kind == 'exchange')}"
     graph = HighLevelGraph({name: RowsLayer(name, variable, rows, capacity)}, {name: set()})
     chunks = (rows, *((size,) for size in variable.row_shape))
     return RowsArray(graph, name, chunks, dtype=variable.dtype)  # type: ignore[no-untyped-call]
@@ -131,14 +133,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_rename_process)
 
 
-def _token(variable: Variable, rows: Sequence[int], capacity: Capacity) -> str:
+def _token(variable: Variable, rows: Sequence[int], *, is_spilled: bool) -> str:
     """Return a name for equal content: the same variable of a store always gets the same in a process.
 
     Blocks that are read in order or gathered have it in all processes. Those that come out of a spill do not: it goes
     with its process, and another client of the same cluster must not wait for it.
     """
-    starts = (0, *np.cumsum(rows).tolist())
-    is_spilled = plan_blocks(variable, starts, range(len(rows)), capacity).kind == "exchange"
     if not is_stored(variable):
         return uuid.uuid4().hex
     return token_of(variable, rows, *([_process] if is_spilled else []))

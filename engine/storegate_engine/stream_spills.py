@@ -246,6 +246,5 @@ def _scatter_one(exchange: Exchange, number: int, share: Callable[[], Share], sp
 
 
 def _clear_spare(exchanges: list[Exchange]) -> None:
-    """Remove what was not written over, when all is written."""
-    for exchange in exchanges[:1]:  # all are in one directory
-        shutil.rmtree(exchange.path(SPARE), ignore_errors=True)
+    """Remove what was not written over, when all is written; all exchanges of an epoch have one directory."""
+    shutil.rmtree(exchanges[0].path(SPARE), ignore_errors=True)

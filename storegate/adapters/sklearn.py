@@ -66,13 +66,14 @@ def partial_fit(
     known = {} if classes is None else {"classes": np.asarray(classes)}
     for _ in range(epochs):
         for batch in stream:
-            x, *rest = roles.split(batch)
-            if not (n_rows := len(_side_by_side(x))):
+            inputs_of_batch, *rest = roles.split(batch)
+            x = _side_by_side(inputs_of_batch)
+            if not len(x):
                 continue
             labels = rest[0] if rest else None
             weights = {"sample_weight": rest[1]} if len(rest) > 1 else {}
             y = [] if labels is None else [_side_by_side(labels) if isinstance(labels, tuple) else labels]
-            estimator.partial_fit(_side_by_side(x).reshape(n_rows, -1), *y, **known, **weights)
+            estimator.partial_fit(x.reshape(len(x), -1), *y, **known, **weights)
     return estimator
 
 
