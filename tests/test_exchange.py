@@ -683,6 +683,17 @@ class TestFaults:
                 collect(exchange, 2)
             exchange.map_path(1).write_bytes(content)
 
+    def test_the_entry_of_another_segment_is_not_taken(self, shuffled, tmp_path):
+        gate, expected, _ = shuffled
+        exchange = self.exchange(gate, tmp_path / "spill")
+        content = bytearray(exchange.map_path(1).read_bytes())
+        entries = [slice(8 + 24 * number, 8 + 24 * (number + 1)) for number in range(5)]
+        content[entries[2]] = content[entries[3]]
+        exchange.map_path(1).write_bytes(content)
+        np.testing.assert_array_equal(collect(exchange, 3), expected[12_000:16_000])
+        with pytest.raises(CorruptStoreError, match="map-000001 is not what was written: the entry of segment 2"):
+            collect(exchange, 2)
+
     def test_an_interrupted_task_leaves_no_part_of_a_file(self, shuffled, tmp_path, monkeypatch):
         gate, _, _ = shuffled
         monkeypatch.setattr("storegate_engine.spill_files.write_all", lambda *_: (_ for _ in ()).throw(MemoryError))

@@ -31,6 +31,7 @@ from storegate_engine import settings as settings_of
 from storegate_engine.orders import Range
 from storegate_engine.permutations import forward
 from storegate_engine.spill import SPARE, orphans
+from storegate_engine.states import stored_arrays
 from storegate_engine.stream_loads import BlockSource, MemorySource, RunSource
 from storegate_engine.stream_orders import Epochs, Share, draw, keyed_permutation
 from storegate_engine.stream_spills import ExchangeSource
@@ -584,10 +585,12 @@ def test_a_state_of_other_rows_or_another_order_is_refused(stored):
 
 def test_a_state_is_of_rows_wherever_their_store_lies(tmp_path):
     with StoreGate("zarr", {"output_dir": tmp_path / "store"}, data_id="a") as gate:
-        gate.add_data(["x", "y"], [np.arange(100), np.arange(100) % 3])
-        gate["train"]["y"][[3, 50]] = [7, 7]  # an index in the order
+        gate.add_data(["x", "y"], [np.arange(1000), np.arange(1000) % 3])
+        gate["train"]["y"][np.arange(0, 1000, 3)] = np.full(334, 7)
+        of_y = {array for array, users in stored_arrays(gate.table).items() if "train/y" in users}
+        assert of_y > {piece.array for piece in gate.table["train"]["y"].pieces}, "an index in storage"
         gate.shuffle("train", seed=2)
-        stream = gate["train"][["x", "y"]].batches(10, seed=1)
+        stream = gate["train"][["x", "y"]].batches(100, seed=1)
         whole = [x.tolist() for x, _ in stream]
         stream.seek(0, 4)
         state = json.dumps(stream.state_dict())
@@ -596,12 +599,12 @@ def test_a_state_is_of_rows_wherever_their_store_lies(tmp_path):
     (tmp_path / "store").rename(tmp_path / "moved")
     for name in ("copy", "link", "moved"):
         with StoreGate("zarr", {"output_dir": tmp_path / name, "mode": "r"}, data_id="a") as gate:
-            other = gate["train"][["x", "y"]].batches(10, seed=1)
+            other = gate["train"][["x", "y"]].batches(100, seed=1)
             other.load_state_dict(json.loads(state))
             assert [x.tolist() for x, _ in other] == whole[4:]
     with StoreGate("zarr", {"output_dir": tmp_path / "moved"}, data_id="a") as gate:
         gate["train"]["y"][0] = 9
-        other = gate["train"][["x", "y"]].batches(10, seed=1)
+        other = gate["train"][["x", "y"]].batches(100, seed=1)
         with pytest.raises(errors.StreamStateError, match=r"the rows of \['y'\] are not those of version 3.*version 4"):
             other.load_state_dict(json.loads(state))
 
@@ -635,6 +638,37 @@ def test_a_damaged_state_is_refused_and_changes_nothing(stored, change):
         with pytest.raises(errors.StreamStateError):
             stream.load_state_dict(damaged)
         assert (stream.epoch, stream.step) == (2, 3)
+
+
+@pytest.mark.parametrize("change", [{"epoch": True}, {"step": False}, {"version": True}], ids=str)
+def test_a_truth_value_is_no_place(stored, change):
+    stored.add_data("x", np.arange(100))
+    stream = stored["train"]["x"].batches(10)
+    with pytest.raises(errors.StreamStateError, match="damaged"):
+        stream.load_state_dict({**stream.state_dict(), **change})
+
+
+def test_a_state_of_an_older_order_that_is_refused_leaves_the_order_as_it_was(stored):
+    stored.add_data("x", np.arange(100))
+    stream = stored["train"]["x"].batches(10, seed=3)
+    before = stream.state_dict()
+    damaged = {**before, "step": 11, "order": {**before["order"], "keys": 1}}
+    with pytest.raises(errors.StreamStateError, match="step 11"):
+        stream.load_state_dict(damaged)
+    assert stream.state_dict() == before
+    stream.load_state_dict({**damaged, "step": 4})
+    assert stream.state_dict()["order"]["keys"] == 1
+
+
+def test_a_copy_of_a_worker_s_stream_leaves_out_what_that_leaves_out():
+    gate = StoreGate(data_id="a")
+    gate.add_data("x", np.arange(33))
+    for worker in range(4):
+        stream = gate["train"]["x"].batches(33, shuffle=False).on_worker(worker, 4)
+        other = copy.copy(stream)
+        assert other.n_batches == stream.n_batches
+        one = gate["train"]["x"].batches(1, shuffle=False).on_worker(worker, 4)
+        assert len(list(copy.copy(one))) == len(list(one)) == one.n_batches
 
 
 def test_numbers_of_numpy_make_a_state_of_json(gate):

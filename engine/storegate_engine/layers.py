@@ -102,7 +102,7 @@ class RowsLayer(Layer):
     def __getstate__(self) -> dict[str, Any]:
         """Travel without tasks; the spill of a graph that goes to a scheduler is made here and goes with this layer."""
         state = {key: value for key, value in self.__dict__.items() if key != "_everything"}
-        if self._spill is None and has_client() and self._exchanges:
+        if has_client() and self._exchanges:
             state["_spill"] = self._open_spill()
             weakref.finalize(self, drop_unwanted).atexit = False
         return state
@@ -208,7 +208,7 @@ class RowsLayer(Layer):
     def _exchange(self, blocks: Sequence[int], buckets: tuple[int, int], plan: Plan) -> dict[Key, GraphNode]:
         token = tokenize(self.name, buckets, plan.map_rows)
         spill = self._open_spill()
-        exchange = Exchange(self.variable, plan.map_rows, plan.bucket_rows, spill, buckets, prefix=f"map-{token[:8]}")
+        exchange = Exchange(self.variable, plan.map_rows, plan.bucket_rows, spill, buckets, prefix=f"map-{token}")
         # the place belongs to this process: another client of the same cluster has one of its own
         token = tokenize(token, str(spill.place))
         scattered = f"{self.name}-spilled-{token}"

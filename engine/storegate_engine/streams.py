@@ -279,9 +279,8 @@ class Stream:
         return self._epochs.n_steps
 
     def __repr__(self) -> str:
-        names = ", ".join(variable.name for variable in self._variables)
         return (
-            f"Stream({names}: {self._epochs.n_rows} rows in batches of {self._batch_rows}, "
+            f"Stream({', '.join(self.names)}: {self._epochs.n_rows} rows in batches of {self._batch_rows}, "
             f"shuffle {self._shuffle.kind}, epoch {self._epoch}, {self._step} of {len(self)} batches given out)"
         )
 
@@ -346,7 +345,9 @@ class Stream:
 
     def __copy__(self) -> Stream:
         """Return a stream at the same place with threads, rows and spill of its own."""
-        return self.on_rank(*self.world)
+        other = self.on_rank(*self.world)
+        other._gives = self._gives
+        return other
 
     # Batches
 
@@ -499,17 +500,17 @@ class Stream:
             listed = ", ".join(f"{name} {theirs.get(name)!r} (here {own[name]!r})" for name in differing)
             raise StreamStateError(f"the state is of another order: {listed}; make the stream with these values")
         self._require_data(state)
+        if state["step"] > len(self):
+            raise StreamStateError(f"the state is of step {state['step']}, and epochs have the steps 0 .. {len(self)}")
         if theirs["keys"] != self._shuffle.version:  # rows go on in the order of the version that began with them
             self.close()
             self._shuffle = replace(self._shuffle, version=theirs["keys"])
             self._source = self._choose()
-        if state["step"] > len(self):
-            raise StreamStateError(f"the state is of step {state['step']}, and epochs have the steps 0 .. {len(self)}")
         self.seek(state["epoch"], state["step"])
 
     def _require_data(self, state: Mapping[str, Any]) -> None:
         """Refuse the state of a stream of other variables, or of other rows of these."""
-        names = [variable.name for variable in self._variables]
+        names = list(self.names)
         if (found := [name for name, _ in state["data"]]) != names:
             raise StreamStateError(
                 f"the state is of other data: of {found}, here are {names}; make the stream of these variables"
@@ -531,7 +532,7 @@ def _require_state(state: Any) -> None:
     if type(found) is not int or not 1 <= found <= FORMAT:
         raise StreamStateError(f"the state of a stream has format {FORMAT}, found {found!r}; it was not made here")
     kinds = {"epoch": int, "step": int, "version": int, "order": Mapping, "data": Sequence}
-    wrong = [key for key, kind in kinds.items() if not isinstance(state.get(key), kind)]
+    wrong = [key for key, kind in kinds.items() if not isinstance(state.get(key), kind) or isinstance(state[key], bool)]
     wrong += [key for key in ("epoch", "step") if key not in wrong and state[key] < 0]
     if "data" not in wrong and not all(isinstance(item, Sequence) and len(item) == 2 for item in state["data"]):
         wrong.append("data")
