@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from zarr.storage import LocalStore
 
 from storegate import StoreGate
 from storegate_engine.budget import WRITES_IN_FLIGHT, plan_layout
@@ -223,10 +224,21 @@ def test_attributes_of_an_xarray_variable_are_no_layout(gate, name):
     np.testing.assert_array_equal(gate.get_data("x"), X)
 
 
-def test_a_dataarray_of_a_file_is_streamed_and_stays_on_the_disk(gate, tmp_path):
+@pytest.fixture
+def file_of_chunks(tmp_path):
+    """A store that xarray wrote, in chunks of 1,000 rows, and its rows."""
     rows = np.random.default_rng(0).random((40_000, 25))
-    xr.Dataset({"x": (("sample", "a"), rows)}).to_zarr(tmp_path / "other.zarr", zarr_format=2)
-    with xr.open_zarr(tmp_path / "other.zarr", chunks=None) as dataset:
+    dataset = xr.Dataset({"x": (("sample", "a"), rows)})
+    dataset.to_zarr(tmp_path / "other.zarr", zarr_format=2, encoding={"x": {"chunks": (1000, 25)}})
+    return tmp_path / "other.zarr", rows
+
+
+def test_a_dataarray_of_a_file_is_streamed_and_stays_on_the_disk(backend, file_of_chunks, tmp_path):
+    path, rows = file_of_chunks
+    args = None if backend == "numpy" else {"output_dir": tmp_path / "store", "chunk": 100, "budget": "4MiB"}
+    gate = StoreGate(backend, args, "test_id")
+    with xr.open_zarr(path, chunks=None) as dataset:
+        gate.add_data("first", dataset["x"][:2000])  # what the first call imports and keeps for all
         tracemalloc.start()
         gate.add_data("x", dataset["x"])
         held = sum(trace.size for trace in tracemalloc.take_snapshot().traces)
@@ -234,6 +246,27 @@ def test_a_dataarray_of_a_file_is_streamed_and_stays_on_the_disk(gate, tmp_path)
         stored = gate.table["train"]["x"].nbytes if gate.backend == "numpy" else 0
         assert held < stored + rows.nbytes / 4
     np.testing.assert_array_equal(gate.get_data("x"), rows)
+
+
+def test_a_chunk_of_a_file_is_decoded_once(file_of_chunks, tmp_path, monkeypatch):
+    """Blocks that are written follow the chunks of the file, where xarray knows them, as it does without dask."""
+    path, rows = file_of_chunks
+    gate = StoreGate("zarr", {"output_dir": tmp_path / "store", "chunk": 100, "budget": "4MiB"}, "test_id")
+    reads = []
+    get = LocalStore.get
+
+    async def counted(self, key, *args, **kwargs):
+        if key[:2] == "x/" and key[2].isdigit():
+            reads.append(key)
+        return await get(self, key, *args, **kwargs)
+
+    with xr.open_zarr(path, chunks=None) as dataset:
+        monkeypatch.setattr(LocalStore, "get", counted)
+        gate.add_data("x", dataset["x"])
+        gate.add_data("y", dataset["x"].variable[500:])
+    assert 40 <= len(reads) <= 40 + 2 * 40  # the second does not begin where a chunk does
+    np.testing.assert_array_equal(gate.get_data("x"), rows)
+    np.testing.assert_array_equal(gate.get_data("y"), rows[500:])
 
 
 # ---------------------------------------------------------------------------------------- sizes

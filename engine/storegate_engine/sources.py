@@ -10,6 +10,7 @@ from itertools import chain
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+import xarray as xr
 
 from storegate_engine.arrays import ConstantArray, StoredArray
 from storegate_engine.casts import combined, holds
@@ -160,8 +161,18 @@ def _chunk_rows(values: Any) -> int | tuple[int, ...]:
     """Return the rows of one chunk, or those of every chunk (dask and xarray list them)."""
     # of the class: an xarray variable also offers what its attrs hold under this name
     chunks = values.chunks if hasattr(type(values), "chunks") else None
-    rows: int | tuple[int, ...] = chunks[0] if chunks else 1
-    return rows
+    if chunks:
+        rows: int | tuple[int, ...] = chunks[0]
+        return rows
+    return _file_chunk_rows(values) if isinstance(values, (xr.DataArray, xr.Variable)) else 1
+
+
+def _file_chunk_rows(values: xr.DataArray | xr.Variable) -> int:
+    """Return the rows of a chunk of the file that xarray reads: each slice decodes all chunks that it touches."""
+    if values._in_memory or not values.shape:
+        return 1
+    preferred = values.encoding.get("preferred_chunks", {}).get(values.dims[0], 1)
+    return max(1, min(int(values.shape[0]), max(preferred) if isinstance(preferred, tuple) else preferred))
 
 
 @dataclass(slots=True, eq=False)

@@ -263,12 +263,14 @@ def _sweep(parent: Path, made_place: bool) -> None:
 
 
 def _adopted(parent: Path, plan: str) -> Hold | None:
-    for path in parent.glob(f"{plan}.*"):
-        if _NAME.fullmatch(path.name) and (hold := _hold(path)) is not None:
-            with contextlib.suppress(OSError):
-                hold.rename(os.getpid())
-                return hold
-            hold.release()
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(parent):  # a pattern for each plan would fill the cache of glob
+            named = _NAME.fullmatch(name)
+            if named is not None and named["plan"] == plan and (hold := _hold(parent / name)) is not None:
+                with contextlib.suppress(OSError):
+                    hold.rename(os.getpid())
+                    return hold
+                hold.release()
     return None
 
 
