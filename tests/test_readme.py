@@ -40,7 +40,7 @@ def test_the_readme_and_the_guide_have_python() -> None:
 def test_exactly_two_set_up_commands() -> None:
     assert [line for block in blocks(README, "bash") for line in block.splitlines() if "pip install" in line] == [
         'python -m pip install -e ".[demo]" && storegate demo',
-        'python -m pip install -e ".[test]" && python -m pytest',
+        'python -m pip install -e ".[test]" && python -m pytest -n logical',
     ]
 
 

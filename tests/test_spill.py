@@ -218,18 +218,17 @@ class TestProcesses:
             lazy.compute(scheduler="sync")
             reading, writing = os.pipe()
             if os.fork() == 0:
-                os.close(writing)
                 os.setsid()
+                os.write(writing, b"1")
                 os.read(0, 1)
                 os._exit(0)
+            os.read(reading, 1)
             os.kill(os.getpid(), signal.SIGKILL)
         """
-        done = subprocess.Popen(
-            [sys.executable, "-c", script(tmp_path, body)], env=environment(), stdin=subprocess.PIPE
-        )
-        assert done.wait() == -signal.SIGKILL
-        assert len(spill.orphans(scratch)) == 1  # while the child waits for its standard input
-        done.stdin.close()
+        command = [sys.executable, "-c", script(tmp_path, body)]
+        with subprocess.Popen(command, env=environment(), stdin=subprocess.PIPE) as done:
+            assert done.wait() == -signal.SIGKILL
+            assert len(spill.orphans(scratch)) == 1  # while the child waits for its standard input
 
     @pytest.mark.parametrize("end", ["", "sys.exit(3)", "raise RuntimeError", "os.fork() or sys.exit()"])
     def test_it_goes_with_the_process(self, tmp_path, gate, scratch, end):
