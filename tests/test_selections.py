@@ -141,3 +141,38 @@ def test_xarray_selects_with_derived_variables_beside(lazy):
     pairs = dataset["x"].isel(sample=xr.DataArray([4, 5], dims="p"), k=xr.DataArray([0, 2], dims="p"))
     np.testing.assert_array_equal(pairs.values, values[[4, 5], [0, 2]])
     np.testing.assert_array_equal(array[array[:, 0] > 0.9].compute(), values[values[:, 0] > 0.9])
+
+
+def _larger(*arrays: xr.DataArray) -> xr.DataArray:
+    return xr.apply_ufunc(np.maximum, *arrays, dask="parallelized", output_dtypes=["f8"])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda dataset, _: dataset.compute(),
+        lambda dataset, _: dataset.copy().load(),
+        lambda dataset, _: dataset.persist(),
+        lambda dataset, _: dataset.unify_chunks(),
+        lambda dataset, _: dataset.isel(sample=slice(0, None)),
+        lambda dataset, _: dataset.map_blocks(lambda block: block),
+        lambda dataset, path: dataset.to_zarr(path, consolidated=False) and xr.open_zarr(path, consolidated=False),
+        lambda dataset, _: dataset.assign(y=_larger(dataset["x"], dataset["y"])),
+    ],
+    ids="compute load persist unify_chunks isel map_blocks to_zarr apply_ufunc".split(),
+)
+@pytest.mark.parametrize("picked", [slice(None), slice(3, 7), [5, 3, 900]], ids=str)
+def test_rows_and_what_is_derived_from_them_stand_in_one_dataset(lazy, tmp_path, call, picked):
+    array, _, rows = lazy
+    dims = ("sample", "axis")
+    dataset = xr.Dataset({"x": (dims, array), "y": (dims, array * 2)}).isel(sample=picked)
+    found = call(dataset, tmp_path / "saved.zarr")
+    np.testing.assert_array_equal(found["x"].values, rows[picked])
+    np.testing.assert_array_equal(found["y"].values, rows[picked] * 2)
+
+
+def test_the_class_of_rows_is_dasks_to_those_who_compare_classes():
+    assert len({RowsArray, da.Array}) == len({da.Array, RowsArray}) == 1
+    assert RowsArray == da.Array
+    assert da.Array == RowsArray
+    assert RowsArray != np.ndarray

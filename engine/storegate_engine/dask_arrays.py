@@ -23,7 +23,20 @@ __all__ = ["RowsArray", "in_full_pass", "rows_to_dask", "variable_of"]
 Array: TypeAlias = np.ndarray[Any, Any]
 
 
-class RowsArray(da.Array):
+class _SameAs(type):
+    """The class of a class that is equal to the last one of its bases.
+
+    xarray takes arrays together only if the set of their types has one member.
+    """
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is cls.__bases__[-1]
+
+    def __hash__(cls) -> int:
+        return hash(cls.__bases__[-1])
+
+
+class RowsArray(da.Array, metaclass=_SameAs):
     """A dask array of a variable's rows: rows that are picked by numbers, or by a short slice, are an order of rows.
 
     dask would compute whole blocks and pick from these, and needs a task for every pair of blocks. Here only the wanted
