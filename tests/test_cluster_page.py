@@ -67,6 +67,7 @@ def environment(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", os.pathsep.join([*map(str, programs), os.environ["PATH"]]))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "engine"))))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DASK_TEMPORARY_DIRECTORY", str(tmp_path / "dask"))
     monkeypatch.delenv("DASK_CONFIG", raising=False)
     return tmp_path
 
