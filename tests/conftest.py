@@ -57,7 +57,8 @@ def dask_processes(directory, n_workers=2, n_threads=1, memory_limit="700MB"):
 
     def start(name, *options):
         (directory / name).mkdir(parents=True)
-        command = [sys.executable, "-m", "dask", *options, "--host", "127.0.0.1", "--no-dashboard"]
+        loopback = ("--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0")  # without the latter: all interfaces
+        command = [sys.executable, "-m", "dask", *options, *loopback]
         with open(directory / f"{name}.log", "wb") as log:
             running.append(
                 subprocess.Popen(

@@ -115,9 +115,9 @@ def test_jobs_of_a_batch_system_promise_workers(tmp_path, gate):
     scheduler = {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
     with (
         SLURMCluster(
-            queue="normal", cores=8, processes=8, memory="2GB", walltime="04:00:00", scheduler_options=scheduler, **job
+            queue="normal", cores=8, processes=8, memory="2GiB", walltime="04:00:00", scheduler_options=scheduler, **job
         ) as running,
         Client(running) as client,
     ):
-        assert worker_limits(client) == [WorkerLimits(250 * MB, 1)]
-        assert limits_of(gate) == (250 * MB, 1)
+        assert worker_limits(client) == [WorkerLimits(2**28, 1)]
+        assert limits_of(gate) == (2**28, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError
@@ -11,13 +12,13 @@ from typing import Any
 
 import dask
 from dask.system import CPU_COUNT
-from dask.utils import parse_bytes
+from dask.utils import format_bytes, parse_bytes
 
 from storegate_engine import settings
 from storegate_engine.budget import available_nbytes
 from storegate_engine.errors import ClusterError, StoreGateError, WorkerTimeoutError
 
-__all__ = ["WorkerLimits", "active_client", "asking", "raise_failed", "thread_given_back", "worker_limits"]
+__all__ = ["WorkerLimits", "active_client", "asking", "raise_failed", "thread_given_back", "unseen_by", "worker_limits"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +32,16 @@ class WorkerLimits:
 
 
 def active_client() -> Any | None:
-    """Return the ``distributed.Client`` that is active in this process, None where there is none, or it was closed."""
+    """Return the ``distributed.Client`` that is active in this process, None where there is none, or it was closed.
+
+    In a task of a worker it is the worker's own, as it is for dask.
+    """
     if "distributed" not in sys.modules:  # nobody can have made a client
         return None
-    from distributed import default_client  # optional, deferred on purpose
+    from distributed import get_client  # optional, deferred on purpose
 
     try:
-        client = default_client()  # type: ignore[no-untyped-call]
+        client = get_client()
     except ValueError:
         return None
     return None if client.status == "closed" else client  # one that was closed within its own ``with``
@@ -91,6 +95,13 @@ def raise_failed(futures: list[Any]) -> None:
     for future in futures:
         if future.status != "finished":
             future.result()
+
+
+def unseen_by(client: Any, path: os.PathLike[str]) -> list[str]:
+    """Return the addresses of the workers that do not see a file of this process, each of which looks for itself."""
+    with asking(client):
+        found = client.run(os.path.isfile, os.fspath(path), on_error="return")
+    return sorted(address for address, sees in found.items() if sees is False)
 
 
 def _address(client: Any) -> str:
@@ -185,7 +196,8 @@ def _limits_of_job(options: Mapping[str, Any]) -> WorkerLimits | None:
     if cores is None or memory is None:
         return None
     processes = option("processes") or nprocesses_nthreads(cores)[0]  # type: ignore[no-untyped-call]
-    return WorkerLimits(parse_bytes(memory) // processes, max(1, int(cores) // processes))
+    written = format_bytes(parse_bytes(memory) / processes)  # in the job's script, rounded
+    return WorkerLimits(parse_bytes(written.replace(" ", "")), max(1, int(cores) // processes))
 
 
 def _memory_nbytes(limit: Any, threads: int) -> int | None:

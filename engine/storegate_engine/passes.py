@@ -22,6 +22,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate_engine.buffers import Workspace
+from storegate_engine.clusters import active_client, unseen_by
+from storegate_engine.errors import SpillError
 from storegate_engine.exchange import (
     Exchange,
     collect,
@@ -33,7 +35,7 @@ from storegate_engine.exchange import (
     split,
 )
 from storegate_engine.plans import Plan
-from storegate_engine.spill import Visit, open_spill
+from storegate_engine.spill import LOCK, SHARED_RULE, Spill, Visit, open_spill
 from storegate_engine.spill_files import SPILL_FORMAT
 from storegate_engine.states import token_of
 from storegate_engine.table import Variable
@@ -128,6 +130,20 @@ def open_passes(variables: Sequence[Variable], plan: Plan, *, is_last: bool = Fa
     sizes = (plan.map_rows, plan.bucket_rows, plan.coarse)
     spills = [open_spill(scratch_of(variable), token_of(variable, SPILL_FORMAT, *sizes)) for variable in variables]
     try:
+        _require_shared(spills)
         yield Passes(tuple(variables), plan, tuple(spill.visited() for spill in spills), is_last)
     finally:
         spills.clear()  # removes them, unless another thread runs the same plan
+
+
+def _require_shared(spills: Sequence[Spill]) -> None:
+    """Refuse workers that do not see the spill, before they read any rows."""
+    client = active_client()
+    if client is None:
+        return
+    for place, spill in {spill.path.parent: spill for spill in spills}.items():
+        if blind := unseen_by(client, spill.path / LOCK):
+            raise SpillError(
+                f"scratch directory {place} of the client is not seen from {len(blind)} workers "
+                f"({', '.join(blind[:3])}): {SHARED_RULE}"
+            )

@@ -63,9 +63,9 @@ def fingerprints_at_commit() -> bool:
 
 
 def scratch_directory() -> Path | None:
-    """Return ``storegate.scratch-directory``, None where it is not set."""
+    """Return ``storegate.scratch-directory``, None where it is not set; a relative one is of this process."""
     configured = dask.config.get("storegate.scratch-directory", None)
-    return None if configured is None else Path(configured).expanduser()
+    return None if configured is None else Path(configured).expanduser().absolute()
 
 
 def worker_timeout() -> float:

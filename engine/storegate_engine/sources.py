@@ -171,7 +171,7 @@ def _file_chunk_rows(values: xr.DataArray | xr.Variable) -> int:
     """Return the rows of a chunk of the file that xarray reads: each slice decodes all chunks that it touches."""
     if values._in_memory or not values.shape:
         return 1
-    preferred = values.encoding.get("preferred_chunks", {}).get(values.dims[0], 1)
+    preferred: int | tuple[int, ...] = values.encoding.get("preferred_chunks", {}).get(values.dims[0], 1)
     return max(1, min(int(values.shape[0]), max(preferred) if isinstance(preferred, tuple) else preferred))
 
 

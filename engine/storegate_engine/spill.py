@@ -31,6 +31,7 @@ from storegate_engine.submitted import in_cluster_thread, in_worker, keep_while_
 
 __all__ = [
     "LOCK",
+    "SHARED_RULE",
     "SPARE",
     "Spill",
     "Visit",
@@ -45,6 +46,11 @@ SPARE = "spare"
 """The directory, in that of a plan, of files that another plan no longer needs: their place is used again."""
 LOCK = ".lock"
 """The file in the directory of a plan on which its process holds a lock."""
+SHARED_RULE = (
+    "set storegate.scratch-directory to a directory on a file system that the client and all workers share, by its "
+    "absolute path"
+)
+"""What holds for spill on a cluster."""
 
 _NAME = re.compile(r"(?P<plan>[0-9a-f]{16,64})\.(?P<host>[^.]*)\.(?P<pid>[0-9]+)\.[0-9a-f]{8}")
 _HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
@@ -193,8 +199,7 @@ class Visit:
         if self._own is None and not self._path.is_dir():
             if in_worker():
                 raise SpillError(
-                    f"spill directory {self._path} of the client is not there, seen from this worker: set "
-                    "storegate.scratch-directory to a directory on a file system that the client and all workers share "
+                    f"spill directory {self._path} of the client is not there, seen from this worker: {SHARED_RULE} "
                     "(or the client has let go of the rows that it asked for)"
                 )
             self._own = open_spill(self._parent, self._plan)

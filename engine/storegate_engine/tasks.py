@@ -26,7 +26,8 @@ RETRIES = 3
 def run(tasks: Iterator[Callable[[], T]], n_threads: int, done: Callable[[], object] = lambda: None) -> list[T]:
     """Run tasks on the active cluster, else in threads; the first error stops what has not begun.
 
-    What they return is small, and comes in no order. In a task of a worker, its thread is given back meanwhile.
+    Of a worker, or of this process, at most ``n_threads`` run them at a time: so it was planned. What they return
+    is small, and comes in no order. In a task of a worker, its thread is given back meanwhile.
 
     Raises
     ------
@@ -40,7 +41,7 @@ def run(tasks: Iterator[Callable[[], T]], n_threads: int, done: Callable[[], obj
 
         while window := list(islice(tasks, WINDOW)):
             with asking(client):
-                futures = [client.submit(task, pure=False, retries=RETRIES) for task in window]
+                futures = [client.submit(in_turn, task, n_threads, pure=False, retries=RETRIES) for task in window]
                 try:
                     for future in as_completed(futures):  # type: ignore[no-untyped-call]
                         results.append(future.result())
@@ -50,6 +51,20 @@ def run(tasks: Iterator[Callable[[], T]], n_threads: int, done: Callable[[], obj
                         client.cancel(futures)
         return results
     return run_here(tasks, n_threads, done)
+
+
+_turns: dict[tuple[str, int], threading.BoundedSemaphore] = {}
+_turns_lock = threading.Lock()
+
+
+def in_turn(task: Callable[[], T], n_threads: int) -> T:
+    """Run a task on a worker, which may have more threads than fit in its memory by the plan."""
+    from distributed import get_worker  # optional, deferred on purpose
+
+    with _turns_lock:
+        turns = _turns.setdefault((get_worker().address, n_threads), threading.BoundedSemaphore(n_threads))
+    with turns:
+        return task()
 
 
 def run_here(tasks: Iterator[Callable[[], T]], n_threads: int, done: Callable[[], object] = lambda: None) -> list[T]:

@@ -8,6 +8,8 @@ import tempfile
 import weakref
 from typing import Any
 
+from storegate_engine.submitted import keep_while_wanted
+
 __all__ = ["Temporary", "temporary_at"]
 
 _existing: weakref.WeakValueDictionary[str, Temporary] = weakref.WeakValueDictionary()
@@ -25,6 +27,7 @@ class Temporary:
 
     def __reduce__(self) -> Any:
         """Travel by path: no other process holds the directory, and a copy in this one is the same."""
+        keep_while_wanted(self)  # a graph may be computed when nobody here holds what it was made of
         return temporary_at, (self.path,)
 
 
