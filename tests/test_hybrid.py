@@ -14,14 +14,15 @@ import dask
 import distributed
 import numpy as np
 import pytest
-from dask.core import flatten
 
 from storegate import StoreGate
 from storegate_engine.arrays import MemoryArray, StoredArray
 from storegate_engine.budget import plan_layout
+from storegate_engine.dask_arrays import layers_of
 from storegate_engine.errors import ShapeError, VariableNotFoundError
 from storegate_engine.persisted import BlocksLayer
 from storegate_engine.tiers import PersistedArray
+from tests.array_forms import lacking
 
 X = np.random.default_rng(0).standard_normal((100, 3)).astype("f4")
 Y = np.arange(100) % 5
@@ -438,7 +439,7 @@ def client(cluster):
 def workers_of(client, array):
     """Return the workers that hold each block of a persisted array, by key."""
     held = {str(key): workers for key, workers in client.who_has().items()}
-    return {str(key): held.get(str(key), ()) for key in flatten(array.values.__dask_keys__())}
+    return {str(future.key): held.get(str(future.key), ()) for future in distributed.futures_of(array.values)}
 
 
 N = 4000
@@ -464,10 +465,10 @@ class TestCluster:
             assert isinstance(piece.array, PersistedArray)
             assert piece.n_rows == size
             held = workers_of(client, piece.array)
-            assert len(held) == piece.array.values.npartitions
+            assert len(held) == piece.array.values.numblocks[0]
             assert all(held.values())
         (piece,) = events.table["train"]["x"].pieces
-        assert piece.array.values.npartitions > 2
+        assert piece.array.values.numblocks[0] > 2
         assert set(workers_of(client, piece.array)) <= {str(key) for keys in client.has_what().values() for key in keys}
         assert sum(client.run(lambda dask_worker: dask_worker.data.memory.total_weight).values()) >= EVENTS.nbytes
 
@@ -491,6 +492,7 @@ class TestCluster:
         found[...] = 0
         np.testing.assert_array_equal(events.get_data("x", index=4), x[4])
 
+    @lacking("mean of xarray")
     def test_datasets_are_computed_there(self, events):
         events.to_memory(["x", "y"])
         events.set_mode("numpy")
@@ -526,7 +528,8 @@ class TestCluster:
         order = np.random.RandomState(6).permutation(3000)
         with dask.config.set({"storegate.shuffle": plan, "storegate.scratch-directory": str(tmp_path / "spill")}):
             lazy = events["train"].to_xarray()["x"]
-            (layer,) = (layer for layer in lazy.data.dask.layers.values() if isinstance(layer, BlocksLayer))
+            data = events["train"]["x"].data
+            (layer,) = (layer for layer in layers_of(data) if isinstance(layer, BlocksLayer))
             everything = layer.get_output_keys()
             tasks, _ = layer.cull(everything, everything)
             assert layer.plan(range(len(everything))).kind == plan
@@ -535,7 +538,7 @@ class TestCluster:
             assert max(len(cloudpickle.dumps(task)) for task in tasks.values()) < 8 * len(EVENTS), "no permutation"
             np.testing.assert_array_equal(lazy.values, EVENTS[:3000][order])
             np.testing.assert_array_equal(lazy[70:90].values, EVENTS[:3000][order][70:90])
-            np.testing.assert_allclose(lazy.mean().compute(), EVENTS[:3000].mean(), rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(data.mean().compute(), EVENTS[:3000].mean(), rtol=1e-4, atol=1e-6)
 
     def test_changes_beside_persisted_rows(self, events):
         events.to_memory("x")
@@ -575,6 +578,8 @@ class TestCluster:
         np.testing.assert_array_equal(events.get_data("twice"), EVENTS[:3000] * 2)
         np.testing.assert_array_equal(events.get_data("twice", "valid"), EVENTS[3000:3600] * 2)
 
+    @lacking("groupby of xarray")
+    @lacking("groupby of flox", dask_array=True)
     def test_a_stored_gate_is_computed_on_the_workers(self, events, client):
         dataset = events["train"].to_xarray()
         assert len(dataset.chunks["sample"]) > 2

@@ -6,13 +6,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import dask
-import dask.array as da
 import numpy as np
 import pytest
 
 from storegate import StoreGate
 from storegate_engine import budget, plans
-from storegate_engine.layers import RowsLayer
+from tests.array_forms import lacking, layer_of
 
 N_ROWS = 60_000
 
@@ -38,11 +37,6 @@ def selections(seed: int, count: int) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
     first = np.arange(3)
     return [np.concatenate([first, np.sort(rng.integers(0, N_ROWS, rng.integers(1, 12)))]) for _ in range(count)]
-
-
-def layer_of(array: da.Array) -> RowsLayer:
-    (layer,) = (layer for layer in array.dask.layers.values() if isinstance(layer, RowsLayer))
-    return layer
 
 
 @pytest.mark.parametrize("plan", ["auto", "gather", "exchange"])
@@ -80,7 +74,7 @@ def test_parts_that_are_optimized_apart_and_computed_together(shuffled, plan):
 def test_overlapping_selections_of_persisted_and_lazy_rows_on_a_cluster(cluster, shuffled):
     gate, expected = shuffled
     dataset = gate["train"].to_xarray()
-    held = [(dataset["x"] + 1).persist()]
+    held = [(dataset["x"] + np.float32(1)).persist()]
     for at, rows in enumerate(selections(3, 20)):
         part = dataset["x"].isel(sample=rows)
         if at % 4 == 0:
@@ -92,6 +86,7 @@ def test_overlapping_selections_of_persisted_and_lazy_rows_on_a_cluster(cluster,
     np.testing.assert_array_equal(held[0].compute(), expected + 1)
 
 
+@lacking("rows by their numbers (Shuffle._token)")
 def test_overlapping_selections_of_rows_in_the_memory_of_workers(cluster, tmp_path, small_blocks):
     rows = np.random.default_rng(0).random((N_ROWS, 4)).astype("f4")
     gate = StoreGate("hybrid", {"output_dir": tmp_path / "store"}, "test_id")
@@ -119,7 +114,7 @@ def test_two_threads_that_copy_lazy_variables_leave_nothing_behind(shuffled, tmp
     def copied(number: int) -> np.ndarray:
         with StoreGate("zarr", {"output_dir": tmp_path / f"copy-{number}"}, "test_id") as other:
             barrier.wait()
-            other.add_data("x", lazy + number)
+            other.add_data("x", lazy + np.float32(number))
             return other.get_data("x")
 
     with ThreadPoolExecutor(2) as pool:

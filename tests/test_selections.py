@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from storegate import StoreGate
 from storegate_engine import budget, plans
-from storegate_engine.dask_arrays import RowsArray
+from storegate_engine.dask_arrays import PickedRows, RowsArray, layers_of
+from tests.array_forms import IS_EXPRESSION, from_array, lacking
 
 N_ROWS = 4000
 
@@ -33,9 +34,9 @@ def lazy(request, tmp_path_factory):
                 gate.shuffle("train", 5)
                 rows = rows[np.random.RandomState(5).permutation(N_ROWS)]
             array = gate["train"].to_xarray()["x"].data
-            assert isinstance(array, RowsArray)
+            assert isinstance(array, PickedRows)
             assert array.numblocks[0] > 5
-            yield array, da.from_array(rows, chunks=array.chunks), rows
+            yield array, from_array(rows, chunks=array.chunks), rows
 
 
 ROWS = st.one_of(
@@ -63,10 +64,15 @@ def test_a_selection_is_numpys_in_dasks_chunks(lazy, rows, rest):
         rest = ()
     assume(not (rest == (None,) and np.array_equal(rows, np.arange(N_ROWS))))  # dask 2026.8 raises AttributeError
     key = (rows, *rest) if rest else rows
-    found, expected = array[key], of_dask[key]
-    assert found.shape == expected.shape
-    assert found.chunks == expected.chunks
-    assert found.dtype == expected.dtype
+    try:
+        expected = of_dask[key]
+    except AttributeError:
+        assert IS_EXPRESSION  # which have no rows by their numbers
+    else:
+        assert array[key].chunks == expected.chunks
+    found = array[key]
+    assert found.shape == values[key].shape
+    assert found.dtype == values.dtype
     np.testing.assert_array_equal(found.compute(), values[key])
 
 
@@ -86,7 +92,7 @@ def test_selections_of_selections(lazy):
     rng = np.random.default_rng(1)
     first, second = rng.permutation(N_ROWS), rng.integers(0, N_ROWS, 700)
     picked = array[first][second]
-    assert isinstance(picked, RowsArray)
+    assert isinstance(picked, PickedRows)
     np.testing.assert_array_equal(picked[3:90].compute(), values[first][second][3:90])
     np.testing.assert_array_equal((picked[::-1] * 2)[5].compute(), values[first][second][::-1][5] * 2)
     mean = dask.compute(picked.mean(axis=0), picked[[1, 1]].sum())
@@ -98,7 +104,7 @@ def test_a_selection_has_one_name_and_few_tasks(lazy):
     order = np.random.default_rng(2).permutation(N_ROWS)
     assert array[order].name == array[order].name
     assert array[order].name != array[order[::-1]].name
-    assert len(array[order].dask.layers) == 1
+    assert len(layers_of(array[order])) == 1
     (optimized,) = dask.optimize(array[order])
     assert len(dict(optimized.dask)) <= 3 * array.numblocks[0]
     copied = pickle.loads(pickle.dumps(array[order]))
@@ -123,6 +129,7 @@ def test_a_few_rows_read_their_chunks_alone(lazy, monkeypatch):
     assert sum(taken) == 3 + 1 + 5
 
 
+@lacking("rows by their numbers (Shuffle._token)")
 def test_xarray_selects_with_derived_variables_beside(lazy):
     array, _, values = lazy
     dataset = xr.Dataset({"x": (("sample", "k"), array)})
@@ -147,6 +154,7 @@ def _larger(*arrays: xr.DataArray) -> xr.DataArray:
     return xr.apply_ufunc(np.maximum, *arrays, dask="parallelized", output_dtypes=["f8"])
 
 
+@lacking("store, unify_chunks, apply_ufunc, and no rows by their numbers", strict=False)
 @pytest.mark.parametrize(
     "call",
     [

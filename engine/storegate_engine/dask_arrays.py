@@ -1,26 +1,93 @@
-"""Dask arrays: a stored variable as one lazy array, whose selections are edits of its order; reads no rows."""
+"""Dask arrays: a stored variable as one lazy array, whose selections are edits of its order; reads no rows.
+
+====================  ================================================  =============================================
+form                  what                                              where
+====================  ================================================  =============================================
+graph                 ``dask.array.Array`` over a ``HighLevelGraph``     by default
+expression            ``dask.array.Array`` over an ``ArrayExpr``         with ``array.query-planning``
+expression            ``dask_array.Array``                               once dask-array is xarray's chunk manager
+====================  ================================================  =============================================
+
+All are made of the same layer.
+"""
 
 from __future__ import annotations
 
-import os
-import uuid
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+import sys
+from collections.abc import Callable
+from functools import cache
+from itertools import product
+from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.highlevelgraph import HighLevelGraph
 
-from storegate_engine.indexes import ArrayIndex, MaskIndex, RowIndex
-from storegate_engine.layers import RowsLayer, fitting_rows, plan_blocks
-from storegate_engine.states import is_stored, token_of
+from storegate_engine.array_expressions import RowsExpr, expression_of, with_layers
+from storegate_engine.errors import ArrayExpressionError
+from storegate_engine.layers import RowsLayer
+from storegate_engine.row_layers import covering, is_row, picked, rows_layer
 from storegate_engine.table import Variable
 from storegate_engine.tiers import Capacity
 
-__all__ = ["RowsArray", "in_full_pass", "rows_to_dask", "variable_of"]
+__all__ = ["RowsArray", "as_rows", "for_xarray", "in_full_pass", "layers_of", "rows_to_dask", "to_array", "variable_of"]
 
-Array: TypeAlias = np.ndarray[Any, Any]
+
+class PickedRows:
+    """What a dask array of a variable's rows has beside: picked rows, by numbers or by a short slice, are an order.
+
+    dask would compute whole blocks and pick from these, and needs a task for every pair of blocks. Here only the wanted
+    rows are read. Shapes and chunks are those that dask gives; everything else that is done to the array is dask's own.
+    """
+
+    __slots__ = ()
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return what ``numpy`` returns for the index, lazily."""
+        key = index if isinstance(index, tuple) else (index,)
+        layer = _own_layer(self)
+        if key and layer is not None:
+            # dask-array keeps together what lies in one block, and what is selected beside must be in the same chunks
+            is_own = isinstance(self, da.Array) or not isinstance(key[0], (list, np.ndarray))
+            rows = picked(layer, key[0], None if is_own else super().__getitem__(key[0]).chunks[0])  # type: ignore[misc]
+            if rows is not None:
+                return self._rest(rows, (0 if is_row(key[0]) else slice(None), *key[1:]))
+            part = covering(layer, key[0]) if _is_expression(self) else None
+            if part is not None:
+                return self._rest(part[0], (part[1], *key[1:]))
+        return self._dasks(super().__getitem__, index)  # type: ignore[misc]
+
+    def _rest(self, layer: RowsLayer, index: tuple[Any, ...]) -> Any:
+        """Return what is left of an index, of the rows of a layer."""
+        rows = _of_form(type(self), layer)
+        is_all = all(isinstance(part, slice) and part == slice(None) for part in index)
+        return rows if is_all else self._dasks(super(PickedRows, rows).__getitem__, index)  # type: ignore[misc]
+
+    def _dasks(self, select: Callable[[Any], Any], index: Any) -> Any:
+        """Return what dask itself selects; still with what its expressions lack, see `__array__`."""
+        if not _is_expression(self):
+            return select(index)
+        try:
+            return type(self)(select(index).expr)  # type: ignore[call-arg]
+        except (NotImplementedError, AttributeError) as err:
+            found = str(err).partition("\n")[0] or type(err).__name__
+            raise ArrayExpressionError(
+                f"array expressions do not implement this ({found}); set array.query-planning to False before "
+                "dask.array is imported, or use the package dask-array"
+            ) from err
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None, **options: Any) -> Any:
+        """Return the rows in memory, which dask's expressions do not offer, and xarray asks for."""
+        return np.asarray(self.compute(), dtype)  # type: ignore[attr-defined]
+
+    def __reduce__(self) -> Any:
+        if not _is_expression(self):
+            return super().__reduce__()
+        return _plain(self), (self.expr,)  # type: ignore[attr-defined]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self
 
 
 class _SameAs(type):
@@ -36,85 +103,69 @@ class _SameAs(type):
         return hash(cls.__bases__[-1])
 
 
-class RowsArray(da.Array, metaclass=_SameAs):
-    """A dask array of a variable's rows: rows that are picked by numbers, or by a short slice, are an order of rows.
-
-    dask would compute whole blocks and pick from these, and needs a task for every pair of blocks. Here only the wanted
-    rows are read. Shapes and chunks are those that dask gives; everything else that is done to the array is dask's own.
-    """
+class RowsArray(PickedRows, da.Array, metaclass=_SameAs):
+    """A dask array of a variable's rows."""
 
     __slots__ = ()
-    __module__ = da.Array.__module__  # some tell an array's library by the module of its type, and this is dask's
-
-    def __getitem__(self, index: Any) -> da.Array:
-        """Return what ``numpy`` returns for the index, lazily."""
-        key = index if isinstance(index, tuple) else (index,)
-        layer = self.dask.layers.get(self.name)
-        if key and isinstance(layer, RowsLayer):
-            picked = _picked(layer, key[0])
-            if picked is not None:
-                rest = (0 if _is_int(key[0]) else slice(None), *key[1:])
-                is_all = all(isinstance(part, slice) and part == slice(None) for part in rest)
-                return picked if is_all else da.Array.__getitem__(picked, rest)
-        rows: da.Array = super().__getitem__(index)  # type: ignore[no-untyped-call]
-        return rows
+    # some tell an array's library by the module and name of its type, and this is dask's
+    __module__ = da.Array.__module__
+    __qualname__ = da.Array.__qualname__
 
 
-def _is_int(item: Any) -> bool:
-    return isinstance(item, (int, np.integer)) and not isinstance(item, bool)
+RowsArray.__name__ = da.Array.__name__
 
 
-def _picked(layer: RowsLayer, item: Any) -> RowsArray | None:
-    """Return the rows that an index picks, None where dask itself does this as well or says what is wrong."""
-    n_rows, blocks = layer.starts[-1], len(layer.starts) - 1
-    if _is_int(item):
-        row = int(item) + n_rows if item < 0 else int(item)
-        return _cut(layer, row, row + 1) if 0 <= row < n_rows else None
-    if isinstance(item, slice):
-        try:
-            start, stop, step = item.indices(n_rows)
-        except TypeError:
-            return None
-        # a longer slice is whole blocks, but for its ends
-        return _cut(layer, start, stop) if step == 1 and 0 < stop - start < layer.starts[1] else None
-    if isinstance(item, (list, np.ndarray)):
-        picked = _index(np.asarray(item), n_rows)
-        if picked is not None:
-            selected = layer.variable.selected(picked)
-            step = max(1, n_rows // blocks)  # of blocks that dask makes
-            step = fitting_rows([selected], len(picked), step, layer.capacity)
-            full, rest = divmod(len(picked), step)
-            rows = (step,) * full + ((rest,) if rest else ())
-            return rows_to_dask(selected, rows, layer.capacity)
-    return None
+@cache
+def _dask_array_rows() -> type:
+    """Return the class for xarray where dask-array is its chunk manager, which takes only arrays of that package."""
+    import dask_array  # optional, deferred on purpose
+
+    return _SameAs("RowsArray", (PickedRows, dask_array.Array), {"__slots__": (), "__doc__": RowsArray.__doc__})
 
 
-def _cut(layer: RowsLayer, start: int, stop: int) -> RowsArray | None:
-    """Return a slice that is shorter than a block, in the parts that blocks have of it."""
-    cuts = [start, *(at for at in layer.starts if start < at < stop), stop]
-    rows = tuple(np.diff(cuts).tolist())
-    variable = layer.variable.cut(start, stop)
-    if plan_blocks(variable, (0, *np.cumsum(rows).tolist()), range(len(rows)), layer.capacity).kind == "exchange":
-        return None  # its buckets are blocks of one size
-    return rows_to_dask(variable, rows, layer.capacity)
+def _is_expression(data: Any) -> bool:
+    """Return whether an array stands for an expression; its graph is made whenever it is asked for."""
+    return hasattr(type(data), "expr")
 
 
-def _index(item: Array, n_rows: int) -> RowIndex | None:
-    if item.ndim != 1 or not item.size:
-        return None
-    if item.dtype.kind == "b":
-        return MaskIndex(item) if len(item) == n_rows and item.any() else None
-    if item.dtype.kind not in "iu":
-        return None
-    low, high = int(item.min()), int(item.max())
-    if low < -n_rows or high >= n_rows:
-        return None
-    if len(item) == n_rows and item[0] == 0 and bool((np.diff(item) == 1).all()):
-        return None  # everything
-    return ArrayIndex(np.where(item < 0, item + n_rows, item) if low < 0 else item)
+def _plain(data: Any) -> Any:
+    """Return the class of an array without what is ours."""
+    return next(of for of in type(data).__mro__ if not issubclass(of, PickedRows))
 
 
-def rows_to_dask(variable: Variable, rows: tuple[int, ...], capacity: Capacity) -> RowsArray:
+def _of_form(form: Any, layer: RowsLayer) -> Any:
+    return to_array(layer) if issubclass(form, da.Array) else form(expression_of(layer, "dask_array"))
+
+
+def to_array(layer: RowsLayer, stored: Any = None) -> da.Array:
+    """Return a layer as what a dask array is in this process: one of a graph, or of an expression.
+
+    Parameters
+    ----------
+    layer : RowsLayer
+        The blocks.
+    stored : dask.array.Array, optional
+        Has the rows that tasks of the layer are given by the graph.
+    """
+    of: Any = RowsArray
+    array: da.Array
+    if hasattr(da.Array, "expr"):
+        array = of(expression_of(layer, "dask", None if stored is None else stored.expr))
+        return array
+    graph = HighLevelGraph.from_collections(layer.name, layer, dependencies=[] if stored is None else [stored])
+    chunks = (layer.rows, *((size,) for size in layer.variable.row_shape))
+    array = of(graph, layer.name, chunks, dtype=layer.variable.dtype)
+    return array
+
+
+def as_rows(array: Any) -> da.Array:
+    """Return a dask array of any rows with what dask's expressions lack; one of a graph as it is."""
+    of: Any = RowsArray
+    rows: da.Array = of(array.expr) if _is_expression(array) else array
+    return rows
+
+
+def rows_to_dask(variable: Variable, rows: tuple[int, ...], capacity: Capacity) -> da.Array:
     """Return a variable whose rows any process can read as a dask array; nothing is read.
 
     Parameters
@@ -126,35 +177,42 @@ def rows_to_dask(variable: Variable, rows: tuple[int, ...], capacity: Capacity) 
     capacity : Capacity
         Memory and threads to plan with.
     """
-    starts = (0, *np.cumsum(rows).tolist())
-    plan = plan_blocks(variable, starts, range(len(rows)), capacity)  # which refuses what could not be computed
-    name = f"{variable.name}-{_token(variable, rows, is_spilled=plan.kind == 'exchange')}"
-    graph = HighLevelGraph({name: RowsLayer(name, variable, rows, capacity)}, {name: set()})
-    chunks = (rows, *((size,) for size in variable.row_shape))
-    return RowsArray(graph, name, chunks, dtype=variable.dtype)  # type: ignore[no-untyped-call]
+    return to_array(rows_layer(variable, rows, capacity))
 
 
-_process = uuid.uuid4().hex
+def for_xarray(array: da.Array) -> Any:
+    """Return a dask array as what xarray takes: one of dask-array, where that is its chunk manager.
 
-
-def _rename_process() -> None:
-    global _process
-    _process = uuid.uuid4().hex
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_rename_process)
-
-
-def _token(variable: Variable, rows: Sequence[int], *, is_spilled: bool) -> str:
-    """Return a name for equal content: the same variable of a store always gets the same in a process.
-
-    Blocks that are read in order or gathered have it in all processes. Those that come out of a spill do not: it goes
-    with its process, and another client of the same cluster must not wait for it.
+    Rows on the workers of a cluster go there as a graph, whose blocks are all planned together.
     """
-    if not is_stored(variable):
-        return uuid.uuid4().hex
-    return token_of(variable, rows, *([_process] if is_spilled else []))
+    manager = sys.modules.get("dask_array.xarray")
+    if manager is None or not manager.isactive():
+        return array
+    layer = _own_layer(array)
+    if layer is not None:
+        return _dask_array_rows()(expression_of(layer, "dask_array"))
+    from dask_array.core import from_graph  # optional, deferred on purpose
+
+    keys = [(array.name, *block) for block in product(*map(range, array.numblocks))]
+    return from_graph(dict(array.__dask_graph__()), array._meta, array.chunks, keys, array.name)
+
+
+def layers_of(data: Any) -> list[RowsLayer]:
+    """Return the layers of ours that any array is made of."""
+    if _is_expression(data):
+        nodes = data.expr.walk() if hasattr(data.expr, "walk") else ()
+        return [node.rows_layer for node in nodes if isinstance(node, RowsExpr)]
+    if isinstance(data, da.Array):
+        return [layer for layer in data.dask.layers.values() if isinstance(layer, RowsLayer)]
+    return []
+
+
+def _own_layer(data: Any) -> RowsLayer | None:
+    """Return the layer whose blocks an array is, as they are, and any process can read; None for any other array."""
+    if _is_expression(data):
+        return data.expr.rows_layer if isinstance(data.expr, RowsExpr) and data.expr.is_source else None
+    layer = data.dask.layers.get(data.name) if isinstance(data, da.Array) else None
+    return layer if isinstance(layer, RowsLayer) and not data.dask.dependencies[data.name] else None
 
 
 def in_full_pass(data: Any) -> Any:
@@ -163,15 +221,15 @@ def in_full_pass(data: Any) -> Any:
     Parameters
     ----------
     data : any
-        A dask array, or one in xarray; anything else is returned as it is.
+        A lazy array, or one in xarray; anything else is returned as it is.
     """
     if isinstance(data, (xr.DataArray, xr.Variable)):
         return data.copy(data=in_full_pass(data.data)) if data.chunks is not None else data
-    if not isinstance(data, da.Array):
+    if not layers_of(data):
         return data
+    if _is_expression(data):
+        return _plain(data)(with_layers(data.expr, RowsLayer.in_full_pass))
     graph = data.dask
-    if not any(isinstance(layer, RowsLayer) for layer in graph.layers.values()):
-        return data
     layers = {
         name: layer.in_full_pass() if isinstance(layer, RowsLayer) else layer for name, layer in graph.layers.items()
     }
@@ -179,8 +237,8 @@ def in_full_pass(data: Any) -> Any:
 
 
 def variable_of(data: Any) -> Variable | None:
-    """Return the variable that a dask array of :func:`rows_to_dask` stands for, None for any other data."""
+    """Return the variable that a lazy array of :func:`rows_to_dask` stands for, None for any other data."""
     if isinstance(data, xr.DataArray):
         data = data.variable.data if data.chunks is not None else None  # else this would load what is not of dask
-    layer = data.dask.layers.get(data.name) if isinstance(data, da.Array) else None
-    return layer.variable if isinstance(layer, RowsLayer) else None
+    layer = _own_layer(data)
+    return None if layer is None else layer.variable

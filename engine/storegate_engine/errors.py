@@ -5,6 +5,7 @@
     StoreGateError
     ├── ArgumentError (ValueError)                an argument that is none of what the call takes
     ├── ArgumentTypeError (TypeError)             an argument of a type that the call does not take
+    ├── ArrayExpressionError (NotImplementedError)  what dask's array expressions do not have yet
     ├── RowIndexError (IndexError)                rows that are not there, or no index of rows
     ├── InvalidNameError (ValueError)             a name that cannot be stored safely
     ├── PhaseNotFoundError (ValueError, KeyError) a phase that does not exist
@@ -54,6 +55,7 @@ __all__ = [
     "AlignmentWarning",
     "ArgumentError",
     "ArgumentTypeError",
+    "ArrayExpressionError",
     "BackendNotFoundError",
     "ClusterError",
     "ConflictError",
@@ -113,6 +115,10 @@ class ArgumentError(StoreGateError, ValueError):
 
 class ArgumentTypeError(StoreGateError, TypeError):
     """An argument of a type that the call does not take."""
+
+
+class ArrayExpressionError(StoreGateError, NotImplementedError):
+    """Something that the array expressions of dask (``array.query-planning``) do not implement, and its graphs do."""
 
 
 class RowIndexError(StoreGateError, IndexError):

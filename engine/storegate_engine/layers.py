@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
 from functools import cached_property
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -108,6 +108,16 @@ class RowsLayer(Layer):
         return state
 
     @property
+    def rows(self) -> tuple[int, ...]:
+        """Rows of every block."""
+        return tuple(stop - start for start, stop in pairwise(self.starts))
+
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """What two layers of one name may differ in: their rows are the same, and their plans may not be."""
+        return (astuple(self.capacity), self._shuffle, str(self._scratch), self.is_full_pass)
+
+    @property
     def _exchanges(self) -> bool:
         """Whether a pass over all blocks takes an exchange."""
         return self.plan(range(len(self.starts) - 1)).kind == "exchange"
@@ -135,7 +145,7 @@ class RowsLayer(Layer):
     @cached_property
     def _everything(self) -> dict[Key, GraphNode]:
         """All tasks, for those who use the graph without culling it."""
-        return self._tasks(self.get_output_keys())
+        return self.tasks(self.get_output_keys())
 
     def is_materialized(self) -> bool:
         """Return False: tasks are made when the graph is culled."""
@@ -147,7 +157,7 @@ class RowsLayer(Layer):
 
     def cull(self, keys: set[Key], all_hlg_keys: Collection[Key]) -> tuple[Layer, Mapping[Key, set[Key]]]:
         """Return a layer with the wanted blocks only, and what they need."""
-        tasks = self._tasks(keys)
+        tasks = self.tasks(keys)
         return MaterializedLayer(tasks), {key: set(task.dependencies) for key, task in tasks.items()}
 
     def plan(self, blocks: Sequence[int]) -> Plan:
@@ -162,7 +172,7 @@ class RowsLayer(Layer):
     def _key(self, block: int) -> Key:
         return (self.name, block, *(0 for _ in self.variable.row_shape))
 
-    def _tasks(self, keys: Collection[Key]) -> dict[Key, GraphNode]:
+    def tasks(self, keys: Collection[Key]) -> dict[Key, GraphNode]:
         """Return the tasks of the blocks among ``keys``, and what they depend on."""
         everything = range(len(self.starts) - 1)
         blocks = [block for block in everything if self._key(block) in keys]

@@ -10,9 +10,9 @@ import numpy as np
 import xarray as xr
 
 from storegate_engine.budget import require, reserved_nbytes
-from storegate_engine.dask_arrays import rows_to_dask
+from storegate_engine.dask_arrays import for_xarray, layers_of, rows_to_dask
 from storegate_engine.encodings import encoding_of, is_calendar
-from storegate_engine.layers import RowsLayer, blocks_of, plan_blocks
+from storegate_engine.layers import blocks_of, plan_blocks
 from storegate_engine.persisted import is_persisted, persisted_to_dask
 from storegate_engine.plans import Plan
 from storegate_engine.table import Phase, Variable
@@ -53,7 +53,7 @@ def to_dataset(phase: Phase, attrs: Mapping[str, Any], capacity: Capacity) -> xr
     rows = blocks_of(list(phase.values()), capacity)
     _require_together(list(phase.values()), rows, capacity)
     variables = {
-        name: (_dims(variable), to_dask(_in_seconds(variable), rows, capacity), _attrs(variable))
+        name: (_dims(variable), for_xarray(to_dask(_in_seconds(variable), rows, capacity)), _attrs(variable))
         for name, variable in phase.items()
     }
     # a variable that is called like a dimension is a coordinate; without an index it stays lazy
@@ -109,10 +109,8 @@ def plans_of(dataset: xr.Dataset, peek_rows: int) -> dict[str, tuple[Plan, Plan]
     """
     found: dict[str, tuple[Plan, Plan]] = {}
     for name, array in dataset.variables.items():
-        if isinstance(array.data, da.Array):
-            for layer in array.data.dask.layers.values():
-                if isinstance(layer, RowsLayer):
-                    blocks = range(len(layer.starts) - 1)
-                    peek = [block for block in blocks if layer.starts[block] < peek_rows]
-                    found[str(name)] = (layer.plan(blocks), layer.plan(peek))
+        for layer in layers_of(array.data) if array.chunks is not None else ():
+            blocks = range(len(layer.starts) - 1)
+            peek = [block for block in blocks if layer.starts[block] < peek_rows]
+            found[str(name)] = (layer.plan(blocks), layer.plan(peek))
     return found

@@ -32,7 +32,7 @@ def _is_arrow_table(data: Any) -> bool:
 
 
 def _is_lazy(data: Any) -> bool:
-    return hasattr(data, "dask") or hasattr(data, "compute")
+    return hasattr(data, "compute") or hasattr(type(data), "dask")  # of the class: a graph may be made when it is asked
 
 
 def as_native(data: Any, what: str) -> Array:

@@ -19,10 +19,9 @@ import dask.array as da
 import numpy as np
 from dask._task_spec import GraphNode, Task, TaskRef
 from dask.base import tokenize
-from dask.highlevelgraph import HighLevelGraph
 from dask.typing import Key
 
-from storegate_engine.dask_arrays import rows_to_dask
+from storegate_engine.dask_arrays import as_rows, rows_to_dask, to_array
 from storegate_engine.exchange import plan_rows
 from storegate_engine.layers import RowsLayer, blocks_of
 from storegate_engine.orders import Range
@@ -85,6 +84,13 @@ class BlocksLayer(RowsLayer):
         self.n_sources = stored.numblocks[0]
         self.source_rows = int(stored.chunks[0][0])
 
+    def over(self, name: str, source: str) -> BlocksLayer:
+        """Return the layer under another name, over blocks that an optimizer has renamed."""
+        layer = object.__new__(type(self))
+        layer.__dict__.update(self.__dict__, name=name, source=source)
+        layer.__dict__.pop("_everything", None)
+        return layer
+
     def plan(self, blocks: Sequence[int]) -> Plan:
         """Return how these blocks would be read: a scatter task takes one block."""
         return replace(super().plan(blocks), map_rows=self.source_rows, n_maps=self.n_sources)
@@ -146,16 +152,14 @@ def persisted_to_dask(variable: Variable, rows: tuple[int, ...], capacity: Capac
     runs = variable.order.runs(0, len(variable))
     if runs is not None:
         logical: da.Array = da.concatenate([stored[start:stop] for start, stop in runs]) if runs else stored[:0]
-        aligned: da.Array = logical.rechunk({0: rows})
-        return aligned
+        return as_rows(logical.rechunk({0: rows}))
     n_stored = variable.offsets[-1]
     named = replace(variable, pieces=(Piece(GivenRows(variable.dtype, variable.row_shape, n_stored), 0, n_stored),))
     plan = plan_rows(named, len(variable), *astuple(capacity), in_order=False, bucket_rows=rows[0])
     stored = stored.rechunk({0: min(plan.map_rows, rows[0])})
     name = f"{variable.name}-{uuid.uuid4().hex}"
     layer = BlocksLayer(name, named, rows, capacity, stored)
-    graph = HighLevelGraph.from_collections(name, layer, dependencies=[stored])
-    return da.Array(graph, name, (rows, *((size,) for size in variable.row_shape)), dtype=variable.dtype)
+    return to_array(layer, stored)
 
 
 def _piece_to_dask(name: str, piece: Piece, capacity: Capacity) -> da.Array:

@@ -78,11 +78,10 @@ class PersistedArray:
         starts = np.cumsum((0, *values.chunks[0]))
         block_of = np.searchsorted(starts, rows, side="right") - 1
         wanted = [np.flatnonzero(block_of == block) for block in np.unique(block_of)]
-        blocks = values.to_delayed().reshape(len(values.chunks[0]), -1)[:, 0]
-        parts = [
-            delayed(np.take)(blocks[block_of[where[0]]], rows[where] - starts[block_of[where[0]]], axis=0)
-            for where in wanted
-        ]
+        parts = []
+        for where in wanted:
+            first, stop = starts[block_of[where[0]] :][:2].tolist()
+            parts.append(delayed(np.take)(values[first:stop], rows[where] - first, axis=0))
         for where, part in zip(wanted, _computed(*parts), strict=True):
             out[where] = part
 

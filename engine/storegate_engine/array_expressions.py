@@ -1,0 +1,144 @@
+"""Array expressions: a variable's blocks as a node of the expressions of dask, or of dask-array; reads no rows.
+
+Both have the same base for it, in modules of their own that are imported only once that form is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from functools import cache, cached_property
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import numpy as np
+from dask.base import tokenize
+
+from storegate_engine.layers import RowsLayer
+from storegate_engine.row_layers import covering
+
+__all__ = ["ExpressionForm", "RowsExpr", "expression_of", "with_layers"]
+
+ExpressionForm: TypeAlias = Literal["dask", "dask_array"]
+
+_BASES: Mapping[str, str] = {"DaskRows": "dask.array._array_expr._expr", "DaskArrayRows": "dask_array._expr"}
+"""Where the base of each class is, by the name that the class has in this module."""
+_NAMES: Mapping[ExpressionForm, str] = {"dask": "DaskRows", "dask_array": "DaskArrayRows"}
+
+
+class RowsExpr:
+    """What is the same in the expressions of both packages: the tasks are those of the layer.
+
+    Operands are the layer and, for rows that tasks are given by the graph, the expression of these.
+    """
+
+    _parameters: ClassVar[list[str]] = ["layer", "stored"]
+    _defaults: ClassVar[dict[str, Any]] = {"stored": None}
+
+    operands: list[Any]
+    _determ_token: str | None
+
+    def __init__(self, *operands: Any, **named: Any) -> None:
+        """Nothing is set up here; without a method of its own, equal names would make one object of two layers.
+
+        They may differ in what is configured, and in whether all blocks will be asked for.
+        """
+
+    @property
+    def rows_layer(self) -> RowsLayer:
+        """The layer that makes the tasks."""
+        layer = self.operands[0]
+        made: RowsLayer = layer if self.is_source else layer.over(self._name, self.operands[1]._name)
+        return made
+
+    @property
+    def is_source(self) -> bool:
+        """Whether any process can read the rows."""
+        return self.operands[1] is None
+
+    @cached_property
+    def _name(self) -> str:
+        name: str = self.operands[0].name
+        return name if self.is_source else f"{name}-{tokenize(self.operands[1]._name)}"
+
+    @cached_property
+    def chunks(self) -> tuple[tuple[int, ...], ...]:
+        """Rows of every block, then the sizes of one row."""
+        layer = self.operands[0]
+        return (layer.rows, *((size,) for size in layer.variable.row_shape))
+
+    @cached_property
+    def _meta(self) -> Any:
+        variable = self.operands[0].variable
+        return np.empty((0,) * len(variable.shape), variable.dtype)
+
+    def __dask_tokenize__(self) -> str:
+        if not self._determ_token:
+            self._determ_token = tokenize(type(self).__name__, self._name, self.operands[0].settings)
+        return self._determ_token
+
+    def _layer(self) -> dict[Any, Any]:
+        layer = self.rows_layer
+        return layer.tasks(layer.get_output_keys())
+
+    def lower_once(self, lowered: dict[str, Any]) -> Any:
+        """Return the expression itself, which is as low as it gets: known by name it might be taken for another."""
+        return self if self.is_source else super().lower_once(lowered)  # type: ignore[misc]
+
+    def _simplify_up(self, parent: Any, dependents: Any) -> Any:
+        """Return what reads only the blocks that a slice needs, where the parent is one."""
+        if type(parent).__name__ != "SliceSlicesIntegers" or not self.is_source:
+            return None
+        first, *rest = parent.index
+        part = covering(self.operands[0], first)
+        if part is None:
+            return None
+        rows = type(self)(part[0])
+        index = (part[1], *rest)
+        if all(isinstance(part, slice) and part == slice(None) for part in index):
+            return rows
+        return type(parent)(rows, index, *parent.operands[2:])
+
+
+@cache
+def _class(name: str) -> type:
+    base = importlib.import_module(_BASES[name]).ArrayExpr
+    return type(name, (RowsExpr, base), {"__module__": __name__, "__doc__": RowsExpr.__doc__})
+
+
+def __getattr__(name: str) -> type:  # another process may unpickle an expression before it has made any
+    if name in _BASES:
+        return _class(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def expression_of(layer: RowsLayer, form: ExpressionForm, stored: Any = None) -> Any:
+    """Return a layer as an expression.
+
+    Parameters
+    ----------
+    layer : RowsLayer
+        The blocks.
+    form : {"dask", "dask_array"}
+        Whose expression it is.
+    stored : expression, optional
+        Gives the rows that tasks are given by the graph.
+    """
+    return _class(_NAMES[form])(layer, stored)
+
+
+def with_layers(expression: Any, change: Callable[[RowsLayer], RowsLayer]) -> Any:
+    """Return an expression with each layer in it replaced; the same object where there is none."""
+    done: dict[str, Any] = {}
+
+    def changed(node: Any) -> Any:
+        if node._name not in done:
+            if isinstance(node, RowsExpr):
+                done[node._name] = type(node)(change(node.operands[0]), node.operands[1])
+            else:
+                below = {id(child): changed(child) for child in node.dependencies()}
+                operands = [below.get(id(operand), operand) for operand in node.operands]
+                is_same = all(new is old for new, old in zip(operands, node.operands, strict=True))
+                done[node._name] = node if is_same else type(node)(*operands)
+        return done[node._name]
+
+    return changed(expression)
