@@ -38,7 +38,7 @@ from storegate_engine.settings import scratch_directory, shuffle_plan
 from storegate_engine.shards import in_own_thread
 from storegate_engine.spill import Spill, Visit, open_spill
 from storegate_engine.states import is_stored, temporaries_of
-from storegate_engine.submitted import drop_unwanted, has_client
+from storegate_engine.submitted import drop_unwanted, has_client, in_cluster_thread
 from storegate_engine.table import Variable
 from storegate_engine.tiers import Capacity
 
@@ -218,6 +218,8 @@ class RowsLayer(Layer):
     def _exchange(self, blocks: Sequence[int], buckets: tuple[int, int], plan: Plan) -> dict[Key, GraphNode]:
         token = tokenize(self.name, buckets, plan.map_rows)
         spill = self._open_spill()
+        if isinstance(spill, Spill) and in_cluster_thread():
+            spill = spill.visited()  # of an expression that a scheduler in this process shares; it logs what it sends
         exchange = Exchange(self.variable, plan.map_rows, plan.bucket_rows, spill, buckets, prefix=f"map-{token}")
         # the place belongs to this process: another client of the same cluster has one of its own
         token = tokenize(token, str(spill.place))
