@@ -24,10 +24,10 @@ if IS_DASK_ARRAY:
     dask_array.xarray.register()
 
 
-def lacking(what: str, *, dask_array: bool = False, strict: bool = True) -> Any:
+def lacking(what: str, *, dask_array: bool = False) -> Any:
     """Mark a test that needs what dask's own expressions do not implement, or the package dask-array does not."""
     is_lacking, whose = (IS_DASK_ARRAY, "dask-array has") if dask_array else (IS_EXPRESSION, "dask's expressions have")
-    return pytest.mark.xfail(is_lacking, reason=f"{whose} no {what}", strict=strict)
+    return pytest.mark.xfail(is_lacking, reason=f"{whose} no {what}", strict=True)
 
 
 def from_array(rows: Any, chunks: Any) -> Any:
