@@ -85,7 +85,7 @@ def dask_processes(directory, n_workers=2, n_threads=1, memory_limit="700MB"):
             process.wait()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def of_processes():
     """What starts a cluster of processes, and gives its client; for those who need other workers than `cluster` has."""
     return dask_processes

@@ -414,9 +414,15 @@ def test_a_gate_travels_with_its_memory_and_its_mode(hybrid):
 # -------------------------------------------------------------------------------------- clusters
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """Two worker processes on loopback."""
+@pytest.fixture(scope="module", params=["in this process", "of its own"])
+def cluster(request, tmp_path_factory, of_processes):
+    """Two worker processes on loopback, with a scheduler here or in a process too; something to connect to."""
+    if request.param == "of its own":
+        with of_processes(tmp_path_factory.mktemp("dask"), memory_limit="512MiB") as starter:
+            address = starter.scheduler.address
+            starter.close()  # it would be the active client of all tests
+            yield address
+        return
     with distributed.LocalCluster(
         n_workers=2,
         threads_per_worker=1,
