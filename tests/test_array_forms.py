@@ -298,6 +298,29 @@ def test_a_cluster_has_the_same_rows_and_no_spill_is_left(cluster, shuffled):
         assert gone(Path(gate.repository().location.path) / "scratch")
 
 
+def test_rows_of_workers_are_exchanged_between_them_and_no_spill_is_left(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(budget, "BLOCK_NBYTES", 2**16)
+    monkeypatch.setattr(plans, "MIN_SEGMENT_NBYTES", 2**8)
+    rows = np.random.default_rng(0).random((20_000, 16)).astype("f4")
+    expected = rows[np.random.RandomState(3).permutation(len(rows))]
+    scratch = tmp_path / "scratch"
+    settings = {"storegate.scratch-directory": str(scratch), "storegate.shuffle": "exchange"}
+    with dask.config.set(settings), StoreGate("hybrid", {"output_dir": tmp_path / "store"}, "test_id") as gate:
+        gate.add_data("x", rows)
+        gate.to_memory("x", phase="train")
+        gate.set_mode("numpy")
+        gate.shuffle("train", seed=3)
+        for _ in range(2):
+            data = gate["train"].to_xarray()["x"].data
+            np.testing.assert_array_equal(data.compute(), expected)
+            np.testing.assert_array_equal((data * 2)[5:30].compute(), expected[5:30] * 2)
+            assert layer_of(data).plan(range(data.numblocks[0])).kind == "exchange"
+            del data
+            gc.collect()
+            cluster.run_on_scheduler(gc.collect)  # one of this process shares its objects
+            assert gone(scratch)
+
+
 def in_form(code, **environment):
     """Run code in a process with another form of arrays, and return what it prints."""
     root = Path(__file__).parents[1]

@@ -183,14 +183,19 @@ def rows_to_dask(variable: Variable, rows: tuple[int, ...], capacity: Capacity) 
 def for_xarray(array: da.Array) -> Any:
     """Return a dask array as what xarray takes: one of dask-array, where that is its chunk manager.
 
-    Rows on the workers of a cluster go there as a graph, whose blocks are all planned together.
+    Rows on the workers of a cluster go there as a graph; what is done to them is planned as anywhere.
     """
     manager = sys.modules.get("dask_array.xarray")
     if manager is None or not manager.isactive():
         return array
-    layer = _own_layer(array)
-    if layer is not None:
-        return _dask_array_rows()(expression_of(layer, "dask_array"))
+    layer, stored = _given(array)
+    if layer is None:
+        return _of_graph(array)
+    return _dask_array_rows()(expression_of(layer, "dask_array", None if stored is None else _of_graph(stored).expr))
+
+
+def _of_graph(array: da.Array) -> Any:
+    """Return a dask array as one of dask-array, whose graph is there already."""
     from dask_array.core import from_graph  # optional, deferred on purpose
 
     keys = [(array.name, *block) for block in product(*map(range, array.numblocks))]
@@ -209,10 +214,25 @@ def layers_of(data: Any) -> list[RowsLayer]:
 
 def _own_layer(data: Any) -> RowsLayer | None:
     """Return the layer whose blocks an array is, as they are, and any process can read; None for any other array."""
+    layer, stored = _given(data)
+    return layer if stored is None else None
+
+
+def _given(data: Any) -> tuple[RowsLayer | None, da.Array | None]:
+    """Return the layer whose blocks an array is, and the array of the rows that its tasks are given by the graph."""
+    of: Any = da.Array
     if _is_expression(data):
-        return data.expr.rows_layer if isinstance(data.expr, RowsExpr) and data.expr.is_source else None
+        layer, stored = data.expr.operands if isinstance(data.expr, RowsExpr) else (None, None)
+        return layer, None if stored is None else _plain(data)(stored)
     layer = data.dask.layers.get(data.name) if isinstance(data, da.Array) else None
-    return layer if isinstance(layer, RowsLayer) and not data.dask.dependencies[data.name] else None
+    if not isinstance(layer, RowsLayer):
+        return None, None
+    layers, needed = dict(data.dask.layers), dict(data.dask.dependencies)
+    del layers[data.name]
+    stored = next(iter(needed.pop(data.name)), None)
+    if stored is None:
+        return layer, None
+    return layer, of(HighLevelGraph(layers, needed), stored, layer.given_chunks, meta=data._meta)
 
 
 def in_full_pass(data: Any) -> Any:

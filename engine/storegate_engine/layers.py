@@ -79,6 +79,8 @@ class RowsLayer(Layer):
 
     is_full_pass = False
     """Whether all blocks will be asked for, some at a time, so that each graph plans for all of them."""
+    given_chunks: tuple[tuple[int, ...], ...] | None = None
+    """The chunks of the array whose rows tasks are given by the graph, None where they read for themselves."""
 
     def __init__(self, name: str, variable: Variable, rows: tuple[int, ...], capacity: Capacity) -> None:
         super().__init__()

@@ -81,6 +81,7 @@ class BlocksLayer(RowsLayer):
     ) -> None:
         super().__init__(name, variable, rows, capacity)
         self.source = stored.name
+        self.given_chunks = stored.chunks
         self.n_sources = stored.numblocks[0]
         self.source_rows = int(stored.chunks[0][0])
 
