@@ -268,7 +268,7 @@ def _sweep(parent: Path, made_place: bool) -> None:
 
 
 def _adopted(parent: Path, plan: str) -> Hold | None:
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # which `_made` says
         for name in os.listdir(parent):  # a pattern for each plan would fill the cache of glob
             named = _NAME.fullmatch(name)
             if named is not None and named["plan"] == plan and (hold := _hold(parent / name)) is not None:
