@@ -77,6 +77,7 @@ def gone(directory):
     """Return whether a directory goes, once a client that has much to do has noticed what nobody holds any more."""
     deadline = time.monotonic() + 60
     while directory.exists() and time.monotonic() < deadline:
+        gc.collect()
         drop_unwanted()
         time.sleep(0.01)
     return not directory.exists()

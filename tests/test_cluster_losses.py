@@ -21,8 +21,8 @@ import pytest
 
 from storegate import StoreGate
 from storegate_engine.errors import ClusterError, SpillError
-from storegate_engine.submitted import drop_unwanted
 from storegate_engine.tasks import run
+from tests.test_cluster import gone
 
 ROWS, SEED = 100_000, 3
 VALUES = np.random.default_rng(0).random((ROWS, 64), dtype="f4")
@@ -107,16 +107,6 @@ def exchanges():
         yield
 
 
-def nothing_is_left(*places):
-    """Return whether spill directories have gone, once a client has noticed what nobody holds any more."""
-    deadline = time.monotonic() + 60
-    while any(place.exists() for place in places) and time.monotonic() < deadline:
-        gc.collect()
-        drop_unwanted()
-        time.sleep(0.01)
-    return not any(place.exists() for place in places)
-
-
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the sockets of killed workers
 @pytest.mark.parametrize(("road", "during"), ROADS, ids=lambda value: getattr(value, "__name__", value))
 def test_a_worker_that_is_killed_in_a_pass_costs_its_own_tasks(cluster, store, road, during):
@@ -125,7 +115,7 @@ def test_a_worker_that_is_killed_in_a_pass_costs_its_own_tasks(cluster, store, r
     with as_soon_as(lambda: len(PASSES[during](store)) >= 2, lambda: os.kill(pid, signal.SIGKILL)):
         found = road(gate)
     np.testing.assert_array_equal(found, EXPECTED[road])
-    assert nothing_is_left(store / "test_id" / "scratch")
+    assert gone(store / "test_id" / "scratch")
 
 
 @pytest.fixture(autouse=True)
@@ -148,7 +138,7 @@ def test_a_scheduler_that_is_killed_in_the_middle_costs_the_call(store, tmp_path
         in_the_middle = as_soon_as(lambda: len(PASSES["scatters"](store)) >= 2, lambda: os.kill(pid, signal.SIGKILL))
         with in_the_middle, pytest.raises(lost):
             road(gate)
-    assert nothing_is_left(store / "test_id" / "scratch")
+    assert gone(store / "test_id" / "scratch")
     np.testing.assert_array_equal(compact(gate), VALUES[PERMUTED])  # without a cluster
     assert gate.verify().problems == ()
 
@@ -166,7 +156,7 @@ def test_workers_that_do_not_share_the_scratch_are_refused_at_the_start(store, t
         with pytest.raises(SpillError, match=r"seen from this worker.*scratch-directory.*share"):
             compute(gate)
         assert list(tmp_path.rglob("map-*")) == []
-        assert nothing_is_left(tmp_path / "scratch")
+        assert gone(tmp_path / "scratch")
     np.testing.assert_array_equal(gate.get_data("x"), VALUES[PERMUTED])
 
 
@@ -177,7 +167,7 @@ def test_a_relative_scratch_directory_is_the_clients(cluster, store, tmp_path, m
     with dask.config.set({"storegate.scratch-directory": "scratch"}):
         np.testing.assert_array_equal(compute(gate), VALUES[PERMUTED])
         np.testing.assert_array_equal(compact(gate), VALUES[PERMUTED])
-    assert nothing_is_left(tmp_path / "here" / "scratch")
+    assert gone(tmp_path / "here" / "scratch")
     assert list(tmp_path.rglob("map-*")) == []
 
 
@@ -190,7 +180,7 @@ def test_a_store_on_s3_is_shared_as_a_directory_is(cluster, s3_args, tmp_path, r
             found = road(gate)
         np.testing.assert_array_equal(found, VALUES[PERMUTED])
         del found
-        assert nothing_is_left(tmp_path / "scratch")
+        assert gone(tmp_path / "scratch")
 
 
 # -------------------------------------------------------------------------------------- life

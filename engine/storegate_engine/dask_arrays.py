@@ -183,7 +183,7 @@ def rows_to_dask(variable: Variable, rows: tuple[int, ...], capacity: Capacity) 
 def for_xarray(array: da.Array) -> Any:
     """Return a dask array as what xarray takes: one of dask-array, where that is its chunk manager.
 
-    Rows on the workers of a cluster go there as a graph; what is done to them is planned as anywhere.
+    Blocks that lie on the workers of a cluster go there as a graph, below the expression that puts them in order.
     """
     manager = sys.modules.get("dask_array.xarray")
     if manager is None or not manager.isactive():
