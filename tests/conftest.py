@@ -11,8 +11,9 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import dask
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, get_client
 from moto.server import ThreadedMotoServer
 
 from storegate import StoreGate
@@ -45,6 +46,16 @@ def processes():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["storegate.gate"])
     return context
+
+
+@pytest.fixture(autouse=True)
+def dask_scheduler():
+    """Take back what clients set as dask's scheduler: it stays where a client or its cluster went in another order."""
+    yield
+    try:
+        get_client()
+    except ValueError:  # nobody's any more
+        dask.config.config.pop("scheduler", None)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ import signal
 import time
 from functools import partial
 
-import dask
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
@@ -25,13 +24,6 @@ def flip_a_byte(store, name):
     content = path.read_bytes()
     middle = len(content) // 2
     path.write_bytes(content[:middle] + bytes([content[middle] ^ 0x10]) + content[middle + 1 :])
-
-
-@pytest.fixture(autouse=True)
-def scheduler():
-    """Take back what clients set as dask's scheduler, which stays where their cluster was closed first."""
-    yield
-    dask.config.config.pop("scheduler", None)
 
 
 @pytest.fixture

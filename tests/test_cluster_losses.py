@@ -118,13 +118,6 @@ def test_a_worker_that_is_killed_in_a_pass_costs_its_own_tasks(cluster, store, r
     assert gone(store / "test_id" / "scratch")
 
 
-@pytest.fixture(autouse=True)
-def scheduler():
-    """Take back what clients set as dask's scheduler, which stays where their cluster was lost first."""
-    yield
-    dask.config.config.pop("scheduler", None)
-
-
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the sockets to a killed scheduler
 @pytest.mark.parametrize("road", [compute, compact])
 def test_a_scheduler_that_is_killed_in_the_middle_costs_the_call(store, tmp_path, of_processes, caplog, road):
