@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
-import os
-import signal
-import subprocess
-import sys
 import urllib.request
-from pathlib import Path
 
 import dask
 import pytest
@@ -18,6 +12,7 @@ from moto.server import ThreadedMotoServer
 
 from storegate import StoreGate
 from storegate_engine import arrays
+from tests.clusters import becomes_true, dask_processes, scheduler_here, scheduler_process, spill_below
 
 
 @pytest.fixture(params=["numpy", "zarr", "hybrid"])
@@ -58,48 +53,33 @@ def dask_scheduler():
         dask.config.config.pop("scheduler", None)
 
 
-@contextlib.contextmanager
-def dask_processes(directory, n_workers=2, n_threads=1, memory_limit="700MB"):
-    """Start a scheduler and workers as people do, each in a process and a working directory of its own."""
-    root = Path(__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (root, root / "engine")))}
-    file = directory / "scheduler.json"
-    running = []
-
-    def start(name, *options):
-        (directory / name).mkdir(parents=True)
-        loopback = ("--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0")  # without the latter: all interfaces
-        command = [sys.executable, "-m", "dask", *options, *loopback]
-        with open(directory / f"{name}.log", "wb") as log:
-            running.append(
-                subprocess.Popen(
-                    command,
-                    cwd=directory / name,
-                    env=environment,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            )
-
-    try:
-        start("scheduler", "scheduler", "--port", "0", "--scheduler-file", str(file))
-        with Client(scheduler_file=str(file), timeout=120) as client:  # waits for the file
-            limits = ("--nthreads", str(n_threads), "--memory-limit", memory_limit)
-            for number in range(n_workers):
-                start(f"worker-{number}", "worker", "--scheduler-file", str(file), *limits)
-            client.wait_for_workers(n_workers, timeout=120)
-            yield client
-    finally:
-        for process in running:
-            os.killpg(process.pid, signal.SIGKILL)  # with the workers of nannies
-            process.wait()
-
-
 @pytest.fixture(scope="session")
 def of_processes():
     """What starts a cluster of processes, and gives its client; for those who need other workers than `cluster` has."""
     return dask_processes
+
+
+@pytest.fixture(params=["in this process", "of its own"])
+def growing(request, tmp_path):
+    """A client of a cluster that has no workers, and what starts one of a number of threads and a memory limit."""
+    start = scheduler_here if request.param == "in this process" else scheduler_process
+    with start(tmp_path / "dask") as client_and_start_worker:
+        yield client_and_start_worker
+
+
+@pytest.fixture(autouse=True)
+def spill_goes(request):
+    """What uses a cluster leaves no spill below the test's directory, while the cluster still runs."""
+    clusters = [name for name in ("cluster", "growing", "to_scale", "one_thread") if name in request.fixturenames]
+    if not clusters and "of_processes" not in request.fixturenames:
+        yield
+        return
+    for name in clusters:
+        request.getfixturevalue(name)  # it is closed after this fixture has looked
+    directory = request.getfixturevalue("tmp_path")
+    before = spill_below(directory)
+    yield
+    assert becomes_true(lambda: spill_below(directory) == before), spill_below(directory)
 
 
 @pytest.fixture(params=["in this process", "of its own"])

@@ -22,7 +22,7 @@ from storegate_engine import budget, layers, plans
 from storegate_engine.dask_arrays import PickedRows, in_full_pass, variable_of
 from storegate_engine.errors import ArrayExpressionError
 from tests.array_forms import IS_DASK_ARRAY, IS_EXPRESSION, from_array, lacking, layer_of
-from tests.test_cluster import gone
+from tests.clusters import gone
 
 N_ROWS = 60_000
 needs_dask_array = pytest.mark.skipif(importlib.util.find_spec("dask_array") is None, reason="without dask-array")

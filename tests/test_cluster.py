@@ -17,7 +17,7 @@ from distributed import Client, LocalCluster
 from storegate import StoreGate
 from storegate_engine.errors import SpillError
 from storegate_engine.spill import Visit
-from storegate_engine.submitted import drop_unwanted
+from tests.clusters import gone
 
 
 @pytest.fixture
@@ -71,16 +71,6 @@ def scratch(tmp_path):
     """Spill that the client is told to put elsewhere than the workers would."""
     with dask.config.set({"storegate.scratch-directory": tmp_path / "elsewhere"}):
         yield tmp_path / "elsewhere"
-
-
-def gone(directory):
-    """Return whether a directory goes, once a client that has much to do has noticed what nobody holds any more."""
-    deadline = time.monotonic() + 60
-    while directory.exists() and time.monotonic() < deadline:
-        gc.collect()
-        drop_unwanted()
-        time.sleep(0.01)
-    return not directory.exists()
 
 
 def spilled_nbytes(directory):

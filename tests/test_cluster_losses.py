@@ -22,7 +22,7 @@ import pytest
 from storegate import StoreGate
 from storegate_engine.errors import ClusterError, SpillError
 from storegate_engine.tasks import run
-from tests.test_cluster import gone
+from tests.clusters import gone
 
 ROWS, SEED = 100_000, 3
 VALUES = np.random.default_rng(0).random((ROWS, 64), dtype="f4")
