@@ -235,6 +235,15 @@ def test_other_seeds_and_splits_are_told_apart(gate, second):
         assert [said.split("phase ")[1][:7] for said in compiled(gate)] == ["'train'", "'valid'"]
 
 
+@pytest.mark.parametrize("split", ["train", (0.0, 0.0, 1.0)])
+def test_a_row_alone_and_a_phase_without_rows_have_no_order(gate, split):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gate.add_data("a", [1], phase=split, shuffle=3)
+        gate.add_data("b", [2], phase=split)
+        gate.compile()
+
+
 def test_what_is_known_of_the_orders_is_stored(tmp_path):
     place = {"output_dir": tmp_path / "store"}
     gate = StoreGate("zarr", place, "a")

@@ -318,7 +318,8 @@ def rows_of(name: str, array: RowArray, lo: int = 0, hi: int | None = None, *, s
         return Variable(name, array.dtype, array.row_shape, (piece,), Range(0, stop - lo))
     piece = Piece(array, 0, array.n_rows)
     order = orders.cut(orders.permute(Range(0, array.n_rows), seed), lo, stop)
-    history = (Dealt(0, array.n_rows, seed, lo, stop),)
+    # One row is in the order in which it came, and of no rows there is nothing to tell.
+    history = (Dealt(0, array.n_rows, seed, lo, stop),) if array.n_rows > 1 and stop > lo else ()
     return Variable(name, array.dtype, array.row_shape, (piece,), order, history)
 
 
