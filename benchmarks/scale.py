@@ -24,7 +24,7 @@ from storegate_engine.encodings import row_nbytes
 from storegate_engine.layers import RowsLayer, blocks_of
 from storegate_engine.lazy import to_dask
 from storegate_engine.locations import parse_location
-from storegate_engine.orders import Range, permute
+from storegate_engine.orders.order import Range, permute
 from storegate_engine.pieces import Piece
 from storegate_engine.rewrite import plan_rewrite
 from storegate_engine.table import Variable

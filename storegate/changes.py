@@ -14,7 +14,7 @@ from storegate.phases import ALL, Split, Target
 from storegate.selection import OneRow, Selection, n_selected
 from storegate_engine.conversions import appended_dtype, require_combinable
 from storegate_engine.errors import ShapeError
-from storegate_engine.indexes import NewIndex, RowIndex
+from storegate_engine.orders.indexes import NewIndex, RowIndex
 from storegate_engine.repository import Transaction
 from storegate_engine.rewrite import write
 from storegate_engine.sources import Source

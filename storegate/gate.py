@@ -43,7 +43,7 @@ from storegate_engine.lazy import to_dataset
 from storegate_engine.locations import parse_location
 from storegate_engine.memory import MemoryRepository
 from storegate_engine.names import validate_name
-from storegate_engine.permutations import as_int
+from storegate_engine.orders.permutations import as_int
 from storegate_engine.repair import repair
 from storegate_engine.repository import Repository, Transaction
 from storegate_engine.rewrite import rewrite

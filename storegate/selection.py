@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, RowIndexError, shown
-from storegate_engine.indexes import ArrayIndex, MaskIndex, RangeIndex, RowIndex, spans
 from storegate_engine.natives import as_native
+from storegate_engine.orders.indexes import ArrayIndex, MaskIndex, RangeIndex, RowIndex, spans
 
 __all__ = [
     "OneRow",

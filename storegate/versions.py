@@ -14,7 +14,7 @@ from storegate_engine.budget import format_nbytes
 from storegate_engine.errors import ArgumentError, VersionNotFoundError
 from storegate_engine.history import Difference, differences
 from storegate_engine.manifests import Manifest, Unreadable
-from storegate_engine.permutations import as_int
+from storegate_engine.orders.permutations import as_int
 from storegate_engine.repository import Repository
 from storegate_engine.stored import StoredRepository
 from storegate_engine.vacuum import Vacuumed

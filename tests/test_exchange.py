@@ -24,8 +24,8 @@ from storegate_engine import passes, plans, rewrite, spill, spill_files, testing
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import CorruptStoreError, LabelError, MemoryBudgetError, SpillError
 from storegate_engine.exchange import Exchange, collect, request, scatter
-from storegate_engine.indexes import ArrayIndex
-from storegate_engine.orders import Range, Take, cut, permute
+from storegate_engine.orders.indexes import ArrayIndex
+from storegate_engine.orders.order import Range, Take, cut, permute
 from storegate_engine.plans import Rows, choose
 from storegate_engine.rewrite import plan_rewrite
 from storegate_engine.table import Variable

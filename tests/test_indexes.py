@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storegate import StoreGate
-from storegate_engine import arrays, indexes
+from storegate_engine import arrays
 from storegate_engine.arrays import StoredIndex
-from storegate_engine.indexes import ArrayIndex, MaskIndex, NewIndex, RangeIndex, find_last, in_memory, runs_of
-from storegate_engine.orders import Range, Take
+from storegate_engine.orders import indexes
+from storegate_engine.orders.indexes import ArrayIndex, MaskIndex, NewIndex, RangeIndex, find_last, in_memory, runs_of
+from storegate_engine.orders.order import Range, Take
 
 
 @st.composite

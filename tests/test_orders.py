@@ -20,11 +20,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storegate_engine import order_json, permutations
 from storegate_engine.errors import CorruptStoreError, NotInvertibleError
-from storegate_engine.indexes import ArrayIndex, RowIndex
-from storegate_engine.order_json import from_json, to_json
-from storegate_engine.orders import (
+from storegate_engine.orders import json as order_json
+from storegate_engine.orders import permutations
+from storegate_engine.orders.indexes import ArrayIndex, RowIndex
+from storegate_engine.orders.json import from_json, to_json
+from storegate_engine.orders.order import (
     Concat,
     Permute,
     Range,
@@ -37,7 +38,7 @@ from storegate_engine.orders import (
     permute,
     replace_rows,
 )
-from storegate_engine.permutations import forward, inverse
+from storegate_engine.orders.permutations import forward, inverse
 
 Rows = npt.NDArray[np.int64]
 KINDS = ("numpy", "feistel8-v1")

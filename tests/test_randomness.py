@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from storegate_engine.orders import Range
+from storegate_engine.orders.order import Range
 from storegate_engine.stream_orders import TABLE_MAX_ROWS, Epochs, draw, keyed_permutation, uniform
 
 SIZES = [

@@ -28,8 +28,8 @@ from hypothesis import strategies as st
 from storegate import StoreGate, errors
 from storegate_engine import exchange
 from storegate_engine import settings as settings_of
-from storegate_engine.orders import Range
-from storegate_engine.permutations import forward
+from storegate_engine.orders.order import Range
+from storegate_engine.orders.permutations import forward
 from storegate_engine.spill import SPARE, orphans
 from storegate_engine.states import stored_arrays
 from storegate_engine.stream_loads import BlockSource, MemorySource, RunSource

@@ -32,10 +32,10 @@ from storegate_engine.encodings import (
 )
 from storegate_engine.errors import CorruptStoreError, RowsMemoryError, SnapshotExpired, StoreError, StoreNotFoundError
 from storegate_engine.guards import GuardedStore
-from storegate_engine.indexes import ArrayIndex
 from storegate_engine.locations import Location
 from storegate_engine.names import validate_name
-from storegate_engine.permutations import as_int64
+from storegate_engine.orders.indexes import ArrayIndex
+from storegate_engine.orders.permutations import as_int64
 from storegate_engine.shards import RowSpan, Shards, shards_of
 from storegate_engine.texts import TextSize
 

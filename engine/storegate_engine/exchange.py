@@ -25,7 +25,7 @@ from storegate_engine.arrays import ConstantArray, MemoryArray, StoredArray
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import LabelError
 from storegate_engine.integers import stable_argsort
-from storegate_engine.orders import Range
+from storegate_engine.orders.order import Range
 from storegate_engine.pieces import Piece
 from storegate_engine.plans import COPIES, Plan, Rows, choose
 from storegate_engine.settings import scratch_directory, shuffle_plan

@@ -32,7 +32,7 @@ from storegate_engine.exchange import (
     scatter,
     scratch_of,
 )
-from storegate_engine.orders import Concat, Permute, RowOrder, Slice, Take
+from storegate_engine.orders.order import Concat, Permute, RowOrder, Slice, Take
 from storegate_engine.plans import COPIES, Plan, permuted_rows, task_nbytes
 from storegate_engine.settings import scratch_directory, shuffle_plan
 from storegate_engine.shards import in_own_thread

@@ -24,7 +24,7 @@ from dask.typing import Key
 from storegate_engine.dask_arrays import as_rows, rows_to_dask, to_array
 from storegate_engine.exchange import plan_rows
 from storegate_engine.layers import RowsLayer, blocks_of
-from storegate_engine.orders import Range
+from storegate_engine.orders.order import Range
 from storegate_engine.pieces import Piece
 from storegate_engine.plans import Plan
 from storegate_engine.table import Variable

@@ -24,10 +24,10 @@ from storegate_engine.errors import (
     TransactionError,
     VersionNotFoundError,
 )
-from storegate_engine.indexes import NewIndex, RowIndex
 from storegate_engine.locations import writing
-from storegate_engine.order_json import n_nodes
-from storegate_engine.orders import RowOrder, flatten
+from storegate_engine.orders.indexes import NewIndex, RowIndex
+from storegate_engine.orders.json import n_nodes
+from storegate_engine.orders.order import RowOrder, flatten
 from storegate_engine.pieces import Piece
 from storegate_engine.segments import ArraySpec, Segment
 from storegate_engine.sources import (

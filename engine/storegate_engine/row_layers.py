@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate_engine.indexes import ArrayIndex, MaskIndex, RowIndex
 from storegate_engine.layers import RowsLayer, fitting_rows, plan_blocks
+from storegate_engine.orders.indexes import ArrayIndex, MaskIndex, RowIndex
 from storegate_engine.states import is_stored, token_of
 from storegate_engine.table import Variable
 from storegate_engine.tiers import Capacity

@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from storegate_engine import order_json
 from storegate_engine.arrays import ConstantArray, StoredArray, StoredIndex
 from storegate_engine.budget import Layout
 from storegate_engine.encodings import dtype_from_text, dtype_to_text
 from storegate_engine.errors import CorruptStoreError, StoreGateError, shown
-from storegate_engine.indexes import RowIndex
 from storegate_engine.inspection import require_within_limits
 from storegate_engine.locations import Location
 from storegate_engine.names import validate_name
-from storegate_engine.orders import Concat, Permute, RowOrder, Slice, Take
+from storegate_engine.orders import json as order_json
+from storegate_engine.orders.indexes import RowIndex
+from storegate_engine.orders.order import Concat, Permute, RowOrder, Slice, Take
 from storegate_engine.pieces import Piece
 from storegate_engine.table import PHASES, Dealt, Table, Variable
 from storegate_engine.temporaries import Temporary, temporary_at

@@ -30,9 +30,9 @@ from storegate_engine.errors import (
     WriteError,
 )
 from storegate_engine.history import added
-from storegate_engine.indexes import NewIndex, RowIndex
 from storegate_engine.locations import Location, writing
 from storegate_engine.manifests import Manifest, StoredLog, committed
+from storegate_engine.orders.indexes import NewIndex, RowIndex
 from storegate_engine.plans import task_nbytes
 from storegate_engine.repository import Repository, Target, Transaction
 from storegate_engine.segments import DEFAULT_COMPRESSOR, MAX_TEXT_NBYTES, ArraySpec, Compressor, Segment

@@ -30,7 +30,7 @@ from storegate_engine.exchange import (
     scratch_of,
     spill_row_nbytes,
 )
-from storegate_engine.orders import Range
+from storegate_engine.orders.order import Range
 from storegate_engine.plans import COPIES, SHARE
 from storegate_engine.shards import in_own_thread
 from storegate_engine.spill import SPARE, Spill, open_spill

@@ -23,8 +23,8 @@ import numpy as np
 from storegate_engine.block_orders import Blocks, default_blocks, variance_factor
 from storegate_engine.budget import reserved_nbytes
 from storegate_engine.errors import ArgumentError, IterationError, ShapeError, StreamStateError, shown
-from storegate_engine.orders import RowOrder
-from storegate_engine.permutations import as_int
+from storegate_engine.orders.order import RowOrder
+from storegate_engine.orders.permutations import as_int
 from storegate_engine.settings import shuffle_plan
 from storegate_engine.states import is_stored, key_of, temporaries_of
 from storegate_engine.stream_loads import (

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from storegate_engine import orders
 from storegate_engine.arrays import RowArray, StoredArray
 from storegate_engine.casts import combined
 from storegate_engine.encodings import row_nbytes
@@ -33,8 +32,9 @@ from storegate_engine.errors import (
     near_match,
 )
 from storegate_engine.gathers import SPARE_NBYTES, gather_into
-from storegate_engine.indexes import RowIndex
-from storegate_engine.orders import Range, RowOrder, Take, join_runs
+from storegate_engine.orders import order as orders
+from storegate_engine.orders.indexes import RowIndex
+from storegate_engine.orders.order import Range, RowOrder, Take, join_runs
 from storegate_engine.pieces import Piece
 from storegate_engine.shards import RowSpan
 from storegate_engine.transforms import Cast, Transform, apply_all, fold

@@ -15,8 +15,8 @@ from storegate_engine import checksums
 from storegate_engine.arrays import StoredArray
 from storegate_engine.encodings import encoding_of, row_nbytes
 from storegate_engine.errors import StoreError
-from storegate_engine.indexes import spans
 from storegate_engine.manifests import Unreadable
+from storegate_engine.orders.indexes import spans
 from storegate_engine.states import stored_arrays
 from storegate_engine.stored import StoredRepository
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from storegate.adapters import require_package, require_stream
 from storegate_engine.errors import ArgumentError, DtypeError, shown
-from storegate_engine.permutations import as_int
+from storegate_engine.orders.permutations import as_int
 from storegate_engine.streams import Stream
 
 jax = require_package("jax", "jax")

@@ -15,7 +15,7 @@ from storegate.adapters import require_package, require_stream
 from storegate.adapters.pools import Loop, Pools
 from storegate.views import View
 from storegate_engine.errors import ArgumentTypeError, shown
-from storegate_engine.permutations import as_int
+from storegate_engine.orders.permutations import as_int
 from storegate_engine.streams import Stream
 
 torch = require_package("torch", "torch")

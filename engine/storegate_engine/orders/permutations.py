@@ -53,7 +53,7 @@ import numpy as np
 import numpy.typing as npt
 
 from storegate_engine.errors import ArgumentTypeError, shown
-from storegate_engine.permutation_files import PermutationFile
+from storegate_engine.orders.permutation_files import PermutationFile
 
 __all__ = [
     "FEISTEL_MAX_ROWS",

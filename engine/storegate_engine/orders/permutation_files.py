@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from storegate_engine import settings
-from storegate_engine.disk_shuffles import read_entries, write_inverse, write_permutation
 from storegate_engine.errors import SpillError
 from storegate_engine.integers import groups_of
+from storegate_engine.orders.disk_shuffles import read_entries, write_inverse, write_permutation
 from storegate_engine.spill import open_spill, user_scratch
 
 __all__ = ["PermutationFile"]

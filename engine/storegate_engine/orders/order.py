@@ -30,9 +30,9 @@ import numpy as np
 import numpy.typing as npt
 
 from storegate_engine.errors import CorruptIndexError
-from storegate_engine.indexes import NewIndex, RowIndex, in_memory
 from storegate_engine.integers import groups_of
-from storegate_engine.permutations import (
+from storegate_engine.orders.indexes import NewIndex, RowIndex, in_memory
+from storegate_engine.orders.permutations import (
     MAX_ROW,
     TABLE_NBYTES,
     as_int,

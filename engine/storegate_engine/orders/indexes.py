@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from storegate_engine.errors import NotInvertibleError
 from storegate_engine.integers import groups_of
-from storegate_engine.permutations import as_int64
+from storegate_engine.orders.permutations import as_int64
 
 __all__ = [
     "ArrayIndex",

@@ -1,0 +1,1 @@
+"""Orders: which stored row stands behind a logical row; pure index arithmetic."""
