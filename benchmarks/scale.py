@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Line, Table, in_seconds, isolated
-from storegate_engine.arrays import StoredArray
+from storegate_engine.arrays.rows import StoredArray
+from storegate_engine.arrays.tiers import Capacity
 from storegate_engine.budget import format_nbytes, plan_layout
 from storegate_engine.encodings import row_nbytes
 from storegate_engine.layers import RowsLayer, blocks_of
@@ -28,7 +29,6 @@ from storegate_engine.orders.order import Range, permute
 from storegate_engine.pieces import Piece
 from storegate_engine.rewrite import plan_rewrite
 from storegate_engine.table import Variable
-from storegate_engine.tiers import Capacity
 
 TB = 10**12
 ROW_SHAPE = (256,)

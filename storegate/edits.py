@@ -10,7 +10,8 @@ import numpy as np
 
 from storegate.phases import ALL, PHASES, Split, Target, require_compiled
 from storegate.selection import OneRow, RowRange, Rows, Selection, n_selected
-from storegate_engine.arrays import ConstantArray, RowArray
+from storegate_engine.arrays.inspection import require_within_limits
+from storegate_engine.arrays.rows import ConstantArray, RowArray
 from storegate_engine.budget import Layout
 from storegate_engine.conversions import updated_dtype
 from storegate_engine.encodings import encoding_of
@@ -22,7 +23,6 @@ from storegate_engine.errors import (
     VariableNotFoundError,
     near_match,
 )
-from storegate_engine.inspection import require_within_limits
 from storegate_engine.orders import order as orders
 from storegate_engine.orders.indexes import NewIndex, RowIndex, find_last, runs_of
 from storegate_engine.orders.json import n_nodes

@@ -28,6 +28,7 @@ from storegate.phases import ALL, PHASES, Split, parse_phase, parse_reading_phas
 from storegate.selection import RowRange, is_everything, parse_item, parse_method_index
 from storegate.versions import DAY, Commit, Records, Verification
 from storegate.views import View, read, read_lazy
+from storegate_engine.arrays.tiers import Capacity, capacity
 from storegate_engine.errors import (
     ArgumentError,
     DataIdError,
@@ -51,7 +52,6 @@ from storegate_engine.roots import Root
 from storegate_engine.settings import fingerprints_at_commit
 from storegate_engine.table import Table, rows_of
 from storegate_engine.temporaries import Temporary
-from storegate_engine.tiers import Capacity, capacity
 from storegate_engine.transforms import ArgMax, Cast, OneHot, Transform
 from storegate_engine.vacuum import Vacuumed
 

@@ -11,7 +11,8 @@ from storegate.inputs import Names, parse_columns, parse_names
 from storegate.phases import ALL, PHASES
 from storegate.selection import RowRange, Selection
 from storegate.views import read, read_lazy
-from storegate_engine.arrays import RowArray
+from storegate_engine.arrays.rows import RowArray
+from storegate_engine.arrays.tiers import Capacity, persist
 from storegate_engine.clusters import active_client
 from storegate_engine.errors import ArgumentTypeError, shown
 from storegate_engine.layers import blocks_of
@@ -21,7 +22,6 @@ from storegate_engine.repository import Repository, Transaction
 from storegate_engine.rewrite import write
 from storegate_engine.sources import Source, VariableSource
 from storegate_engine.table import Table, Variable, rows_of
-from storegate_engine.tiers import Capacity, persist
 
 __all__ = ["move"]
 

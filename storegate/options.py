@@ -11,8 +11,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
+from storegate_engine.arrays.segments import DEFAULT_COMPRESSOR, Compressor
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, BackendNotFoundError, near_match, shown
-from storegate_engine.segments import DEFAULT_COMPRESSOR, Compressor
 from storegate_engine.settings import memory_limit_nbytes
 
 __all__ = ["BACKENDS", "Options", "parse_backend", "parse_compressor"]

@@ -16,6 +16,7 @@ from storegate.batches import local_ranks, open_stream, require_stackable
 from storegate.inputs import Names, parse_names
 from storegate.phases import ALL, PHASES, require_compiled
 from storegate.selection import OneRow, RowRange, Rows, Selection, as_indexer, n_selected, parse_item
+from storegate_engine.arrays.tiers import Capacity
 from storegate_engine.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -30,7 +31,6 @@ from storegate_engine.plans import task_nbytes
 from storegate_engine.settings import memory_limit_nbytes
 from storegate_engine.streams import Stream
 from storegate_engine.table import Table, Variable
-from storegate_engine.tiers import Capacity
 
 if TYPE_CHECKING:
     import xarray as xr

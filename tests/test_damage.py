@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from storegate import StoreGate
-from storegate_engine.checksums import SHARDS_KEY
+from storegate_engine.arrays.checksums import SHARDS_KEY
 from storegate_engine.errors import CorruptStoreError, SnapshotExpired, StoreError, VersionNotFoundError
 
 X = np.random.default_rng(0).random((48, 4000))

@@ -19,9 +19,9 @@ from moto.server import ThreadedMotoServer
 from zarr.storage import LocalStore
 
 from storegate import StoreGate
+from storegate_engine.arrays.shards import Shards
 from storegate_engine.errors import SpillError, StoreError, WriteError
 from storegate_engine.locations import Location
-from storegate_engine.shards import Shards
 
 X = np.random.default_rng(0).random((48, 3))
 T = np.array(["a", "bc"] * 24)

@@ -13,7 +13,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from storegate import StoreGate
-from storegate_engine import guards
+from storegate_engine.arrays import guards
 from storegate_engine.errors import CorruptStoreError
 
 CHUNK, N_CHUNKS = 64, 4

@@ -18,14 +18,16 @@ from fsspec.implementations.memory import MemoryFileSystem
 from zarr.core.sync import sync
 
 from storegate import StoreGate
-from storegate_engine import arrays, documents, inspection, locations
+from storegate_engine import documents, locations
+from storegate_engine.arrays import inspection
+from storegate_engine.arrays import rows as arrays
 from storegate_engine.errors import CorruptStoreError, MemoryBudgetError, StoreError
 
 ROWS = np.random.default_rng(0).random((64, 16), dtype="f4")
 TEXTS = np.array(["a", "bc"] * 32, np.dtypes.StringDType())
 VALUES = {"x": ROWS, "t": TEXTS}
 DECODERS = {
-    "x": ["storegate_engine.frames.Framing.decode", "storegate_engine.frames.Framing.settle"],
+    "x": ["storegate_engine.arrays.frames.Framing.decode", "storegate_engine.arrays.frames.Framing.settle"],
     "t": ["zarr.codecs.vlen_utf8.VLenUTF8Codec._decode_single"],
 }
 

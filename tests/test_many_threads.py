@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from storegate import StoreGate
-from storegate_engine import tiers
+from storegate_engine.arrays import tiers
 from storegate_engine.errors import MemoryBudgetError
 from storegate_engine.plans import Rows, choose
 

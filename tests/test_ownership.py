@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from storegate import StoreGate
-from storegate_engine import checksums
-from storegate_engine.shards import Shards
+from storegate_engine.arrays import checksums
+from storegate_engine.arrays.shards import Shards
 
 TEXT = np.dtypes.StringDType()
 BLOCK = 24

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from storegate import StoreGate, cli
-from storegate_engine import documents, segments
+from storegate_engine import documents
+from storegate_engine.arrays import segments
 from storegate_engine.errors import CorruptStoreError, StoreGateError, UnreadableStateError
 from storegate_engine.manifests import StoredLog, parse_manifest
 

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
 
-from storegate_engine import frames
-from storegate_engine import shards as module
+from storegate_engine.arrays import frames
+from storegate_engine.arrays import shards as module
+from storegate_engine.arrays.shards import Shards, shards_of
 from storegate_engine.errors import CorruptStoreError
-from storegate_engine.shards import Shards, shards_of
 
 COMPRESSORS = {
     "none": (),

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storegate import StoreGate
-from storegate_engine import manifests, repository, segments, vacuum
+from storegate_engine import manifests, repository, vacuum
+from storegate_engine.arrays import segments
 from storegate_engine.contents import MARKER, strangers
 from storegate_engine.directories import Directory, Entry
 from storegate_engine.errors import ConflictError, NotAStoreError, SnapshotExpired, StoreError, WriteError

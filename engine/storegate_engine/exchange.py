@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate_engine.arrays import ConstantArray, MemoryArray, StoredArray
+from storegate_engine.arrays.rows import ConstantArray, MemoryArray, StoredArray
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import LabelError
 from storegate_engine.integers import stable_argsort

@@ -13,6 +13,7 @@ import json
 import warnings
 from collections.abc import Mapping
 
+from storegate_engine.arrays.tiers import Capacity
 from storegate_engine.contents import FINGERPRINTS
 from storegate_engine.encodings import canonical_bytes, dtype_to_text
 from storegate_engine.errors import CorruptStoreError, StoreGateError
@@ -22,7 +23,6 @@ from storegate_engine.rewrite import blocks_in_order
 from storegate_engine.states import key_of
 from storegate_engine.stored import StoredRepository
 from storegate_engine.table import Variable
-from storegate_engine.tiers import Capacity
 
 __all__ = ["fingerprint", "fingerprint_all", "known_fingerprints"]
 

@@ -12,11 +12,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from storegate_engine.arrays.shards import run_tasks
 from storegate_engine.errors import LabelError
 from storegate_engine.integers import groups_of
 from storegate_engine.orders.indexes import spans
 from storegate_engine.pieces import Piece
-from storegate_engine.shards import run_tasks
 
 __all__ = ["SPARE_NBYTES", "gather_into"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from storegate_engine.arrays import RowArray
+from storegate_engine.arrays.rows import RowArray
 from storegate_engine.encodings import row_nbytes
 from storegate_engine.table import PHASES, Table, Variable
 

@@ -9,6 +9,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from storegate_engine.arrays.tiers import Capacity
 from storegate_engine.budget import require, reserved_nbytes
 from storegate_engine.dask_arrays import for_xarray, layers_of, rows_to_dask
 from storegate_engine.encodings import encoding_of, is_calendar
@@ -16,7 +17,6 @@ from storegate_engine.layers import blocks_of, plan_blocks
 from storegate_engine.persisted import is_persisted, persisted_to_dask
 from storegate_engine.plans import Plan
 from storegate_engine.table import Phase, Variable
-from storegate_engine.tiers import Capacity
 
 __all__ = ["plans_of", "to_dask", "to_dataset"]
 

@@ -7,12 +7,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate_engine.arrays import MemoryArray, RowArray
+from storegate_engine.arrays.rows import MemoryArray, RowArray
+from storegate_engine.arrays.segments import Segment
 from storegate_engine.casts import holds_all
 from storegate_engine.encodings import encoding_of, is_text, require_text, row_nbytes
 from storegate_engine.orders.indexes import NewIndex, RowIndex, in_memory
 from storegate_engine.repository import Repository, Target, Transaction
-from storegate_engine.segments import Segment
 from storegate_engine.sources import (
     ArraySource,
     Source,

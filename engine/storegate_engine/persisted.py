@@ -21,6 +21,7 @@ from dask._task_spec import GraphNode, Task, TaskRef
 from dask.base import tokenize
 from dask.typing import Key
 
+from storegate_engine.arrays.tiers import Capacity, PersistedArray
 from storegate_engine.dask_arrays import as_rows, rows_to_dask, to_array
 from storegate_engine.exchange import plan_rows
 from storegate_engine.layers import RowsLayer, blocks_of
@@ -28,7 +29,6 @@ from storegate_engine.orders.order import Range
 from storegate_engine.pieces import Piece
 from storegate_engine.plans import Plan
 from storegate_engine.table import Variable
-from storegate_engine.tiers import Capacity, PersistedArray
 from storegate_engine.transforms import apply_all
 
 __all__ = ["BlocksLayer", "is_persisted", "persisted_to_dask"]

@@ -16,7 +16,8 @@ from typing import Any, Self, TypeAlias
 
 import numpy as np
 
-from storegate_engine.arrays import RowArray
+from storegate_engine.arrays.rows import RowArray
+from storegate_engine.arrays.segments import ArraySpec, Segment
 from storegate_engine.errors import (
     ConflictError,
     LabelError,
@@ -29,7 +30,6 @@ from storegate_engine.orders.indexes import NewIndex, RowIndex
 from storegate_engine.orders.json import n_nodes
 from storegate_engine.orders.order import RowOrder, flatten
 from storegate_engine.pieces import Piece
-from storegate_engine.segments import ArraySpec, Segment
 from storegate_engine.sources import (
     Source,
     VariableSource,

@@ -14,8 +14,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate_engine import checksums, settings
-from storegate_engine.arrays import RowArray, StoredArray
+from storegate_engine import settings
+from storegate_engine.arrays import checksums
+from storegate_engine.arrays.rows import RowArray, StoredArray
+from storegate_engine.arrays.segments import ArraySpec, write_rows
+from storegate_engine.arrays.tiers import Capacity
+from storegate_engine.arrays.tiers import capacity as capacity_of
 from storegate_engine.buffers import Workspace
 from storegate_engine.clusters import active_client
 from storegate_engine.encodings import encoding_of
@@ -25,14 +29,11 @@ from storegate_engine.integers import stable_argsort
 from storegate_engine.passes import Passes, open_passes
 from storegate_engine.plans import TASK_NBYTES, Plan
 from storegate_engine.repository import Transaction
-from storegate_engine.segments import ArraySpec, write_rows
 from storegate_engine.sources import Source, VariableSource
 from storegate_engine.states import is_stored
 from storegate_engine.stored import StoredRepository
 from storegate_engine.table import Variable
 from storegate_engine.tasks import run, run_here, workspace
-from storegate_engine.tiers import Capacity
-from storegate_engine.tiers import capacity as capacity_of
 
 __all__ = ["blocks_in_order", "plan_rewrite", "rewrite", "write"]
 

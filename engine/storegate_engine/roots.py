@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from storegate_engine import documents
+from storegate_engine.arrays.segments import DEFAULT_COMPRESSOR, Compressor
 from storegate_engine.contents import MARKER, is_marker, strangers
 from storegate_engine.errors import (
     CorruptStoreError,
@@ -20,7 +21,6 @@ from storegate_engine.errors import (
 from storegate_engine.locations import Location, opening, writing
 from storegate_engine.manifests import FORMAT_VERSION
 from storegate_engine.names import validate_name
-from storegate_engine.segments import DEFAULT_COMPRESSOR, Compressor
 from storegate_engine.stored import StoredRepository
 
 __all__ = ["Root"]

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import xarray as xr
 
-from storegate_engine.arrays import ConstantArray, StoredArray
+from storegate_engine.arrays.rows import ConstantArray, StoredArray
 from storegate_engine.casts import combined, holds
 from storegate_engine.encodings import TEXT, dtype_to_text, is_text
 from storegate_engine.errors import DtypeError, ShapeError, StoreGateError, shown

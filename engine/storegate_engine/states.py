@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from storegate_engine.arrays import ConstantArray, StoredArray, StoredIndex
+from storegate_engine.arrays.inspection import require_within_limits
+from storegate_engine.arrays.rows import ConstantArray, StoredArray, StoredIndex
 from storegate_engine.budget import Layout
 from storegate_engine.encodings import dtype_from_text, dtype_to_text
 from storegate_engine.errors import CorruptStoreError, StoreGateError, shown
-from storegate_engine.inspection import require_within_limits
 from storegate_engine.locations import Location
 from storegate_engine.names import validate_name
 from storegate_engine.orders import json as order_json

@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate_engine import settings
-from storegate_engine.arrays import RowArray, StoredIndex
+from storegate_engine.arrays.rows import RowArray, StoredIndex
+from storegate_engine.arrays.segments import DEFAULT_COMPRESSOR, MAX_TEXT_NBYTES, ArraySpec, Compressor, Segment
 from storegate_engine.budget import format_nbytes, ingest_nbytes, plan_layout, require
 from storegate_engine.columns import turned
 from storegate_engine.contents import MARKER
@@ -35,7 +36,6 @@ from storegate_engine.manifests import Manifest, StoredLog, committed
 from storegate_engine.orders.indexes import NewIndex, RowIndex
 from storegate_engine.plans import task_nbytes
 from storegate_engine.repository import Repository, Target, Transaction
-from storegate_engine.segments import DEFAULT_COMPRESSOR, MAX_TEXT_NBYTES, ArraySpec, Compressor, Segment
 from storegate_engine.sources import (
     ColumnSource,
     IndexSource,

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from storegate_engine.arrays.shards import in_own_thread
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbytes
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import LabelError
@@ -32,7 +33,6 @@ from storegate_engine.exchange import (
 )
 from storegate_engine.orders.order import Range
 from storegate_engine.plans import COPIES, SHARE
-from storegate_engine.shards import in_own_thread
 from storegate_engine.spill import SPARE, Spill, open_spill
 from storegate_engine.spill_files import SPILL_FORMAT
 from storegate_engine.states import is_stored, token_of

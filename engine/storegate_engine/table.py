@@ -20,7 +20,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from storegate_engine.arrays import RowArray, StoredArray
+from storegate_engine.arrays.rows import RowArray, StoredArray
+from storegate_engine.arrays.shards import RowSpan
 from storegate_engine.casts import combined
 from storegate_engine.encodings import row_nbytes
 from storegate_engine.errors import (
@@ -36,7 +37,6 @@ from storegate_engine.orders import order as orders
 from storegate_engine.orders.indexes import RowIndex
 from storegate_engine.orders.order import Range, RowOrder, Take, join_runs
 from storegate_engine.pieces import Piece
-from storegate_engine.shards import RowSpan
 from storegate_engine.transforms import Cast, Transform, apply_all, fold
 
 __all__ = ["PHASES", "Dealt", "Phase", "Table", "Variable", "rows_of"]

@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from storegate_engine.arrays.segments import made_at
 from storegate_engine.budget import format_nbytes
 from storegate_engine.contents import FINGERPRINTS, SCRATCH, is_partial, is_segment, strangers
 from storegate_engine.directories import Entry, open_directory
@@ -26,7 +27,6 @@ from storegate_engine.errors import ArgumentError, ConflictError, CorruptStoreEr
 from storegate_engine.locations import Location
 from storegate_engine.manifests import Manifest, Unreadable
 from storegate_engine.repository import Edit
-from storegate_engine.segments import made_at
 from storegate_engine.settings import scratch_directory
 from storegate_engine.spill import LOCK, orphans, remove_orphan, user_places
 from storegate_engine.states import key_of, stored_arrays

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate_engine import checksums
-from storegate_engine.arrays import StoredArray
+from storegate_engine.arrays import checksums
+from storegate_engine.arrays.rows import StoredArray
 from storegate_engine.encodings import encoding_of, row_nbytes
 from storegate_engine.errors import StoreError
 from storegate_engine.manifests import Unreadable

@@ -20,13 +20,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from google_crc32c import value as crc32c
 
+from storegate_engine.arrays.frames import FrameError, Framing
+from storegate_engine.arrays.inspection import CHECKSUM_NBYTES, Span
+from storegate_engine.arrays.shard_index import MISSING, ShardIndex, index_of, read_exactly
 from storegate_engine.buffers import Workspace, write_all
 from storegate_engine.directories import cached_directory, open_directory, open_file
 from storegate_engine.errors import CorruptStoreError
-from storegate_engine.frames import FrameError, Framing
-from storegate_engine.inspection import CHECKSUM_NBYTES, Span
 from storegate_engine.integers import groups_of
-from storegate_engine.shard_index import MISSING, ShardIndex, index_of, read_exactly
 
 __all__ = ["RowSpan", "Shards", "in_own_thread", "run_tasks", "shards_of"]
 

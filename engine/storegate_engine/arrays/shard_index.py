@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from google_crc32c import value as crc32c
 
+from storegate_engine.arrays.inspection import CHECKSUM_NBYTES, Span, max_frame_nbytes
 from storegate_engine.errors import CorruptStoreError
-from storegate_engine.inspection import CHECKSUM_NBYTES, Span, max_frame_nbytes
 
 __all__ = ["MISSING", "ShardIndex", "index_of", "read_exactly"]
 

@@ -23,14 +23,14 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import StorePath
 
-from storegate_engine import checksums
-from storegate_engine.arrays import StoredArray
+from storegate_engine.arrays import checksums
+from storegate_engine.arrays.inspection import MAX_CHUNK_NBYTES, MAX_ROW_NBYTES, require_within_limits
+from storegate_engine.arrays.rows import StoredArray
+from storegate_engine.arrays.shards import Shards, shards_of
 from storegate_engine.budget import WRITES_IN_FLIGHT, Layout, plan_layout
 from storegate_engine.encodings import Encoding, encoding_of, is_text, row_nbytes
 from storegate_engine.errors import DtypeError, ShapeError, TransactionError
-from storegate_engine.inspection import MAX_CHUNK_NBYTES, MAX_ROW_NBYTES, require_within_limits
 from storegate_engine.locations import Location, writing
-from storegate_engine.shards import Shards, shards_of
 from storegate_engine.texts import TextSize, row_text_nbytes
 
 __all__ = ["DEFAULT_COMPRESSOR", "ArraySpec", "Compressor", "Segment", "SegmentWriter", "write_rows"]

@@ -14,8 +14,8 @@ from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Sto
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.storage import WrapperStore
 
+from storegate_engine.arrays.inspection import MAX_CHUNK_NBYTES, Span, legal_spans, require_legal_frame
 from storegate_engine.errors import CorruptStoreError
-from storegate_engine.inspection import MAX_CHUNK_NBYTES, Span, legal_spans, require_legal_frame
 
 __all__ = ["GuardedStore"]
 

@@ -20,7 +20,7 @@ from google_crc32c import extend
 from google_crc32c import value as crc32c
 from numcodecs import blosc, zstd
 
-from storegate_engine.inspection import CHECKSUM_NBYTES, zstd_content_nbytes, zstd_frame_nbytes
+from storegate_engine.arrays.inspection import CHECKSUM_NBYTES, zstd_content_nbytes, zstd_frame_nbytes
 
 __all__ = ["Frame", "FrameError", "Framing"]
 

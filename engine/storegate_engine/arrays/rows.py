@@ -18,7 +18,9 @@ import numpy as np
 import zarr
 from zarr.storage import StorePath
 
-from storegate_engine import inspection
+from storegate_engine.arrays import inspection
+from storegate_engine.arrays.guards import GuardedStore
+from storegate_engine.arrays.shards import RowSpan, Shards, shards_of
 from storegate_engine.budget import Layout
 from storegate_engine.contents import MARKER
 from storegate_engine.encodings import (
@@ -31,12 +33,10 @@ from storegate_engine.encodings import (
     row_nbytes,
 )
 from storegate_engine.errors import CorruptStoreError, RowsMemoryError, SnapshotExpired, StoreError, StoreNotFoundError
-from storegate_engine.guards import GuardedStore
 from storegate_engine.locations import Location
 from storegate_engine.names import validate_name
 from storegate_engine.orders.indexes import ArrayIndex
 from storegate_engine.orders.permutations import as_int64
-from storegate_engine.shards import RowSpan, Shards, shards_of
 from storegate_engine.texts import TextSize
 
 __all__ = ["ConstantArray", "MemoryArray", "RowArray", "StoredArray", "StoredIndex"]

@@ -1,0 +1,1 @@
+"""Arrays: rows as bytes, written once and read in place."""
