@@ -26,9 +26,9 @@ from storegate_engine.layers import RowsLayer, blocks_of
 from storegate_engine.lazy import to_dask
 from storegate_engine.locations import parse_location
 from storegate_engine.orders.order import Range, permute
-from storegate_engine.pieces import Piece
 from storegate_engine.rewrite import plan_rewrite
-from storegate_engine.table import Variable
+from storegate_engine.table.pieces import Piece
+from storegate_engine.table.table import Variable
 
 TB = 10**12
 ROW_SHAPE = (256,)

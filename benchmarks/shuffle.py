@@ -36,7 +36,7 @@ from storegate_engine.arrays.tiers import Capacity
 from storegate_engine.budget import BLOCK_NBYTES, format_nbytes, parse_nbytes
 from storegate_engine.lazy import to_dataset
 from storegate_engine.orders.order import Range
-from storegate_engine.table import Variable
+from storegate_engine.table.table import Variable
 
 WIDTH = 256
 """float32 values of a row: 1 kB."""

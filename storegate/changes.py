@@ -12,13 +12,13 @@ from storegate.inputs import Names, one_row_columns, parse_columns, require_equa
 from storegate.iterators import hint_of_samples
 from storegate.phases import ALL, Split, Target
 from storegate.selection import OneRow, Selection, n_selected
-from storegate_engine.conversions import appended_dtype, require_combinable
 from storegate_engine.errors import ShapeError
 from storegate_engine.orders.indexes import NewIndex, RowIndex
 from storegate_engine.repository import Transaction
 from storegate_engine.rewrite import write
 from storegate_engine.sources import Source
-from storegate_engine.table import Table, rows_of
+from storegate_engine.table.conversions import appended_dtype, require_combinable
+from storegate_engine.table.table import Table, rows_of
 
 __all__ = ["add", "replace_all", "update_rows"]
 

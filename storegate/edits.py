@@ -13,7 +13,6 @@ from storegate.selection import OneRow, RowRange, Rows, Selection, n_selected
 from storegate_engine.arrays.inspection import require_within_limits
 from storegate_engine.arrays.rows import ConstantArray, RowArray
 from storegate_engine.budget import Layout
-from storegate_engine.conversions import updated_dtype
 from storegate_engine.encodings import encoding_of
 from storegate_engine.errors import (
     ConflictError,
@@ -26,7 +25,8 @@ from storegate_engine.errors import (
 from storegate_engine.orders import order as orders
 from storegate_engine.orders.indexes import NewIndex, RowIndex, find_last, runs_of
 from storegate_engine.orders.json import n_nodes
-from storegate_engine.table import Table, Variable, rows_of
+from storegate_engine.table.conversions import updated_dtype
+from storegate_engine.table.table import Table, Variable, rows_of
 
 __all__ = [
     "NewRows",

@@ -39,7 +39,6 @@ from storegate_engine.errors import (
     near_match,
 )
 from storegate_engine.fingerprints import fingerprint, fingerprint_all, known_fingerprints
-from storegate_engine.history import Difference
 from storegate_engine.lazy import to_dataset
 from storegate_engine.locations import parse_location
 from storegate_engine.memory import MemoryRepository
@@ -50,9 +49,10 @@ from storegate_engine.repository import Repository, Transaction
 from storegate_engine.rewrite import rewrite
 from storegate_engine.roots import Root
 from storegate_engine.settings import fingerprints_at_commit
-from storegate_engine.table import Table, rows_of
+from storegate_engine.table.differences import Difference
+from storegate_engine.table.table import Table, rows_of
+from storegate_engine.table.transforms import ArgMax, Cast, OneHot, Transform
 from storegate_engine.temporaries import Temporary
-from storegate_engine.transforms import ArgMax, Cast, OneHot, Transform
 from storegate_engine.vacuum import Vacuumed
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from storegate_engine.names import validate_name
 from storegate_engine.natives import as_native, is_foreign
 from storegate_engine.orders.permutations import as_int
 from storegate_engine.sources import ArraySource, ColumnSource, Source, StreamSource, VariableSource, as_source
-from storegate_engine.states import is_stored
+from storegate_engine.table.json import is_stored
 
 FEW_COLUMNS = 16
 """Columns of an array that are read one after the other: with more, rows are read once for all of them."""

@@ -21,7 +21,7 @@ from storegate_engine.memory import MemoryRepository
 from storegate_engine.repository import Repository, Transaction
 from storegate_engine.rewrite import write
 from storegate_engine.sources import Source, VariableSource
-from storegate_engine.table import Table, Variable, rows_of
+from storegate_engine.table.table import Table, Variable, rows_of
 
 __all__ = ["move"]
 

@@ -15,7 +15,7 @@ from storegate_engine.errors import AlignmentWarning, ArgumentTypeError, printab
 from storegate_engine.lazy import plans_of
 from storegate_engine.orders.order import Range
 from storegate_engine.repository import Repository
-from storegate_engine.table import Table, Variable
+from storegate_engine.table.table import Table, Variable
 
 if TYPE_CHECKING:
     from storegate.gate import StoreGate

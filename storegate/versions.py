@@ -12,11 +12,11 @@ from storegate.report import aligned
 from storegate_engine import verify as engine
 from storegate_engine.budget import format_nbytes
 from storegate_engine.errors import ArgumentError, VersionNotFoundError
-from storegate_engine.history import Difference, differences
 from storegate_engine.manifests import Manifest, Unreadable
 from storegate_engine.orders.permutations import as_int
 from storegate_engine.repository import Repository
 from storegate_engine.stored import StoredRepository
+from storegate_engine.table.differences import Difference, differences
 from storegate_engine.vacuum import Vacuumed
 from storegate_engine.vacuum import vacuum as remove_unused
 from storegate_engine.verify import Checked

@@ -30,7 +30,7 @@ from storegate_engine.lazy import to_dask
 from storegate_engine.plans import task_nbytes
 from storegate_engine.settings import memory_limit_nbytes
 from storegate_engine.streams import Stream
-from storegate_engine.table import Table, Variable
+from storegate_engine.table.table import Table, Variable
 
 if TYPE_CHECKING:
     import xarray as xr

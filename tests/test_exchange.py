@@ -28,7 +28,7 @@ from storegate_engine.orders.indexes import ArrayIndex
 from storegate_engine.orders.order import Range, Take, cut, permute
 from storegate_engine.plans import Rows, choose
 from storegate_engine.rewrite import plan_rewrite
-from storegate_engine.table import Variable
+from storegate_engine.table.table import Variable
 from tests.test_storage import environment
 
 
@@ -194,7 +194,7 @@ class TestEqualsNumpy:
             np.testing.assert_array_equal(found, expected)
 
     def test_shuffled_and_cast_rows_go_to_memory_by_one_read(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("storegate_engine.pieces.WINDOW_NBYTES", 2**14)
+        monkeypatch.setattr("storegate_engine.table.pieces.WINDOW_NBYTES", 2**14)
         rows = np.random.default_rng(0).random((5000, 8))
         labels = np.arange(5000) % 9
         gate = StoreGate("hybrid", {"output_dir": tmp_path}, "a")
@@ -209,7 +209,7 @@ class TestEqualsNumpy:
         np.testing.assert_array_equal(gate.get_data("y"), np.identity(9)[labels[order]])
 
     def test_the_first_bad_label_in_logical_order_is_named(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("storegate_engine.pieces.WINDOW_NBYTES", 2**10)
+        monkeypatch.setattr("storegate_engine.table.pieces.WINDOW_NBYTES", 2**10)
         labels = np.zeros(5000, int)
         labels[[4000, 70, 2000]] = 5
         gate = StoreGate("zarr", {"output_dir": tmp_path}, "a")

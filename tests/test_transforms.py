@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from storegate_engine.errors import CorruptStoreError, DtypeError, LabelError, ShapeError
-from storegate_engine.transforms import (
+from storegate_engine.table.transforms import (
     ArgMax,
     Cast,
     OneHot,

@@ -29,7 +29,7 @@ from storegate_engine.arrays.tiers import Capacity
 from storegate_engine.errors import ArrayExpressionError
 from storegate_engine.layers import RowsLayer
 from storegate_engine.row_layers import covering, is_row, picked, rows_layer
-from storegate_engine.table import Variable
+from storegate_engine.table.table import Variable
 
 __all__ = ["RowsArray", "as_rows", "for_xarray", "in_full_pass", "layers_of", "rows_to_dask", "to_array", "variable_of"]
 

@@ -26,12 +26,12 @@ from storegate_engine.buffers import Workspace
 from storegate_engine.errors import LabelError
 from storegate_engine.integers import stable_argsort
 from storegate_engine.orders.order import Range
-from storegate_engine.pieces import Piece
 from storegate_engine.plans import COPIES, Plan, Rows, choose
 from storegate_engine.settings import scratch_directory, shuffle_plan
 from storegate_engine.spill import SPARE, Spill, Visit, user_scratch
 from storegate_engine.spill_files import SegmentFile, write_parts, write_segments
-from storegate_engine.table import Variable
+from storegate_engine.table.pieces import Piece
+from storegate_engine.table.table import Variable
 
 __all__ = [
     "Arrangement",

@@ -20,9 +20,9 @@ from storegate_engine.errors import CorruptStoreError, StoreGateError
 from storegate_engine.locations import writing
 from storegate_engine.repository import Repository
 from storegate_engine.rewrite import blocks_in_order
-from storegate_engine.states import key_of
 from storegate_engine.stored import StoredRepository
-from storegate_engine.table import Variable
+from storegate_engine.table.json import key_of
+from storegate_engine.table.table import Variable
 
 __all__ = ["fingerprint", "fingerprint_all", "known_fingerprints"]
 

@@ -16,7 +16,7 @@ from storegate_engine.encodings import encoding_of, is_calendar
 from storegate_engine.layers import blocks_of, plan_blocks
 from storegate_engine.persisted import is_persisted, persisted_to_dask
 from storegate_engine.plans import Plan
-from storegate_engine.table import Phase, Variable
+from storegate_engine.table.table import Phase, Variable
 
 __all__ = ["plans_of", "to_dask", "to_dataset"]
 

@@ -20,7 +20,7 @@ from storegate_engine.sources import (
     blocks_of_group,
     grouped,
 )
-from storegate_engine.table import Table
+from storegate_engine.table.table import Table
 
 __all__ = ["MemoryRepository"]
 

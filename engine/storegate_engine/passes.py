@@ -37,8 +37,8 @@ from storegate_engine.exchange import (
 from storegate_engine.plans import Plan
 from storegate_engine.spill import LOCK, SHARED_RULE, Spill, Visit, open_spill
 from storegate_engine.spill_files import SPILL_FORMAT
-from storegate_engine.states import token_of
-from storegate_engine.table import Variable
+from storegate_engine.table.json import token_of
+from storegate_engine.table.table import Variable
 from storegate_engine.tasks import run, workspace
 
 __all__ = ["Passes", "open_passes"]

@@ -26,10 +26,10 @@ from storegate_engine.dask_arrays import as_rows, rows_to_dask, to_array
 from storegate_engine.exchange import plan_rows
 from storegate_engine.layers import RowsLayer, blocks_of
 from storegate_engine.orders.order import Range
-from storegate_engine.pieces import Piece
 from storegate_engine.plans import Plan
-from storegate_engine.table import Variable
-from storegate_engine.transforms import apply_all
+from storegate_engine.table.pieces import Piece
+from storegate_engine.table.table import Variable
+from storegate_engine.table.transforms import apply_all
 
 __all__ = ["BlocksLayer", "is_persisted", "persisted_to_dask"]
 

@@ -29,12 +29,12 @@ from storegate_engine.locations import writing
 from storegate_engine.orders.indexes import NewIndex, RowIndex
 from storegate_engine.orders.json import n_nodes
 from storegate_engine.orders.order import RowOrder, flatten
-from storegate_engine.pieces import Piece
 from storegate_engine.sources import (
     Source,
     VariableSource,
 )
-from storegate_engine.table import Table, Variable
+from storegate_engine.table.pieces import Piece
+from storegate_engine.table.table import Table, Variable
 
 __all__ = ["Edit", "Repository", "Target", "Transaction"]
 

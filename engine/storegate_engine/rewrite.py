@@ -30,9 +30,9 @@ from storegate_engine.passes import Passes, open_passes
 from storegate_engine.plans import TASK_NBYTES, Plan
 from storegate_engine.repository import Transaction
 from storegate_engine.sources import Source, VariableSource
-from storegate_engine.states import is_stored
 from storegate_engine.stored import StoredRepository
-from storegate_engine.table import Variable
+from storegate_engine.table.json import is_stored
+from storegate_engine.table.table import Variable
 from storegate_engine.tasks import run, run_here, workspace
 
 __all__ = ["blocks_in_order", "plan_rewrite", "rewrite", "write"]

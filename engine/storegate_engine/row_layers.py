@@ -13,8 +13,8 @@ import numpy as np
 from storegate_engine.arrays.tiers import Capacity
 from storegate_engine.layers import RowsLayer, fitting_rows, plan_blocks
 from storegate_engine.orders.indexes import ArrayIndex, MaskIndex, RowIndex
-from storegate_engine.states import is_stored, token_of
-from storegate_engine.table import Variable
+from storegate_engine.table.json import is_stored, token_of
+from storegate_engine.table.table import Variable
 
 __all__ = ["covering", "is_row", "picked", "rows_layer"]
 

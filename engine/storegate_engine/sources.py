@@ -18,7 +18,7 @@ from storegate_engine.encodings import TEXT, dtype_to_text, is_text
 from storegate_engine.errors import DtypeError, ShapeError, StoreGateError, shown
 from storegate_engine.natives import as_native, is_foreign
 from storegate_engine.orders.indexes import STEP_ROWS, NewIndex, spans
-from storegate_engine.table import Variable
+from storegate_engine.table.table import Variable
 from storegate_engine.texts import TextSize, sampled_nbytes
 
 __all__ = [

@@ -30,7 +30,6 @@ from storegate_engine.errors import (
     VersionNotFoundError,
     WriteError,
 )
-from storegate_engine.history import added
 from storegate_engine.locations import Location, writing
 from storegate_engine.manifests import Manifest, StoredLog, committed
 from storegate_engine.orders.indexes import NewIndex, RowIndex
@@ -46,8 +45,9 @@ from storegate_engine.sources import (
     text_of,
 )
 from storegate_engine.spill import open_spill, user_scratch
-from storegate_engine.states import stored_arrays, table_from_state, table_to_state
-from storegate_engine.table import Table
+from storegate_engine.table.differences import added
+from storegate_engine.table.json import stored_arrays, table_from_state, table_to_state
+from storegate_engine.table.table import Table
 
 __all__ = ["StoredRepository"]
 

@@ -37,7 +37,7 @@ from storegate_engine.exchange import moved_row_nbytes
 from storegate_engine.orders.order import Range, RowOrder
 from storegate_engine.plans import COPIES
 from storegate_engine.stream_orders import Epochs, Load, Share
-from storegate_engine.table import Variable
+from storegate_engine.table.table import Variable
 
 __all__ = [
     "BlockSource",

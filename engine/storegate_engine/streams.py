@@ -26,7 +26,6 @@ from storegate_engine.errors import ArgumentError, IterationError, ShapeError, S
 from storegate_engine.orders.order import RowOrder
 from storegate_engine.orders.permutations import as_int
 from storegate_engine.settings import shuffle_plan
-from storegate_engine.states import is_stored, key_of, temporaries_of
 from storegate_engine.stream_loads import (
     BlockSource,
     GatherSource,
@@ -50,7 +49,8 @@ from storegate_engine.stream_orders import (
     uniform,
 )
 from storegate_engine.stream_spills import ExchangeSource
-from storegate_engine.table import Variable
+from storegate_engine.table.json import is_stored, key_of, temporaries_of
+from storegate_engine.table.table import Variable
 
 __all__ = ["QUALITY_LIMIT", "Shuffle", "Stream", "class_weights"]
 

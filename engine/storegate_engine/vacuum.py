@@ -29,9 +29,9 @@ from storegate_engine.manifests import Manifest, Unreadable
 from storegate_engine.repository import Edit
 from storegate_engine.settings import scratch_directory
 from storegate_engine.spill import LOCK, orphans, remove_orphan, user_places
-from storegate_engine.states import key_of, stored_arrays
 from storegate_engine.stored import StoredRepository
-from storegate_engine.table import Table
+from storegate_engine.table.json import key_of, stored_arrays
+from storegate_engine.table.table import Table
 
 __all__ = ["Vacuumed", "vacuum"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from storegate_engine.arrays.rows import RowArray
 from storegate_engine.encodings import row_nbytes
-from storegate_engine.table import PHASES, Table, Variable
+from storegate_engine.table.table import PHASES, Table, Variable
 
 __all__ = ["Difference", "added", "differences"]
 

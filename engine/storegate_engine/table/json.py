@@ -20,10 +20,10 @@ from storegate_engine.names import validate_name
 from storegate_engine.orders import json as order_json
 from storegate_engine.orders.indexes import RowIndex
 from storegate_engine.orders.order import Concat, Permute, RowOrder, Slice, Take
-from storegate_engine.pieces import Piece
-from storegate_engine.table import PHASES, Dealt, Table, Variable
+from storegate_engine.table.pieces import Piece
+from storegate_engine.table.table import PHASES, Dealt, Table, Variable
+from storegate_engine.table.transforms import Transform, fold, transform_from_json
 from storegate_engine.temporaries import Temporary, temporary_at
-from storegate_engine.transforms import Transform, fold, transform_from_json
 
 __all__ = [
     "is_stored",

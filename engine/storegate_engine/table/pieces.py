@@ -15,7 +15,7 @@ from storegate_engine.encodings import row_nbytes
 from storegate_engine.errors import LabelError
 from storegate_engine.integers import stable_argsort
 from storegate_engine.orders.indexes import spans
-from storegate_engine.transforms import Cast, Transform, apply_all, fold
+from storegate_engine.table.transforms import Cast, Transform, apply_all, fold
 
 __all__ = ["Piece"]
 

@@ -32,12 +32,12 @@ from storegate_engine.errors import (
     VariableNotFoundError,
     near_match,
 )
-from storegate_engine.gathers import SPARE_NBYTES, gather_into
 from storegate_engine.orders import order as orders
 from storegate_engine.orders.indexes import RowIndex
 from storegate_engine.orders.order import Range, RowOrder, Take, join_runs
-from storegate_engine.pieces import Piece
-from storegate_engine.transforms import Cast, Transform, apply_all, fold
+from storegate_engine.table.gathers import SPARE_NBYTES, gather_into
+from storegate_engine.table.pieces import Piece
+from storegate_engine.table.transforms import Cast, Transform, apply_all, fold
 
 __all__ = ["PHASES", "Dealt", "Phase", "Table", "Variable", "rows_of"]
 

@@ -16,7 +16,7 @@ from storegate_engine.arrays.shards import run_tasks
 from storegate_engine.errors import LabelError
 from storegate_engine.integers import groups_of
 from storegate_engine.orders.indexes import spans
-from storegate_engine.pieces import Piece
+from storegate_engine.table.pieces import Piece
 
 __all__ = ["SPARE_NBYTES", "gather_into"]
 

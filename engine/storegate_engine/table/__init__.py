@@ -1,0 +1,1 @@
+"""Table: variables, pieces and transforms; immutable state."""
