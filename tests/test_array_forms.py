@@ -18,9 +18,10 @@ import pytest
 import xarray as xr
 
 from storegate import StoreGate, explain
-from storegate_engine import budget, layers, plans
+from storegate_engine import budget, layers
 from storegate_engine.dask_arrays import PickedRows, in_full_pass, variable_of
 from storegate_engine.errors import ArrayExpressionError
+from storegate_engine.exchange import plans
 from tests.array_forms import IS_DASK_ARRAY, IS_EXPRESSION, from_array, lacking, layer_of
 from tests.clusters import gone
 

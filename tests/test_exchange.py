@@ -20,13 +20,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storegate import StoreGate, explain
-from storegate_engine import passes, plans, rewrite, spill, spill_files, testing
+from storegate_engine import rewrite, spill, testing
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import CorruptStoreError, LabelError, MemoryBudgetError, SpillError
-from storegate_engine.exchange import Exchange, collect, request, scatter
+from storegate_engine.exchange import passes, plans, spill_files
+from storegate_engine.exchange.driver import Exchange, collect, request, scatter
+from storegate_engine.exchange.plans import Rows, choose
 from storegate_engine.orders.indexes import ArrayIndex
 from storegate_engine.orders.order import Range, Take, cut, permute
-from storegate_engine.plans import Rows, choose
 from storegate_engine.rewrite import plan_rewrite
 from storegate_engine.table.table import Variable
 from tests.test_storage import environment
@@ -696,7 +697,9 @@ class TestFaults:
 
     def test_an_interrupted_task_leaves_no_part_of_a_file(self, shuffled, tmp_path, monkeypatch):
         gate, _, _ = shuffled
-        monkeypatch.setattr("storegate_engine.spill_files.write_all", lambda *_: (_ for _ in ()).throw(MemoryError))
+        monkeypatch.setattr(
+            "storegate_engine.exchange.spill_files.write_all", lambda *_: (_ for _ in ()).throw(MemoryError)
+        )
         with pytest.raises(MemoryError):
             self.exchange(gate, tmp_path / "spill")
         assert list((tmp_path / "spill").iterdir()) == []
@@ -757,7 +760,7 @@ class TestFaults:
         code = (
             "import os, signal\n"
             "from storegate import StoreGate\n"
-            "from storegate_engine import passes\n"
+            "from storegate_engine.exchange import passes\n"
             f"name = {'scatter' if moment == 'scatter' else 'collect'!r}\n"
             "original, count = getattr(passes, name), []\n"
             "def killing(*args, **options):\n"

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from storegate import StoreGate
-from storegate_engine import budget, plans
+from storegate_engine import budget
+from storegate_engine.exchange import plans
 from tests.array_forms import lacking, layer_of
 
 N_ROWS = 60_000

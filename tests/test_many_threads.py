@@ -8,7 +8,7 @@ import pytest
 from storegate import StoreGate
 from storegate_engine.arrays import tiers
 from storegate_engine.errors import MemoryBudgetError
-from storegate_engine.plans import Rows, choose
+from storegate_engine.exchange.plans import Rows, choose
 
 N_ROWS, SEED = 80_000, 3
 

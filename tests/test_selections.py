@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from storegate import StoreGate
-from storegate_engine import budget, plans
+from storegate_engine import budget
 from storegate_engine.dask_arrays import PickedRows, RowsArray, layers_of
+from storegate_engine.exchange import plans
 from tests.array_forms import IS_EXPRESSION, from_array, lacking
 
 N_ROWS = 4000

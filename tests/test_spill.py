@@ -20,8 +20,10 @@ import numpy as np
 import pytest
 
 from storegate import StoreGate
-from storegate_engine import exchange, spill, spill_files
+from storegate_engine import spill
 from storegate_engine.errors import CorruptStoreError, SpillError
+from storegate_engine.exchange import driver as exchange
+from storegate_engine.exchange import spill_files
 
 ROWS = np.random.default_rng(0).random((20_000, 16), dtype="f4")
 PLAN = "0" * 32

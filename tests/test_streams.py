@@ -26,8 +26,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storegate import StoreGate, errors
-from storegate_engine import exchange
 from storegate_engine import settings as settings_of
+from storegate_engine.exchange import driver as exchange
 from storegate_engine.orders.order import Range
 from storegate_engine.orders.permutations import forward
 from storegate_engine.spill import SPARE, orphans

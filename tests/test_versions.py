@@ -482,7 +482,7 @@ class TestFingerprints:
         assert set(json.loads(stored["train"].to_xarray().attrs["fingerprints"])) == {"x"}
 
     def test_within_the_memory_limit_by_an_exchange(self, tmp_path, monkeypatch):
-        from storegate_engine import passes
+        from storegate_engine.exchange import passes
 
         collected = []
         collect = passes.collect

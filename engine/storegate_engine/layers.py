@@ -25,7 +25,7 @@ from storegate_engine.arrays.tiers import Capacity
 from storegate_engine.budget import BLOCK_NBYTES, block_rows
 from storegate_engine.buffers import Pool
 from storegate_engine.errors import MemoryBudgetError
-from storegate_engine.exchange import (
+from storegate_engine.exchange.driver import (
     Exchange,
     collect,
     moved_row_nbytes,
@@ -34,8 +34,8 @@ from storegate_engine.exchange import (
     scatter,
     scratch_of,
 )
+from storegate_engine.exchange.plans import COPIES, Plan, permuted_rows, task_nbytes
 from storegate_engine.orders.order import Concat, Permute, RowOrder, Slice, Take
-from storegate_engine.plans import COPIES, Plan, permuted_rows, task_nbytes
 from storegate_engine.settings import scratch_directory, shuffle_plan
 from storegate_engine.spill import Spill, Visit, open_spill
 from storegate_engine.submitted import drop_unwanted, has_client, in_cluster_thread

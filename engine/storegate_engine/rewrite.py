@@ -24,16 +24,16 @@ from storegate_engine.buffers import Workspace
 from storegate_engine.clusters import active_client
 from storegate_engine.encodings import encoding_of
 from storegate_engine.errors import LabelError, MemoryBudgetError
-from storegate_engine.exchange import plan_rows
+from storegate_engine.exchange.driver import plan_rows
+from storegate_engine.exchange.passes import Passes, open_passes
+from storegate_engine.exchange.plans import TASK_NBYTES, Plan
+from storegate_engine.exchange.tasks import run, run_here, workspace
 from storegate_engine.integers import stable_argsort
-from storegate_engine.passes import Passes, open_passes
-from storegate_engine.plans import TASK_NBYTES, Plan
 from storegate_engine.repository import Transaction
 from storegate_engine.sources import Source, VariableSource
 from storegate_engine.stored import StoredRepository
 from storegate_engine.table.json import is_stored
 from storegate_engine.table.table import Variable
-from storegate_engine.tasks import run, run_here, workspace
 
 __all__ = ["blocks_in_order", "plan_rewrite", "rewrite", "write"]
 

@@ -30,10 +30,10 @@ from storegate_engine.errors import (
     VersionNotFoundError,
     WriteError,
 )
+from storegate_engine.exchange.plans import task_nbytes
 from storegate_engine.locations import Location, writing
 from storegate_engine.manifests import Manifest, StoredLog, committed
 from storegate_engine.orders.indexes import NewIndex, RowIndex
-from storegate_engine.plans import task_nbytes
 from storegate_engine.repository import Repository, Target, Transaction
 from storegate_engine.sources import (
     ColumnSource,

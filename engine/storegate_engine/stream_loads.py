@@ -33,9 +33,9 @@ from storegate_engine.arrays.shards import in_own_thread
 from storegate_engine.block_orders import Blocks
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbytes
 from storegate_engine.clusters import active_client, thread_given_back
-from storegate_engine.exchange import moved_row_nbytes
+from storegate_engine.exchange.driver import moved_row_nbytes
+from storegate_engine.exchange.plans import COPIES
 from storegate_engine.orders.order import Range, RowOrder
-from storegate_engine.plans import COPIES
 from storegate_engine.stream_orders import Epochs, Load, Share
 from storegate_engine.table.table import Variable
 

@@ -20,7 +20,7 @@ from storegate_engine.arrays.shards import in_own_thread
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbytes
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import LabelError
-from storegate_engine.exchange import (
+from storegate_engine.exchange.driver import (
     Arrangement,
     Exchange,
     arrangement,
@@ -31,10 +31,10 @@ from storegate_engine.exchange import (
     scratch_of,
     spill_row_nbytes,
 )
+from storegate_engine.exchange.plans import COPIES, SHARE
+from storegate_engine.exchange.spill_files import SPILL_FORMAT
 from storegate_engine.orders.order import Range
-from storegate_engine.plans import COPIES, SHARE
 from storegate_engine.spill import SPARE, Spill, open_spill
-from storegate_engine.spill_files import SPILL_FORMAT
 from storegate_engine.stream_loads import EpochOrder, Ready, Source, Threads, copied_nbytes, free_one, row_nbytes_of
 from storegate_engine.stream_orders import Epochs, Share
 from storegate_engine.table.json import is_stored, token_of

@@ -24,7 +24,7 @@ import numpy as np
 from storegate_engine.buffers import Workspace
 from storegate_engine.clusters import active_client, unseen_by
 from storegate_engine.errors import SpillError
-from storegate_engine.exchange import (
+from storegate_engine.exchange.driver import (
     Exchange,
     collect,
     destinations,
@@ -34,12 +34,12 @@ from storegate_engine.exchange import (
     scratch_of,
     split,
 )
-from storegate_engine.plans import Plan
+from storegate_engine.exchange.plans import Plan
+from storegate_engine.exchange.spill_files import SPILL_FORMAT
+from storegate_engine.exchange.tasks import run, workspace
 from storegate_engine.spill import LOCK, SHARED_RULE, Spill, Visit, open_spill
-from storegate_engine.spill_files import SPILL_FORMAT
 from storegate_engine.table.json import token_of
 from storegate_engine.table.table import Variable
-from storegate_engine.tasks import run, workspace
 
 __all__ = ["Passes", "open_passes"]
 

@@ -1,0 +1,1 @@
+"""Exchange: an exact permutation of more rows than memory holds, on disk, and its plan."""
