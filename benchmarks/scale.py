@@ -26,7 +26,7 @@ from storegate_engine.layers import RowsLayer, blocks_of
 from storegate_engine.lazy import to_dask
 from storegate_engine.locations import parse_location
 from storegate_engine.orders.order import Range, permute
-from storegate_engine.rewrite import plan_rewrite
+from storegate_engine.store.rewrite import plan_rewrite
 from storegate_engine.table.pieces import Piece
 from storegate_engine.table.table import Variable
 

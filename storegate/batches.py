@@ -19,8 +19,8 @@ from storegate_engine.errors import (
     VariableNotFoundError,
     shown,
 )
-from storegate_engine.natives import as_native
 from storegate_engine.orders.permutations import as_int
+from storegate_engine.store.natives import as_native
 from storegate_engine.stream_orders import MAX_KEY, Epochs, Last
 from storegate_engine.streams import Shuffle, Stream, class_weights
 from storegate_engine.table.table import Variable

@@ -14,9 +14,9 @@ from storegate.phases import ALL, Split, Target
 from storegate.selection import OneRow, Selection, n_selected
 from storegate_engine.errors import ShapeError
 from storegate_engine.orders.indexes import NewIndex, RowIndex
-from storegate_engine.repository import Transaction
-from storegate_engine.rewrite import write
-from storegate_engine.sources import Source
+from storegate_engine.store.inputs import Source
+from storegate_engine.store.repository import Transaction
+from storegate_engine.store.rewrite import write
 from storegate_engine.table.conversions import appended_dtype, require_combinable
 from storegate_engine.table.table import Table, rows_of
 

@@ -38,22 +38,22 @@ from storegate_engine.errors import (
     VersionNotFoundError,
     near_match,
 )
-from storegate_engine.fingerprints import fingerprint, fingerprint_all, known_fingerprints
 from storegate_engine.lazy import to_dataset
 from storegate_engine.locations import parse_location
-from storegate_engine.memory import MemoryRepository
 from storegate_engine.names import validate_name
 from storegate_engine.orders.permutations import as_int
-from storegate_engine.repair import repair
-from storegate_engine.repository import Repository, Transaction
-from storegate_engine.rewrite import rewrite
-from storegate_engine.roots import Root
 from storegate_engine.settings import fingerprints_at_commit
+from storegate_engine.store.fingerprints import fingerprint, fingerprint_all, known_fingerprints
+from storegate_engine.store.memory import MemoryRepository
+from storegate_engine.store.repair import repair
+from storegate_engine.store.repository import Repository, Transaction
+from storegate_engine.store.rewrite import rewrite
+from storegate_engine.store.roots import Root
+from storegate_engine.store.vacuum import Vacuumed
 from storegate_engine.table.differences import Difference
 from storegate_engine.table.table import Table, rows_of
 from storegate_engine.table.transforms import ArgMax, Cast, OneHot, Transform
 from storegate_engine.temporaries import Temporary
-from storegate_engine.vacuum import Vacuumed
 
 if TYPE_CHECKING:
     import xarray as xr

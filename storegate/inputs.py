@@ -12,9 +12,9 @@ from storegate_engine.clusters import active_client
 from storegate_engine.dask_arrays import in_full_pass, variable_of
 from storegate_engine.errors import ArgumentTypeError, DtypeError, ShapeError, shown
 from storegate_engine.names import validate_name
-from storegate_engine.natives import as_native, is_foreign
 from storegate_engine.orders.permutations import as_int
-from storegate_engine.sources import ArraySource, ColumnSource, Source, StreamSource, VariableSource, as_source
+from storegate_engine.store.inputs import ArraySource, ColumnSource, Source, StreamSource, VariableSource, as_source
+from storegate_engine.store.natives import as_native, is_foreign
 from storegate_engine.table.json import is_stored
 
 FEW_COLUMNS = 16

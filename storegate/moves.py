@@ -17,10 +17,10 @@ from storegate_engine.clusters import active_client
 from storegate_engine.errors import ArgumentTypeError, shown
 from storegate_engine.layers import blocks_of
 from storegate_engine.lazy import to_dask
-from storegate_engine.memory import MemoryRepository
-from storegate_engine.repository import Repository, Transaction
-from storegate_engine.rewrite import write
-from storegate_engine.sources import Source, VariableSource
+from storegate_engine.store.inputs import Source, VariableSource
+from storegate_engine.store.memory import MemoryRepository
+from storegate_engine.store.repository import Repository, Transaction
+from storegate_engine.store.rewrite import write
 from storegate_engine.table.table import Table, Variable, rows_of
 
 __all__ = ["move"]

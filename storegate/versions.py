@@ -9,17 +9,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from storegate.report import aligned
-from storegate_engine import verify as engine
 from storegate_engine.budget import format_nbytes
 from storegate_engine.errors import ArgumentError, VersionNotFoundError
-from storegate_engine.manifests import Manifest, Unreadable
 from storegate_engine.orders.permutations import as_int
-from storegate_engine.repository import Repository
-from storegate_engine.stored import StoredRepository
+from storegate_engine.store import verify as engine
+from storegate_engine.store.manifests import Manifest, Unreadable
+from storegate_engine.store.repository import Repository
+from storegate_engine.store.stored import StoredRepository
+from storegate_engine.store.vacuum import Vacuumed
+from storegate_engine.store.vacuum import vacuum as remove_unused
+from storegate_engine.store.verify import Checked
 from storegate_engine.table.differences import Difference, differences
-from storegate_engine.vacuum import Vacuumed
-from storegate_engine.vacuum import vacuum as remove_unused
-from storegate_engine.verify import Checked
 
 __all__ = ["Commit", "Records", "Verification", "diff", "history", "parse_age", "vacuum", "verify"]
 

@@ -50,7 +50,7 @@ def test_a_scratch_that_cannot_be_written_changes_nothing(tmp_path, rows):
 
 
 def test_text_and_few_variables_need_no_scratch(tmp_path, rows, monkeypatch):
-    from storegate_engine import stored
+    from storegate_engine.store import stored
 
     monkeypatch.setattr(stored, "turned", lambda *args: pytest.fail("turned on disk"))
     with StoreGate("zarr", {"output_dir": tmp_path / "store", "budget": "64MiB"}, "a") as gate:

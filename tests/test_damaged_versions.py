@@ -8,7 +8,7 @@ import pytest
 from storegate import StoreGate
 from storegate.cli import main
 from storegate_engine.errors import CorruptStoreError, SnapshotExpired, StoreError
-from storegate_engine.manifests import StoredLog, parse_manifest
+from storegate_engine.store.manifests import StoredLog, parse_manifest
 
 
 def path_of(store, version, data_id="a"):

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storegate import StoreGate, explain
-from storegate_engine import rewrite, spill, testing
+from storegate_engine import spill, testing
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import CorruptStoreError, LabelError, MemoryBudgetError, SpillError
 from storegate_engine.exchange import passes, plans, spill_files
@@ -28,7 +28,8 @@ from storegate_engine.exchange.driver import Exchange, collect, request, scatter
 from storegate_engine.exchange.plans import Rows, choose
 from storegate_engine.orders.indexes import ArrayIndex
 from storegate_engine.orders.order import Range, Take, cut, permute
-from storegate_engine.rewrite import plan_rewrite
+from storegate_engine.store import rewrite
+from storegate_engine.store.rewrite import plan_rewrite
 from storegate_engine.table.table import Variable
 from tests.test_storage import environment
 

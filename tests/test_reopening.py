@@ -18,7 +18,7 @@ from storegate import StoreGate, cli
 from storegate_engine import documents
 from storegate_engine.arrays import segments
 from storegate_engine.errors import CorruptStoreError, StoreGateError, UnreadableStateError
-from storegate_engine.manifests import StoredLog, parse_manifest
+from storegate_engine.store.manifests import StoredLog, parse_manifest
 
 TEXT = np.dtypes.StringDType()
 

@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storegate import StoreGate
-from storegate_engine import manifests, repository, vacuum
 from storegate_engine.arrays import segments
 from storegate_engine.contents import MARKER, strangers
 from storegate_engine.directories import Directory, Entry
 from storegate_engine.errors import ConflictError, NotAStoreError, SnapshotExpired, StoreError, WriteError
 from storegate_engine.locations import Location
-from storegate_engine.sources import ArraySource
+from storegate_engine.store import manifests, repository, vacuum
+from storegate_engine.store.inputs import ArraySource
 
 HEX = "a" * 32
 PARTS = ["a", "segments", "manifests", HEX, "x", "c", "0", "zarr.json", "..", "", "é"]

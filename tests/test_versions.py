@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storegate import StoreGate
-from storegate_engine import spill, testing, verify
+from storegate_engine import spill, testing
 from storegate_engine.errors import ReadOnlyError, SnapshotExpired, VersionNotFoundError
-from storegate_engine.sources import ArraySource
+from storegate_engine.store import verify
+from storegate_engine.store.inputs import ArraySource
 
 X = np.arange(40, dtype="f4").reshape(20, 2)
 

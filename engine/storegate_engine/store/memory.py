@@ -12,14 +12,14 @@ from storegate_engine.arrays.segments import Segment
 from storegate_engine.casts import holds_all
 from storegate_engine.encodings import encoding_of, is_text, require_text, row_nbytes
 from storegate_engine.orders.indexes import NewIndex, RowIndex, in_memory
-from storegate_engine.repository import Repository, Target, Transaction
-from storegate_engine.sources import (
+from storegate_engine.store.inputs import (
     ArraySource,
     Source,
     VariableSource,
     blocks_of_group,
     grouped,
 )
+from storegate_engine.store.repository import Repository, Target, Transaction
 from storegate_engine.table.table import Table
 
 __all__ = ["MemoryRepository"]

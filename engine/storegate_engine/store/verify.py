@@ -15,9 +15,9 @@ from storegate_engine.arrays import checksums
 from storegate_engine.arrays.rows import StoredArray
 from storegate_engine.encodings import encoding_of, row_nbytes
 from storegate_engine.errors import StoreError
-from storegate_engine.manifests import Unreadable
 from storegate_engine.orders.indexes import spans
-from storegate_engine.stored import StoredRepository
+from storegate_engine.store.manifests import Unreadable
+from storegate_engine.store.stored import StoredRepository
 from storegate_engine.table.json import stored_arrays
 
 __all__ = ["Checked", "verify"]

@@ -18,7 +18,6 @@ from storegate_engine import settings
 from storegate_engine.arrays.rows import RowArray, StoredIndex
 from storegate_engine.arrays.segments import DEFAULT_COMPRESSOR, MAX_TEXT_NBYTES, ArraySpec, Compressor, Segment
 from storegate_engine.budget import format_nbytes, ingest_nbytes, plan_layout, require
-from storegate_engine.columns import turned
 from storegate_engine.contents import MARKER
 from storegate_engine.encodings import is_text, row_nbytes
 from storegate_engine.errors import (
@@ -32,10 +31,10 @@ from storegate_engine.errors import (
 )
 from storegate_engine.exchange.plans import task_nbytes
 from storegate_engine.locations import Location, writing
-from storegate_engine.manifests import Manifest, StoredLog, committed
 from storegate_engine.orders.indexes import NewIndex, RowIndex
-from storegate_engine.repository import Repository, Target, Transaction
-from storegate_engine.sources import (
+from storegate_engine.spill import open_spill, user_scratch
+from storegate_engine.store.columns import turned
+from storegate_engine.store.inputs import (
     ColumnSource,
     IndexSource,
     SlicedSource,
@@ -44,7 +43,8 @@ from storegate_engine.sources import (
     grouped,
     text_of,
 )
-from storegate_engine.spill import open_spill, user_scratch
+from storegate_engine.store.manifests import Manifest, StoredLog, committed
+from storegate_engine.store.repository import Repository, Target, Transaction
 from storegate_engine.table.differences import added
 from storegate_engine.table.json import stored_arrays, table_from_state, table_to_state
 from storegate_engine.table.table import Table

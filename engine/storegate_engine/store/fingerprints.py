@@ -18,9 +18,9 @@ from storegate_engine.contents import FINGERPRINTS
 from storegate_engine.encodings import canonical_bytes, dtype_to_text
 from storegate_engine.errors import CorruptStoreError, StoreGateError
 from storegate_engine.locations import writing
-from storegate_engine.repository import Repository
-from storegate_engine.rewrite import blocks_in_order
-from storegate_engine.stored import StoredRepository
+from storegate_engine.store.repository import Repository
+from storegate_engine.store.rewrite import blocks_in_order
+from storegate_engine.store.stored import StoredRepository
 from storegate_engine.table.json import key_of
 from storegate_engine.table.table import Variable
 

@@ -19,9 +19,9 @@ from storegate_engine.errors import (
     StoreNotFoundError,
 )
 from storegate_engine.locations import Location, opening, writing
-from storegate_engine.manifests import FORMAT_VERSION
 from storegate_engine.names import validate_name
-from storegate_engine.stored import StoredRepository
+from storegate_engine.store.manifests import FORMAT_VERSION
+from storegate_engine.store.stored import StoredRepository
 
 __all__ = ["Root"]
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from storegate_engine.errors import CorruptStoreError, SnapshotExpired
 from storegate_engine.locations import Location
-from storegate_engine.manifests import committed
-from storegate_engine.stored import StoredRepository
+from storegate_engine.store.manifests import committed
+from storegate_engine.store.stored import StoredRepository
 from storegate_engine.table.json import stored_arrays, table_to_state
 
 __all__ = ["repair"]

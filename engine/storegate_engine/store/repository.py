@@ -29,7 +29,7 @@ from storegate_engine.locations import writing
 from storegate_engine.orders.indexes import NewIndex, RowIndex
 from storegate_engine.orders.json import n_nodes
 from storegate_engine.orders.order import RowOrder, flatten
-from storegate_engine.sources import (
+from storegate_engine.store.inputs import (
     Source,
     VariableSource,
 )

@@ -29,9 +29,9 @@ from storegate_engine.exchange.passes import Passes, open_passes
 from storegate_engine.exchange.plans import TASK_NBYTES, Plan
 from storegate_engine.exchange.tasks import run, run_here, workspace
 from storegate_engine.integers import stable_argsort
-from storegate_engine.repository import Transaction
-from storegate_engine.sources import Source, VariableSource
-from storegate_engine.stored import StoredRepository
+from storegate_engine.store.inputs import Source, VariableSource
+from storegate_engine.store.repository import Transaction
+from storegate_engine.store.stored import StoredRepository
 from storegate_engine.table.json import is_stored
 from storegate_engine.table.table import Variable
 

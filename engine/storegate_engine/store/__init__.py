@@ -1,0 +1,1 @@
+"""Store: committed tables; what is written, kept and checked."""
