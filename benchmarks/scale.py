@@ -22,8 +22,8 @@ from storegate_engine.arrays.rows import StoredArray
 from storegate_engine.arrays.tiers import Capacity
 from storegate_engine.budget import format_nbytes, plan_layout
 from storegate_engine.encodings import row_nbytes
-from storegate_engine.layers import RowsLayer, blocks_of
-from storegate_engine.lazy import to_dask
+from storegate_engine.graphs.datasets import to_dask
+from storegate_engine.graphs.layers import RowsLayer, blocks_of
 from storegate_engine.locations import parse_location
 from storegate_engine.orders.order import Range, permute
 from storegate_engine.store.rewrite import plan_rewrite

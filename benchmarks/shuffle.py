@@ -34,7 +34,7 @@ from benchmarks.harness import (
 from storegate import StoreGate
 from storegate_engine.arrays.tiers import Capacity
 from storegate_engine.budget import BLOCK_NBYTES, format_nbytes, parse_nbytes
-from storegate_engine.lazy import to_dataset
+from storegate_engine.graphs.datasets import to_dataset
 from storegate_engine.orders.order import Range
 from storegate_engine.table.table import Variable
 

@@ -38,7 +38,7 @@ from storegate_engine.errors import (
     VersionNotFoundError,
     near_match,
 )
-from storegate_engine.lazy import to_dataset
+from storegate_engine.graphs.datasets import to_dataset
 from storegate_engine.locations import parse_location
 from storegate_engine.names import validate_name
 from storegate_engine.orders.permutations import as_int

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate_engine.clusters import active_client
-from storegate_engine.dask_arrays import in_full_pass, variable_of
 from storegate_engine.errors import ArgumentTypeError, DtypeError, ShapeError, shown
+from storegate_engine.graphs.dask_arrays import in_full_pass, variable_of
 from storegate_engine.names import validate_name
 from storegate_engine.orders.permutations import as_int
 from storegate_engine.store.inputs import ArraySource, ColumnSource, Source, StreamSource, VariableSource, as_source

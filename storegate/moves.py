@@ -15,8 +15,8 @@ from storegate_engine.arrays.rows import RowArray
 from storegate_engine.arrays.tiers import Capacity, persist
 from storegate_engine.clusters import active_client
 from storegate_engine.errors import ArgumentTypeError, shown
-from storegate_engine.layers import blocks_of
-from storegate_engine.lazy import to_dask
+from storegate_engine.graphs.datasets import to_dask
+from storegate_engine.graphs.layers import blocks_of
 from storegate_engine.store.inputs import Source, VariableSource
 from storegate_engine.store.memory import MemoryRepository
 from storegate_engine.store.repository import Repository, Transaction

@@ -26,8 +26,8 @@ from storegate_engine.errors import (
     near_match,
 )
 from storegate_engine.exchange.plans import task_nbytes
-from storegate_engine.layers import blocks_of
-from storegate_engine.lazy import to_dask
+from storegate_engine.graphs.datasets import to_dask
+from storegate_engine.graphs.layers import blocks_of
 from storegate_engine.settings import memory_limit_nbytes
 from storegate_engine.streams import Stream
 from storegate_engine.table.table import Table, Variable

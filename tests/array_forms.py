@@ -12,8 +12,8 @@ from typing import Any
 import dask.array as da
 import pytest
 
-from storegate_engine.dask_arrays import layers_of
-from storegate_engine.layers import RowsLayer
+from storegate_engine.graphs.dask_arrays import layers_of
+from storegate_engine.graphs.layers import RowsLayer
 
 IS_DASK_ARRAY = bool(os.environ.get("STOREGATE_DASK_ARRAY"))
 IS_EXPRESSION = hasattr(da.Array, "expr")

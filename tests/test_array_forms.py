@@ -18,10 +18,11 @@ import pytest
 import xarray as xr
 
 from storegate import StoreGate, explain
-from storegate_engine import budget, layers
-from storegate_engine.dask_arrays import PickedRows, in_full_pass, variable_of
+from storegate_engine import budget
 from storegate_engine.errors import ArrayExpressionError
 from storegate_engine.exchange import plans
+from storegate_engine.graphs import layers
+from storegate_engine.graphs.dask_arrays import PickedRows, in_full_pass, variable_of
 from tests.array_forms import IS_DASK_ARRAY, IS_EXPRESSION, from_array, lacking, layer_of
 from tests.clusters import gone
 
@@ -338,7 +339,7 @@ def in_form(code, **environment):
 ROUND_TRIP = """
 import numpy as np
 from storegate import StoreGate
-from storegate_engine.dask_arrays import variable_of
+from storegate_engine.graphs.dask_arrays import variable_of
 gate = StoreGate(data_id="a")
 gate.add_data("x", np.arange(20))
 gate.shuffle("train", seed=1)

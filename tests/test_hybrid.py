@@ -19,9 +19,9 @@ from storegate import StoreGate
 from storegate_engine.arrays.rows import MemoryArray, StoredArray
 from storegate_engine.arrays.tiers import PersistedArray
 from storegate_engine.budget import plan_layout
-from storegate_engine.dask_arrays import layers_of
 from storegate_engine.errors import ShapeError, VariableNotFoundError
-from storegate_engine.persisted import BlocksLayer
+from storegate_engine.graphs.dask_arrays import layers_of
+from storegate_engine.graphs.persisted import BlocksLayer
 from tests.array_forms import lacking
 
 X = np.random.default_rng(0).standard_normal((100, 3)).astype("f4")

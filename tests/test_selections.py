@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from storegate import StoreGate
 from storegate_engine import budget
-from storegate_engine.dask_arrays import PickedRows, RowsArray, layers_of
 from storegate_engine.exchange import plans
+from storegate_engine.graphs.dask_arrays import PickedRows, RowsArray, layers_of
 from tests.array_forms import IS_EXPRESSION, from_array, lacking
 
 N_ROWS = 4000

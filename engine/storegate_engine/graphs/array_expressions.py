@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 from dask.base import tokenize
 
-from storegate_engine.layers import RowsLayer
-from storegate_engine.row_layers import covering
+from storegate_engine.graphs.layers import RowsLayer
+from storegate_engine.graphs.row_layers import covering
 
 __all__ = ["ExpressionForm", "RowsExpr", "expression_of", "with_layers"]
 

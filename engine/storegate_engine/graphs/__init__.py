@@ -1,0 +1,1 @@
+"""Graphs: variables as dask arrays and Datasets."""
