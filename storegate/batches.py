@@ -21,8 +21,8 @@ from storegate_engine.errors import (
 )
 from storegate_engine.orders.permutations import as_int
 from storegate_engine.store.natives import as_native
-from storegate_engine.stream_orders import MAX_KEY, Epochs, Last
-from storegate_engine.streams import Shuffle, Stream, class_weights
+from storegate_engine.streams.epochs import MAX_KEY, Epochs, Last
+from storegate_engine.streams.stream import Shuffle, Stream, class_weights
 from storegate_engine.table.table import Variable
 
 __all__ = ["local_ranks", "open_stream", "parse_last", "parse_shuffle", "parse_weights", "require_stackable"]

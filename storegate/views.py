@@ -29,7 +29,7 @@ from storegate_engine.exchange.plans import task_nbytes
 from storegate_engine.graphs.datasets import to_dask
 from storegate_engine.graphs.layers import blocks_of
 from storegate_engine.settings import memory_limit_nbytes
-from storegate_engine.streams import Stream
+from storegate_engine.streams.stream import Stream
 from storegate_engine.table.table import Table, Variable
 
 if TYPE_CHECKING:

@@ -31,10 +31,10 @@ from storegate_engine.exchange import driver as exchange
 from storegate_engine.orders.order import Range
 from storegate_engine.orders.permutations import forward
 from storegate_engine.spill import SPARE, orphans
-from storegate_engine.stream_loads import BlockSource, MemorySource, RunSource
-from storegate_engine.stream_orders import Epochs, Share, draw, keyed_permutation
-from storegate_engine.stream_spills import ExchangeSource
-from storegate_engine.streams import class_weights
+from storegate_engine.streams.epochs import Epochs, Share, draw, keyed_permutation
+from storegate_engine.streams.loaders import BlockSource, MemorySource, RunSource
+from storegate_engine.streams.spilled import ExchangeSource
+from storegate_engine.streams.stream import class_weights
 from storegate_engine.table.json import stored_arrays
 
 ROOT = Path(__file__).parents[1]

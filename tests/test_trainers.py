@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from storegate import StoreGate, errors
-from storegate_engine.stream_orders import keyed_permutation
+from storegate_engine.streams.epochs import keyed_permutation
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the trainers
 

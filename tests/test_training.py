@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from storegate import StoreGate
-from storegate_engine.stream_orders import keyed_permutation
+from storegate_engine.streams.epochs import keyed_permutation
 
 EPOCHS, BATCH_ROWS, SEED = 3, 64, 5
 DATA = {"digits": ("sklearn", 0.9), "events": ("uproot", 0.6)}

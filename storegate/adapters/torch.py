@@ -16,7 +16,7 @@ from storegate.adapters.pools import Loop, Pools
 from storegate.views import View
 from storegate_engine.errors import ArgumentTypeError, shown
 from storegate_engine.orders.permutations import as_int
-from storegate_engine.streams import Stream
+from storegate_engine.streams.stream import Stream
 
 torch = require_package("torch", "torch")
 

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from storegate_engine.errors import ArgumentError
-from storegate_engine.stream_orders import LANES, ORDER_VERSION, Epochs, Load, keyed_permutation
+from storegate_engine.streams.epochs import LANES, ORDER_VERSION, Epochs, Load, keyed_permutation
 
 __all__ = ["Blocks", "default_blocks", "variance_factor"]
 

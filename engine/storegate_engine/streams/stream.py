@@ -20,13 +20,22 @@ from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 
-from storegate_engine.block_orders import Blocks, default_blocks, variance_factor
 from storegate_engine.budget import reserved_nbytes
 from storegate_engine.errors import ArgumentError, IterationError, ShapeError, StreamStateError, shown
 from storegate_engine.orders.order import RowOrder
 from storegate_engine.orders.permutations import as_int
 from storegate_engine.settings import shuffle_plan
-from storegate_engine.stream_loads import (
+from storegate_engine.streams.blocks import Blocks, default_blocks, variance_factor
+from storegate_engine.streams.epochs import (
+    LANES,
+    ORDER_VERSION,
+    Epochs,
+    batch_generator,
+    draw,
+    keyed_permutation,
+    uniform,
+)
+from storegate_engine.streams.loaders import (
     BlockSource,
     GatherSource,
     MemorySource,
@@ -39,16 +48,7 @@ from storegate_engine.stream_loads import (
     row_nbytes_of,
     together,
 )
-from storegate_engine.stream_orders import (
-    LANES,
-    ORDER_VERSION,
-    Epochs,
-    batch_generator,
-    draw,
-    keyed_permutation,
-    uniform,
-)
-from storegate_engine.stream_spills import ExchangeSource
+from storegate_engine.streams.spilled import ExchangeSource
 from storegate_engine.table.json import is_stored, key_of, temporaries_of
 from storegate_engine.table.table import Variable
 

@@ -1,0 +1,1 @@
+"""Streams: batches of rows for training."""
