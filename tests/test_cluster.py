@@ -16,7 +16,7 @@ from distributed import Client, LocalCluster
 
 from storegate import StoreGate
 from storegate_engine.errors import SpillError
-from storegate_engine.spill import Visit
+from storegate_engine.scratch import Visit
 from tests.clusters import gone
 
 

@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storegate import StoreGate, explain
-from storegate_engine import spill, testing
+from storegate_engine import scratch as spill
+from storegate_engine import testing
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import CorruptStoreError, LabelError, MemoryBudgetError, SpillError
 from storegate_engine.exchange import passes, plans, spill_files

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from storegate import StoreGate
-from storegate_engine import spill
+from storegate_engine import scratch as spill
 from storegate_engine.errors import CorruptStoreError, SpillError
 from storegate_engine.exchange import driver as exchange
 from storegate_engine.exchange import spill_files
@@ -298,7 +298,7 @@ class TestLocks:
         code = (
             "import os, pathlib, sys\n"
             "os.kill = lambda pid, signal: (_ for _ in ()).throw(ProcessLookupError())\n"
-            "from storegate_engine import spill\n"
+            "from storegate_engine import scratch as spill\n"
             f"parent = pathlib.Path({str(tmp_path)!r})\n"
             "assert spill.orphans(parent) == []\n"
             f"other = spill.open_spill(parent, {PLAN!r})\n"

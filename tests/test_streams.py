@@ -30,7 +30,7 @@ from storegate_engine import settings as settings_of
 from storegate_engine.exchange import driver as exchange
 from storegate_engine.orders.order import Range
 from storegate_engine.orders.permutations import forward
-from storegate_engine.spill import SPARE, orphans
+from storegate_engine.scratch import SPARE, orphans
 from storegate_engine.streams.epochs import Epochs, Share, draw, keyed_permutation
 from storegate_engine.streams.loaders import BlockSource, MemorySource, RunSource
 from storegate_engine.streams.spilled import ExchangeSource

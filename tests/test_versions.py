@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storegate import StoreGate
-from storegate_engine import spill, testing
+from storegate_engine import scratch as spill
+from storegate_engine import testing
 from storegate_engine.errors import ReadOnlyError, SnapshotExpired, VersionNotFoundError
 from storegate_engine.store import verify
 from storegate_engine.store.inputs import ArraySource

@@ -36,8 +36,8 @@ from storegate_engine.exchange.driver import (
 )
 from storegate_engine.exchange.plans import COPIES, Plan, permuted_rows, task_nbytes
 from storegate_engine.orders.order import Concat, Permute, RowOrder, Slice, Take
+from storegate_engine.scratch import Spill, Visit, open_spill
 from storegate_engine.settings import scratch_directory, shuffle_plan
-from storegate_engine.spill import Spill, Visit, open_spill
 from storegate_engine.submitted import drop_unwanted, has_client, in_cluster_thread
 from storegate_engine.table.json import is_stored, temporaries_of
 from storegate_engine.table.table import Variable

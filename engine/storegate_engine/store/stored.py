@@ -32,7 +32,7 @@ from storegate_engine.errors import (
 from storegate_engine.exchange.plans import task_nbytes
 from storegate_engine.locations import Location, writing
 from storegate_engine.orders.indexes import NewIndex, RowIndex
-from storegate_engine.spill import open_spill, user_scratch
+from storegate_engine.scratch import open_spill, user_scratch
 from storegate_engine.store.columns import turned
 from storegate_engine.store.inputs import (
     ColumnSource,

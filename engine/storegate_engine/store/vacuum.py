@@ -25,8 +25,8 @@ from storegate_engine.contents import FINGERPRINTS, SCRATCH, is_partial, is_segm
 from storegate_engine.directories import Entry, open_directory
 from storegate_engine.errors import ArgumentError, ConflictError, CorruptStoreError, SnapshotExpired, printable
 from storegate_engine.locations import Location
+from storegate_engine.scratch import LOCK, orphans, remove_orphan, user_places
 from storegate_engine.settings import scratch_directory
-from storegate_engine.spill import LOCK, orphans, remove_orphan, user_places
 from storegate_engine.store.manifests import Manifest, Unreadable
 from storegate_engine.store.repository import Edit
 from storegate_engine.store.stored import StoredRepository

@@ -34,7 +34,7 @@ from storegate_engine.exchange.driver import (
 from storegate_engine.exchange.plans import COPIES, SHARE
 from storegate_engine.exchange.spill_files import SPILL_FORMAT
 from storegate_engine.orders.order import Range
-from storegate_engine.spill import SPARE, Spill, open_spill
+from storegate_engine.scratch import SPARE, Spill, open_spill
 from storegate_engine.streams.epochs import Epochs, Share
 from storegate_engine.streams.loaders import EpochOrder, Ready, Source, Threads, copied_nbytes, free_one, row_nbytes_of
 from storegate_engine.table.json import is_stored, token_of
