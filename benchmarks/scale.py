@@ -18,17 +18,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Line, Table, in_seconds, isolated
-from storegate_engine.arrays.rows import StoredArray
-from storegate_engine.arrays.tiers import Capacity
+from storegate_engine.arrays import Capacity, StoredArray
 from storegate_engine.budget import format_nbytes, plan_layout
 from storegate_engine.encodings import row_nbytes
-from storegate_engine.graphs.datasets import to_dask
-from storegate_engine.graphs.layers import RowsLayer, blocks_of
+from storegate_engine.graphs import blocks_of, to_dask
+from storegate_engine.graphs.layers import RowsLayer
 from storegate_engine.locations import parse_location
-from storegate_engine.orders.order import Range, permute
-from storegate_engine.store.rewrite import plan_rewrite
-from storegate_engine.table.pieces import Piece
-from storegate_engine.table.table import Variable
+from storegate_engine.orders import Range, permute
+from storegate_engine.store.rewriting import plan_rewrite
+from storegate_engine.table import Piece, Variable
 
 TB = 10**12
 ROW_SHAPE = (256,)

@@ -32,11 +32,11 @@ from benchmarks.harness import (
     isolated,
 )
 from storegate import StoreGate
-from storegate_engine.arrays.tiers import Capacity
+from storegate_engine.arrays import Capacity
 from storegate_engine.budget import BLOCK_NBYTES, format_nbytes, parse_nbytes
-from storegate_engine.graphs.datasets import to_dataset
-from storegate_engine.orders.order import Range
-from storegate_engine.table.table import Variable
+from storegate_engine.graphs import to_dataset
+from storegate_engine.orders import Range
+from storegate_engine.table import Variable
 
 WIDTH = 256
 """float32 values of a row: 1 kB."""

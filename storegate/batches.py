@@ -19,11 +19,10 @@ from storegate_engine.errors import (
     VariableNotFoundError,
     shown,
 )
-from storegate_engine.orders.permutations import as_int
-from storegate_engine.store.natives import as_native
-from storegate_engine.streams.epochs import MAX_KEY, Epochs, Last
-from storegate_engine.streams.stream import Shuffle, Stream, class_weights
-from storegate_engine.table.table import Variable
+from storegate_engine.orders import as_int
+from storegate_engine.store import as_native
+from storegate_engine.streams import MAX_KEY, Epochs, Last, Shuffle, Stream, class_weights
+from storegate_engine.table import Variable
 
 __all__ = ["local_ranks", "open_stream", "parse_last", "parse_shuffle", "parse_weights", "require_stackable"]
 

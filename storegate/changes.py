@@ -13,12 +13,9 @@ from storegate.iterators import hint_of_samples
 from storegate.phases import ALL, Split, Target
 from storegate.selection import OneRow, Selection, n_selected
 from storegate_engine.errors import ShapeError
-from storegate_engine.orders.indexes import NewIndex, RowIndex
-from storegate_engine.store.inputs import Source
-from storegate_engine.store.repository import Transaction
-from storegate_engine.store.rewrite import write
-from storegate_engine.table.conversions import appended_dtype, require_combinable
-from storegate_engine.table.table import Table, rows_of
+from storegate_engine.orders import NewIndex, RowIndex
+from storegate_engine.store import Source, Transaction, write
+from storegate_engine.table import Table, appended_dtype, require_combinable, rows_of
 
 __all__ = ["add", "replace_all", "update_rows"]
 

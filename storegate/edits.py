@@ -10,8 +10,8 @@ import numpy as np
 
 from storegate.phases import ALL, PHASES, Split, Target, require_compiled
 from storegate.selection import OneRow, RowRange, Rows, Selection, n_selected
-from storegate_engine.arrays.inspection import require_within_limits
-from storegate_engine.arrays.rows import ConstantArray, RowArray
+from storegate_engine import orders
+from storegate_engine.arrays import ConstantArray, RowArray, require_within_limits
 from storegate_engine.budget import Layout
 from storegate_engine.encodings import encoding_of
 from storegate_engine.errors import (
@@ -22,11 +22,8 @@ from storegate_engine.errors import (
     VariableNotFoundError,
     near_match,
 )
-from storegate_engine.orders import order as orders
-from storegate_engine.orders.indexes import NewIndex, RowIndex, find_last, runs_of
-from storegate_engine.orders.json import n_nodes
-from storegate_engine.table.conversions import updated_dtype
-from storegate_engine.table.table import Table, Variable, rows_of
+from storegate_engine.orders import NewIndex, RowIndex, find_last, n_nodes, runs_of
+from storegate_engine.table import Table, Variable, rows_of, updated_dtype
 
 __all__ = [
     "NewRows",

@@ -28,7 +28,7 @@ from storegate.phases import ALL, PHASES, Split, parse_phase, parse_reading_phas
 from storegate.selection import RowRange, is_everything, parse_item, parse_method_index
 from storegate.versions import DAY, Commit, Records, Verification
 from storegate.views import View, read, read_lazy
-from storegate_engine.arrays.tiers import Capacity, capacity
+from storegate_engine.arrays import Capacity, capacity
 from storegate_engine.errors import (
     ArgumentError,
     DataIdError,
@@ -38,21 +38,24 @@ from storegate_engine.errors import (
     VersionNotFoundError,
     near_match,
 )
-from storegate_engine.graphs.datasets import to_dataset
+from storegate_engine.graphs import to_dataset
 from storegate_engine.locations import parse_location
 from storegate_engine.names import validate_name
-from storegate_engine.orders.permutations import as_int
+from storegate_engine.orders import as_int
 from storegate_engine.settings import fingerprints_at_commit
-from storegate_engine.store.fingerprints import fingerprint, fingerprint_all, known_fingerprints
-from storegate_engine.store.memory import MemoryRepository
-from storegate_engine.store.repair import repair
-from storegate_engine.store.repository import Repository, Transaction
-from storegate_engine.store.rewrite import rewrite
-from storegate_engine.store.roots import Root
-from storegate_engine.store.vacuum import Vacuumed
-from storegate_engine.table.differences import Difference
-from storegate_engine.table.table import Table, rows_of
-from storegate_engine.table.transforms import ArgMax, Cast, OneHot, Transform
+from storegate_engine.store import (
+    MemoryRepository,
+    Repository,
+    Root,
+    Transaction,
+    Vacuumed,
+    fingerprint,
+    fingerprint_all,
+    known_fingerprints,
+    repair,
+    rewrite,
+)
+from storegate_engine.table import ArgMax, Cast, Difference, OneHot, Table, Transform, rows_of
 from storegate_engine.temporaries import Temporary
 
 if TYPE_CHECKING:

@@ -10,12 +10,20 @@ import numpy as np
 
 from storegate_engine.clusters import active_client
 from storegate_engine.errors import ArgumentTypeError, DtypeError, ShapeError, shown
-from storegate_engine.graphs.dask_arrays import in_full_pass, variable_of
+from storegate_engine.graphs import in_full_pass, variable_of
 from storegate_engine.names import validate_name
-from storegate_engine.orders.permutations import as_int
-from storegate_engine.store.inputs import ArraySource, ColumnSource, Source, StreamSource, VariableSource, as_source
-from storegate_engine.store.natives import as_native, is_foreign
-from storegate_engine.table.json import is_stored
+from storegate_engine.orders import as_int
+from storegate_engine.store import (
+    ArraySource,
+    ColumnSource,
+    Source,
+    StreamSource,
+    VariableSource,
+    as_native,
+    as_source,
+    is_foreign,
+)
+from storegate_engine.table import is_stored
 
 FEW_COLUMNS = 16
 """Columns of an array that are read one after the other: with more, rows are read once for all of them."""

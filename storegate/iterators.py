@@ -9,8 +9,7 @@ import numpy as np
 
 from storegate_engine.encodings import encoding_of, is_text
 from storegate_engine.errors import DtypeError, ShapeError, shown
-from storegate_engine.store.inputs import ColumnSource, Source, StreamSource
-from storegate_engine.store.natives import as_native
+from storegate_engine.store import ColumnSource, Source, StreamSource, as_native
 
 __all__ = ["hint_of_samples", "samples"]
 

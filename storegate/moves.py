@@ -11,17 +11,12 @@ from storegate.inputs import Names, parse_columns, parse_names
 from storegate.phases import ALL, PHASES
 from storegate.selection import RowRange, Selection
 from storegate.views import read, read_lazy
-from storegate_engine.arrays.rows import RowArray
-from storegate_engine.arrays.tiers import Capacity, persist
+from storegate_engine.arrays import Capacity, RowArray, persist
 from storegate_engine.clusters import active_client
 from storegate_engine.errors import ArgumentTypeError, shown
-from storegate_engine.graphs.datasets import to_dask
-from storegate_engine.graphs.layers import blocks_of
-from storegate_engine.store.inputs import Source, VariableSource
-from storegate_engine.store.memory import MemoryRepository
-from storegate_engine.store.repository import Repository, Transaction
-from storegate_engine.store.rewrite import write
-from storegate_engine.table.table import Table, Variable, rows_of
+from storegate_engine.graphs import blocks_of, to_dask
+from storegate_engine.store import MemoryRepository, Repository, Source, Transaction, VariableSource, write
+from storegate_engine.table import Table, Variable, rows_of
 
 __all__ = ["move"]
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
-from storegate_engine.arrays.segments import DEFAULT_COMPRESSOR, Compressor
+from storegate_engine.arrays import DEFAULT_COMPRESSOR, Compressor
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, BackendNotFoundError, near_match, shown
 from storegate_engine.settings import memory_limit_nbytes
 

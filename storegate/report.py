@@ -12,10 +12,10 @@ import xarray as xr
 from storegate.phases import ALL, PHASES
 from storegate_engine.budget import format_nbytes
 from storegate_engine.errors import AlignmentWarning, ArgumentTypeError, printable, shown
-from storegate_engine.graphs.datasets import plans_of
-from storegate_engine.orders.order import Range
-from storegate_engine.store.repository import Repository
-from storegate_engine.table.table import Table, Variable
+from storegate_engine.graphs import plans_of
+from storegate_engine.orders import Range
+from storegate_engine.store import Repository
+from storegate_engine.table import Table, Variable
 
 if TYPE_CHECKING:
     from storegate.gate import StoreGate

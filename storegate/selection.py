@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, RowIndexError, shown
-from storegate_engine.orders.indexes import ArrayIndex, MaskIndex, RangeIndex, RowIndex, spans
-from storegate_engine.store.natives import as_native
+from storegate_engine.orders import ArrayIndex, MaskIndex, RangeIndex, RowIndex, spans
+from storegate_engine.store import as_native
 
 __all__ = [
     "OneRow",

@@ -11,15 +11,11 @@ from typing import Any, TypeVar
 from storegate.report import aligned
 from storegate_engine.budget import format_nbytes
 from storegate_engine.errors import ArgumentError, VersionNotFoundError
-from storegate_engine.orders.permutations import as_int
-from storegate_engine.store import verify as engine
-from storegate_engine.store.manifests import Manifest, Unreadable
-from storegate_engine.store.repository import Repository
-from storegate_engine.store.stored import StoredRepository
-from storegate_engine.store.vacuum import Vacuumed
-from storegate_engine.store.vacuum import vacuum as remove_unused
-from storegate_engine.store.verify import Checked
-from storegate_engine.table.differences import Difference, differences
+from storegate_engine.orders import as_int
+from storegate_engine.store import Checked, Manifest, Repository, StoredRepository, Unreadable, Vacuumed
+from storegate_engine.store import vacuum as remove_unused
+from storegate_engine.store import verify as verify_store
+from storegate_engine.table import Difference, compare
 
 __all__ = ["Commit", "Records", "Verification", "diff", "history", "parse_age", "vacuum", "verify"]
 
@@ -95,7 +91,7 @@ def _commit(stored: StoredRepository, manifest: Manifest | Unreadable) -> Commit
 def diff(repository: Repository, first: int, second: int) -> Records[Difference]:
     """Return what differs between two versions."""
     old, new = as_int(first, "a version"), as_int(second, "a version")
-    return Records(differences(repository.table_at(old), repository.table_at(new)))
+    return Records(compare(repository.table_at(old), repository.table_at(new)))
 
 
 def vacuum(repository: Repository, older_than: object, keep_versions: int, *, dry_run: bool) -> Vacuumed:
@@ -118,7 +114,7 @@ class Verification(Records[Checked]):
 
 def verify(repository: Repository) -> Verification:
     """Check everything that the kept versions refer to."""
-    return Verification(engine.verify(_stored(repository, "verify")))
+    return Verification(verify_store(_stored(repository, "verify")))
 
 
 def _stored(repository: Repository, operation: str) -> StoredRepository:

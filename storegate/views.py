@@ -16,7 +16,7 @@ from storegate.batches import local_ranks, open_stream, require_stackable
 from storegate.inputs import Names, parse_names
 from storegate.phases import ALL, PHASES, require_compiled
 from storegate.selection import OneRow, RowRange, Rows, Selection, as_indexer, n_selected, parse_item
-from storegate_engine.arrays.tiers import Capacity
+from storegate_engine.arrays import Capacity
 from storegate_engine.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -25,12 +25,11 @@ from storegate_engine.errors import (
     VariableNotFoundError,
     near_match,
 )
-from storegate_engine.exchange.plans import task_nbytes
-from storegate_engine.graphs.datasets import to_dask
-from storegate_engine.graphs.layers import blocks_of
+from storegate_engine.exchange import task_nbytes
+from storegate_engine.graphs import blocks_of, to_dask
 from storegate_engine.settings import memory_limit_nbytes
-from storegate_engine.streams.stream import Stream
-from storegate_engine.table.table import Table, Variable
+from storegate_engine.streams import Stream
+from storegate_engine.table import Table, Variable
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -21,8 +21,8 @@ from storegate import StoreGate, explain
 from storegate_engine import budget
 from storegate_engine.errors import ArrayExpressionError
 from storegate_engine.exchange import plans
-from storegate_engine.graphs import layers
-from storegate_engine.graphs.dask_arrays import PickedRows, in_full_pass, variable_of
+from storegate_engine.graphs import in_full_pass, layers, variable_of
+from storegate_engine.graphs.dask_arrays import PickedRows
 from tests.array_forms import IS_DASK_ARRAY, IS_EXPRESSION, from_array, lacking, layer_of
 from tests.clusters import gone
 

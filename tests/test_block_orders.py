@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storegate import StoreGate
+from storegate_engine.streams import Epochs
 from storegate_engine.streams.blocks import Blocks, default_blocks, variance_factor
-from storegate_engine.streams.epochs import Epochs
 
 DEAL_ORDER = sorted(range(64), key=lambda lane: f"{lane:06b}"[::-1])
 

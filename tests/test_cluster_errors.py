@@ -13,7 +13,7 @@ from distributed import Client, LocalCluster
 
 from storegate import StoreGate
 from storegate_engine.errors import ClusterError, CorruptStoreError
-from storegate_engine.exchange.tasks import run
+from storegate_engine.exchange import run
 
 ROWS = 20_000
 

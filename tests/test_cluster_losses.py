@@ -21,7 +21,7 @@ import pytest
 
 from storegate import StoreGate
 from storegate_engine.errors import ClusterError, SpillError
-from storegate_engine.exchange.tasks import run
+from storegate_engine.exchange import run
 from tests.clusters import gone
 
 ROWS, SEED = 100_000, 3

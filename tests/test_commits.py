@@ -12,7 +12,8 @@ import pytest
 from storegate import StoreGate
 from storegate_engine.errors import ConflictError
 from storegate_engine.locations import parse_location
-from storegate_engine.store.manifests import Manifest, StoredLog, committed
+from storegate_engine.store import Manifest
+from storegate_engine.store.manifests import StoredLog, committed
 
 ROWS = 2000
 

@@ -24,14 +24,12 @@ from storegate_engine import scratch as spill
 from storegate_engine import testing
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import CorruptStoreError, LabelError, MemoryBudgetError, SpillError
-from storegate_engine.exchange import passes, plans, spill_files
-from storegate_engine.exchange.driver import Exchange, collect, request, scatter
+from storegate_engine.exchange import Exchange, collect, passes, plans, request, scatter, spill_files
 from storegate_engine.exchange.plans import Rows, choose
-from storegate_engine.orders.indexes import ArrayIndex
-from storegate_engine.orders.order import Range, Take, cut, permute
-from storegate_engine.store import rewrite
-from storegate_engine.store.rewrite import plan_rewrite
-from storegate_engine.table.table import Variable
+from storegate_engine.orders import ArrayIndex, Range, Take, cut, permute
+from storegate_engine.store import rewriting as rewrite
+from storegate_engine.store.rewriting import plan_rewrite
+from storegate_engine.table import Variable
 from tests.test_storage import environment
 
 

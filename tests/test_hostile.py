@@ -23,7 +23,7 @@ from storegate import StoreGate
 from storegate.cli import main
 from storegate_engine import directories, documents
 from storegate_engine.errors import CorruptStoreError, MemoryBudgetError, NotAStoreError, StoreGateError
-from storegate_engine.store.inputs import ArraySource
+from storegate_engine.store import ArraySource
 
 ROWS = np.random.default_rng(0).random((64, 16), dtype="f4")
 SECRET = b"do not read me"

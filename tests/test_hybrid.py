@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 
 from storegate import StoreGate
-from storegate_engine.arrays.rows import MemoryArray, StoredArray
-from storegate_engine.arrays.tiers import PersistedArray
+from storegate_engine.arrays import MemoryArray, PersistedArray, StoredArray
 from storegate_engine.budget import plan_layout
 from storegate_engine.errors import ShapeError, VariableNotFoundError
 from storegate_engine.graphs.dask_arrays import layers_of

@@ -12,11 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storegate import StoreGate
+from storegate_engine.arrays import StoredIndex
 from storegate_engine.arrays import rows as arrays
-from storegate_engine.arrays.rows import StoredIndex
-from storegate_engine.orders import indexes
-from storegate_engine.orders.indexes import ArrayIndex, MaskIndex, NewIndex, RangeIndex, find_last, in_memory, runs_of
-from storegate_engine.orders.order import Range, Take
+from storegate_engine.orders import (
+    ArrayIndex,
+    MaskIndex,
+    NewIndex,
+    Range,
+    RangeIndex,
+    Take,
+    find_last,
+    in_memory,
+    indexes,
+    runs_of,
+)
 
 
 @st.composite

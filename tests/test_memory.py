@@ -21,8 +21,8 @@ import pytest
 from storegate import StoreGate
 from storegate_engine.budget import ingest_nbytes, plan_layout, scan_nbytes
 from storegate_engine.errors import MemoryBudgetError
-from storegate_engine.store.inputs import VariableSource
-from storegate_engine.store.rewrite import plan_rewrite
+from storegate_engine.store import VariableSource
+from storegate_engine.store.rewriting import plan_rewrite
 
 MIB = 2**20
 THREADS = 2

@@ -21,23 +21,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storegate_engine.errors import CorruptStoreError, NotInvertibleError
-from storegate_engine.orders import json as order_json
-from storegate_engine.orders import permutations
-from storegate_engine.orders.indexes import ArrayIndex, RowIndex
-from storegate_engine.orders.json import from_json, to_json
-from storegate_engine.orders.order import (
+from storegate_engine.orders import (
+    ArrayIndex,
     Concat,
     Permute,
     Range,
+    RowIndex,
     RowOrder,
     Slice,
     Take,
     concat,
     cut,
     flatten,
+    from_json,
+    permutations,
     permute,
     replace_rows,
+    to_json,
 )
+from storegate_engine.orders import json as order_json
 from storegate_engine.orders.permutations import forward, inverse
 
 Rows = npt.NDArray[np.int64]

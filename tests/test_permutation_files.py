@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from storegate import StoreGate
 from storegate_engine.errors import SpillError
-from storegate_engine.orders import disk_shuffles, permutation_files, permutations
-from storegate_engine.orders.order import Concat, Range, Slice, permute
+from storegate_engine.orders import Concat, Range, Slice, disk_shuffles, permutation_files, permutations, permute
 from storegate_engine.orders.permutation_files import PermutationFile
 
 

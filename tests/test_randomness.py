@@ -9,8 +9,9 @@ import math
 import numpy as np
 import pytest
 
-from storegate_engine.orders.order import Range
-from storegate_engine.streams.epochs import TABLE_MAX_ROWS, Epochs, draw, keyed_permutation, uniform
+from storegate_engine.orders import Range
+from storegate_engine.streams import Epochs
+from storegate_engine.streams.epochs import TABLE_MAX_ROWS, draw, keyed_permutation, uniform
 
 SIZES = [
     *(2, 3, 5, 7, 8, 16, 31, 32, 64, 100, 127, 255, 256, 1000, 1023, 4096, 2**16 - 1, 2**16),

@@ -113,7 +113,7 @@ def test_a_selection_has_one_name_and_few_tasks(lazy):
 
 
 def test_a_few_rows_read_their_chunks_alone(lazy, monkeypatch):
-    from storegate_engine.arrays.rows import StoredArray
+    from storegate_engine.arrays import StoredArray
 
     taken = []
     original = StoredArray.take_into

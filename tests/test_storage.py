@@ -21,7 +21,7 @@ import zarr
 from storegate import StoreGate
 from storegate_engine import testing
 from storegate_engine.errors import CorruptStoreError, NotAStoreError, SnapshotExpired, StoreError, StoreNotFoundError
-from storegate_engine.streams.stream import Stream
+from storegate_engine.streams import Stream
 
 ROWS = {
     "f": np.random.default_rng(0).standard_normal((300, 4)).astype("f4"),

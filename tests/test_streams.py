@@ -28,14 +28,14 @@ from hypothesis import strategies as st
 from storegate import StoreGate, errors
 from storegate_engine import settings as settings_of
 from storegate_engine.exchange import driver as exchange
-from storegate_engine.orders.order import Range
+from storegate_engine.orders import Range
 from storegate_engine.orders.permutations import forward
 from storegate_engine.scratch import SPARE, orphans
-from storegate_engine.streams.epochs import Epochs, Share, draw, keyed_permutation
+from storegate_engine.streams import Epochs, class_weights
+from storegate_engine.streams.epochs import Share, draw, keyed_permutation
 from storegate_engine.streams.loaders import BlockSource, MemorySource, RunSource
 from storegate_engine.streams.spilled import ExchangeSource
-from storegate_engine.streams.stream import class_weights
-from storegate_engine.table.json import stored_arrays
+from storegate_engine.table import stored_arrays
 
 ROOT = Path(__file__).parents[1]
 SMALL = "300KB"

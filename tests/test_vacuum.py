@@ -20,8 +20,7 @@ from storegate_engine.contents import MARKER, strangers
 from storegate_engine.directories import Directory, Entry
 from storegate_engine.errors import ConflictError, NotAStoreError, SnapshotExpired, StoreError, WriteError
 from storegate_engine.locations import Location
-from storegate_engine.store import manifests, repository, vacuum
-from storegate_engine.store.inputs import ArraySource
+from storegate_engine.store import ArraySource, manifests, repository, vacuum
 
 HEX = "a" * 32
 PARTS = ["a", "segments", "manifests", HEX, "x", "c", "0", "zarr.json", "..", "", "é"]

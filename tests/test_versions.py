@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from storegate import StoreGate
 from storegate_engine import scratch as spill
 from storegate_engine import testing
+from storegate_engine.arrays import checks
 from storegate_engine.errors import ReadOnlyError, SnapshotExpired, VersionNotFoundError
-from storegate_engine.store import verify
-from storegate_engine.store.inputs import ArraySource
+from storegate_engine.store import ArraySource
 
 X = np.arange(40, dtype="f4").reshape(20, 2)
 
@@ -346,7 +346,7 @@ class TestVerify:
         assert problem.key == str(path.relative_to(tmp_path / "store/test_id"))
 
     def test_an_array_of_endless_wrong_shards_ends(self, sharded, tmp_path, monkeypatch):
-        monkeypatch.setattr(verify, "MAX_WRONG", 3)
+        monkeypatch.setattr(checks, "MAX_WRONG", 3)
         for path in self.shards(tmp_path):
             path.unlink()
         *first, last = sharded.verify().problems

@@ -12,7 +12,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from storegate_engine.table.table import PHASES
+from storegate_engine.table import PHASES
 
 __all__ = ["Model", "arrays", "dtypes", "indices", "names", "row_shapes", "splits"]
 

@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import Any
 
 from storegate_engine.errors import ArgumentTypeError, shown
-from storegate_engine.streams.stream import Stream
+from storegate_engine.streams import Stream
 
 __all__ = ["require_package", "require_stream"]
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from storegate.adapters import require_package, require_stream
 from storegate_engine.errors import ArgumentError, DtypeError, shown
-from storegate_engine.orders.permutations import as_int
-from storegate_engine.streams.stream import Stream
+from storegate_engine.orders import as_int
+from storegate_engine.streams import Stream
 
 jax = require_package("jax", "jax")
 

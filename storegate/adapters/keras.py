@@ -8,7 +8,7 @@ from typing import Any
 
 from storegate.adapters import require_package, require_stream
 from storegate.adapters.roles import Named, parse_roles
-from storegate_engine.streams.stream import Stream
+from storegate_engine.streams import Stream
 
 require_package("keras", "keras")
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from storegate.adapters import require_package
-from storegate_engine.streams.epochs import LANES
+from storegate_engine.streams import LANES
 
 torch = require_package("torch", "torch")
 

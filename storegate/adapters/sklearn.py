@@ -10,8 +10,8 @@ import numpy.typing as npt
 from storegate.adapters import require_package, require_stream
 from storegate.adapters.roles import Named, parse_roles
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, shown
-from storegate_engine.orders.permutations import as_int
-from storegate_engine.streams.stream import Stream
+from storegate_engine.orders import as_int
+from storegate_engine.streams import Stream
 
 require_package("sklearn", "sklearn")
 

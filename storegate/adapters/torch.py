@@ -15,8 +15,8 @@ from storegate.adapters import require_package, require_stream
 from storegate.adapters.pools import Loop, Pools
 from storegate.views import View
 from storegate_engine.errors import ArgumentTypeError, shown
-from storegate_engine.orders.permutations import as_int
-from storegate_engine.streams.stream import Stream
+from storegate_engine.orders import as_int
+from storegate_engine.streams import Stream
 
 torch = require_package("torch", "torch")
 

@@ -1,1 +1,59 @@
-"""Arrays: rows as bytes, written once and read in place."""
+"""Arrays: rows as bytes, written once and read in place.
+
+What its files know:
+
+    rows         the protocol of arrays of rows, and those in storage and in memory
+    tiers        rows persisted on the workers of a cluster
+    segments     new arrays of rows in storage
+    shards       the files of a sharded zarr array on a file system
+    shard_index  where the chunks of a shard lie in its file
+    frames       one chunk of rows as the bytes of a file, and back
+    guards       a zarr store through which a codec gets only what it can be
+    inspection   whether stored metadata is such as this library writes
+    checksums    what the rows of a shard sum up to, whatever its codec
+    checks       whether the stored rows of an array are what was written
+"""
+
+from __future__ import annotations
+
+from storegate_engine.arrays.checks import check_array
+from storegate_engine.arrays.checksums import Written, shard_checksums
+from storegate_engine.arrays.inspection import require_within_limits
+from storegate_engine.arrays.rows import ConstantArray, MemoryArray, RowArray, StoredArray, StoredIndex
+from storegate_engine.arrays.segments import (
+    DEFAULT_COMPRESSOR,
+    MAX_TEXT_NBYTES,
+    ArraySpec,
+    Compressor,
+    Segment,
+    made_at,
+    write_rows,
+)
+from storegate_engine.arrays.shards import RowSpan, in_own_thread, run_tasks
+from storegate_engine.arrays.tiers import Capacity, PersistedArray, capacity, persist
+
+__all__ = [
+    "DEFAULT_COMPRESSOR",
+    "MAX_TEXT_NBYTES",
+    "ArraySpec",
+    "Capacity",
+    "Compressor",
+    "ConstantArray",
+    "MemoryArray",
+    "PersistedArray",
+    "RowArray",
+    "RowSpan",
+    "Segment",
+    "StoredArray",
+    "StoredIndex",
+    "Written",
+    "capacity",
+    "check_array",
+    "in_own_thread",
+    "made_at",
+    "persist",
+    "require_within_limits",
+    "run_tasks",
+    "shard_checksums",
+    "write_rows",
+]

@@ -16,7 +16,7 @@ from google_crc32c import value as crc32c
 from storegate_engine.encodings import canonical_bytes
 from storegate_engine.errors import CorruptStoreError
 
-__all__ = ["SHARDS_KEY", "Written", "in_order", "of_array", "of_rows", "pack", "unpack"]
+__all__ = ["SHARDS_KEY", "Written", "of_array", "of_rows", "pack", "shard_checksums", "unpack"]
 
 SHARDS_KEY = "shards.crc32c"
 """Below an array of several shards: their checksums, four little-endian bytes each."""
@@ -74,6 +74,6 @@ def unpack(content: bytes) -> list[int]:
     return [int(value) for value in np.frombuffer(content, "<u4")]
 
 
-def in_order(written: Iterable[Written]) -> list[int]:
+def shard_checksums(written: Iterable[Written]) -> list[int]:
     """Return the checksums of an array's shards from what its tasks wrote, in whatever order they did."""
     return [checksum for _, shards in sorted(written) for checksum in shards]

@@ -35,8 +35,7 @@ from storegate_engine.encodings import (
 from storegate_engine.errors import CorruptStoreError, RowsMemoryError, SnapshotExpired, StoreError, StoreNotFoundError
 from storegate_engine.locations import Location
 from storegate_engine.names import validate_name
-from storegate_engine.orders.indexes import ArrayIndex
-from storegate_engine.orders.permutations import as_int64
+from storegate_engine.orders import ArrayIndex, as_int64
 from storegate_engine.texts import TextSize
 
 __all__ = ["ConstantArray", "MemoryArray", "RowArray", "StoredArray", "StoredIndex"]

@@ -71,7 +71,7 @@ class Shards:
 
     def path(self, shard: int) -> str:
         """Return the path of one file."""
-        return "/".join((self.directory, "c", str(shard), *("0" for _ in self.row_shape)))
+        return f"{self.directory}/{shard_key(shard, self.row_shape)}"
 
     def _place(self, shard: int) -> tuple[str, str]:
         """Return the key of the directory of one file below the root, and the file's name."""
@@ -305,6 +305,11 @@ class Shards:
                 self.framing.decode(encoded[begin - start : begin - start + nbytes], place)
             except (ValueError, RuntimeError, IndexError) as err:
                 raise FrameError(str(err), at) from err
+
+
+def shard_key(shard: int, row_shape: tuple[int, ...]) -> str:
+    """Return the key of a shard's file below its array, as zarr v3 makes it."""
+    return "/".join(["c", str(shard), *("0" for _ in row_shape)])
 
 
 def _items_of(rows: Array) -> Array:

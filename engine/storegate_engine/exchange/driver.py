@@ -21,17 +21,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate_engine.arrays.rows import ConstantArray, MemoryArray, StoredArray
+from storegate_engine.arrays import ConstantArray, MemoryArray, StoredArray
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import LabelError
 from storegate_engine.exchange.plans import COPIES, Plan, Rows, choose
 from storegate_engine.exchange.spill_files import SegmentFile, write_parts, write_segments
 from storegate_engine.integers import stable_argsort
-from storegate_engine.orders.order import Range
+from storegate_engine.orders import Range
 from storegate_engine.scratch import SPARE, Spill, Visit, user_scratch
 from storegate_engine.settings import scratch_directory, shuffle_plan
-from storegate_engine.table.pieces import Piece
-from storegate_engine.table.table import Variable
+from storegate_engine.table import Piece, Variable
 
 __all__ = [
     "Arrangement",

@@ -38,8 +38,7 @@ from storegate_engine.exchange.plans import Plan
 from storegate_engine.exchange.spill_files import SPILL_FORMAT
 from storegate_engine.exchange.tasks import run, workspace
 from storegate_engine.scratch import LOCK, SHARED_RULE, Spill, Visit, open_spill
-from storegate_engine.table.json import token_of
-from storegate_engine.table.table import Variable
+from storegate_engine.table import Variable, token_of
 
 __all__ = ["Passes", "open_passes"]
 

@@ -1,1 +1,26 @@
-"""Graphs: variables as dask arrays and Datasets."""
+"""Graphs: variables as dask arrays and Datasets; reads no rows until dask asks.
+
+What its files know:
+
+    datasets           variables as dask arrays, and phases as xarray Datasets
+    dask_arrays        a variable as an array whose selections are edits of its order
+    layers             blocks of a variable as one symbolic layer of a graph
+    row_layers         blocks under a name, and those of the rows that an index picks
+    persisted          rows in the memory of a cluster's workers, in whatever order
+    array_expressions  blocks as a node of array expressions, of dask or of dask-array
+"""
+
+from __future__ import annotations
+
+from storegate_engine.graphs.dask_arrays import in_full_pass, variable_of
+from storegate_engine.graphs.datasets import plans_of, to_dask, to_dataset
+from storegate_engine.graphs.layers import blocks_of
+
+__all__ = [
+    "blocks_of",
+    "in_full_pass",
+    "plans_of",
+    "to_dask",
+    "to_dataset",
+    "variable_of",
+]

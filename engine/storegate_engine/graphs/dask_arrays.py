@@ -24,12 +24,12 @@ import numpy as np
 import xarray as xr
 from dask.highlevelgraph import HighLevelGraph
 
-from storegate_engine.arrays.tiers import Capacity
+from storegate_engine.arrays import Capacity
 from storegate_engine.errors import ArrayExpressionError
 from storegate_engine.graphs.array_expressions import RowsExpr, expression_of, with_layers
 from storegate_engine.graphs.layers import RowsLayer
 from storegate_engine.graphs.row_layers import covering, is_row, picked, rows_layer
-from storegate_engine.table.table import Variable
+from storegate_engine.table import Variable
 
 __all__ = ["RowsArray", "as_rows", "for_xarray", "in_full_pass", "layers_of", "rows_to_dask", "to_array", "variable_of"]
 

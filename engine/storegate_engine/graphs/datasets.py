@@ -9,14 +9,14 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from storegate_engine.arrays.tiers import Capacity
+from storegate_engine.arrays import Capacity
 from storegate_engine.budget import require, reserved_nbytes
 from storegate_engine.encodings import encoding_of, is_calendar
-from storegate_engine.exchange.plans import Plan
+from storegate_engine.exchange import Plan
 from storegate_engine.graphs.dask_arrays import for_xarray, layers_of, rows_to_dask
 from storegate_engine.graphs.layers import blocks_of, plan_blocks
 from storegate_engine.graphs.persisted import is_persisted, persisted_to_dask
-from storegate_engine.table.table import Phase, Variable
+from storegate_engine.table import Phase, Variable
 
 __all__ = ["plans_of", "to_dask", "to_dataset"]
 

@@ -19,28 +19,28 @@ from dask.base import tokenize
 from dask.highlevelgraph import Layer, MaterializedLayer
 from dask.typing import Key
 
-from storegate_engine.arrays.rows import StoredIndex
-from storegate_engine.arrays.shards import in_own_thread
-from storegate_engine.arrays.tiers import Capacity
+from storegate_engine.arrays import Capacity, StoredIndex, in_own_thread
 from storegate_engine.budget import BLOCK_NBYTES, block_rows
 from storegate_engine.buffers import Pool
 from storegate_engine.errors import MemoryBudgetError
-from storegate_engine.exchange.driver import (
+from storegate_engine.exchange import (
+    COPIES,
     Exchange,
+    Plan,
     collect,
     moved_row_nbytes,
+    permuted_rows,
     plan_rows,
     request,
     scatter,
     scratch_of,
+    task_nbytes,
 )
-from storegate_engine.exchange.plans import COPIES, Plan, permuted_rows, task_nbytes
-from storegate_engine.orders.order import Concat, Permute, RowOrder, Slice, Take
+from storegate_engine.orders import Concat, Permute, RowOrder, Slice, Take
 from storegate_engine.scratch import Spill, Visit, open_spill
 from storegate_engine.settings import scratch_directory, shuffle_plan
 from storegate_engine.submitted import drop_unwanted, has_client, in_cluster_thread
-from storegate_engine.table.json import is_stored, temporaries_of
-from storegate_engine.table.table import Variable
+from storegate_engine.table import Variable, is_stored, temporaries_of
 
 __all__ = ["RowsLayer", "blocks_of", "fitting_rows", "plan_blocks"]
 

@@ -21,15 +21,12 @@ from dask._task_spec import GraphNode, Task, TaskRef
 from dask.base import tokenize
 from dask.typing import Key
 
-from storegate_engine.arrays.tiers import Capacity, PersistedArray
-from storegate_engine.exchange.driver import plan_rows
-from storegate_engine.exchange.plans import Plan
+from storegate_engine.arrays import Capacity, PersistedArray
+from storegate_engine.exchange import Plan, plan_rows
 from storegate_engine.graphs.dask_arrays import as_rows, rows_to_dask, to_array
 from storegate_engine.graphs.layers import RowsLayer, blocks_of
-from storegate_engine.orders.order import Range
-from storegate_engine.table.pieces import Piece
-from storegate_engine.table.table import Variable
-from storegate_engine.table.transforms import apply_all
+from storegate_engine.orders import Range
+from storegate_engine.table import Piece, Variable, apply_all
 
 __all__ = ["BlocksLayer", "is_persisted", "persisted_to_dask"]
 

@@ -10,11 +10,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate_engine.arrays.tiers import Capacity
+from storegate_engine.arrays import Capacity
 from storegate_engine.graphs.layers import RowsLayer, fitting_rows, plan_blocks
-from storegate_engine.orders.indexes import ArrayIndex, MaskIndex, RowIndex
-from storegate_engine.table.json import is_stored, token_of
-from storegate_engine.table.table import Variable
+from storegate_engine.orders import ArrayIndex, MaskIndex, RowIndex
+from storegate_engine.table import Variable, is_stored, token_of
 
 __all__ = ["covering", "is_row", "picked", "rows_layer"]
 

@@ -1,1 +1,72 @@
-"""Orders: which stored row stands behind a logical row; pure index arithmetic."""
+"""Orders: which stored row stands behind a logical row; index arithmetic that reads no rows.
+
+What its files know:
+
+    order              the forms of an order, and the rules that keep it small
+    permutations       seeded orders of 0 .. n-1, for any range and in either direction
+    permutation_files  a permutation that does not fit in memory, as a file
+    disk_shuffles      how such files are made: numpy's shuffle in sequential passes
+    indexes            lists of row numbers, read in parts
+    json               orders as nested lists of a manifest, and back
+"""
+
+from __future__ import annotations
+
+from storegate_engine.orders.indexes import (
+    STEP_ROWS,
+    ArrayIndex,
+    MaskIndex,
+    NewIndex,
+    RangeIndex,
+    RowIndex,
+    find_last,
+    in_memory,
+    runs_of,
+    spans,
+)
+from storegate_engine.orders.json import from_json, n_nodes, to_json
+from storegate_engine.orders.order import (
+    Concat,
+    Permute,
+    Range,
+    RowOrder,
+    Slice,
+    Take,
+    concat,
+    cut,
+    flatten,
+    join_runs,
+    permute,
+    replace_rows,
+)
+from storegate_engine.orders.permutations import as_int, as_int64
+
+__all__ = [
+    "STEP_ROWS",
+    "ArrayIndex",
+    "Concat",
+    "MaskIndex",
+    "NewIndex",
+    "Permute",
+    "Range",
+    "RangeIndex",
+    "RowIndex",
+    "RowOrder",
+    "Slice",
+    "Take",
+    "as_int",
+    "as_int64",
+    "concat",
+    "cut",
+    "find_last",
+    "flatten",
+    "from_json",
+    "in_memory",
+    "join_runs",
+    "n_nodes",
+    "permute",
+    "replace_rows",
+    "runs_of",
+    "spans",
+    "to_json",
+]

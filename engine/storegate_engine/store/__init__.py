@@ -1,1 +1,61 @@
-"""Store: committed tables; what is written, kept and checked."""
+"""Store: committed tables; what is written, kept and checked.
+
+What its files know:
+
+    roots         a directory or URL that holds tables, one per data_id
+    repository    one data_id's committed table, and the transactions that make its next state
+    stored        the table of one data_id in storage
+    memory        the table of one data_id in the memory of this process
+    manifests     committed states, and the commit protocol
+    inputs        anything that holds rows, as blocks of rows in order
+    natives       what callers give, as plain ndarrays
+    columns       the variables of one source, turned on disk so that each can be written alone
+    rewriting     the logical rows of stored variables as new arrays in that order
+    fingerprints  what the rows of a variable are, as a hash
+    verifying     whether all that the kept versions refer to is what was written
+    vacuuming     what nobody needs any more, and its removal
+    repairing     a version that opens, made the newest again
+"""
+
+from __future__ import annotations
+
+from storegate_engine.store.fingerprints import fingerprint, fingerprint_all, known_fingerprints
+from storegate_engine.store.inputs import ArraySource, ColumnSource, Source, StreamSource, VariableSource, as_source
+from storegate_engine.store.manifests import Manifest, Unreadable
+from storegate_engine.store.memory import MemoryRepository
+from storegate_engine.store.natives import as_native, is_foreign
+from storegate_engine.store.repairing import repair
+from storegate_engine.store.repository import Repository, Transaction
+from storegate_engine.store.rewriting import rewrite, write
+from storegate_engine.store.roots import Root
+from storegate_engine.store.stored import StoredRepository
+from storegate_engine.store.vacuuming import Vacuumed, vacuum
+from storegate_engine.store.verifying import Checked, verify
+
+__all__ = [
+    "ArraySource",
+    "Checked",
+    "ColumnSource",
+    "Manifest",
+    "MemoryRepository",
+    "Repository",
+    "Root",
+    "Source",
+    "StoredRepository",
+    "StreamSource",
+    "Transaction",
+    "Unreadable",
+    "Vacuumed",
+    "VariableSource",
+    "as_native",
+    "as_source",
+    "fingerprint",
+    "fingerprint_all",
+    "is_foreign",
+    "known_fingerprints",
+    "repair",
+    "rewrite",
+    "vacuum",
+    "verify",
+    "write",
+]

@@ -13,16 +13,15 @@ import json
 import warnings
 from collections.abc import Mapping
 
-from storegate_engine.arrays.tiers import Capacity
+from storegate_engine.arrays import Capacity
 from storegate_engine.contents import FINGERPRINTS
 from storegate_engine.encodings import canonical_bytes, dtype_to_text
 from storegate_engine.errors import CorruptStoreError, StoreGateError
 from storegate_engine.locations import writing
 from storegate_engine.store.repository import Repository
-from storegate_engine.store.rewrite import blocks_in_order
+from storegate_engine.store.rewriting import blocks_in_order
 from storegate_engine.store.stored import StoredRepository
-from storegate_engine.table.json import key_of
-from storegate_engine.table.table import Variable
+from storegate_engine.table import Variable, key_of
 
 __all__ = ["fingerprint", "fingerprint_all", "known_fingerprints"]
 

@@ -12,13 +12,13 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import xarray as xr
 
-from storegate_engine.arrays.rows import ConstantArray, StoredArray
+from storegate_engine.arrays import ConstantArray, StoredArray
 from storegate_engine.casts import combined, holds
 from storegate_engine.encodings import TEXT, dtype_to_text, is_text
 from storegate_engine.errors import DtypeError, ShapeError, StoreGateError, shown
-from storegate_engine.orders.indexes import STEP_ROWS, NewIndex, spans
+from storegate_engine.orders import STEP_ROWS, NewIndex, spans
 from storegate_engine.store.natives import as_native, is_foreign
-from storegate_engine.table.table import Variable
+from storegate_engine.table import Variable
 from storegate_engine.texts import TextSize, sampled_nbytes
 
 __all__ = [

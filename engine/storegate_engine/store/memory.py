@@ -7,11 +7,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate_engine.arrays.rows import MemoryArray, RowArray
-from storegate_engine.arrays.segments import Segment
+from storegate_engine.arrays import MemoryArray, RowArray, Segment
 from storegate_engine.casts import holds_all
 from storegate_engine.encodings import encoding_of, is_text, require_text, row_nbytes
-from storegate_engine.orders.indexes import NewIndex, RowIndex, in_memory
+from storegate_engine.orders import NewIndex, RowIndex, in_memory
 from storegate_engine.store.inputs import (
     ArraySource,
     Source,
@@ -20,7 +19,7 @@ from storegate_engine.store.inputs import (
     grouped,
 )
 from storegate_engine.store.repository import Repository, Target, Transaction
-from storegate_engine.table.table import Table
+from storegate_engine.table import Table
 
 __all__ = ["MemoryRepository"]
 

@@ -16,8 +16,7 @@ from typing import Any, Self, TypeAlias
 
 import numpy as np
 
-from storegate_engine.arrays.rows import RowArray
-from storegate_engine.arrays.segments import ArraySpec, Segment
+from storegate_engine.arrays import ArraySpec, RowArray, Segment
 from storegate_engine.errors import (
     ConflictError,
     LabelError,
@@ -26,15 +25,12 @@ from storegate_engine.errors import (
     VersionNotFoundError,
 )
 from storegate_engine.locations import writing
-from storegate_engine.orders.indexes import NewIndex, RowIndex
-from storegate_engine.orders.json import n_nodes
-from storegate_engine.orders.order import RowOrder, flatten
+from storegate_engine.orders import NewIndex, RowIndex, RowOrder, flatten, n_nodes
 from storegate_engine.store.inputs import (
     Source,
     VariableSource,
 )
-from storegate_engine.table.pieces import Piece
-from storegate_engine.table.table import Table, Variable
+from storegate_engine.table import Piece, Table, Variable
 
 __all__ = ["Edit", "Repository", "Target", "Transaction"]
 

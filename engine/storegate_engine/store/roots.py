@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from storegate_engine import documents
-from storegate_engine.arrays.segments import DEFAULT_COMPRESSOR, Compressor
+from storegate_engine.arrays import DEFAULT_COMPRESSOR, Compressor
 from storegate_engine.contents import MARKER, is_marker, strangers
 from storegate_engine.errors import (
     CorruptStoreError,

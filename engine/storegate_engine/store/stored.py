@@ -15,8 +15,15 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate_engine import settings
-from storegate_engine.arrays.rows import RowArray, StoredIndex
-from storegate_engine.arrays.segments import DEFAULT_COMPRESSOR, MAX_TEXT_NBYTES, ArraySpec, Compressor, Segment
+from storegate_engine.arrays import (
+    DEFAULT_COMPRESSOR,
+    MAX_TEXT_NBYTES,
+    ArraySpec,
+    Compressor,
+    RowArray,
+    Segment,
+    StoredIndex,
+)
 from storegate_engine.budget import format_nbytes, ingest_nbytes, plan_layout, require
 from storegate_engine.contents import MARKER
 from storegate_engine.encodings import is_text, row_nbytes
@@ -29,9 +36,9 @@ from storegate_engine.errors import (
     VersionNotFoundError,
     WriteError,
 )
-from storegate_engine.exchange.plans import task_nbytes
+from storegate_engine.exchange import task_nbytes
 from storegate_engine.locations import Location, writing
-from storegate_engine.orders.indexes import NewIndex, RowIndex
+from storegate_engine.orders import NewIndex, RowIndex
 from storegate_engine.scratch import open_spill, user_scratch
 from storegate_engine.store.columns import turned
 from storegate_engine.store.inputs import (
@@ -45,9 +52,7 @@ from storegate_engine.store.inputs import (
 )
 from storegate_engine.store.manifests import Manifest, StoredLog, committed
 from storegate_engine.store.repository import Repository, Target, Transaction
-from storegate_engine.table.differences import added
-from storegate_engine.table.json import stored_arrays, table_from_state, table_to_state
-from storegate_engine.table.table import Table
+from storegate_engine.table import Table, added, stored_arrays, table_from_state, table_to_state
 
 __all__ = ["StoredRepository"]
 

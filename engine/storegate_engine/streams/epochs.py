@@ -23,8 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from storegate_engine.errors import ArgumentError, NotInvertibleError
-from storegate_engine.orders.indexes import ArrayIndex
-from storegate_engine.orders.order import Permute, RowOrder, Take, join_runs
+from storegate_engine.orders import ArrayIndex, Permute, RowOrder, Take, join_runs
 
 __all__ = [
     "LANES",

@@ -29,15 +29,14 @@ from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 
-from storegate_engine.arrays.shards import in_own_thread
+from storegate_engine.arrays import in_own_thread
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbytes
 from storegate_engine.clusters import active_client, thread_given_back
-from storegate_engine.exchange.driver import moved_row_nbytes
-from storegate_engine.exchange.plans import COPIES
-from storegate_engine.orders.order import Range, RowOrder
+from storegate_engine.exchange import COPIES, moved_row_nbytes
+from storegate_engine.orders import Range, RowOrder
 from storegate_engine.streams.blocks import Blocks
 from storegate_engine.streams.epochs import Epochs, Load, Share
-from storegate_engine.table.table import Variable
+from storegate_engine.table import Variable
 
 __all__ = [
     "BlockSource",

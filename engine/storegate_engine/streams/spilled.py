@@ -16,11 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from storegate_engine.arrays.shards import in_own_thread
+from storegate_engine.arrays import in_own_thread
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbytes
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import LabelError
-from storegate_engine.exchange.driver import (
+from storegate_engine.exchange import (
+    COPIES,
+    SHARE,
+    SPILL_FORMAT,
     Arrangement,
     Exchange,
     arrangement,
@@ -31,14 +34,11 @@ from storegate_engine.exchange.driver import (
     scratch_of,
     spill_row_nbytes,
 )
-from storegate_engine.exchange.plans import COPIES, SHARE
-from storegate_engine.exchange.spill_files import SPILL_FORMAT
-from storegate_engine.orders.order import Range
+from storegate_engine.orders import Range
 from storegate_engine.scratch import SPARE, Spill, open_spill
 from storegate_engine.streams.epochs import Epochs, Share
 from storegate_engine.streams.loaders import EpochOrder, Ready, Source, Threads, copied_nbytes, free_one, row_nbytes_of
-from storegate_engine.table.json import is_stored, token_of
-from storegate_engine.table.table import Variable
+from storegate_engine.table import Variable, is_stored, token_of
 
 __all__ = ["ExchangeSource"]
 

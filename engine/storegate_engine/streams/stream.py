@@ -22,8 +22,7 @@ import numpy as np
 
 from storegate_engine.budget import reserved_nbytes
 from storegate_engine.errors import ArgumentError, IterationError, ShapeError, StreamStateError, shown
-from storegate_engine.orders.order import RowOrder
-from storegate_engine.orders.permutations import as_int
+from storegate_engine.orders import RowOrder, as_int
 from storegate_engine.settings import shuffle_plan
 from storegate_engine.streams.blocks import Blocks, default_blocks, variance_factor
 from storegate_engine.streams.epochs import (
@@ -49,8 +48,7 @@ from storegate_engine.streams.loaders import (
     together,
 )
 from storegate_engine.streams.spilled import ExchangeSource
-from storegate_engine.table.json import is_stored, key_of, temporaries_of
-from storegate_engine.table.table import Variable
+from storegate_engine.table import Variable, is_stored, key_of, temporaries_of
 
 __all__ = ["QUALITY_LIMIT", "Shuffle", "Stream", "class_weights"]
 

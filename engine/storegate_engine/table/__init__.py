@@ -1,1 +1,56 @@
-"""Table: variables, pieces and transforms; immutable state."""
+"""Table: variables, pieces and transforms; immutable state that reads no rows until it is asked.
+
+What its files know:
+
+    table        the phases of a data_id, and the pure operations on them
+    pieces       rows of one array, and what they go through when they are read
+    transforms   how stored rows become rows of a variable
+    gathers      stored rows in any order, into memory
+    conversions  in which dtype new rows and those of a variable lie together
+    differences  what one table has that another has not
+    json         a table as the JSON of a manifest, and back
+"""
+
+from __future__ import annotations
+
+from storegate_engine.table.conversions import appended_dtype, require_combinable, updated_dtype
+from storegate_engine.table.differences import Difference, added, compare
+from storegate_engine.table.json import (
+    is_stored,
+    key_of,
+    stored_arrays,
+    table_from_state,
+    table_to_state,
+    temporaries_of,
+    token_of,
+)
+from storegate_engine.table.pieces import Piece
+from storegate_engine.table.table import PHASES, Phase, Table, Variable, rows_of
+from storegate_engine.table.transforms import ArgMax, Cast, OneHot, Transform, apply_all
+
+__all__ = [
+    "PHASES",
+    "ArgMax",
+    "Cast",
+    "Difference",
+    "OneHot",
+    "Phase",
+    "Piece",
+    "Table",
+    "Transform",
+    "Variable",
+    "added",
+    "appended_dtype",
+    "apply_all",
+    "compare",
+    "is_stored",
+    "key_of",
+    "require_combinable",
+    "rows_of",
+    "stored_arrays",
+    "table_from_state",
+    "table_to_state",
+    "temporaries_of",
+    "token_of",
+    "updated_dtype",
+]

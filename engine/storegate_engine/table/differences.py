@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from storegate_engine.arrays.rows import RowArray
+from storegate_engine.arrays import RowArray
 from storegate_engine.encodings import row_nbytes
 from storegate_engine.table.table import PHASES, Table, Variable
 
-__all__ = ["Difference", "added", "differences"]
+__all__ = ["Difference", "added", "compare"]
 
 
 def added(before: Table, after: Table) -> tuple[int, int]:
@@ -42,7 +42,7 @@ class Difference:
     """The same in the second state."""
 
 
-def differences(before: Table, after: Table) -> list[Difference]:
+def compare(before: Table, after: Table) -> list[Difference]:
     """Return what differs between two tables; variables that are read alike are left out."""
     found = []
     for phase in PHASES:

@@ -12,10 +12,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate_engine.arrays.shards import run_tasks
+from storegate_engine.arrays import run_tasks
 from storegate_engine.errors import LabelError
 from storegate_engine.integers import groups_of
-from storegate_engine.orders.indexes import spans
+from storegate_engine.orders import spans
 from storegate_engine.table.pieces import Piece
 
 __all__ = ["SPARE_NBYTES", "gather_into"]

@@ -10,16 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from storegate_engine.arrays.inspection import require_within_limits
-from storegate_engine.arrays.rows import ConstantArray, StoredArray, StoredIndex
+from storegate_engine import orders
+from storegate_engine.arrays import ConstantArray, StoredArray, StoredIndex, require_within_limits
 from storegate_engine.budget import Layout
 from storegate_engine.encodings import dtype_from_text, dtype_to_text
 from storegate_engine.errors import CorruptStoreError, StoreGateError, shown
 from storegate_engine.locations import Location
 from storegate_engine.names import validate_name
-from storegate_engine.orders import json as order_json
-from storegate_engine.orders.indexes import RowIndex
-from storegate_engine.orders.order import Concat, Permute, RowOrder, Slice, Take
+from storegate_engine.orders import Concat, Permute, RowIndex, RowOrder, Slice, Take
 from storegate_engine.table.pieces import Piece
 from storegate_engine.table.table import PHASES, Dealt, Table, Variable
 from storegate_engine.table.transforms import Transform, fold, transform_from_json
@@ -87,7 +85,7 @@ def _variable_to_state(
         "dtype": dtype_to_text(variable.dtype),
         "row_shape": list(variable.row_shape),
         "pieces": pieces,
-        "order": order_json.to_json(variable.order, index_to_json),
+        "order": orders.to_json(variable.order, index_to_json),
         **({"history": [list(dealt) for dealt in variable.history]} if variable.history else {}),
     }
 
@@ -184,7 +182,7 @@ def _variable_from_state(document: Any, arrays: list[StoredArray | ConstantArray
         dtype_from_text(document["dtype"]),
         tuple(document["row_shape"]),
         tuple(pieces),
-        order_json.from_json(document["order"], lambda item: _index_from_state(item, segments)),
+        orders.from_json(document["order"], lambda item: _index_from_state(item, segments)),
         tuple(map(_dealt_from_state, document.get("history", []))),
     )
     lowest, highest = variable.order.bounds

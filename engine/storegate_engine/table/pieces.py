@@ -9,12 +9,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate_engine.arrays.rows import ConstantArray, RowArray, StoredArray
-from storegate_engine.arrays.shards import RowSpan
+from storegate_engine.arrays import ConstantArray, RowArray, RowSpan, StoredArray
 from storegate_engine.encodings import row_nbytes
 from storegate_engine.errors import LabelError
 from storegate_engine.integers import stable_argsort
-from storegate_engine.orders.indexes import spans
+from storegate_engine.orders import spans
 from storegate_engine.table.transforms import Cast, Transform, apply_all, fold
 
 __all__ = ["Piece"]

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from storegate_engine.arrays.rows import RowArray, StoredArray
-from storegate_engine.arrays.shards import RowSpan
+from storegate_engine import orders
+from storegate_engine.arrays import RowArray, RowSpan, StoredArray
 from storegate_engine.casts import combined
 from storegate_engine.encodings import row_nbytes
 from storegate_engine.errors import (
@@ -32,9 +32,7 @@ from storegate_engine.errors import (
     VariableNotFoundError,
     near_match,
 )
-from storegate_engine.orders import order as orders
-from storegate_engine.orders.indexes import RowIndex
-from storegate_engine.orders.order import Range, RowOrder, Take, join_runs
+from storegate_engine.orders import Range, RowIndex, RowOrder, Take, join_runs
 from storegate_engine.table.gathers import SPARE_NBYTES, gather_into
 from storegate_engine.table.pieces import Piece
 from storegate_engine.table.transforms import Cast, Transform, apply_all, fold

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from storegate_engine.casts import overflows
 from storegate_engine.errors import ArgumentError, CorruptStoreError, DtypeError, LabelError, ShapeError, shown
-from storegate_engine.orders.permutations import as_int
+from storegate_engine.orders import as_int
 
 __all__ = ["ArgMax", "Cast", "OneHot", "Transform", "apply_all", "fold", "transform_from_json"]
 

@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from storegate_engine.arrays.segments import made_at
+from storegate_engine.arrays import made_at
 from storegate_engine.budget import format_nbytes
 from storegate_engine.contents import FINGERPRINTS, SCRATCH, is_partial, is_segment, strangers
 from storegate_engine.directories import Entry, open_directory
@@ -30,8 +30,7 @@ from storegate_engine.settings import scratch_directory
 from storegate_engine.store.manifests import Manifest, Unreadable
 from storegate_engine.store.repository import Edit
 from storegate_engine.store.stored import StoredRepository
-from storegate_engine.table.json import key_of, stored_arrays
-from storegate_engine.table.table import Table
+from storegate_engine.table import Table, key_of, stored_arrays
 
 __all__ = ["Vacuumed", "vacuum"]
 

@@ -15,25 +15,18 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate_engine import settings
-from storegate_engine.arrays import checksums
-from storegate_engine.arrays.rows import RowArray, StoredArray
-from storegate_engine.arrays.segments import ArraySpec, write_rows
-from storegate_engine.arrays.tiers import Capacity
-from storegate_engine.arrays.tiers import capacity as capacity_of
+from storegate_engine.arrays import ArraySpec, Capacity, RowArray, StoredArray, Written, shard_checksums, write_rows
+from storegate_engine.arrays import capacity as capacity_of
 from storegate_engine.buffers import Workspace
 from storegate_engine.clusters import active_client
 from storegate_engine.encodings import encoding_of
 from storegate_engine.errors import LabelError, MemoryBudgetError
-from storegate_engine.exchange.driver import plan_rows
-from storegate_engine.exchange.passes import Passes, open_passes
-from storegate_engine.exchange.plans import TASK_NBYTES, Plan
-from storegate_engine.exchange.tasks import run, run_here, workspace
+from storegate_engine.exchange import TASK_NBYTES, Passes, Plan, open_passes, plan_rows, run, run_here, workspace
 from storegate_engine.integers import stable_argsort
 from storegate_engine.store.inputs import Source, VariableSource
 from storegate_engine.store.repository import Transaction
 from storegate_engine.store.stored import StoredRepository
-from storegate_engine.table.json import is_stored
-from storegate_engine.table.table import Variable
+from storegate_engine.table import Variable, is_stored
 
 __all__ = ["blocks_in_order", "plan_rewrite", "rewrite", "write"]
 
@@ -130,7 +123,7 @@ def _move(
                 written = [_gather(group[0], new[0], plan, capacity.workers + 2, bar.update, is_last=is_last)]
             for name, array, parts in zip(names, new, written, strict=True):
                 encoding = encoding_of(array.dtype)
-                arrays[name] = segment.seal(name, array.n_rows, encoding, checksums.in_order(parts))
+                arrays[name] = segment.seal(name, array.n_rows, encoding, shard_checksums(parts))
     return {name: arrays[name] for name in variables}
 
 
@@ -186,9 +179,7 @@ def blocks_in_order(variable: Variable, capacity: Capacity) -> Iterator[Array]:
         yield variable.read(lo, min(lo + step, len(variable)))
 
 
-def _copy(
-    variable: Variable, array: StoredArray, plan: Plan, progress: Callable[[int], object]
-) -> list[checksums.Written]:
+def _copy(variable: Variable, array: StoredArray, plan: Plan, progress: Callable[[int], object]) -> list[Written]:
     """Read and write runs of whole shards, each in a task of its own."""
     step = _whole_shards(array, plan.bucket_rows)
     starts = range(0, len(variable), step)
@@ -200,7 +191,7 @@ def _whole_shards(array: StoredArray, n_rows: int) -> int:
     return max(array.layout.shard_rows, n_rows // array.layout.shard_rows * array.layout.shard_rows)
 
 
-def copy_rows(variable: Variable, array: StoredArray, lo: int, hi: int) -> checksums.Written:
+def copy_rows(variable: Variable, array: StoredArray, lo: int, hi: int) -> Written:
     """Write logical rows ``lo..hi`` to their place in the new array."""
     space = workspace()
     rows = space.array("rows", (hi - lo, *variable.row_shape), variable.dtype)
@@ -216,11 +207,11 @@ def _gather(
     progress: Callable[[int], object],
     *,
     is_last: bool,
-) -> list[checksums.Written]:
+) -> list[Written]:
     """Read the stored rows in order, place those of one bucket at a time in memory, then write them."""
     step = len(variable) if plan.n_buckets == 1 else _whole_shards(array, plan.bucket_rows)
     part = _whole_shards(array, max(1, TASK_NBYTES // variable.row_nbytes))
-    written: list[checksums.Written] = []
+    written: list[Written] = []
     for lo in range(0, len(variable), step):
         hi = min(lo + step, len(variable))
         out = _gathered(variable, lo, hi, n_threads, is_last=is_last and hi == len(variable))
@@ -289,7 +280,7 @@ def _exchange(
     progress: Callable[[int], object],
     *,
     is_last: bool,
-) -> list[list[checksums.Written]]:
+) -> list[list[Written]]:
     """Exchange variables of one order; return what was written of each."""
     nbytes = sum(variable.nbytes for variable in variables)
     with open_passes(variables, plan, is_last=is_last) as passes:
@@ -299,7 +290,7 @@ def _exchange(
     return [list(parts) for parts in zip(*written, strict=True)]
 
 
-def collect_and_write(passes: Passes, bucket: int, arrays: list[StoredArray]) -> list[checksums.Written]:
+def collect_and_write(passes: Passes, bucket: int, arrays: list[StoredArray]) -> list[Written]:
     """Write one bucket of every variable to its place in the new arrays; what a task of the last pass does."""
     start = bucket * passes.plan.bucket_rows
     collected = passes.collect(bucket, workspace())

@@ -9,7 +9,7 @@ from storegate_engine.errors import CorruptStoreError, SnapshotExpired
 from storegate_engine.locations import Location
 from storegate_engine.store.manifests import committed
 from storegate_engine.store.stored import StoredRepository
-from storegate_engine.table.json import stored_arrays, table_to_state
+from storegate_engine.table import stored_arrays, table_to_state
 
 __all__ = ["repair"]
 

@@ -1,0 +1,60 @@
+"""Verify: whether all that the kept versions of a data_id refer to is there, decodes, and is what was written.
+
+Reads every stored row once and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from storegate_engine.arrays import StoredArray, check_array
+from storegate_engine.encodings import row_nbytes
+from storegate_engine.errors import StoreError
+from storegate_engine.store.manifests import Unreadable
+from storegate_engine.store.stored import StoredRepository
+from storegate_engine.table import stored_arrays
+
+__all__ = ["Checked", "verify"]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One manifest or array, and what is wrong with it."""
+
+    key: str
+    """Where it lies, below the data_id; the shard's key where one is known to be wrong."""
+    used_by: str
+    """The variables of the newest version that read it; empty where only older versions do."""
+    nbytes: int
+    """Bytes of its rows."""
+    problem: str = ""
+    """What is wrong; empty where nothing is."""
+
+
+def verify(repository: StoredRepository) -> Iterator[Checked]:
+    """Check every manifest, and every array that one of them refers to; yield a result for each.
+
+    An array with several wrong shards gives a result for each of them.
+    """
+    arrays: dict[StoredArray, list[str]] = {}
+    kept = repository.log.kept()
+    for manifest in kept:
+        key = repository.log.key(manifest.version)
+        if isinstance(manifest, Unreadable):
+            yield Checked(key, "", 0, manifest.problem)
+            continue
+        try:
+            table = repository.table_at(manifest.version)
+        except StoreError as err:
+            yield Checked(key, "", 0, str(err))
+            continue
+        yield Checked(key, "", 0)
+        newest = manifest is kept[-1]
+        for array, users in stored_arrays(table).items():
+            arrays[array] = users if newest else arrays.get(array, [])
+    for array, users in arrays.items():
+        key = f"segments/{array.segment}/{array.name}"
+        nbytes = array.n_rows * row_nbytes(array.dtype, array.row_shape)
+        for found in check_array(array):
+            yield Checked("/".join(filter(None, (key, found.key))), ", ".join(users), nbytes, found.problem)
