@@ -249,7 +249,7 @@ def main(case, directory, budget, n_rows):
 
 
 def run(case, directory, budget, n_rows):
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'engine'}"}
     command = [sys.executable, __file__, case, directory, str(budget), str(n_rows)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

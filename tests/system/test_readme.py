@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 CLUSTERS = ROOT / "docs" / "how-to" / "clusters.md"  # its Python stands in files: tests/test_cluster_page.py runs it

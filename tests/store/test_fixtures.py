@@ -12,7 +12,7 @@ import pytest
 
 from storegate import StoreGate
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 RELEASES = sorted(path for path in FIXTURES.iterdir() if path.suffix == ".zarr")
 
 spec = importlib.util.spec_from_file_location("make_release", FIXTURES / "make_release.py")

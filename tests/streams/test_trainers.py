@@ -27,7 +27,7 @@ from storegate_engine.streams.epochs import keyed_permutation
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the trainers
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 N_ROWS, BATCH_ROWS = 100, 10
 METHODS = ["fork", "spawn"]
 

@@ -325,7 +325,7 @@ def test_rows_of_workers_are_exchanged_between_them_and_no_spill_is_left(cluster
 
 def in_form(code, **environment):
     """Run code in a process with another form of arrays, and return what it prints."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     path = os.pathsep.join(map(str, (root, root / "engine")))
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", code],

@@ -418,7 +418,7 @@ def read_rows(gate, name):
 
 
 def environment():
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'engine'}"}
 
 

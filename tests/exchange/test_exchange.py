@@ -30,7 +30,7 @@ from storegate_engine.orders import ArrayIndex, Range, Take, cut, permute
 from storegate_engine.store import rewriting as rewrite
 from storegate_engine.store.rewriting import plan_rewrite
 from storegate_engine.table import Variable
-from tests.test_storage import environment
+from tests.store.test_storage import environment
 
 
 def layer_of(array):

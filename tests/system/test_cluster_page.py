@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from storegate_engine.clusters import WorkerLimits, worker_limits
-from tests.test_readme import CLUSTERS, ROOT, fenced
+from tests.system.test_readme import CLUSTERS, ROOT, fenced
 
 SECTIONS = dict(re.findall(r"^## (.+)\n((?s:.*?))(?=^## |\Z)", CLUSTERS.read_text("utf-8"), flags=re.MULTILINE))
 ROWS, SLURM = "Rows to try it with", "SLURM"

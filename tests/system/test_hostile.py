@@ -430,7 +430,7 @@ def test_every_hostile_store_is_refused_with_a_typed_error(store, tmp_path):
         (cases / f"{number:03d}").mkdir(parents=True)
         shutil.copytree(store, cases / f"{number:03d}" / "store")
         damage(cases / f"{number:03d}" / "store")
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", READER, root / "tests", store, cases],
@@ -573,7 +573,7 @@ def test_what_could_not_be_read_is_not_written(tmp_path):
 
 def calls_of(name):
     """Yield the calls of a function in all Python of the project, with the file and the keyword arguments."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     for path in sorted(
         path for part in ("storegate", "engine", "benchmarks", "tests") for path in (root / part).rglob("*.py")
     ):

@@ -124,7 +124,7 @@ def weights_of(model):
 
 
 def run_in_a_process(name, directory, kill_in_epoch):
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'engine'}"}
     command = [sys.executable, __file__, name, directory, str(kill_in_epoch)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

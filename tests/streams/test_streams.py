@@ -37,7 +37,7 @@ from storegate_engine.streams.loaders import BlockSource, MemorySource, RunSourc
 from storegate_engine.streams.spilled import ExchangeSource
 from storegate_engine.table import stored_arrays
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = "300KB"
 """A budget that makes several buckets of an exchange."""
 KINDS = {"none": False, "uniform": True, "blocks": "blocks"}
