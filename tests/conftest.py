@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import shutil
+import tempfile
 import urllib.request
 
 import dask
@@ -13,6 +16,14 @@ from moto.server import ThreadedMotoServer
 from storegate import StoreGate
 from storegate_engine.arrays import rows as arrays
 from tests.clusters import becomes_true, dask_processes, scheduler_here, scheduler_process, spill_below
+
+
+def pytest_configure(config):
+    """Give each process of pytest-xdist its own temporary directory: the spill there is looked through by vacuum."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        own = tempfile.mkdtemp(prefix="storegate-tests-")
+        os.environ["TMPDIR"] = tempfile.tempdir = own
+        config.add_cleanup(lambda: shutil.rmtree(own, ignore_errors=True))
 
 
 @pytest.fixture(params=["numpy", "zarr", "hybrid"])
