@@ -410,7 +410,7 @@ def test_a_place_that_several_processes_share_goes_with_the_last_if_one_made_it(
 
 
 def python(*lines):
-    code = "import pathlib\nfrom storegate_engine import spill\n" + "\n".join(lines)
+    code = "import pathlib\nfrom storegate_engine import scratch as spill\n" + "\n".join(lines)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     return subprocess.Popen([sys.executable, "-c", code], env=environment(), text=True, **pipes)
 
