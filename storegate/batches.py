@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from storegate.inputs import Names
-from storegate_engine.casts import combined
+from storegate.reading import require_stackable
 from storegate_engine.errors import (
     ArgumentError,
     ArgumentTypeError,
-    DtypeError,
     ShapeError,
     VariableNotFoundError,
     shown,
@@ -24,7 +23,7 @@ from storegate_engine.store import as_native
 from storegate_engine.streams import MAX_KEY, Epochs, Last, Shuffle, Stream, class_weights
 from storegate_engine.table import Variable
 
-__all__ = ["local_ranks", "open_stream", "parse_last", "parse_shuffle", "parse_weights", "require_stackable"]
+__all__ = ["local_ranks", "open_stream", "parse_last", "parse_shuffle", "parse_weights"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -98,31 +97,6 @@ def local_ranks(world: Any) -> int:
 def _require_name(what: str, given: object) -> None:
     if given is not None and not isinstance(given, str):
         raise ArgumentTypeError(f"{what}= takes the name of a variable, found {shown(given)}")
-
-
-def require_stackable(variables: Sequence[Variable]) -> None:
-    """Refuse to stack variables whose rows form no array, before any is read.
-
-    Raises
-    ------
-    ShapeError
-        Their rows have different shapes.
-    DtypeError
-        No dtype leaves the values of all what they are: numbers and text, dates and durations.
-    """
-    first = variables[0]
-    dtype = first.dtype
-    for variable in variables[1:]:
-        remedy = "a list of names gives an array for each"
-        if variable.row_shape != first.row_shape:
-            raise ShapeError(
-                f"variables {first.name!r} and {variable.name!r} cannot be stacked: their rows have the shapes "
-                f"{first.row_shape} and {variable.row_shape}; {remedy}"
-            )
-        try:
-            dtype = combined(dtype, variable.dtype)
-        except DtypeError as err:
-            raise DtypeError(f"variable {variable.name!r} cannot be stacked behind {dtype}: {err}; {remedy}") from err
 
 
 def parse_last(drop_last: Any) -> Last:

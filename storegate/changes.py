@@ -11,6 +11,7 @@ from storegate import edits
 from storegate.inputs import Names, one_row_columns, parse_columns, require_equal_rows
 from storegate.iterators import hint_of_samples
 from storegate.phases import ALL, Split, Target
+from storegate.reading import whole
 from storegate.selection import OneRow, Selection, n_selected
 from storegate_engine.errors import ShapeError
 from storegate_engine.orders import NewIndex, RowIndex
@@ -114,7 +115,7 @@ def replace_all(change: Transaction, names: Names, data: Any, target: Target, *,
 def update_rows(change: Transaction, names: Names, data: Any, phase: str, selection: Selection) -> None:
     """Replace the selected rows of one phase, or of all phases concatenated."""
     table = change.table
-    olds = {name: edits.whole(table, phase, name) for name in names.names}
+    olds = {name: whole(table, phase, name) for name in names.names}
     if isinstance(selection, OneRow):
         columns = one_row_columns(names, data, {name: old.row_shape for name, old in olds.items()})
     else:

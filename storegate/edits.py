@@ -33,7 +33,6 @@ __all__ = [
     "replaced",
     "spread",
     "updated",
-    "whole",
 ]
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -72,26 +71,6 @@ def phases_of(table: Table, phase: str, names: Iterable[str], what: str) -> list
         for name in names:
             table.variable(at, name)
     return found
-
-
-def whole(table: Table, phase: str, name: str) -> Variable:
-    """Return a variable of one phase, or of all phases concatenated.
-
-    Raises
-    ------
-    NotCompiledError
-        All phases of a table that is not compiled.
-    VariableNotFoundError
-        A phase that has rows does not have it.
-    """
-    if phase != ALL:
-        return table.variable(phase, name)
-    require_compiled(table.compiled, "reading")
-    phases = [at for at in PHASES if table[at]] or list(PHASES[:1])
-    joined = table.variable(phases[0], name)
-    for at in phases[1:]:
-        joined = joined.appended(table.variable(at, name))
-    return joined
 
 
 def spread(table: Table, target: Target, n_rows: int) -> dict[str, tuple[int, int]]:

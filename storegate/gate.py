@@ -25,9 +25,10 @@ from storegate.inputs import (
 from storegate.moves import move
 from storegate.options import Options, parse_backend
 from storegate.phases import ALL, PHASES, Split, parse_phase, parse_reading_phase, require_compiled
+from storegate.reading import read, read_lazy, whole
 from storegate.selection import RowRange, is_everything, parse_item, parse_method_index
 from storegate.versions import DAY, Commit, Records, Verification
-from storegate.views import View, read, read_lazy
+from storegate.views import View
 from storegate_engine.arrays import Capacity, capacity
 from storegate_engine.errors import (
     ArgumentError,
@@ -390,7 +391,7 @@ class StoreGate:
             elif isinstance(target, Split):
                 raise ShapeError("a split replaces whole variables; give index=-1, or one phase or all")
             else:
-                first = edits.whole(change.table, target, names.names[0])
+                first = whole(change.table, target, names.names[0])
                 changes.update_rows(change, names, data, target, parse_method_index(index, len(first)))
                 self._finish(change, do_compile=do_compile)
         if do_compile:
@@ -402,7 +403,7 @@ class StoreGate:
             if is_everything(item):  # as update_data: a variable that is not there is added
                 changes.replace_all(change, names, data, phase, do_compile=True)
                 return
-            rows = len(edits.whole(change.table, phase, names.names[0]))
+            rows = len(whole(change.table, phase, names.names[0]))
             selection = parse_item(item, rows)
             if selection == RowRange(0, rows):
                 changes.replace_all(change, names, data, phase, do_compile=True)
@@ -488,7 +489,7 @@ class StoreGate:
         names = parse_names(var_names)
         table = self.table
         at = parse_reading_phase(phase)
-        variables = [edits.whole(table, at, name) for name in names.names]
+        variables = [whole(table, at, name) for name in names.names]
         selections = [parse_method_index(index, len(variable)) for variable in variables]
         if not compute:
             return read_lazy(names, variables, selections, self.capacity)
@@ -544,7 +545,7 @@ class StoreGate:
         repository = self.repository()
         table, at = repository.table, parse_reading_phase(phase)
         names = list(table[at]) if at != ALL else self.get_var_names(at)
-        variables = {name: edits.whole(table, at, name) for name in names}
+        variables = {name: whole(table, at, name) for name in names}
         if at != ALL:
             table.rows(at)
         attrs = {"data_id": self._data_id, "phase": at, "version": repository.version}
@@ -739,7 +740,7 @@ class StoreGate:
         repository, at = self.repository(), parse_reading_phase(phase)
         names = parse_names(self.get_var_names(at) if var_names is None else var_names)
         table = repository.table
-        found = {name: fingerprint(repository, edits.whole(table, at, name), self.capacity) for name in names.names}
+        found = {name: fingerprint(repository, whole(table, at, name), self.capacity) for name in names.names}
         return found[names.names[0]] if names.form == "one" else found
 
     # Hybrid

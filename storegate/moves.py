@@ -9,8 +9,8 @@ from typing import Any
 from storegate import edits
 from storegate.inputs import Names, parse_columns, parse_names
 from storegate.phases import ALL, PHASES
+from storegate.reading import read, read_lazy
 from storegate.selection import RowRange, Selection
-from storegate.views import read, read_lazy
 from storegate_engine.arrays import Capacity, RowArray, persist
 from storegate_engine.clusters import active_client
 from storegate_engine.errors import ArgumentTypeError, shown

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import dask.array as da
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from storegate import edits, report
-from storegate.batches import local_ranks, open_stream, require_stackable
+from storegate import report
+from storegate.batches import local_ranks, open_stream
 from storegate.inputs import Names, parse_names
 from storegate.phases import ALL, PHASES, require_compiled
-from storegate.selection import OneRow, RowRange, Rows, Selection, as_indexer, n_selected, parse_item
-from storegate_engine.arrays import Capacity
+from storegate.reading import Subset, read, read_lazy, require_stackable, whole
+from storegate.selection import OneRow, RowRange, Selection, as_indexer, parse_item
 from storegate_engine.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -25,8 +24,6 @@ from storegate_engine.errors import (
     VariableNotFoundError,
     near_match,
 )
-from storegate_engine.exchange import task_nbytes
-from storegate_engine.graphs import blocks_of, to_dask
 from storegate_engine.settings import memory_limit_nbytes
 from storegate_engine.streams import Stream
 from storegate_engine.table import Table, Variable
@@ -36,100 +33,11 @@ if TYPE_CHECKING:
 
     from storegate.gate import StoreGate
 
-__all__ = ["View", "read", "read_lazy"]
+__all__ = ["View"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 ITERATION_NBYTES = 4 * 2**20
 """Bytes that iteration over rows reads at a time."""
-
-
-def read(names: Names, variables: Sequence[Variable], selections: Sequence[Selection], budget_nbytes: int) -> Any:
-    """Return selected rows as ndarrays, in the form of the names; within the budget beside these."""
-    if names.form == "stack":
-        require_stackable(variables)
-        _require_alike(variables, selections)
-    spare = task_nbytes(budget_nbytes, 1, copies=1)
-    parts = [_read_one(variable, selection, spare) for variable, selection in zip(variables, selections, strict=True)]
-    match names.form:
-        case "one":
-            return parts[0]
-        case "each":
-            return parts
-    return np.stack(parts, axis=0 if isinstance(selections[0], OneRow) else 1)
-
-
-def _require_alike(variables: Sequence[Variable], selections: Sequence[Selection]) -> None:
-    counts = {variable.name: n_selected(rows) for variable, rows in zip(variables, selections, strict=True)}
-    if len(set(counts.values())) > 1:
-        raise ShapeError(f"variables of different numbers of rows cannot be stacked: {counts}; use a list of names")
-
-
-def _read_one(variable: Variable, selection: Selection, spare_nbytes: int) -> Any:
-    match selection:
-        case OneRow(row):
-            rows = variable.read(row, row + 1, spare_nbytes=spare_nbytes)
-            return rows[0]
-        case RowRange(start, stop):
-            return variable.read(start, stop, spare_nbytes=spare_nbytes)
-        case Rows(index):
-            return variable.pick(index, spare_nbytes=spare_nbytes)
-
-
-def read_lazy(names: Names, variables: Sequence[Variable], selections: Sequence[Selection], limits: Capacity) -> Any:
-    """Return selected rows as dask arrays, in the form of the names; reads nothing."""
-    if names.form == "stack":
-        require_stackable(variables)
-    cuts = [_cut(variable, selection) for variable, selection in zip(variables, selections, strict=True)]
-    if len({len(cut) for cut in cuts}) > 1:
-        raise ShapeError(f"the variables have different numbers of rows: {[len(cut) for cut in cuts]}")
-    rows = blocks_of(cuts, limits)
-    arrays = [to_dask(cut, rows, limits) for cut in cuts]
-    if isinstance(selections[0], OneRow):
-        arrays = [array[0] for array in arrays]
-    match names.form:
-        case "one":
-            return arrays[0]
-        case "each":
-            return arrays
-    return da.stack(arrays, axis=0 if isinstance(selections[0], OneRow) else 1)
-
-
-def _cut(variable: Variable, selection: Selection) -> Variable:
-    match selection:
-        case OneRow(row):
-            return variable.cut(row, row + 1)
-        case RowRange(start, stop):
-            return variable.cut(start, stop)
-        case Rows(index):
-            return variable.selected(index)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Subset:
-    """Rows of a phase, none of which is read."""
-
-    n_rows: int
-    """The rows that the phase had."""
-    selections: tuple[Selection, ...]
-    """Which of them, then which of these, and so on."""
-
-    def __len__(self) -> int:
-        return n_selected(self.selections[-1])
-
-    def of(self, variable: Variable) -> Variable:
-        """Return these rows of a variable.
-
-        Raises
-        ------
-        ShapeError
-            The phase has another number of rows by now.
-        """
-        if len(variable) != self.n_rows:
-            raise ShapeError(
-                f"a subset of {self.n_rows} rows of variable {variable.name!r}, which has {len(variable)} by now; take "
-                "the subset again"
-            )
-        return reduce(_cut, self.selections, variable)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -242,7 +150,7 @@ class View(NDArrayOperatorsMixin):
 
     def _variable(self, table: Table, phase: str, name: str) -> Variable:
         """Return the chosen rows of a variable."""
-        variable = edits.whole(table, phase, name)
+        variable = whole(table, phase, name)
         return variable if self.chosen is None else self.chosen.of(variable)
 
     def subset(self, index: Any) -> View:
@@ -283,7 +191,7 @@ class View(NDArrayOperatorsMixin):
             names = list(self.names.names)
         else:
             names = list(dict.fromkeys(name for at in PHASES if phase in (at, ALL) for name in table[at]))
-        counts = {name: len(edits.whole(table, phase, name)) for name in names}
+        counts = {name: len(whole(table, phase, name)) for name in names}
         if len(set(counts.values())) != 1:
             found = f"the variables have different numbers of rows: {counts}" if counts else "there are none"
             raise ShapeError(f"a subset is of variables with equal numbers of rows; {found}")
