@@ -10,9 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from storegate.display.text import explain
     from storegate.gate import StoreGate
-    from storegate.iterators import samples
-    from storegate.report import explain
+    from storegate.parsing.iterators import samples
     from storegate_engine import errors
 
 __all__ = ["StoreGate", "__version__", "errors", "explain", "samples"]
@@ -26,9 +26,9 @@ def __getattr__(name: str) -> object:
     if name == "StoreGate":
         value = import_module("storegate.gate").StoreGate
     elif name == "explain":
-        value = import_module("storegate.report").explain
+        value = import_module("storegate.display.text").explain
     elif name == "samples":
-        value = import_module("storegate.iterators").samples
+        value = import_module("storegate.parsing.iterators").samples
     elif name == "errors":
         value = import_module("storegate_engine.errors")
     else:

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 
-from storegate import changes, edits, report, versions
-from storegate.inputs import (
+from storegate import versions
+from storegate.display import text
+from storegate.edits import tables, writes
+from storegate.edits.transfers import move
+from storegate.parsing.inputs import (
     Names,
     parse_dtype,
     parse_names,
@@ -22,11 +25,10 @@ from storegate.inputs import (
     parse_shape,
     parse_shuffle_seed,
 )
-from storegate.moves import move
-from storegate.options import Options, parse_backend
-from storegate.phases import ALL, PHASES, Split, parse_phase, parse_reading_phase, require_compiled
+from storegate.parsing.options import Options, parse_backend
+from storegate.parsing.phases import ALL, PHASES, Split, parse_phase, parse_reading_phase, require_compiled
+from storegate.parsing.selection import RowRange, is_everything, parse_item, parse_method_index
 from storegate.reading import read, read_lazy, whole
-from storegate.selection import RowRange, is_everything, parse_item, parse_method_index
 from storegate.versions import DAY, Commit, Records, Verification
 from storegate.views import View
 from storegate_engine.arrays import Capacity, capacity
@@ -350,9 +352,9 @@ class StoreGate:
         target = parse_phase(phase)
         seed = parse_seed(shuffle)
         with self._begin("add_data", var_names=_plain(var_names), phase=_plain(phase), shuffle=seed) as change:
-            changes.add(change, names, data, target, seed, do_compile=bool(do_compile))
+            writes.add(change, names, data, target, seed, do_compile=bool(do_compile))
         if do_compile:
-            report.warn_of_misaligned(self.table, stacklevel=3)
+            text.warn_of_misaligned(self.table, stacklevel=3)
 
     def update_data(
         self,
@@ -387,28 +389,28 @@ class StoreGate:
         everything = index is None or (isinstance(index, (int, np.integer)) and index == -1)
         with self._begin("update_data", var_names=_plain(var_names), phase=_plain(phase)) as change:
             if everything:
-                changes.replace_all(change, names, data, target, do_compile=bool(do_compile))
+                writes.replace_all(change, names, data, target, do_compile=bool(do_compile))
             elif isinstance(target, Split):
                 raise ShapeError("a split replaces whole variables; give index=-1, or one phase or all")
             else:
                 first = whole(change.table, target, names.names[0])
-                changes.update_rows(change, names, data, target, parse_method_index(index, len(first)))
+                writes.update_rows(change, names, data, target, parse_method_index(index, len(first)))
                 self._finish(change, do_compile=do_compile)
         if do_compile:
-            report.warn_of_misaligned(self.table, stacklevel=3)
+            text.warn_of_misaligned(self.table, stacklevel=3)
 
     def update_selection(self, names: Names, data: Any, phase: str, item: Any) -> None:
         """Replace the rows that ``view[item] = data`` means."""
         with self._begin("update_data", var_names=_plain(names.names), phase=phase) as change:
             if is_everything(item):  # as update_data: a variable that is not there is added
-                changes.replace_all(change, names, data, phase, do_compile=True)
+                writes.replace_all(change, names, data, phase, do_compile=True)
                 return
             rows = len(whole(change.table, phase, names.names[0]))
             selection = parse_item(item, rows)
             if selection == RowRange(0, rows):
-                changes.replace_all(change, names, data, phase, do_compile=True)
+                writes.replace_all(change, names, data, phase, do_compile=True)
             else:
-                changes.update_rows(change, names, data, phase, selection)
+                writes.update_rows(change, names, data, phase, selection)
                 self._finish(change, do_compile=True)
 
     def delete_data(self, var_names: Any, phase: Any = "train", do_compile: bool = True) -> None:
@@ -417,10 +419,10 @@ class StoreGate:
         Their rows stay in storage for readers of earlier versions, until they are vacuumed.
         """
         names = parse_names(var_names).names
-        phases = edits.touched_phases(parse_phase(phase))
+        phases = tables.touched_phases(parse_phase(phase))
         with self._begin("delete_data", var_names=_plain(var_names), phase=_plain(phase)) as change:
             for at in phases:
-                change.edit(edits.dropped(at, names))
+                change.edit(tables.dropped(at, names))
             self._finish(change, do_compile=do_compile)
 
     def clear_data(self) -> None:
@@ -442,10 +444,10 @@ class StoreGate:
         """
         names = parse_names(var_names, validate=True).names
         target = parse_phase(phase)
-        array = edits.zeros(names, parse_shape(shape), parse_dtype(dtype))
+        array = tables.zeros(names, parse_shape(shape), parse_dtype(dtype))
         sizes = [array.n_rows, *array.row_shape]
         with self._begin("create_empty", var_names=_plain(var_names), shape=sizes, phase=_plain(phase)) as change:
-            change.edit(edits.created(target, dict.fromkeys(names, array)))
+            change.edit(tables.created(target, dict.fromkeys(names, array)))
 
     def _finish(self, change: Transaction, *, do_compile: bool) -> None:
         if do_compile:
@@ -586,10 +588,10 @@ class StoreGate:
         names = parse_names(var_names).names
         at = parse_reading_phase(phase)
         with self._begin(operation, var_names=_plain(var_names), phase=at, transform=transform.to_json()) as change:
-            for one in edits.phases_of(change.table, at, names, operation):
+            for one in tables.phases_of(change.table, at, names, operation):
                 for name in names:
-                    edits.storable(change.table[one][name].transformed(transform).dtype, [name])
-                edit = edits.mapped(one, names, lambda old: old.transformed(transform))
+                    tables.storable(change.table[one][name].transformed(transform).dtype, [name])
+                edit = tables.mapped(one, names, lambda old: old.transformed(transform))
                 change.edit(edit, reads=[(one, name) for name in names])
 
     def shuffle(self, phase: str = "all", seed: int = 0) -> None:
@@ -603,7 +605,7 @@ class StoreGate:
             for one in PHASES if at == ALL else (at,):
                 change.table.rows(one)
                 names = list(change.table[one])
-                edit = edits.mapped(one, names, lambda old: old.permuted(number))
+                edit = tables.mapped(one, names, lambda old: old.permuted(number))
                 targets = [(one, name) for name in names]
                 change.edit(edit, reads=targets, touches=targets)
 
@@ -626,7 +628,7 @@ class StoreGate:
             table = change.table
             phases = list(PHASES) if at == ALL else [at]
             if wanted is not None:
-                phases = edits.phases_of(table, at, wanted, "compact")
+                phases = tables.phases_of(table, at, wanted, "compact")
             for one in phases:
                 names = list(wanted or table[one])
                 if names:
@@ -636,7 +638,7 @@ class StoreGate:
                         replace(rows_of(name, array), history=table[one][name].history)
                         for name, array in arrays.items()
                     ]
-                    change.edit(edits.put(one, new, compiled=compiled), reads=[(one, name) for name in names])
+                    change.edit(tables.put(one, new, compiled=compiled), reads=[(one, name) for name in names])
 
     # Versions
 
@@ -751,7 +753,7 @@ class StoreGate:
         Raises
         ------
         ValueError
-            An unknown mode; nothing changes.
+            An unknown mode; nothing writes.
         """
         if self._backend != "hybrid":
             warnings.warn(f"set_mode does nothing on the {self._backend} backend", UserWarning, stacklevel=2)
@@ -859,22 +861,22 @@ class StoreGate:
             else:
                 with self._begin("compile", reset=bool(reset)) as change:
                     if reset:
-                        change.edit(edits.with_active)
+                        change.edit(tables.with_active)
                     self._finish(change, do_compile=True)
-        report.warn_of_misaligned(self.table, stacklevel=3)
+        text.warn_of_misaligned(self.table, stacklevel=3)
         if show_info:
             self.show_info()
 
     def show_info(self) -> None:
         """Print phase, backend, name, dtype, rows and shape of every variable."""
-        print(report.table_text(self.repository(), self._data_id))  # noqa: T201
+        print(text.table_text(self.repository(), self._data_id))  # noqa: T201
 
     def __repr__(self) -> str:
         """Show phases, rows, shares and variables; reads no data."""
-        return report.gate_text(self)
+        return text.gate_text(self)
 
     def _repr_html_(self) -> str:
-        return report.gate_html(self)
+        return text.gate_html(self)
 
     def __iter__(self) -> Iterator[Any]:
         """Refuse: rows are iterated over a phase's variables."""

@@ -10,9 +10,9 @@ from typing import Any
 import dask.array as da
 import numpy as np
 
-from storegate.inputs import Names
-from storegate.phases import ALL, PHASES, require_compiled
-from storegate.selection import OneRow, RowRange, Rows, Selection, n_selected
+from storegate.parsing.inputs import Names
+from storegate.parsing.phases import ALL, PHASES, require_compiled
+from storegate.parsing.selection import OneRow, RowRange, Rows, Selection, n_selected
 from storegate_engine.arrays import Capacity
 from storegate_engine.casts import combined
 from storegate_engine.errors import DtypeError, ShapeError

@@ -8,7 +8,7 @@ from dataclasses import Field, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from storegate.report import aligned
+from storegate.display.text import aligned
 from storegate_engine.budget import format_nbytes
 from storegate_engine.errors import ArgumentError, VersionNotFoundError
 from storegate_engine.orders import as_int

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from storegate import report
 from storegate.batches import local_ranks, open_stream
-from storegate.inputs import Names, parse_names
-from storegate.phases import ALL, PHASES, require_compiled
+from storegate.display import text
+from storegate.parsing.inputs import Names, parse_names
+from storegate.parsing.phases import ALL, PHASES, require_compiled
+from storegate.parsing.selection import OneRow, RowRange, Selection, as_indexer, parse_item
 from storegate.reading import Subset, read, read_lazy, require_stackable, whole
-from storegate.selection import OneRow, RowRange, Selection, as_indexer, parse_item
 from storegate_engine.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -394,14 +394,14 @@ class View(NDArrayOperatorsMixin):
 
     def explain(self) -> str:
         """Return how a full pass and a peek of 256 rows would read each variable; see `storegate.explain`."""
-        return report.explain(self)
+        return text.explain(self)
 
     def __repr__(self) -> str:
         """Show rows and variables; reads no data."""
-        return report.view_text(self)
+        return text.view_text(self)
 
     def _repr_html_(self) -> str:
-        return report.view_html(self)
+        return text.view_html(self)
 
 
 def _are_names(item: Any) -> bool:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import storegate
-from storegate import StoreGate, iterators
+from storegate import StoreGate
+from storegate.parsing import iterators
 from storegate_engine.errors import DtypeError, ShapeError
 
 IMAGES = np.arange(10 * 6 * 4 * 3, dtype="u1").reshape(10, 6, 4, 3)

@@ -7,12 +7,12 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from storegate import edits
-from storegate.inputs import Names, one_row_columns, parse_columns, require_equal_rows
-from storegate.iterators import hint_of_samples
-from storegate.phases import ALL, Split, Target
+from storegate.edits import tables
+from storegate.parsing.inputs import Names, one_row_columns, parse_columns, require_equal_rows
+from storegate.parsing.iterators import hint_of_samples
+from storegate.parsing.phases import ALL, Split, Target
+from storegate.parsing.selection import OneRow, Selection, n_selected
 from storegate.reading import whole
-from storegate.selection import OneRow, Selection, n_selected
 from storegate_engine.errors import ShapeError
 from storegate_engine.orders import NewIndex, RowIndex
 from storegate_engine.store import Source, Transaction, write
@@ -27,7 +27,7 @@ def _hinting(change: Transaction, columns: Mapping[str, Source], target: Target)
 
     The caller adds those that it learns on its way. What was edited is looked at before it is committed.
     """
-    table, phases = change.table, edits.touched_phases(target)
+    table, phases = change.table, tables.touched_phases(target)
     rows = {column.n_rows for column in columns.values() if column.n_rows is not None}
     rows.update(len(variable) for at in phases for name, variable in table[at].items())
     if isinstance(target, Split) and target.is_counts:
@@ -72,7 +72,7 @@ def _append(
     table = change.table
     sizes = table.sizes() if target == ALL else None
     known = [column.n_rows for column in columns.values() if column.n_rows is not None]
-    phases = edits.spread(table, target, known[0]) if known else edits.touched_phases(target)
+    phases = tables.spread(table, target, known[0]) if known else tables.touched_phases(target)
     for at in phases:
         for name, column in columns.items():
             if name in table[at]:
@@ -81,7 +81,7 @@ def _append(
     arrays = write(change, columns)
     expected.update(array.n_rows for array in arrays.values())
     require_equal_rows({name: array.n_rows for name, array in arrays.items()})
-    new = edits.new_rows(table, target, arrays, seed)
+    new = tables.new_rows(table, target, arrays, seed)
     widened = []
     for at, variables in new.items():
         for place, rows in enumerate(variables):
@@ -91,7 +91,7 @@ def _append(
                 if variables[place].dtype != old.dtype:  # its rows were looked at, and must be these
                     widened.append((at, rows.name))
     touched = [(at, rows.name) for at in new for rows in new[at]]
-    change.edit(edits.appended(new, table, sizes=sizes), reads=widened, touches=touched)
+    change.edit(tables.appended(new, table, sizes=sizes), reads=widened, touches=touched)
 
 
 def replace_all(change: Transaction, names: Names, data: Any, target: Target, *, do_compile: bool = False) -> None:
@@ -100,14 +100,14 @@ def replace_all(change: Transaction, names: Names, data: Any, target: Target, *,
     with _hinting(change, columns, target) as expected:
         known = [column.n_rows for column in columns.values() if column.n_rows is not None]
         if known:
-            for at, (lo, hi) in edits.spread(change.table, target, known[0]).items():
+            for at, (lo, hi) in tables.spread(change.table, target, known[0]).items():
                 for name in columns:
-                    edits.require_rows(change.table, at, name, hi - lo)
+                    tables.require_rows(change.table, at, name, hi - lo)
         arrays = write(change, columns)
         expected.update(array.n_rows for array in arrays.values())
         require_equal_rows({name: array.n_rows for name, array in arrays.items()})
-        new = edits.new_rows(change.table, target, arrays)
-        change.edit(edits.replaced(new), reads=[(at, rows.name) for at in new for rows in new[at]])
+        new = tables.new_rows(change.table, target, arrays)
+        change.edit(tables.replaced(new), reads=[(at, rows.name) for at in new for rows in new[at]])
         if do_compile:
             change.edit(Table.with_compiled)
 
@@ -126,17 +126,19 @@ def update_rows(change: Transaction, names: Names, data: Any, phase: str, select
             olds[name].require_row_shape(column.row_shape)
             require_combinable(name, olds[name].dtype, column.dtype)
             if column.n_rows is not None:
-                edits.require_selected(name, selection, column.n_rows)
+                tables.require_selected(name, selection, column.n_rows)
         arrays = write(change, columns)
-        max_runs = min(edits.MAX_RUNS, edits.MAX_ALL_RUNS // len(arrays))
-        for at, first in edits.firsts_of(table, phase).items():
+        max_runs = min(tables.MAX_RUNS, tables.MAX_ALL_RUNS // len(arrays))
+        for at, first in tables.firsts_of(table, phase).items():
             indexes = _OneIndex(change)
             for name, array in arrays.items():
                 old = table.variable(at, name)
-                new = edits.updated(old, selection, rows_of(name, array), indexes.store, first=first, max_runs=max_runs)
+                new = tables.updated(
+                    old, selection, rows_of(name, array), indexes.store, first=first, max_runs=max_runs
+                )
                 if new is old:
                     continue
-                change.edit(edits.put(at, [new]), reads=[(at, name)], touches=[(at, name)])
+                change.edit(tables.put(at, [new]), reads=[(at, name)], touches=[(at, name)])
 
 
 class _OneIndex:

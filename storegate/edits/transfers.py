@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from storegate import edits
-from storegate.inputs import Names, parse_columns, parse_names
-from storegate.phases import ALL, PHASES
+from storegate.edits import tables
+from storegate.parsing.inputs import Names, parse_columns, parse_names
+from storegate.parsing.phases import ALL, PHASES
+from storegate.parsing.selection import RowRange, Selection
 from storegate.reading import read, read_lazy
-from storegate.selection import RowRange, Selection
 from storegate_engine.arrays import Capacity, RowArray, persist
 from storegate_engine.clusters import active_client
 from storegate_engine.errors import ArgumentTypeError, shown
@@ -53,11 +53,11 @@ def move(
     if callback is not None and not callable(callback):
         raise ArgumentTypeError(f"{operation} takes a callable as callback, found {shown(callback)}")
     table = source.table
-    phases = edits.phases_of(table, phase, names.names, operation)
+    phases = tables.phases_of(table, phase, names.names, operation)
     if phase == ALL:
         phases = [at for at in PHASES if table[at]]
         for at in phases:
-            edits.phases_of(table, at, names.names, operation)
+            tables.phases_of(table, at, names.names, operation)
     with target.begin(operation, var_names=list(names.names), phase=phase) as change:
         for at in phases:
             variables = [table.variable(at, name) for name in names.names]
@@ -71,12 +71,12 @@ def move(
             histories = {variable.history for variable in variables}
             history = histories.pop() if len(histories) == 1 else ()
             new = [replace(rows_of(name, array), history=history) for name, array in arrays.items()]
-            change.edit(edits.put(at, new))
+            change.edit(tables.put(at, new))
         change.edit(_compiled_if_even)
     if isinstance(source, MemoryRepository):
         with source.begin(operation, var_names=list(names.names), phase=phase) as release:
             for at in phases:
-                release.edit(edits.dropped(at, names.names))
+                release.edit(tables.dropped(at, names.names))
             release.edit(_compiled_if_even)
 
 

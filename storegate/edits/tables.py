@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate.phases import ALL, PHASES, Split, Target, require_compiled
-from storegate.selection import OneRow, RowRange, Rows, Selection, n_selected
+from storegate.parsing.phases import ALL, PHASES, Split, Target, require_compiled
+from storegate.parsing.selection import OneRow, RowRange, Rows, Selection, n_selected
 from storegate_engine import orders
 from storegate_engine.arrays import ConstantArray, RowArray, require_within_limits
 from storegate_engine.budget import Layout

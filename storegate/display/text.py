@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from storegate.phases import ALL, PHASES
+from storegate.parsing.phases import ALL, PHASES
 from storegate_engine.budget import format_nbytes
 from storegate_engine.errors import AlignmentWarning, ArgumentTypeError, printable, shown
 from storegate_engine.graphs import plans_of
