@@ -71,13 +71,13 @@ def _lines(scenario: Scenario) -> Iterator[Line]:
     yield Line(
         scenario.name,
         f"{plan.kind}, {plan.passes} passes: {plan.n_maps:,} + {plan.n_buckets:,} tasks of "
-        f"{found['task']}, segments of {format_nbytes(plan.segment_nbytes)}; reads {plan.read_nbytes / TB:,.0f} TB, "
+        f"{found['task']}, parts of {format_nbytes(plan.part_nbytes)}; reads {plan.read_nbytes / TB:,.0f} TB, "
         f"spills {plan.write_nbytes / TB:,.0f} TB; projected memory {format_nbytes(plan.projected_nbytes)}",
     )
     compact = found["compact"]
     yield Line(
         f"{scenario.name}: compact()",
-        f"{compact.kind}, {compact.passes} passes, segments of {format_nbytes(compact.segment_nbytes)}",
+        f"{compact.kind}, {compact.passes} passes, parts of {format_nbytes(compact.part_nbytes)}",
     )
     yield Line(
         f"{scenario.name}: planning",

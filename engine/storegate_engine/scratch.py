@@ -27,7 +27,7 @@ from types import FrameType
 from typing import Any
 
 from storegate_engine.errors import SpillError
-from storegate_engine.submitted import in_cluster_thread, in_worker, keep_while_wanted
+from storegate_engine.submitted import drop_unwanted, in_cluster_thread, in_worker, keep_while_wanted
 
 __all__ = [
     "LOCK",
@@ -38,6 +38,7 @@ __all__ = [
     "open_spill",
     "orphans",
     "remove_orphan",
+    "sent_with",
     "user_places",
     "user_scratch",
 ]
@@ -154,6 +155,13 @@ class Spill:
         """Return what stands for the directory and does not keep it."""
         return Visit(self.path, self._parent, self._plan, self.owner)
 
+    def for_tasks(self) -> Spill | Visit:
+        """Return what tasks of a graph refer to the directory by: they keep it, but not those of a scheduler here.
+
+        A scheduler in this process shares the objects of its graphs, and logs what it sends.
+        """
+        return self.visited() if in_cluster_thread() else self
+
     @property
     def is_inherited(self) -> bool:
         """Whether this is a forked child, and the directory its parent's."""
@@ -209,8 +217,17 @@ class Visit:
     def __fspath__(self) -> str:
         return str(self.path)
 
+    def for_tasks(self) -> Visit:
+        """Return itself."""
+        return self
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _visit, (self.place, self._parent, self._plan, self.owner)
+
+
+def sent_with(owner: object) -> None:
+    """When an object is gone that travelled with the spill of its graph, see whether a cluster still wants that."""
+    weakref.finalize(owner, drop_unwanted).atexit = False
 
 
 def _visit(path: Path, parent: Path, plan: str, owner: int) -> Spill | Visit:

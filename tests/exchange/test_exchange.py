@@ -24,8 +24,9 @@ from storegate_engine import scratch as spill
 from storegate_engine import testing
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import CorruptStoreError, LabelError, MemoryBudgetError, SpillError
-from storegate_engine.exchange import Exchange, collect, passes, plans, request, scatter, spill_files
-from storegate_engine.exchange.plans import Rows, choose
+from storegate_engine.exchange import Exchange, bucket_sorts, driver, open_exchange, passes, plans, spill_files
+from storegate_engine.exchange.bucket_sorts import BucketSort
+from storegate_engine.exchange.plans import Wanted, choose
 from storegate_engine.orders import ArrayIndex, Range, Take, cut, permute
 from storegate_engine.store import rewriting as rewrite
 from storegate_engine.store.rewriting import plan_rewrite
@@ -45,6 +46,10 @@ def kind_of(array):
 def exchange_of(gate):
     array = gate["train"]["x"].data
     return layer_of(array).plan(range(array.numblocks[0]))
+
+
+def collected(sort, bucket):
+    return bucket_sorts.collect(sort, bucket, Workspace())
 
 
 def scratch(store):
@@ -239,16 +244,16 @@ class TestEqualsNumpy:
             gate.onehot("y", num_classes)
             variable = replace(gate.table["train"]["y"], order=order)
         n_buckets = -(-len(order) // 700)
-        plan = Exchange(variable, 500, 700, str(tmp_path / "spill"), (0, n_buckets))
+        plan = BucketSort(variable, 500, 700, str(tmp_path / "spill"), (0, n_buckets))
         assert plan.transforms_last == (num_classes == 7)
         if kind == "repeated":
             for number in range(n_buckets):
-                request(plan, number)
+                bucket_sorts.request(plan, number)
         named = []
-        for task, count in ((scatter, plan.n_maps), (collect, n_buckets)):
+        for task, count in ((bucket_sorts.scatter, plan.n_maps), (bucket_sorts.collect, n_buckets)):
             for number in range(count):
                 try:
-                    task(plan, number)
+                    task(plan, number, Workspace())
                 except LabelError as err:
                     named.append(err.row)
                 except CorruptStoreError:
@@ -264,11 +269,11 @@ class TestEqualsNumpy:
             gate.add_data("y", labels)
             gate.onehot("y", 1)
             variable = replace(gate.table["train"]["y"], order=order)
-        plan = Exchange(variable, 500, 3000, str(tmp_path / "spill"), (0, 1))
-        request(plan, 0)
+        plan = BucketSort(variable, 500, 3000, str(tmp_path / "spill"), (0, 1))
+        bucket_sorts.request(plan, 0)
         for number in range(plan.n_maps):
-            scatter(plan, number)
-        np.testing.assert_array_equal(collect(plan, 0), np.ones((2999, 1)))
+            bucket_sorts.scatter(plan, number, Workspace())
+        np.testing.assert_array_equal(collected(plan, 0), np.ones((2999, 1)))
 
     @pytest.mark.parametrize("kind", ["permuted", "repeated", "sliced"])
     @pytest.mark.parametrize("coarse", [2, 3, 7, 100])
@@ -284,17 +289,17 @@ class TestEqualsNumpy:
             gate.add_data("x", rows)
             variable = replace(gate.table["train"]["x"], order=order)
             plan = choose(
-                Rows(len(order), 3000, 24, in_order=False), budget_nbytes=10**6, workers=2, align=50, force="exchange"
+                Wanted(len(order), 3000, 24, in_order=False), budget_nbytes=10**6, workers=2, align=50, force="exchange"
             )
             plan = replace(plan, map_rows=250, bucket_rows=100, n_maps=12, n_buckets=-(-len(order) // 100))
-            several = passes.Passes((variable,), replace(plan, coarse=coarse), (str(tmp_path / "spill"),))
-            several.run_first()
-            several.run_first()  # everything is there
-            space = Workspace()
-            found = [rows.copy() for at in range(plan.n_buckets) for rows in several.collect(at, space)]
+            several = Exchange.of([variable], [str(tmp_path / "spill")], map_rows=[250], bucket_rows=100, coarse=coarse)
+            passes.run_steps(several, 2)
+            passes.run_steps(several, 2)  # everything is there
+            spaces = [Workspace()]
+            found = [rows.copy() for at in range(plan.n_buckets) for rows in several.collect(at, spaces)]
             np.testing.assert_array_equal(np.concatenate(found), rows[order.rows(0, len(order))])
 
-    def test_short_segments_make_compact_take_three_passes(self, shuffled):
+    def test_short_parts_make_compact_take_three_passes(self, shuffled):
         gate, expected, order = shuffled
         plan = plan_rewrite(gate.table["train"]["x"], 100, gate.capacity)
         assert (plan.kind, plan.passes) == ("exchange", 3)
@@ -335,8 +340,8 @@ class TestEqualsNumpy:
         gate.add_data(["a", "b", "c", "wide"], [*rows[:3], np.tile(rows[3][:, None], (1, 30))])
         gate.shuffle("train", seed=4)
         found = []
-        original = passes.placement
-        monkeypatch.setattr(passes, "placement", lambda *a: found.append(a[1]) or original(*a))
+        original = driver.ranks
+        monkeypatch.setattr(driver, "ranks", lambda *a: found.append(a[1]) or original(*a))
         with dask.config.set({"storegate.shuffle": "exchange"}):
             gate.compact()
         assert found.count(0) == 2, "once for a, b and c; once for the wider rows"
@@ -417,7 +422,7 @@ class TestPlans:
     """The documented thresholds."""
 
     def rows(self, n_rows, **facts):
-        return Rows(n_rows, 1_000_000, 1000, **{"in_order": False, **facts})
+        return Wanted(n_rows, 1_000_000, 1000, **{"in_order": False, **facts})
 
     def plan(self, rows, **options):
         return choose(rows, **{"budget_nbytes": 160_000_000, "workers": 2, **options})
@@ -432,7 +437,7 @@ class TestPlans:
         assert self.plan(self.rows(3 * fitting + 1)).kind == "exchange"
 
     def test_wide_rows_are_gathered(self):
-        assert self.plan(Rows(10_000, 10_000, 2**20, in_order=False), budget_nbytes=2**30).kind == "gather"
+        assert self.plan(Wanted(10_000, 10_000, 2**20, in_order=False), budget_nbytes=2**30).kind == "gather"
 
     def test_a_plan_can_be_forced(self):
         assert self.plan(self.rows(1_000_000), force="gather", bucket_rows=100).kind == "gather"
@@ -612,57 +617,57 @@ class TestSpare:
         variable = gate.table["train"]["x"]
         plan = plan_rewrite(variable, 100, gate.capacity)
         assert plan.kind == "exchange"
-        with passes.open_passes([variable], plan) as reading:
-            with passes.open_passes([variable], plan) as done:
-                done.run_first()
-            rows = [np.array(next(reading.collect(bucket, Workspace()))) for bucket in range(plan.n_buckets)]
+        with open_exchange([variable], plan) as reading:
+            with open_exchange([variable], plan):
+                pass
+            rows = [np.array(next(reading.collect(bucket, [Workspace()]))) for bucket in range(plan.n_buckets)]
             np.testing.assert_array_equal(np.concatenate(rows), expected)
         assert scratch(gate.repository().location.path) == []
 
     @pytest.mark.parametrize("nbytes", [0, 10, 300_000, 3_000_000])
     def test_a_spare_file_of_any_length_is_written_over(self, shuffled, tmp_path, nbytes):
         gate, expected, _ = shuffled
-        exchange = Exchange(gate.table["train"]["x"], 5000, 4000, str(tmp_path / "spill"), (0, 5))
+        exchange = BucketSort(gate.table["train"]["x"], 5000, 4000, str(tmp_path / "spill"), (0, 5))
         (tmp_path / "spill" / spill.SPARE).mkdir(parents=True)
         for number in range(2):
             (tmp_path / "spill" / spill.SPARE / f"map-{number:06d}").write_bytes(b"\xff" * nbytes)
         for number in range(exchange.n_maps):
-            scatter(exchange, number)
+            bucket_sorts.scatter(exchange, number, Workspace())
         assert list((tmp_path / "spill" / spill.SPARE).iterdir()) == []
         sizes = {path.stat().st_size for path in (tmp_path / "spill").glob("map-*")}
         assert len(sizes) == 1
         for bucket in range(5):
-            np.testing.assert_array_equal(collect(exchange, bucket), expected[bucket * 4000 : (bucket + 1) * 4000])
+            np.testing.assert_array_equal(collected(exchange, bucket), expected[bucket * 4000 : (bucket + 1) * 4000])
 
 
 class TestFaults:
     def exchange(self, gate, directory):
         variable = gate.table["train"]["x"]
-        exchange = Exchange(variable, 5000, 4000, str(directory), (0, 5))
+        exchange = BucketSort(variable, 5000, 4000, str(directory), (0, 5))
         for number in range(exchange.n_maps):
-            scatter(exchange, number)
+            bucket_sorts.scatter(exchange, number, Workspace())
         return exchange
 
     @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "header", "empty"])
     def test_a_damaged_spill_file_is_named(self, shuffled, tmp_path, damage):
         gate, expected, _ = shuffled
         exchange = self.exchange(gate, tmp_path / "spill")
-        np.testing.assert_array_equal(collect(exchange, 2), expected[8000:12_000])
+        np.testing.assert_array_equal(collected(exchange, 2), expected[8000:12_000])
         path = tmp_path / "spill" / "map-000001"
         content = bytearray(path.read_bytes())
         if damage == "flip":
             content[len(content) // 2] ^= 1
         elif damage == "header":
-            content[8 + 24 * 2 + 5] ^= 1  # the entry of the third segment
+            content[8 + 24 * 2 + 5] ^= 1  # the entry of the third part
         path.write_bytes({"truncate": content[: len(content) // 2], "empty": b""}.get(damage, bytes(content)))
         if damage == "remove":
             path.unlink()
         with pytest.raises(CorruptStoreError, match="map-000001"):
-            [collect(exchange, bucket) for bucket in range(5)]
+            [collected(exchange, bucket) for bucket in range(5)]
 
     def test_a_plan_counts_the_entries_that_are_read(self):
         assert spill_files._ENTRY.itemsize == plans.ENTRY_NBYTES
-        rows = Rows(10**9, 10**9, 64, in_order=False)
+        rows = Wanted(10**9, 10**9, 64, in_order=False)
         plan = choose(rows, budget_nbytes=2**30, workers=2, force="exchange", passes=2)
         entries = plan.n_maps * plan.n_buckets * plans.ENTRY_NBYTES
         assert plan.read_nbytes == 2 * 64 * 10**9 + entries
@@ -675,25 +680,25 @@ class TestFaults:
         exchange = self.exchange(gate, tmp_path / f"{'1' * 32}.a.1.b")
         exchange.path("").rename(tmp_path / f"{'1' * 32}.a.2.c")  # as one that adopts it does
         exchange = replace(exchange, directory=str(tmp_path / f"{'1' * 32}.a.2.c"))
-        np.testing.assert_array_equal(collect(exchange, 2), expected[8000:12_000])
+        np.testing.assert_array_equal(collected(exchange, 2), expected[8000:12_000])
         other = self.exchange(gate, tmp_path / f"{'2' * 32}.a.1.b")
         for source in (other.map_path(1), exchange.map_path(2)):
             content = exchange.map_path(1).read_bytes()
             exchange.map_path(1).write_bytes(source.read_bytes())
             with pytest.raises(CorruptStoreError, match="map-000001 is not what was written"):
-                collect(exchange, 2)
+                collected(exchange, 2)
             exchange.map_path(1).write_bytes(content)
 
-    def test_the_entry_of_another_segment_is_not_taken(self, shuffled, tmp_path):
+    def test_the_entry_of_another_part_is_not_taken(self, shuffled, tmp_path):
         gate, expected, _ = shuffled
         exchange = self.exchange(gate, tmp_path / "spill")
         content = bytearray(exchange.map_path(1).read_bytes())
         entries = [slice(8 + 24 * number, 8 + 24 * (number + 1)) for number in range(5)]
         content[entries[2]] = content[entries[3]]
         exchange.map_path(1).write_bytes(content)
-        np.testing.assert_array_equal(collect(exchange, 3), expected[12_000:16_000])
-        with pytest.raises(CorruptStoreError, match="map-000001 is not what was written: the entry of segment 2"):
-            collect(exchange, 2)
+        np.testing.assert_array_equal(collected(exchange, 3), expected[12_000:16_000])
+        with pytest.raises(CorruptStoreError, match="map-000001 is not what was written: the entry of part 2"):
+            collected(exchange, 2)
 
     def test_an_interrupted_task_leaves_no_part_of_a_file(self, shuffled, tmp_path, monkeypatch):
         gate, _, _ = shuffled
@@ -760,14 +765,14 @@ class TestFaults:
         code = (
             "import os, signal\n"
             "from storegate import StoreGate\n"
-            "from storegate_engine.exchange import passes\n"
+            "from storegate_engine.exchange import driver\n"
             f"name = {'scatter' if moment == 'scatter' else 'collect'!r}\n"
-            "original, count = getattr(passes, name), []\n"
+            "original, count = getattr(driver, name), []\n"
             "def killing(*args, **options):\n"
             "    count.append(1)\n"
             "    if len(count) == 12: os.kill(os.getpid(), signal.SIGKILL)\n"
             "    return original(*args, **options)\n"
-            "setattr(passes, name, killing)\n"
+            "setattr(driver, name, killing)\n"
             f"args = {{'output_dir': {str(tmp_path / 'store')!r}, 'budget': '1MiB', 'chunk': 100}}\n"
             "StoreGate('zarr', args, 'test_id').compact()\n"
         )
@@ -786,7 +791,7 @@ class TestFaults:
         def interrupted(*args, **options):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(passes, "collect", interrupted)
+        monkeypatch.setattr(driver, "collect", interrupted)
         version = gate.repository().version
         segments = sorted((tmp_path / "store" / "test_id" / "segments").glob("*/zarr.json"))
         with pytest.raises(KeyboardInterrupt):

@@ -8,7 +8,7 @@ import pytest
 from storegate import StoreGate
 from storegate_engine.arrays import tiers
 from storegate_engine.errors import MemoryBudgetError
-from storegate_engine.exchange.plans import Rows, choose
+from storegate_engine.exchange.plans import Wanted, choose
 
 N_ROWS, SEED = 80_000, 3
 
@@ -50,7 +50,7 @@ def test_what_would_not_be_computed_is_refused_at_once(tmp_path, monkeypatch):
 @pytest.mark.parametrize("in_order", [True, False])
 def test_a_plan_counts_the_tasks_that_it_has(in_order):
     """One task takes what one takes, whatever the number of threads that could run more."""
-    rows = Rows(1000, 1000, 128, in_order=in_order, chunk_rows=1000, chunk_nbytes=128_000)
+    rows = Wanted(1000, 1000, 128, in_order=in_order, chunk_rows=1000, chunk_nbytes=128_000)
     plans = [choose(rows, budget_nbytes=2**28, workers=workers, bucket_rows=1000) for workers in (1, 8, 512)]
     assert {plan.at_once for plan in plans} == {1}
     assert len({plan.projected_nbytes for plan in plans}) == 1

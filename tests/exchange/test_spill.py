@@ -21,9 +21,9 @@ import pytest
 
 from storegate import StoreGate
 from storegate_engine import scratch as spill
+from storegate_engine.buffers import Workspace
 from storegate_engine.errors import CorruptStoreError, SpillError
-from storegate_engine.exchange import driver as exchange
-from storegate_engine.exchange import spill_files
+from storegate_engine.exchange import bucket_sorts, spill_files
 
 ROWS = np.random.default_rng(0).random((20_000, 16), dtype="f4")
 PLAN = "0" * 32
@@ -125,7 +125,7 @@ class TestLazy:
     def test_a_late_thread_after_an_error_leaves_nothing(self, gate, scratch, monkeypatch):
         """One scatter fails; another one is in the middle, and goes on when everything else has ended."""
         entered, go_on, ended = threading.Event(), threading.Event(), threading.Event()
-        write, first = spill_files.write_segments, threading.Lock()
+        write, first = spill_files.write_parts, threading.Lock()
 
         def slow(path, *args, **kwargs):
             if first.acquire(blocking=False):
@@ -139,7 +139,7 @@ class TestLazy:
             assert entered.wait(60)
             raise SpillError("no space")
 
-        monkeypatch.setattr(exchange, "write_segments", slow)
+        monkeypatch.setattr(bucket_sorts, "write_parts", slow)
         lazy = gate["train"]["x"].data
         try:
             lazy.compute(scheduler="threads", num_workers=2)
@@ -162,7 +162,7 @@ class TestLazy:
         del mine
         gc.collect()
         with pytest.raises(SpillError, match="has ended"):
-            spill_files.write_segments(path / "map-000000", ROWS, np.arange(2), np.array([2]), exchange.Workspace())
+            spill_files.write_parts(path / "map-000000", ROWS, np.arange(2), np.array([2]), Workspace())
         assert not (tmp_path / "scratch").exists()
         assert visit.path != path  # one of its own
         del visit

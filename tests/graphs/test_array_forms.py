@@ -36,7 +36,7 @@ in_graphs = pytest.mark.skipif(IS_EXPRESSION or IS_DASK_ARRAY, reason="runs the 
 def shuffled(tmp_path, monkeypatch):
     """A shuffled variable of some 60 blocks, which a full pass exchanges, and its rows."""
     monkeypatch.setattr(budget, "BLOCK_NBYTES", 2**16)
-    monkeypatch.setattr(plans, "MIN_SEGMENT_NBYTES", 2**8)
+    monkeypatch.setattr(plans, "MIN_PART_NBYTES", 2**8)
     rows = np.random.default_rng(0).random((N_ROWS, 16)).astype("f4")
     with StoreGate("zarr", {"output_dir": tmp_path / "store", "budget": "3MiB", "chunk": 500}, "test_id") as gate:
         gate.add_data("x", rows)
@@ -47,10 +47,16 @@ def shuffled(tmp_path, monkeypatch):
 
 @pytest.fixture
 def scattered(monkeypatch):
-    """What is scattered, which only an exchange does."""
+    """What tasks of dask scatter, which only an exchange does."""
     calls = []
-    original = layers.scatter
-    monkeypatch.setattr(layers, "scatter", lambda *args, **named: calls.append(args) or original(*args, **named))
+    original = layers.run_task
+
+    def counted(exchange, step, number, *given):
+        if step.name == "scatter":
+            calls.append((exchange.sorts[0], number))
+        return original(exchange, step, number, *given)
+
+    monkeypatch.setattr(layers, "run_task", counted)
     return calls
 
 
@@ -192,7 +198,7 @@ def test_own_variables_are_known_again(shuffled, scattered, tmp_path):
         other.add_data("squares", x * x)
         n_maps = layer_of(x).plan(range(x.numblocks[0])).n_maps
         # one exchange, whatever the number of blocks: who asks again finds it done
-        assert len({(str(of.directory), of.prefix, number) for of, number, *_ in scattered}) == n_maps
+        assert len({(str(of.directory), of.prefix, number) for of, number in scattered}) == n_maps
         other.update_data("x", x[10:20], index=(0, 10))
         np.testing.assert_array_equal(other.get_data("x"), np.concatenate([expected[10:20], expected[10:]]))
         np.testing.assert_array_equal(other.get_data("squares"), expected * expected)
@@ -302,7 +308,7 @@ def test_a_cluster_has_the_same_rows_and_no_spill_is_left(cluster, shuffled):
 
 def test_rows_of_workers_are_exchanged_between_them_and_no_spill_is_left(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "BLOCK_NBYTES", 2**16)
-    monkeypatch.setattr(plans, "MIN_SEGMENT_NBYTES", 2**8)
+    monkeypatch.setattr(plans, "MIN_PART_NBYTES", 2**8)
     rows = np.random.default_rng(0).random((20_000, 16)).astype("f4")
     expected = rows[np.random.RandomState(3).permutation(len(rows))]
     scratch = tmp_path / "scratch"

@@ -20,7 +20,7 @@ N_ROWS = 60_000
 @pytest.fixture
 def small_blocks(monkeypatch):
     monkeypatch.setattr(budget, "BLOCK_NBYTES", 2**17)
-    monkeypatch.setattr(plans, "MIN_SEGMENT_NBYTES", 2**10)
+    monkeypatch.setattr(plans, "MIN_PART_NBYTES", 2**10)
 
 
 @pytest.fixture

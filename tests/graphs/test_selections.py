@@ -26,7 +26,7 @@ def lazy(request, tmp_path_factory):
     """A lazy array of many blocks, dask's own of the same rows and blocks, and the rows."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(budget, "BLOCK_NBYTES", 2**13)
-        patch.setattr(plans, "MIN_SEGMENT_NBYTES", 2**8)
+        patch.setattr(plans, "MIN_PART_NBYTES", 2**8)
         rows = np.random.default_rng(0).random((N_ROWS, 3))
         args = {"output_dir": tmp_path_factory.mktemp("store"), "chunk": 50}
         with StoreGate("zarr", args, "a") as gate:

@@ -484,11 +484,11 @@ class TestFingerprints:
         assert set(json.loads(stored["train"].to_xarray().attrs["fingerprints"])) == {"x"}
 
     def test_within_the_memory_limit_by_an_exchange(self, tmp_path, monkeypatch):
-        from storegate_engine.exchange import passes
+        from storegate_engine.exchange import driver
 
         collected = []
-        collect = passes.collect
-        monkeypatch.setattr(passes, "collect", lambda *a, **k: collected.append(1) or collect(*a, **k))
+        collect = driver.collect
+        monkeypatch.setattr(driver, "collect", lambda *a, **k: collected.append(1) or collect(*a, **k))
         rows = np.random.default_rng(0).random((20_000, 32), dtype="f4")
         gate = StoreGate("zarr", {"output_dir": tmp_path, "budget": "2MiB"}, "a")
         gate.add_data("x", rows, shuffle=5)

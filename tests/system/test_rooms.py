@@ -26,9 +26,8 @@ PUBLIC = {
         table_to_state temporaries_of token_of updated_dtype
     """,
     "exchange": """
-        Arrangement COPIES Exchange Passes Plan SHARE SPILL_FORMAT TASK_NBYTES arrangement collect
-        moved_row_nbytes open_passes permuted_rows placement plan_rows request run run_here scatter
-        scratch_of spill_row_nbytes task_nbytes workspace
+        COPIES Exchange Plan SHARE Spills Step TASK_NBYTES moved_row_nbytes open_exchange permuted_rows
+        plan_rows run run_here spill_of spill_row_nbytes task_nbytes workspace
     """,
     "store": """
         ArraySource Checked ColumnSource Manifest MemoryRepository Repository Root Source StoredRepository

@@ -2,54 +2,40 @@
 
 What its files know:
 
-    plans        which way permuted rows are read; the sizes, traffic and memory of that way
-    driver       requests, scatters and collects: what each task of an exchange does
-    passes       whole exchanges of variables that share an order
-    tasks        small functions, run in threads or on the active dask cluster
-    spill_files  segments of rows in one checksummed file
+    plans         which way permuted rows are read; the sizes, traffic and memory of that way
+    planning      what of a variable decides that
+    driver        the steps of an exchange, and what each of their tasks does
+    bucket_sorts  the rows of one variable, sorted into buckets by spill files
+    spill_files   parts of rows, one for each bucket, in one checksummed file
+    spills        where exchanges spill: created, adopted, shared, handed down, kept, removed
+    passes        the executor of exchanges in threads, or on a cluster
+    tasks         small functions, run in threads or on the active dask cluster
 """
 
 from __future__ import annotations
 
-from storegate_engine.exchange.driver import (
-    Arrangement,
-    Exchange,
-    arrangement,
-    collect,
-    moved_row_nbytes,
-    placement,
-    plan_rows,
-    request,
-    scatter,
-    scratch_of,
-    spill_row_nbytes,
-)
-from storegate_engine.exchange.passes import Passes, open_passes
+from storegate_engine.exchange.driver import Exchange, Step
+from storegate_engine.exchange.passes import open_exchange
+from storegate_engine.exchange.planning import moved_row_nbytes, plan_rows, spill_row_nbytes
 from storegate_engine.exchange.plans import COPIES, SHARE, TASK_NBYTES, Plan, permuted_rows, task_nbytes
-from storegate_engine.exchange.spill_files import SPILL_FORMAT
+from storegate_engine.exchange.spills import Spills, spill_of
 from storegate_engine.exchange.tasks import run, run_here, workspace
 
 __all__ = [
     "COPIES",
     "SHARE",
-    "SPILL_FORMAT",
     "TASK_NBYTES",
-    "Arrangement",
     "Exchange",
-    "Passes",
     "Plan",
-    "arrangement",
-    "collect",
+    "Spills",
+    "Step",
     "moved_row_nbytes",
-    "open_passes",
+    "open_exchange",
     "permuted_rows",
-    "placement",
     "plan_rows",
-    "request",
     "run",
     "run_here",
-    "scatter",
-    "scratch_of",
+    "spill_of",
     "spill_row_nbytes",
     "task_nbytes",
     "workspace",

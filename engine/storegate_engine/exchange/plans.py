@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias
 from storegate_engine.budget import BLOCK_NBYTES, ROW_OVERHEAD_NBYTES, format_nbytes, require, reserved_nbytes
 from storegate_engine.errors import ArgumentError
 
-__all__ = ["Kind", "Plan", "Rows", "choose", "permuted_rows", "task_nbytes"]
+__all__ = ["Kind", "Plan", "Wanted", "choose", "permuted_rows", "task_nbytes"]
 
 Kind: TypeAlias = Literal["read", "gather", "exchange"]
 
@@ -31,17 +31,17 @@ COPIES = 2.5
 SHARE = 0.6
 """The share of the memory limit that tasks may plan with; the rest is the process itself."""
 ENTRY_NBYTES = 24
-"""What a spill file keeps of one segment, which whoever reads it reads, too."""
+"""What a spill file keeps of one part, which whoever reads it reads, too."""
 TASK_NBYTES = 64 * 2**20
 """Rows of one task of an exchange, where no more are needed: small tasks stay in memory that is warm."""
-GOOD_SEGMENT_NBYTES = 2**20
-"""A spill segment as long as this is read at the disk's full rate."""
-MIN_SEGMENT_NBYTES = 256 * 2**10
-"""A spill segment shorter than this is read at the disk's seek rate: a third pass makes longer ones."""
+GOOD_PART_NBYTES = 2**20
+"""A part of a spill file as long as this is read at the disk's full rate."""
+MIN_PART_NBYTES = 256 * 2**10
+"""A part of a spill file shorter than this is read at the disk's seek rate: a third pass makes longer ones."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class Wanted:
     """What is to be read: rows of one variable."""
 
     n_rows: int
@@ -104,7 +104,7 @@ class Plan:
     """Peak memory of all workers of one machine."""
     workers: int
     """Tasks that run at the same time within it."""
-    segment_nbytes: int = 0
+    part_nbytes: int = 0
     """Bytes of what one task writes for one bucket."""
     coarse: int = 1
     """Buckets that the first pass keeps together, for another pass to sort: one where two passes do."""
@@ -145,15 +145,15 @@ def task_nbytes(budget_nbytes: int, workers: int, copies: float = COPIES) -> int
 def permuted_rows(
     row_nbytes: int, n_stored: int, budget_nbytes: int, workers: int, copies: float = COPIES
 ) -> tuple[int, int]:
-    """Return how many permuted rows a task should hold at least, for long enough segments, and can at most."""
+    """Return how many permuted rows a task should hold at least, for long enough parts, and can at most."""
     limit = task_nbytes(budget_nbytes, workers, copies)
     most = max(1, limit // (row_nbytes + ROW_OVERHEAD_NBYTES))
-    least = int(MIN_SEGMENT_NBYTES * n_stored / limit)
+    least = int(MIN_PART_NBYTES * n_stored / limit)
     return min(least, most), most
 
 
 def choose(
-    rows: Rows,
+    wanted: Wanted,
     *,
     budget_nbytes: int,
     workers: int,
@@ -167,7 +167,7 @@ def choose(
 
     Parameters
     ----------
-    rows : Rows
+    wanted : Wanted
         What is to be read.
     budget_nbytes : int
         The memory limit.
@@ -182,7 +182,7 @@ def choose(
     copies : float
         Copies of its rows that a task holds.
     passes : {2, 3}
-        The most passes of an exchange: a third one where segments are short with two.
+        The most passes of an exchange: a third one where parts are short with two.
 
     Raises
     ------
@@ -193,27 +193,27 @@ def choose(
 
     Examples
     --------
-    >>> shuffled = Rows(4_000_000, 4_000_000, 1024, in_order=False)
+    >>> shuffled = Wanted(4_000_000, 4_000_000, 1024, in_order=False)
     >>> choose(shuffled, budget_nbytes=10**9, workers=2, align=16384).kind
     'exchange'
-    >>> choose(Rows(256, 4_000_000, 1024, in_order=False), budget_nbytes=10**9, workers=2).kind
+    >>> choose(Wanted(256, 4_000_000, 1024, in_order=False), budget_nbytes=10**9, workers=2).kind
     'gather'
     """
     if force not in ("auto", "gather", "exchange"):
         raise ArgumentError(f"storegate.shuffle is 'auto', 'gather' or 'exchange', found {force!r}")
-    _, fitting = permuted_rows(rows.row_nbytes, rows.n_stored, budget_nbytes, workers, copies)
-    if rows.in_order or rows.random_access:
-        enough = max(1, min(fitting // 2, BLOCK_NBYTES // rows.row_nbytes))
-        enough = _whole(enough, rows.chunk_rows)
+    _, fitting = permuted_rows(wanted.row_nbytes, wanted.n_stored, budget_nbytes, workers, copies)
+    if wanted.in_order or wanted.random_access:
+        enough = max(1, min(fitting // 2, BLOCK_NBYTES // wanted.row_nbytes))
+        enough = _whole(enough, wanted.chunk_rows)
         enough = max(align, enough // align * align)  # shards that are written are whole, whatever they take
-        return _read(rows, bucket_rows or min(enough, rows.n_rows), budget_nbytes, workers)
-    n_gathers = -(-rows.n_rows // fitting)
-    wide = rows.row_nbytes >= WIDE_ROW_NBYTES
+        return _read(wanted, bucket_rows or min(enough, wanted.n_rows), budget_nbytes, workers)
+    n_gathers = -(-wanted.n_rows // fitting)
+    wide = wanted.row_nbytes >= WIDE_ROW_NBYTES
     if force == "gather" or (force == "auto" and (n_gathers <= GATHER_READS or wide)):
-        return _gather(rows, bucket_rows or fitting, budget_nbytes, workers, copies)
-    plan = _exchange(rows, fitting, budget_nbytes, workers, align, bucket_rows, copies)
-    is_short = plan.segment_nbytes < MIN_SEGMENT_NBYTES
-    return _with_a_third_pass(plan, rows, budget_nbytes) if is_short and passes > 2 else plan
+        return _gather(wanted, bucket_rows or fitting, budget_nbytes, workers, copies)
+    plan = _exchange(wanted, fitting, budget_nbytes, workers, align, bucket_rows, copies)
+    is_short = plan.part_nbytes < MIN_PART_NBYTES
+    return _with_a_third_pass(plan, wanted, budget_nbytes) if is_short and passes > 2 else plan
 
 
 def _whole(n_rows: int, chunk_rows: int) -> int:
@@ -221,48 +221,48 @@ def _whole(n_rows: int, chunk_rows: int) -> int:
     return n_rows // chunk_rows * chunk_rows if n_rows >= chunk_rows else n_rows
 
 
-def _read(rows: Rows, bucket_rows: int, budget_nbytes: int, workers: int) -> Plan:
+def _read(wanted: Wanted, bucket_rows: int, budget_nbytes: int, workers: int) -> Plan:
     bucket_rows = max(1, bucket_rows)
-    n_buckets = max(1, -(-rows.n_rows // bucket_rows))
-    held = min(bucket_rows, rows.n_rows)
+    n_buckets = max(1, -(-wanted.n_rows // bucket_rows))
+    held = min(bucket_rows, wanted.n_rows)
     at_once = min(workers, n_buckets)
     projected = reserved_nbytes(budget_nbytes)
-    projected += int(at_once * (COPIES * held * rows.row_nbytes + rows.decoding_nbytes))
-    require(projected, budget_nbytes, what=f"reading {held} rows of {format_nbytes(rows.row_nbytes)}", remedy=_REMEDY)
-    return Plan("read", rows.n_stored, bucket_rows, 0, n_buckets, rows.nbytes, 0, projected, workers)
+    projected += int(at_once * (COPIES * held * wanted.row_nbytes + wanted.decoding_nbytes))
+    require(projected, budget_nbytes, what=f"reading {held} rows of {format_nbytes(wanted.row_nbytes)}", remedy=_REMEDY)
+    return Plan("read", wanted.n_stored, bucket_rows, 0, n_buckets, wanted.nbytes, 0, projected, workers)
 
 
-def _gather(rows: Rows, bucket_rows: int, budget_nbytes: int, workers: int, copies: float) -> Plan:
-    bucket_rows = max(1, min(bucket_rows, rows.n_rows))
-    n_buckets = -(-rows.n_rows // bucket_rows) if rows.n_rows else 1
-    read_nbytes = min(rows.source_nbytes, rows.n_rows * max(rows.row_nbytes, 2**18)) * n_buckets
+def _gather(wanted: Wanted, bucket_rows: int, budget_nbytes: int, workers: int, copies: float) -> Plan:
+    bucket_rows = max(1, min(bucket_rows, wanted.n_rows))
+    n_buckets = -(-wanted.n_rows // bucket_rows) if wanted.n_rows else 1
+    read_nbytes = min(wanted.source_nbytes, wanted.n_rows * max(wanted.row_nbytes, 2**18)) * n_buckets
     at_once = min(workers, n_buckets)
-    projected = _projected(bucket_rows, rows.row_nbytes, at_once, budget_nbytes, copies)
-    projected += at_once * rows.decoding_nbytes
+    projected = _projected(bucket_rows, wanted.row_nbytes, at_once, budget_nbytes, copies)
+    projected += at_once * wanted.decoding_nbytes
     require(projected, budget_nbytes, what=f"gathering {bucket_rows} rows", remedy=_REMEDY)
-    return Plan("gather", rows.n_stored, bucket_rows, 0, n_buckets, read_nbytes, 0, projected, workers)
+    return Plan("gather", wanted.n_stored, bucket_rows, 0, n_buckets, read_nbytes, 0, projected, workers)
 
 
 _REMEDY = "raise storegate.memory-limit (or backend_args['budget']), or use fewer threads"
 
 
 def _exchange(
-    rows: Rows, fitting: int, budget_nbytes: int, workers: int, align: int, bucket_rows: int | None, copies: float
+    wanted: Wanted, fitting: int, budget_nbytes: int, workers: int, align: int, bucket_rows: int | None, copies: float
 ) -> Plan:
-    enough = max(TASK_NBYTES, math.isqrt(GOOD_SEGMENT_NBYTES * rows.source_nbytes))
-    spilled, wanted = rows.spilled_nbytes, rows.row_nbytes
+    enough = max(TASK_NBYTES, math.isqrt(GOOD_PART_NBYTES * wanted.source_nbytes))
+    spilled, row_nbytes = wanted.spilled_nbytes, wanted.row_nbytes
     # where transforms make rows wider, tasks of more stored rows fit than of wanted ones
-    fitting_maps = fitting * (wanted + ROW_OVERHEAD_NBYTES) // (spilled + ROW_OVERHEAD_NBYTES)
-    map_rows = _whole(max(1, min(fitting_maps, enough // spilled)), math.lcm(align, rows.chunk_rows))
-    map_rows = _whole(map_rows, rows.chunk_rows)
+    fitting_maps = fitting * (row_nbytes + ROW_OVERHEAD_NBYTES) // (spilled + ROW_OVERHEAD_NBYTES)
+    map_rows = _whole(max(1, min(fitting_maps, enough // spilled)), math.lcm(align, wanted.chunk_rows))
+    map_rows = _whole(map_rows, wanted.chunk_rows)
     if bucket_rows is None:
-        bucket_rows = max(align, min(fitting, enough // max(spilled, wanted)) // align * align)
-    held = max(map_rows * (spilled + ROW_OVERHEAD_NBYTES), bucket_rows * (wanted + ROW_OVERHEAD_NBYTES))
-    n_maps, n_buckets = -(-rows.n_stored // map_rows), -(-rows.n_rows // bucket_rows)
+        bucket_rows = max(align, min(fitting, enough // max(spilled, row_nbytes)) // align * align)
+    held = max(map_rows * (spilled + ROW_OVERHEAD_NBYTES), bucket_rows * (row_nbytes + ROW_OVERHEAD_NBYTES))
+    n_maps, n_buckets = -(-wanted.n_stored // map_rows), -(-wanted.n_rows // bucket_rows)
     at_once = min(workers, max(n_maps, n_buckets))
     projected = reserved_nbytes(budget_nbytes) + int(at_once * copies * held)
-    projected += 2 * at_once * align * wanted  # shards that are encoded
-    projected += at_once * rows.decoding_nbytes
+    projected += 2 * at_once * align * row_nbytes  # shards that are encoded
+    projected += at_once * wanted.decoding_nbytes
     require(projected, budget_nbytes, what=f"an exchange of {align} rows a task", remedy=_REMEDY)
     return Plan(
         "exchange",
@@ -270,15 +270,15 @@ def _exchange(
         bucket_rows,
         n_maps,
         n_buckets,
-        rows.source_nbytes + rows.n_rows * spilled + n_maps * n_buckets * ENTRY_NBYTES,
-        rows.n_rows * spilled + n_maps * n_buckets * ENTRY_NBYTES,
+        wanted.source_nbytes + wanted.n_rows * spilled + n_maps * n_buckets * ENTRY_NBYTES,
+        wanted.n_rows * spilled + n_maps * n_buckets * ENTRY_NBYTES,
         projected,
         workers,
-        segment_nbytes=map_rows * spilled // n_buckets,
+        part_nbytes=map_rows * spilled // n_buckets,
     )
 
 
-def _with_a_third_pass(plan: Plan, rows: Rows, budget_nbytes: int) -> Plan:
+def _with_a_third_pass(plan: Plan, wanted: Wanted, budget_nbytes: int) -> Plan:
     """Return a plan whose first pass sorts into about as many buckets as its second; one with two if those are few.
 
     A task of the pass between them knows the places of all rows of a coarse bucket, which takes memory.
@@ -289,14 +289,14 @@ def _with_a_third_pass(plan: Plan, rows: Rows, budget_nbytes: int) -> Plan:
         return plan
     n_coarse = -(-plan.n_buckets // coarse)
     entries = plan.n_maps * n_coarse + -(-plan.n_maps // n_coarse) * plan.n_buckets
-    spilled = rows.n_rows * rows.spilled_nbytes
+    spilled = wanted.n_rows * wanted.spilled_nbytes
     return replace(
         plan,
         coarse=coarse,
-        read_nbytes=rows.source_nbytes + 2 * spilled + entries * ENTRY_NBYTES,
+        read_nbytes=wanted.source_nbytes + 2 * spilled + entries * ENTRY_NBYTES,
         write_nbytes=2 * spilled + entries * ENTRY_NBYTES,
         projected_nbytes=plan.projected_nbytes + coarse * index_nbytes,
-        segment_nbytes=min(plan.segment_nbytes * coarse, plan.map_rows * rows.spilled_nbytes // coarse),
+        part_nbytes=min(plan.part_nbytes * coarse, plan.map_rows * wanted.spilled_nbytes // coarse),
     )
 
 

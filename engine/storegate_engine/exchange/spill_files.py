@@ -1,12 +1,12 @@
-"""Spill files: segments of rows in one checksummed file, written under a fresh name and renamed; knows no order.
+"""Spill files: parts of rows, one for each bucket, in one checksummed file that is whole or not there; knows no order.
 
 ::
 
-    magic, 8 bytes | an entry for each segment, 24 bytes | rows of the segments, end to end
+    magic, 8 bytes | an entry for each part, 24 bytes | rows of the parts, end to end
     entry: first row and the one behind the last, int64 | CRC-32C of the rows, uint32 | CRC-32C of the entry, uint32
 
-Every task of a later pass reads one segment of every file, and so one entry: it stands for itself. Its checksum counts
-the plan, the file's name and the segment's number in, so that what was written over is not taken for what is wanted.
+Every task of a later pass reads one part of every file, and so one entry: it stands for itself. Its checksum counts
+the plan, the file's name and the part's number in, so that what was written over is not taken for what is wanted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from storegate_engine.buffers import Workspace, as_bytes, write_all
 from storegate_engine.errors import CorruptStoreError, SpillError, StoreGateError
 from storegate_engine.integers import groups_of
 
-__all__ = ["SPILL_FORMAT", "SegmentFile", "write_parts", "write_segments"]
+__all__ = ["SPILL_FORMAT", "PartFile", "write_from_slices", "write_parts"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -41,10 +41,10 @@ _WRITE_NBYTES = 8 * 2**20
 """Rows are gathered and written this many bytes at a time."""
 
 
-def write_segments(
+def write_parts(
     path: Path, values: Array, rows: Array, counts: Array, space: Workspace, *, spare: Path | None = None
 ) -> None:
-    """Write ``values[rows]`` as consecutive segments of ``counts`` rows, under a fresh name, then rename.
+    """Write ``values[rows]`` as consecutive parts of ``counts`` rows, under a fresh name, then rename.
 
     ``spare`` is a file that is no longer needed, if it is there: it is written over, which takes no new memory and no
     new place on the disk.
@@ -54,38 +54,41 @@ def write_segments(
     with _new_file(path, counts, row_nbytes, spare) as (file, offsets, checksums):
         first = 0
         step = max(1, min(_WRITE_NBYTES, values.nbytes // 4) // max(1, row_nbytes))
-        while first < len(counts):  # as many whole segments as are gathered at a time, or a part of a long one
+        while first < len(counts):  # as many whole parts as are gathered at a time, or a slice of a long one
             last = max(first + 1, int(np.searchsorted(ends, offsets[first] + step, side="right")))
             for lo in range(int(offsets[first]), int(offsets[last]), step):
                 wanted = rows[lo : min(lo + step, int(offsets[last]))]
-                gathered = space.array("part", (len(wanted), *values.shape[1:]), values.dtype)
+                gathered = space.array("slice", (len(wanted), *values.shape[1:]), values.dtype)
                 np.take(values, wanted, axis=0, out=gathered, mode="clip")  # "raise" would go through a buffer
                 for at in range(first, last):
-                    part = gathered[max(0, offsets[at] - lo) : max(0, offsets[at + 1] - lo)]
-                    checksums[at] = extend(int(checksums[at]), as_bytes(part))
+                    within = gathered[max(0, offsets[at] - lo) : max(0, offsets[at + 1] - lo)]
+                    checksums[at] = extend(int(checksums[at]), as_bytes(within))
                 write_all(file, as_bytes(gathered))
             first = last
 
 
-def write_parts(path: Path, counts: Array, row_nbytes: int, parts: Iterable[tuple[Array, Array]]) -> None:
-    """Write segments of ``counts`` rows, as :func:`write_segments` does, from parts that have rows of several.
+def write_from_slices(path: Path, counts: Array, row_nbytes: int, slices: Iterable[tuple[Array, Array]]) -> None:
+    """Write parts of ``counts`` rows, as :func:`write_parts` does, from slices that have rows of several.
+
+    The file is as long as its parts from the start, and each slice is put where its rows belong: a part grows from
+    slice to slice, and so does its checksum.
 
     Parameters
     ----------
     path : Path
         The file.
     counts : ndarray
-        Rows of each segment.
+        Rows of each part.
     row_nbytes : int
         Bytes of a row.
-    parts : iterable of (rows, segments)
-        Rows, and which segment each belongs to; those of one segment are in order.
+    slices : iterable of (rows, parts)
+        Rows, and which part each belongs to; those of one part are in order.
     """
     with _new_file(path, counts, row_nbytes, None) as (file, offsets, checksums):
         begin = file.tell()
         ends = offsets[:-1].copy()
-        for rows, segments in parts:
-            places, cuts, numbers = groups_of(segments)
+        for rows, parts in slices:
+            places, cuts, numbers = groups_of(parts)
             for number, lo, hi in zip(numbers, cuts, cuts[1:], strict=False):
                 content = as_bytes(rows[places[lo:hi]])
                 file.seek(begin + int(ends[number]) * row_nbytes)
@@ -97,9 +100,9 @@ def write_parts(path: Path, counts: Array, row_nbytes: int, parts: Iterable[tupl
 
 @contextlib.contextmanager
 def _new_file(path: Path, counts: Array, row_nbytes: int, spare: Path | None) -> Iterator[tuple[Any, Array, Array]]:
-    """Open a file under a fresh name where its first segment begins; write its header and rename it at the end.
+    """Open a file under a fresh name where its first part begins; write its header and rename it at the end.
 
-    Gives the file, where segments begin, in rows, and their checksums, which the caller fills in.
+    Gives the file, where parts begin, in rows, and their checksums, which the caller fills in.
     """
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     checksums = np.zeros(len(counts), np.uint32)
@@ -140,7 +143,7 @@ def _moved(source: Path | None, target: Path) -> bool:
 
 
 def _entry_checksums(entries: Array, path: Path, first: int = 0) -> list[int]:
-    """Return the checksums of the entries of segments from a first one on."""
+    """Return the checksums of the entries of parts from a first one on."""
     plan = path.parent.name.partition(".")[0]
     of_file = int(crc32c(_MAGIC.tobytes() + f"{plan}/{path.name}".encode()))
     checked = _ENTRY.itemsize - 4
@@ -151,16 +154,16 @@ def _entry_checksums(entries: Array, path: Path, first: int = 0) -> list[int]:
     ]
 
 
-def _header_nbytes(n_segments: int) -> int:
-    return len(_MAGIC) + n_segments * _ENTRY.itemsize
+def _header_nbytes(n_parts: int) -> int:
+    return len(_MAGIC) + n_parts * _ENTRY.itemsize
 
 
 def _open_to_read(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
 
 
-class SegmentFile:
-    """One segment of a spill file of so many, open to be read; its entry was checked.
+class PartFile:
+    """One of the ``n_parts`` parts of a spill file, open to be read; its entry was read and checked, no other.
 
     Raises
     ------
@@ -168,7 +171,7 @@ class SegmentFile:
         The file is missing, shorter than it was, or not what was written; it is named.
     """
 
-    def __init__(self, path: Path, number: int, n_segments: int, *, owner: int | None = None) -> None:
+    def __init__(self, path: Path, number: int, n_parts: int, *, owner: int | None = None) -> None:
         self._path = path
         self._number = number
         try:
@@ -188,16 +191,15 @@ class SegmentFile:
             self._read_exactly(entry.view("u1"))
             if _entry_checksums(entry, path, number) != entry["entry_crc"].tolist():
                 raise CorruptStoreError(
-                    f"spill file {path} is not what was written: the entry of segment {number} does not match its "
-                    "checksum"
+                    f"spill file {path} is not what was written: the entry of part {number} does not match its checksum"
                 )
         except BaseException:
             self._file.close()
             raise
-        self._begin = _header_nbytes(n_segments)
+        self._begin = _header_nbytes(n_parts)
         self._first, last, self._checksum, _ = entry[0].tolist()
         self.n_rows: int = last - self._first
-        """The rows of the segment."""
+        """The rows of the part."""
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -211,17 +213,17 @@ class SegmentFile:
         """Raise CorruptStoreError unless it has so many rows."""
         if self.n_rows != n_rows:
             raise CorruptStoreError(
-                f"spill file {self._path}: segment {self._number} has {self.n_rows} rows, expected {n_rows}"
+                f"spill file {self._path}: part {self._number} has {self.n_rows} rows, expected {n_rows}"
             )
 
     def read(self, out: Array) -> None:
-        """Read the segment into ``out``; check its length and checksum."""
+        """Read the part into ``out``; check its length and checksum."""
         self.require_rows(len(out))
-        for _ in self.parts(out):
+        for _ in self.slices(out):
             pass
 
-    def parts(self, buffer: Array) -> Iterator[tuple[int, Array]]:
-        """Yield the segment as parts that fit a buffer, each with its first row; check the checksum at the end."""
+    def slices(self, buffer: Array) -> Iterator[tuple[int, Array]]:
+        """Yield the part in slices that fit a buffer, each with its first row; check the checksum at the end."""
         if not self.n_rows or not buffer.size:
             return
         checksum = 0
@@ -233,7 +235,7 @@ class SegmentFile:
             checksum = extend(checksum, content)
             yield lo, rows
         if checksum != self._checksum:
-            raise CorruptStoreError(f"spill file {self._path}: segment {self._number} is not what was written")
+            raise CorruptStoreError(f"spill file {self._path}: part {self._number} is not what was written")
 
     def _read_exactly(self, out: Array) -> None:
         view = out.data

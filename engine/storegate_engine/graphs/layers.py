@@ -6,7 +6,6 @@ dask culls the graph and so says which blocks are wanted.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
 from functools import cached_property
@@ -21,25 +20,23 @@ from dask.typing import Key
 
 from storegate_engine.arrays import Capacity, StoredIndex, in_own_thread
 from storegate_engine.budget import BLOCK_NBYTES, block_rows
-from storegate_engine.buffers import Pool
+from storegate_engine.buffers import Pool, Workspace
 from storegate_engine.errors import MemoryBudgetError
 from storegate_engine.exchange import (
     COPIES,
     Exchange,
     Plan,
-    collect,
+    Step,
     moved_row_nbytes,
     permuted_rows,
     plan_rows,
-    request,
-    scatter,
-    scratch_of,
+    spill_of,
     task_nbytes,
 )
 from storegate_engine.orders import Concat, Permute, RowOrder, Slice, Take
-from storegate_engine.scratch import Spill, Visit, open_spill
+from storegate_engine.scratch import Spill, Visit, sent_with
 from storegate_engine.settings import scratch_directory, shuffle_plan
-from storegate_engine.submitted import drop_unwanted, has_client, in_cluster_thread
+from storegate_engine.submitted import has_client
 from storegate_engine.table import Variable, is_stored, temporaries_of
 
 __all__ = ["RowsLayer", "blocks_of", "fitting_rows", "plan_blocks"]
@@ -60,7 +57,7 @@ class RowsLayer(Layer):
 
         read      block                                     a task for every block
         gather    gather -> block, block, ...               a task for as many blocks as fit, which are cut from it
-        exchange  scatter, scatter, ... -> spilled -> block, block, ...
+        exchange  scatter, scatter, ... -> after all -> block, block, ...
 
     A block has the same key in whatever way it is read, and the same rows. Every other key names all that its task
     does: a cluster keeps the first task that it gets for a key, whoever asks for it later.
@@ -106,7 +103,7 @@ class RowsLayer(Layer):
         state = {key: value for key, value in self.__dict__.items() if key != "_everything"}
         if has_client() and self._exchanges:
             state["_spill"] = self._open_spill()
-            weakref.finalize(self, drop_unwanted).atexit = False
+            sent_with(self)
         return state
 
     @property
@@ -127,7 +124,7 @@ class RowsLayer(Layer):
     def _open_spill(self) -> Spill | Visit:
         """Return the directory of all spill of this layer, and of others of its name."""
         if self._spill is None:
-            self._spill = open_spill(scratch_of(self.variable, self._scratch), tokenize(self.name))
+            self._spill = spill_of(self.variable, tokenize(self.name), self._scratch)
         return self._spill
 
     def __repr__(self) -> str:
@@ -218,33 +215,31 @@ class RowsLayer(Layer):
         return None
 
     def _exchange(self, blocks: Sequence[int], buckets: tuple[int, int], plan: Plan) -> dict[Key, GraphNode]:
+        """Return the steps of an exchange as tasks, with one between two steps on which all of the next wait."""
         token = tokenize(self.name, buckets, plan.map_rows)
         spill = self._open_spill()
-        if isinstance(spill, Spill) and in_cluster_thread():
-            spill = spill.visited()  # of an expression that a scheduler in this process shares; it logs what it sends
-        exchange = Exchange(self.variable, plan.map_rows, plan.bucket_rows, spill, buckets, prefix=f"map-{token}")
+        exchange = Exchange.of(
+            [self.variable],
+            [spill.for_tasks()],
+            map_rows=[plan.map_rows],
+            bucket_rows=plan.bucket_rows,
+            buckets=buckets,
+            prefixes=[f"map-{token}"],
+        )
         # the place belongs to this process: another client of the same cluster has one of its own
         token = tokenize(token, str(spill.place))
-        scattered = f"{self.name}-spilled-{token}"
         tasks: dict[Key, GraphNode] = {}
-        requested: list[TaskRef] = []
-        if not self.variable.order.is_injective:
-            for bucket in range(*buckets):
-                key = (f"{self.name}-request-{token}", bucket)
-                tasks[key] = Task(key, request, exchange, bucket)
-                requested.append(TaskRef(key))
-        asked = f"{self.name}-requested-{token}"
-        if requested:
-            tasks[asked] = Task(asked, all_done, *requested)
-        maps = []
-        for number in range(exchange.n_maps):
-            key = (f"{self.name}-scatter-{token}", number)
-            before = TaskRef(asked) if requested else None
-            tasks[key] = Task(key, scatter_when, exchange, number, before, self._scattered(number))
-            maps.append(TaskRef(key))
-        tasks[scattered] = Task(scattered, all_done, *maps)
+        before: TaskRef | None = None
+        for step in exchange.steps():
+            keys: list[Key] = [(f"{self.name}-{step.name}-{token}", number) for number in range(step.n_tasks)]
+            for number, key in enumerate(keys):
+                rows = self._scattered(number) if step.name == "scatter" else None
+                tasks[key] = Task(key, run_task, exchange, step, number, before, rows)
+            done = f"{self.name}-after-{step.name}-{token}"
+            tasks[done] = Task(done, all_done, *map(TaskRef, keys))
+            before = TaskRef(done)
         for block in blocks:
-            tasks[self._key(block)] = Task(self._key(block), collect_when, exchange, block, TaskRef(scattered))
+            tasks[self._key(block)] = Task(self._key(block), collect_block, exchange, block, before)
         return tasks
 
 
@@ -288,18 +283,19 @@ def cut_block(rows: Array, lo: int, hi: int) -> Array:
     return rows[lo:hi]
 
 
-def all_done(*names: str) -> None:
-    """Stand between two passes: one task on which the second pass waits."""
+def all_done(*tasks: None) -> None:
+    """Stand between two steps of an exchange: one task on which those of the next step wait."""
 
 
-def scatter_when(exchange: Exchange, number: int, requested: None, rows: Array | None) -> str:
-    """Scatter, once everything is requested."""
-    return scatter(exchange, number, rows=rows)
+def run_task(exchange: Exchange, step: Step, number: int, before: None, rows: Array | None) -> None:
+    """Do one task of a step of an exchange, once the step before is done, with its rows where the graph has them."""
+    exchange.run(step, number, Workspace(), rows)
 
 
-def collect_when(exchange: Exchange, number: int, scattered: None) -> Array:
-    """Collect, once everything is scattered."""
-    return collect(exchange, number)
+def collect_block(exchange: Exchange, block: int, before: None) -> Array:
+    """Return a block, which is a bucket of an exchange, once the last step before is done."""
+    (rows,) = exchange.collect(block, [Workspace()])
+    return rows
 
 
 def read_block(variable: Variable, lo: int, hi: int, spare_nbytes: int) -> np.ndarray[Any, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,7 +21,7 @@ from storegate_engine.buffers import Workspace
 from storegate_engine.clusters import active_client
 from storegate_engine.encodings import encoding_of
 from storegate_engine.errors import LabelError, MemoryBudgetError
-from storegate_engine.exchange import TASK_NBYTES, Passes, Plan, open_passes, plan_rows, run, run_here, workspace
+from storegate_engine.exchange import TASK_NBYTES, Exchange, Plan, open_exchange, plan_rows, run, run_here, workspace
 from storegate_engine.integers import stable_argsort
 from storegate_engine.store.inputs import Source, VariableSource
 from storegate_engine.store.repository import Transaction
@@ -167,11 +167,10 @@ def blocks_in_order(variable: Variable, capacity: Capacity) -> Iterator[Array]:
     """Yield all logical rows in order, each block valid until the next; by an exchange where they do not fit."""
     plan = plan_rewrite(variable, 1, capacity)
     if plan.kind == "exchange":
-        with open_passes([variable], plan) as passes:
-            passes.run_first()
+        with open_exchange([variable], plan) as exchange:
             space = Workspace()
             for bucket in range(plan.n_buckets):
-                yield from passes.collect(bucket, space)
+                yield from exchange.collect(bucket, [space])
         return
     step = plan.bucket_rows if plan.kind == "gather" else min(plan.bucket_rows, TASK_NBYTES // variable.row_nbytes)
     step = max(1, step)
@@ -283,15 +282,14 @@ def _exchange(
 ) -> list[list[Written]]:
     """Exchange variables of one order; return what was written of each."""
     nbytes = sum(variable.nbytes for variable in variables)
-    with open_passes(variables, plan, is_last=is_last) as passes:
-        passes.run_first(lambda share: progress(int(nbytes * share)))
-        buckets = (partial(collect_and_write, passes, bucket, arrays) for bucket in range(plan.n_buckets))
+    with open_exchange(variables, plan, lambda share: progress(int(nbytes * share)), is_last=is_last) as exchange:
+        starts = ((bucket, bucket * plan.bucket_rows) for bucket in range(plan.n_buckets))
+        buckets = (partial(collect_and_write, exchange, bucket, arrays, start) for bucket, start in starts)
         written = run(buckets, plan.workers, lambda: progress(nbytes // plan.n_buckets))
     return [list(parts) for parts in zip(*written, strict=True)]
 
 
-def collect_and_write(passes: Passes, bucket: int, arrays: list[StoredArray]) -> list[Written]:
+def collect_and_write(exchange: Exchange, bucket: int, arrays: list[StoredArray], start: int) -> list[Written]:
     """Write one bucket of every variable to its place in the new arrays; what a task of the last pass does."""
-    start = bucket * passes.plan.bucket_rows
-    collected = passes.collect(bucket, workspace())
+    collected = exchange.collect(bucket, repeat(workspace()))
     return [write_rows(array, start, rows) for array, rows in zip(arrays, collected, strict=True)]

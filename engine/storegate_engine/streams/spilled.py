@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import shutil
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -20,22 +17,8 @@ from storegate_engine.arrays import in_own_thread
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbytes
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import LabelError
-from storegate_engine.exchange import (
-    COPIES,
-    SHARE,
-    SPILL_FORMAT,
-    Arrangement,
-    Exchange,
-    arrangement,
-    collect,
-    placement,
-    request,
-    scatter,
-    scratch_of,
-    spill_row_nbytes,
-)
+from storegate_engine.exchange import COPIES, SHARE, Exchange, Spills, Step, spill_row_nbytes
 from storegate_engine.orders import Range
-from storegate_engine.scratch import SPARE, Spill, open_spill
 from storegate_engine.streams.epochs import Epochs, Share
 from storegate_engine.streams.loaders import EpochOrder, Ready, Source, Threads, copied_nbytes, free_one, row_nbytes_of
 from storegate_engine.table import Variable, is_stored, token_of
@@ -70,7 +53,7 @@ class ExchangeSource(Source):
         self.prefetch = prefetch
         self.name = name
         self.steps, self.map_rows = self._plan(budget_nbytes)
-        self._spills: dict[int, Spill] = {}
+        self._spills = Spills()
         self._following: Future[None] | None = None
         self._waiting: deque[Callable[[], object]] = deque()
         self._scattering: deque[Workspace] = deque()
@@ -85,7 +68,7 @@ class ExchangeSource(Source):
     def __getstate__(self) -> dict[str, Any]:
         """Travel without the spill, and without memory."""
         empty: dict[str, Any] = {name: deque() for name in ("_waiting", "_scattering", "_collecting")}
-        return {**self.__dict__, "_spills": {}, "_following": None, **empty}
+        return {**self.__dict__, "_following": None, **empty}
 
     def _plan(self, budget_nbytes: int) -> tuple[int, list[int]]:
         """Return the steps of one bucket, and the rows of a scatter task of each variable."""
@@ -115,27 +98,25 @@ class ExchangeSource(Source):
 
     def close(self, spill_from: int | None = None) -> None:
         """Remove the spill, or leave what a later process finds again; and let go of the memory."""
-        for epoch, spill in self._spills.items():
-            if spill_from is not None and epoch >= spill_from and all(map(is_stored, self.variables)):
-                spill.leave_behind()
+        if spill_from is not None and all(map(is_stored, self.variables)):
+            self._spills.keep(lambda epoch: epoch >= spill_from)
         self._following = None
-        for kept in (self._waiting, self._scattering, self._collecting, self._spills):
+        self._spills.clear()
+        for kept in (self._waiting, self._scattering, self._collecting):
             kept.clear()
 
     def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
         """Scatter what is not yet, then yield a task for every bucket."""
-        if any(spill.is_inherited for spill in self._spills.values()):
-            self._spills.clear()
         share = _share(self.order, self.epochs, epoch)
-        exchanges, following = self._exchanges(epoch), self._exchanges(epoch + 1)
-        self._hand_down(epoch)
-        threads.run(self._requests(exchanges))
-        threads.run(self._scatters(exchanges, epoch))
-        _clear_spare(exchanges)
+        exchange, following = self._exchange(epoch), self._exchange(epoch + 1)
+        self._spills.hand_down(self._spills.keys - {epoch, epoch + 1}, heir=epoch + 1)
+        for each in exchange.steps():
+            threads.run(self._tasks_of(each, exchange, epoch))
+        self._spills.clear_spare(epoch)
         self._waiting.clear()
-        self._following = threads.loads.submit(self._scatter, following, epoch + 1, threads)
+        self._following = threads.loads.submit(self._prepare, following, epoch + 1, threads)
         for number in range(step // self.steps, -(-self.epochs.n_steps // self.steps)):
-            yield partial(self._collect, exchanges, share, number, max(step, number * self.steps))
+            yield partial(self._collect, exchange, share, number, max(step, number * self.steps))
 
     def end(self, epoch: int) -> None:
         """Help to scatter the next epoch, and wait until it is."""
@@ -143,60 +124,47 @@ class ExchangeSource(Source):
         if self._following is not None:
             self._following.result()
 
-    def _exchanges(self, epoch: int) -> list[Exchange]:
-        """Return the plan of an epoch for every variable, over what this or a killed process has scattered of it."""
-        if epoch not in self._spills:
-            self._spills[epoch] = open_spill(scratch_of(self.variables[0]), self._plan_name(epoch))
+    def _exchange(self, epoch: int) -> Exchange:
+        """Return the exchange of an epoch, over what this or a killed process has scattered of it."""
+        spill = self._spills.open(epoch, self.variables[0], partial(self._plan_name, epoch))
         shares = {
             order: Share(self.order(order, epoch), self.epochs)
             for order in dict.fromkeys(variable.order for variable in self.variables)
         }
-        exchanges = []
-        for number, (variable, map_rows) in enumerate(zip(self.variables, self.map_rows, strict=True)):
-            share = shares[variable.order]
-            ordered = replace(variable, order=share)
-            bucket_rows = max(1, self.steps * share.step_rows)
-            buckets = (0, max(1, -(-len(share) // bucket_rows)))
-            spill, prefix = self._spills[epoch], f"{number:04d}-map"
-            exchanges.append(Exchange(ordered, map_rows, bucket_rows, spill, buckets, prefix))
-        return exchanges
+        share = shares[self.variables[0].order]
+        return Exchange.of(
+            [replace(variable, order=shares[variable.order]) for variable in self.variables],
+            [spill] * len(self.variables),
+            map_rows=self.map_rows,
+            bucket_rows=max(1, self.steps * share.step_rows),
+            prefixes=[f"{number:04d}-map" for number in range(len(self.variables))],
+        )
 
     def _plan_name(self, epoch: int) -> str:
         """Return a name for the spill of an epoch: the same in every process that would write the same."""
         if not all(map(is_stored, self.variables)):
             return uuid.uuid4().hex
         rows = [token_of(variable, map_rows) for variable, map_rows in zip(self.variables, self.map_rows, strict=True)]
-        plan = json.dumps([SPILL_FORMAT, self.name, repr(self.epochs), self.steps, epoch, rows])
-        return hashlib.sha256(plan.encode()).hexdigest()[:32]
+        return Spills.plan(self.name, repr(self.epochs), self.steps, epoch, rows)
 
-    def _hand_down(self, epoch: int) -> None:
-        """Leave the files of other epochs to the one after this, which is written over them."""
-        for other in sorted(set(self._spills) - {epoch, epoch + 1}):
-            self._spills.pop(other).leave_to(self._spills[epoch + 1])
-
-    def _requests(self, exchanges: list[Exchange]) -> Iterator[Callable[[], object]]:
-        """Yield what comes before the first pass where rows may be wanted twice."""
-        for exchange in exchanges:
-            if not exchange.variable.order.is_injective:
-                yield from (partial(request, exchange, number) for number in range(*exchange.buckets))
-
-    def _scatters(self, exchanges: list[Exchange], epoch: int) -> Iterator[Callable[[], object]]:
-        """Yield the tasks of the first pass, each when it is begun: a store may claim any number of rows."""
+    def _tasks_of(self, step: Step, exchange: Exchange, epoch: int) -> Iterator[Callable[[], object]]:
+        """Yield the tasks of a step, each when it is begun: a store may claim any number of rows."""
         share = partial(_share, self.order, self.epochs, epoch)
-        for exchange in exchanges:
-            for number in range(exchange.n_maps):
-                yield partial(_scatter_one, exchange, number, share, self._scattering)
+        for number in range(step.n_tasks):
+            yield partial(_run_task, exchange, step, number, share, self._scattering)
 
-    def _scatter(self, exchanges: list[Exchange], epoch: int, threads: Threads) -> None:
-        """Run the first pass in one thread, while another epoch streams."""
-        for task in self._requests(exchanges):
-            if threads.stopping.is_set():
-                return
-            task()
-        self._waiting.extend(self._scatters(exchanges, epoch))
+    def _prepare(self, exchange: Exchange, epoch: int, threads: Threads) -> None:
+        """Run all steps in one thread, while another epoch streams, whose end helps with the last one, see `end`."""
+        *before, last = exchange.steps()
+        for step in before:
+            for task in self._tasks_of(step, exchange, epoch):
+                if threads.stopping.is_set():
+                    return
+                task()
+        self._waiting.extend(self._tasks_of(last, exchange, epoch))
         self._work(threads.stopping.is_set)
         if not threads.stopping.is_set():
-            _clear_spare(exchanges)
+            self._spills.clear_spare(epoch)
 
     def _work(self, stopped: Callable[[], bool]) -> None:
         """Run tasks that wait; several threads may."""
@@ -207,19 +175,13 @@ class ExchangeSource(Source):
                 return
             task()
 
-    def _collect(self, exchanges: list[Exchange], share: Share, number: int, step: int) -> Ready:
+    def _collect(self, exchange: Exchange, share: Share, number: int, step: int) -> Ready:
         last = min((number + 1) * self.steps, self.epochs.n_steps)
         begin = share.start(number * self.steps)
         cuts = [share.start(at) - begin for at in range(step, last + 1)]
-        spaces = free_one(self._collecting, lambda: [Workspace() for _ in exchanges])
-        arrays = []
-        found: dict[int, Arrangement] = {}
-        for exchange, space in zip(exchanges, spaces, strict=True):
-            order = id(exchange.variable.order)  # equal ones are one object, see _exchanges
-            if order not in found:
-                found[order] = arrangement(exchange, number)
-            with _named_rows(lambda: share):
-                arrays.append(collect(exchange, number, placement(exchange, number, found[order]), workspace=space))
+        spaces = free_one(self._collecting, lambda: [Workspace() for _ in self.variables])
+        with _named_rows(lambda: share):
+            arrays = list(exchange.collect(number, spaces))
         return Ready(arrays, None, cuts, release=partial(self._collecting.append, spaces))
 
 
@@ -237,14 +199,11 @@ def _named_rows(share: Callable[[], Share]) -> Iterator[None]:
         raise err.at_row(int(share().take(np.array([err.row]))[0])) from err
 
 
-def _scatter_one(exchange: Exchange, number: int, share: Callable[[], Share], spaces: deque[Workspace]) -> None:
+def _run_task(
+    exchange: Exchange, step: Step, number: int, share: Callable[[], Share], spaces: deque[Workspace]
+) -> None:
     """Run one task; it waits among those of its stream, and must not keep that."""
     space = free_one(spaces, Workspace)
     with in_own_thread(), _named_rows(share):
-        scatter(exchange, number, workspace=space)
+        exchange.run(step, number, space)
     spaces.append(space)
-
-
-def _clear_spare(exchanges: list[Exchange]) -> None:
-    """Remove what was not written over, when all is written; all exchanges of an epoch have one directory."""
-    shutil.rmtree(exchanges[0].path(SPARE), ignore_errors=True)

@@ -1,0 +1,372 @@
+"""Bucket sorts: the rows of one variable, sorted into buckets by spill files: what one task of it does to bytes.
+
+::
+
+    request(k)   logical rows k·R2 .. (k+1)·R2: which stored rows they want, by scatter task; for orders with repeats
+    scatter(p)   stored rows p·R1 .. (p+1)·R1: their destinations, counting-sorted by bucket (stable)
+                 -> one file: header, then K parts of rows, one for every bucket
+    split(k)     parts k of all files of a coarse sort -> the files of a fine sort of the rows of bucket k
+    collect(k)   logical rows k·R2 .. (k+1)·R2: their stored rows, sorted; part k of every file, placed
+
+Parts are in ascending order of stored rows, so those of all files, end to end, are a bucket's rows sorted by where
+they are stored: no row number is ever written. Files are written under fresh names and renamed; a file that is there
+is whole, and is not written again. Every task can be run again, anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from storegate_engine.buffers import Workspace
+from storegate_engine.errors import LabelError
+from storegate_engine.exchange.planning import transforms_last
+from storegate_engine.exchange.spill_files import PartFile, write_from_slices, write_parts
+from storegate_engine.integers import stable_argsort
+from storegate_engine.orders import Range
+from storegate_engine.scratch import SPARE, Spill, Visit
+from storegate_engine.table import Piece, Variable
+
+__all__ = [
+    "BucketSort",
+    "Destinations",
+    "Placement",
+    "Ranks",
+    "collect",
+    "destinations",
+    "placement",
+    "ranks",
+    "request",
+    "scatter",
+    "split",
+]
+
+SLICE_NBYTES = 8 * 2**20
+"""Rows of a part that are read and placed together."""
+
+Array: TypeAlias = np.ndarray[Any, Any]
+Destinations: TypeAlias = tuple[Array, Array]
+"""The wanted rows of a scatter task by bucket, and how many each bucket gets."""
+Ranks: TypeAlias = tuple[Array, Array]
+"""The places of a bucket's rows as they are sorted by where they are stored, and where that is."""
+Placement: TypeAlias = tuple[Array, Array]
+"""The places of a bucket's rows in the order of their spill, and where those of each spill file begin there."""
+
+
+@dataclass(frozen=True, slots=True)
+class BucketSort:
+    """What every task of one sort knows; small and picklable."""
+
+    variable: Variable
+    """The rows and their order."""
+    map_rows: int
+    """Stored rows of one scatter task (R1)."""
+    bucket_rows: int
+    """Logical rows of one bucket (R2)."""
+    directory: str | Spill | Visit
+    """Where the spill lies: a directory of the caller's, or of a plan, which is there for as long as this is."""
+    buckets: tuple[int, int]
+    """The first wanted bucket, and the one after the last."""
+    prefix: str = "map"
+    """How its files are called."""
+
+    @property
+    def n_maps(self) -> int:
+        """The number of scatter tasks (P)."""
+        return -(-self.variable.offsets[-1] // self.map_rows)
+
+    @property
+    def n_buckets(self) -> int:
+        """The number of wanted buckets (K)."""
+        return self.buckets[1] - self.buckets[0]
+
+    @property
+    def transforms_last(self) -> bool:
+        """Whether rows are spilled as they are stored and transformed when they are collected."""
+        return transforms_last(self.variable)
+
+    @property
+    def spilled(self) -> Variable:
+        """The stored rows in the form in which they are spilled: the narrower one of stored and transformed."""
+        variable = self.variable
+        everything = Range(0, variable.offsets[-1])
+        if not self.transforms_last:
+            return variable.stored_rows()
+        raw = tuple(Piece(piece.array, piece.start, piece.stop) for piece in variable.pieces)
+        return Variable(variable.name, raw[0].array.dtype, raw[0].array.row_shape, raw, everything)
+
+    def path(self, name: str) -> Path:
+        """Return the path of one spill file."""
+        return Path(self.directory, name)
+
+    def spare(self, path: Path) -> Path:
+        """Return the path of a file that nobody needs any more, if it is there, to be written over as ``path``."""
+        return self.path(SPARE) / path.name
+
+    def make_directory(self) -> None:
+        """Make a directory of the caller's; that of a plan is there, or its user has ended."""
+        if isinstance(self.directory, str):
+            os.makedirs(self.directory, mode=0o700, exist_ok=True)
+
+    def request_path(self, bucket: int) -> Path:
+        """Return the path of what one bucket asks for."""
+        return self.path(f"{self.prefix}-request-{bucket:06d}")
+
+    def map_path(self, number: int) -> Path:
+        """Return the path of what one scatter task writes."""
+        return self.path(f"{self.prefix}-{number:06d}")
+
+    def open_request(self, bucket: int, number: int) -> PartFile:
+        """Open what a bucket asks of one scatter task."""
+        return self._open(self.request_path(bucket), number, self.n_maps)
+
+    def open_map(self, number: int, bucket: int) -> PartFile:
+        """Open what one scatter task wrote for a bucket."""
+        return self._open(self.map_path(number), bucket - self.buckets[0], self.n_buckets)
+
+    def _open(self, path: Path, number: int, n_parts: int) -> PartFile:
+        """Open a part of a spill file to read; in a plan's directory nobody else's is believed."""
+        owner = None if isinstance(self.directory, str) else self.directory.owner
+        return PartFile(path, number, n_parts, owner=owner)
+
+    def map_span(self, number: int) -> tuple[int, int]:
+        """Return the stored rows of a scatter task: the first one, and the one after the last."""
+        lo = number * self.map_rows
+        return lo, min(lo + self.map_rows, self.variable.offsets[-1])
+
+    def bucket_span(self, bucket: int) -> tuple[int, int]:
+        """Return the logical rows of a bucket: the first one, and the one after the last."""
+        lo = bucket * self.bucket_rows
+        return lo, min(lo + self.bucket_rows, len(self.variable))
+
+
+# ------------------------------------------------------------------------------
+# Requests: for orders that name a row twice, so that a stored row cannot tell where it is wanted
+# ------------------------------------------------------------------------------
+
+
+def request(sort: BucketSort, bucket: int) -> None:
+    """Write which stored rows the logical rows of one bucket ask for, by scatter task; a file that is there is left."""
+    path = sort.request_path(bucket)
+    if path.exists():
+        return
+    sort.make_directory()
+    lo, hi = sort.bucket_span(bucket)
+    stored = sort.variable.order.rows(lo, hi)
+    maps = stored // sort.map_rows
+    sorting = stable_argsort(maps)
+    # counted from the first row of the map and of the bucket, they are short numbers
+    pairs = np.empty((hi - lo, 2), np.uint32)
+    pairs[:, 0] = stored - maps * sort.map_rows
+    pairs[:, 1] = np.arange(hi - lo)
+    counts = np.bincount(maps, minlength=sort.n_maps)
+    write_parts(path, pairs, sorting, counts, Workspace(), spare=sort.spare(path))
+
+
+def _requested(sort: BucketSort, number: int) -> tuple[Array, Array]:
+    """Return the stored rows of one scatter task, ascending, counted from its first, and who wants them."""
+    sources, logical = [], []
+    for bucket in range(*sort.buckets):
+        with sort.open_request(bucket, number) as file:
+            pairs = np.empty((file.n_rows, 2), np.uint32)
+            file.read(pairs)
+        sources.append(pairs[:, 0].copy())
+        logical.append(pairs[:, 1].astype(np.int64) + bucket * sort.bucket_rows)
+    source, wanted = np.concatenate(sources), np.concatenate(logical)
+    sorting = stable_argsort(source)  # who wants a row twice is in logical order already
+    return source[sorting].astype(np.int64), wanted[sorting]
+
+
+# ------------------------------------------------------------------------------
+# Scatter
+# ------------------------------------------------------------------------------
+
+
+def scatter(
+    sort: BucketSort, number: int, space: Workspace, found: Destinations | None = None, *, rows: Array | None = None
+) -> None:
+    """Write the rows of one scatter task by destination bucket; a file that is there already is left.
+
+    Parameters
+    ----------
+    sort : BucketSort
+        The sort.
+    number : int
+        Which of the ``n_maps`` tasks.
+    space : Workspace
+        Memory of an earlier task to use again.
+    found : tuple of ndarray, optional
+        What :func:`destinations` returned for it.
+    rows : ndarray, optional
+        Its stored rows, where they are at hand.
+
+    Raises
+    ------
+    SpillError
+        The file cannot be written (an OSError); it says how much was needed where.
+    LabelError
+        A label of a row that somebody wants is outside of its classes; its logical row is named.
+    """
+    path = sort.map_path(number)
+    if path.exists():
+        return
+    sort.make_directory()
+    source, counts = found or destinations(sort, number)
+    if rows is None:
+        spilled = sort.spilled
+        lo, hi = sort.map_span(number)
+        rows = space.array("rows", (hi - lo, *spilled.row_shape), spilled.dtype)
+        if len(source):
+            _read_spilled(sort, number, spilled, source, rows)
+    write_parts(path, rows, source, counts, space, spare=sort.spare(path))
+
+
+def _read_spilled(sort: BucketSort, number: int, spilled: Variable, wanted: Array, out: Array) -> None:
+    """Read the rows of a scatter task; a bad label is an error only in a row that somebody wants, which is named."""
+    lo, hi = sort.map_span(number)
+    try:
+        spilled.read_into(lo, hi, out)
+    except LabelError:
+        for row in np.unique(wanted).tolist():
+            try:
+                out[row] = spilled.read(lo + row, lo + row + 1)[0]
+            except LabelError as err:
+                raise err.at_row(_logical_row(sort, number, row), sort.variable.name) from err
+
+
+def _logical_row(sort: BucketSort, number: int, row: int) -> int:
+    """Return the first logical row for which a stored row of a scatter task is wanted."""
+    order = sort.variable.order
+    if order.is_injective:
+        lo, _ = sort.map_span(number)
+        return int(order.positions(lo + row, lo + row + 1)[0])
+    source, logical = _requested(sort, number)
+    return int(logical[source == row].min())
+
+
+def destinations(sort: BucketSort, number: int) -> Destinations:
+    """Return the wanted rows of a scatter task, counted from its first, by bucket, and how many each bucket gets.
+
+    They are the same for all sorts of an order with tasks and buckets of the same size. Rows of one bucket stay in the
+    order in which they are stored, for which the sort is stable: :func:`collect` counts on it.
+    """
+    first, last = sort.buckets
+    lo, hi = sort.map_span(number)
+    if sort.variable.order.is_injective:
+        logical = sort.variable.order.positions(lo, hi)
+        source = np.arange(hi - lo, dtype=np.int64)
+    else:
+        source, logical = _requested(sort, number)
+    bucket = logical // sort.bucket_rows
+    wanted = (logical >= 0) & (bucket >= first) & (bucket < last)
+    rows, bucket = source[wanted], bucket[wanted] - first
+    return rows[stable_argsort(bucket)], np.bincount(bucket, minlength=sort.n_buckets)
+
+
+# ------------------------------------------------------------------------------
+# Split: the pass between scatter and collect, where there are three
+# ------------------------------------------------------------------------------
+
+
+def split(coarse: BucketSort, fine: BucketSort, number: int, space: Workspace) -> None:
+    """Sort one bucket of a sort into the smaller buckets of another, whose files are written in place of a scatter.
+
+    Parameters
+    ----------
+    coarse : BucketSort
+        Its files are read.
+    fine : BucketSort
+        Its files are written, but those that are there; its buckets are those within the one of ``coarse``.
+    number : int
+        The bucket of ``coarse``.
+    space : Workspace
+        Memory of an earlier task to use again.
+
+    Raises
+    ------
+    CorruptStoreError, SpillError
+        As :func:`collect` and :func:`scatter`.
+    """
+    missing = [at for at in range(fine.n_maps) if not fine.map_path(at).exists()]
+    if not missing:
+        return
+    fine.make_directory()
+    places, cuts = placement(coarse, ranks(coarse, number))
+    spilled = coarse.spilled
+    maps = fine.map_rows // coarse.map_rows
+    step = max(1, SLICE_NBYTES // max(1, spilled.row_nbytes))
+    buffer = space.array("slice", (min(step, len(places)), *spilled.row_shape), spilled.dtype)
+    bucket = places // fine.bucket_rows
+
+    def slices(first: int, last: int) -> Iterator[tuple[Array, Array]]:
+        for source in range(first, last):
+            n_rows = int(cuts[source + 1] - cuts[source])
+            if n_rows:
+                with coarse.open_map(source, number) as file:
+                    file.require_rows(n_rows)
+                    for lo, rows in file.slices(buffer):
+                        begin = int(cuts[source]) + lo
+                        yield rows, bucket[begin : begin + len(rows)]
+
+    for at in missing:
+        first, last = at * maps, min((at + 1) * maps, coarse.n_maps)
+        counts = np.bincount(bucket[int(cuts[first]) : int(cuts[last])], minlength=fine.n_buckets)
+        write_from_slices(fine.map_path(at), counts, spilled.row_nbytes, slices(first, last))
+
+
+# ------------------------------------------------------------------------------
+# Collect
+# ------------------------------------------------------------------------------
+
+
+def collect(sort: BucketSort, bucket: int, space: Workspace, found: Placement | None = None) -> Array:
+    """Return the logical rows of one bucket, from its part of every spill file.
+
+    They are in the memory of ``space``, and valid until its next task. ``found`` is what :func:`placement` returned
+    for the bucket.
+
+    Raises
+    ------
+    CorruptStoreError
+        A file is missing, shorter than it was, or not what was written; it is named.
+    LabelError
+        A label is outside of its classes; its logical row is named.
+    """
+    lo, hi = sort.bucket_span(bucket)
+    spilled = sort.spilled
+    places, cuts = found or placement(sort, ranks(sort, bucket))
+    out = space.array("rows", (hi - lo, *spilled.row_shape), spilled.dtype)
+    # a part is as long as the bucket where rows hardly move: it is placed slice by slice
+    widest = min(int(np.diff(cuts).max(initial=0)), max(1, SLICE_NBYTES // max(1, spilled.row_nbytes)))
+    buffer = space.array("slice", (widest, *spilled.row_shape), spilled.dtype)
+    for source in range(sort.n_maps):
+        first, last = int(cuts[source]), int(cuts[source + 1])
+        if first == last:
+            continue
+        with sort.open_map(source, bucket) as file:
+            file.require_rows(last - first)
+            for at, rows in file.slices(buffer):
+                out[places[first + at : first + at + len(rows)]] = rows
+    return sort.variable.transformed_rows(out, lo) if sort.transforms_last else out
+
+
+def ranks(sort: BucketSort, bucket: int) -> Ranks:
+    """Return the places of a bucket's rows as they are sorted by where they are stored, and where that is.
+
+    They are the same for all sorts of an order with buckets of one size, and a large part of collecting narrow rows.
+    """
+    stored = sort.variable.order.rows(*sort.bucket_span(bucket))
+    places = stable_argsort(stored)
+    return places, stored[places]
+
+
+def placement(sort: BucketSort, found: Ranks) -> Placement:
+    """Return the places of a bucket's rows, in the order of their spill, and where each spill file's begin there."""
+    places, ascending = found
+    bounds = np.arange(sort.n_maps + 1, dtype=np.int64) * sort.map_rows
+    return places, np.searchsorted(ascending, bounds)

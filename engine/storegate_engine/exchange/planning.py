@@ -1,0 +1,90 @@
+"""Planning: what of a variable decides how its permuted rows are read; reads none of them."""
+
+from __future__ import annotations
+
+from storegate_engine.arrays import ConstantArray, MemoryArray
+from storegate_engine.exchange.plans import COPIES, Plan, Wanted, choose
+from storegate_engine.settings import shuffle_plan
+from storegate_engine.table import Variable
+
+__all__ = ["moved_row_nbytes", "plan_rows", "spill_row_nbytes", "transforms_last"]
+
+TEXT_COPIES = 2.5
+"""What a row of text takes while it is decoded or encoded, for each copy of it that is counted: as Python's texts, as
+numpy's and as bytes (measured)."""
+
+
+def plan_rows(
+    variable: Variable,
+    n_rows: int,
+    budget_nbytes: int,
+    workers: int,
+    *,
+    in_order: bool,
+    align: int = 1,
+    bucket_rows: int | None = None,
+    copies: float = COPIES,
+    passes: int = 2,
+    force: str | None = None,
+) -> Plan:
+    """Return how ``n_rows`` rows of a variable are read; see `plans`.
+
+    Parameters
+    ----------
+    variable : Variable
+        Whose rows.
+    n_rows : int
+        How many of them.
+    budget_nbytes, workers : int
+        Memory, and tasks that share it.
+    in_order : bool
+        Whether they are wanted as they are stored.
+    align : int
+        Rows of a shard that is written.
+    bucket_rows : int, optional
+        Rows of a block of a dask graph.
+    copies : float
+        Copies of its rows that a task holds.
+    passes : {2, 3}
+        The most passes of an exchange.
+    force : str, optional
+        See `choose`; default: what is configured.
+    """
+    is_fixed = bool(variable.pieces) and variable.dtype.kind != "T"  # variable-length text cannot be spilled
+    wanted = Wanted(
+        n_rows,
+        variable.offsets[-1],
+        moved_row_nbytes(variable),
+        in_order=in_order or not is_fixed,
+        random_access=all(isinstance(piece.array, (MemoryArray, ConstantArray)) for piece in variable.pieces),
+        spill_row_nbytes=spill_row_nbytes(variable),
+        chunk_rows=max((piece.array.chunk_rows for piece in variable.pieces), default=1),
+        chunk_nbytes=max((piece.chunk_nbytes for piece in variable.pieces), default=0),
+    )
+    return choose(
+        wanted,
+        budget_nbytes=budget_nbytes,
+        workers=workers,
+        align=align,
+        bucket_rows=bucket_rows,
+        force=shuffle_plan() if force is None else force,
+        copies=copies,
+        passes=passes,
+    )
+
+
+def moved_row_nbytes(variable: Variable) -> int:
+    """Return the bytes of one row in a pass, for each copy of it that is counted."""
+    return max(1, int(variable.row_nbytes * (TEXT_COPIES if variable.dtype.kind == "T" else 1)))
+
+
+def spill_row_nbytes(variable: Variable) -> int:
+    """Return the bytes of one row as it is spilled: as it is stored, or as it is wanted where that is narrower."""
+    return max(1, variable.pieces[0].source_row_nbytes if transforms_last(variable) else variable.row_nbytes)
+
+
+def transforms_last(variable: Variable) -> bool:
+    """Return whether rows are spilled as they are stored and transformed when they are collected."""
+    if not variable.pieces or not variable.pieces[0].transforms or not variable.is_uniform:
+        return False
+    return variable.pieces[0].source_row_nbytes < variable.row_nbytes
