@@ -58,6 +58,12 @@ def plan_rows(
         in_order=in_order or not is_fixed,
         random_access=all(isinstance(piece.array, (MemoryArray, ConstantArray)) for piece in variable.pieces),
         spill_row_nbytes=spill_row_nbytes(variable),
+        stored_nbytes=sum(
+            piece.n_rows * piece.source_row_nbytes
+            for piece in variable.pieces
+            if not isinstance(piece.array, ConstantArray)
+        ),
+        has_repeats=not (in_order or variable.order.is_injective),
         chunk_rows=max((piece.array.chunk_rows for piece in variable.pieces), default=1),
         chunk_nbytes=max((piece.chunk_nbytes for piece in variable.pieces), default=0),
     )

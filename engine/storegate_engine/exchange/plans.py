@@ -30,8 +30,12 @@ COPIES = 2.5
 """Copies of a task's rows that are in memory at its worst moment (measured)."""
 SHARE = 0.6
 """The share of the memory limit that tasks may plan with; the rest is the process itself."""
+MAGIC_NBYTES = 8
+"""What a spill file begins with, which nobody reads by itself: the checksums of its entries count it in."""
 ENTRY_NBYTES = 24
 """What a spill file keeps of one part, which whoever reads it reads, too."""
+REQUEST_NBYTES = 8
+"""What is spilled for each row of an order with repeats before the first pass: which stored row it wants."""
 TASK_NBYTES = 64 * 2**20
 """Rows of one task of an exchange, where no more are needed: small tasks stay in memory that is warm."""
 GOOD_PART_NBYTES = 2**20
@@ -56,6 +60,10 @@ class Wanted:
     """Whether any row is found without reading its neighbours: rows in memory."""
     spill_row_nbytes: int | None = None
     """Bytes of one row as it is spilled, where they are other than as it is wanted."""
+    stored_nbytes: int | None = None
+    """Bytes of the stored rows, where they are other than those of as many spilled ones."""
+    has_repeats: bool = False
+    """Whether rows may be wanted twice, so that what is wanted is spilled before the rows are."""
     chunk_rows: int = 1
     """The most rows that are decoded together."""
     chunk_nbytes: int = 0
@@ -73,8 +81,13 @@ class Wanted:
 
     @property
     def source_nbytes(self) -> int:
-        """Bytes of the stored rows."""
+        """Bytes of the stored rows in the form in which they are spilled."""
         return self.n_stored * self.spilled_nbytes
+
+    @property
+    def first_pass_nbytes(self) -> int:
+        """Bytes that are read to spill every row once."""
+        return self.source_nbytes if self.stored_nbytes is None else self.stored_nbytes
 
     @property
     def decoding_nbytes(self) -> int:
@@ -97,9 +110,9 @@ class Plan:
     n_buckets: int
     """Collect or gather tasks."""
     read_nbytes: int
-    """Bytes read in all passes."""
+    """Bytes read in all passes, what spill files say of their parts included."""
     write_nbytes: int
-    """Bytes written to spill."""
+    """Bytes written to spill, the same included."""
     projected_nbytes: int
     """Peak memory of all workers of one machine."""
     workers: int
@@ -264,18 +277,19 @@ def _exchange(
     projected += 2 * at_once * align * row_nbytes  # shards that are encoded
     projected += at_once * wanted.decoding_nbytes
     require(projected, budget_nbytes, what=f"an exchange of {align} rows a task", remedy=_REMEDY)
-    return Plan(
+    plan = Plan(
         "exchange",
         map_rows,
         bucket_rows,
         n_maps,
         n_buckets,
-        wanted.source_nbytes + wanted.n_rows * spilled + n_maps * n_buckets * ENTRY_NBYTES,
-        wanted.n_rows * spilled + n_maps * n_buckets * ENTRY_NBYTES,
+        0,
+        0,
         projected,
         workers,
         part_nbytes=map_rows * spilled // n_buckets,
     )
+    return _with_traffic(plan, wanted)
 
 
 def _with_a_third_pass(plan: Plan, wanted: Wanted, budget_nbytes: int) -> Plan:
@@ -287,16 +301,43 @@ def _with_a_third_pass(plan: Plan, wanted: Wanted, budget_nbytes: int) -> Plan:
     coarse = min(math.isqrt(plan.n_buckets), (budget_nbytes - plan.projected_nbytes) // index_nbytes)
     if coarse < 2:
         return plan
-    n_coarse = -(-plan.n_buckets // coarse)
-    entries = plan.n_maps * n_coarse + -(-plan.n_maps // n_coarse) * plan.n_buckets
-    spilled = wanted.n_rows * wanted.spilled_nbytes
-    return replace(
+    three = replace(
         plan,
         coarse=coarse,
-        read_nbytes=wanted.source_nbytes + 2 * spilled + entries * ENTRY_NBYTES,
-        write_nbytes=2 * spilled + entries * ENTRY_NBYTES,
         projected_nbytes=plan.projected_nbytes + coarse * index_nbytes,
         part_nbytes=min(plan.part_nbytes * coarse, plan.map_rows * wanted.spilled_nbytes // coarse),
+    )
+    return _with_traffic(three, wanted)
+
+
+def _with_traffic(plan: Plan, wanted: Wanted) -> Plan:
+    """Return an exchange with what it reads and writes: whoever reads a part reads its entry, and no other.
+
+    ::
+
+        pass      files               parts of each     bytes of all rows
+        request   K/F                 P                 8 a row             only for orders with repeats
+        scatter   P                   K/F               as spilled
+        split     K/F · P/(K/F)       F                 as spilled          only in three passes
+
+    with P scatter tasks, K buckets and F of them in a coarse bucket, one in two passes.
+    """
+    n_coarse = -(-plan.n_buckets // plan.coarse)
+    files, entries, rows_nbytes = plan.n_maps, plan.n_maps * n_coarse, wanted.n_rows * wanted.spilled_nbytes
+    if wanted.has_repeats:
+        files += n_coarse
+        entries += n_coarse * plan.n_maps
+        rows_nbytes += wanted.n_rows * REQUEST_NBYTES
+    if plan.coarse > 1:
+        n_fine = -(-plan.n_maps // n_coarse)
+        files += n_coarse * n_fine
+        entries += n_fine * plan.n_buckets
+        rows_nbytes += wanted.n_rows * wanted.spilled_nbytes
+    spilled_nbytes = rows_nbytes + entries * ENTRY_NBYTES
+    return replace(
+        plan,
+        read_nbytes=wanted.first_pass_nbytes + spilled_nbytes,
+        write_nbytes=spilled_nbytes + files * MAGIC_NBYTES,
     )
 
 
