@@ -14,7 +14,7 @@ from pathlib import Path
 
 from distributed import Client, Nanny, Scheduler, SpecCluster
 
-from storegate_engine.scratch import LOCK
+from storegate_engine.holds import LOCK
 from storegate_engine.submitted import drop_unwanted
 
 # `dask scheduler` listens on all interfaces with its web server unless it is told where.

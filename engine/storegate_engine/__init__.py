@@ -23,6 +23,7 @@ The ground, which every room may use:
     temporaries  directories that go when nobody needs them any more
     submitted    what clients of a cluster wait for while graphs are sent
     clusters     what the workers of a dask cluster have, there or promised
+    holds        which process has a directory of scratch files, and where these lie
     scratch      directories of spill: made, shared, adopted after a crash, removed
 
 The rooms:

@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storegate import StoreGate, explain
+from storegate_engine import holds, testing
 from storegate_engine import scratch as spill
-from storegate_engine import testing
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import CorruptStoreError, LabelError, MemoryBudgetError, SpillError
 from storegate_engine.exchange import Exchange, bucket_sorts, driver, open_exchange, passes, plans, spill_files
@@ -584,7 +584,7 @@ class TestSpare:
         heir.leave_to(following)
         del heir
         left = [str(path.relative_to(following.path)) for path in following.path.rglob("*")]
-        assert sorted(left) == [spill.LOCK, "map-000000", spill.SPARE], "what the heir did not use goes"
+        assert sorted(left) == [holds.LOCK, "map-000000", spill.SPARE], "what the heir did not use goes"
         del following
         assert not tmp_path.exists() or list(tmp_path.iterdir()) == []
 
@@ -602,13 +602,13 @@ class TestSpare:
         old.leave_behind()
         also.leave_to(other)  # whoever shares it does not undo that
         del old
-        assert spill.orphans(tmp_path) == [], "somebody holds it"
+        assert holds.orphans(tmp_path) == [], "somebody holds it"
         del also
-        (path,) = spill.orphans(tmp_path)
+        (path,) = holds.orphans(tmp_path)
         assert (path / "map-000000").read_bytes() == b"old"
         taken = spill.open_spill(tmp_path, "1" * 32)
         assert (taken.path / "map-000000").read_bytes() == b"old"
-        assert spill.orphans(tmp_path) == []
+        assert holds.orphans(tmp_path) == []
         del taken
         assert list(tmp_path.iterdir()) == [other.path]
 

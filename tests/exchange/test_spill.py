@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from storegate import StoreGate
+from storegate_engine import holds
 from storegate_engine import scratch as spill
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import CorruptStoreError, SpillError
@@ -230,7 +231,7 @@ class TestProcesses:
         command = [sys.executable, "-c", script(tmp_path, body)]
         with subprocess.Popen(command, env=environment(), stdin=subprocess.PIPE) as done:
             assert done.wait() == -signal.SIGKILL
-            assert len(spill.orphans(scratch)) == 1  # while the child waits for its standard input
+            assert len(holds.orphans(scratch)) == 1  # while the child waits for its standard input
 
     @pytest.mark.parametrize("end", ["", "sys.exit(3)", "raise RuntimeError", "os.fork() or sys.exit()"])
     def test_it_goes_with_the_process(self, tmp_path, gate, scratch, end):
@@ -298,9 +299,9 @@ class TestLocks:
         code = (
             "import os, pathlib, sys\n"
             "os.kill = lambda pid, signal: (_ for _ in ()).throw(ProcessLookupError())\n"
-            "from storegate_engine import scratch as spill\n"
+            "from storegate_engine import holds\nfrom storegate_engine import scratch as spill\n"
             f"parent = pathlib.Path({str(tmp_path)!r})\n"
-            "assert spill.orphans(parent) == []\n"
+            "assert holds.orphans(parent) == []\n"
             f"other = spill.open_spill(parent, {PLAN!r})\n"
             "assert not (other.path / 'map-000000').exists()\n"
         )
@@ -322,21 +323,21 @@ class TestLocks:
         link = tmp_path / f"{PLAN}.host.1.00000001"
         link.symlink_to(tmp_path, target_is_directory=True)
         (tmp_path / "photos").mkdir()
-        assert spill.orphans(tmp_path) == [orphan]
+        assert holds.orphans(tmp_path) == [orphan]
         orphan.chmod(0o770)
-        assert spill.orphans(tmp_path) == []  # others can write to it
+        assert holds.orphans(tmp_path) == []  # others can write to it
         orphan.chmod(0o700)
         with monkeypatch.context() as patch:
-            patch.setattr(spill.os, "getuid", lambda: orphan.stat().st_uid + 1)
-            assert spill.orphans(tmp_path) == []  # another user's
+            patch.setattr(holds.os, "getuid", lambda: orphan.stat().st_uid + 1)
+            assert holds.orphans(tmp_path) == []  # another user's
         del mine
         assert sorted(tmp_path.iterdir()) == sorted([link, tmp_path / "photos"])
 
     def test_a_directory_without_locks_is_used_and_never_stolen(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(spill, "_take_lock", lambda descriptor: None)
+        monkeypatch.setattr(holds, "_take_lock", lambda descriptor: None)
         mine = spill.open_spill(tmp_path, PLAN)
         assert mine.path.is_dir()
-        assert spill.orphans(tmp_path) == []
+        assert holds.orphans(tmp_path) == []
         path = mine.path
         del mine
         assert not path.exists()
@@ -410,7 +411,10 @@ def test_a_place_that_several_processes_share_goes_with_the_last_if_one_made_it(
 
 
 def python(*lines):
-    code = "import pathlib\nfrom storegate_engine import scratch as spill\n" + "\n".join(lines)
+    code = (
+        "import pathlib\nfrom storegate_engine import holds\nfrom storegate_engine import scratch as spill\n"
+        + "\n".join(lines)
+    )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     return subprocess.Popen([sys.executable, "-c", code], env=environment(), text=True, **pipes)
 
@@ -452,14 +456,14 @@ class TestUsers:
         np.testing.assert_array_equal(lazy.compute(scheduler="sync"), EXPECTED)
         (used,) = set(temporary.iterdir()) - {place}
         assert used.stat().st_mode & 0o777 == 0o700
-        assert used in spill.user_places()
+        assert used in holds.user_places()
         del lazy
         gc.collect()
         assert list(temporary.iterdir()) == [place]
         assert list((tmp_path / "other").iterdir()) == []
 
     def test_what_is_left_there_is_found_by_vacuum(self, temporary, tmp_path):
-        left = spill.user_scratch() / f"{PLAN}.host.1.00000000"
+        left = holds.user_scratch() / f"{PLAN}.host.1.00000000"
         left.mkdir(mode=0o700)
         (left / "map-000000").write_bytes(b"rows")
         with StoreGate("zarr", {"output_dir": tmp_path / "store"}, "a") as gate:

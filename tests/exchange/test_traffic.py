@@ -17,8 +17,8 @@ from storegate_engine.buffers import Workspace
 from storegate_engine.errors import CorruptStoreError
 from storegate_engine.exchange import bucket_sorts, open_exchange, plan_rows, plans, spill_files
 from storegate_engine.exchange.bucket_sorts import BucketSort
+from storegate_engine.holds import LOCK
 from storegate_engine.orders import ArrayIndex
-from storegate_engine.scratch import LOCK
 
 
 class Counted(io.FileIO):

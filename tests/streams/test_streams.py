@@ -27,10 +27,11 @@ from hypothesis import strategies as st
 
 from storegate import StoreGate, errors
 from storegate_engine import settings as settings_of
-from storegate_engine.exchange import bucket_sorts
+from storegate_engine.exchange import driver as exchange
+from storegate_engine.holds import orphans
 from storegate_engine.orders import Range
 from storegate_engine.orders.permutations import forward
-from storegate_engine.scratch import SPARE, orphans
+from storegate_engine.scratch import SPARE
 from storegate_engine.streams import Epochs, class_weights
 from storegate_engine.streams.epochs import Share, draw, keyed_permutation
 from storegate_engine.streams.loaders import BlockSource, MemorySource, RunSource
@@ -1044,22 +1045,22 @@ def test_what_an_earlier_process_spilled_is_used_when_its_stream_goes_on(tmp_pat
     gate = StoreGate("zarr", {"output_dir": tmp_path / "store"}, data_id="a")
     whole = list(gate["train"]["x"].batches(100, seed=3, epoch=2, budget="64MiB"))
     written = []
-    original = bucket_sorts.write_parts
+    original = exchange.write_segments
     monkeypatch.setattr(
-        bucket_sorts, "write_parts", lambda path, *a, **o: written.append(path) or original(path, *a, **o)
+        exchange, "write_segments", lambda path, *a, **o: written.append(path) or original(path, *a, **o)
     )
     with exchanging("exchange"), gate["train"]["x"].batches(100, seed=3, budget=SMALL) as stream:
         stream.load_state_dict(state)
         found = list(stream)
         np.testing.assert_array_equal(np.concatenate(found), np.concatenate(whole[217:]))
-        following = Path(stream._source._exchange(3).sorts[0].directory)
+        following = Path(stream._source._exchanges(3)[0].directory)
         assert {path.parent for path in written} <= {following}, "and of that, what was not written when it was killed"
     assert not scratch.exists()
 
 
 def spilled_files(stream, epoch):
     """Return the spill files of an epoch, by where they lie on the disk."""
-    directory = Path(stream._source._exchange(epoch).sorts[0].directory)
+    directory = Path(stream._source._exchanges(epoch)[0].directory)
     return {path.stat().st_ino: path.name for path in directory.glob("*-map-*")}
 
 

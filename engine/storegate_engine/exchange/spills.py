@@ -26,7 +26,8 @@ from storegate_engine.arrays import StoredArray
 from storegate_engine.clusters import active_client, unseen_by
 from storegate_engine.errors import SpillError
 from storegate_engine.exchange.spill_files import SPILL_FORMAT
-from storegate_engine.scratch import LOCK, SHARED_RULE, SPARE, Spill, open_spill, user_scratch
+from storegate_engine.holds import LOCK, user_scratch
+from storegate_engine.scratch import SHARED_RULE, SPARE, Spill, open_spill
 from storegate_engine.settings import scratch_directory
 from storegate_engine.table import Variable
 

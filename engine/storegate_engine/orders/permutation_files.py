@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from storegate_engine import settings
 from storegate_engine.errors import SpillError
+from storegate_engine.holds import user_scratch
 from storegate_engine.integers import groups_of
 from storegate_engine.orders.disk_shuffles import read_entries, write_inverse, write_permutation
-from storegate_engine.scratch import open_spill, user_scratch
+from storegate_engine.scratch import open_spill
 
 __all__ = ["PermutationFile"]
 

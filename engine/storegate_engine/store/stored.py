@@ -37,9 +37,10 @@ from storegate_engine.errors import (
     WriteError,
 )
 from storegate_engine.exchange import task_nbytes
+from storegate_engine.holds import user_scratch
 from storegate_engine.locations import Location, writing
 from storegate_engine.orders import NewIndex, RowIndex
-from storegate_engine.scratch import open_spill, user_scratch
+from storegate_engine.scratch import open_spill
 from storegate_engine.store.columns import turned
 from storegate_engine.store.inputs import (
     ColumnSource,

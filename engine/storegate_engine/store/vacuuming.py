@@ -24,8 +24,8 @@ from storegate_engine.budget import format_nbytes
 from storegate_engine.contents import FINGERPRINTS, SCRATCH, is_partial, is_segment, strangers
 from storegate_engine.directories import Entry, open_directory
 from storegate_engine.errors import ArgumentError, ConflictError, CorruptStoreError, SnapshotExpired, printable
+from storegate_engine.holds import LOCK, orphans, remove_orphan, user_places
 from storegate_engine.locations import Location
-from storegate_engine.scratch import LOCK, orphans, remove_orphan, user_places
 from storegate_engine.settings import scratch_directory
 from storegate_engine.store.manifests import Manifest, Unreadable
 from storegate_engine.store.repository import Edit
