@@ -27,15 +27,16 @@ from hypothesis import strategies as st
 
 from storegate import StoreGate, errors
 from storegate_engine import settings as settings_of
-from storegate_engine.exchange import driver as exchange
+from storegate_engine.exchange import bucket_sorts
 from storegate_engine.holds import orphans
 from storegate_engine.orders import Range
 from storegate_engine.orders.permutations import forward
 from storegate_engine.scratch import SPARE
 from storegate_engine.streams import Epochs, class_weights
 from storegate_engine.streams.epochs import Share, draw, keyed_permutation
-from storegate_engine.streams.loaders import BlockSource, MemorySource, RunSource
-from storegate_engine.streams.spilled import ExchangeSource
+from storegate_engine.streams.memory_loaders import MemoryLoader
+from storegate_engine.streams.span_loaders import BlockLoader, RunLoader
+from storegate_engine.streams.spilled import ExchangeLoader
 from storegate_engine.table import stored_arrays
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +65,7 @@ def exchanging(source):
 
 
 def replayed(kind, n_rows, *, seed=0, epoch=0, block_rows=None, buffer_blocks=None):
-    """Return the rows of an epoch as `stream_orders` and `block_orders` document them, by plain loops."""
+    """Return the rows of an epoch as `epochs` and `blocks` document them, by plain loops."""
     if kind == "none" or n_rows == 0:
         return np.arange(n_rows)
     if kind == "uniform":
@@ -326,8 +327,8 @@ def test_rows_that_do_not_fit_are_exchanged_in_the_same_order(stored_rows, kind)
             small = view.batches(64, shuffle=KINDS[kind], budget=SMALL)
         in_runs = kind == "none" and state == "as stored"
         assert small.projected_nbytes <= 300_000
-        assert isinstance(large._source, RunSource if in_runs else MemorySource)
-        assert isinstance(small._source, RunSource if in_runs else ExchangeSource)
+        assert isinstance(large._loader, RunLoader if in_runs else MemoryLoader)
+        assert isinstance(small._loader, RunLoader if in_runs else ExchangeLoader)
         for _ in range(3):
             for one, other in zip(large, small, strict=True):
                 np.testing.assert_array_equal(one, other)
@@ -346,9 +347,9 @@ def test_rounds_that_do_not_fit_are_read_in_parts_in_the_same_order(tmp_path, wo
             options |= {"shuffle": "blocks", "rank": rank, "world": world, "buffer_blocks": 128, "block_rows": 100}
             whole = gate["train"][["x", "y"]].batches(**options, budget="1GiB")
             parted = gate["train"][["x", "y"]].batches(**options, budget=limit)
-            assert whole._source.parts == 1
-            assert parted._source.parts > 1
-            assert parted._source.projected_nbytes <= limit
+            assert whole._loader.parts == 1
+            assert parted._loader.parts > 1
+            assert parted._loader.projected_nbytes <= limit
             for _ in range(2):
                 for (a, b), (c, d) in zip(whole, parted, strict=True):
                     np.testing.assert_array_equal(b, d)
@@ -366,7 +367,7 @@ def test_more_text_than_fits_comes_in_the_same_order(tmp_path, shuffle):
     options = {"block_rows": 100, "buffer_blocks": 60, "label": "y"} if shuffle == "blocks" else {}
     large = gate["train"][["t", "y"]].batches(250, shuffle=shuffle, seed=3, budget="1GiB", **options)
     small = gate["train"][["t", "y"]].batches(250, shuffle=shuffle, seed=3, budget="6MiB", **options)
-    assert small._source.projected_nbytes < 6 * 2**20
+    assert small._loader.projected_nbytes < 6 * 2**20
     for _ in range(2):
         for (a, b), (c, d) in zip(large, small, strict=True):
             np.testing.assert_array_equal(b, d)
@@ -800,7 +801,7 @@ def test_a_bad_label_in_a_stream_is_named_by_its_row(stored, source, num_classes
     row = int(np.flatnonzero(labels[np.random.RandomState(3).permutation(4000)])[0])
     with exchanging(source):
         stream = stored["train"]["y"].batches(100, shuffle=shuffle, budget="1MB" if source == "exchange" else "64MiB")
-    assert isinstance(stream._source, ExchangeSource if source == "exchange" else MemorySource)
+    assert isinstance(stream._loader, ExchangeLoader if source == "exchange" else MemoryLoader)
     with stream, pytest.raises(errors.LabelError, match=f"variable 'y', row {row}:"):
         list(stream)
 
@@ -936,7 +937,7 @@ def test_one_column_of_labels_is_labels_and_rows_of_several_classes_are_refused(
 
 
 def drawn(weights, seed, epoch):
-    """Draw rows as `stream_orders` documents it, all at once."""
+    """Draw rows as `epochs` documents it, all at once."""
     n = len(weights)
     words = np.array([3, 2, seed, 0, epoch, 0], np.uint32)
     fractions = (np.random.PCG64(np.random.SeedSequence(words)).random_raw(n) >> np.uint64(11)) * 2.0**-53
@@ -1045,22 +1046,22 @@ def test_what_an_earlier_process_spilled_is_used_when_its_stream_goes_on(tmp_pat
     gate = StoreGate("zarr", {"output_dir": tmp_path / "store"}, data_id="a")
     whole = list(gate["train"]["x"].batches(100, seed=3, epoch=2, budget="64MiB"))
     written = []
-    original = exchange.write_segments
+    original = bucket_sorts.write_parts
     monkeypatch.setattr(
-        exchange, "write_segments", lambda path, *a, **o: written.append(path) or original(path, *a, **o)
+        bucket_sorts, "write_parts", lambda path, *a, **o: written.append(path) or original(path, *a, **o)
     )
     with exchanging("exchange"), gate["train"]["x"].batches(100, seed=3, budget=SMALL) as stream:
         stream.load_state_dict(state)
         found = list(stream)
         np.testing.assert_array_equal(np.concatenate(found), np.concatenate(whole[217:]))
-        following = Path(stream._source._exchanges(3)[0].directory)
+        following = Path(stream._loader._exchange(3).sorts[0].directory)
         assert {path.parent for path in written} <= {following}, "and of that, what was not written when it was killed"
     assert not scratch.exists()
 
 
 def spilled_files(stream, epoch):
     """Return the spill files of an epoch, by where they lie on the disk."""
-    directory = Path(stream._source._exchanges(epoch)[0].directory)
+    directory = Path(stream._loader._exchange(epoch).sorts[0].directory)
     return {path.stat().st_ino: path.name for path in directory.glob("*-map-*")}
 
 
@@ -1382,7 +1383,7 @@ with StoreGate("zarr", {"output_dir": directory + "/store"}, data_id="a") as gat
         assert seen == n_rows
         peaks.append(status("VmHWM") - before)
     stream.close()
-source = type(stream._source).__name__
+source = type(stream._loader).__name__
 print(json.dumps({"projected": stream.projected_nbytes, "peaks": peaks, "source": source}))
 """
 
@@ -1403,10 +1404,10 @@ def measured(tmp_path, shuffle, budget, n_rows, consumer, n_epochs):
 @pytest.mark.parametrize(
     ("shuffle", "budget", "source"),
     [
-        (False, "128MiB", RunSource),
-        ("blocks", "320MiB", BlockSource),
-        (True, "512MiB", MemorySource),
-        (True, "96MiB", ExchangeSource),
+        (False, "128MiB", RunLoader),
+        ("blocks", "320MiB", BlockLoader),
+        (True, "512MiB", MemoryLoader),
+        (True, "96MiB", ExchangeLoader),
     ],
 )
 def test_the_peak_is_not_above_the_projection(tmp_path, consumer, shuffle, budget, source):

@@ -1,6 +1,6 @@
 """Block orders: rows that lie together are read together, and mixed within rounds; pure, reads nothing.
 
-The order of an epoch, whose positions are those of `stream_orders`::
+The order of an epoch, whose positions are those of `epochs`::
 
     rows are cut into M blocks of b; sigma is a permutation of the blocks, keyed (seed, epoch)
     R rounds share the blocks evenly: round j = the rows of blocks sigma[M·j//R : M·(j+1)//R], end to end

@@ -7,7 +7,7 @@ number of rows and, for blocks, on their sizes; never on ranks, threads, memory 
     in order   position p is row p
     uniform    position p is row permutation(seed, epoch)[p], see `uniform`
     drawn      position p is a row drawn with its weight, keyed (seed, epoch); rows may come twice or never
-    blocks     see `block_orders`
+    blocks     see `blocks`
 
 Of a step of n positions rank r has ``n·(r+1)//world - n·r//world``: of one that is in order, uniform or drawn those
 from ``n·r//world`` on.
@@ -59,7 +59,7 @@ tables of numpy's kind would be kept in a cache, those of every epoch."""
 ORDER_VERSION = 3
 """How seeds and epochs become orders; states of all versions resume. In version 1 the numbers of a key were the words
 of a SeedSequence as they are, which reads (5, 3) and (5, 3, 0) as one key, and so (2**32, 0) and (0, 1). Up to
-version 2 the last round of blocks could be a short one, see `block_orders`."""
+version 2 the last round of blocks could be a short one, see `blocks`."""
 MAX_KEY = 2**64
 """Numbers of a key are below this: each is two words."""
 _Use: TypeAlias = Literal["permutation", "uniform", "draw", "transform"]

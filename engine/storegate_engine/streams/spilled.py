@@ -1,4 +1,4 @@
-"""Stream spills: the rows of an epoch in any order, by an exchange over spill files, ahead of the batches."""
+"""Spilled: the rows of an epoch in any order, by an exchange over spill files, ahead of the batches."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from storegate_engine.errors import LabelError
 from storegate_engine.exchange import COPIES, SHARE, Exchange, Spills, Step, spill_row_nbytes
 from storegate_engine.orders import Range
 from storegate_engine.streams.epochs import Epochs, Share
-from storegate_engine.streams.loaders import EpochOrder, Ready, Source, Threads, copied_nbytes, free_one, row_nbytes_of
+from storegate_engine.streams.loaders import EpochOrder, Loader, Ready, Threads, copied_nbytes, free_one, row_nbytes_of
 from storegate_engine.table import Variable, is_stored, token_of
 
-__all__ = ["ExchangeSource"]
+__all__ = ["ExchangeLoader"]
 
 COUNTS_NBYTES = 24
 """Bytes of each bucket in a scatter task: its count, and where its segment begins and ends."""
@@ -32,7 +32,7 @@ EXCHANGE_UNITS = 5.5
 (measured)."""
 
 
-class ExchangeSource(Source):
+class ExchangeLoader(Loader):
     """Rows spilled in the order of their epoch; the next epoch's are scattered while this one's are collected."""
 
     loads_at_once = 2

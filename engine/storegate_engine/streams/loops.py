@@ -1,0 +1,68 @@
+"""Loops: one pass over a stream, and batches cut out of loads; reads nothing."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Generator, Iterator
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from storegate_engine.errors import IterationError
+from storegate_engine.streams.loaders import Ready
+
+__all__ = ["Loop", "batches_of"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+class Loop(Iterator[Any]):
+    """One loop over a stream: ends with its epoch, and raises where the stream has gone elsewhere before."""
+
+    def __init__(self, batches: Generator[Any, None, None], n_left: int) -> None:
+        self._batches = batches
+        self._n_left = n_left
+        self._reason: str | None = None
+
+    def __next__(self) -> Any:
+        """Return the next batch."""
+        if self._reason is not None:
+            raise IterationError(
+                f"a loop over a stream goes on, but {self._reason}: {self._n_left} batches of its epoch would be "
+                "missing; a stream has one loop at a time: leave the first one, or give each a stream of its own "
+                "(copy.copy(stream))"
+            )
+        try:
+            batch = next(self._batches)
+        except StopIteration:  # a worker gives fewer than there are steps
+            self._n_left = 0
+            raise
+        self._n_left -= 1
+        return batch
+
+    def stop(self, reason: str | None) -> None:
+        """End the threads; the next batch, if one is left, is an error for this reason, or the end without one."""
+        try:
+            self._batches.close()
+        except ValueError as err:  # of a generator that runs
+            raise IterationError(
+                "a stream is read by another thread; give each thread a stream of its own (copy.copy(stream))"
+            ) from err
+        if self._n_left:
+            self._reason = reason
+
+
+def batches_of(ready: Ready, n_rows: int) -> Iterator[list[Array]]:
+    """Yield the batches of a load as copies, of which small ones share an array of about ``n_rows`` rows."""
+    rows, cuts, first = ready.rows, ready.cuts, 0
+    while first < len(cuts) - 1:
+        last = max(first + 1, bisect_right(cuts, cuts[first] + n_rows) - 1)
+        start, stop = cuts[first], cuts[last]
+        if rows is None:
+            copies = [array[start:stop].copy() for array in ready.arrays]
+        else:
+            copies = [array.take(rows[start:stop], axis=0) for array in ready.arrays]
+        for lo, hi in pairwise(cuts[first : last + 1]):
+            yield [copy[lo - start : hi - start] for copy in copies]
+        first = last

@@ -1,0 +1,157 @@
+"""Shuffles: how a stream orders its rows, and which loader gives that order at the least cost; reads no rows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from storegate_engine.budget import reserved_nbytes
+from storegate_engine.errors import ArgumentError
+from storegate_engine.orders import RowOrder
+from storegate_engine.settings import shuffle_plan
+from storegate_engine.streams.blocks import Blocks, default_blocks
+from storegate_engine.streams.epochs import LANES, ORDER_VERSION, Epochs, draw, uniform
+from storegate_engine.streams.loaders import Loader, row_nbytes_of
+from storegate_engine.streams.memory_loaders import GatherLoader, MemoryLoader
+from storegate_engine.streams.span_loaders import BlockLoader, RunLoader
+from storegate_engine.streams.spilled import ExchangeLoader
+from storegate_engine.table import Variable
+
+__all__ = ["Shuffle", "blocks_of", "loader_of", "order_of"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shuffle:
+    """How a stream orders rows."""
+
+    kind: Literal["none", "uniform", "blocks"]
+    """In logical order, in a uniform order of every epoch, or in blocks."""
+    seed: int = 0
+    """Of all epochs."""
+    block_rows: int | None = None
+    """Rows of a block; None follows from the data."""
+    buffer_blocks: int | None = None
+    """Blocks of a buffer; None follows from the data."""
+    label: Variable | None = None
+    """What the quality of a block order is judged by; None supposes the worst."""
+    weights: Array | None = None
+    """Draw rows with these weights, instead of taking each once; uniform only."""
+    version: int = ORDER_VERSION
+    """How seeds and epochs become orders, see `epochs`."""
+
+
+def loader_of(
+    variables: Sequence[Variable],
+    epochs: Epochs,
+    shuffle: Shuffle,
+    blocks: Blocks | None,
+    budget_nbytes: int,
+    prefetch: int,
+    *,
+    name: Callable[[], str],
+) -> Loader:
+    """Return what loads the rows: the cheapest loader that can give their order.
+
+    Parameters
+    ----------
+    variables : sequence of Variable
+        The rows.
+    epochs : Epochs
+        The steps, and the rank.
+    shuffle : Shuffle
+        The order.
+    blocks : Blocks or None
+        What :func:`blocks_of` returned.
+    budget_nbytes : int
+        The memory limit.
+    prefetch : int
+        Loads that are read ahead.
+    name : callable
+        Returns a name of the order, the same in every process that has it.
+
+    Raises
+    ------
+    MemoryBudgetError
+        The buffers do not fit the budget.
+    ValueError
+        Blocks are asked for of rows that do not lie in blocks.
+    """
+    in_runs = all(variable.order.runs(0, len(variable)) is not None for variable in variables)
+    if blocks is not None:
+        if not in_runs:
+            raise ArgumentError(
+                "shuffle='blocks' reads blocks of rows that lie together, but these are shuffled lazily; use "
+                "shuffle=True, or compact() the phase after shuffle()"
+            )
+        return BlockLoader(variables, blocks, budget_nbytes, prefetch)
+    if shuffle.kind == "none" and in_runs:
+        return RunLoader(variables, epochs, budget_nbytes, prefetch)
+    order = partial(_in_epoch, shuffle)
+    memory = MemoryLoader(variables, epochs, order)
+    fits = reserved_nbytes(budget_nbytes) + memory.projected_nbytes <= budget_nbytes
+    if fits and shuffle_plan() != "exchange":
+        return memory
+    if any(variable.dtype.kind == "T" for variable in variables):  # text has no width, and cannot be spilled
+        return GatherLoader(variables, epochs, order, budget_nbytes, prefetch)
+    return ExchangeLoader(variables, epochs, order, budget_nbytes, prefetch, name=name())
+
+
+def _in_epoch(shuffle: Shuffle, order: RowOrder, epoch: int) -> RowOrder:
+    """Return rows in the order of an epoch that is not in blocks."""
+    if shuffle.kind == "none":
+        return order
+    if shuffle.weights is None:
+        return uniform(order, shuffle.seed, epoch, shuffle.version)
+    return draw(order, shuffle.weights, shuffle.seed, epoch, shuffle.version)
+
+
+def blocks_of(variables: Sequence[Variable], epochs: Epochs, shuffle: Shuffle) -> Blocks | None:
+    """Return the blocks of a shuffle, in sizes that follow from the rows where none are given; None without blocks."""
+    if shuffle.kind != "blocks":
+        return None
+    widest = max(variables, key=lambda variable: variable.row_nbytes)
+    chunk_rows = max([1, *(piece.array.chunk_rows for piece in widest.pieces)])
+    row_nbytes = row_nbytes_of(variables)
+    block_rows, buffer_blocks = default_blocks(epochs.n_rows, row_nbytes, chunk_rows, shuffle.version)
+    if (asked := shuffle.block_rows) is not None:
+        buffer_blocks = max(1, -(-block_rows * buffer_blocks // max(1, asked)))  # as many rows
+        block_rows = asked
+    if shuffle.buffer_blocks is not None:
+        buffer_blocks = shuffle.buffer_blocks
+    return Blocks(epochs, shuffle.seed, block_rows, buffer_blocks, shuffle.version)
+
+
+def order_of(epochs: Epochs, batch_rows: int, shuffle: Shuffle, blocks: Blocks | None) -> dict[str, Any]:
+    """Return everything that the order of the rows depends on, as it stands in the state of a stream.
+
+    Parameters
+    ----------
+    epochs : Epochs
+        The rows.
+    batch_rows : int
+        The rows of a step that were asked for, which may be more than there are.
+    shuffle : Shuffle
+        The order.
+    blocks : Blocks or None
+        What :func:`blocks_of` returned.
+    """
+    weights = shuffle.weights
+    return {
+        "rows": epochs.n_rows,
+        "batch_size": batch_rows,
+        "last": epochs.last,
+        "shuffle": shuffle.kind,
+        "seed": shuffle.seed,
+        "streams": LANES,
+        "keys": shuffle.version,
+        "block_rows": blocks.block_rows if blocks else None,
+        "buffer_blocks": blocks.buffer_blocks if blocks else None,
+        "weights": None if weights is None else hashlib.sha256(weights.astype("<f8").tobytes()).hexdigest()[:32],
+    }

@@ -1,0 +1,205 @@
+"""Span loaders: rows that lie in runs, in order or in blocks; each chunk is read once in a load."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from storegate_engine.arrays import in_own_thread
+from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbytes
+from storegate_engine.orders import Range
+from storegate_engine.streams.blocks import Blocks
+from storegate_engine.streams.epochs import Epochs, Load, Share
+from storegate_engine.streams.loaders import (
+    PART_NBYTES,
+    Loader,
+    Ready,
+    Threads,
+    free_one,
+    reading_nbytes,
+    row_nbytes_of,
+)
+from storegate_engine.table import Variable
+
+__all__ = ["BlockLoader", "RunLoader", "reads_of"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+FETCH_NBYTES = 64 * 2**10
+"""Bytes of a span, on average, from which on the system is told about it beforehand."""
+RUN_NBYTES = 16 * 2**20
+"""Rows of one load that are read in order."""
+ORDER_NBYTES = 5
+"""Bytes of each row of a round while its order is worked out, and of each row that waits in it (measured)."""
+
+
+class _SpanLoader(Loader):
+    """Reads the spans of loads by many threads into one buffer for every variable, which later loads use again."""
+
+    def __init__(self, variables: Sequence[Variable], load_rows: int, prefetch: int) -> None:
+        self.variables = variables
+        self.load_rows = load_rows
+        self.prefetch = prefetch
+        self._free: deque[list[Array]] = deque()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel without memory."""
+        return {**self.__dict__, "_free": deque()}
+
+    def close(self, spill_from: int | None = None) -> None:
+        """Let go of the memory, which later epochs would use again."""
+        self._free.clear()
+
+    @property
+    def load_nbytes(self) -> int:
+        """Bytes of one load, and of the numbers of its rows."""
+        return self.load_rows * (row_nbytes_of(self.variables) + np.dtype(np.intp).itemsize)
+
+    @property
+    def projected_nbytes(self) -> int:
+        """Every load that is ready or on its way, the planning of some, and what the reading threads hold."""
+        reading = reading_nbytes(self.variables, self.load_rows)
+        return (1 + self.prefetch) * self.load_nbytes + self.planning_nbytes + reading
+
+    @property
+    def planning_nbytes(self) -> int:
+        """Working out which rows a load reads."""
+        return self.load_rows * ROW_OVERHEAD_NBYTES
+
+    def read(self, plan: Callable[[], Load], threads: Threads) -> Ready:
+        """Make one load."""
+        load = plan()
+        buffers = free_one(self._free, self._buffers)
+        arrays = [buffer[: load.n_rows] for buffer in buffers]
+        threads.run(self._parts(load, arrays), partial(self._fetch, load))
+        return Ready(arrays, load.rows, load.cuts.tolist(), load.closed, partial(self._free.append, buffers))
+
+    def _fetch(self, load: Load) -> None:
+        """Have the disk work on all of a load at once, where its spans are long enough to be worth it."""
+        for variable in self.variables:
+            if load.n_rows * variable.row_nbytes >= FETCH_NBYTES * len(load.spans):
+                variable.will_read(load.spans)
+
+    def _buffers(self) -> list[Array]:
+        return [np.empty((self.load_rows, *variable.row_shape), variable.dtype) for variable in self.variables]
+
+    def _parts(self, load: Load, arrays: list[Array]) -> Iterator[Callable[[], object]]:
+        for variable, array in zip(self.variables, arrays, strict=True):
+            yield from reads_of(variable, load.spans, array)
+
+
+def reads_of(variable: Variable, spans: Sequence[tuple[int, int]], out: Array) -> Iterator[Callable[[], object]]:
+    """Yield what reads spans of rows that lie in runs, end to end into ``out``, some at a time."""
+    done = 0
+    for part in _in_parts(spans, max(1, PART_NBYTES // max(1, variable.row_nbytes))):
+        n_rows = sum(stop - start for start, stop in part)
+        yield partial(_read_part, variable, part, out[done : done + n_rows])
+        done += n_rows
+
+
+def _in_parts(spans: Sequence[tuple[int, int]], most: int) -> Iterator[list[tuple[int, int]]]:
+    """Yield spans in lists of at most so many rows; longer spans are cut."""
+    part: list[tuple[int, int]] = []
+    room = most
+    for start, stop in spans:
+        for lo in range(start, stop, most):
+            hi = min(lo + most, stop)
+            if hi - lo > room:
+                yield part
+                part, room = [], most
+            part.append((lo, hi))
+            room -= hi - lo
+    if part:
+        yield part
+
+
+def _read_part(variable: Variable, spans: Sequence[tuple[int, int]], out: Array) -> None:
+    """Read spans in this thread, beside others of ours."""
+    with in_own_thread():
+        variable.read_spans(spans, out)
+
+
+class BlockLoader(_SpanLoader):
+    """Rounds of blocks: each is one load, or several where a whole one does not fit, which read its chunks again."""
+
+    def __init__(self, variables: Sequence[Variable], blocks: Blocks, budget_nbytes: int, prefetch: int) -> None:
+        super().__init__(variables, blocks.share_rows, prefetch)
+        self.blocks = blocks
+        self.parts = 1
+        epochs = blocks.epochs
+        step_rows = max(1, -(-epochs.batch_rows // epochs.world))
+        n_steps = -(-blocks.share_rows // step_rows)
+        limit = budget_nbytes - reserved_nbytes(budget_nbytes)
+        while self.projected_nbytes > limit and self.parts < n_steps:
+            self.parts = min(n_steps, self.parts + max(1, self.parts // 4))
+            self.load_rows = min(blocks.share_rows, -(-n_steps // self.parts) * step_rows)
+        require(
+            reserved_nbytes(budget_nbytes) + self.projected_nbytes,
+            budget_nbytes,
+            what=f"a block shuffle with {1 + prefetch} buffers of {blocks.buffer_blocks} blocks of {blocks.block_rows} "
+            f"rows, read in parts of one batch of {epochs.batch_rows} rows,",
+            remedy="raise budget= (or storegate.memory-limit), or lower prefetch=, the batch size or buffer_blocks=; "
+            "the latter is another order of the rows",
+        )
+
+    @property
+    def planning_nbytes(self) -> int:
+        """The order of a round, which is worked out whole, and which of its rows are this rank's."""
+        n_rows = self.blocks.share_rows + (self.blocks.round_rows if self.blocks.epochs.world > 1 else 0)
+        return n_rows * ORDER_NBYTES
+
+    def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
+        """Yield a task for each load."""
+        for load in self.blocks.loads(epoch, step):
+            plan = partial(self.blocks.load, *load)
+            if self.parts == 1:
+                yield partial(self.read, plan, threads)
+            else:
+                for part in range(self.parts):
+                    yield partial(self._read_part, plan, part)
+
+    def _read_part(self, plan: Callable[[], Load], part: int) -> Ready:
+        """Read the rows of some batches of a round, in their order."""
+        load = plan()
+        n_steps = len(load.cuts) - 1
+        first, last = n_steps * part // self.parts, n_steps * (part + 1) // self.parts
+        cuts = load.cuts[first : last + 1]
+        rows = load.logical(int(cuts[0]), int(cuts[-1]))
+        spare = reading_nbytes(self.variables, len(rows))
+        arrays = [variable.take(rows, spare_nbytes=spare) for variable in self.variables]
+        return Ready(arrays, None, (cuts - cuts[0]).tolist(), load.closed or last < n_steps)
+
+
+class RunLoader(_SpanLoader):
+    """Steps of rows in order, some at a time."""
+
+    def __init__(self, variables: Sequence[Variable], epochs: Epochs, budget_nbytes: int, prefetch: int) -> None:
+        self.share = Share(Range(0, epochs.n_rows), epochs)
+        row_nbytes = row_nbytes_of(variables) + ROW_OVERHEAD_NBYTES
+        free = (budget_nbytes - reserved_nbytes(budget_nbytes)) // (2 * (2 + prefetch))
+        fitting = min(RUN_NBYTES, free) // row_nbytes // max(1, self.share.step_rows)
+        self.steps = max(1, fitting)
+        longest = max(self.share.step_rows, min(len(self.share), self.steps * self.share.step_rows))
+        super().__init__(variables, max(1, longest), prefetch)
+        require(
+            reserved_nbytes(budget_nbytes) + self.projected_nbytes,
+            budget_nbytes,
+            what=f"reading batches of {epochs.batch_rows} rows",
+            remedy="raise budget= (or storegate.memory-limit), or lower prefetch= or the batch size",
+        )
+
+    def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
+        """Yield a task for every few steps."""
+        for first in range(step, self.share.epochs.n_steps, self.steps):
+            yield partial(self.read, partial(self._load, first), threads)
+
+    def _load(self, first: int) -> Load:
+        steps = range(first, min(first + self.steps, self.share.epochs.n_steps) + 1)
+        cuts = np.array([self.share.start(step) for step in steps])
+        runs = self.share.runs(int(cuts[0]), int(cuts[-1]))
+        assert runs is not None
+        return Load(tuple(runs), np.arange(cuts[-1] - cuts[0]), cuts - cuts[0])
