@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from storegate import StoreGate
 from storegate_engine.streams import Epochs
-from storegate_engine.streams.blocks import Blocks, default_blocks, variance_factor
+from storegate_engine.streams.blocks import Blocks, default_blocks
+from storegate_engine.streams.quality import variance_factor
 
 DEAL_ORDER = sorted(range(64), key=lambda lane: f"{lane:06b}"[::-1])
 

@@ -52,6 +52,8 @@ def write_parts(
     row_nbytes = values.nbytes // len(values) if len(values) else 0
     ends = np.cumsum(counts)
     with _new_file(path, counts, row_nbytes, spare) as (file, offsets, checksums):
+        # Gathering is worth a call, and writing another, only for many rows: short parts are gathered together, several
+        # whole ones at a time, and a part that is longer than a step is gathered in slices.
         first = 0
         step = max(1, min(_WRITE_NBYTES, values.nbytes // 4) // max(1, row_nbytes))
         while first < len(counts):  # as many whole parts as are gathered at a time, or a slice of a long one
@@ -70,8 +72,12 @@ def write_parts(
 def write_from_slices(path: Path, counts: Array, row_nbytes: int, slices: Iterable[tuple[Array, Array]]) -> None:
     """Write parts of ``counts`` rows, as :func:`write_parts` does, from slices that have rows of several.
 
-    The file is as long as its parts from the start, and each slice is put where its rows belong: a part grows from
-    slice to slice, and so does its checksum.
+    Where each part begins is known from the start, and so each slice is cut up and its pieces put where they belong: a
+    part grows from slice to slice, and its checksum with it::
+
+        parts            | 0            | 1       | 2              |
+        after slice 1    | xxxx         | xx      | xxx            |
+        after slice 2    | xxxxyyyyyy   | xxyyy   | xxxyyy         |
 
     Parameters
     ----------

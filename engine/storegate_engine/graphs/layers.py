@@ -62,6 +62,10 @@ class RowsLayer(Layer):
     A block has the same key in whatever way it is read, and the same rows. Every other key names all that its task
     does: a cluster keeps the first task that it gets for a key, whoever asks for it later.
 
+    Between two steps of an exchange stands one task that depends on all of the first, and on which all of the second
+    depend: P scatter tasks and K blocks have P + K edges, where each block that waited for each scatter would make
+    P · K. Blocks find their rows by the names of files, which follow from the plan; no edge carries any.
+
     Parameters
     ----------
     name : str

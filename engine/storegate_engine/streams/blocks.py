@@ -31,7 +31,7 @@ import numpy.typing as npt
 from storegate_engine.errors import ArgumentError
 from storegate_engine.streams.epochs import LANES, ORDER_VERSION, Epochs, Load, keyed_permutation
 
-__all__ = ["Blocks", "default_blocks", "variance_factor"]
+__all__ = ["Blocks", "default_blocks"]
 
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 Rows: TypeAlias = npt.NDArray[np.integer[Any]]
@@ -42,8 +42,6 @@ ROUND_NBYTES = 64 * 2**20
 """Rows of one round, and what is known of each of them."""
 ROW_NBYTES = 64
 """What is known of each row of a round, as the definition of the order counts it."""
-SAMPLES = 64
-"""Places of a short block, and of longer lanes, over which the quality is averaged."""
 EVEN_VERSION = 3
 """From this version of orders on rounds are even; before, they were of ``buffer_blocks`` blocks but for the last."""
 
@@ -122,22 +120,31 @@ class Blocks:
     def _load(
         self, epoch: int, number: int, blocks: Int64Array, first: int, last: int, position: int, stop: int
     ) -> Load:
+        # The round's blocks end to end, cut into slices, of which only those of this rank's lanes are read:
+        #
+        #     blocks    | sigma[lo]   | sigma[lo+1] |  ...        | sigma[hi-1] |
+        #     slices    | 0     | 1       | 2       |  ...  | 62       | 63     |     bounds
+        #     lane l takes slice tau[l]; read in ascending order, so that a chunk of two slices is read once
+        #
+        # `_spans` says which logical rows these slices are, and where each part of a slice lies among the rows that
+        # are read, because blocks are read in the order in which they are stored, not in that of sigma.
         epochs, k = self.epochs, self.epochs.batch_rows
         begin = position % epochs.n_rows
         own = _own(epochs, position, stop)
         lanes = np.arange(LANES)
         if own is not None:
             lanes = np.unique((begin + np.flatnonzero(own)) % LANES)
-        # slices of the round, and those of this rank's lanes
+        # a slice is as long as the lane that takes it has positions in this round
         counts = _before(last, np.arange(LANES)) - _before(first, np.arange(LANES))
         tau = keyed_permutation(LANES, self.seed, epoch, number, version=self.version)
         bounds = np.zeros(LANES + 1, np.int64)
         bounds[tau + 1] = counts
         np.cumsum(bounds, out=bounds)
         ascending = np.sort(tau[lanes])
-        spans, segments, moved = self._spans(blocks, bounds[ascending], bounds[ascending + 1])
+        spans, begins, moved = self._spans(blocks, bounds[ascending], bounds[ascending + 1])
         read = np.concatenate([[0], np.cumsum(np.diff(bounds)[ascending])])
-        # lane after lane, a row for every 64th position
+        # lane after lane, a row for every 64th position; a load that begins in the middle of its round, because it is
+        # of the first rows again or goes on from a state, skips those that the lane has given before
         mixed: Rows = np.empty(stop - position, np.uint32 if read[-1] <= 2**32 else np.int64)
         for lane in lanes.tolist():
             lo, hi = read[np.searchsorted(ascending, tau[lane]) :][:2].tolist()
@@ -145,7 +152,7 @@ class Blocks:
             at = (lane - begin) % LANES
             turn = _before(begin, lane) - _before(first, lane)
             taken = order[turn : turn + len(mixed[at::LANES])]
-            mixed[at::LANES] = _placed(lo, hi, segments, moved)[taken]
+            mixed[at::LANES] = _placed(lo, hi, begins, moved)[taken]
         steps = np.clip(np.arange(position // k, -(-stop // k) + 1) * k, position, stop) - position
         if own is not None:
             mixed = mixed[own]
@@ -165,7 +172,7 @@ class Blocks:
         bounds = np.arange(LANES + 1) * n // LANES
         tau = keyed_permutation(LANES, self.seed, epoch, number, version=self.version)
         ascending = np.sort(tau[lanes])
-        spans, segments, moved = self._spans(blocks, bounds[ascending], bounds[ascending + 1])
+        spans, begins, moved = self._spans(blocks, bounds[ascending], bounds[ascending + 1])
         own = np.concatenate([[0], np.cumsum(np.diff(bounds)[ascending])])
         least, longer = n // LANES, np.flatnonzero(np.diff(bounds)[tau] > n // LANES)
         mixed: Rows = np.empty(int(own[-1]), np.uint32 if own[-1] <= 2**32 else np.int64)
@@ -174,7 +181,7 @@ class Blocks:
         for at, lane in enumerate(lanes.tolist()):
             lo, hi = own[np.searchsorted(ascending, tau[lane]) :][:2].tolist()
             order = keyed_permutation(hi - lo, self.seed, epoch, number, lane, version=self.version)
-            of_lane = _placed(lo, hi, segments, moved)[order]
+            of_lane = _placed(lo, hi, begins, moved)[order]
             turns[:, at] = of_lane[:least]
             if len(of_lane) > least:
                 mixed[next(rest)] = of_lane[least]
@@ -299,7 +306,7 @@ def _own(epochs: Epochs, position: int, stop: int) -> npt.NDArray[np.bool_] | No
 
 
 # ------------------------------------------------------------------------------
-# Sizes and quality
+# Sizes
 # ------------------------------------------------------------------------------
 
 
@@ -330,77 +337,3 @@ def default_blocks(n_rows: int, row_nbytes: int, chunk_rows: int, version: int =
     if version < EVEN_VERSION:
         return block_rows, min(n_blocks, -(-n_blocks // (n_rounds * LANES)) * LANES)
     return block_rows, -(-n_blocks // n_rounds)
-
-
-def variance_factor(blocks: Blocks, correlation: float) -> float:
-    """Return the variance of the mean of a step's rows, over that of as many rows of a uniform order.
-
-    With batches of k rows, blocks of b and rounds of W it is at most ``1 + ρ(k-1)(b-1)/(W-1)`` for the correlation
-    ρ of rows of a block (Cochran, *Sampling Techniques*, 3rd edition, chapters 8 and 9), and exact here for N rows::
-
-        p = the chance that two rows of a step are of one block, over all full steps
-        c = -(1 + (b-1)ρ) / (N-b)                     correlation of rows of different blocks
-        (1 + (k-1)(pρ + (1-p)c)) / (1 - (k-1)/(N-1))
-
-    p is less than (b-1)/(W-1), because a step takes its rows evenly from all lanes.
-    """
-    n_rows, b, k = blocks.epochs.n_rows, blocks.block_rows, blocks.epochs.batch_rows
-    if k < 2 or k >= n_rows or b >= n_rows:
-        return 1.0
-    same = _same_block_pairs(blocks) / (k * (k - 1))
-    between = -(1 + (b - 1) * correlation) / (n_rows - b)
-    return float((1 + (k - 1) * (same * correlation + (1 - same) * between)) / (1 - (k - 1) / (n_rows - 1)))
-
-
-def _same_block_pairs(blocks: Blocks) -> float:
-    """Return the expected ordered pairs of rows of one block in a full step, on average over those of an epoch."""
-    k, n_steps, n_blocks = blocks.epochs.batch_rows, blocks.epochs.n_rows // blocks.epochs.batch_rows, blocks.n_blocks
-    cuts = blocks.round_blocks
-    # the last block may be a short one, and lanes one row longer; chance puts them anywhere, and shifts blocks by that
-    short = blocks.epochs.n_rows - (n_blocks - 1) * blocks.block_rows
-    total = 0.0
-    for sample in range(SAMPLES):
-        place = (2 * sample + 1) * n_blocks // (2 * SAMPLES)
-        tau = keyed_permutation(LANES, sample)
-        at = int(np.searchsorted(cuts, place, side="right")) - 1
-        ends = cuts * blocks.block_rows
-        ends[at + 1 :] -= blocks.block_rows - short
-        kinds = np.diff(cuts)
-        kinds[at] = -1
-        for kind in np.unique(kinds).tolist():  # rounds of one kind are alike
-            rounds = np.flatnonzero(kinds == kind)
-            sizes = np.full(int(np.diff(cuts)[rounds[0]]), blocks.block_rows)
-            if kind < 0:
-                sizes[place - cuts[at]] = short
-            total += _pairs_in_rounds(sizes, tau, ends[rounds], k, n_steps * k)
-    return total / SAMPLES / n_steps
-
-
-def _pairs_in_rounds(sizes: Int64Array, tau: Int64Array, firsts: Int64Array, k: int, stop: int) -> float:
-    """Return the same, all full steps together, of rounds of blocks of these sizes which begin at ``firsts``."""
-    lasts = np.minimum(firsts + sizes.sum(), stop)
-    firsts, lasts = firsts[firsts < lasts], lasts[firsts < lasts]
-    # a round ends a step, has whole ones, and begins another; or is within one
-    head, tail = -(-firsts // k) * k, lasts // k * k
-    is_within = head > tail
-    lengths = [np.where(is_within, lasts, head) - firsts, np.where(is_within, 0, lasts - tail)]
-    pairs = _pairs(sizes, tau, np.concatenate([*lengths, [k]]))
-    return float(pairs[:-1].sum() + pairs[-1] * (np.maximum(0, tail - head) // k).sum())
-
-
-def _pairs(sizes: Int64Array, tau: Int64Array, positions: Int64Array) -> npt.NDArray[np.float64]:
-    """Return the expected ordered pairs of rows of one block among neighbouring positions of a round."""
-    ends = np.cumsum(sizes)
-    least, longer = divmod(int(ends[-1]), LANES)
-    bounds = np.concatenate([[0], np.cumsum(least + (tau < longer))])
-    edges = np.unique(np.concatenate([bounds, ends]))
-    slices = np.searchsorted(bounds, edges[:-1], side="right") - 1
-    slice_rows = np.diff(bounds)[slices].astype(np.float64)
-    shares, block = np.diff(edges) / slice_rows, np.searchsorted(ends, edges[:-1], side="right")
-    # the chance that two rows of one lane, and of two lanes, are of one block
-    alike = (shares * (np.diff(edges) - 1) / np.maximum(slice_rows - 1, 1)).sum() / LANES
-    across = (np.bincount(block, shares) ** 2 - np.bincount(block, shares**2)).sum() / (LANES * (LANES - 1))
-    turns, rest = np.divmod(positions, LANES)
-    of_one_lane = rest * turns * (turns + 1) + (LANES - rest) * turns * (turns - 1)
-    expected: npt.NDArray[np.float64] = of_one_lane * alike + (positions * (positions - 1) - of_one_lane) * across
-    return expected
