@@ -27,7 +27,7 @@ PUBLIC = {
     """,
     "exchange": """
         COPIES Exchange Plan SHARE Spills Step TASK_NBYTES moved_row_nbytes open_exchange permuted_rows
-        plan_rows run run_here spill_of spill_row_nbytes task_nbytes workspace
+        plan_rows run spill_of spill_row_nbytes task_nbytes workspace
     """,
     "store": """
         ArraySource Checked ColumnSource Manifest MemoryRepository Repository Root Source StoredRepository

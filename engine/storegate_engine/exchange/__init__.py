@@ -19,7 +19,7 @@ from storegate_engine.exchange.passes import open_exchange
 from storegate_engine.exchange.planning import moved_row_nbytes, plan_rows, spill_row_nbytes
 from storegate_engine.exchange.plans import COPIES, SHARE, TASK_NBYTES, Plan, permuted_rows, task_nbytes
 from storegate_engine.exchange.spills import Spills, spill_of
-from storegate_engine.exchange.tasks import run, run_here, workspace
+from storegate_engine.exchange.tasks import run, workspace
 
 __all__ = [
     "COPIES",
@@ -34,7 +34,6 @@ __all__ = [
     "permuted_rows",
     "plan_rows",
     "run",
-    "run_here",
     "spill_of",
     "spill_row_nbytes",
     "task_nbytes",

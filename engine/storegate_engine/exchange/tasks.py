@@ -12,7 +12,7 @@ from typing import TypeVar
 from storegate_engine.buffers import Workspace
 from storegate_engine.clusters import active_client, asking
 
-__all__ = ["run", "run_here", "workspace"]
+__all__ = ["run", "workspace"]
 
 T = TypeVar("T")
 
@@ -23,8 +23,10 @@ RETRIES = 3
 """How often a task that failed with its worker is tried again."""
 
 
-def run(tasks: Iterator[Callable[[], T]], n_threads: int, done: Callable[[], object] = lambda: None) -> list[T]:
-    """Run tasks on the active cluster, else in threads; the first error stops what has not begun.
+def run(
+    tasks: Iterator[Callable[[], T]], n_threads: int, done: Callable[[], object] = lambda: None, *, here: bool = False
+) -> list[T]:
+    """Run tasks on the active cluster, else in threads, as always ``here``; an error stops what has not begun.
 
     Of a worker, or of this process, at most ``n_threads`` run them at a time: so it was planned. What they return
     is small, and comes in no order. In a task of a worker, its thread is given back meanwhile.
@@ -34,7 +36,7 @@ def run(tasks: Iterator[Callable[[], T]], n_threads: int, done: Callable[[], obj
     ClusterError
         The cluster was closed, or its scheduler was lost, before all were done.
     """
-    client = active_client()
+    client = None if here else active_client()
     results: list[T] = []
     if client is not None:
         from distributed import as_completed  # optional, deferred on purpose
@@ -50,7 +52,7 @@ def run(tasks: Iterator[Callable[[], T]], n_threads: int, done: Callable[[], obj
                     with contextlib.suppress(Exception):  # a cluster that is gone: the error before it says why
                         client.cancel(futures)
         return results
-    return run_here(tasks, n_threads, done)
+    return _run_here(tasks, n_threads, done)
 
 
 _turns: dict[tuple[str, int], threading.BoundedSemaphore] = {}
@@ -67,7 +69,7 @@ def in_turn(task: Callable[[], T], n_threads: int) -> T:
         return task()
 
 
-def run_here(tasks: Iterator[Callable[[], T]], n_threads: int, done: Callable[[], object] = lambda: None) -> list[T]:
+def _run_here(tasks: Iterator[Callable[[], T]], n_threads: int, done: Callable[[], object] = lambda: None) -> list[T]:
     """Run tasks in threads of this process; the first error stops what has not begun."""
     results: list[T] = []
     with ThreadPoolExecutor(n_threads, thread_name_prefix=THREADS) as pool:

@@ -1,4 +1,4 @@
-"""Lazy: variables as dask arrays and as one xarray.Dataset; reads no rows."""
+"""Datasets: variables as dask arrays, and phases as xarray Datasets; reads no rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Persisted: rows on the workers of a cluster as dask arrays, in whatever order; the layer of `lazy` over blocks.
+"""Persisted: rows on the workers of a cluster as dask arrays, in whatever order; the layer of `layers` over blocks.
 
 The blocks that lie on the workers come first in the graph, and tasks take rows out of them, by row numbers that
 they work out for themselves::

@@ -21,7 +21,7 @@ from storegate_engine.buffers import Workspace
 from storegate_engine.clusters import active_client
 from storegate_engine.encodings import encoding_of
 from storegate_engine.errors import LabelError, MemoryBudgetError
-from storegate_engine.exchange import TASK_NBYTES, Exchange, Plan, open_exchange, plan_rows, run, run_here, workspace
+from storegate_engine.exchange import TASK_NBYTES, Exchange, Plan, open_exchange, plan_rows, run, workspace
 from storegate_engine.integers import stable_argsort
 from storegate_engine.store.inputs import Source, VariableSource
 from storegate_engine.store.repository import Transaction
@@ -215,7 +215,8 @@ def _gather(
         hi = min(lo + step, len(variable))
         out = _gathered(variable, lo, hi, n_threads, is_last=is_last and hi == len(variable))
         starts = range(0, len(out), part)
-        written += run_here((partial(write_rows, array, lo + at, out[at : at + part]) for at in starts), n_threads)
+        parts = (partial(write_rows, array, lo + at, out[at : at + part]) for at in starts)
+        written += run(parts, n_threads, here=True)
         progress(out.nbytes)
     return written
 
@@ -237,7 +238,7 @@ def _gathered(variable: Variable, lo: int, hi: int, n_threads: int, *, is_last: 
 
     tasks = (partial(place, number, a, b) for number, (a, b) in enumerate(pairwise(cuts)) if a < b)
     try:
-        run_here(tasks, n_threads)
+        run(tasks, n_threads, here=True)
     except LabelError:
         del out
         return variable.read(lo, hi)  # names the logical row, unless the label is of a row between the wanted ones
