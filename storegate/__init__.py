@@ -1,5 +1,22 @@
 """StoreGate: sample tables for machine learning, over a lazy, chunked array engine.
 
+What its files and folders know; each imports only from those below it:
+
+    cli        the command line
+    demo       its demonstration
+    adapters   streams in the shapes that training frameworks want
+    gate       the class StoreGate: the documented interface
+    views      ``gate["train"]["x"]``
+    session    what a gate holds and its views share: backend, mode and repositories
+    versions   the past of a table, as records that print as tables
+    edits      new tables from old, and the calls that store them
+    batches    what ``batches()`` is asked for, as a stream
+    reading    names and selections as rows, dask arrays or Datasets
+    contents   what a table has: names, shapes and sizes
+    display    text, HTML and plans, for people to read
+    parsing    what callers give, as typed values
+    callers    where in the caller's program a warning belongs
+
 The public names are found on first use: importing the package (as ``storegate --help`` does) brings in none
 of numpy, zarr, xarray and dask.
 """
@@ -10,9 +27,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from storegate.display.text import explain
+    from storegate.display import explain
     from storegate.gate import StoreGate
-    from storegate.parsing.iterators import samples
+    from storegate.parsing import samples
     from storegate_engine import errors
 
 __all__ = ["StoreGate", "__version__", "errors", "explain", "samples"]
@@ -26,9 +43,9 @@ def __getattr__(name: str) -> object:
     if name == "StoreGate":
         value = import_module("storegate.gate").StoreGate
     elif name == "explain":
-        value = import_module("storegate.display.text").explain
+        value = import_module("storegate.display").explain
     elif name == "samples":
-        value = import_module("storegate.parsing.iterators").samples
+        value = import_module("storegate.parsing").samples
     elif name == "errors":
         value = import_module("storegate_engine.errors")
     else:

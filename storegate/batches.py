@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate.parsing.inputs import Names
+from storegate.parsing import Names
 from storegate.reading import require_stackable
 from storegate_engine.errors import (
     ArgumentError,

@@ -1,46 +1,134 @@
-"""Reading: names and selections as rows, in memory or as dask arrays; knows variables, and no gate."""
+"""Reading: names and selections as rows, in memory or as dask arrays; knows tables and variables, and no gate."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import dask.array as da
 import numpy as np
 
-from storegate.parsing.inputs import Names
-from storegate.parsing.phases import ALL, PHASES, require_compiled
-from storegate.parsing.selection import OneRow, RowRange, Rows, Selection, n_selected
+from storegate.contents import names_in, whole
+from storegate.parsing import (
+    ALL,
+    PHASES,
+    Names,
+    OneRow,
+    RowRange,
+    Rows,
+    Selection,
+    n_selected,
+    parse_item,
+    parse_method_index,
+)
 from storegate_engine.arrays import Capacity
 from storegate_engine.casts import combined
 from storegate_engine.errors import DtypeError, ShapeError
 from storegate_engine.exchange import task_nbytes
-from storegate_engine.graphs import blocks_of, to_dask
+from storegate_engine.graphs import blocks_of, to_dask, to_dataset
+from storegate_engine.store import Repository, fingerprint, known_fingerprints
 from storegate_engine.table import Table, Variable
 
-__all__ = ["Subset", "read", "read_lazy", "require_stackable", "whole"]
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Selected", "Subset", "fingerprints", "read_dataset", "read_tree", "require_stackable"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+ITERATION_NBYTES = 4 * 2**20
+"""Bytes that iteration over rows reads at a time."""
 
 
-def whole(table: Table, phase: str, name: str) -> Variable:
-    """Return a variable of one phase, or of all phases concatenated.
+@dataclass(frozen=True, slots=True, eq=False)
+class Selected:
+    """Rows of some variables, and the form in which they are wanted; none is read yet."""
 
-    Raises
-    ------
-    NotCompiledError
-        All phases of a table that is not compiled.
-    VariableNotFoundError
-        A phase that has rows does not have it.
-    """
-    if phase != ALL:
-        return table.variable(phase, name)
-    require_compiled(table.compiled, "reading")
-    phases = [at for at in PHASES if table[at]] or list(PHASES[:1])
-    joined = table.variable(phases[0], name)
-    for at in phases[1:]:
-        joined = joined.appended(table.variable(at, name))
-    return joined
+    names: Names
+    """The variables, and the form."""
+    variables: Sequence[Variable]
+    """One for each name."""
+    selections: Sequence[Selection]
+    """The rows of each variable."""
+
+    @classmethod
+    def everything(cls, names: Names, variables: Sequence[Variable]) -> Self:
+        """Select all rows."""
+        return cls(names, variables, [RowRange(0, len(variable)) for variable in variables])
+
+    @classmethod
+    def by_item(cls, names: Names, variables: Sequence[Variable], item: Any) -> Self:
+        """Select what ``view[item]`` means."""
+        return cls(names, variables, [parse_item(item, len(variable)) for variable in variables])
+
+    @classmethod
+    def by_index(cls, table: Table, names: Names, phase: str, index: Any) -> Self:
+        """Select what ``get_data(index=index)`` means."""
+        variables = [whole(table, phase, name) for name in names.names]
+        return cls(names, variables, [parse_method_index(index, len(variable)) for variable in variables])
+
+    def read(self, budget_nbytes: int) -> Any:
+        """Return the rows as ndarrays, in the form of the names; within the budget beside these."""
+        if self.names.form == "stack":
+            require_stackable(self.variables)
+            self._require_equal_rows()
+        spare = task_nbytes(budget_nbytes, 1, copies=1)
+        pairs = zip(self.variables, self.selections, strict=True)
+        parts = [_read_one(variable, selection, spare) for variable, selection in pairs]
+        match self.names.form:
+            case "one":
+                return parts[0]
+            case "each":
+                return parts
+        return np.stack(parts, axis=0 if isinstance(self.selections[0], OneRow) else 1)
+
+    def _require_equal_rows(self) -> None:
+        counts = {v.name: n_selected(rows) for v, rows in zip(self.variables, self.selections, strict=True)}
+        if len(set(counts.values())) > 1:
+            raise ShapeError(f"variables of different numbers of rows cannot be stacked: {counts}; use a list of names")
+
+    def lazy(self, limits: Capacity) -> Any:
+        """Return the rows as dask arrays, in the form of the names; reads nothing."""
+        if self.names.form == "stack":
+            require_stackable(self.variables)
+        cuts = [_cut(variable, rows) for variable, rows in zip(self.variables, self.selections, strict=True)]
+        if len({len(cut) for cut in cuts}) > 1:
+            raise ShapeError(f"the variables have different numbers of rows: {[len(cut) for cut in cuts]}")
+        rows = blocks_of(cuts, limits)
+        arrays = [to_dask(cut, rows, limits) for cut in cuts]
+        if isinstance(self.selections[0], OneRow):
+            arrays = [array[0] for array in arrays]
+        match self.names.form:
+            case "one":
+                return arrays[0]
+            case "each":
+                return arrays
+        return da.stack(arrays, axis=0 if isinstance(self.selections[0], OneRow) else 1)
+
+    def one_by_one(self) -> Iterator[Any]:
+        """Yield row by row, reading a few megabytes at a time; all of them must be selected."""
+        counts = {variable.name: len(variable) for variable in self.variables}
+        if len(set(counts.values())) > 1:
+            raise ShapeError(f"the variables have different numbers of rows: {counts}")
+        if self.names.form == "stack":
+            require_stackable(self.variables)
+        n_rows = len(self.variables[0])
+        step = max(1, ITERATION_NBYTES // sum(variable.row_nbytes for variable in self.variables))
+        for start in range(0, n_rows, step):
+            stop = min(start + step, n_rows)
+            blocks = [variable.read(start, stop) for variable in self.variables]
+            for row in range(stop - start):
+                # a copy, so that who keeps one row does not keep its whole block
+                parts = [block[row].copy() if block.ndim > 1 else block[row] for block in blocks]
+                match self.names.form:
+                    case "one":
+                        yield parts[0]
+                    case "each":
+                        yield parts
+                    case _:
+                        yield np.stack(parts)
 
 
 def require_stackable(variables: Sequence[Variable]) -> None:
@@ -68,27 +156,6 @@ def require_stackable(variables: Sequence[Variable]) -> None:
             raise DtypeError(f"variable {variable.name!r} cannot be stacked behind {dtype}: {err}; {remedy}") from err
 
 
-def read(names: Names, variables: Sequence[Variable], selections: Sequence[Selection], budget_nbytes: int) -> Any:
-    """Return selected rows as ndarrays, in the form of the names; within the budget beside these."""
-    if names.form == "stack":
-        require_stackable(variables)
-        _require_alike(variables, selections)
-    spare = task_nbytes(budget_nbytes, 1, copies=1)
-    parts = [_read_one(variable, selection, spare) for variable, selection in zip(variables, selections, strict=True)]
-    match names.form:
-        case "one":
-            return parts[0]
-        case "each":
-            return parts
-    return np.stack(parts, axis=0 if isinstance(selections[0], OneRow) else 1)
-
-
-def _require_alike(variables: Sequence[Variable], selections: Sequence[Selection]) -> None:
-    counts = {variable.name: n_selected(rows) for variable, rows in zip(variables, selections, strict=True)}
-    if len(set(counts.values())) > 1:
-        raise ShapeError(f"variables of different numbers of rows cannot be stacked: {counts}; use a list of names")
-
-
 def _read_one(variable: Variable, selection: Selection, spare_nbytes: int) -> Any:
     match selection:
         case OneRow(row):
@@ -98,25 +165,6 @@ def _read_one(variable: Variable, selection: Selection, spare_nbytes: int) -> An
             return variable.read(start, stop, spare_nbytes=spare_nbytes)
         case Rows(index):
             return variable.pick(index, spare_nbytes=spare_nbytes)
-
-
-def read_lazy(names: Names, variables: Sequence[Variable], selections: Sequence[Selection], limits: Capacity) -> Any:
-    """Return selected rows as dask arrays, in the form of the names; reads nothing."""
-    if names.form == "stack":
-        require_stackable(variables)
-    cuts = [_cut(variable, selection) for variable, selection in zip(variables, selections, strict=True)]
-    if len({len(cut) for cut in cuts}) > 1:
-        raise ShapeError(f"the variables have different numbers of rows: {[len(cut) for cut in cuts]}")
-    rows = blocks_of(cuts, limits)
-    arrays = [to_dask(cut, rows, limits) for cut in cuts]
-    if isinstance(selections[0], OneRow):
-        arrays = [array[0] for array in arrays]
-    match names.form:
-        case "one":
-            return arrays[0]
-        case "each":
-            return arrays
-    return da.stack(arrays, axis=0 if isinstance(selections[0], OneRow) else 1)
 
 
 def _cut(variable: Variable, selection: Selection) -> Variable:
@@ -155,3 +203,31 @@ class Subset:
                 "the subset again"
             )
         return reduce(_cut, self.selections, variable)
+
+
+def read_dataset(repository: Repository, data_id: str | None, phase: str, limits: Capacity) -> xr.Dataset:
+    """Return a phase, or all phases end to end, as a lazy Dataset."""
+    table = repository.table
+    variables = {name: whole(table, phase, name) for name in names_in(table, phase)}
+    if phase != ALL:
+        table.rows(phase)  # refuses variables of different lengths
+    attrs = {"data_id": data_id, "phase": phase, "version": repository.version}
+    if known := known_fingerprints(repository, variables):
+        attrs["fingerprints"] = json.dumps(known)  # text: every format that a Dataset is saved in can hold it
+    return to_dataset(variables, attrs, limits)
+
+
+def read_tree(repository: Repository, data_id: str | None, limits: Capacity) -> xr.DataTree:
+    """Return the phases that have variables as a lazy DataTree."""
+    import xarray as xr  # only who explores needs it
+
+    phases = [phase for phase in PHASES if repository.table[phase]]
+    tree = xr.DataTree.from_dict({phase: read_dataset(repository, data_id, phase, limits) for phase in phases})
+    tree.attrs = {"data_id": data_id, "version": repository.version}
+    return tree
+
+
+def fingerprints(repository: Repository, names: Names, phase: str, limits: Capacity) -> dict[str, str]:
+    """Return the hash of the rows of each variable."""
+    table = repository.table
+    return {name: fingerprint(repository, whole(table, phase, name), limits) for name in names.names}

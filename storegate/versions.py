@@ -8,16 +8,18 @@ from dataclasses import Field, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from storegate.display.text import aligned
+from storegate.display import aligned
 from storegate_engine.budget import format_nbytes
-from storegate_engine.errors import ArgumentError, VersionNotFoundError
+from storegate_engine.errors import ArgumentError, DataIdError, ReadOnlyError, VersionNotFoundError
+from storegate_engine.names import validate_name
 from storegate_engine.orders import as_int
-from storegate_engine.store import Checked, Manifest, Repository, StoredRepository, Unreadable, Vacuumed
+from storegate_engine.store import Checked, Manifest, Repository, Root, StoredRepository, Unreadable, Vacuumed
+from storegate_engine.store import repair as make_newest
 from storegate_engine.store import vacuum as remove_unused
 from storegate_engine.store import verify as verify_store
 from storegate_engine.table import Difference, compare
 
-__all__ = ["Commit", "Records", "Verification", "diff", "history", "parse_age", "vacuum", "verify"]
+__all__ = ["Commit", "Records", "Verification", "diff", "history", "parse_age", "repair", "vacuum", "verify"]
 
 T = TypeVar("T")
 DAY = 86_400.0
@@ -115,6 +117,18 @@ class Verification(Records[Checked]):
 def verify(repository: Repository) -> Verification:
     """Check everything that the kept versions refer to."""
     return Verification(verify_store(_stored(repository, "verify")))
+
+
+def repair(root: Root | None, data_id: str, budget_nbytes: int) -> int | None:
+    """Make the last version of a data_id that opens its newest one; return which, None where the newest opens."""
+    validate_name(data_id, "data_id")
+    if root is None:
+        raise VersionNotFoundError("repair: rows in memory have no versions; use the zarr or the hybrid backend")
+    if data_id not in root.data_ids():
+        raise DataIdError(f"repair: there is no data_id {data_id!r} in {root.location}")
+    if not root.writable:
+        raise ReadOnlyError("repair: the store is open with mode='r'; open it with mode='a' to change it")
+    return make_newest(root.location / data_id, budget_nbytes)
 
 
 def _stored(repository: Repository, operation: str) -> StoredRepository:

@@ -1,8 +1,8 @@
-"""Views: ``gate["train"]["x"]``, immutable, lazy until indexed; reads through the engine."""
+"""Views: ``gate["train"]["x"]``, immutable, lazy until indexed; they have a session, and read through the engine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -10,19 +10,18 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
+from storegate import display, edits
 from storegate.batches import local_ranks, open_stream
-from storegate.display import text
-from storegate.parsing.inputs import Names, parse_names
-from storegate.parsing.phases import ALL, PHASES, require_compiled
-from storegate.parsing.selection import OneRow, RowRange, Selection, as_indexer, parse_item
-from storegate.reading import Subset, read, read_lazy, require_stackable, whole
+from storegate.contents import first_names, has_variable, n_samples, require_known, whole
+from storegate.parsing import ALL, PHASES, Names, OneRow, are_names, as_indexer, parse_item, parse_names
+from storegate.reading import Selected, Subset, read_dataset
+from storegate.session import Session
 from storegate_engine.errors import (
     ArgumentError,
     ArgumentTypeError,
     PhaseNotFoundError,
     ShapeError,
     VariableNotFoundError,
-    near_match,
 )
 from storegate_engine.settings import memory_limit_nbytes
 from storegate_engine.streams import Stream
@@ -31,13 +30,9 @@ from storegate_engine.table import Table, Variable
 if TYPE_CHECKING:
     import xarray as xr
 
-    from storegate.gate import StoreGate
-
 __all__ = ["View"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
-ITERATION_NBYTES = 4 * 2**20
-"""Bytes that iteration over rows reads at a time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -49,8 +44,8 @@ class View(NDArrayOperatorsMixin):
     rows as a dask array: ``x[x == 3]``.
     """
 
-    gate: StoreGate
-    """The gate."""
+    session: Session
+    """What it shares with its gate."""
     phase: str | None = None
     """The chosen phase; None stands for all."""
     names: Names | None = None
@@ -70,12 +65,10 @@ class View(NDArrayOperatorsMixin):
         """
         if isinstance(item, str) and item in (*PHASES, ALL):
             return replace(self, phase=item)
-        if _are_names(item):
+        if are_names(item):
             self._require_known()
             return replace(self, names=parse_names(item))
-        names, variables = self._variables(item)
-        selections = [parse_item(item, len(variable)) for variable in variables]
-        return read(names, variables, selections, self.gate.budget_nbytes)
+        return Selected.by_item(*self._variables(item), item).read(self.session.budget_nbytes)
 
     __hash__ = object.__hash__
 
@@ -103,24 +96,20 @@ class View(NDArrayOperatorsMixin):
         """Replace rows: ``gate[phase][var_names][index] = data``."""
         names, phase = self._chosen(item)
         self._require_whole("assigning")
-        self.gate.update_selection(names, data, phase, item)
+        with self.session.begin("update_data", var_names=names.names, phase=phase) as change:
+            edits.assign(change, names, data, phase, item)
 
     def __delitem__(self, item: Any) -> None:
         """Delete variables: ``del gate[phase][var_names]``."""
-        if self.phase is None or not _are_names(item):
+        if self.phase is None or not are_names(item):
             raise PhaseNotFoundError("deletion needs a phase and names: del gate['train']['x']")
         self._require_whole("deleting")
-        self.gate.delete_data(item, self.phase)
+        with self.session.begin("delete_data", var_names=item, phase=self.phase) as change:
+            edits.delete(change, parse_names(item), self.phase, do_compile=True)
 
     def _require_known(self) -> None:
         """Refuse a name that was taken for a variable, where it is none: most often it is a phase, misspelled."""
-        known = dict.fromkeys(name for phase in PHASES for name in self.gate.table[phase])
-        for name in self.names.names if self.names is not None else ():
-            if name not in known:
-                raise PhaseNotFoundError(
-                    f"there is no phase or variable {name!r}{near_match(name, (*PHASES, ALL, *known))} "
-                    f"(phases: {', '.join((*PHASES, ALL))}; variables: {', '.join(sorted(known)) or 'none'})"
-                )
+        require_known(self.session.table, self.names.names if self.names is not None else ())
 
     def _chosen(self, item: Any) -> tuple[Names, str]:
         if self.names is None:
@@ -137,16 +126,11 @@ class View(NDArrayOperatorsMixin):
     @property
     def var_names(self) -> tuple[str, ...]:
         """The names of the variables: those that were chosen, or all of the phase."""
-        return self._all_names(self.gate.table) if self.names is None else tuple(self.names.names)
-
-    def _all_names(self, table: Table) -> tuple[str, ...]:
-        """Return the names of all variables of the phase; of all phases, those of the first that has any."""
-        phases = (self.phase,) if self.phase in PHASES else PHASES
-        return next((tuple(table[at]) for at in phases if table[at]), ())
+        return first_names(self.session.table, self.phase) if self.names is None else self.names.names
 
     def _variables(self, item: Any = ...) -> tuple[Names, list[Variable]]:
         names, phase = self._chosen(item)
-        return names, [self._variable(self.gate.table, phase, name) for name in names.names]
+        return names, [self._variable(self.session.table, phase, name) for name in names.names]
 
     def _variable(self, table: Table, phase: str, name: str) -> Variable:
         """Return the chosen rows of a variable."""
@@ -184,7 +168,7 @@ class View(NDArrayOperatorsMixin):
         >>> list(odd["x"].batches(2, shuffle=False))
         [array([1, 3])]
         """
-        table, phase = self.gate.table, self.phase
+        table, phase = self.session.table, self.phase
         if phase is None:
             raise PhaseNotFoundError("a subset is of the rows of one phase: gate['train'].subset(index)")
         if self.names is not None:
@@ -204,11 +188,7 @@ class View(NDArrayOperatorsMixin):
 
     def __len__(self) -> int:
         """Return the number of samples of the phase, which needs ``compile()``, or of the subset."""
-        table = self.gate.table
-        if self.chosen is not None:
-            return len(self.chosen)
-        require_compiled(table.compiled, "len")
-        return sum(table.sizes().values()) if self.phase in (None, ALL) else table.rows(self.phase)
+        return n_samples(self.session.table, self.phase) if self.chosen is None else len(self.chosen)
 
     def __bool__(self) -> bool:
         """Return True, whatever is in the view."""
@@ -216,43 +196,16 @@ class View(NDArrayOperatorsMixin):
 
     def __contains__(self, item: object) -> bool:
         """Return whether a variable is in the phase; for all, in every phase that has rows."""
-        if not isinstance(item, str):
-            return False
-        table = self.gate.table
-        if self.phase not in (None, ALL):
-            return item in table[self.phase]
-        filled = [table[phase] for phase in PHASES if table[phase]]
-        return bool(filled) and all(item in variables for variables in filled)
+        return has_variable(self.session.table, self.phase, item)
 
     def __iter__(self) -> Iterator[Any]:
         """Iterate over rows (of every variable, for a list or tuple), reading a few megabytes at a time."""
-        names, variables = self._variables()
-        counts = {variable.name: len(variable) for variable in variables}
-        if len(set(counts.values())) > 1:
-            raise ShapeError(f"the variables have different numbers of rows: {counts}")
-        if names.form == "stack":
-            require_stackable(variables)
-        n_rows = len(variables[0])
-        step = max(1, ITERATION_NBYTES // sum(variable.row_nbytes for variable in variables))
-        for start in range(0, n_rows, step):
-            stop = min(start + step, n_rows)
-            blocks = [variable.read(start, stop) for variable in variables]
-            for row in range(stop - start):
-                parts = [block[row].copy() if block.ndim > 1 else block[row] for block in blocks]
-                match names.form:
-                    case "one":
-                        yield parts[0]
-                    case "each":
-                        yield parts
-                    case _:
-                        yield np.stack(parts)
+        return Selected.everything(*self._variables()).one_by_one()
 
     @property
     def data(self) -> Any:
         """The rows as a dask array, or a list of them for a list of names; nothing is read."""
-        names, variables = self._variables()
-        whole: list[Selection] = [RowRange(0, len(variable)) for variable in variables]
-        return read_lazy(names, variables, whole, self.gate.capacity)
+        return Selected.everything(*self._variables()).lazy(self.session.capacity)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         """Return the rows as one ndarray: ``np.asarray(view)``."""
@@ -349,11 +302,11 @@ class View(NDArrayOperatorsMixin):
             if names is not None:
                 raise ArgumentError(f"var_names={var_names!r} was given, but the view has {list(names.names)} already")
             names = parse_names(var_names)
-        repository = self.gate.repository()
+        repository = self.session.repository()
         version, table = repository.version, repository.table
         stream = open_stream(
             partial(self._variable, table, self.phase or ALL),
-            names if names is not None else self._all_names(table),
+            names if names is not None else first_names(table, self.phase),
             version=version,
             batch_size=batch_size,
             shuffle=shuffle,
@@ -364,7 +317,7 @@ class View(NDArrayOperatorsMixin):
             world=world,
             prefetch=prefetch,
             budget_nbytes=memory_limit_nbytes(
-                self.gate.budget if budget is None else budget, processes=local_ranks(world)
+                self.session.options.budget if budget is None else budget, processes=local_ranks(world)
             ),
             block_rows=block_rows,
             buffer_blocks=buffer_blocks,
@@ -387,24 +340,25 @@ class View(NDArrayOperatorsMixin):
         >>> gate["train"].to_xarray().sizes
         Frozen({'sample': 2, 'x_1': 2})
         """
-        dataset = self.gate.to_xarray(self.phase or ALL)
+        dataset = read_dataset(
+            self.session.repository(), self.session.data_id, self.phase or ALL, self.session.capacity
+        )
         for selection in self.chosen.selections if self.chosen is not None else ():
             dataset = dataset.isel(sample=as_indexer(selection))
         return dataset if self.names is None else dataset[list(self.names.names)]
 
     def explain(self) -> str:
         """Return how a full pass and a peek of 256 rows would read each variable; see `storegate.explain`."""
-        return text.explain(self)
+        return display.explain(self)
 
     def __repr__(self) -> str:
         """Show rows and variables; reads no data."""
-        return text.view_text(self)
+        return display.titled(*self._details())
 
     def _repr_html_(self) -> str:
-        return text.view_html(self)
+        return display.table_html(*self._details())
 
-
-def _are_names(item: Any) -> bool:
-    return isinstance(item, str) or (
-        isinstance(item, (tuple, list)) and len(item) > 0 and all(isinstance(name, str) for name in item)
-    )
+    def _details(self) -> tuple[str, list[Sequence[str]] | None]:
+        names = None if self.names is None else self.names.names
+        title = display.title_of_view(self.phase, names, None if self.chosen is None else len(self.chosen))
+        return title, display.details(self.session.current, self.phase, names)

@@ -1,14 +1,14 @@
 """Adapters: streams in the shapes that training frameworks want; each module imports its framework, this one none.
 
-======================  ==========================================================
-``adapters.torch``      datasets for ``torch.utils.data.DataLoader``
-``adapters.lightning``  a LightningDataModule
-``adapters.keras``      a ``keras.utils.PyDataset``
-``adapters.sklearn``    a loop over ``partial_fit``
-``adapters.jax``        batches put on a device ahead of time
-``adapters.pools``      what the workers of a DataLoader know of one another
-``adapters.roles``      which variables of a batch are inputs, targets and weights
-======================  ==========================================================
+What its files know:
+
+    torch      datasets for ``torch.utils.data.DataLoader``
+    lightning  a LightningDataModule
+    keras      a ``keras.utils.PyDataset``
+    sklearn    a loop over ``partial_fit``
+    jax        batches put on a device ahead of time
+    pools      what the workers of a DataLoader know of one another
+    roles      which variables of a batch are inputs, targets and weights
 """
 
 from __future__ import annotations

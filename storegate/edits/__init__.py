@@ -1,8 +1,34 @@
-"""Edits: new tables from old, and the calls that store them.
+"""Edits: new tables from old, and the calls that store them; every call works inside of a transaction.
 
 What its files know:
 
-    tables     new states of a table from rows that are written; pure
-    writes     what the calls that add and replace rows do inside of their transaction
-    transfers  variables between memory and storage
+    tables      new states of a table from rows that are written; pure
+    updates     a variable whose selected rows are new ones
+    writes      adding, replacing and deleting rows
+    lazy        shuffles, casts and encodings
+    compaction  rows written out once in their logical order
+    transfers   variables between memory and storage
 """
+
+from __future__ import annotations
+
+from storegate.edits.compaction import compact
+from storegate.edits.lazy import shuffle, transform
+from storegate.edits.tables import with_active
+from storegate.edits.transfers import Callback, move
+from storegate.edits.writes import add, assign, clear, create_zeros, delete, update
+
+__all__ = [
+    "Callback",
+    "add",
+    "assign",
+    "clear",
+    "compact",
+    "create_zeros",
+    "delete",
+    "move",
+    "shuffle",
+    "transform",
+    "update",
+    "with_active",
+]

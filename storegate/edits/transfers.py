@@ -1,4 +1,4 @@
-"""Moves: variables between memory and storage on the hybrid backend; copies nothing through one big array."""
+"""Transfers: variables between memory and storage on the hybrid backend; copies nothing through one big array."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from storegate.edits import tables
-from storegate.parsing.inputs import Names, parse_columns, parse_names
-from storegate.parsing.phases import ALL, PHASES
-from storegate.parsing.selection import RowRange, Selection
-from storegate.reading import read, read_lazy
+from storegate.parsing import ALL, PHASES, Names, parse_columns, parse_names
+from storegate.reading import Selected
 from storegate_engine.arrays import Capacity, RowArray, persist
 from storegate_engine.clusters import active_client
 from storegate_engine.errors import ArgumentTypeError, shown
@@ -81,12 +79,8 @@ def move(
 
 
 def _called(callback: Callback, names: Names, variables: Sequence[Variable], limits: Capacity) -> dict[str, Source]:
-    whole: list[Selection] = [RowRange(0, len(variable)) for variable in variables]
-    data = (
-        read_lazy(names, variables, whole, limits)
-        if getattr(callback, "accepts_lazy", False)
-        else read(names, variables, whole, limits.budget_nbytes)
-    )
+    rows = Selected.everything(names, variables)
+    data = rows.lazy(limits) if getattr(callback, "accepts_lazy", False) else rows.read(limits.budget_nbytes)
     given = names.names[0] if names.form == "one" else list(names.names)
     returned = callback(tuple(given) if names.form == "stack" else given, data)
     if not hasattr(returned, "__len__") or len(returned) != 2:

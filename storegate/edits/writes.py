@@ -1,4 +1,4 @@
-"""Changes: what the calls that add and replace rows do inside of their transaction; all or nothing."""
+"""Writes: what the calls that bring or remove rows do inside of their transaction; all or nothing."""
 
 from __future__ import annotations
 
@@ -7,18 +7,34 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from storegate.edits import tables
-from storegate.parsing.inputs import Names, one_row_columns, parse_columns, require_equal_rows
-from storegate.parsing.iterators import hint_of_samples
-from storegate.parsing.phases import ALL, Split, Target
-from storegate.parsing.selection import OneRow, Selection, n_selected
-from storegate.reading import whole
+import numpy as np
+
+from storegate.callers import users_stacklevel
+from storegate.contents import whole
+from storegate.edits import tables, updates
+from storegate.parsing import (
+    ALL,
+    Names,
+    OneRow,
+    RowRange,
+    Selection,
+    Split,
+    Target,
+    hint_of_samples,
+    is_everything,
+    n_selected,
+    one_row_columns,
+    parse_columns,
+    parse_item,
+    parse_method_index,
+    require_equal_rows,
+)
 from storegate_engine.errors import ShapeError
 from storegate_engine.orders import NewIndex, RowIndex
 from storegate_engine.store import Source, Transaction, write
 from storegate_engine.table import Table, appended_dtype, require_combinable, rows_of
 
-__all__ = ["add", "replace_all", "update_rows"]
+__all__ = ["add", "assign", "clear", "create_zeros", "delete", "update"]
 
 
 @contextlib.contextmanager
@@ -51,7 +67,7 @@ def _warn_of_samples(columns: Mapping[str, Source], new: Table, phases: Sequence
         others = {len(variable) for name, variable in table.items() if name not in columns}
         wrong = {name: column for name, column in columns.items() if name in table and len(table[name]) not in others}
         if hint := hint_of_samples(wrong, rows=others):
-            warnings.warn(f"phase {at!r} cannot be compiled{hint}", UserWarning, stacklevel=6)
+            warnings.warn(f"phase {at!r} cannot be compiled{hint}", UserWarning, stacklevel=users_stacklevel())
             return
 
 
@@ -94,7 +110,7 @@ def _append(
     change.edit(tables.appended(new, table, sizes=sizes), reads=widened, touches=touched)
 
 
-def replace_all(change: Transaction, names: Names, data: Any, target: Target, *, do_compile: bool = False) -> None:
+def _replace_all(change: Transaction, names: Names, data: Any, target: Target, *, do_compile: bool = False) -> None:
     """Replace whole variables by as many rows; dtype and sample shape may change."""
     columns = parse_columns(names, data)
     with _hinting(change, columns, target) as expected:
@@ -112,7 +128,7 @@ def replace_all(change: Transaction, names: Names, data: Any, target: Target, *,
             change.edit(Table.with_compiled)
 
 
-def update_rows(change: Transaction, names: Names, data: Any, phase: str, selection: Selection) -> None:
+def _update_rows(change: Transaction, names: Names, data: Any, phase: str, selection: Selection) -> None:
     """Replace the selected rows of one phase, or of all phases concatenated."""
     table = change.table
     olds = {name: whole(table, phase, name) for name in names.names}
@@ -126,19 +142,67 @@ def update_rows(change: Transaction, names: Names, data: Any, phase: str, select
             olds[name].require_row_shape(column.row_shape)
             require_combinable(name, olds[name].dtype, column.dtype)
             if column.n_rows is not None:
-                tables.require_selected(name, selection, column.n_rows)
+                updates.require_selected(name, selection, column.n_rows)
         arrays = write(change, columns)
-        max_runs = min(tables.MAX_RUNS, tables.MAX_ALL_RUNS // len(arrays))
+        max_runs = min(updates.MAX_RUNS, updates.MAX_ALL_RUNS // len(arrays))
         for at, first in tables.firsts_of(table, phase).items():
             indexes = _OneIndex(change)
             for name, array in arrays.items():
                 old = table.variable(at, name)
-                new = tables.updated(
+                new = updates.updated(
                     old, selection, rows_of(name, array), indexes.store, first=first, max_runs=max_runs
                 )
                 if new is old:
                     continue
                 change.edit(tables.put(at, [new]), reads=[(at, name)], touches=[(at, name)])
+
+
+def update(change: Transaction, names: Names, data: Any, target: Target, index: Any, *, do_compile: bool) -> None:
+    """Replace the rows that ``update_data(index=index)`` means."""
+    if index is None or (isinstance(index, (int, np.integer)) and index == -1):
+        _replace_all(change, names, data, target, do_compile=do_compile)
+    elif isinstance(target, Split):
+        raise ShapeError("a split replaces whole variables; give index=-1, or one phase or all")
+    else:
+        n_rows = len(whole(change.table, target, names.names[0]))
+        _update_rows(change, names, data, target, parse_method_index(index, n_rows))
+        if do_compile:
+            change.edit(Table.with_compiled)
+
+
+def assign(change: Transaction, names: Names, data: Any, phase: str, item: Any) -> None:
+    """Replace the rows that ``view[item] = data`` means, and compile."""
+    if is_everything(item):  # as update: a variable that is not there is added
+        _replace_all(change, names, data, phase, do_compile=True)
+        return
+    n_rows = len(whole(change.table, phase, names.names[0]))
+    selection = parse_item(item, n_rows)
+    if selection == RowRange(0, n_rows):
+        _replace_all(change, names, data, phase, do_compile=True)
+    else:
+        _update_rows(change, names, data, phase, selection)
+        change.edit(Table.with_compiled)
+
+
+def create_zeros(
+    change: Transaction, names: Names, target: Target, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> None:
+    """Add variables of zeros, which are stored as a number of rows."""
+    array = tables.zeros(names.names, shape, dtype)
+    change.edit(tables.created(target, dict.fromkeys(names.names, array)))
+
+
+def delete(change: Transaction, names: Names, target: Target, *, do_compile: bool) -> None:
+    """Delete variables, where they are."""
+    for at in tables.touched_phases(target):
+        change.edit(tables.dropped(at, names.names))
+    if do_compile:
+        change.edit(Table.with_compiled)
+
+
+def clear(change: Transaction) -> None:
+    """Delete all variables."""
+    change.edit(lambda table: Table())
 
 
 class _OneIndex:

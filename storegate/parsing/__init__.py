@@ -2,9 +2,68 @@
 
 What its files know:
 
-    inputs     ``var_names``, ``data``, ``shuffle``, shapes and dtypes
+    names      which variables are named, and in which form their data come and go
     phases     names of phases, and splits
+    values     seeds, shapes and dtypes
     options    ``backend`` and ``backend_args``
     selection  which rows an index means
+    inputs     ``data``, as named sources of rows
     iterators  single samples, as blocks of rows
 """
+
+from __future__ import annotations
+
+from storegate.parsing.inputs import columns_of, one_row_columns, parse_columns, require_equal_rows
+from storegate.parsing.iterators import hint_of_samples, samples
+from storegate.parsing.names import Names, are_names, parse_names
+from storegate.parsing.options import MODES, Backend, Mode, Options, parse_backend
+from storegate.parsing.phases import ALL, PHASES, Split, Target, parse_phase, parse_reading_phase, require_compiled
+from storegate.parsing.selection import (
+    OneRow,
+    RowRange,
+    Rows,
+    Selection,
+    as_indexer,
+    is_everything,
+    n_selected,
+    parse_item,
+    parse_method_index,
+)
+from storegate.parsing.values import parse_dtype, parse_seed, parse_shape, parse_shuffle_seed
+
+__all__ = [
+    "ALL",
+    "MODES",
+    "PHASES",
+    "Backend",
+    "Mode",
+    "Names",
+    "OneRow",
+    "Options",
+    "RowRange",
+    "Rows",
+    "Selection",
+    "Split",
+    "Target",
+    "are_names",
+    "as_indexer",
+    "columns_of",
+    "hint_of_samples",
+    "is_everything",
+    "n_selected",
+    "one_row_columns",
+    "parse_backend",
+    "parse_columns",
+    "parse_dtype",
+    "parse_item",
+    "parse_method_index",
+    "parse_names",
+    "parse_phase",
+    "parse_reading_phase",
+    "parse_seed",
+    "parse_shape",
+    "parse_shuffle_seed",
+    "require_compiled",
+    "require_equal_rows",
+    "samples",
+]

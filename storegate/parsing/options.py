@@ -15,19 +15,24 @@ from storegate_engine.arrays import DEFAULT_COMPRESSOR, Compressor
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, BackendNotFoundError, near_match, shown
 from storegate_engine.settings import memory_limit_nbytes
 
-__all__ = ["BACKENDS", "Options", "parse_backend", "parse_compressor"]
+__all__ = ["MODES", "Backend", "Mode", "OpenMode", "Options", "parse_backend", "parse_compressor"]
 
-Mode: TypeAlias = Literal["a", "r", "r+", "w", "w-", "x"]
-MODES: tuple[Mode, ...] = ("a", "r", "r+", "w", "w-", "x")
+Backend: TypeAlias = Literal["numpy", "zarr", "hybrid"]
+BACKENDS: tuple[Backend, ...] = ("numpy", "zarr", "hybrid")
+Mode: TypeAlias = Literal["numpy", "zarr"]
+"""What a hybrid gate shows."""
+MODES: tuple[Mode, ...] = ("numpy", "zarr")
+OpenMode: TypeAlias = Literal["a", "r", "r+", "w", "w-", "x"]
+OPEN_MODES: tuple[OpenMode, ...] = ("a", "r", "r+", "w", "w-", "x")
 Durability: TypeAlias = Literal["process", "power"]
-BACKENDS = ("numpy", "zarr", "hybrid")
 _KEYS = ("output_dir", "chunk", "compressor", "mode", "storage_options", "budget", "copy", "durability")
 
 
-def parse_backend(backend: object) -> str:
+def parse_backend(backend: object) -> Backend:
     """Return the backend, or raise an error that names the known ones."""
-    if isinstance(backend, str) and backend in BACKENDS:
-        return backend
+    for known in BACKENDS:
+        if isinstance(backend, str) and backend == known:
+            return known
     hint = near_match(backend, BACKENDS) if isinstance(backend, str) else ""
     raise BackendNotFoundError(f"no backend {backend!r}{hint} (backends: {', '.join(BACKENDS)})")
 
@@ -42,7 +47,7 @@ class Options:
     """Rows of a chunk; by bytes when None."""
     compressor: Compressor = DEFAULT_COMPRESSOR
     """How chunks are compressed."""
-    mode: Mode = "a"
+    mode: OpenMode = "a"
     """``a`` opens or creates, ``r`` only reads, ``r+`` opens what is there, ``w-`` or ``x`` makes what is not, ``w``
     starts empty."""
     storage_options: Mapping[str, Any] | None = None
@@ -86,8 +91,9 @@ class Options:
             if isinstance(chunk, bool) or not isinstance(chunk, (int, np.integer)) or chunk < 1:
                 raise ArgumentError(f"backend_args chunk is a positive number of rows, found {shown(chunk)}")
             given["chunk"] = int(chunk)
-        if not isinstance(given.setdefault("mode", "a"), str) or given["mode"] not in MODES:
-            raise ArgumentError(f"backend_args mode is one of {', '.join(map(repr, MODES))}, found {given['mode']!r}")
+        if not isinstance(given.setdefault("mode", "a"), str) or given["mode"] not in OPEN_MODES:
+            known = ", ".join(map(repr, OPEN_MODES))
+            raise ArgumentError(f"backend_args mode is one of {known}, found {given['mode']!r}")
         if given.setdefault("durability", "process") not in ("process", "power"):
             raise ArgumentError(f"backend_args durability is 'process' or 'power', found {given['durability']!r}")
         given["compressor"] = parse_compressor(given.get("compressor"))

@@ -43,7 +43,7 @@ def names(gate, mode, phase="train"):
 def everything(gate):
     """All that can be seen of both namespaces."""
     seen = {}
-    mode = gate._mode
+    mode = gate.mode
     for at in ("numpy", "zarr"):
         table = gate.repository(at).table
         for phase in ("train", "valid", "test"):

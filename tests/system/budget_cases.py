@@ -136,7 +136,11 @@ def lazily(gate, name):
 
 
 def copied(gate, name):
-    args = {"output_dir": Path(gate._options.output_dir).with_name("copy"), "mode": "w", "budget": gate.budget_nbytes}
+    args = {
+        "output_dir": gate.repository().location.path.parents[1] / "copy",
+        "mode": "w",
+        "budget": gate.budget_nbytes,
+    }
     with StoreGate("zarr", args, data_id="copy") as other:
         other.add_data(name, gate["train"].to_xarray()[name].data)
 

@@ -1,0 +1,28 @@
+"""Lazy: shuffles, casts and encodings; they change how rows are read, and nothing that is stored."""
+
+from __future__ import annotations
+
+from storegate.edits import tables
+from storegate.parsing import ALL, PHASES, Names
+from storegate_engine.store import Transaction
+from storegate_engine.table import Transform
+
+__all__ = ["shuffle", "transform"]
+
+
+def transform(change: Transaction, names: Names, phase: str, transform: Transform, operation: str) -> None:
+    """Put a transform behind those that the variables have."""
+    for one in tables.phases_of(change.table, phase, names.names, operation):
+        for name in names.names:
+            tables.storable(change.table[one][name].transformed(transform).dtype, [name])
+        edit = tables.mapped(one, names.names, lambda old: old.transformed(transform))
+        change.edit(edit, reads=[(one, name) for name in names.names])
+
+
+def shuffle(change: Transaction, phase: str, seed: int) -> None:
+    """Permute the order of all variables of a phase, or of each phase, alike."""
+    for one in PHASES if phase == ALL else (phase,):
+        change.table.rows(one)  # refuses variables of different lengths
+        names = list(change.table[one])
+        targets = [(one, name) for name in names]
+        change.edit(tables.mapped(one, names, lambda old: old.permuted(seed)), reads=targets, touches=targets)

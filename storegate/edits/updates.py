@@ -1,0 +1,117 @@
+"""Updates: a variable whose selected rows are new ones; pure but for the index that scattered rows get."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from storegate.parsing import OneRow, RowRange, Rows, Selection, n_selected
+from storegate_engine import orders
+from storegate_engine.errors import ShapeError
+from storegate_engine.orders import NewIndex, RowIndex, find_last, n_nodes, runs_of
+from storegate_engine.table import Variable, updated_dtype
+
+__all__ = ["MAX_ALL_RUNS", "MAX_RUNS", "require_selected", "updated"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+MAX_RUNS = 256
+"""Scattered rows that are replaced in more runs than this get an index array."""
+MAX_ALL_RUNS = 16 * MAX_RUNS
+"""Runs of all variables that one call updates: a manifest names each of them."""
+
+
+def require_selected(name: str, selection: Selection, n_rows: int) -> None:
+    """Raise ShapeError unless there are as many new rows as selected ones."""
+    selected = n_selected(selection)
+    if n_rows != selected:
+        raise ShapeError(f"variable {name!r}: {selected} rows are selected, and the data have {n_rows}")
+
+
+def updated(
+    old: Variable,
+    selection: Selection,
+    new: Variable,
+    store_index: Callable[[NewIndex], RowIndex],
+    *,
+    first: int = 0,
+    max_runs: int = MAX_RUNS,
+) -> Variable:
+    """Return a variable whose selected rows are those of ``new``, in the selection's order.
+
+    Parameters
+    ----------
+    old : Variable
+        Whose rows are replaced.
+    selection : Selection
+        Of the rows of all phases end to end, of which those of ``old`` begin at ``first``.
+    new : Variable
+        A row for each selected one; where one is named twice the last counts, as in numpy.
+    store_index : callable
+        Writes an index for scattered rows, which depends on the numbers of old and new rows and on nothing else.
+    max_runs : int
+        Rows in more runs get an index; in fewer where each would name an order that is long itself.
+
+    Raises
+    ------
+    ShapeError
+        Another number of rows, or rows of another shape.
+    """
+    old.require_row_shape(new.row_shape)
+    require_selected(old.name, selection, len(new))
+    match selection:
+        case OneRow(row):
+            return _in_runs(old, [(row, row + 1)], new, first)
+        case RowRange(start, stop):
+            return _in_runs(old, [(start, stop)], new, first)
+        case Rows(index):
+            runs = runs_of(index, max_runs // _longest_part(old.order))
+            if runs is None:
+                return _scattered(old, index, new, store_index, first)
+            return _in_runs(old, runs, new, first)
+
+
+def _longest_part(order: orders.RowOrder) -> int:
+    """Return how many orders a run of rows names at most when it is cut out of one."""
+    parts = order.orders if isinstance(order, orders.Concat) else (order,)
+    return max(map(n_nodes, parts), default=1)
+
+
+def _joined(
+    old: Variable, new: Variable, arrange: Callable[[orders.RowOrder, orders.RowOrder], orders.RowOrder]
+) -> Variable:
+    """Return a variable with new rows among its own, in the dtype that leaves all of them what they are."""
+    return old.joined(new.cast(updated_dtype(old, new)), arrange)
+
+
+def _in_runs(old: Variable, runs: Sequence[tuple[int, int]], new: Variable, first: int) -> Variable:
+    """Replace runs of rows, one after the other."""
+
+    def arrange(order: orders.RowOrder, extra: orders.RowOrder) -> orders.RowOrder:
+        done = 0
+        for start, stop in runs:
+            lo, hi = max(start, first), min(stop, first + len(old))
+            if lo < hi:
+                part = orders.cut(extra, done + lo - start, done + hi - start)
+                order = orders.replace_rows(order, lo - first, hi - first, part)
+            done += stop - start
+        return order
+
+    is_touched = any(max(start, first) < min(stop, first + len(old)) for start, stop in runs)
+    return _joined(old, new, arrange) if is_touched else old
+
+
+def _scattered(
+    old: Variable, index: RowIndex, new: Variable, store_index: Callable[[NewIndex], RowIndex], first: int
+) -> Variable:
+    """Replace rows anywhere, through an index that is worked out and written part by part."""
+
+    def chosen(lo: int, hi: int) -> Array:
+        rows = np.arange(lo, hi, dtype=np.int64)
+        found = find_last(index, first + lo, first + hi)
+        rows[found >= 0] = found[found >= 0] + len(old)
+        return rows
+
+    stored = store_index(NewIndex(len(old), len(old) + len(new), chosen))
+    return _joined(old, new, lambda order, extra: orders.Take(orders.concat(order, extra), stored))

@@ -1,0 +1,230 @@
+"""Session: what a gate holds, and its views share: backend, mode and repositories; never touches a row.
+
+Gates and views parse what they are asked for. A session knows where the answer lies: the repository of the current
+data_id, in memory or in storage, the transactions on it, and the limits to plan with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from storegate.display import warn_of_misaligned
+from storegate.edits import with_active
+from storegate.parsing import MODES, Backend, Mode, Options
+from storegate_engine.arrays import Capacity, capacity
+from storegate_engine.errors import ArgumentError, DataIdError, DataIdNotFoundError, VersionNotFoundError, near_match
+from storegate_engine.locations import parse_location
+from storegate_engine.names import validate_name
+from storegate_engine.settings import fingerprints_at_commit
+from storegate_engine.store import MemoryRepository, Repository, Root, Transaction, fingerprint_all
+from storegate_engine.table import Table
+from storegate_engine.temporaries import Temporary
+
+__all__ = ["Session"]
+
+
+class Session:
+    """What a gate holds.
+
+    Parameters
+    ----------
+    backend : {"numpy", "zarr", "hybrid"}
+        Where rows are: in memory, in storage, or in both.
+    options : Options
+        How they are stored.
+    version : int or None
+        The version that is shown; None for the newest one.
+    data_id : str or None
+        The first one.
+
+    Raises
+    ------
+    VersionNotFoundError
+        A version is asked for of what has none.
+    """
+
+    def __init__(self, backend: Backend, options: Options, version: int | None, data_id: str | None) -> None:
+        if version is not None and (backend == "numpy" or options.mode == "w"):
+            raise VersionNotFoundError(
+                f"version {version}: only what lies in storage has versions, and mode='w' would remove them"
+            )
+        if data_id is not None:
+            validate_name(data_id, "data_id")
+        self.backend = backend
+        self.options = options
+        self.version = version
+        self.mode: Mode = "numpy" if backend == "numpy" else "zarr"
+        self.data_id: str | None = None
+        self._memory: dict[str, MemoryRepository] = {}
+        self._stored: dict[str, Repository] = {}
+        self._temporary: Temporary | None = None
+        self.root = None if backend == "numpy" else self._open_root()
+        if data_id is not None:
+            self.set_data_id(data_id)
+
+    def _open_root(self) -> Root:
+        options = self.options
+        directory = options.output_dir
+        if directory is None:
+            self._temporary = Temporary()
+            directory = self._temporary.path
+        root = Root(
+            parse_location(directory, dict(options.storage_options or {})),
+            options.budget_nbytes,
+            writable=options.mode != "r",
+            compressor=options.compressor,
+            chunk_rows=options.chunk,
+            durable=options.durability == "power",
+        )
+        root.open(options.mode if self.version is None else "r")
+        return root
+
+    def close(self) -> None:
+        """Forget what is in memory, and remove a temporary directory; copies keep what they know."""
+        self._memory, self._stored = {}, {}
+        self.data_id = None
+        if self._temporary is not None:
+            self._temporary.remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel by location and version on disk, by value in memory; who made a temporary directory keeps it."""
+        return {**self.__dict__, "_temporary": None}
+
+    # Where the data are
+
+    @property
+    def budget_nbytes(self) -> int:
+        """The memory limit of long operations."""
+        return self.options.budget_nbytes
+
+    @property
+    def capacity(self) -> Capacity:
+        """The memory and threads that lazy work is planned with."""
+        return capacity(self.budget_nbytes)
+
+    def set_data_id(self, data_id: str) -> None:
+        """Make a data_id the current one; the former one stays where this one is refused.
+
+        Raises
+        ------
+        DataIdNotFoundError
+            The store can only be read, and has no such data_id.
+        """
+        validate_name(data_id, "data_id")
+        if self.root is not None:
+            self._require_known(self.root, data_id)
+            self._stored[data_id] = self.root.repository(data_id, self.version)
+        if self.backend != "zarr" and data_id not in self._memory:
+            self._memory[data_id] = MemoryRepository(budget_nbytes=self.budget_nbytes, copy=self.options.copy)
+        self.data_id = data_id
+
+    def _require_known(self, root: Root, data_id: str) -> None:
+        """Refuse a data_id that cannot be made and is not there: a misspelling would read as an empty table."""
+        if root.writable and self.version is None:
+            return
+        known = root.data_ids()
+        if known and data_id not in known:  # in a store without any, a reader may wait for the first commit
+            raise DataIdNotFoundError(
+                f"no data_id {data_id!r} in {root.location}{near_match(data_id, known)} (data_ids: {', '.join(known)})"
+            )
+
+    def data_ids(self) -> list[str]:
+        """Return the data_ids that exist, in the store too."""
+        known = {name for name, repository in self._memory.items() if self.mode == "numpy" or repository.version}
+        if self.root is not None:
+            known |= set(self.root.data_ids()) | set(self._stored)
+        return sorted(known)
+
+    @property
+    def current(self) -> Repository | None:
+        """The repository of the current data_id and mode; None before a data_id is set."""
+        return None if self.data_id is None else self.repository()
+
+    def repository(self, mode: Mode | None = None) -> Repository:
+        """Return the repository of the current data_id, in the current mode or another one.
+
+        Raises
+        ------
+        DataIdError
+            No data_id is set.
+        """
+        if self.data_id is None:
+            raise DataIdError("please set default data_id")
+        return (self._memory if (mode or self.mode) == "numpy" else self._stored)[self.data_id]
+
+    @property
+    def table(self) -> Table:
+        """The newest committed table."""
+        return self.repository().table
+
+    # Changing them
+
+    @contextlib.contextmanager
+    def begin(self, operation: str, **arguments: object) -> Iterator[Transaction]:
+        """Begin a transaction; its arguments are recorded as they were given, as far as JSON can say them."""
+        repository = self.repository()
+        with repository.begin(operation, **{name: _plain(value) for name, value in arguments.items()}) as change:
+            yield change
+        self.committed(repository)
+
+    def committed(self, repository: Repository) -> None:
+        """Do what the configuration wants done after each commit."""
+        if fingerprints_at_commit():
+            fingerprint_all(repository, self.capacity)
+
+    def compile(self, *, reset: bool = False) -> None:
+        """Check that the phases are even, and record it; a reader keeps the record to itself.
+
+        Raises
+        ------
+        ShapeError
+            Variables of a phase have different numbers of rows.
+
+        Warns
+        -----
+        AlignmentWarning
+            Variables of a phase were shuffled differently when they were added.
+        """
+        repository = self.repository()
+        if reset or (repository.writable and not repository.table.compiled):
+            with self.begin("compile", reset=reset) as change:
+                if reset:
+                    change.edit(with_active)
+                change.edit(Table.with_compiled)
+        elif not repository.table.compiled:
+            repository.compile_here()
+        warn_of_misaligned(self.table)
+
+    def set_mode(self, mode: object) -> None:
+        """Choose what a hybrid session sees, and compile it; where that fails, the former mode stays.
+
+        Raises
+        ------
+        ArgumentError
+            An unknown mode.
+        """
+        chosen = next((known for known in MODES if isinstance(mode, str) and mode == known), None)
+        if chosen is None:
+            raise ArgumentError(f"no mode {mode!r} (modes: {', '.join(MODES)})")
+        former, self.mode = self.mode, chosen
+        if self.data_id is not None:
+            try:
+                self.compile()
+            except BaseException:
+                self.mode = former
+                raise
+
+
+def _plain(value: Any) -> Any:
+    """Return an argument as a manifest can hold it."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, str):  # of a variable that is not there, and may be no text
+        return value.encode(errors="replace").decode()
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(item) for item in value]
+    return value
