@@ -48,7 +48,7 @@ def open_stream(
     weights: Any,
     balance: str | None,
     transform: Any,
-) -> Stream:
+) -> Stream[Any]:
     """Return a stream of variables, which ``variable`` finds; a tuple of names without a form gives dicts."""
     for what, given in {"label": label, "balance": balance}.items():
         _require_name(what, given)

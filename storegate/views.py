@@ -234,7 +234,7 @@ class View(NDArrayOperatorsMixin):
         weights: Any = None,
         balance: str | None = None,
         transform: Callable[[Any, np.random.Generator], Any] | None = None,
-    ) -> Stream:
+    ) -> Stream[Any]:
         """Return batches of rows for a training loop: in the same order anywhere, resumable, shared by ranks.
 
         Iterate over the result once for every epoch. It stays with the version of the data that it was made from.

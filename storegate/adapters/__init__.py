@@ -22,7 +22,7 @@ from storegate_engine.streams import Stream
 __all__ = ["require_package", "require_stream"]
 
 
-def require_stream(found: object, adapter: str) -> Stream:
+def require_stream(found: object, adapter: str) -> Stream[Any]:
     """Return what an adapter was given, which must be a stream.
 
     Raises

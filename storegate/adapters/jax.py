@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from storegate.adapters import require_package, require_stream
 from storegate_engine.errors import ArgumentError, DtypeError, shown
 from storegate_engine.orders import as_int
-from storegate_engine.streams import Stream
+from storegate_engine.streams import Stream, StreamState
 
 jax = require_package("jax", "jax")
 
@@ -41,7 +41,7 @@ class DeviceBatches:
         ``prefetch`` is negative, or JAX knows no such device.
     """
 
-    def __init__(self, stream: Stream, device: Any = None, *, prefetch: int = 2) -> None:
+    def __init__(self, stream: Stream[Any], device: Any = None, *, prefetch: int = 2) -> None:
         self.stream = require_stream(stream, "DeviceBatches")
         self.device = device
         self.prefetch = as_int(prefetch, "prefetch")
@@ -73,12 +73,12 @@ class DeviceBatches:
         self._place, batch = sent.popleft()
         return batch
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StreamState:
         """Return the state after the last batch that was given out, see :meth:`Stream.state_dict`."""
         epoch, step = self._place
         return {**self.stream.state_dict(), "epoch": epoch, "step": step}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Go to where a stream was, see :meth:`Stream.load_state_dict`."""
         self.stream.load_state_dict(state)
         self._place = self.stream.epoch, self.stream.step

@@ -43,7 +43,7 @@ class StreamDataset(PyDataset):
     """
 
     def __init__(
-        self, stream: Stream, *, inputs: Named = None, targets: Named = None, sample_weight: str | None = None
+        self, stream: Stream[Any], *, inputs: Named = None, targets: Named = None, sample_weight: str | None = None
     ) -> None:
         super().__init__()
         self.stream = require_stream(stream, "StreamDataset")

@@ -20,7 +20,7 @@ __all__ = ["partial_fit"]
 
 def partial_fit(
     estimator: Any,
-    stream: Stream,
+    stream: Stream[Any],
     *,
     epochs: int = 1,
     classes: npt.ArrayLike | None = None,

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from storegate.adapters.pools import Loop, Pools
 from storegate.views import View
 from storegate_engine.errors import ArgumentTypeError, shown
 from storegate_engine.orders import as_int
-from storegate_engine.streams import Stream
+from storegate_engine.streams import Stream, StreamState
 
 torch = require_package("torch", "torch")
 
@@ -76,7 +76,7 @@ class StreamDataset(IterableDataset):
         From ``gate[phase][var_names].batches(...)``.
     """
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream[Any]) -> None:
         super().__init__()
         self.stream = require_stream(stream, "StreamDataset")
         _tell_of_dates(stream.dtypes)
@@ -147,7 +147,7 @@ class StreamDataset(IterableDataset):
         elif epoch != following:
             self._go(epoch, 0)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StreamState:
         """Return the state of the stream, see :meth:`Stream.state_dict`.
 
         With workers of a DataLoader, after the batches that it has given: of a step of which the parts of some workers
@@ -158,13 +158,14 @@ class StreamDataset(IterableDataset):
         epoch, step = self._place()
         return {**self.stream.state_dict(), "epoch": epoch, "step": step}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Go to where a stream was, see :meth:`Stream.load_state_dict`."""
         worker = self._in_worker()
         self.stream.load_state_dict(state)
         self._pools.resume()
         if worker is not None:
-            worker.loaded = state["epoch"], state["step"]
+            given = cast(StreamState, state)  # the stream has looked at it; its end of an epoch is none of the next one
+            worker.loaded = given["epoch"], given["step"]
         else:
             self._go(self.stream.epoch, self.stream.step)
 
@@ -205,14 +206,14 @@ class StreamDataset(IterableDataset):
 class _Worker:
     """A dataset in a worker process of a DataLoader: which loop it is in, and which parts of it are given."""
 
-    def __init__(self, stream: Stream, info: Any) -> None:
+    def __init__(self, stream: Stream[Any], info: Any) -> None:
         self.id, self.n_workers, self.seed = info.id, info.num_workers, info.seed - info.id
         self.began_at = stream.epoch, stream.step
         self.loaded: tuple[int, int] | None = None
         self._turn = 0
         self._loop: Loop | None = None
 
-    def loop(self, stream: Stream, pools: Pools) -> Iterator[Any]:
+    def loop(self, stream: Stream[Any], pools: Pools) -> Iterator[Any]:
         """Begin a loop where all workers of it begin."""
         self._turn += 1
         self._loop, left = pools.begin(self.id, self.seed, self._turn, self.began_at, self.loaded)
@@ -228,7 +229,7 @@ class _Worker:
         stream.seek(self._loop.epoch, self._loop.step)
         return self._give(stream, pools, self._loop)
 
-    def _give(self, stream: Stream, pools: Pools, loop: Loop) -> Iterator[Any]:
+    def _give(self, stream: Stream[Any], pools: Pools, loop: Loop) -> Iterator[Any]:
         if 0 < len(stream) == loop.step:  # the state that was loaded is of after this worker's last part
             if not pools.all_ended(loop, self.n_workers):
                 pools.end(self.id, loop)
@@ -238,7 +239,7 @@ class _Worker:
         yield from map(as_tensors, stream)
         pools.end(self.id, loop)
 
-    def state_of(self, stream: Stream) -> dict[str, Any]:
+    def state_of(self, stream: Stream[Any]) -> StreamState:
         """Return the state of this worker's part: after its last batch it is at the end of the epoch, as others are."""
         state = stream.state_dict()
         if self._loop is None or (stream.epoch == self._loop.epoch and stream.gives_after(stream.step)):
@@ -246,7 +247,7 @@ class _Worker:
         return {**state, "epoch": self._loop.epoch, "step": len(stream)}
 
 
-def _n_batches(stream: Stream, n_workers: int, first: int = 0) -> int:
+def _n_batches(stream: Stream[Any], n_workers: int, first: int = 0) -> int:
     """Return the batches that the workers of a rank give from a step to the end of an epoch."""
     n_steps = len(stream)
     if first >= n_steps:

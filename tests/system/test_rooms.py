@@ -39,7 +39,7 @@ PUBLIC = {
         blocks_of in_full_pass plans_of to_dask to_dataset variable_of
     """,
     "storegate_engine.streams": """
-        Epochs LANES Last MAX_KEY Shuffle Stream class_weights
+        Epochs LANES Last MAX_KEY Shuffle Stream StreamState class_weights
     """,
     "storegate.parsing": """
         ALL Backend MODES Mode Names OneRow Options PHASES RowRange Rows Selection Split Target are_names as_indexer

@@ -72,7 +72,7 @@ class GuardedStore(WrapperStore[Any]):
         return False
 
     if hasattr(Store, "get_ranges"):
-        get_ranges = Store.get_ranges  # the wrapper's goes around `get`, too
+        get_ranges: Any = Store.get_ranges  # the wrapper's goes around `get`, too; versions disagree on its type
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Return the metadata, or the bytes of a chunk, which must be there, and be legal.

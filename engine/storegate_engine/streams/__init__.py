@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from storegate_engine.streams.epochs import LANES, MAX_KEY, Epochs, Last
 from storegate_engine.streams.shuffles import Shuffle
+from storegate_engine.streams.states import StreamState
 from storegate_engine.streams.stream import Stream
 from storegate_engine.streams.weights import class_weights
 
@@ -30,5 +31,6 @@ __all__ = [
     "Last",
     "Shuffle",
     "Stream",
+    "StreamState",
     "class_weights",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Generator, Iterator
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -15,17 +15,18 @@ from storegate_engine.streams.loaders import Ready
 __all__ = ["Loop", "batches_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
+T = TypeVar("T")
 
 
-class Loop(Iterator[Any]):
+class Loop(Iterator[T]):
     """One loop over a stream: ends with its epoch, and raises where the stream has gone elsewhere before."""
 
-    def __init__(self, batches: Generator[Any, None, None], n_left: int) -> None:
+    def __init__(self, batches: Generator[T, None, None], n_left: int) -> None:
         self._batches = batches
         self._n_left = n_left
         self._reason: str | None = None
 
-    def __next__(self) -> Any:
+    def __next__(self) -> T:
         """Return the next batch."""
         if self._reason is not None:
             raise IterationError(

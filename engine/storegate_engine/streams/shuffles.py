@@ -20,6 +20,7 @@ from storegate_engine.streams.loaders import Loader, row_nbytes_of
 from storegate_engine.streams.memory_loaders import GatherLoader, MemoryLoader
 from storegate_engine.streams.span_loaders import BlockLoader, RunLoader
 from storegate_engine.streams.spilled import ExchangeLoader
+from storegate_engine.streams.states import StreamOrder
 from storegate_engine.table import Variable
 
 __all__ = ["Shuffle", "blocks_of", "loader_of", "order_of"]
@@ -128,7 +129,7 @@ def blocks_of(variables: Sequence[Variable], epochs: Epochs, shuffle: Shuffle) -
     return Blocks(epochs, shuffle.seed, block_rows, buffer_blocks, shuffle.version)
 
 
-def order_of(epochs: Epochs, batch_rows: int, shuffle: Shuffle, blocks: Blocks | None) -> dict[str, Any]:
+def order_of(epochs: Epochs, batch_rows: int, shuffle: Shuffle, blocks: Blocks | None) -> StreamOrder:
     """Return everything that the order of the rows depends on, as it stands in the state of a stream.
 
     Parameters

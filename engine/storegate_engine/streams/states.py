@@ -3,22 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict, cast
 
 from storegate_engine.errors import StreamStateError, shown
 from storegate_engine.streams.epochs import ORDER_VERSION
 from storegate_engine.table import Variable, is_stored, key_of
 
-__all__ = ["data_of", "require_data", "require_order", "require_state", "state_of", "version_in"]
+__all__ = [
+    "StreamOrder",
+    "StreamState",
+    "data_of",
+    "require_data",
+    "require_order",
+    "require_state",
+    "state_of",
+    "version_in",
+]
 
 FORMAT = 2
 """The version of `Stream.state_dict`. In version 1 the names of the data depended on where the store lay: they are not
 compared, but the version of the table is."""
 
 
-def state_of(
-    epoch: int, step: int, version: int, variables: Sequence[Variable], order: Mapping[str, Any]
-) -> dict[str, Any]:
+class StreamOrder(TypedDict):
+    """Everything that the order of the rows of a stream depends on."""
+
+    rows: int
+    """Rows of an epoch."""
+    batch_size: int
+    """Rows of a step that were asked for."""
+    last: str
+    """What happens to a last step that is not full."""
+    shuffle: str
+    """How rows are ordered."""
+    seed: int
+    """Of all epochs."""
+    streams: int
+    """Lanes over which a buffer of blocks is dealt."""
+    keys: int
+    """The version of how seeds and epochs become orders."""
+    block_rows: int | None
+    """Rows of a block."""
+    buffer_blocks: int | None
+    """Blocks of a buffer."""
+    weights: str | None
+    """A hash of the weights."""
+
+
+class StreamState(TypedDict):
+    """Where a stream is; JSON can say it."""
+
+    format: int
+    """The version of these states."""
+    epoch: int
+    """The epoch that is read."""
+    step: int
+    """The batches of it that were given out."""
+    version: int
+    """The version of the table that the rows are of."""
+    data: list[list[str | None]]
+    """A name for each variable's content, None for what cannot be known again."""
+    order: StreamOrder
+    """What the order of the rows depends on."""
+
+
+def state_of(epoch: int, step: int, version: int, variables: Sequence[Variable], order: StreamOrder) -> StreamState:
     """Return the state of a stream.
 
     Parameters
@@ -29,7 +78,7 @@ def state_of(
         The version of the table that the variables are of.
     variables : sequence of Variable
         The rows.
-    order : mapping
+    order : StreamOrder
         What `shuffles.order_of` returned.
     """
     return {
@@ -38,51 +87,54 @@ def state_of(
         "step": step,
         "version": version,
         "data": data_of(variables),
-        "order": dict(order),
+        "order": order,
     }
 
 
-def data_of(variables: Sequence[Variable]) -> list[list[Any]]:
+def data_of(variables: Sequence[Variable]) -> list[list[str | None]]:
     """Return a name for each variable's content, None for what cannot be known again: rows in memory."""
     return [[variable.name, key_of(variable) if is_stored(variable) else None] for variable in variables]
 
 
-def require_state(state: Any) -> None:
-    """Refuse what no stream returned as its state."""
-    found = state.get("format") if isinstance(state, Mapping) else shown(state)
+def require_state(state: object) -> StreamState:
+    """Return the state of a stream; what no stream returned is refused."""
+    given = state if isinstance(state, Mapping) else {}
+    found = given.get("format") if isinstance(state, Mapping) else shown(state)
     if type(found) is not int or not 1 <= found <= FORMAT:
         raise StreamStateError(f"the state of a stream has format {FORMAT}, found {found!r}; it was not made here")
     kinds = {"epoch": int, "step": int, "version": int, "order": Mapping, "data": Sequence}
-    wrong = [key for key, kind in kinds.items() if not isinstance(state.get(key), kind) or isinstance(state[key], bool)]
-    wrong += [key for key in ("epoch", "step") if key not in wrong and state[key] < 0]
-    if "data" not in wrong and not all(isinstance(item, Sequence) and len(item) == 2 for item in state["data"]):
+    wrong = [key for key, kind in kinds.items() if not isinstance(given.get(key), kind) or isinstance(given[key], bool)]
+    wrong += [key for key in ("epoch", "step") if key not in wrong and given[key] < 0]
+    if "data" not in wrong and not all(isinstance(item, Sequence) and len(item) == 2 for item in given["data"]):
         wrong.append("data")
     if wrong:
-        listed = ", ".join(f"{key} {shown(state.get(key))}" for key in wrong)
+        listed = ", ".join(f"{key} {shown(given.get(key))}" for key in wrong)
         raise StreamStateError(f"the state of a stream is damaged: {listed}; load what state_dict() returned")
+    return cast(StreamState, state)
 
 
-def version_in(state: Mapping[str, Any], default: int) -> int:
+def version_in(state: StreamState, default: int) -> int:
     """Return the version of orders that a state is of, where it is an older one of ours, else the default."""
     found = state["order"].get("keys", 1)  # the first version did not name itself
     return found if found in range(1, ORDER_VERSION) else default
 
 
-def require_order(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+def require_order(state: StreamState, own: StreamOrder) -> None:
     """Refuse the state of a stream of another order."""
-    theirs = {"keys": 1, **state["order"]}
-    if differing := [name for name in own if own[name] != theirs.get(name)]:
-        listed = ", ".join(f"{name} {theirs.get(name)!r} (here {own[name]!r})" for name in differing)
+    theirs: dict[str, object] = {"keys": 1, **state["order"]}
+    if differing := {name: value for name, value in own.items() if value != theirs.get(name)}:
+        listed = ", ".join(f"{name} {theirs.get(name)!r} (here {value!r})" for name, value in differing.items())
         raise StreamStateError(f"the state is of another order: {listed}; make the stream with these values")
 
 
-def require_data(state: Mapping[str, Any], variables: Sequence[Variable], version: int) -> None:
+def require_data(state: StreamState, variables: Sequence[Variable], version: int) -> None:
     """Refuse the state of a stream of other variables, or of other rows of these."""
     names = [variable.name for variable in variables]
     if (found := [name for name, _ in state["data"]]) != names:
         raise StreamStateError(
             f"the state is of other data: of {found}, here are {names}; make the stream of these variables"
         )
+    differing: Sequence[str | None]
     if state["format"] == 1:
         differing = [] if state["version"] == version else names
     else:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Generic, Self, TypeAlias, TypeVar, cast
 
 import numpy as np
 
@@ -24,12 +24,22 @@ from storegate_engine.streams.loaders import Loader, Threads, ahead, copied_nbyt
 from storegate_engine.streams.loops import Loop, batches_of
 from storegate_engine.streams.quality import quality_of, warn_of
 from storegate_engine.streams.shuffles import Shuffle, blocks_of, loader_of, order_of
-from storegate_engine.streams.states import require_data, require_order, require_state, state_of, version_in
+from storegate_engine.streams.states import (
+    StreamOrder,
+    StreamState,
+    require_data,
+    require_order,
+    require_state,
+    state_of,
+    version_in,
+)
 from storegate_engine.table import Variable, temporaries_of
 
 __all__ = ["Stream"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
+T = TypeVar("T")
+"""What is given: an array, a list of arrays, a dict of them, or what a transform makes of one of these."""
 Form: TypeAlias = Callable[[list[Array]], Any]
 Transform: TypeAlias = Callable[[Any, np.random.Generator], Any]
 
@@ -37,7 +47,7 @@ _LEFT_OUT = object()
 """In the place of a batch that a worker does not give."""
 
 
-class Stream:
+class Stream(Generic[T]):
     """Batches of some variables, epoch after epoch; iterate over it once for every epoch.
 
     Made by ``gate[phase][var_names].batches(...)``. ``for batch in stream`` gives the rest of the current epoch. With
@@ -111,7 +121,7 @@ class Stream:
         """Whether there is a batch of a full step, and of the last one, where no row of it is of this part."""
         self._blocks = blocks_of(self._variables, self._epochs, shuffle)
         self._loader = self._choose()
-        self._running: weakref.ref[Loop] | None = None
+        self._running: weakref.ref[Loop[T]] | None = None
 
     def _choose(self) -> Loader:
         return loader_of(
@@ -124,7 +134,7 @@ class Stream:
             name=lambda: json.dumps(self._order()),
         )
 
-    def _order(self) -> dict[str, Any]:
+    def _order(self) -> StreamOrder:
         """Return everything that the order of the rows depends on."""
         return order_of(self._epochs, self._batch_rows, self._shuffle, self._blocks)
 
@@ -190,7 +200,7 @@ class Stream:
             f"shuffle {self._shuffle.kind}, epoch {self._epoch}, {self._step} of {len(self)} batches given out)"
         )
 
-    def on_rank(self, rank: int, world: int, *, processes: int = 1) -> Stream:
+    def on_rank(self, rank: int, world: int, *, processes: int = 1) -> Stream[T]:
         """Return a stream at the same place for another part of every step.
 
         Parameters
@@ -208,7 +218,7 @@ class Stream:
         >>> list(gate["train"]["x"].batches(4, shuffle=False).on_rank(1, 2))
         [array([2, 3]), array([5])]
         """
-        other = Stream(
+        other: Stream[T] = Stream(
             self._variables,
             replace(self._epochs, batch_rows=self._batch_rows, rank=as_int(rank, "rank"), world=as_int(world, "world")),
             self._shuffle,
@@ -222,7 +232,7 @@ class Stream:
         other._step = self._step
         return other
 
-    def on_worker(self, worker: int, n_workers: int) -> Stream:
+    def on_worker(self, worker: int, n_workers: int) -> Stream[T]:
         """Return a stream at the same place for a worker of this rank, which shares its part and memory limit.
 
         Of a step at which a worker gives none, see `workers_with_batches`, there is no batch, nor for ``transform``.
@@ -249,7 +259,7 @@ class Stream:
         """Return which of so many workers of this rank give a batch of a step, see `epochs.Epochs`."""
         return self._epochs.workers_with_batches(step, n_workers)
 
-    def __copy__(self) -> Stream:
+    def __copy__(self) -> Stream[T]:
         """Return a stream at the same place with threads, rows and spill of its own."""
         other = self.on_rank(*self.world)
         other._gives = self._gives
@@ -257,14 +267,14 @@ class Stream:
 
     # Batches
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[T]:
         """Yield the rest of the current epoch; a loop that was left before its end cannot be gone on with."""
         self._stop("another loop over it was begun")
         loop = Loop(self._batches(), len(self) - self._step)
         self._running = weakref.ref(loop)
         return loop
 
-    def _batches(self) -> Generator[Any, None, None]:
+    def _batches(self) -> Generator[T, None, None]:
         epoch, step = self._epoch, self._step
         with Threads(self._loader.loads_at_once) as threads:
             batches = self._formed(epoch, step, threads)
@@ -275,7 +285,7 @@ class Stream:
             for batch in batches:
                 self._set_place(epoch, self._step + 1)
                 if batch is not _LEFT_OUT:
-                    yield batch
+                    yield cast(T, batch)
                 del batch
             self._loader.end(epoch)
         if not len(self):
@@ -355,7 +365,7 @@ class Stream:
         self._stop("it went to another place")
         self._set_place(epoch, step)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StreamState:
         """Return where the stream is, as a small dict of JSON; valid after each batch.
 
         It does not depend on the rank: with the state of any rank, a stream of any number of ranks goes on with the
@@ -363,7 +373,7 @@ class Stream:
         """
         return state_of(self._epoch, self._step, self._version, self._variables, self._order())
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Go to the place that a stream of the same rows and order was at, on any number of ranks.
 
         Raises
@@ -371,18 +381,18 @@ class Stream:
         StreamStateError
             The state is of another format, of other data or of another order (a ValueError); it is named.
         """
-        require_state(state)
-        shuffle = replace(self._shuffle, version=version_in(state, self._shuffle.version))
+        theirs = require_state(state)
+        shuffle = replace(self._shuffle, version=version_in(theirs, self._shuffle.version))
         blocks = blocks_of(self._variables, self._epochs, shuffle)
-        require_order(state, order_of(self._epochs, self._batch_rows, shuffle, blocks))
-        require_data(state, self._variables, self._version)
-        if state["step"] > len(self):
-            raise StreamStateError(f"the state is of step {state['step']}, and epochs have the steps 0 .. {len(self)}")
+        require_order(theirs, order_of(self._epochs, self._batch_rows, shuffle, blocks))
+        require_data(theirs, self._variables, self._version)
+        if theirs["step"] > len(self):
+            raise StreamStateError(f"the state is of step {theirs['step']}, and epochs have the steps 0 .. {len(self)}")
         if shuffle.version != self._shuffle.version:  # rows go on in the order of the version that began with them
             self.close()
             self._shuffle, self._blocks = shuffle, blocks
             self._loader = self._choose()
-        self.seek(state["epoch"], state["step"])
+        self.seek(theirs["epoch"], theirs["step"])
 
 
 def _transformed(transform: Transform, batch: Any, generator: Callable[[int], np.random.Generator], step: int) -> Any:
