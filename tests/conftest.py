@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import shutil
@@ -23,7 +24,7 @@ def pytest_configure(config):
     if "PYTEST_XDIST_WORKER" in os.environ:
         own = tempfile.mkdtemp(prefix="storegate-tests-")
         os.environ["TMPDIR"] = tempfile.tempdir = own
-        config.add_cleanup(lambda: shutil.rmtree(own, ignore_errors=True))
+        atexit.register(shutil.rmtree, own, ignore_errors=True)  # after multiprocessing has tidied up in it
 
 
 @pytest.fixture(params=["numpy", "zarr", "hybrid"])

@@ -96,9 +96,12 @@ class Directory:
 
     def make(self, name: str) -> Directory:
         """Open a directory in this one, which is made where there is none."""
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(self._at(name), dir_fd=self._descriptor)
-        return self.child(name)
+        try:
+            return self.child(name)
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):  # another process was faster
+                os.mkdir(self._at(name), dir_fd=self._descriptor)
+            return self.child(name)
 
     def open_to_read(self, name: str) -> int:
         """Open a file in this directory and return its descriptor; anything else of that name is refused.
@@ -235,7 +238,7 @@ def open_parent(root: str, key: str, *, create: bool = False) -> tuple[Directory
 @_holding_none()
 def open_directory(root: str, key: str = "", *, create: bool = False) -> Directory:
     """Open the directory at ``key``; it is made, with those above it, where ``create`` says so. Raises likewise."""
-    if create:
+    if create and not os.path.isdir(root):
         os.makedirs(root, exist_ok=True)
     way = [Directory.root(root)]
     steps = deque(key.split("/"))
@@ -302,7 +305,7 @@ def open_file(root: str, key: str) -> int:
 
 def put_file(
     root: str, key: str, content: bytes, *, exclusive: bool, sync: Callable[[int, Path], None] | None = None
-) -> None:
+) -> bool:
     """Write a file under another name, then give it its own: there is never a part of it.
 
     Parameters
@@ -315,6 +318,11 @@ def put_file(
         Whether a file that is there stays as it is.
     sync : callable, optional
         Brings the open file to the disk.
+
+    Returns
+    -------
+    bool
+        Whether it was put there; False where another file has the place.
     """
     parent, name = open_parent(root, key, create=True)
     partial = f"{name}.{uuid.uuid4().hex}.partial"
@@ -324,12 +332,16 @@ def put_file(
             if sync is not None:
                 file.flush()
                 sync(file.fileno(), Path(parent.path, partial))
-        if exclusive:
-            with contextlib.suppress(FileExistsError):  # its place is taken: the caller reads who was first
-                _link(parent, partial, name)
-            parent.unlink(partial)
-        else:
+        if not exclusive:
             parent.replace(partial, name)
+            return True
+        is_put = True
+        try:
+            _link(parent, partial, name)
+        except FileExistsError:
+            is_put = False
+        parent.unlink(partial)
+        return is_put
     except BaseException:
         parent.unlink(partial)
         raise

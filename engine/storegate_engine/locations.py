@@ -107,16 +107,21 @@ class Location:
             return b""
         return None if buffer is None else buffer.to_bytes()
 
-    def write_if_absent(self, key: str, content: bytes, *, sync: bool = False) -> None:
+    def write_if_absent(self, key: str, content: bytes, *, sync: bool = False) -> bool:
         """Write one key unless it exists; atomic on local directories, object stores and memory.
 
         With ``sync`` it is on the disk when this returns, with the directories that lead to it.
+
+        Returns
+        -------
+        bool
+            Whether it was certainly written here. Object stores do not tell; there one has to look.
         """
         if self.is_local:
-            self._put(key, content, exclusive=True, sync=sync)
-            return
+            return self._put(key, content, exclusive=True, sync=sync)
         buffer = default_buffer_prototype().buffer.from_bytes(content)
         _run(self.store.set_if_not_exists(self.key(key), buffer))
+        return False
 
     def write(self, key: str, content: bytes) -> None:
         """Write one key, over what it holds; for files of a segment that is not sealed yet."""
@@ -125,10 +130,11 @@ class Location:
             return
         _run(self.store.set(self.key(key), default_buffer_prototype().buffer.from_bytes(content)))
 
-    def _put(self, key: str, content: bytes, *, exclusive: bool, sync: bool) -> None:
-        put_file(self.url, self.key(key), content, exclusive=exclusive, sync=_sync if sync else None)
+    def _put(self, key: str, content: bytes, *, exclusive: bool, sync: bool) -> bool:
+        is_put = put_file(self.url, self.key(key), content, exclusive=exclusive, sync=_sync if sync else None)
         if sync:
             self._sync_directories(self.key(key).rpartition("/")[0])
+        return is_put
 
     def sync(self) -> None:
         """Bring all files below, and the directories that lead to them, from the system's memory to the disk."""

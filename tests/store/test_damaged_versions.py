@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -32,15 +34,17 @@ def missing(path):
     path.unlink()
 
 
+def newer(path):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 2}))
+
+
 DAMAGES = {
     "no JSON": replaced(b"{"),
     "empty": replaced(b""),
     "not UTF-8": replaced(b"\xff\xfe"),
     "cut": cut,
     "no table": no_table,
-    "of a newer format": lambda path: path.write_bytes(
-        path.read_bytes().replace(b'"format_version": 1', b'"format_version": 2')
-    ),
+    "of a newer format": newer,
     "missing": missing,
 }
 VERSIONS = [1, 2, 3, 4]

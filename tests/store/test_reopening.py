@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import dask.array as da
 import numpy as np
 import pytest
+import zarr
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -181,18 +181,12 @@ class TestCommits:
                 assert again.get_data("z").tolist() == [1, 2]
 
     def test_metadata_that_no_reader_takes_are_not_put(self, tmp_path, monkeypatch):
-        seal = segments.Segment._seal
-
-        def damaging(self, name, *args):
-            found = seal(self, name, *args)
-            key = f"{name}/zarr.json"
-            document = json.loads(self.location.read(key))
-            self.location.write(key, json.dumps({**document, "data_type": "int16"}).encode())
-            return found
-
+        create = zarr.create_array
         with opened(tmp_path) as gate:
             gate.add_data("x", [1, 2])
-            monkeypatch.setattr(segments.Segment, "_seal", damaging)
+            monkeypatch.setattr(
+                zarr, "create_array", lambda *args, **kwargs: create(*args, **{**kwargs, "dtype": "i2"})
+            )
             with pytest.raises(UnreadableStateError, match="data_type"):
                 gate.add_data("y", [1, 2])
         with opened(tmp_path) as gate:

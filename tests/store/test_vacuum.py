@@ -20,7 +20,7 @@ from storegate_engine.contents import MARKER, strangers
 from storegate_engine.directories import Directory, Entry
 from storegate_engine.errors import ConflictError, NotAStoreError, SnapshotExpired, StoreError, WriteError
 from storegate_engine.locations import Location
-from storegate_engine.store import ArraySource, manifests, repository, vacuum
+from storegate_engine.store import ArraySource, manifests, repository, vacuuming
 
 HEX = "a" * 32
 PARTS = ["a", "segments", "manifests", HEX, "x", "c", "0", "zarr.json", "..", "", "é"]
@@ -388,7 +388,7 @@ class TestClocks:
         gate = open_gate(tmp_path)
         gate.add_data("x", X)
         gate.update_data("x", X + 1, do_compile=False)
-        Clock(monkeypatch, vacuum, 2 * DAY)
+        Clock(monkeypatch, vacuuming, 2 * DAY)
         assert gate.vacuum(older_than="1d").versions == []
         assert not list(tmp_path.rglob("*.partial"))
 

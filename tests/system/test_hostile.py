@@ -430,10 +430,9 @@ def test_every_hostile_store_is_refused_with_a_typed_error(store, tmp_path):
         (cases / f"{number:03d}").mkdir(parents=True)
         shutil.copytree(store, cases / f"{number:03d}" / "store")
         damage(cases / f"{number:03d}" / "store")
-    root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", READER, root / "tests", store, cases],
+        [sys.executable, "-W", "error", "-c", READER, Path(__file__).parent, store, cases],
         check=False, capture_output=True, text=True, env=environment, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -22,7 +22,7 @@ PUBLIC = {
         in_own_thread made_at persist require_within_limits run_tasks shard_checksums write_rows
     """,
     "storegate_engine.table": """
-        ArgMax Cast Difference OneHot PHASES Phase Piece Table Transform Variable added appended_dtype
+        ArgMax Cast Difference Known OneHot PHASES Phase Piece Table Transform Variable added appended_dtype
         apply_all compare is_stored key_of require_combinable rows_of stored_arrays table_from_state
         table_to_state temporaries_of token_of updated_dtype
     """,

@@ -105,6 +105,13 @@ def require_legal_metadata(
     content = location.read(f"{name}/zarr.json", max_nbytes=MAX_METADATA_NBYTES)
     if content is None:
         raise CorruptStoreError(f"{where} is missing")
+    return require_legal_document(content, where, stored, shape, layout)
+
+
+def require_legal_document(
+    content: bytes, where: object, stored: np.dtype[Any], shape: tuple[int, ...], layout: Layout
+) -> tuple[dict[str, Any], str | None]:
+    """Do the same for a ``zarr.json`` that is at hand."""
     document = documents.load(content, where)
     tail = [max(1, size) for size in shape[1:]]
     expected = {
@@ -132,7 +139,7 @@ def _named(name: str, **configuration: Any) -> dict[str, Any]:
 
 
 def _require_legal_sharding(
-    sharding: dict[str, Any], chunk_shape: list[int], stored: np.dtype[Any], where: Location
+    sharding: dict[str, Any], chunk_shape: list[int], stored: np.dtype[Any], where: object
 ) -> str | None:
     if sharding.get("chunk_shape") != chunk_shape:
         raise CorruptStoreError(f"{where}: chunks are {shown(sharding.get('chunk_shape'))}, not {chunk_shape}")

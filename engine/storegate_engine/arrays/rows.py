@@ -150,6 +150,10 @@ class ConstantArray:
 class StoredArray:
     """Rows of one array of a stored segment; travels as a location and a name."""
 
+    def __hash__(self) -> int:
+        """Hash what tells arrays apart; a commit looks up all of them several times."""
+        return hash((self.location.prefix, self.name))
+
     location: Location
     """Where the segment lies."""
     name: str
@@ -266,6 +270,11 @@ class StoredArray:
         """Raise CorruptStoreError where its metadata are not those that the manifest means; reads no rows."""
         _open_array(self)
 
+    def require_segment(self) -> None:
+        """Raise SnapshotExpired where the segment of the array was vacuumed."""
+        if self.location.read("zarr.json", max_nbytes=inspection.MAX_METADATA_NBYTES) is None:
+            raise _vacuumed(self)
+
     def will_read(self, spans: Sequence[tuple[int, int]]) -> None:
         """Let the system fetch rows, as firsts and lasts, in ascending order: a hint."""
         opened = _open_array(self)
@@ -324,9 +333,7 @@ def _unreadable(array: StoredArray, done: str, err: Exception) -> StoreError:
             "that has been closed; close a gate last, or give backend_args['output_dir']"
         )
     if array.location.read("zarr.json", max_nbytes=inspection.MAX_METADATA_NBYTES) is None:  # what vacuum removes first
-        return SnapshotExpired(
-            f"segment {array.location} is gone: the version that refers to it was vacuumed; open the store again"
-        )
+        return _vacuumed(array)
     where = f"array {array.name!r} of segment {array.location} cannot be {done}"
     if isinstance(err, MemoryError):
         return RowsMemoryError(
@@ -334,6 +341,12 @@ def _unreadable(array: StoredArray, done: str, err: Exception) -> StoreError:
             "claim more than was written"
         )
     return CorruptStoreError(f"{where}: {str(err) or repr(err)}")
+
+
+def _vacuumed(array: StoredArray) -> SnapshotExpired:
+    return SnapshotExpired(
+        f"segment {array.location} is gone: the version that refers to it was vacuumed; open the store again"
+    )
 
 
 @functools.lru_cache(maxsize=2048)

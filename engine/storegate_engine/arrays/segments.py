@@ -24,12 +24,17 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import StorePath
 
 from storegate_engine.arrays import checksums
-from storegate_engine.arrays.inspection import MAX_CHUNK_NBYTES, MAX_ROW_NBYTES, require_within_limits
+from storegate_engine.arrays.inspection import (
+    MAX_CHUNK_NBYTES,
+    MAX_ROW_NBYTES,
+    require_legal_document,
+    require_within_limits,
+)
 from storegate_engine.arrays.rows import StoredArray
 from storegate_engine.arrays.shards import Shards, shards_of
 from storegate_engine.budget import WRITES_IN_FLIGHT, Layout, plan_layout
 from storegate_engine.encodings import Encoding, encoding_of, is_text, row_nbytes
-from storegate_engine.errors import DtypeError, ShapeError, TransactionError
+from storegate_engine.errors import CorruptStoreError, DtypeError, ShapeError, TransactionError, UnreadableStateError
 from storegate_engine.locations import Location, writing
 from storegate_engine.texts import TextSize, row_text_nbytes
 
@@ -70,6 +75,8 @@ MAX_TEXT_NBYTES = MAX_CHUNK_NBYTES - 64
 """What the texts of a chunk may take, without the number of them."""
 TEXT_CHUNK_NBYTES = 2 * 2**20
 """Chunks of text that take more get fewer rows."""
+SMALL_NBYTES = 2**18
+"""Shards of fewer bytes are written before a thread for it would have started."""
 _UNKNOWN_ROWS = 2**53
 _GROUP = b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'
 
@@ -109,6 +116,8 @@ class Segment:
     identifier: str = field(default_factory=new_identifier)
     renew: Callable[[], Segment] | None = None
     _arrays: dict[str, StoredArray] = field(default_factory=dict)
+    _metadata: dict[str, bytes] = field(default_factory=dict)
+    """The ``zarr.json`` of each array."""
 
     @property
     def location(self) -> Location:
@@ -133,13 +142,15 @@ class Segment:
         encoding = encoding_of(spec.dtype)
         shape = (_UNKNOWN_ROWS if spec.n_rows is None else spec.n_rows, *spec.row_shape)
         codecs = _Codecs(self.compressor, json.dumps([codec.to_dict() for codec in self.compressor]))
-        self.location.write(f"{name}/zarr.json", _metadata(name, shape, encoding, spec.layout, codecs))
+        metadata = _metadata(name, shape, encoding, spec.layout, codecs)
+        self.location.write(f"{name}/zarr.json", metadata)
+        self._metadata[name] = metadata
         n_rows = 0 if spec.n_rows is None else spec.n_rows
         text = spec.text if encoding.logical.kind == "T" else None
         self._arrays[name] = StoredArray(
             self.location, name, encoding.logical, spec.row_shape, n_rows, spec.layout, text=text
         )
-        return SegmentWriter(self, name, spec, encoding)
+        return SegmentWriter(self, name, spec, encoding, json.loads(metadata))
 
     def reserve(self, name: str, spec: ArraySpec) -> StoredArray:
         """Create one array of known rows, which :func:`write_rows` fills, from any process and in any order."""
@@ -164,10 +175,9 @@ class Segment:
     ) -> StoredArray:
         old = self._arrays[name]
         if old.n_rows != n_rows or not n_rows:  # zarr's own resize looks for every chunk of the old shape
-            key = f"{name}/zarr.json"
-            metadata = json.loads(self.location.read(key) or b"")
+            metadata = json.loads(self._metadata[name])
             metadata["shape"][0] = n_rows
-            self.location.write(key, json.dumps(metadata).encode())
+            self.location.write(f"{name}/zarr.json", json.dumps(metadata).encode())
         if len(shards) > 1:
             self.location.write(f"{name}/{checksums.SHARDS_KEY}", checksums.pack(shards))
         sealed = replace(old, dtype=encoding.logical, n_rows=n_rows, checksum=checksums.of_array(shards))
@@ -206,7 +216,8 @@ def write_rows(array: StoredArray, start: int, rows: Array) -> checksums.Written
 
 def _write_shards(array: StoredArray, start: int, rows: Array) -> list[int]:
     values = _encoded(array.name, encoding_of(array.dtype), rows)
-    shards = _shards_of(array.location, array.name, array.dtype, array.layout)
+    metadata = json.loads(array.location.read(f"{array.name}/zarr.json") or b"")
+    shards = _shards_of(array.location, array.name, array.dtype, array.layout, metadata)
     parts = {lo: values[lo : lo + array.layout.shard_rows] for lo in range(0, len(rows), array.layout.shard_rows)}
     if array.dtype.kind == "T":
         _require_chunks(array.name, row_text_nbytes(values), array.layout.chunk_rows)
@@ -243,13 +254,15 @@ def _too_much_text(name: str, chunk_rows: int, nbytes: int) -> ShapeError:
 class SegmentWriter:
     """Appends rows to one new array, whole shards at a time."""
 
-    def __init__(self, segment: Segment, name: str, spec: ArraySpec, encoding: Encoding) -> None:
+    def __init__(
+        self, segment: Segment, name: str, spec: ArraySpec, encoding: Encoding, metadata: dict[str, Any]
+    ) -> None:
         self._segment = segment
         self._name = name
         self._spec = spec
         self._encoding = encoding
         self._target: Shards | zarr.Array[Any] = _shards_of(
-            segment.location, name, spec.dtype, spec.layout
+            segment.location, name, spec.dtype, spec.layout, metadata
         ) or _open_with_zarr(segment.location, name)
         self._shard = spec.layout.shard_rows
         self._buffer: Array | None = None
@@ -377,10 +390,13 @@ class SegmentWriter:
             if isinstance(self._target, zarr.Array):
                 self._target[start:stop] = rows
             else:
-                if self._pool is None:
-                    self._pool = ThreadPoolExecutor(WRITES_IN_FLIGHT, thread_name_prefix="storegate-write")
-                future = self._pool.submit(self._target.write, start // self._shard, rows, sync=sync)
-                self._futures.append((future, buffer))
+                if self._pool is None and rows.nbytes <= SMALL_NBYTES:
+                    self._target.write(start // self._shard, rows, sync=False)
+                else:
+                    if self._pool is None:
+                        self._pool = ThreadPoolExecutor(WRITES_IN_FLIGHT, thread_name_prefix="storegate-write")
+                    future = self._pool.submit(self._target.write, start // self._shard, rows, sync=sync)
+                    self._futures.append((future, buffer))
             self._shards.append(checksums.of_rows(rows))  # while storage is busy with it
             if len(self._futures) > WRITES_IN_FLIGHT:
                 self._settle()
@@ -392,11 +408,12 @@ class SegmentWriter:
         self._idle = buffer
 
 
-def _shards_of(location: Location, name: str, dtype: np.dtype[Any], layout: Layout) -> Shards | None:
+def _shards_of(
+    location: Location, name: str, dtype: np.dtype[Any], layout: Layout, metadata: dict[str, Any]
+) -> Shards | None:
     """Return the files of a new array where these are written here, None where zarr-python does it."""
     if not location.is_local or is_text(dtype):
         return None
-    metadata = json.loads(location.read(f"{name}/zarr.json") or b"")
     directory = f"{location.url}/{location.key(name)}"
     return shards_of(directory, metadata, layout.chunk_rows, layout.shard_rows, root=location.url)
 
@@ -424,7 +441,12 @@ def _metadata(name: str, shape: tuple[int, ...], encoding: Encoding, layout: Lay
         attributes=dict(encoding.attributes),
         dimension_names=("sample", *(f"{name}_{axis}" for axis in range(1, len(shape)))),
     )
-    return bytes(array.metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"].to_bytes())
+    content = bytes(array.metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"].to_bytes())
+    try:
+        require_legal_document(content, f"{name}/zarr.json", encoding.stored, shape, layout)  # as who reads it will
+    except CorruptStoreError as err:
+        raise UnreadableStateError(f"nothing was changed, since nobody could read it afterwards: {err}") from err
+    return content
 
 
 def _open_with_zarr(location: Location, name: str) -> zarr.Array[Any]:

@@ -97,7 +97,8 @@ class Manifest:
             "is_durable": self.is_durable,
             "state": self.state,
         }
-        return json.dumps({**document, "checksum": _checksum(document)}, ensure_ascii=False).encode()
+        content = _canonical(document).encode()
+        return content[:-1] + _CHECKSUM_KEY + f'{hashlib.sha256(content).hexdigest()}"}}'.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +115,25 @@ def _missing(first: int, last: int) -> str:
     return f"manifest {StoredLog.key(first)} is missing" + (f", and all up to {last}" if last > first else "")
 
 
-def _checksum(document: Mapping[str, Any]) -> str:
-    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()
+_CHECKSUM_KEY = b',"checksum":"'
+
+
+def _canonical(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _is_as_written(content: bytes, document: Mapping[str, Any], checksum: object) -> bool:
+    """Return whether a manifest is what its checksum is of: the bytes before it, or the document in that form.
+
+    Older versions of this library wrote manifests in another form than the one that they took the checksum of.
+    """
+    before, _, behind = content.rpartition(_CHECKSUM_KEY)
+    if (
+        behind == f'{checksum}"}}'.encode(errors="surrogatepass")
+        and hashlib.sha256(before + b"}").hexdigest() == checksum
+    ):
+        return True
+    return hashlib.sha256(_canonical(document).encode(errors="surrogatepass")).hexdigest() == checksum
 
 
 def parse_manifest(content: bytes, version: int, where: str) -> Manifest:
@@ -139,7 +156,7 @@ def parse_manifest(content: bytes, version: int, where: str) -> Manifest:
             "install a newer storegate"
         )
     checksum = document.pop("checksum", None)
-    if checksum != _checksum(document) or document.get("version") != version:
+    if not _is_as_written(content, document, checksum) or document.get("version") != version:
         raise CorruptStoreError(f"manifest {where} is not what was written: its checksum does not match")
     values = {name: document.get(name, default) for name, (_, default) in _FIELDS.items()}
     for name, (kinds, _) in _FIELDS.items():
@@ -247,12 +264,17 @@ class StoredLog:
 
     def changed_since(self, version: int) -> bool:
         """Return whether a newer version may be there; cheap on a file system, False elsewhere."""
-        if not self.location.is_local:
-            return False
-        if os.path.exists(f"{self.location}/{self.key(version + 1)}"):
-            return True
-        # the next one may have come and been vacuumed, but then this one was too
-        return self.head() > 0 if version == 0 else not os.path.exists(f"{self.location}/{self.key(version)}")
+        return self.location.is_local and not self.is_head(version)
+
+    def is_head(self, version: int) -> bool:
+        """Return whether a version is the newest; on a file system without a look at how many there are."""
+        if not self.location.is_local or version == 0:
+            return self.head() == version
+        # vacuum removes the oldest first: where the next one came and went, this one went before it
+        return not self._is_there(version + 1) and self._is_there(version)
+
+    def _is_there(self, version: int) -> bool:
+        return os.path.lexists(f"{self.location}/{self.key(version)}")
 
     def commit(
         self, manifest: Manifest, *, sync: bool = False, check: Callable[[Manifest], None] | None = None
@@ -290,25 +312,28 @@ class StoredLog:
                 f"{manifest.operation}: nothing was changed, since nobody could open the store afterwards: {err}; "
                 "compact() the variables first, or use several data_ids"
             ) from err
-        if manifest.version != self.head() + 1:
+        if not self.is_head(manifest.version - 1):
             raise self._conflict(manifest)
+        is_put = False
         try:
             with writing(where):
-                self.location.write_if_absent(self.key(manifest.version), content, sync=sync)
+                is_put = self.location.write_if_absent(self.key(manifest.version), content, sync=sync)
         except WriteError:
             if not self._holds(manifest):
                 raise
-            if sync:  # only the answer was lost: what it would have told is done again
+            if sync:  # what the answer would have told is done again
                 self._sync_again(manifest.version)
-        if not self._is_taken_up(manifest):
+        if not self._is_taken_up(manifest, is_put=is_put):
             raise self._conflict(manifest)
 
-    def _is_taken_up(self, manifest: Manifest) -> bool:
+    def _is_taken_up(self, manifest: Manifest, *, is_put: bool) -> bool:
         """Return whether a manifest that was put is a version, or was one until vacuum removed it.
 
         Its number may have been taken by others and freed by a vacuum before it was put: then no version follows it,
-        and those that came after do not name it.
+        and those that came after do not name it. Vacuum would have removed the version before it first.
         """
+        if is_put and manifest.version > 1 and self._is_there(manifest.version - 1):
+            return True
         versions = [version for version in self.versions() if version >= manifest.version]
         if versions == [manifest.version]:
             return self._holds(manifest)

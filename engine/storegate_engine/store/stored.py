@@ -53,7 +53,7 @@ from storegate_engine.store.inputs import (
 )
 from storegate_engine.store.manifests import Manifest, StoredLog, committed
 from storegate_engine.store.repository import Repository, Target, Transaction
-from storegate_engine.table import Table, added, stored_arrays, table_from_state, table_to_state
+from storegate_engine.table import Known, Table, added, stored_arrays, table_from_state, table_to_state
 
 __all__ = ["StoredRepository"]
 
@@ -113,6 +113,7 @@ class StoredRepository(Repository):
         self._chunk_rows = chunk_rows
         self.log = StoredLog(location)
         self._synced: set[str] = set()
+        self._known: Known = {}
         self._has_synced_manifests = False
         self._began = self._generation()
         if pinned is not None:
@@ -124,7 +125,7 @@ class StoredRepository(Repository):
     def __getstate__(self) -> dict[str, Any]:
         """Travel without the table: the receiver reads it."""
         state = {key: value for key, value in self.__dict__.items() if key != "_head"}
-        return {**state, "_version": self.version}
+        return {**state, "_known": {}, "_version": self.version}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Read the table of the version that travelled."""
@@ -151,7 +152,7 @@ class StoredRepository(Repository):
 
     def refresh(self) -> None:
         """See what other writers have committed; a pinned version stays."""
-        if self._pinned is None and self.log.head() != self.version:
+        if self._pinned is None and not self.log.is_head(self.version):
             self._head = self._load(self.log.newest())
 
     def require_writable(self, operation: str) -> None:
@@ -209,7 +210,7 @@ class StoredRepository(Repository):
 
     def _load(self, manifest: Manifest) -> tuple[Manifest, Table]:
         where = f"{self.location}/{self.log.key(manifest.version)}"
-        return manifest, table_from_state(manifest.state, self.segments, where).within(self.budget_nbytes)
+        return manifest, table_from_state(manifest.state, self.segments, where, self._known).within(self.budget_nbytes)
 
     def _store(self, sources: Mapping[str, Source], written: list[Segment]) -> dict[str, RowArray]:
         segment = self._new_segment(written)
@@ -353,7 +354,8 @@ class StoredRepository(Repository):
                 with self.location.locked(shared=True):
                     generation = self._generation()
                     if generation == self._began:
-                        self.log.commit(manifest, sync=self.durable, check=partial(self._require_readable, before))
+                        check = partial(self._require_readable, before, transaction.written)
+                        self.log.commit(manifest, sync=self.durable, check=check)
             except ConflictError as err:
                 if attempt == MAX_TRIES - 1 or isinstance(err, _Overtaken):
                     raise
@@ -374,8 +376,11 @@ class StoredRepository(Repository):
         entry = Location(self.location.url).status(MARKER) if self.location.is_local else None
         return None if entry is None else (entry.st_ino, entry.st_mtime_ns)
 
-    def _require_readable(self, before: Table, parsed: Manifest) -> None:
+    def _require_readable(self, before: Table, written: Sequence[str], parsed: Manifest) -> None:
         """Read a state as whoever opens it will, before it is in place: what cannot be opened cannot be mended.
+
+        What describes an array was looked at when it was written; of arrays from elsewhere, such as those of an earlier
+        version, it is read.
 
         Raises
         ------
@@ -385,9 +390,15 @@ class StoredRepository(Repository):
             An array that is new in it was vacuumed meanwhile.
         """
         table = self._load(parsed)[1]
-        for array in stored_arrays(table).keys() - stored_arrays(before).keys():
+        new = stored_arrays(table).keys() - stored_arrays(before).keys()
+        looked_at = set()
+        for array in new:
             try:
-                array.inspect()
+                if array.segment not in written:
+                    array.inspect()
+                elif array.segment not in looked_at:
+                    array.require_segment()
+                    looked_at.add(array.segment)
             except SnapshotExpired as err:
                 raise _Overtaken(
                     f"segment {array.location} was vacuumed while it was written; nothing was changed: try again, and "

@@ -16,6 +16,7 @@ from __future__ import annotations
 from storegate_engine.table.conversions import appended_dtype, require_combinable, updated_dtype
 from storegate_engine.table.differences import Difference, added, compare
 from storegate_engine.table.json import (
+    Known,
     is_stored,
     key_of,
     stored_arrays,
@@ -33,6 +34,7 @@ __all__ = [
     "ArgMax",
     "Cast",
     "Difference",
+    "Known",
     "OneHot",
     "Phase",
     "Piece",

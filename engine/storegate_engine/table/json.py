@@ -6,7 +6,7 @@ import hashlib
 import json
 import operator
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -56,9 +56,9 @@ def _array_to_state(array: StoredArray | ConstantArray) -> dict[str, Any]:
     }
 
 
-def _array_from_state(document: Any, segments: Location) -> StoredArray | ConstantArray:
+def _array_from_state(document: Any, segments: Location, before: Known, known: Known) -> StoredArray | ConstantArray:
     if "constant" not in document:
-        return StoredArray.from_json(document, segments)
+        return _stored_from_state(document, segments, before, known)
     counts = (document["n_rows"], *document["row_shape"])
     value = document["constant"]
     if type(value) is not int or value not in (0, 1) or any(type(n) is not int or n < 0 for n in counts):
@@ -66,6 +66,19 @@ def _array_from_state(document: Any, segments: Location) -> StoredArray | Consta
     dtype = dtype_from_text(document["dtype"])
     require_within_limits(dtype, tuple(counts[1:]), counts[0], Layout(1, 1))
     return ConstantArray(dtype, tuple(counts[1:]), counts[0], value)
+
+
+Known: TypeAlias = dict[tuple[str, str], tuple[Any, StoredArray]]
+"""Arrays by segment and name, with what a manifest says of each: the next manifest says it again of most of them."""
+
+
+def _stored_from_state(document: Any, segments: Location, before: Known, known: Known) -> StoredArray:
+    key = document["segment"], document["name"]
+    found = before.get(key)
+    if found is None or found[0] != document:
+        found = document, StoredArray.from_json(document, segments)
+    known[key] = found
+    return found[1]
 
 
 def _variable_to_state(
@@ -120,8 +133,10 @@ MAX_ALL_TRANSFORMS = 20_000
 """Those of all pieces of a table."""
 
 
-def table_from_state(state: Any, segments: Location, where: object = "") -> Table:
+def table_from_state(state: Any, segments: Location, where: object = "", known: Known | None = None) -> Table:
     """Return the table that a manifest, which errors name, describes; its arrays lie below ``segments``.
+
+    Those that ``known`` has are not made again; afterwards it has those of this manifest.
 
     Raises
     ------
@@ -131,7 +146,10 @@ def table_from_state(state: Any, segments: Location, where: object = "") -> Tabl
     if state is None:
         return Table()
     try:
-        arrays = [_array_from_state(document, segments) for document in state["arrays"]]
+        known = {} if known is None else known
+        before = dict(known)
+        known.clear()
+        arrays = [_array_from_state(document, segments, before, known) for document in state["arrays"]]
         pieces = [piece for phase in PHASES for variable in state["phases"][phase] for piece in variable["pieces"]]
         if sum(len(piece[3]) for piece in pieces) > MAX_ALL_TRANSFORMS:
             raise CorruptStoreError(f"it has more than {MAX_ALL_TRANSFORMS} transforms, which are not read")
