@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import multiprocessing
+import multiprocessing.util
 import os
 import shutil
 import tempfile
@@ -24,7 +24,8 @@ def pytest_configure(config):
     if "PYTEST_XDIST_WORKER" in os.environ:
         own = tempfile.mkdtemp(prefix="storegate-tests-")
         os.environ["TMPDIR"] = tempfile.tempdir = own
-        atexit.register(shutil.rmtree, own, ignore_errors=True)  # after multiprocessing has tidied up in it
+        # behind what multiprocessing itself tidies up in it
+        multiprocessing.util.Finalize(None, shutil.rmtree, (own, True), exitpriority=-1000)
 
 
 @pytest.fixture(params=["numpy", "zarr", "hybrid"])
