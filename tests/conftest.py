@@ -125,9 +125,9 @@ def counted_reads(monkeypatch):
         for method in methods:
             original = getattr(kind, method)
 
-            def counting(self, *args, original=original, method=method):
+            def counting(self, *args, original=original, method=method, **options):
                 reads.append(method)
-                return original(self, *args)
+                return original(self, *args, **options)
 
             monkeypatch.setattr(kind, method, counting)
     return reads

@@ -357,10 +357,9 @@ def test_rows_are_read_in_the_thread_that_asks_where_it_says_so(tmp_path, monkey
         Shards, "_read_wanted", lambda self, *a: threads.add(threading.get_ident()) or original(self, *a)
     )
     out = np.empty_like(rows)
-    with module.in_own_thread():
-        shards.read_into(0, 320, out)
-        np.testing.assert_array_equal(out, rows)
-        assert threads == {threading.get_ident()}
+    shards.read_into(0, 320, out, alone=True)
+    np.testing.assert_array_equal(out, rows)
+    assert threads == {threading.get_ident()}
     threads.clear()
     shards.read_into(0, 320, out)
     assert threading.get_ident() not in threads

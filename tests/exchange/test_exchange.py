@@ -318,7 +318,9 @@ class TestEqualsNumpy:
         assert 5050 % array.layout.shard_rows, "the last shard is a part of one"
         read = []
         original = type(array).read_into
-        monkeypatch.setattr(type(array), "read_into", lambda self, *a: read.append(a[1] - a[0]) or original(self, *a))
+        monkeypatch.setattr(
+            type(array), "read_into", lambda self, *a, **k: read.append(a[1] - a[0]) or original(self, *a, **k)
+        )
         gate.compact()
         assert sum(read) == 5050
         np.testing.assert_array_equal(gate.get_data("x"), rows[np.random.RandomState(3).permutation(5050)])

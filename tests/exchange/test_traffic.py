@@ -51,9 +51,9 @@ def stored_nbytes(monkeypatch):
     found = []
     original = StoredArray.read_into
 
-    def read_into(self, start, stop, out, *args):
+    def read_into(self, start, stop, out, **options):
         found.append((stop - start) * self.dtype.itemsize * int(np.prod(self.row_shape, dtype=int)))
-        return original(self, start, stop, out, *args)
+        return original(self, start, stop, out, **options)
 
     monkeypatch.setattr(StoredArray, "read_into", read_into)
     return found

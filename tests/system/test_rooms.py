@@ -19,7 +19,7 @@ PUBLIC = {
     "storegate_engine.arrays": """
         ArraySpec Capacity Compressor ConstantArray DEFAULT_COMPRESSOR MAX_TEXT_NBYTES MemoryArray
         PersistedArray RowArray RowSpan Segment StoredArray StoredIndex Written capacity check_array
-        in_own_thread made_at persist require_within_limits run_tasks shard_checksums write_rows
+        made_at persist require_within_limits run_tasks shard_checksums write_rows
     """,
     "storegate_engine.table": """
         ArgMax Cast Difference Known OneHot PHASES Phase Piece Table Transform Variable added appended_dtype

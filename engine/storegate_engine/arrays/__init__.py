@@ -29,7 +29,7 @@ from storegate_engine.arrays.segments import (
     made_at,
     write_rows,
 )
-from storegate_engine.arrays.shards import RowSpan, in_own_thread, run_tasks
+from storegate_engine.arrays.shards import RowSpan, run_tasks
 from storegate_engine.arrays.tiers import Capacity, PersistedArray, capacity, persist
 
 __all__ = [
@@ -49,7 +49,6 @@ __all__ = [
     "Written",
     "capacity",
     "check_array",
-    "in_own_thread",
     "made_at",
     "persist",
     "require_within_limits",

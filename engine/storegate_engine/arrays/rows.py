@@ -71,12 +71,12 @@ class RowArray(Protocol):
         """The rows that are decoded together."""
         ...
 
-    def read_into(self, start: int, stop: int, out: Array, /) -> None:
-        """Read rows ``start..stop`` into ``out`` of shape ``(stop - start, *row_shape)``."""
+    def read_into(self, start: int, stop: int, out: Array, /, *, alone: bool = False) -> None:
+        """Read rows ``start..stop`` into ``out`` of shape ``(stop - start, *row_shape)``; ``alone``, in this thread."""
         ...
 
-    def take_into(self, rows: Array, out: Array, /) -> None:
-        """Read ``rows`` (int64) into ``out`` of shape ``(len(rows), *row_shape)``."""
+    def take_into(self, rows: Array, out: Array, /, *, alone: bool = False) -> None:
+        """Read ``rows`` (int64) into ``out`` of shape ``(len(rows), *row_shape)``; ``alone``, in this thread."""
         ...
 
 
@@ -107,11 +107,11 @@ class MemoryArray:
         """Any row can be read alone."""
         return 1
 
-    def read_into(self, start: int, stop: int, out: Array, /) -> None:
+    def read_into(self, start: int, stop: int, out: Array, /, *, alone: bool = False) -> None:
         """Copy rows ``start..stop`` into ``out``."""
         out[...] = self.values[start:stop]
 
-    def take_into(self, rows: Array, out: Array, /) -> None:
+    def take_into(self, rows: Array, out: Array, /, *, alone: bool = False) -> None:
         """Copy ``rows`` into ``out``."""
         if out.dtype == self.values.dtype and out.flags.c_contiguous and out.dtype.kind not in "T":
             self.values.take(rows, axis=0, out=out, mode="clip")  # rows are validated; "raise" would buffer
@@ -137,11 +137,11 @@ class ConstantArray:
         """Any row can be made alone."""
         return 1
 
-    def read_into(self, start: int, stop: int, out: Array, /) -> None:
+    def read_into(self, start: int, stop: int, out: Array, /, *, alone: bool = False) -> None:
         """Fill ``out``."""
         out[...] = "" if is_text(self.dtype) else np.asarray(self.value, np.int64).astype(self.dtype)
 
-    def take_into(self, rows: Array, out: Array, /) -> None:
+    def take_into(self, rows: Array, out: Array, /, *, alone: bool = False) -> None:
         """Fill ``out``."""
         self.read_into(0, 0, out)
 
@@ -243,28 +243,28 @@ class StoredArray:
         except (KeyError, TypeError, ValueError) as err:
             raise CorruptStoreError(f"the manifest refers to an array in a way that is not ours: {err}") from err
 
-    def read_into(self, start: int, stop: int, out: Array, /) -> None:
+    def read_into(self, start: int, stop: int, out: Array, /, *, alone: bool = False) -> None:
         """Read rows ``start..stop`` into ``out``."""
         if start < stop and out.size:
-            self._fetch(slice(start, stop), out)
+            self._fetch(slice(start, stop), out, alone=alone)
 
-    def read_spans(self, spans: Sequence[RowSpan], out: Array, /) -> None:
+    def read_spans(self, spans: Sequence[RowSpan], out: Array, /, *, alone: bool = False) -> None:
         """Read spans of rows to their places in ``out``; every chunk that they touch is read once, where it can be."""
         opened = _open_array(self)
         if isinstance(opened, Shards) and self._is_direct(out):
             if out.size:
                 with _reading(self):
-                    opened.read_spans(spans, out)
+                    opened.read_spans(spans, out, alone=alone)
             return
         for start, stop, place in spans:
-            self.read_into(start, stop, out[place : place + stop - start])
+            self.read_into(start, stop, out[place : place + stop - start], alone=alone)
 
-    def take_into(self, rows: Array, out: Array, /) -> None:
+    def take_into(self, rows: Array, out: Array, /, *, alone: bool = False) -> None:
         """Read ``rows`` into ``out``; every chunk that they touch is read once."""
         if len(rows) == 1:
-            self._fetch(slice(int(rows[0]), int(rows[0]) + 1), out)
+            self._fetch(slice(int(rows[0]), int(rows[0]) + 1), out, alone=alone)
         elif len(rows) and out.size:
-            self._fetch(rows, out)
+            self._fetch(rows, out, alone=alone)
 
     def inspect(self) -> None:
         """Raise CorruptStoreError where its metadata are not those that the manifest means; reads no rows."""
@@ -287,7 +287,7 @@ class StoredArray:
         if isinstance(opened, Shards):
             opened.drop(start, stop)
 
-    def _fetch(self, rows: slice | Array, out: Array) -> None:
+    def _fetch(self, rows: slice | Array, out: Array, *, alone: bool) -> None:
         opened = _open_array(self)
         encoding = _encoding_in(self)
         with _reading(self):
@@ -299,9 +299,9 @@ class StoredArray:
             is_direct = self._is_direct(out)
             target = out if is_direct else np.empty(out.shape, encoding.stored)
             if isinstance(rows, slice):
-                opened.read_into(rows.start, rows.stop, target)
+                opened.read_into(rows.start, rows.stop, target, alone=alone)
             else:
-                opened.take_into(rows, target)
+                opened.take_into(rows, target, alone=alone)
             if not is_direct:
                 out[...] = encoding.decode(target)
 

@@ -28,7 +28,7 @@ from storegate_engine.directories import cached_directory, open_directory, open_
 from storegate_engine.errors import CorruptStoreError
 from storegate_engine.integers import groups_of
 
-__all__ = ["RowSpan", "Shards", "in_own_thread", "run_tasks", "shards_of"]
+__all__ = ["RowSpan", "Shards", "run_tasks", "shards_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Places: TypeAlias = Sequence[Array | None]
@@ -87,14 +87,15 @@ class Shards:
             descriptor = open_file(self.root, f"{key}/{name}")
         return open(descriptor, "rb", buffering=0)
 
-    def read_into(self, start: int, stop: int, out: Array) -> None:
+    def read_into(self, start: int, stop: int, out: Array, *, alone: bool = False) -> None:
         """Read rows ``start..stop`` into ``out``; see :meth:`read_spans`."""
-        self.read_spans([(start, stop, 0)], out)
+        self.read_spans([(start, stop, 0)], out, alone=alone)
 
-    def read_spans(self, spans: Iterable[RowSpan], out: Array) -> None:
+    def read_spans(self, spans: Iterable[RowSpan], out: Array, *, alone: bool = False) -> None:
         """Read spans of rows to their places in ``out``, C-contiguous and of the stored dtype.
 
-        A chunk is read once, however many spans touch it.
+        A chunk is read once, however many spans touch it. ``alone`` reads in this thread: where several ask side by
+        side, handing over to others costs more than it gains.
 
         Raises
         ------
@@ -110,13 +111,13 @@ class Shards:
         content = out.reshape(-1).view("u1")
         run_tasks(
             [partial(self._read_wanted, chunks, wanted, content) for chunks in self._tasks(sorted(wanted), step)],
-            here=nbytes <= fewest,
+            here=alone or nbytes <= fewest,
         )
 
-    def take_into(self, rows: Array, out: Array) -> None:
+    def take_into(self, rows: Array, out: Array, *, alone: bool = False) -> None:
         """Read ``rows`` in any order, repeats included, into ``out``; every chunk is read once.
 
-        ``out`` is C-contiguous and of the stored dtype. Raises as :meth:`read_spans` does.
+        ``out`` is C-contiguous and of the stored dtype; for ``alone`` and what is raised see :meth:`read_spans`.
         """
         places, cuts, chunks = groups_of(rows // self.chunk_rows)
         # whole rows as one item each are moved by numpy's fastest loops, those of few bytes above all
@@ -132,7 +133,7 @@ class Shards:
                     values[where] = _items_of(chunk.reshape(self.chunk_rows, -1))[found]
 
         step = TASK_NBYTES[0] // (4 * self.framing.nbytes)
-        run_tasks([partial(take, part) for part in self._tasks(chunks, step)])
+        run_tasks([partial(take, part) for part in self._tasks(chunks, step)], here=alone)
 
     def drop(self, start: int, stop: int) -> None:
         """Take the files that lie within rows ``start..stop`` out of the page cache: they are not read again soon."""
@@ -375,7 +376,7 @@ _pool: ThreadPoolExecutor | None = None
 
 def run_tasks(tasks: Sequence[Callable[[], None]], *, here: bool = False) -> None:
     """Run tasks in threads, or in this one, as also one task alone; after an error those that wait are not begun."""
-    if here or len(tasks) == 1 or getattr(_local, "is_alone", False):
+    if here or len(tasks) == 1:
         for task in tasks:
             task()
         return
@@ -392,17 +393,6 @@ def run_tasks(tasks: Sequence[Callable[[], None]], *, here: bool = False) -> Non
             future.result()
     finally:  # an error that is raised leads to this frame: with it the errors of all would stay, and what they hold
         del begun, future, futures
-
-
-@contextlib.contextmanager
-def in_own_thread() -> Iterator[None]:
-    """Read in the thread that asks alone: where several ask side by side, handing over costs more than it gains."""
-    before = getattr(_local, "is_alone", False)
-    _local.is_alone = True
-    try:
-        yield
-    finally:
-        _local.is_alone = before
 
 
 def _workspace(use: str, nbytes: int) -> Array:

@@ -68,11 +68,11 @@ class PersistedArray:
             )
         return self.values
 
-    def read_into(self, start: int, stop: int, out: Array, /) -> None:
+    def read_into(self, start: int, stop: int, out: Array, /, *, alone: bool = False) -> None:
         """Fetch rows ``start..stop``."""
         out[...] = _computed(self.on_workers()[start:stop])[0]
 
-    def take_into(self, rows: Array, out: Array, /) -> None:
+    def take_into(self, rows: Array, out: Array, /, *, alone: bool = False) -> None:
         """Fetch ``rows``; every block that they touch is asked once."""
         values = self.on_workers()
         starts = np.cumsum((0, *values.chunks[0]))

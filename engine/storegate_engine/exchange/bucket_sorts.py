@@ -188,7 +188,13 @@ def _requested(sort: BucketSort, number: int) -> tuple[Array, Array]:
 
 
 def scatter(
-    sort: BucketSort, number: int, space: Workspace, found: Destinations | None = None, *, rows: Array | None = None
+    sort: BucketSort,
+    number: int,
+    space: Workspace,
+    found: Destinations | None = None,
+    *,
+    rows: Array | None = None,
+    alone: bool = False,
 ) -> None:
     """Write the rows of one scatter task by destination bucket; a file that is there already is left.
 
@@ -204,6 +210,8 @@ def scatter(
         What :func:`destinations` returned for it.
     rows : ndarray, optional
         Its stored rows, where they are at hand.
+    alone : bool
+        Read them in this thread, because other tasks run beside it.
 
     Raises
     ------
@@ -222,15 +230,15 @@ def scatter(
         lo, hi = sort.map_span(number)
         rows = space.array("rows", (hi - lo, *spilled.row_shape), spilled.dtype)
         if len(source):
-            _read_spilled(sort, number, spilled, source, rows)
+            _read_spilled(sort, number, spilled, source, rows, alone=alone)
     write_parts(path, rows, source, counts, space, spare=sort.spare(path))
 
 
-def _read_spilled(sort: BucketSort, number: int, spilled: Variable, wanted: Array, out: Array) -> None:
+def _read_spilled(sort: BucketSort, number: int, spilled: Variable, wanted: Array, out: Array, *, alone: bool) -> None:
     """Read the rows of a scatter task; a bad label is an error only in a row that somebody wants, which is named."""
     lo, hi = sort.map_span(number)
     try:
-        spilled.read_into(lo, hi, out)
+        spilled.read_into(lo, hi, out, alone=alone)
     except LabelError:
         for row in np.unique(wanted).tolist():
             try:

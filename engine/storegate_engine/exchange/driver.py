@@ -130,7 +130,7 @@ class Exchange:
             steps.append(Step("split", self.sorts[0].n_buckets))
         return steps
 
-    def run(self, step: Step, number: int, space: Workspace, rows: Array | None = None) -> None:
+    def run(self, step: Step, number: int, space: Workspace, rows: Array | None = None, *, alone: bool = False) -> None:
         """Do one task of a step; what is there already is not done again.
 
         Parameters
@@ -143,13 +143,15 @@ class Exchange:
             Memory of an earlier task to use again.
         rows : ndarray, optional
             The stored rows of a scatter task, where they are at hand.
+        alone : bool
+            Read stored rows in this thread, because other tasks run beside it.
         """
         if step.name == "request":
             sort, bucket = _at(number, [(sort, sort.n_buckets) for sort in self._requesting()])
             request(sort, sort.buckets[0] + bucket)
         elif step.name == "scatter":
             sorts, number = _at(number, [(sorts, sorts[0].n_maps) for sorts in self._together()])
-            self._scatter(sorts, number, space, rows)
+            self._scatter(sorts, number, space, rows, alone=alone)
         else:
             for sort in self.sorts:
                 split(sort, self._fine(sort, number), number, space)
@@ -165,13 +167,15 @@ class Exchange:
             groups.setdefault((id(sort.variable.order if shared else sort), sort.map_rows), []).append(sort)
         return list(groups.values())
 
-    def _scatter(self, sorts: list[BucketSort], number: int, space: Workspace, rows: Array | None) -> None:
+    def _scatter(
+        self, sorts: list[BucketSort], number: int, space: Workspace, rows: Array | None, *, alone: bool
+    ) -> None:
         missing = [sort for sort in sorts if not sort.map_path(number).exists()]
         if not missing:
             return
         found = destinations(missing[0], number)
         for sort in missing:
-            scatter(sort, number, space, found, rows=rows)
+            scatter(sort, number, space, found, rows=rows, alone=alone)
             if self.is_last:
                 sort.variable.drop(*sort.map_span(number))
 

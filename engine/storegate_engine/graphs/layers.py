@@ -18,7 +18,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import Layer, MaterializedLayer
 from dask.typing import Key
 
-from storegate_engine.arrays import Capacity, StoredIndex, in_own_thread
+from storegate_engine.arrays import Capacity, StoredIndex
 from storegate_engine.budget import BLOCK_NBYTES, block_rows
 from storegate_engine.buffers import Pool, Workspace
 from storegate_engine.errors import MemoryBudgetError
@@ -305,8 +305,7 @@ def collect_block(exchange: Exchange, block: int, before: None) -> Array:
 def read_block(variable: Variable, lo: int, hi: int, spare_nbytes: int) -> np.ndarray[Any, Any]:
     """Return logical rows ``lo..hi``; what a task of the layer does."""
     rows = _blocks.array((hi - lo, *variable.row_shape), variable.dtype)
-    with in_own_thread():
-        variable.read_into(lo, hi, rows, spare_nbytes=spare_nbytes)
+    variable.read_into(lo, hi, rows, spare_nbytes=spare_nbytes, alone=True)  # beside other tasks
     return rows
 
 

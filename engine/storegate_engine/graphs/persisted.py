@@ -47,11 +47,11 @@ class GivenRows:
     chunk_rows: int = 1
     """Blocks may begin anywhere."""
 
-    def read_into(self, start: int, stop: int, out: Array, /) -> None:
+    def read_into(self, start: int, stop: int, out: Array, /, *, alone: bool = False) -> None:
         """Refuse."""
         raise TypeError("these rows are given to tasks by the graph")
 
-    def take_into(self, rows: Array, out: Array, /) -> None:
+    def take_into(self, rows: Array, out: Array, /, *, alone: bool = False) -> None:
         """Refuse."""
         self.read_into(0, 0, out)
 

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate_engine.arrays import in_own_thread
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbytes
 from storegate_engine.orders import Range
 from storegate_engine.streams.blocks import Blocks
@@ -119,8 +118,7 @@ def _in_parts(spans: Sequence[tuple[int, int]], most: int) -> Iterator[list[tupl
 
 def _read_part(variable: Variable, spans: Sequence[tuple[int, int]], out: Array) -> None:
     """Read spans in this thread, beside others of ours."""
-    with in_own_thread():
-        variable.read_spans(spans, out)
+    variable.read_spans(spans, out, alone=True)
 
 
 class BlockLoader(_SpanLoader):

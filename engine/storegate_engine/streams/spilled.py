@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from storegate_engine.arrays import in_own_thread
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbytes
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import LabelError
@@ -204,6 +203,6 @@ def _run_task(
 ) -> None:
     """Run one task; it waits among those of its stream, and must not keep that."""
     space = free_one(spaces, Workspace)
-    with in_own_thread(), _named_rows(share):
-        exchange.run(step, number, space)
+    with _named_rows(share):
+        exchange.run(step, number, space, alone=True)
     spaces.append(space)

@@ -40,6 +40,7 @@ def gather_into(
     *,
     bounds: tuple[int, int],
     spare_nbytes: int = SPARE_NBYTES,
+    alone: bool = False,
 ) -> None:
     """Read stored rows into ``out``, in any order, repeats included.
 
@@ -57,6 +58,8 @@ def gather_into(
         Stored rows, first and last + 1, that hold all wanted ones.
     spare_nbytes : int
         Memory beside ``out``; one row, and one chunk, are held in any case.
+    alone : bool
+        Read and pick in this thread, because others ask beside it.
 
     Raises
     ------
@@ -65,11 +68,11 @@ def gather_into(
     """
     first, last = bounds
     if len(out) * DENSE >= last - first and _whole_nbytes(pieces, offsets, bounds) <= spare_nbytes // 2:
-        _gather_whole(pieces, offsets, stored, out, bounds)
+        _gather_whole(pieces, offsets, stored, out, bounds, alone=alone)
         return
     for lo, hi in spans(len(out), max(1, spare_nbytes // INDEX_NBYTES)):
         try:
-            _gather_grouped(pieces, offsets, stored(lo, hi), out[lo:hi], spare_nbytes // 2)
+            _gather_grouped(pieces, offsets, stored(lo, hi), out[lo:hi], spare_nbytes // 2, alone=alone)
         except LabelError as err:
             raise err.at_row(lo + err.row) from err
 
@@ -93,6 +96,8 @@ def _gather_whole(
     stored: Callable[[int, int], Array],
     out: Array,
     bounds: tuple[int, int],
+    *,
+    alone: bool,
 ) -> None:
     """Read a span of stored rows once, in order, and pick the wanted ones from memory."""
     start, stop = bounds
@@ -104,7 +109,7 @@ def _gather_whole(
     kind = touched[0][0]
     source = np.empty((stop - start, *kind.array.row_shape), kind.array.dtype)
     for piece, lo, hi, place in touched:
-        piece.array.read_into(piece.start + lo, piece.start + hi, source[place : place + hi - lo])
+        piece.array.read_into(piece.start + lo, piece.start + hi, source[place : place + hi - lo], alone=alone)
 
     def pick(lo: int, hi: int) -> None:
         rows = stored(lo, hi)
@@ -119,15 +124,15 @@ def _gather_whole(
 
     widest = max(1, kind.source_row_nbytes + out.nbytes // max(1, len(out)))
     step = min(PICK_ROWS, max(1, 2**23 // widest))
-    run_tasks([partial(pick, lo, hi) for lo, hi in spans(len(out), step)])
+    run_tasks([partial(pick, lo, hi) for lo, hi in spans(len(out), step)], here=alone)
 
 
 def _gather_grouped(
-    pieces: Sequence[Piece], offsets: Sequence[int], stored: Array, out: Array, spare_nbytes: int
+    pieces: Sequence[Piece], offsets: Sequence[int], stored: Array, out: Array, spare_nbytes: int, *, alone: bool
 ) -> None:
     """Ask every piece once for its rows; repeats are read once where their chunk is."""
     if len(pieces) == 1:
-        pieces[0].take_into(stored, out)
+        pieces[0].take_into(stored, out, alone=alone)
         return
     places, cuts, numbers = groups_of(np.searchsorted(np.asarray(offsets), stored, side="right") - 1)
     step = max(1, spare_nbytes // max(1, out.nbytes // max(1, len(out))))
@@ -136,7 +141,7 @@ def _gather_grouped(
             where = places[lo : min(lo + step, last)]
             part = np.empty((len(where), *out.shape[1:]), out.dtype)
             try:
-                pieces[number].take_into(stored[where] - offsets[number], part)
+                pieces[number].take_into(stored[where] - offsets[number], part, alone=alone)
             except LabelError as err:
                 raise err.at_row(int(where[err.row])) from err
             out[where] = part

@@ -91,10 +91,10 @@ class Piece:
         """Return the piece with one more transform."""
         return replace(self, transforms=(*self.transforms, transform))
 
-    def read_into(self, lo: int, hi: int, out: Array) -> None:
-        """Read rows ``lo..hi`` of the piece into ``out``."""
+    def read_into(self, lo: int, hi: int, out: Array, *, alone: bool = False) -> None:
+        """Read rows ``lo..hi`` of the piece into ``out``; ``alone``, in this thread."""
         if not self.transforms:
-            self.array.read_into(self.start + lo, self.start + hi, out)
+            self.array.read_into(self.start + lo, self.start + hi, out, alone=alone)
             return
         first, last = self.start + lo, self.start + hi
         step = max(1, TRANSFORM_NBYTES // (self.source_row_nbytes * self.array.chunk_rows)) * self.array.chunk_rows
@@ -102,42 +102,43 @@ class Piece:
         source = np.empty((min(step, last - first), *self.array.row_shape), self.array.dtype)
         for start, stop in pairwise(cuts):
             rows = source[: stop - start]
-            self.array.read_into(start, stop, rows)
+            self.array.read_into(start, stop, rows, alone=alone)
             try:
                 self.transform_into(rows, out[start - first : stop - first])
             except LabelError as err:
                 raise err.at_row(err.row + start - first) from err
 
-    def read_spans(self, spans: Sequence[RowSpan], out: Array) -> None:
+    def read_spans(self, spans: Sequence[RowSpan], out: Array, *, alone: bool = False) -> None:
         """Read spans of rows of the piece to their places in ``out``; raises LabelError with the place."""
         if not self.transforms:
-            self._read_stored(spans, out)
+            self._read_stored(spans, out, alone=alone)
             return
         ends = list(accumulate(hi - lo for lo, hi, _ in spans))
         source = np.empty((ends[-1], *self.array.row_shape), self.array.dtype)
-        self._read_stored([(lo, hi, end - hi + lo) for (lo, hi, _), end in zip(spans, ends, strict=True)], source)
+        within = [(lo, hi, end - hi + lo) for (lo, hi, _), end in zip(spans, ends, strict=True)]
+        self._read_stored(within, source, alone=alone)
         for (lo, hi, place), end in zip(spans, ends, strict=True):
             try:
                 self.transform_into(source[end - hi + lo : end], out[place : place + hi - lo])
             except LabelError as err:
                 raise err.at_row(place + err.row) from err
 
-    def _read_stored(self, spans: Sequence[RowSpan], out: Array) -> None:
+    def _read_stored(self, spans: Sequence[RowSpan], out: Array, *, alone: bool) -> None:
         shifted = [(self.start + lo, self.start + hi, place) for lo, hi, place in spans]
         if isinstance(self.array, StoredArray):
-            self.array.read_spans(shifted, out)
+            self.array.read_spans(shifted, out, alone=alone)
             return
         for start, stop, place in shifted:
-            self.array.read_into(start, stop, out[place : place + stop - start])
+            self.array.read_into(start, stop, out[place : place + stop - start], alone=alone)
 
-    def take_into(self, rows: Array, out: Array) -> None:
-        """Read ``rows`` of the piece into ``out``."""
+    def take_into(self, rows: Array, out: Array, *, alone: bool = False) -> None:
+        """Read ``rows`` of the piece into ``out``; ``alone``, in this thread."""
         if not self.transforms:
-            self.array.take_into(rows + self.start, out)
+            self.array.take_into(rows + self.start, out, alone=alone)
             return
         step = max(1, WINDOW_NBYTES // self.widest_row_nbytes)
         if len(rows) <= step:
-            self._take_window(rows, out)
+            self._take_window(rows, out, alone=alone)
             return
         # windows of neighbours: each chunk is read once, or twice
         places = stable_argsort(rows // max(1, step // 4))
@@ -145,18 +146,18 @@ class Piece:
             for lo in range(0, len(rows), step):
                 at = places[lo : lo + step]
                 part = np.empty((len(at), *out.shape[1:]), out.dtype)
-                self._take_window(rows[at], part)
+                self._take_window(rows[at], part, alone=alone)
                 out[at] = part
         except LabelError:
             for lo in range(0, len(rows), step):  # as they are wanted: the first bad one is found first
                 try:
-                    self._take_window(rows[lo : lo + step], out[lo : lo + step])
+                    self._take_window(rows[lo : lo + step], out[lo : lo + step], alone=alone)
                 except LabelError as err:
                     raise err.at_row(lo + err.row) from err
 
-    def _take_window(self, rows: Array, out: Array) -> None:
+    def _take_window(self, rows: Array, out: Array, *, alone: bool) -> None:
         source = np.empty((len(rows), *self.array.row_shape), self.array.dtype)
-        self.array.take_into(rows + self.start, source)
+        self.array.take_into(rows + self.start, source, alone=alone)
         self.transform_into(source, out)
 
     def transform_into(self, source: Array, out: Array) -> None:

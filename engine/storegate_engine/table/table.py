@@ -122,7 +122,7 @@ class Variable:
         self.read_into(lo, hi, out, spare_nbytes=spare_nbytes)
         return out
 
-    def read_into(self, lo: int, hi: int, out: Array, *, spare_nbytes: int = SPARE_NBYTES) -> None:
+    def read_into(self, lo: int, hi: int, out: Array, *, spare_nbytes: int = SPARE_NBYTES, alone: bool = False) -> None:
         """Read logical rows ``lo..hi`` into ``out`` of shape ``(hi - lo, *row_shape)``.
 
         Parameters
@@ -133,6 +133,8 @@ class Variable:
             C-contiguous, and of the variable's dtype.
         spare_nbytes : int
             Memory beside ``out`` for rows that are out of order: with more, stored rows are read fewer times.
+        alone : bool
+            Read in this thread: where others read beside it, handing over costs more than it gains.
 
         Raises
         ------
@@ -142,13 +144,14 @@ class Variable:
         runs = self.order.runs(lo, hi)
         if runs is None:
             try:
-                self._gather(lambda first, last: self.order.rows(lo + first, lo + last), out, spare_nbytes)
+                rows = self.order.rows
+                self._gather(lambda a, b: rows(lo + a, lo + b), out, spare_nbytes, alone=alone)
             except LabelError as err:
                 raise err.at_row(lo + err.row, self.name) from err
             return
         for piece, start, stop, place in self._parts(runs):
             try:
-                self.pieces[piece].read_into(start, stop, out[place : place + stop - start])
+                self.pieces[piece].read_into(start, stop, out[place : place + stop - start], alone=alone)
             except LabelError as err:
                 raise err.at_row(lo + place + err.row, self.name) from err
 
@@ -168,29 +171,31 @@ class Variable:
             raise err.at_row(int(rows(err.row, err.row + 1)[0]), self.name) from err
         return out
 
-    def _gather(self, stored: Callable[[int, int], Array], out: Array, spare_nbytes: int) -> None:
+    def _gather(
+        self, stored: Callable[[int, int], Array], out: Array, spare_nbytes: int, *, alone: bool = False
+    ) -> None:
         if not len(out):
             return
         first = self.pieces[0]
         if all(piece.is_alike(first) for piece in self.pieces):  # an order of equal rows is not worth working out
-            first.read_into(0, len(out), out)
+            first.read_into(0, len(out), out, alone=alone)
             return
         bounds = self.order.bounds
-        gather_into(self.pieces, self.offsets, stored, out, bounds=bounds, spare_nbytes=spare_nbytes)
+        gather_into(self.pieces, self.offsets, stored, out, bounds=bounds, spare_nbytes=spare_nbytes, alone=alone)
 
     def stored_rows(self, first: int = 0) -> Variable:
         """Return the stored rows of the pieces from ``first`` on, as they lie, transformed."""
         pieces = self.pieces[first:]
         return replace(self, pieces=pieces, order=Range(0, sum(piece.n_rows for piece in pieces)))
 
-    def read_spans(self, spans: Sequence[tuple[int, int]], out: Array) -> None:
+    def read_spans(self, spans: Sequence[tuple[int, int]], out: Array, *, alone: bool = False) -> None:
         """Read logical rows that lie in runs, as firsts and lasts, end to end into ``out``.
 
         A chunk that several spans touch is read once. Raises as :meth:`read_into` does.
         """
         try:
             for piece, parts in self._by_piece(spans).items():
-                self.pieces[piece].read_spans(parts, out)
+                self.pieces[piece].read_spans(parts, out, alone=alone)
         except LabelError as err:
             ends = list(accumulate(hi - lo for lo, hi in spans))
             at = bisect_right(ends, err.row)
