@@ -21,6 +21,7 @@ The ground, which every room may use:
     locations    a path or URL as a zarr store
     contents     which keys a store of ours has
     temporaries  directories that go when nobody needs them any more
+    threads      threads whose users may be interrupted at any moment
     submitted    what clients of a cluster wait for while graphs are sent
     clusters     what the workers of a dask cluster have, there or promised
     holds        which process has a directory of scratch files, and where these lie

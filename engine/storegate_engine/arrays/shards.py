@@ -12,7 +12,6 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -27,6 +26,7 @@ from storegate_engine.buffers import Workspace, write_all
 from storegate_engine.directories import cached_directory, open_directory, open_file
 from storegate_engine.errors import CorruptStoreError
 from storegate_engine.integers import groups_of
+from storegate_engine.threads import Pool
 
 __all__ = ["RowSpan", "Shards", "run_tasks", "shards_of"]
 
@@ -371,7 +371,7 @@ def shards_of(
 
 _local = threading.local()
 _lock = threading.Lock()
-_pool: ThreadPoolExecutor | None = None
+_pool: Pool | None = None
 
 
 def run_tasks(tasks: Sequence[Callable[[], None]], *, here: bool = False) -> None:
@@ -383,16 +383,27 @@ def run_tasks(tasks: Sequence[Callable[[], None]], *, here: bool = False) -> Non
     global _pool
     with _lock:
         if _pool is None:
-            _pool = ThreadPoolExecutor(_CORES, thread_name_prefix="storegate-read")
-        futures = [_pool.submit(task) for task in tasks]
-    wait(futures, return_when=FIRST_EXCEPTION)
-    begun = [future for future in futures if not future.cancel()]
-    wait(begun)
+            _pool = Pool(_CORES, "storegate-read")
+    failed = threading.Event()
+    running = [_pool.submit(partial(_run, task, failed)) for task in tasks]
     try:
-        for future in begun:
-            future.result()
+        for pending in running:
+            pending.result()
     finally:  # an error that is raised leads to this frame: with it the errors of all would stay, and what they hold
-        del begun, future, futures
+        failed.set()
+        for pending in running:
+            pending.wait()  # it writes where the caller says
+        del pending, running
+
+
+def _run(task: Callable[[], None], failed: threading.Event) -> None:
+    if failed.is_set():
+        return
+    try:
+        task()
+    except BaseException:
+        failed.set()
+        raise
 
 
 def _workspace(use: str, nbytes: int) -> Array:

@@ -20,7 +20,6 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
@@ -33,6 +32,7 @@ from storegate_engine.exchange import moved_row_nbytes
 from storegate_engine.orders import RowOrder
 from storegate_engine.streams.epochs import Epochs
 from storegate_engine.table import Variable
+from storegate_engine.threads import Pending, Pool
 
 __all__ = [
     "PART_NBYTES",
@@ -83,8 +83,8 @@ class Threads:
     """The threads of one iteration; leaving the context ends them, whatever they were doing."""
 
     def __init__(self, loads: int) -> None:
-        self.loads = ThreadPoolExecutor(loads, thread_name_prefix="storegate-stream")
-        self.reads = ThreadPoolExecutor(READERS, thread_name_prefix="storegate-stream-read")
+        self.loads = Pool(loads, "storegate-stream")
+        self.reads = Pool(READERS, "storegate-stream-read")
         self.stopping = threading.Event()
 
     def run(self, tasks: Iterator[Callable[[], object]], meanwhile: Callable[[], object] = lambda: None) -> None:
@@ -108,9 +108,9 @@ class Threads:
     ) -> None:
         """End the threads."""
         self.stopping.set()
-        self.reads.shutdown(wait=False, cancel_futures=True)  # first: loads wait for them
-        self.loads.shutdown(wait=True, cancel_futures=True)
-        self.reads.shutdown(wait=True)
+        self.reads.close(wait=False)  # first: loads wait for them
+        self.loads.close()
+        self.reads.close()
 
 
 class Loader(ABC):
@@ -135,9 +135,9 @@ class Loader(ABC):
         """Let go of what is kept from one epoch to the next; leave the spill of this epoch and later ones behind."""
 
 
-def ahead(tasks: Iterator[Callable[[], Ready]], pool: ThreadPoolExecutor, prefetch: int) -> Iterator[Ready]:
+def ahead(tasks: Iterator[Callable[[], Ready]], pool: Pool, prefetch: int) -> Iterator[Ready]:
     """Yield what tasks return, in order; ``prefetch`` of them run or wait while one result is consumed."""
-    running: deque[Future[Ready]] = deque()
+    running: deque[Pending[Ready]] = deque()
     for task in tasks:
         running.append(pool.submit(task))
         if len(running) > prefetch:
@@ -146,7 +146,7 @@ def ahead(tasks: Iterator[Callable[[], Ready]], pool: ThreadPoolExecutor, prefet
         yield _waited_for(running.popleft())
 
 
-def _waited_for(running: Future[Ready]) -> Ready:
+def _waited_for(running: Pending[Ready]) -> Ready:
     if running.done() or active_client() is None:
         return running.result()
     with thread_given_back():  # of a task on a worker: rows may lie on this very worker, and want its thread

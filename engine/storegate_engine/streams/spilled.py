@@ -6,7 +6,6 @@ import contextlib
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,6 +20,7 @@ from storegate_engine.orders import Range
 from storegate_engine.streams.epochs import Epochs, Share
 from storegate_engine.streams.loaders import EpochOrder, Loader, Ready, Threads, copied_nbytes, free_one, row_nbytes_of
 from storegate_engine.table import Variable, is_stored, token_of
+from storegate_engine.threads import Pending
 
 __all__ = ["ExchangeLoader"]
 
@@ -53,7 +53,7 @@ class ExchangeLoader(Loader):
         self.name = name
         self.steps, self.map_rows = self._plan(budget_nbytes)
         self._spills = Spills()
-        self._following: Future[None] | None = None
+        self._following: Pending[None] | None = None
         self._waiting: deque[Callable[[], object]] = deque()
         self._scattering: deque[Workspace] = deque()
         self._collecting: deque[list[Workspace]] = deque()
@@ -113,7 +113,7 @@ class ExchangeLoader(Loader):
             threads.run(self._tasks_of(each, exchange, epoch))
         self._spills.clear_spare(epoch)
         self._waiting.clear()
-        self._following = threads.loads.submit(self._prepare, following, epoch + 1, threads)
+        self._following = threads.loads.submit(partial(self._prepare, following, epoch + 1, threads))
         for number in range(step // self.steps, -(-self.epochs.n_steps // self.steps)):
             yield partial(self._collect, exchange, share, number, max(step, number * self.steps))
 

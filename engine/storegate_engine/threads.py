@@ -1,0 +1,133 @@
+"""Threads: a few of them, whose users may be interrupted at any moment; knows not what they do."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeAlias, TypeVar
+
+__all__ = ["Pending", "Pool"]
+
+T = TypeVar("T")
+_Tasks: TypeAlias = "SimpleQueue[tuple[Callable[[], Any], Pending[Any]] | None]"
+
+
+class Pending(Generic[T]):
+    """What a task will return."""
+
+    def __init__(self) -> None:
+        self._arrives: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+        self._outcome: tuple[T | None, BaseException | None] | None = None
+        self._is_cancelled = False
+
+    def cancel(self) -> None:
+        """Do not begin the task; one that runs goes on."""
+        self._is_cancelled = True
+
+    def done(self) -> bool:
+        """Return whether :meth:`result` need not wait."""
+        return self._outcome is not None or not self._arrives.empty()
+
+    def wait(self) -> tuple[T | None, BaseException | None]:
+        """Wait for what the task returns or raises; one thread may."""
+        if self._outcome is None:
+            self._outcome = self._arrives.get()
+        return self._outcome
+
+    def result(self) -> T:
+        """Return what the task returns, or raise what it raises."""
+        value, error = self.wait()
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # it leads to this frame
+        return value  # type: ignore[return-value]
+
+    def _run(self, task: Callable[[], T]) -> None:
+        if self._is_cancelled:
+            self._arrives.put((None, CancelledError()))
+            return
+        try:
+            self._arrives.put((task(), None))
+        except BaseException as err:  # noqa: BLE001 (it is raised where the result is asked for)
+            self._arrives.put((None, err))
+
+
+class Pool:
+    """Threads that run tasks in the order in which they come.
+
+    Those of `concurrent.futures` cannot be waited for by somebody who may be interrupted (Ctrl-C): an interrupt that
+    comes just when the waiter has taken a lock leaves it taken, and the thread that has the result waits for it for
+    ever, as does who then waits for the thread. Here both meet in queues of C, which an interrupt leaves whole.
+
+    Parameters
+    ----------
+    n_threads : int
+        Threads; each starts with a task.
+    name : str
+        What their names begin with.
+    """
+
+    def __init__(self, n_threads: int, name: str) -> None:
+        self._n_threads = n_threads
+        self._name = name
+        self._tasks: _Tasks = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def submit(self, task: Callable[[], T]) -> Pending[T]:
+        """Hand over a task."""
+        pending: Pending[T] = Pending()
+        self._tasks.put((task, pending))
+        if len(self._threads) < self._n_threads:
+            with self._lock:
+                if len(self._threads) < self._n_threads:
+                    name = f"{self._name}_{len(self._threads)}"
+                    thread = threading.Thread(target=_work, args=(self._tasks,), name=name, daemon=True)
+                    self._threads.append(thread)
+                    thread.start()
+        if self._is_closed:
+            self._cancel_all()
+        return pending
+
+    def close(self, *, wait: bool = True) -> None:
+        """Begin no more tasks, and wait for those that run; who waits for the others gets a CancelledError."""
+        self._is_closed = True  # first: a task that comes behind the others is cancelled by who hands it over
+        self._cancel_all()
+        for _ in self._threads:
+            self._tasks.put(None)
+        if wait:
+            for thread in self._threads:
+                if thread.ident is not None:  # who started it was not interrupted
+                    thread.join()
+
+    def _cancel_all(self) -> None:
+        n_ends = 0
+        with contextlib.suppress(Empty):
+            while True:
+                if (found := self._tasks.get_nowait()) is None:
+                    n_ends += 1
+                    continue
+                task, pending = found
+                pending.cancel()
+                pending._run(task)
+        for _ in range(n_ends):
+            self._tasks.put(None)
+
+    def __del__(self) -> None:
+        for _ in self._threads:
+            self._tasks.put(None)
+
+
+def _work(tasks: _Tasks) -> None:
+    """Run tasks until there is nobody any more who hands over some."""
+    while (found := tasks.get()) is not None:
+        task, pending = found
+        del found
+        pending._run(task)
+        del task, pending  # what they hold goes while this waits
