@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any, TypeAlias
 
+import crc32c as crc32c_of
 import numpy as np
 
-__all__ = ["Pool", "Workspace", "as_bytes", "write_all"]
+__all__ = ["Pool", "Workspace", "as_bytes", "crc32c", "write_all"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -99,3 +100,12 @@ def write_all(file: Any, content: bytes | Array) -> None:
     view = memoryview(content) if isinstance(content, bytes) else content.data
     while view:
         view = view[file.write(view) :]
+
+
+def crc32c(content: Array | bytes | memoryview, before: int = 0) -> int:
+    """Return the crc32c of bytes, after those whose checksum is ``before``.
+
+    >>> crc32c(b"67", crc32c(b"12345")) == crc32c(b"1234567")
+    True
+    """
+    return crc32c_of.crc32c(content.data if isinstance(content, np.ndarray) else content, before)

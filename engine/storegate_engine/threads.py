@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeAlias, TypeVar
 
-__all__ = ["Pending", "Pool"]
+__all__ = ["Pending", "ThreadPool"]
 
 T = TypeVar("T")
 _Tasks: TypeAlias = "SimpleQueue[tuple[Callable[[], Any], Pending[Any]] | None]"
@@ -57,7 +57,7 @@ class Pending(Generic[T]):
             self._arrives.put((None, err))
 
 
-class Pool:
+class ThreadPool:
     """Threads that run tasks in the order in which they come.
 
     Those of `concurrent.futures` cannot be waited for by somebody who may be interrupted (Ctrl-C): an interrupt that

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from google_crc32c import value as crc32c
+from crc32c import crc32c
 
 from storegate import StoreGate
 from storegate_engine.errors import CorruptStoreError, MemoryBudgetError, StoreError

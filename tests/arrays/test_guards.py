@@ -8,7 +8,7 @@ import struct
 import numcodecs
 import numpy as np
 import pytest
-from google_crc32c import value as crc32c
+from crc32c import crc32c
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numcodecs
 import numpy as np
 import pytest
-from google_crc32c import value as crc32c
+from crc32c import crc32c
 
 from storegate import StoreGate
 from storegate.cli import main

@@ -10,12 +10,12 @@ from functools import partial
 
 import pytest
 
-from storegate_engine.threads import Pool
+from storegate_engine.threads import ThreadPool
 from tests.store.test_storage import environment
 
 
 def test_results_come_as_they_are_asked_for():
-    pool = Pool(2, "storegate-test")
+    pool = ThreadPool(2, "storegate-test")
     pending = [pool.submit(partial(pow, 2, n)) for n in range(100)]
     assert [one.result() for one in pending] == [2**n for n in range(100)]
     assert all(one.done() for one in pending)
@@ -25,7 +25,7 @@ def test_results_come_as_they_are_asked_for():
 
 
 def test_an_error_is_raised_where_the_result_is_asked_for():
-    pool = Pool(1, "storegate-test")
+    pool = ThreadPool(1, "storegate-test")
     failing, after = pool.submit(partial(int, "x")), pool.submit(partial(int, "7"))
     assert after.result() == 7
     for _ in range(2):
@@ -35,7 +35,7 @@ def test_an_error_is_raised_where_the_result_is_asked_for():
 
 
 def test_what_was_not_begun_is_cancelled_and_what_runs_is_waited_for():
-    pool = Pool(1, "storegate-test")
+    pool = ThreadPool(1, "storegate-test")
     begun, go_on = threading.Event(), threading.Event()
     running = pool.submit(lambda: begun.set() or go_on.wait())
     waiting = pool.submit(int)
@@ -51,7 +51,7 @@ def test_what_was_not_begun_is_cancelled_and_what_runs_is_waited_for():
 
 
 def test_threads_end_with_their_pool():
-    pool = Pool(1, "storegate-test")
+    pool = ThreadPool(1, "storegate-test")
     pool.submit(int).result()
     (thread,) = [thread for thread in threading.enumerate() if thread.name.startswith("storegate-test")]
     del pool
@@ -62,7 +62,7 @@ def test_threads_end_with_their_pool():
 INTERRUPTED = """
 import faulthandler, random, signal, sys
 from collections import deque
-from storegate_engine.threads import Pool
+from storegate_engine.threads import ThreadPool
 
 class Interrupt(BaseException):
     pass
@@ -74,7 +74,7 @@ faulthandler.dump_traceback_later(100, exit=True)
 signal.signal(signal.SIGALRM, interrupt)
 moments = random.Random(0)
 for _ in range(700):
-    pool = Pool(2, "storegate-test")
+    pool = ThreadPool(2, "storegate-test")
     for task in range(2):
         pool.submit(int).result()
     running = deque()

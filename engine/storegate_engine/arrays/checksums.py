@@ -10,9 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-from google_crc32c import extend
-from google_crc32c import value as crc32c
 
+from storegate_engine.buffers import crc32c
 from storegate_engine.encodings import canonical_bytes
 from storegate_engine.errors import CorruptStoreError
 
@@ -41,9 +40,9 @@ def of_parts(parts: Iterable[np.ndarray[Any, Any]]) -> int:
         if values.dtype.kind == "T":  # the lengths of all texts come before the first of them
             content, text = np.split(content, [8 * values.size])
             texts.append(text)
-        checksum = extend(checksum, content)
+        checksum = crc32c(content, checksum)
     for text in texts:
-        checksum = extend(checksum, text)
+        checksum = crc32c(text, checksum)
     return int(checksum)
 
 

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
 import numpy as np
-from google_crc32c import extend
-from google_crc32c import value as crc32c
 from numcodecs import blosc, zstd
 
 from storegate_engine.arrays.inspection import CHECKSUM_NBYTES, zstd_content_nbytes, zstd_frame_nbytes
+from storegate_engine.buffers import crc32c
 
 __all__ = ["Frame", "FrameError", "Framing"]
 
@@ -101,7 +100,7 @@ class Framing:
             rows = chunk(at)
             encoded = tried.pop(at) if at in tried else self._compressed(rows) if is_worth else None
             head, content = (self._plain_head(rows), rows.reshape(-1).view("u1")) if encoded is None else (b"", encoded)
-            checksum = int(extend(crc32c(head), content)).to_bytes(CHECKSUM_NBYTES, "little")
+            checksum = crc32c(content, crc32c(head)).to_bytes(CHECKSUM_NBYTES, "little")
             yield head, content, checksum if self.is_checked else b""
 
     def decode(self, frame: Array, out: Array) -> None:
@@ -154,7 +153,7 @@ class Framing:
             seed = crc32c(heads[0])
             checksums = tails.copy().view("<u4").ravel().tolist()
             for at, (chunk, checksum) in enumerate(zip(chunks, checksums, strict=True)):
-                if extend(seed, chunk) != checksum:
+                if crc32c(chunk, seed) != checksum:
                     raise FrameError(_WRONG_CHECKSUM, at)
 
     def _is_plain(self, head: Array) -> bool:
@@ -183,7 +182,7 @@ class Framing:
         return _blosc_head(self.nbytes, chunk.dtype.itemsize, name, shuffle)
 
     def _check(self, head: Array | bytes, content: Array, tail: Array) -> None:
-        if self.is_checked and extend(crc32c(head), content) != int.from_bytes(tail.data, "little"):
+        if self.is_checked and crc32c(content, crc32c(head)) != int.from_bytes(tail.data, "little"):
             raise ValueError(_WRONG_CHECKSUM)
 
     def _decoded_nbytes(self, frame: memoryview) -> int:

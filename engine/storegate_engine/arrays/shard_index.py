@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from google_crc32c import value as crc32c
 
 from storegate_engine.arrays.inspection import CHECKSUM_NBYTES, Span, max_frame_nbytes
+from storegate_engine.buffers import crc32c
 from storegate_engine.errors import CorruptStoreError
 
 __all__ = ["MISSING", "ShardIndex", "index_of", "read_exactly"]

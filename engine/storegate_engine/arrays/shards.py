@@ -17,16 +17,15 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
-from google_crc32c import value as crc32c
 
 from storegate_engine.arrays.frames import FrameError, Framing
 from storegate_engine.arrays.inspection import CHECKSUM_NBYTES, Span
 from storegate_engine.arrays.shard_index import MISSING, ShardIndex, index_of, read_exactly
-from storegate_engine.buffers import Workspace, write_all
+from storegate_engine.buffers import Workspace, crc32c, write_all
 from storegate_engine.directories import cached_directory, open_directory, open_file
 from storegate_engine.errors import CorruptStoreError
 from storegate_engine.integers import groups_of
-from storegate_engine.threads import Pool
+from storegate_engine.threads import ThreadPool
 
 __all__ = ["RowSpan", "Shards", "run_tasks", "shards_of"]
 
@@ -371,7 +370,7 @@ def shards_of(
 
 _local = threading.local()
 _lock = threading.Lock()
-_pool: Pool | None = None
+_pool: ThreadPool | None = None
 
 
 def run_tasks(tasks: Sequence[Callable[[], None]], *, here: bool = False) -> None:
@@ -383,7 +382,7 @@ def run_tasks(tasks: Sequence[Callable[[], None]], *, here: bool = False) -> Non
     global _pool
     with _lock:
         if _pool is None:
-            _pool = Pool(_CORES, "storegate-read")
+            _pool = ThreadPool(_CORES, "storegate-read")
     failed = threading.Event()
     running = [_pool.submit(partial(_run, task, failed)) for task in tasks]
     try:

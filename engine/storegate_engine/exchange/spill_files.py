@@ -21,11 +21,9 @@ from pathlib import Path
 from typing import Any, Self, TypeAlias
 
 import numpy as np
-from google_crc32c import extend
-from google_crc32c import value as crc32c
 
 from storegate_engine.budget import format_nbytes
-from storegate_engine.buffers import Workspace, as_bytes, write_all
+from storegate_engine.buffers import Workspace, as_bytes, crc32c, write_all
 from storegate_engine.errors import CorruptStoreError, SpillError, StoreGateError
 from storegate_engine.integers import groups_of
 
@@ -64,7 +62,7 @@ def write_parts(
                 np.take(values, wanted, axis=0, out=gathered, mode="clip")  # "raise" would go through a buffer
                 for at in range(first, last):
                     within = gathered[max(0, offsets[at] - lo) : max(0, offsets[at + 1] - lo)]
-                    checksums[at] = extend(int(checksums[at]), as_bytes(within))
+                    checksums[at] = crc32c(as_bytes(within), int(checksums[at]))
                 write_all(file, as_bytes(gathered))
             first = last
 
@@ -99,7 +97,7 @@ def write_from_slices(path: Path, counts: Array, row_nbytes: int, slices: Iterab
                 content = as_bytes(rows[places[lo:hi]])
                 file.seek(begin + int(ends[number]) * row_nbytes)
                 write_all(file, content)
-                checksums[number] = extend(int(checksums[number]), content)
+                checksums[number] = crc32c(content, int(checksums[number]))
                 ends[number] += hi - lo
         file.seek(begin + int(offsets[-1]) * row_nbytes)
 
@@ -155,7 +153,7 @@ def _entry_checksums(entries: Array, path: Path, first: int = 0) -> list[int]:
     checked = _ENTRY.itemsize - 4
     content = entries.tobytes()
     return [
-        int(extend(of_file, content[at : at + checked] + number.to_bytes(8, "little")))
+        int(crc32c(content[at : at + checked] + number.to_bytes(8, "little"), of_file))
         for number, at in enumerate(range(0, len(content), _ENTRY.itemsize), start=first)
     ]
 
@@ -238,7 +236,7 @@ class PartFile:
             rows = buffer[: min(len(buffer), self.n_rows - lo)]
             content = rows.reshape(-1).view("u1")
             self._read_exactly(content)
-            checksum = extend(checksum, content)
+            checksum = crc32c(content, checksum)
             yield lo, rows
         if checksum != self._checksum:
             raise CorruptStoreError(f"spill file {self._path}: part {self._number} is not what was written")

@@ -32,7 +32,7 @@ from storegate_engine.exchange import moved_row_nbytes
 from storegate_engine.orders import RowOrder
 from storegate_engine.streams.epochs import Epochs
 from storegate_engine.table import Variable
-from storegate_engine.threads import Pending, Pool
+from storegate_engine.threads import Pending, ThreadPool
 
 __all__ = [
     "PART_NBYTES",
@@ -83,8 +83,8 @@ class Threads:
     """The threads of one iteration; leaving the context ends them, whatever they were doing."""
 
     def __init__(self, loads: int) -> None:
-        self.loads = Pool(loads, "storegate-stream")
-        self.reads = Pool(READERS, "storegate-stream-read")
+        self.loads = ThreadPool(loads, "storegate-stream")
+        self.reads = ThreadPool(READERS, "storegate-stream-read")
         self.stopping = threading.Event()
 
     def run(self, tasks: Iterator[Callable[[], object]], meanwhile: Callable[[], object] = lambda: None) -> None:
@@ -135,7 +135,7 @@ class Loader(ABC):
         """Let go of what is kept from one epoch to the next; leave the spill of this epoch and later ones behind."""
 
 
-def ahead(tasks: Iterator[Callable[[], Ready]], pool: Pool, prefetch: int) -> Iterator[Ready]:
+def ahead(tasks: Iterator[Callable[[], Ready]], pool: ThreadPool, prefetch: int) -> Iterator[Ready]:
     """Yield what tasks return, in order; ``prefetch`` of them run or wait while one result is consumed."""
     running: deque[Pending[Ready]] = deque()
     for task in tasks:
