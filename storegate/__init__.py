@@ -6,6 +6,7 @@ What its files and folders know; each imports only from those below it:
     demo       its demonstration
     adapters   streams in the shapes that training frameworks want
     gate       the class StoreGate: the documented interface
+    types      what annotations of a user's own functions need
     views      ``gate["train"]["x"]``
     session    what a gate holds and its views share: backend, mode and repositories
     versions   the past of a table, as records that print as tables

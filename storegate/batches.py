@@ -8,52 +8,46 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
-from storegate.parsing import Names
+from storegate.parsing import BatchOptions, Names
 from storegate.reading import require_stackable
-from storegate_engine.errors import (
-    ArgumentError,
-    ArgumentTypeError,
-    ShapeError,
-    VariableNotFoundError,
-    shown,
-)
-from storegate_engine.orders import as_int
+from storegate_engine.errors import ArgumentError, ArgumentTypeError, ShapeError, VariableNotFoundError
+from storegate_engine.settings import memory_limit_nbytes
 from storegate_engine.store import as_native
-from storegate_engine.streams import MAX_KEY, Epochs, Last, Shuffle, Stream, class_weights
+from storegate_engine.streams import Epochs, Shuffle, Stream, class_weights
 from storegate_engine.table import Variable
 
-__all__ = ["local_ranks", "open_stream", "parse_last", "parse_shuffle", "parse_weights"]
+__all__ = ["open_stream"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
+Batch: TypeAlias = Array | list[Array] | dict[str, Array]
+"""What is given without a transform."""
 
 
 def open_stream(
+    options: BatchOptions,
     variable: Callable[[str], Variable],
     names: Names | tuple[str, ...],
     *,
     version: int,
-    batch_size: Any,
-    shuffle: Any,
-    seed: Any,
-    epoch: Any,
-    drop_last: Any,
-    rank: Any,
-    world: Any,
-    prefetch: Any,
-    budget_nbytes: int,
-    block_rows: Any,
-    buffer_blocks: Any,
-    label: str | None,
-    weights: Any,
-    balance: str | None,
-    transform: Any,
+    budget: int | str | None,
 ) -> Stream[Any]:
-    """Return a stream of variables, which ``variable`` finds; a tuple of names without a form gives dicts."""
-    for what, given in {"label": label, "balance": balance}.items():
-        _require_name(what, given)
-    if transform is not None and not callable(transform):
-        raise ArgumentTypeError(f"transform= takes a function of a batch and a generator, found {shown(transform)}")
+    """Return a stream of variables, which ``variable`` finds; a tuple of names without a form gives dicts.
+
+    Parameters
+    ----------
+    options : BatchOptions
+        What is asked for.
+    variable : callable
+        Returns the rows of a name.
+    names : Names or tuple of str
+        The variables of a batch.
+    version : int
+        The version of the table that they are of.
+    budget : int, str or None
+        The memory limit where the options have none.
+    """
     wanted = names.names if isinstance(names, Names) else names
     if not wanted:
         raise VariableNotFoundError("there are no variables to make batches of; add data first")
@@ -63,94 +57,37 @@ def open_stream(
     n_rows = len(variables[0])
     return Stream(
         variables,
-        Epochs(
-            n_rows,
-            as_int(batch_size, "batch_size"),
-            parse_last(drop_last),
-            as_int(rank, "rank"),
-            as_int(world, "world"),
-        ),
-        parse_shuffle(
-            shuffle,
-            seed=seed,
-            block_rows=block_rows,
-            buffer_blocks=buffer_blocks,
-            label=None if label is None else variable(label),
-            weights=parse_weights(variable, weights, balance, n_rows),
+        Epochs(n_rows, options.batch_size, options.last, options.rank, options.world),
+        Shuffle(
+            options.kind,
+            options.seed,
+            options.block_rows,
+            options.buffer_blocks,
+            None if options.label is None else variable(options.label),
+            _weights_of(variable, options.weights, options.balance, n_rows),
         ),
         form=_form(names),
-        budget_nbytes=budget_nbytes,
-        epoch=as_int(epoch, "epoch"),
-        prefetch=as_int(prefetch, "prefetch"),
+        budget_nbytes=memory_limit_nbytes(
+            budget if options.budget is None else options.budget, processes=_local_ranks(options.world)
+        ),
+        epoch=options.epoch,
+        prefetch=options.prefetch,
         version=version,
-        transform=transform,
+        transform=options.transform,
     )
 
 
-def local_ranks(world: Any) -> int:
+def _local_ranks(world: int) -> int:
     """Return how many of the ranks are on this machine: all, where ``LOCAL_WORLD_SIZE`` does not tell."""
-    n_ranks = max(1, as_int(world, "world"))
+    n_ranks = max(1, world)
     told = os.environ.get("LOCAL_WORLD_SIZE", "")
     return min(n_ranks, max(1, int(told))) if told.isdecimal() else n_ranks
 
 
-def _require_name(what: str, given: object) -> None:
-    if given is not None and not isinstance(given, str):
-        raise ArgumentTypeError(f"{what}= takes the name of a variable, found {shown(given)}")
-
-
-def parse_last(drop_last: Any) -> Last:
-    """Return what happens to a last step that is not full.
-
-    >>> [parse_last(what) for what in (False, "split", True, "pad")]
-    ['split', 'split', 'drop', 'pad']
-    """
-    for value, last in ((False, "split"), ("split", "split"), (True, "drop"), ("pad", "pad")):
-        if type(drop_last) is type(value) and drop_last == value:
-            return last  # type: ignore[return-value]
-    raise ArgumentError(f"drop_last is False (or 'split'), True or 'pad', found {drop_last!r}")
-
-
-def parse_shuffle(
-    shuffle: Any,
-    *,
-    seed: Any,
-    block_rows: Any,
-    buffer_blocks: Any,
-    label: Variable | None,
-    weights: Array | None,
-) -> Shuffle:
-    """Return how rows are ordered; options of another kind of order are a ValueError."""
-    if isinstance(shuffle, (bool, np.bool_)):
-        kind = "uniform" if shuffle else "none"
-    elif isinstance(shuffle, str) and shuffle == "blocks":
-        kind = "blocks"
-    else:
-        raise ArgumentError(f"shuffle is True, 'blocks' or False, found {shown(shuffle)}; the seed is given with seed=")
-    for_blocks = {"block_rows": block_rows, "buffer_blocks": buffer_blocks, "label": label}
-    if kind != "blocks" and (given := [name for name, value in for_blocks.items() if value is not None]):
-        raise ArgumentError(
-            f"{', '.join(given)} describe a block order; use shuffle='blocks', found shuffle={shown(shuffle)}"
-        )
-    if kind != "uniform" and weights is not None:
-        raise ArgumentError(f"weights and balance draw rows anywhere; use shuffle=True, found shuffle={shown(shuffle)}")
-    number = as_int(seed, "seed")
-    if not 0 <= number < MAX_KEY:
-        raise ArgumentError(f"a seed of batches is 0 .. 2**64 - 1, found {number}")
-    return Shuffle(
-        kind,  # type: ignore[arg-type]
-        number,
-        None if block_rows is None else as_int(block_rows, "block_rows"),
-        None if buffer_blocks is None else as_int(buffer_blocks, "buffer_blocks"),
-        label,
-        weights,
-    )
-
-
-def parse_weights(variable: Callable[[str], Variable], weights: Any, balance: str | None, n_rows: int) -> Array | None:
+def _weights_of(
+    variable: Callable[[str], Variable], weights: npt.ArrayLike | None, balance: str | None, n_rows: int
+) -> Array | None:
     """Return the weights of rows: given, of a variable, or such that classes of a label are drawn equally often."""
-    if weights is not None and balance is not None:
-        raise ArgumentError("weights= and balance= exclude each other; multiply the weights, and give these")
     if balance is not None:
         labels = variable(balance)
         return class_weights(labels.read(0, len(labels)))
@@ -170,10 +107,16 @@ def parse_weights(variable: Callable[[str], Variable], weights: Any, balance: st
     return values
 
 
-def _form(names: Names | tuple[str, ...]) -> Callable[[list[Array]], Any]:
+def _form(names: Names | tuple[str, ...]) -> Callable[[list[Array]], Batch]:
     if not isinstance(names, Names):
         return partial(_as_dict, names)
-    return {"one": _as_one, "stack": _stacked, "each": _as_list}[names.form]
+    match names.form:
+        case "one":
+            return _as_one
+        case "stack":
+            return _stacked
+        case "each":
+            return _as_list
 
 
 def _as_dict(names: tuple[str, ...], arrays: list[Array]) -> dict[str, Array]:

@@ -11,6 +11,7 @@ from storegate import __version__
 
 if TYPE_CHECKING:
     from storegate import StoreGate
+    from storegate.parsing import OpenMode
 
 __all__ = ["main"]
 
@@ -136,7 +137,7 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _each(
-    arguments: argparse.Namespace, do: Callable[[StoreGate], T], mode: str = "r", version: int | None = None
+    arguments: argparse.Namespace, do: Callable[[StoreGate], T], mode: OpenMode = "r", version: int | None = None
 ) -> list[T]:
     """Return what ``do`` returns for the store's gate at each data_id that is asked for; see :func:`_each_id`."""
 
@@ -148,7 +149,7 @@ def _each(
 
 
 def _each_id(
-    arguments: argparse.Namespace, do: Callable[[StoreGate, str], T], mode: str, version: int | None = None
+    arguments: argparse.Namespace, do: Callable[[StoreGate, str], T], mode: OpenMode, version: int | None = None
 ) -> list[T]:
     """Return what ``do`` returns for each data_id that is asked for, whether it opens or not.
 

@@ -59,9 +59,8 @@ def run(directory: str | None = None, *, budget: str = BUDGET) -> None:
     start = time.perf_counter()
     load_libraries()
     memory = PeakMemory()
-    backend_args = {"output_dir": directory, "mode": "w", "budget": budget}
     with (
-        StoreGate("zarr", backend_args) as gate,
+        StoreGate("zarr", {"output_dir": directory, "mode": "w", "budget": budget}) as gate,
         h5py.File(data_path(HITS), rdcc_nbytes=2**20) as hits_file,  # a small cache for each column
     ):
         tree = uproot.open(data_path(EVENTS))["binned_nu_response"]

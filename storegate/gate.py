@@ -4,13 +4,33 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, overload
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
 
 from storegate import contents, display, edits, parsing, reading, versions
 from storegate.contents import Metadata
-from storegate.parsing import Backend, Mode, Options, parse_names, parse_phase, parse_reading_phase
+from storegate.parsing import (
+    Backend,
+    BackendArgs,
+    Data,
+    Index,
+    MethodIndex,
+    Mode,
+    Options,
+    Phase,
+    PhaseName,
+    PhaseOrSplit,
+    VarNames,
+    parse_names,
+    parse_phase,
+    parse_reading_phase,
+)
 from storegate.session import Session
 from storegate.versions import DAY, Commit, Records, Verification
 from storegate.views import View
@@ -24,6 +44,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["StoreGate"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
 
 
 class StoreGate:
@@ -71,8 +93,8 @@ class StoreGate:
 
     def __init__(
         self,
-        backend: str = "numpy",
-        backend_args: Mapping[str, Any] | None = None,
+        backend: Backend = "numpy",
+        backend_args: BackendArgs | None = None,
         data_id: str | None = None,
         *,
         version: int | None = None,
@@ -162,7 +184,17 @@ class StoreGate:
 
     # [] syntax
 
-    def __getitem__(self, item: Any) -> View:
+    @property
+    def _view(self) -> View[dict[str, Array]]:
+        return View(self._session)
+
+    @overload
+    def __getitem__(self, item: PhaseName) -> View[dict[str, Array]]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __getitem__(self, item: str | tuple[str, ...]) -> View[Array]: ...
+    @overload
+    def __getitem__(self, item: list[str]) -> View[list[Array]]: ...
+    def __getitem__(self, item: VarNames) -> object:
         """Return a view of a phase, or of variables.
 
         Parameters
@@ -170,19 +202,19 @@ class StoreGate:
         item : str, tuple or list of str
             ``train``, ``valid``, ``test`` or ``all`` pick the phase, other names the variables.
         """
-        return View(self._session)[item]  # type: ignore[no-any-return]
+        return self._view[item]
 
-    def __setitem__(self, item: Any, data: Any) -> None:
+    def __setitem__(self, item: Index, data: Data) -> None:
         """Refuse: phase, variables and an index are needed."""
-        View(self._session)[item] = data
+        self._view[item] = data
 
-    def __delitem__(self, item: Any) -> None:
+    def __delitem__(self, item: VarNames) -> None:
         """Refuse: a phase is needed."""
-        del View(self._session)[item]
+        del self._view[item]
 
     def __len__(self) -> int:
         """Return the number of samples of all phases."""
-        return len(View(self._session))
+        return len(self._view)
 
     def __bool__(self) -> bool:
         """Return True: an empty gate is a gate."""
@@ -190,15 +222,15 @@ class StoreGate:
 
     def __contains__(self, item: object) -> bool:
         """Return whether a variable is in every phase that has rows."""
-        return item in View(self._session)
+        return item in self._view
 
     # Adding and changing
 
     def add_data(
         self,
-        var_names: str | list[str] | tuple[str, ...],
-        data: Any,
-        phase: Any = "train",
+        var_names: VarNames,
+        data: Data,
+        phase: PhaseOrSplit = "train",
         shuffle: bool | int = False,
         do_compile: bool = False,
     ) -> None:
@@ -241,10 +273,10 @@ class StoreGate:
 
     def update_data(
         self,
-        var_names: str | list[str] | tuple[str, ...],
-        data: Any,
-        phase: Any = "train",
-        index: Any = -1,
+        var_names: VarNames,
+        data: Data,
+        phase: PhaseOrSplit = "train",
+        index: MethodIndex = -1,
         do_compile: bool = True,
     ) -> None:
         """Replace rows; a variable that does not exist is added.
@@ -273,7 +305,7 @@ class StoreGate:
         if do_compile:
             display.warn_of_misaligned(self.table)
 
-    def delete_data(self, var_names: Any, phase: Any = "train", do_compile: bool = True) -> None:
+    def delete_data(self, var_names: VarNames, phase: PhaseOrSplit = "train", do_compile: bool = True) -> None:
         """Delete variables; missing ones are passed over in silence.
 
         Their rows stay in storage for readers of earlier versions, until they are vacuumed.
@@ -287,7 +319,13 @@ class StoreGate:
         with self._session.begin("clear_data") as change:
             edits.clear(change)
 
-    def create_empty(self, var_names: Any, shape: tuple[int, ...], phase: Any = "train", dtype: Any = "f4") -> None:
+    def create_empty(
+        self,
+        var_names: VarNames,
+        shape: int | Sequence[int],
+        phase: PhaseOrSplit = "train",
+        dtype: npt.DTypeLike = "f4",
+    ) -> None:
         """Create variables of zeros, of shape ``(N, *k)``, without writing N rows.
 
         Raises
@@ -306,7 +344,44 @@ class StoreGate:
 
     # Reading
 
-    def get_data(self, var_names: Any, phase: str | None = "train", index: Any = -1, *, compute: bool = True) -> Any:
+    @overload
+    def get_data(
+        self,
+        var_names: str | tuple[str, ...],
+        phase: Phase | None = "train",
+        index: MethodIndex = -1,
+        *,
+        compute: Literal[True] = True,
+    ) -> Array: ...
+    @overload
+    def get_data(
+        self,
+        var_names: list[str],
+        phase: Phase | None = "train",
+        index: MethodIndex = -1,
+        *,
+        compute: Literal[True] = True,
+    ) -> list[Array]: ...
+    @overload
+    def get_data(
+        self,
+        var_names: str | tuple[str, ...],
+        phase: Phase | None = "train",
+        index: MethodIndex = -1,
+        *,
+        compute: Literal[False],
+    ) -> da.Array: ...
+    @overload
+    def get_data(
+        self, var_names: list[str], phase: Phase | None = "train", index: MethodIndex = -1, *, compute: Literal[False]
+    ) -> list[da.Array]: ...
+    @overload
+    def get_data(
+        self, var_names: VarNames, phase: Phase | None = "train", index: MethodIndex = -1, *, compute: bool = True
+    ) -> Array | list[Array] | da.Array | list[da.Array]: ...
+    def get_data(
+        self, var_names: VarNames, phase: Phase | None = "train", index: MethodIndex = -1, *, compute: bool = True
+    ) -> Array | list[Array] | da.Array | list[da.Array]:
         """Return rows as ndarrays that are the caller's own.
 
         Parameters
@@ -343,14 +418,22 @@ class StoreGate:
         rows = reading.Selected.by_index(self.table, names, at, index)
         return rows.read(self.budget_nbytes) if compute else rows.lazy(self.capacity)
 
-    def get_var_names(self, phase: str = "train") -> list[str]:
+    def get_var_names(self, phase: Phase | None = "train") -> list[str]:
         """Return the variables of a phase, in the order in which they were added.
 
         For ``all``: those that every phase with rows has.
         """
         return contents.names_in(self.table, parse_reading_phase(phase))
 
-    def get_var_shapes(self, var_names: Any, phase: str = "train") -> Any:
+    @overload
+    def get_var_shapes(self, var_names: str, phase: Phase | None = "train") -> tuple[int, ...] | None: ...
+    @overload
+    def get_var_shapes(
+        self, var_names: tuple[str, ...] | list[str], phase: Phase | None = "train"
+    ) -> list[tuple[int, ...] | None]: ...
+    def get_var_shapes(
+        self, var_names: VarNames, phase: Phase | None = "train"
+    ) -> tuple[int, ...] | list[tuple[int, ...] | None] | None:
         """Return the shape of one row, None for an unknown variable; a list for a list of names."""
         names, at = parse_names(var_names), parse_reading_phase(phase)
         shapes = contents.row_shapes(self.table, names, at)
@@ -372,7 +455,7 @@ class StoreGate:
         """
         return contents.metadata(self.table)
 
-    def to_xarray(self, phase: str = "train") -> xr.Dataset:
+    def to_xarray(self, phase: Phase | None = "train") -> xr.Dataset:
         """Return a phase as a lazy ``xr.Dataset``; it keeps its version whatever is changed later."""
         at, session = parse_reading_phase(phase), self._session
         return reading.read_dataset(session.repository(), session.data_id, at, session.capacity)
@@ -383,31 +466,31 @@ class StoreGate:
 
     # Order and transforms: lazy
 
-    def astype(self, var_names: Any, dtype: Any, phase: str = "train") -> None:
+    def astype(self, var_names: VarNames, dtype: npt.DTypeLike, phase: Phase | None = "train") -> None:
         """Cast variables when they are read, as ``np.ndarray.astype`` does; nothing is rewritten."""
         self._transform("astype", var_names, Cast(parsing.parse_dtype(dtype)), phase)
 
-    def onehot(self, var_names: Any, num_classes: int, phase: str = "train") -> None:
+    def onehot(self, var_names: VarNames, num_classes: int, phase: Phase | None = "train") -> None:
         """Encode integer labels as float64 rows of ``np.identity(num_classes)`` when they are read.
 
         A label outside of ``[0, num_classes)`` is a :class:`LabelError` (a ValueError) when it is read.
         """
         self._transform("onehot", var_names, OneHot(num_classes), phase)
 
-    def argmax(self, var_names: Any, axis: int, phase: str = "train") -> None:
+    def argmax(self, var_names: VarNames, axis: int, phase: Phase | None = "train") -> None:
         """Replace variables by the int64 index of their largest value along ``axis``, when they are read.
 
         ``axis`` counts the sample axis as 0, which cannot be reduced.
         """
         self._transform("argmax", var_names, ArgMax(axis), phase)
 
-    def _transform(self, operation: str, var_names: Any, transform: Transform, phase: Any) -> None:
+    def _transform(self, operation: str, var_names: VarNames, transform: Transform, phase: Phase | None) -> None:
         names, at = parse_names(var_names), parse_reading_phase(phase)
         said = {"var_names": var_names, "phase": at, "transform": transform.to_json()}
         with self._session.begin(operation, **said) as change:
             edits.transform(change, names, at, transform, operation)
 
-    def shuffle(self, phase: str = "all", seed: int = 0) -> None:
+    def shuffle(self, phase: Phase | None = "all", seed: int = 0) -> None:
         """Shuffle phases: the same permutation for every variable, as ``RandomState(seed).permutation(N)``.
 
         Nothing is moved: the order is kept and rows are found through it. Repeats compose.
@@ -416,7 +499,7 @@ class StoreGate:
         with self._session.begin("shuffle", phase=at, seed=number) as change:
             edits.shuffle(change, at, number)
 
-    def compact(self, phase: str = "all", var_names: Any = None) -> None:
+    def compact(self, phase: Phase | None = "all", var_names: VarNames | None = None) -> None:
         """Write rows out once in logical order; orders and transforms are applied for good.
 
         What fits the memory is gathered, more is exchanged in two passes over spill files, always within the
@@ -475,7 +558,9 @@ class StoreGate:
         """Return which variables differ between two versions, and in what; prints as a table."""
         return versions.diff(self.repository(), a, b)
 
-    def vacuum(self, *, older_than: Any = DAY, keep_versions: int = 1, dry_run: bool = False) -> Vacuumed:
+    def vacuum(
+        self, *, older_than: float | timedelta | str = DAY, keep_versions: int = 1, dry_run: bool = False
+    ) -> Vacuumed:
         """Remove versions that were replaced long ago, rows that no version needs, and what killed processes left.
 
         Parameters
@@ -507,7 +592,13 @@ class StoreGate:
         """
         return versions.verify(self.repository())
 
-    def fingerprint(self, var_names: Any = None, phase: str = "train") -> Any:
+    @overload
+    def fingerprint(self, var_names: str, phase: Phase | None = "train") -> str: ...
+    @overload
+    def fingerprint(
+        self, var_names: tuple[str, ...] | list[str] | None = None, phase: Phase | None = "train"
+    ) -> dict[str, str]: ...
+    def fingerprint(self, var_names: VarNames | None = None, phase: Phase | None = "train") -> str | dict[str, str]:
         """Return the SHA-256 of the rows of variables: of dtype, shape and values in logical order alone.
 
         Equal rows have equal fingerprints, whatever their chunks, codec, tier, path and history. Every row is read
@@ -532,7 +623,7 @@ class StoreGate:
 
     # Hybrid
 
-    def set_mode(self, mode: str) -> None:
+    def set_mode(self, mode: Mode) -> None:
         """Choose what calls see on the hybrid backend: ``numpy`` (memory) or ``zarr`` (storage); compiles.
 
         Raises
@@ -547,10 +638,10 @@ class StoreGate:
 
     def to_memory(
         self,
-        var_names: Any,
-        phase: str = "train",
-        output_var_names: Any = None,
-        callback: Callable[..., Any] | None = None,
+        var_names: VarNames,
+        phase: Phase | None = "train",
+        output_var_names: VarNames | None = None,
+        callback: edits.Callback | None = None,
     ) -> None:
         """Persist variables in memory; the durable copy stays in storage.
 
@@ -577,10 +668,10 @@ class StoreGate:
 
     def to_storage(
         self,
-        var_names: Any,
-        phase: str = "train",
-        output_var_names: Any = None,
-        callback: Callable[..., Any] | None = None,
+        var_names: VarNames,
+        phase: Phase | None = "train",
+        output_var_names: VarNames | None = None,
+        callback: edits.Callback | None = None,
     ) -> None:
         """Spill variables from memory to storage, block by block, then release the memory.
 
@@ -593,10 +684,10 @@ class StoreGate:
         operation: str,
         source: Mode,
         target: Mode,
-        var_names: Any,
-        phase: Any,
-        output_var_names: Any,
-        callback: Callable[..., Any] | None,
+        var_names: VarNames,
+        phase: Phase | None,
+        output_var_names: VarNames | None,
+        callback: edits.Callback | None,
     ) -> None:
         if self.backend != "hybrid":
             raise ArgumentError(f"{operation} needs the hybrid backend; this gate's is {self.backend!r}")
@@ -650,12 +741,12 @@ class StoreGate:
         title = f"StoreGate {self.backend!r}, data_id {self.data_id!r}"
         return display.table_html(title, display.details(self._session.current))
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[object]:
         """Refuse: rows are iterated over a phase's variables."""
-        return iter(View(self._session))
+        return iter(self._view)
 
     @staticmethod
-    def _view_to_list(var_names: Any, data: Any) -> tuple[Any, list[Any]]:
+    def _view_to_list(var_names: VarNames, data: npt.ArrayLike) -> tuple[Sequence[str], list[npt.ArrayLike]]:
         """Return names, and a column for each; multiml's own tasks call this.
 
         Parameters

@@ -59,17 +59,17 @@ class Selected:
         return cls(names, variables, [RowRange(0, len(variable)) for variable in variables])
 
     @classmethod
-    def by_item(cls, names: Names, variables: Sequence[Variable], item: Any) -> Self:
+    def by_item(cls, names: Names, variables: Sequence[Variable], item: object) -> Self:
         """Select what ``view[item]`` means."""
         return cls(names, variables, [parse_item(item, len(variable)) for variable in variables])
 
     @classmethod
-    def by_index(cls, table: Table, names: Names, phase: str, index: Any) -> Self:
+    def by_index(cls, table: Table, names: Names, phase: str, index: object) -> Self:
         """Select what ``get_data(index=index)`` means."""
         variables = [whole(table, phase, name) for name in names.names]
         return cls(names, variables, [parse_method_index(index, len(variable)) for variable in variables])
 
-    def read(self, budget_nbytes: int) -> Any:
+    def read(self, budget_nbytes: int) -> Array | list[Array]:
         """Return the rows as ndarrays, in the form of the names; within the budget beside these."""
         if self.names.form == "stack":
             require_stackable(self.variables)
@@ -82,14 +82,15 @@ class Selected:
                 return parts[0]
             case "each":
                 return parts
-        return np.stack(parts, axis=0 if isinstance(self.selections[0], OneRow) else 1)
+        stacked: Array = np.stack(parts, axis=0 if isinstance(self.selections[0], OneRow) else 1)
+        return stacked
 
     def _require_equal_rows(self) -> None:
         counts = {v.name: n_selected(rows) for v, rows in zip(self.variables, self.selections, strict=True)}
         if len(set(counts.values())) > 1:
             raise ShapeError(f"variables of different numbers of rows cannot be stacked: {counts}; use a list of names")
 
-    def lazy(self, limits: Capacity) -> Any:
+    def lazy(self, limits: Capacity) -> da.Array | list[da.Array]:
         """Return the rows as dask arrays, in the form of the names; reads nothing."""
         if self.names.form == "stack":
             require_stackable(self.variables)
@@ -105,9 +106,10 @@ class Selected:
                 return arrays[0]
             case "each":
                 return arrays
-        return da.stack(arrays, axis=0 if isinstance(self.selections[0], OneRow) else 1)
+        stacked: da.Array = da.stack(arrays, axis=0 if isinstance(self.selections[0], OneRow) else 1)
+        return stacked
 
-    def one_by_one(self) -> Iterator[Any]:
+    def one_by_one(self) -> Iterator[Array | list[Array]]:
         """Yield row by row, reading a few megabytes at a time; all of them must be selected."""
         counts = {variable.name: len(variable) for variable in self.variables}
         if len(set(counts.values())) > 1:
@@ -156,11 +158,12 @@ def require_stackable(variables: Sequence[Variable]) -> None:
             raise DtypeError(f"variable {variable.name!r} cannot be stacked behind {dtype}: {err}; {remedy}") from err
 
 
-def _read_one(variable: Variable, selection: Selection, spare_nbytes: int) -> Any:
+def _read_one(variable: Variable, selection: Selection, spare_nbytes: int) -> Array:
     match selection:
         case OneRow(row):
             rows = variable.read(row, row + 1, spare_nbytes=spare_nbytes)
-            return rows[0]
+            one: Array = rows[0]  # a scalar of numpy, where a row is one, which can do what an array can
+            return one
         case RowRange(start, stop):
             return variable.read(start, stop, spare_nbytes=spare_nbytes)
         case Rows(index):

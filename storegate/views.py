@@ -5,15 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar, Unpack, cast, overload
 
+import dask.array as da
 import numpy as np
+import numpy.typing as npt
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from storegate import display, edits
-from storegate.batches import local_ranks, open_stream
+from storegate.batches import open_stream
 from storegate.contents import first_names, has_variable, n_samples, require_known, whole
-from storegate.parsing import ALL, PHASES, Names, OneRow, are_names, as_indexer, parse_item, parse_names
+from storegate.parsing import (
+    ALL,
+    PHASES,
+    BatchArgs,
+    BatchOptions,
+    Data,
+    DropLast,
+    Index,
+    Names,
+    OneRow,
+    PhaseName,
+    ShuffleBatches,
+    VarNames,
+    are_names,
+    as_indexer,
+    parse_item,
+    parse_names,
+)
 from storegate.reading import Selected, Subset, read_dataset
 from storegate.session import Session
 from storegate_engine.errors import (
@@ -23,7 +42,6 @@ from storegate_engine.errors import (
     ShapeError,
     VariableNotFoundError,
 )
-from storegate_engine.settings import memory_limit_nbytes
 from storegate_engine.streams import Stream
 from storegate_engine.table import Table, Variable
 
@@ -33,10 +51,31 @@ if TYPE_CHECKING:
 __all__ = ["View"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
+T = TypeVar("T")
+"""What a view gives: an array, a list of arrays, or, of all variables of a phase, a dict of them."""
+U = TypeVar("U")
+"""What a transform makes of it."""
+
+
+class LazyRows:
+    """A property whose type depends on what the view gives, as the one of `property` cannot."""
+
+    def __init__(self, read: Callable[[Any], da.Array | list[da.Array]]) -> None:
+        self._read = read
+        self.__doc__ = read.__doc__
+
+    @overload
+    def __get__(self, view: None, owner: type, /) -> Self: ...
+    @overload
+    def __get__(self, view: View[Array], owner: type | None = None, /) -> da.Array: ...
+    @overload
+    def __get__(self, view: View[list[Array]], owner: type | None = None, /) -> list[da.Array]: ...
+    def __get__(self, view: object, owner: type | None = None, /) -> object:
+        return self if view is None else self._read(view)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class View(NDArrayOperatorsMixin):
+class View(NDArrayOperatorsMixin, Generic[T]):
     """A phase, variables, or variables of a phase of a gate.
 
     Each ``[]`` with a name returns a new view; ``[]`` with an index, once phase and variables are chosen,
@@ -53,7 +92,15 @@ class View(NDArrayOperatorsMixin):
     chosen: Subset | None = None
     """The chosen rows; None stands for all."""
 
-    def __getitem__(self, item: Any) -> Any:
+    @overload
+    def __getitem__(self, item: PhaseName) -> View[T]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __getitem__(self, item: str | tuple[str, ...]) -> View[Array]: ...
+    @overload
+    def __getitem__(self, item: list[str]) -> View[list[Array]]: ...
+    @overload
+    def __getitem__(self, item: Index) -> T: ...
+    def __getitem__(self, item: object) -> object:
         """Return a narrower view for a name, rows for an index.
 
         Raises
@@ -72,11 +119,19 @@ class View(NDArrayOperatorsMixin):
 
     __hash__ = object.__hash__
 
-    def __eq__(self, other: object) -> Any:
+    @overload
+    def __eq__(self: View[Array], other: object) -> da.Array: ...  # type: ignore[overload-overlap]
+    @overload
+    def __eq__(self, other: object) -> bool: ...
+    def __eq__(self, other: object) -> object:
         """Compare the rows, lazily; a view without rows of one array is equal to itself alone."""
         return NDArrayOperatorsMixin.__eq__(self, other) if self._is_array else self is other
 
-    def __ne__(self, other: object) -> Any:
+    @overload
+    def __ne__(self: View[Array], other: object) -> da.Array: ...  # type: ignore[overload-overlap]
+    @overload
+    def __ne__(self, other: object) -> bool: ...
+    def __ne__(self, other: object) -> object:
         """Compare the rows, lazily."""
         return NDArrayOperatorsMixin.__ne__(self, other) if self._is_array else self is not other
 
@@ -85,21 +140,21 @@ class View(NDArrayOperatorsMixin):
         """Whether the view stands for the rows of one array."""
         return self.phase is not None and self.names is not None and self.names.form != "each"
 
-    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: object, **options: object) -> object:
         """Apply a function of numpy to the rows, lazily."""
         if any(isinstance(given, View) and not given._is_array for given in inputs) or "out" in options:
             return NotImplemented
         lazy = [given.data if isinstance(given, View) else given for given in inputs]
         return getattr(ufunc, method)(*lazy, **options)
 
-    def __setitem__(self, item: Any, data: Any) -> None:
+    def __setitem__(self, item: Index, data: Data) -> None:
         """Replace rows: ``gate[phase][var_names][index] = data``."""
         names, phase = self._chosen(item)
         self._require_whole("assigning")
         with self.session.begin("update_data", var_names=names.names, phase=phase) as change:
             edits.assign(change, names, data, phase, item)
 
-    def __delitem__(self, item: Any) -> None:
+    def __delitem__(self, item: VarNames) -> None:
         """Delete variables: ``del gate[phase][var_names]``."""
         if self.phase is None or not are_names(item):
             raise PhaseNotFoundError("deletion needs a phase and names: del gate['train']['x']")
@@ -111,7 +166,7 @@ class View(NDArrayOperatorsMixin):
         """Refuse a name that was taken for a variable, where it is none: most often it is a phase, misspelled."""
         require_known(self.session.table, self.names.names if self.names is not None else ())
 
-    def _chosen(self, item: Any) -> tuple[Names, str]:
+    def _chosen(self, item: object) -> tuple[Names, str]:
         if self.names is None:
             raise VariableNotFoundError(f"the index {item!r} needs variables: gate[phase][var_names][index]")
         if self.phase is None:
@@ -128,7 +183,7 @@ class View(NDArrayOperatorsMixin):
         """The names of the variables: those that were chosen, or all of the phase."""
         return first_names(self.session.table, self.phase) if self.names is None else self.names.names
 
-    def _variables(self, item: Any = ...) -> tuple[Names, list[Variable]]:
+    def _variables(self, item: object = ...) -> tuple[Names, list[Variable]]:
         names, phase = self._chosen(item)
         return names, [self._variable(self.session.table, phase, name) for name in names.names]
 
@@ -137,7 +192,7 @@ class View(NDArrayOperatorsMixin):
         variable = whole(table, phase, name)
         return variable if self.chosen is None else self.chosen.of(variable)
 
-    def subset(self, index: Any) -> View:
+    def subset(self, index: Index) -> View[T]:
         """Return a view of some rows of the phase, in this order; none is read.
 
         Indexing, iteration, `data`, `to_xarray` and `batches` are of these rows; `weights` of `batches`, too. It
@@ -198,16 +253,16 @@ class View(NDArrayOperatorsMixin):
         """Return whether a variable is in the phase; for all, in every phase that has rows."""
         return has_variable(self.session.table, self.phase, item)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[T]:
         """Iterate over rows (of every variable, for a list or tuple), reading a few megabytes at a time."""
-        return Selected.everything(*self._variables()).one_by_one()
+        return cast(Iterator[T], Selected.everything(*self._variables()).one_by_one())
 
-    @property
-    def data(self) -> Any:
-        """The rows as a dask array, or a list of them for a list of names; nothing is read."""
+    @LazyRows
+    def data(self) -> da.Array | list[da.Array]:
+        """Return the rows as a dask array, or a list of them for a list of names; nothing is read."""
         return Selected.everything(*self._variables()).lazy(self.session.capacity)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         """Return the rows as one ndarray: ``np.asarray(view)``."""
         if copy is False:
             raise ArgumentError("the rows of a view are always read into a new array; use copy=None")
@@ -215,15 +270,59 @@ class View(NDArrayOperatorsMixin):
         values = (replace(self, names=replace(names, form="stack")) if names.form == "each" else self)[:]
         return np.asarray(values, dtype=dtype)
 
+    @overload
+    def batches(
+        self, batch_size: int, *, var_names: None = None, transform: None = None, **options: Unpack[BatchArgs]
+    ) -> Stream[T]: ...
+    @overload
     def batches(
         self,
         batch_size: int,
         *,
-        var_names: Any = None,
-        shuffle: bool | str = True,
+        var_names: None = None,
+        transform: Callable[[T, np.random.Generator], U],
+        **options: Unpack[BatchArgs],
+    ) -> Stream[U]: ...
+    @overload
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        var_names: str | tuple[str, ...],
+        transform: None = None,
+        **options: Unpack[BatchArgs],
+    ) -> Stream[Array]: ...
+    @overload
+    def batches(
+        self, batch_size: int, *, var_names: list[str], transform: None = None, **options: Unpack[BatchArgs]
+    ) -> Stream[list[Array]]: ...
+    @overload
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        var_names: str | tuple[str, ...],
+        transform: Callable[[Array, np.random.Generator], U],
+        **options: Unpack[BatchArgs],
+    ) -> Stream[U]: ...
+    @overload
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        var_names: list[str],
+        transform: Callable[[list[Array], np.random.Generator], U],
+        **options: Unpack[BatchArgs],
+    ) -> Stream[U]: ...
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        var_names: VarNames | None = None,
+        shuffle: ShuffleBatches = True,
         seed: int = 0,
         epoch: int = 0,
-        drop_last: bool | str = False,
+        drop_last: DropLast = False,
         rank: int = 0,
         world: int = 1,
         prefetch: int = 2,
@@ -231,9 +330,9 @@ class View(NDArrayOperatorsMixin):
         block_rows: int | None = None,
         buffer_blocks: int | None = None,
         label: str | None = None,
-        weights: Any = None,
+        weights: npt.ArrayLike | None = None,
         balance: str | None = None,
-        transform: Callable[[Any, np.random.Generator], Any] | None = None,
+        transform: Callable[..., object] | None = None,
     ) -> Stream[Any]:
         """Return batches of rows for a training loop: in the same order anywhere, resumable, shared by ranks.
 
@@ -302,12 +401,7 @@ class View(NDArrayOperatorsMixin):
             if names is not None:
                 raise ArgumentError(f"var_names={var_names!r} was given, but the view has {list(names.names)} already")
             names = parse_names(var_names)
-        repository = self.session.repository()
-        version, table = repository.version, repository.table
-        stream = open_stream(
-            partial(self._variable, table, self.phase or ALL),
-            names if names is not None else first_names(table, self.phase),
-            version=version,
+        options = BatchOptions(
             batch_size=batch_size,
             shuffle=shuffle,
             seed=seed,
@@ -316,15 +410,22 @@ class View(NDArrayOperatorsMixin):
             rank=rank,
             world=world,
             prefetch=prefetch,
-            budget_nbytes=memory_limit_nbytes(
-                self.session.options.budget if budget is None else budget, processes=local_ranks(world)
-            ),
+            budget=budget,
             block_rows=block_rows,
             buffer_blocks=buffer_blocks,
             label=label,
             weights=weights,
             balance=balance,
             transform=transform,
+        )
+        repository = self.session.repository()
+        version, table = repository.version, repository.table
+        stream = open_stream(
+            options,
+            partial(self._variable, table, self.phase or ALL),
+            names if names is not None else first_names(table, self.phase),
+            version=version,
+            budget=self.session.options.budget,
         )
         stream.warn_of_quality()
         return stream

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from storegate.adapters import require_package
 from storegate_engine.errors import ArgumentTypeError, VariableNotFoundError, shown
@@ -13,8 +13,15 @@ from lightning import LightningDataModule  # noqa: E402 (after the check)
 
 from storegate.adapters.torch import StreamDataset  # noqa: E402 (after the check)
 from storegate.gate import StoreGate  # noqa: E402
+from storegate.parsing import BatchArgs, BatchTransform, VarNames  # noqa: E402
 
 __all__ = ["DataModule"]
+
+
+class LoaderArgs(BatchArgs, total=False):
+    """Keywords of :meth:`View.batches` beside ``var_names``."""
+
+    transform: BatchTransform | None
 
 
 class DataModule(LightningDataModule):
@@ -43,7 +50,7 @@ class DataModule(LightningDataModule):
         Phase train does not have a variable.
     """
 
-    def __init__(self, gate: StoreGate, var_names: Any, batch_size: int, **options: Any) -> None:
+    def __init__(self, gate: StoreGate, var_names: VarNames, batch_size: int, **options: Unpack[LoaderArgs]) -> None:
         super().__init__()
         if not isinstance(gate, StoreGate):
             raise ArgumentTypeError(f"a DataModule is made of a StoreGate, found {shown(gate)}")

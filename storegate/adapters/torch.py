@@ -277,7 +277,7 @@ class MapDataset(Dataset):
         ``gate[phase][var_names]``; of a phase without names, ``gate[phase]``, a row is a dict of all variables.
     """
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View[Any]) -> None:
         super().__init__()
         if not isinstance(view, View):
             raise ArgumentTypeError(

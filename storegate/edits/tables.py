@@ -20,6 +20,7 @@ from storegate_engine.errors import (
     VariableNotFoundError,
     near_match,
 )
+from storegate_engine.orders import Span
 from storegate_engine.table import Table, Variable, rows_of
 
 __all__ = [
@@ -74,7 +75,7 @@ def phases_of(table: Table, phase: str, names: Iterable[str], what: str) -> list
     return found
 
 
-def spread(table: Table, target: Target, n_rows: int) -> dict[str, tuple[int, int]]:
+def spread(table: Table, target: Target, n_rows: int) -> dict[str, Span]:
     """Return which of ``n_rows`` new rows go to which phase.
 
     Raises
@@ -87,7 +88,7 @@ def spread(table: Table, target: Target, n_rows: int) -> dict[str, tuple[int, in
     if isinstance(target, Split):
         return target.ranges(n_rows)
     if target != ALL:
-        return {target: (0, n_rows)}
+        return {target: Span(0, n_rows)}
     require_compiled(table.compiled, "adding data")
     sizes = table.sizes()
     return Split((sizes["train"], sizes["valid"], sizes["test"])).ranges(n_rows)

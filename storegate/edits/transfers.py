@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TypeAlias
 
 from storegate.edits import tables
-from storegate.parsing import ALL, PHASES, Names, parse_columns, parse_names
+from storegate.parsing import ALL, PHASES, Data, Names, VarNames, parse_columns, parse_names
 from storegate.reading import Selected
 from storegate_engine.arrays import Capacity, RowArray, persist
 from storegate_engine.clusters import active_client
@@ -18,7 +18,8 @@ from storegate_engine.table import Table, Variable, rows_of
 
 __all__ = ["move"]
 
-Callback = Callable[[Any, Any], tuple[Any, Any]]
+Callback: TypeAlias = Callable[..., tuple[VarNames, Data]]
+"""Gets names and data, and returns new ones."""
 
 
 def move(

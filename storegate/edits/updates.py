@@ -10,7 +10,7 @@ import numpy as np
 from storegate.parsing import OneRow, RowRange, Rows, Selection, n_selected
 from storegate_engine import orders
 from storegate_engine.errors import ShapeError
-from storegate_engine.orders import NewIndex, RowIndex, find_last, n_nodes, runs_of
+from storegate_engine.orders import NewIndex, RowIndex, Span, find_last, n_nodes, runs_of
 from storegate_engine.table import Variable, updated_dtype
 
 __all__ = ["MAX_ALL_RUNS", "MAX_RUNS", "require_selected", "updated"]
@@ -62,9 +62,9 @@ def updated(
     require_selected(old.name, selection, len(new))
     match selection:
         case OneRow(row):
-            return _in_runs(old, [(row, row + 1)], new, first)
+            return _in_runs(old, [Span(row, row + 1)], new, first)
         case RowRange(start, stop):
-            return _in_runs(old, [(start, stop)], new, first)
+            return _in_runs(old, [Span(start, stop)], new, first)
         case Rows(index):
             runs = runs_of(index, max_runs // _longest_part(old.order))
             if runs is None:
@@ -85,7 +85,7 @@ def _joined(
     return old.joined(new.cast(updated_dtype(old, new)), arrange)
 
 
-def _in_runs(old: Variable, runs: Sequence[tuple[int, int]], new: Variable, first: int) -> Variable:
+def _in_runs(old: Variable, runs: Sequence[Span], new: Variable, first: int) -> Variable:
     """Replace runs of rows, one after the other."""
 
     def arrange(order: orders.RowOrder, extra: orders.RowOrder) -> orders.RowOrder:

@@ -72,7 +72,7 @@ def _warn_of_samples(columns: Mapping[str, Source], new: Table, phases: Sequence
 
 
 def add(
-    change: Transaction, names: Names, data: Any, target: Target, seed: int | None, *, do_compile: bool = False
+    change: Transaction, names: Names, data: object, target: Target, seed: int | None, *, do_compile: bool = False
 ) -> None:
     """Put rows behind those that the variables have; everything is checked before the first row is written."""
     columns = parse_columns(names, data)
@@ -110,7 +110,7 @@ def _append(
     change.edit(tables.appended(new, table, sizes=sizes), reads=widened, touches=touched)
 
 
-def _replace_all(change: Transaction, names: Names, data: Any, target: Target, *, do_compile: bool = False) -> None:
+def _replace_all(change: Transaction, names: Names, data: object, target: Target, *, do_compile: bool = False) -> None:
     """Replace whole variables by as many rows; dtype and sample shape may change."""
     columns = parse_columns(names, data)
     with _hinting(change, columns, target) as expected:
@@ -128,7 +128,7 @@ def _replace_all(change: Transaction, names: Names, data: Any, target: Target, *
             change.edit(Table.with_compiled)
 
 
-def _update_rows(change: Transaction, names: Names, data: Any, phase: str, selection: Selection) -> None:
+def _update_rows(change: Transaction, names: Names, data: object, phase: str, selection: Selection) -> None:
     """Replace the selected rows of one phase, or of all phases concatenated."""
     table = change.table
     olds = {name: whole(table, phase, name) for name in names.names}
@@ -157,7 +157,7 @@ def _update_rows(change: Transaction, names: Names, data: Any, phase: str, selec
                 change.edit(tables.put(at, [new]), reads=[(at, name)], touches=[(at, name)])
 
 
-def update(change: Transaction, names: Names, data: Any, target: Target, index: Any, *, do_compile: bool) -> None:
+def update(change: Transaction, names: Names, data: object, target: Target, index: object, *, do_compile: bool) -> None:
     """Replace the rows that ``update_data(index=index)`` means."""
     if index is None or (isinstance(index, (int, np.integer)) and index == -1):
         _replace_all(change, names, data, target, do_compile=do_compile)
@@ -170,7 +170,7 @@ def update(change: Transaction, names: Names, data: Any, target: Target, index: 
             change.edit(Table.with_compiled)
 
 
-def assign(change: Transaction, names: Names, data: Any, phase: str, item: Any) -> None:
+def assign(change: Transaction, names: Names, data: object, phase: str, item: object) -> None:
     """Replace the rows that ``view[item] = data`` means, and compile."""
     if is_everything(item):  # as update: a variable that is not there is added
         _replace_all(change, names, data, phase, do_compile=True)

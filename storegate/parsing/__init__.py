@@ -5,6 +5,7 @@ What its files know:
     names      which variables are named, and in which form their data come and go
     phases     names of phases, and splits
     values     seeds, shapes and dtypes
+    batches    what ``view.batches`` is asked for
     options    ``backend`` and ``backend_args``
     selection  which rows an index means
     inputs     ``data``, as named sources of rows
@@ -13,12 +14,26 @@ What its files know:
 
 from __future__ import annotations
 
-from storegate.parsing.inputs import columns_of, one_row_columns, parse_columns, require_equal_rows
+from storegate.parsing.batches import BatchArgs, BatchOptions, BatchTransform, DropLast, ShuffleBatches
+from storegate.parsing.inputs import Data, RowsLike, columns_of, one_row_columns, parse_columns, require_equal_rows
 from storegate.parsing.iterators import hint_of_samples, samples
-from storegate.parsing.names import Names, are_names, parse_names
-from storegate.parsing.options import MODES, Backend, Mode, Options, parse_backend
-from storegate.parsing.phases import ALL, PHASES, Split, Target, parse_phase, parse_reading_phase, require_compiled
+from storegate.parsing.names import Names, VarNames, are_names, parse_names
+from storegate.parsing.options import MODES, Backend, BackendArgs, Mode, OpenMode, Options, parse_backend
+from storegate.parsing.phases import (
+    ALL,
+    PHASES,
+    Phase,
+    PhaseName,
+    PhaseOrSplit,
+    Split,
+    Target,
+    parse_phase,
+    parse_reading_phase,
+    require_compiled,
+)
 from storegate.parsing.selection import (
+    Index,
+    MethodIndex,
     OneRow,
     RowRange,
     Rows,
@@ -36,15 +51,30 @@ __all__ = [
     "MODES",
     "PHASES",
     "Backend",
+    "BackendArgs",
+    "BatchArgs",
+    "BatchOptions",
+    "BatchTransform",
+    "Data",
+    "DropLast",
+    "Index",
+    "MethodIndex",
     "Mode",
     "Names",
     "OneRow",
+    "OpenMode",
     "Options",
+    "Phase",
+    "PhaseName",
+    "PhaseOrSplit",
     "RowRange",
     "Rows",
+    "RowsLike",
     "Selection",
+    "ShuffleBatches",
     "Split",
     "Target",
+    "VarNames",
     "are_names",
     "as_indexer",
     "columns_of",

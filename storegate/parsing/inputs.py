@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from storegate.callers import users_stacklevel
 from storegate.parsing.names import Names
@@ -27,12 +29,33 @@ from storegate_engine.table import is_stored
 FEW_COLUMNS = 16
 """Columns of an array that are read one after the other: with more, rows are read once for all of them."""
 
-__all__ = ["columns_of", "one_row_columns", "parse_columns", "require_equal_rows"]
+__all__ = ["Data", "RowsLike", "columns_of", "one_row_columns", "parse_columns", "require_equal_rows"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
 
-def parse_columns(names: Names, data: Any) -> dict[str, Source]:
+class RowsLike(Protocol):
+    """Rows in an array of any library: of numpy, dask, zarr, h5py, xarray, torch, and views of a gate."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(n_samples, *row_shape)``."""
+
+    @property
+    def dtype(self) -> object:
+        """What numpy takes for a dtype."""
+
+    def __getitem__(self, item: slice, /) -> object:
+        """Return some rows."""
+
+
+Rows: TypeAlias = RowsLike | npt.ArrayLike | Iterator[RowsLike | npt.ArrayLike]
+"""Rows of one variable, or an iterator of blocks of them."""
+Data: TypeAlias = Rows | Sequence[Rows]
+"""What is stored: rows, or rows for each name."""
+
+
+def parse_columns(names: Names, data: object) -> dict[str, Source]:
     """Return a source of rows for every name.
 
     Raises
@@ -101,9 +124,9 @@ def require_equal_rows(rows: dict[str, int | None]) -> None:
         raise ShapeError(f"the variables have different numbers of rows: {rows}")
 
 
-def one_row_columns(names: Names, data: Any, row_shapes: dict[str, tuple[int, ...]]) -> dict[str, Source]:
+def one_row_columns(names: Names, data: object, row_shapes: dict[str, tuple[int, ...]]) -> dict[str, Source]:
     """Return sources of one row each from data of shape ``k`` or ``(1, *k)``."""
-    values = [data] if names.form == "one" else data
+    values: Any = [data] if names.form == "one" else data
     if names.form == "stack":
         stacked = as_native(data, f"variables {list(names.names)}")
         values = stacked[0] if stacked.ndim and stacked.shape[0] == 1 and len(names.names) != 1 else stacked
@@ -124,7 +147,7 @@ def one_row_columns(names: Names, data: Any, row_shapes: dict[str, tuple[int, ..
     return columns
 
 
-def columns_of(var_names: Any, data: Any) -> tuple[Any, list[Any]]:
+def columns_of(var_names: object, data: object) -> tuple[Sequence[str], list[Any]]:
     """Return names as they came, a string in a list, and the column of each out of rows of as many items.
 
     Raises

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from storegate_engine.errors import DtypeError, ShapeError
 from storegate_engine.names import validate_name
 
-__all__ = ["Form", "Names", "are_names", "parse_names"]
+__all__ = ["Form", "Names", "VarNames", "are_names", "parse_names"]
 
+VarNames: TypeAlias = str | tuple[str, ...] | list[str]
+"""One variable; several, stacked into one array; or several, an array each."""
 Form: TypeAlias = Literal["one", "stack", "each"]
 """``one`` (a string: one array), ``stack`` (a tuple: one array, stacked) or ``each`` (a list: a list of arrays)."""
 
@@ -24,7 +26,7 @@ class Names:
     """The shape of their data."""
 
 
-def parse_names(var_names: Any, *, validate: bool = False) -> Names:
+def parse_names(var_names: object, *, validate: bool = False) -> Names:
     """Return the names of a string, tuple or list.
 
     Raises

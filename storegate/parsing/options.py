@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, TypedDict
 
 import numpy as np
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
@@ -15,7 +15,7 @@ from storegate_engine.arrays import DEFAULT_COMPRESSOR, Compressor
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, BackendNotFoundError, near_match, shown
 from storegate_engine.settings import memory_limit_nbytes
 
-__all__ = ["MODES", "Backend", "Mode", "OpenMode", "Options", "parse_backend", "parse_compressor"]
+__all__ = ["MODES", "Backend", "BackendArgs", "Mode", "OpenMode", "Options", "parse_backend", "parse_compressor"]
 
 Backend: TypeAlias = Literal["numpy", "zarr", "hybrid"]
 BACKENDS: tuple[Backend, ...] = ("numpy", "zarr", "hybrid")
@@ -25,7 +25,6 @@ MODES: tuple[Mode, ...] = ("numpy", "zarr")
 OpenMode: TypeAlias = Literal["a", "r", "r+", "w", "w-", "x"]
 OPEN_MODES: tuple[OpenMode, ...] = ("a", "r", "r+", "w", "w-", "x")
 Durability: TypeAlias = Literal["process", "power"]
-_KEYS = ("output_dir", "chunk", "compressor", "mode", "storage_options", "budget", "copy", "durability")
 
 
 def parse_backend(backend: object) -> Backend:
@@ -35,6 +34,38 @@ def parse_backend(backend: object) -> Backend:
             return known
     hint = near_match(backend, BACKENDS) if isinstance(backend, str) else ""
     raise BackendNotFoundError(f"no backend {backend!r}{hint} (backends: {', '.join(BACKENDS)})")
+
+
+class Codec(Protocol):
+    """A compressor of numcodecs, as the predecessor took it."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Return its name and parameters."""
+
+
+class BackendArgs(TypedDict, total=False):
+    """The keys of ``backend_args``, see :class:`StoreGate`."""
+
+    output_dir: str | os.PathLike[str] | None
+    """Directory or URL; None makes a temporary directory."""
+    mode: OpenMode
+    """``a`` opens or creates, ``r`` only reads, ``r+`` opens what is there, ``w-`` or ``x`` makes what is not, ``w``
+    starts empty."""
+    chunk: int | None
+    """Rows of a chunk; by bytes when None."""
+    compressor: Literal["lz4", "zstd", "none"] | BloscCodec | GzipCodec | ZstdCodec | Codec | None
+    """How chunks are compressed; lz4 when None."""
+    storage_options: Mapping[str, object] | None
+    """What a URL's storage library needs."""
+    budget: int | str | None
+    """Memory limit of long operations; ``storegate.memory-limit`` when None."""
+    copy: bool
+    """Whether the numpy backend copies what it is given."""
+    durability: Durability
+    """``process``: an acknowledged commit outlives its process; ``power``: it is on the disk."""
+
+
+_KEYS = tuple(BackendArgs.__annotations__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +81,7 @@ class Options:
     mode: OpenMode = "a"
     """``a`` opens or creates, ``r`` only reads, ``r+`` opens what is there, ``w-`` or ``x`` makes what is not, ``w``
     starts empty."""
-    storage_options: Mapping[str, Any] | None = None
+    storage_options: Mapping[str, object] | None = None
     """What a URL's storage library needs."""
     budget: int | str | None = None
     """Memory limit of long operations; ``storegate.memory-limit`` when None."""
@@ -65,7 +96,7 @@ class Options:
         return memory_limit_nbytes(self.budget)
 
     @classmethod
-    def parse(cls, backend_args: Mapping[str, Any] | None) -> Options:
+    def parse(cls, backend_args: Mapping[str, object] | None) -> Options:
         """Return validated options.
 
         Raises
@@ -77,7 +108,7 @@ class Options:
         """
         if backend_args is not None and not isinstance(backend_args, Mapping):
             raise ArgumentTypeError(f"backend_args is a dict (keys: {', '.join(_KEYS)}), found {shown(backend_args)}")
-        given = dict(backend_args or {})
+        given: dict[str, Any] = dict(backend_args or {})
         for key in given:
             if key not in _KEYS:
                 raise ArgumentTypeError(
@@ -137,7 +168,7 @@ _NAMED: dict[str, Compressor] = {
 }
 
 
-def parse_compressor(compressor: Any) -> Compressor:
+def parse_compressor(compressor: object) -> Compressor:
     """Return the zarr codecs of a compressor: None (the default), a name, a zarr codec or a numcodecs one.
 
     Raises

@@ -5,13 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from storegate_engine.errors import NotCompiledError, PhaseNotFoundError, ShapeError, near_match
+from storegate_engine.orders import Span
 
-__all__ = ["ALL", "PHASES", "Split", "Target", "parse_phase", "parse_reading_phase"]
+__all__ = [
+    "ALL",
+    "PHASES",
+    "Phase",
+    "PhaseName",
+    "PhaseOrSplit",
+    "Split",
+    "Target",
+    "parse_phase",
+    "parse_reading_phase",
+    "require_compiled",
+]
+
+PhaseName: TypeAlias = Literal["train", "valid", "test", "all"]
+"""What ``[]`` picks a phase by."""
+Phase: TypeAlias = PhaseName | Literal["auto"]
+"""What methods name a phase by; ``auto`` is ``all``."""
+PhaseOrSplit: TypeAlias = Phase | Sequence[float] | np.ndarray[Any, Any]
+"""A phase, or three shares: fractions of the rows, or numbers of them."""
 
 PHASES = ("train", "valid", "test")
 """Phases in the order in which ``all`` concatenates them."""
@@ -37,7 +56,7 @@ class Split:
         """Whether the shares are numbers of rows."""
         return all(isinstance(share, int) for share in self.shares)
 
-    def ranges(self, n_rows: int) -> dict[str, tuple[int, int]]:
+    def ranges(self, n_rows: int) -> dict[str, Span]:
         """Return the rows of every phase that gets any.
 
         Boundaries of fractions are ``floor(n * f0)`` and ``floor(n * (f0 + f1))``, after removing float noise.
@@ -49,10 +68,10 @@ class Split:
 
         Examples
         --------
-        >>> Split((0.5, 0.25, 0.25)).ranges(10)
-        {'train': (0, 5), 'valid': (5, 7), 'test': (7, 10)}
+        >>> Split((0.5, 0.25, 0.25)).ranges(10)["valid"]
+        Span(start=5, stop=7)
         >>> Split((2, 0, 1)).ranges(3)
-        {'train': (0, 2), 'test': (2, 3)}
+        {'train': Span(start=0, stop=2), 'test': Span(start=2, stop=3)}
         """
         first, second, _ = self.shares
         if self.is_counts:
@@ -61,8 +80,8 @@ class Split:
             bounds = [0, int(first), int(first + second), n_rows]
         else:
             bounds = [0, _floor(n_rows * first), _floor(n_rows * (first + second)), n_rows]
-        ranges = {phase: (bounds[at], bounds[at + 1]) for at, phase in enumerate(PHASES)}
-        return {phase: span for phase, span in ranges.items() if span[0] < span[1]}
+        ranges = {phase: Span(bounds[at], bounds[at + 1]) for at, phase in enumerate(PHASES)}
+        return {phase: span for phase, span in ranges.items() if span.start < span.stop}
 
 
 def _floor(value: float) -> int:
@@ -76,7 +95,7 @@ Target: TypeAlias = str | Split
 """A phase's name, ``all``, or a split."""
 
 
-def parse_phase(phase: Any) -> Target:
+def parse_phase(phase: object) -> Target:
     """Return what a call that adds or changes data means by ``phase``.
 
     Raises
@@ -105,7 +124,7 @@ def _parse_split(shares: Sequence[Any] | np.ndarray[Any, Any]) -> Split:
     return Split((float(values[0]), float(values[1]), float(values[2])))
 
 
-def parse_reading_phase(phase: Any) -> str:
+def parse_reading_phase(phase: object) -> str:
     """Return what a call that reads means by ``phase``: one phase, or ``all`` (also None and ``auto``)."""
     parsed = ALL if phase is None else parse_phase(phase)
     if isinstance(parsed, Split):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from types import EllipsisType
+from typing import Any, Protocol, SupportsIndex, TypeAlias, TypeGuard
 
+import dask.array as da
 import numpy as np
 
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, RowIndexError, shown
@@ -12,6 +15,8 @@ from storegate_engine.orders import ArrayIndex, MaskIndex, RangeIndex, RowIndex,
 from storegate_engine.store import as_native
 
 __all__ = [
+    "Index",
+    "MethodIndex",
     "OneRow",
     "RowRange",
     "Rows",
@@ -24,6 +29,19 @@ __all__ = [
 ]
 
 Array: TypeAlias = np.ndarray[Any, Any]
+
+
+class SupportsArray(Protocol):
+    """What numpy can take for an array: of dask, xarray, torch, pandas, and views."""
+
+    def __array__(self) -> object:
+        """Return the array."""
+
+
+Index: TypeAlias = SupportsIndex | slice | EllipsisType | Sequence[int] | Sequence[bool] | SupportsArray | da.Array
+"""One row, or several: a slice, ``...``, row numbers, or a mask."""
+MethodIndex: TypeAlias = Index | tuple[int | None, int | None] | None
+"""As `Index`; -1 and None stand for all rows, and ``(a, b)`` for a range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +92,7 @@ def as_indexer(selection: Selection) -> int | slice | Array:
             return index.slice(0, len(index))
 
 
-def parse_method_index(index: Any, n_rows: int) -> Selection:
+def parse_method_index(index: object, n_rows: int) -> Selection:
     """Return what ``get_data(index=…)`` and ``update_data(index=…)`` mean.
 
     An int is one row, -1 everything, other negative ints count from the end; a tuple ``(a, b)`` is a range that stops
@@ -106,16 +124,16 @@ def parse_method_index(index: Any, n_rows: int) -> Selection:
     return parse_item(index, n_rows)
 
 
-def _is_int(item: Any) -> bool:
+def _is_int(item: object) -> TypeGuard[int]:
     return isinstance(item, (int, np.integer)) and not isinstance(item, bool)
 
 
-def is_everything(item: Any) -> bool:
+def is_everything(item: object) -> bool:
     """Return whether ``view[item]`` means all rows, however many there are: ``[:]`` or ``[...]``."""
     return item is Ellipsis or (isinstance(item, slice) and item in (slice(None), slice(0, None), slice(None, None, 1)))
 
 
-def parse_item(item: Any, n_rows: int) -> Selection:
+def parse_item(item: object, n_rows: int) -> Selection:
     """Return what ``view[item]`` means, as Python and numpy have it: ``view[-1]`` is the last row.
 
     Raises

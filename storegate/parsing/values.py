@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from storegate_engine.errors import ArgumentTypeError, DtypeError, ShapeError, shown
 from storegate_engine.orders import as_int
@@ -15,7 +16,7 @@ MAX_AXES = 64
 """Axes of an array of numpy."""
 
 
-def parse_seed(shuffle: Any) -> int | None:
+def parse_seed(shuffle: object) -> int | None:
     """Return the seed that ``shuffle`` means: False is none, True is 1, an int (0 included) is itself.
 
     Raises
@@ -32,7 +33,7 @@ def parse_seed(shuffle: Any) -> int | None:
     return parse_shuffle_seed(shuffle)
 
 
-def parse_shuffle_seed(seed: Any) -> int:
+def parse_shuffle_seed(seed: object) -> int:
     """Return a seed of numpy's permutation: an int of 32 bits, and nothing that would have to become one.
 
     Raises
@@ -51,7 +52,7 @@ def parse_shuffle_seed(seed: Any) -> int:
     return number
 
 
-def parse_shape(shape: Any) -> tuple[int, ...]:
+def parse_shape(shape: object) -> tuple[int, ...]:
     """Return the sizes of ``(N, *k)``, or of ``N`` alone.
 
     Raises
@@ -72,7 +73,7 @@ def parse_shape(shape: Any) -> tuple[int, ...]:
     return sizes
 
 
-def parse_dtype(dtype: Any) -> np.dtype[Any]:
+def parse_dtype(dtype: npt.DTypeLike | None) -> np.dtype[Any]:
     """Return what numpy makes of a dtype that was named; None, which numpy takes for float64, is refused.
 
     Raises

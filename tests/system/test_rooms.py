@@ -12,7 +12,7 @@ import storegate_engine
 
 PUBLIC = {
     "storegate_engine.orders": """
-        ArrayIndex Concat MaskIndex NewIndex Permute Range RangeIndex RowIndex RowOrder STEP_ROWS Slice Take
+        ArrayIndex Concat MaskIndex NewIndex Permute Range RangeIndex RowIndex RowOrder STEP_ROWS Slice Span Take
         as_int as_int64 concat cut find_last flatten from_json in_memory join_runs n_nodes permute
         replace_rows runs_of spans to_json
     """,
@@ -42,10 +42,12 @@ PUBLIC = {
         Epochs LANES Last MAX_KEY Shuffle Stream StreamState class_weights
     """,
     "storegate.parsing": """
-        ALL Backend MODES Mode Names OneRow Options PHASES RowRange Rows Selection Split Target are_names as_indexer
-        columns_of hint_of_samples is_everything n_selected one_row_columns parse_backend parse_columns parse_dtype
-        parse_item parse_method_index parse_names parse_phase parse_reading_phase parse_seed parse_shape
-        parse_shuffle_seed require_compiled require_equal_rows samples
+        BatchTransform DropLast OpenMode PhaseName ShuffleBatches
+        ALL Backend BackendArgs BatchArgs BatchOptions Data Index MODES MethodIndex Mode Names OneRow Options
+        PHASES Phase PhaseOrSplit RowRange Rows RowsLike Selection Split Target VarNames are_names as_indexer
+        columns_of hint_of_samples is_everything n_selected one_row_columns parse_backend parse_columns
+        parse_dtype parse_item parse_method_index parse_names parse_phase parse_reading_phase parse_seed
+        parse_shape parse_shuffle_seed require_compiled require_equal_rows samples
     """,
     "storegate.edits": """
         Callback add assign clear compact create_zeros delete move shuffle transform update with_active

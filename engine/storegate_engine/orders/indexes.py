@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ __all__ = [
     "NewIndex",
     "RangeIndex",
     "RowIndex",
+    "Span",
     "find_last",
     "in_memory",
     "runs_of",
@@ -41,13 +42,22 @@ STEP_ROWS = 2**20
 """Entries that are worked on at a time."""
 
 
-def spans(n_rows: int, step: int = STEP_ROWS) -> Iterator[tuple[int, int]]:
-    """Yield 0 .. n_rows in parts, as firsts and lasts.
+class Span(NamedTuple):
+    """Rows ``start .. stop - 1``."""
 
-    >>> list(spans(5, 2))
+    start: int
+    """The first one."""
+    stop: int
+    """The one after the last."""
+
+
+def spans(n_rows: int, step: int = STEP_ROWS) -> Iterator[Span]:
+    """Yield 0 .. n_rows in parts.
+
+    >>> [tuple(span) for span in spans(5, 2)]
     [(0, 2), (2, 4), (4, 5)]
     """
-    return ((lo, min(lo + step, n_rows)) for lo in range(0, n_rows, step))
+    return (Span(lo, min(lo + step, n_rows)) for lo in range(0, n_rows, step))
 
 
 @runtime_checkable
@@ -395,13 +405,13 @@ def in_memory(new: NewIndex) -> ArrayIndex:
     return ArrayIndex.of_own(values)
 
 
-def runs_of(index: RowIndex, most: int) -> list[tuple[int, int]] | None:
-    """Return the entries as ``(first, last + 1)`` of runs that ascend by one, None where there are more than ``most``.
+def runs_of(index: RowIndex, most: int) -> list[Span] | None:
+    """Return the entries as runs that ascend by one, None where there are more than ``most``.
 
-    >>> runs_of(ArrayIndex([3, 4, 5, 9, 5]), 8)
+    >>> [tuple(run) for run in runs_of(ArrayIndex([3, 4, 5, 9, 5]), 8)]
     [(3, 6), (9, 10), (5, 6)]
     """
-    runs: list[tuple[int, int]] = []
+    runs: list[Span] = []
     for lo, hi in spans(len(index)):
         rows = index.slice(lo, hi)
         breaks = np.flatnonzero(np.diff(rows) != 1) + 1
@@ -409,10 +419,10 @@ def runs_of(index: RowIndex, most: int) -> list[tuple[int, int]] | None:
             return None
         firsts, lasts = rows[[0, *breaks]].tolist(), rows[[*(breaks - 1), -1]].tolist()
         for first, last in zip(firsts, lasts, strict=True):
-            if runs and runs[-1][1] == first:
-                runs[-1] = runs[-1][0], last + 1
+            if runs and runs[-1].stop == first:
+                runs[-1] = Span(runs[-1].start, last + 1)
             else:
-                runs.append((first, last + 1))
+                runs.append(Span(first, last + 1))
     return runs if len(runs) <= most else None
 
 

@@ -1,0 +1,149 @@
+"""Batches: what ``view.batches`` is asked for, as one value; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from storegate_engine.errors import ArgumentError, ArgumentTypeError, shown
+from storegate_engine.orders import as_int
+from storegate_engine.streams import MAX_KEY, Last
+
+__all__ = ["BatchArgs", "BatchOptions", "BatchTransform", "DropLast", "ShuffleBatches"]
+
+ShuffleBatches: TypeAlias = bool | Literal["blocks"]
+"""A uniform order of every epoch, blocks in random order, or the order of the phase."""
+DropLast: TypeAlias = bool | Literal["split", "pad"]
+"""What happens to a last step that is not full."""
+BatchTransform: TypeAlias = Callable[[Any, np.random.Generator], Any]
+"""Makes what is given out of a batch."""
+
+_INTEGERS = ("batch_size", "seed", "epoch", "rank", "world", "prefetch")
+_OPTIONAL = ("block_rows", "buffer_blocks")
+
+
+class BatchArgs(TypedDict, total=False):
+    """Keywords of :meth:`View.batches` beside ``var_names`` and ``transform``, for those who pass them on."""
+
+    shuffle: ShuffleBatches
+    seed: int
+    epoch: int
+    drop_last: DropLast
+    rank: int
+    world: int
+    prefetch: int
+    budget: int | str | None
+    block_rows: int | None
+    buffer_blocks: int | None
+    label: str | None
+    weights: npt.ArrayLike | None
+    balance: str | None
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class BatchOptions:
+    """What :meth:`View.batches` is asked for, each field as it has it there."""
+
+    batch_size: int
+    """Rows of one step, of all ranks together."""
+    shuffle: ShuffleBatches = True
+    """How rows are ordered."""
+    seed: int = 0
+    """Of all epochs."""
+    epoch: int = 0
+    """The first one."""
+    drop_last: DropLast = False
+    """What happens to a last step that is not full."""
+    rank: int = 0
+    """Which part of every step."""
+    world: int = 1
+    """Of how many parts."""
+    prefetch: int = 2
+    """Buffers that are read ahead."""
+    budget: int | str | None = None
+    """Memory limit of this rank; None is the gate's."""
+    block_rows: int | None = None
+    """Rows of a block; None follows from the data."""
+    buffer_blocks: int | None = None
+    """Blocks of a buffer; None follows from the data."""
+    label: str | None = None
+    """The variable by which a block order is judged."""
+    weights: npt.ArrayLike | None = None
+    """Of each row, or the variable that holds them."""
+    balance: str | None = None
+    """The variable whose classes are drawn equally often."""
+    transform: BatchTransform | None = None
+    """Makes what is given out of a batch."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data; integers of numpy become plain ones.
+
+        Raises
+        ------
+        ArgumentTypeError
+            A value of the wrong kind (a TypeError).
+        ArgumentError
+            A value that is none of the known ones, or belongs to another kind of order (a ValueError).
+        """
+        for what, given in {"label": self.label, "balance": self.balance}.items():
+            if given is not None and not isinstance(given, str):
+                raise ArgumentTypeError(f"{what}= takes the name of a variable, found {shown(given)}")
+        if self.transform is not None and not callable(self.transform):
+            raise ArgumentTypeError(
+                f"transform= takes a function of a batch and a generator, found {shown(self.transform)}"
+            )
+        for name in (*_INTEGERS, *_OPTIONAL):
+            value = getattr(self, name)
+            if value is not None or name not in _OPTIONAL:
+                object.__setattr__(self, name, as_int(value, name))
+        self._require_order()
+        if _last_of(self.drop_last) is None:
+            raise ArgumentError(f"drop_last is False (or 'split'), True or 'pad', found {self.drop_last!r}")
+
+    def _require_order(self) -> None:
+        shuffle: object = self.shuffle
+        if not isinstance(shuffle, (bool, np.bool_)) and not (isinstance(shuffle, str) and shuffle == "blocks"):
+            raise ArgumentError(
+                f"shuffle is True, 'blocks' or False, found {shown(shuffle)}; the seed is given with seed="
+            )
+        for_blocks = {"block_rows": self.block_rows, "buffer_blocks": self.buffer_blocks, "label": self.label}
+        if self.kind != "blocks" and (given := [name for name, value in for_blocks.items() if value is not None]):
+            raise ArgumentError(
+                f"{', '.join(given)} describe a block order; use shuffle='blocks', found shuffle={shown(shuffle)}"
+            )
+        if self.weights is not None and self.balance is not None:
+            raise ArgumentError("weights= and balance= exclude each other; multiply the weights, and give these")
+        if self.kind != "uniform" and not (self.weights is None and self.balance is None):
+            raise ArgumentError(
+                f"weights and balance draw rows anywhere; use shuffle=True, found shuffle={shown(shuffle)}"
+            )
+        if not 0 <= self.seed < MAX_KEY:
+            raise ArgumentError(f"a seed of batches is 0 .. 2**64 - 1, found {self.seed}")
+
+    @property
+    def kind(self) -> Literal["none", "uniform", "blocks"]:
+        """The kind of order."""
+        if self.shuffle == "blocks":
+            return "blocks"
+        return "uniform" if self.shuffle else "none"
+
+    @property
+    def last(self) -> Last:
+        """What happens to a last step that is not full, in the engine's words.
+
+        >>> [BatchOptions(batch_size=1, drop_last=what).last for what in (False, "split", True, "pad")]
+        ['split', 'split', 'drop', 'pad']
+        """
+        last = _last_of(self.drop_last)
+        assert last is not None, "checked when it was made"
+        return last
+
+
+def _last_of(drop_last: object) -> Last | None:
+    if isinstance(drop_last, str):
+        return "pad" if drop_last == "pad" else "split" if drop_last == "split" else None
+    return "drop" if drop_last is True else "split" if drop_last is False else None

@@ -1,0 +1,53 @@
+"""Types: what annotations of a user's own functions need, in one place; nothing but names.
+
+>>> from storegate.types import Array, View
+>>> def mean(rows: View[Array]) -> float:
+...     return float(rows[:].mean())
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from storegate.contents import Metadata
+from storegate.parsing import (
+    Backend,
+    BackendArgs,
+    BatchArgs,
+    Data,
+    DropLast,
+    Index,
+    Mode,
+    Phase,
+    PhaseName,
+    RowsLike,
+    ShuffleBatches,
+    VarNames,
+)
+from storegate.views import View
+from storegate_engine.streams import Stream, StreamState
+
+__all__ = [
+    "Array",
+    "Backend",
+    "BackendArgs",
+    "BatchArgs",
+    "Data",
+    "DropLast",
+    "Index",
+    "Metadata",
+    "Mode",
+    "Phase",
+    "PhaseName",
+    "RowsLike",
+    "ShuffleBatches",
+    "Stream",
+    "StreamState",
+    "VarNames",
+    "View",
+]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+"""Rows, of any shape and dtype."""
