@@ -49,7 +49,7 @@ from __future__ import annotations
 import difflib
 import reprlib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 __all__ = [
     "AlignmentWarning",
@@ -100,6 +100,9 @@ __all__ = [
 class StoreGateError(Exception):
     """Base of every error that this project raises on purpose."""
 
+    code: ClassVar[str] = "storegate"
+    """Names the kind of error in logs and to other programs; it stays, whatever the messages become."""
+
     def __str__(self) -> str:
         """Return the message itself (``KeyError`` alone would quote it), with what a store says escaped."""
         return printable(Exception.__str__(self))
@@ -112,53 +115,79 @@ class StoreGateError(Exception):
 class ArgumentError(StoreGateError, ValueError):
     """An argument of a call that is none of what it takes."""
 
+    code = "argument"
+
 
 class ArgumentTypeError(StoreGateError, TypeError):
     """An argument of a type that the call does not take."""
+
+    code = "argument_type"
 
 
 class ArrayExpressionError(StoreGateError, NotImplementedError):
     """Something that the array expressions of dask (``array.query-planning``) do not implement, and its graphs do."""
 
+    code = "array_expression"
+
 
 class RowIndexError(StoreGateError, IndexError):
     """An index of rows that are not there, or something that is no index of rows."""
+
+    code = "row_index"
 
 
 class InvalidNameError(StoreGateError, ValueError):
     """A data_id or variable name that cannot be stored safely."""
 
+    code = "invalid_name"
+
 
 class PhaseNotFoundError(StoreGateError, ValueError, KeyError):
     """A phase that is none of train, valid, test, all, auto, or a split."""
+
+    code = "phase_not_found"
 
 
 class VariableNotFoundError(StoreGateError, KeyError, ValueError):
     """A variable that the phase does not have."""
 
+    code = "variable_not_found"
+
 
 class VariableExistsError(StoreGateError, ValueError):
     """A variable that must not exist yet, but does."""
+
+    code = "variable_exists"
 
 
 class VersionNotFoundError(StoreGateError, ValueError):
     """A version that was never committed, or of a backend that keeps none."""
 
+    code = "version_not_found"
+
 
 class BackendNotFoundError(StoreGateError, ValueError, NotImplementedError):
     """A backend that is none of numpy, zarr and hybrid."""
+
+    code = "backend_not_found"
 
 
 class DataIdError(StoreGateError, ValueError):
     """No default data_id is set."""
 
+    code = "data_id"
+
 
 class NotCompiledError(StoreGateError, ValueError):
     """A call over all phases before ``compile()``."""
 
+    code = "not_compiled"
+
 
 class ShapeError(StoreGateError, ValueError):
     """Numbers of rows or sample shapes that do not fit."""
+
+    code = "shape"
 
 
 class LabelError(StoreGateError, ValueError):
@@ -175,6 +204,8 @@ class LabelError(StoreGateError, ValueError):
     variable : str, optional
         The variable's name, where it is known.
     """
+
+    code = "label"
 
     def __init__(self, reason: str, *, row: int = 0, label: int = 0, variable: str = "") -> None:
         super().__init__(reason)
@@ -196,93 +227,139 @@ class LabelError(StoreGateError, ValueError):
 class DataIdNotFoundError(DataIdError, KeyError):
     """A data_id that is not there, in a store that can only be read."""
 
+    code = "data_id_not_found"
+
 
 class DtypeError(StoreGateError, TypeError):
     """Data of a kind that cannot be stored without pickle."""
+
+    code = "dtype"
 
 
 class MissingValueError(DtypeError, ValueError):
     """Values that are masked, null or NA, which no dtype that can be stored expresses."""
 
+    code = "missing_value"
+
 
 class ReadOnlyError(StoreGateError, PermissionError):
     """A change was asked of a store opened read-only."""
+
+    code = "read_only"
 
 
 class MemoryBudgetError(StoreGateError, MemoryError):
     """The projected memory of a plan exceeds the limit; nothing was started."""
 
+    code = "memory_budget"
+
 
 class ConflictError(StoreGateError, RuntimeError):
     """Another writer committed a change that this one cannot be re-applied on."""
+
+    code = "conflict"
 
 
 class TransactionError(StoreGateError, RuntimeError):
     """A transaction was used after it failed or ended."""
 
+    code = "transaction"
+
 
 class ClusterError(StoreGateError, ConnectionError):
     """A dask cluster that was closed or lost, and what lay in its memory with it."""
+
+    code = "cluster"
 
 
 class WorkerTimeoutError(ClusterError, TimeoutError):
     """No worker came in the time that plans wait for the first."""
 
+    code = "worker_timeout"
+
 
 class IterationError(StoreGateError, RuntimeError):
     """A loop over a stream cannot go on: another one was begun, or the stream went to another place."""
+
+    code = "iteration"
 
 
 class NotInvertibleError(StoreGateError, ValueError):
     """An order that repeats rows has no inverse."""
 
+    code = "not_invertible"
+
 
 class StreamStateError(StoreGateError, ValueError):
     """A state that is not of the stream it is loaded into."""
+
+    code = "stream_state"
 
 
 class StoreError(StoreGateError, OSError):
     """Base of the errors about what lies in storage."""
 
+    code = "store"
+
 
 class WriteError(StoreError):
     """Rows or a manifest cannot be written; the table is as it was."""
+
+    code = "write"
 
 
 class UnreadableStateError(StoreError, ValueError):
     """A change was not made, since the store could not be opened after it."""
 
+    code = "unreadable_state"
+
 
 class SpillError(StoreError):
     """Scratch data cannot be written; the store is as it was."""
+
+    code = "spill"
 
 
 class NotAStoreError(StoreError):
     """The directory holds something that is not a store of ours."""
 
+    code = "not_astore"
+
 
 class StoreNotFoundError(NotAStoreError, FileNotFoundError):
     """There is no store, and the mode asks for one."""
+
+    code = "store_not_found"
 
 
 class StoreExistsError(StoreError, FileExistsError):
     """There is a store, and the mode asks for a new one."""
 
+    code = "store_exists"
+
 
 class CorruptStoreError(StoreError):
     """Stored bytes are missing, or are not what was written."""
+
+    code = "corrupt_store"
 
 
 class RowsMemoryError(CorruptStoreError, MemoryError):
     """Stored rows take more memory than there is: this machine has too little, or the store claims too much."""
 
+    code = "rows_memory"
+
 
 class CorruptIndexError(CorruptStoreError, IndexError):
     """An index names rows that are not there."""
 
+    code = "corrupt_index"
+
 
 class SnapshotExpired(StoreError):
     """The pinned version was removed by ``vacuum``."""
+
+    code = "snapshot_expired"
 
 
 class AlignmentWarning(UserWarning):

@@ -63,3 +63,53 @@ def test_all_errors_are_public_and_drawn():
     for kind in (kind for kind in tree() if not kind.__name__.startswith("_")):
         assert kind.__name__ in errors.__all__
         assert f" {kind.__name__}" in (errors.__doc__ or "") or kind is StoreGateError
+
+
+TREE = {
+    "StoreGateError": ("storegate", "Exception"),
+    "ArgumentError": ("argument", "StoreGateError, ValueError"),
+    "ArgumentTypeError": ("argument_type", "StoreGateError, TypeError"),
+    "ArrayExpressionError": ("array_expression", "StoreGateError, NotImplementedError"),
+    "RowIndexError": ("row_index", "StoreGateError, IndexError"),
+    "InvalidNameError": ("invalid_name", "StoreGateError, ValueError"),
+    "PhaseNotFoundError": ("phase_not_found", "StoreGateError, ValueError, KeyError"),
+    "VariableNotFoundError": ("variable_not_found", "StoreGateError, KeyError, ValueError"),
+    "VariableExistsError": ("variable_exists", "StoreGateError, ValueError"),
+    "VersionNotFoundError": ("version_not_found", "StoreGateError, ValueError"),
+    "BackendNotFoundError": ("backend_not_found", "StoreGateError, ValueError, NotImplementedError"),
+    "DataIdError": ("data_id", "StoreGateError, ValueError"),
+    "NotCompiledError": ("not_compiled", "StoreGateError, ValueError"),
+    "ShapeError": ("shape", "StoreGateError, ValueError"),
+    "LabelError": ("label", "StoreGateError, ValueError"),
+    "DataIdNotFoundError": ("data_id_not_found", "DataIdError, KeyError"),
+    "DtypeError": ("dtype", "StoreGateError, TypeError"),
+    "MissingValueError": ("missing_value", "DtypeError, ValueError"),
+    "ReadOnlyError": ("read_only", "StoreGateError, PermissionError"),
+    "MemoryBudgetError": ("memory_budget", "StoreGateError, MemoryError"),
+    "ConflictError": ("conflict", "StoreGateError, RuntimeError"),
+    "TransactionError": ("transaction", "StoreGateError, RuntimeError"),
+    "ClusterError": ("cluster", "StoreGateError, ConnectionError"),
+    "WorkerTimeoutError": ("worker_timeout", "ClusterError, TimeoutError"),
+    "IterationError": ("iteration", "StoreGateError, RuntimeError"),
+    "NotInvertibleError": ("not_invertible", "StoreGateError, ValueError"),
+    "StreamStateError": ("stream_state", "StoreGateError, ValueError"),
+    "StoreError": ("store", "StoreGateError, OSError"),
+    "WriteError": ("write", "StoreError"),
+    "UnreadableStateError": ("unreadable_state", "StoreError, ValueError"),
+    "SpillError": ("spill", "StoreError"),
+    "NotAStoreError": ("not_astore", "StoreError"),
+    "StoreNotFoundError": ("store_not_found", "NotAStoreError, FileNotFoundError"),
+    "StoreExistsError": ("store_exists", "StoreError, FileExistsError"),
+    "CorruptStoreError": ("corrupt_store", "StoreError"),
+    "RowsMemoryError": ("rows_memory", "CorruptStoreError, MemoryError"),
+    "CorruptIndexError": ("corrupt_index", "CorruptStoreError, IndexError"),
+    "SnapshotExpired": ("snapshot_expired", "StoreError"),
+}
+
+
+def test_the_tree_and_its_codes_stay():
+    """Programs catch errors by their classes, and tell them by their codes: an entry here changes in no release."""
+    public = [kind for kind in tree() if not kind.__name__.startswith("_")]
+    found = {kind.__name__: (kind.code, ", ".join(base.__name__ for base in kind.__bases__)) for kind in public}
+    assert found == TREE
+    assert len({code for code, _ in TREE.values()}) == len(TREE)
