@@ -188,7 +188,7 @@ class Exchange:
             map_rows=sort.map_rows * sort.n_buckets,  # as many stored rows a file as one task of the first pass read
             bucket_rows=bucket_rows,
             buckets=(low, min(low + self.coarse, n_buckets)),
-            prefix=f"split-{number:06d}",
+            prefix=f"{sort.prefix.replace('map', 'split')}-{number:06d}",
         )
 
     # Buckets

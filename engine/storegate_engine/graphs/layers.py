@@ -330,7 +330,7 @@ def blocks_of(variables: Collection[Variable], capacity: Capacity) -> tuple[int,
     """Return the rows of every block, the same for all variables of a phase.
 
     Blocks are as large as the widest variable allows, and whole stored chunks wherever these are not larger.
-    Where a full pass would be an exchange they are large enough for its segments.
+    Where a full pass would be an exchange they are large enough for its parts.
     """
     n_rows = max((len(variable) for variable in variables), default=0)
     widest = max((moved_row_nbytes(variable) for variable in variables), default=1)

@@ -25,7 +25,7 @@ from storegate_engine.threads import Pending
 __all__ = ["ExchangeLoader"]
 
 COUNTS_NBYTES = 24
-"""Bytes of each bucket in a scatter task: its count, and where its segment begins and ends."""
+"""Bytes of each bucket in a scatter task: its count, and where its part begins and ends."""
 EXCHANGE_UNITS = 5.5
 """Buckets in memory beside those that are ready: those that are placed, and the copies of one task of the next scatter
 (measured)."""
