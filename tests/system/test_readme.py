@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
-CLUSTERS = ROOT / "docs" / "how-to" / "clusters.md"  # its Python stands in files: tests/test_cluster_page.py runs it
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+CLUSTERS = ROOT / "docs" / "how-to" / "clusters.md"  # its Python stands in files: test_cluster_page.py runs it
 
 
 def fenced(text: str) -> list[tuple[str, str]]:
@@ -57,3 +57,11 @@ def test_links_within_the_project_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?://|#)([^)#]+)[^)]*\)", page.read_text("utf-8"))
     assert targets or page.parent != ROOT
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_the_rooms_that_contributors_are_sent_to_are_there() -> None:
+    named = re.findall(
+        r"`((?:tests|storegate|storegate_engine)/[\w/.]+)`", (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    )
+    assert len(named) >= 8
+    assert [name for name in named if not (ROOT / name).exists() and not (ROOT / "engine" / name).exists()] == []
