@@ -1,0 +1,110 @@
+"""Which way rows are read: the documented thresholds, what is said of them, and the graphs that follow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from storegate import StoreGate, explain
+from storegate_engine.errors import MemoryBudgetError
+from storegate_engine.exchange import plans
+from storegate_engine.exchange.plans import Wanted, choose
+from tests.exchanges import layer_of, scratch
+
+
+class TestPlans:
+    """The documented thresholds."""
+
+    def rows(self, n_rows, **facts):
+        return Wanted(n_rows, 1_000_000, 1000, **{"in_order": False, **facts})
+
+    def plan(self, rows, **options):
+        return choose(rows, **{"budget_nbytes": 160_000_000, "workers": 2, **options})
+
+    def test_rows_in_order_or_in_memory_are_read(self):
+        assert self.plan(self.rows(1_000_000, in_order=True)).kind == "read"
+        assert self.plan(self.rows(1_000_000, random_access=True)).kind == "read"
+
+    def test_three_tasks_of_rows_are_gathered_and_more_exchanged(self):
+        fitting = plans.task_nbytes(160_000_000, 2) // (1000 + plans.ROW_OVERHEAD_NBYTES)
+        assert self.plan(self.rows(3 * fitting)).kind == "gather"
+        assert self.plan(self.rows(3 * fitting + 1)).kind == "exchange"
+
+    def test_wide_rows_are_gathered(self):
+        assert self.plan(Wanted(10_000, 10_000, 2**20, in_order=False), budget_nbytes=2**30).kind == "gather"
+
+    def test_a_plan_can_be_forced(self):
+        assert self.plan(self.rows(1_000_000), force="gather", bucket_rows=100).kind == "gather"
+        assert self.plan(self.rows(10), force="exchange").kind == "exchange"
+        with pytest.raises(ValueError, match="auto"):
+            self.plan(self.rows(10), force="sort")
+
+    def test_a_plan_that_cannot_fit_is_refused(self):
+        with pytest.raises(MemoryBudgetError, match="memory-limit"):
+            self.plan(self.rows(1_000_000), budget_nbytes=10_000_000, align=16_384)
+
+    def test_every_plan_stays_below_the_limit(self):
+        for budget in (10**7, 10**8, 10**9):
+            for n_rows in (10, 10**5, 10**6):
+                assert self.plan(self.rows(n_rows), budget_nbytes=budget).projected_nbytes <= budget
+
+    def test_refusal_comes_before_any_byte_is_written(self, tmp_path):
+        gate = StoreGate("zarr", {"output_dir": tmp_path / "store", "chunk": 20_000}, "a")
+        gate.add_data("x", np.random.default_rng(0).random((200_000, 4)), shuffle=1)
+        tight = StoreGate("zarr", {"output_dir": tmp_path / "store", "budget": "1MiB"}, "a")
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(MemoryBudgetError):
+            tight.compact()
+        with pytest.raises(MemoryBudgetError):
+            tight["train"]["x"].data.compute()
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+class TestExplain:
+    def test_a_shuffled_table(self, shuffled, counted_reads):
+        gate, _, _ = shuffled
+        for told in (explain(gate["train"].to_xarray()), gate["train"].explain(), explain(gate["train"]["x"])):
+            full, peek = (line for line in told.splitlines() if line.startswith("x"))
+            assert "exchange" in full
+            assert "spill 1.2 MiB" in full
+            assert "gather" in peek
+        assert counted_reads == []
+
+    def test_a_table_in_order(self, stored):
+        stored.add_data("x", np.zeros(10))
+        assert explain(stored["train"]).count("read: 1 tasks, reads 80 B") == 2
+
+
+class TestGraphs:
+    def test_a_peek_of_a_shuffled_table_is_one_gather(self, shuffled, counted_reads):
+        gate, expected, _ = shuffled
+        peek = gate["train"].to_xarray()["x"].isel(sample=slice(0, 256))
+        assert counted_reads == []
+        np.testing.assert_array_equal(peek.compute(scheduler="sync"), expected[:256])
+        assert len(counted_reads) == 1
+        assert scratch(gate.repository().location.path) == []
+
+    def test_an_exchange_has_no_edge_between_every_two_tasks(self, shuffled):
+        gate, _, _ = shuffled
+        lazy = gate["train"]["x"].data
+        graph = dict(lazy.dask)
+        edges = sum(len(task.dependencies) for task in graph.values())
+        plan = layer_of(lazy).plan(range(lazy.numblocks[0]))
+        assert len(graph) == plan.n_maps + plan.n_buckets + 1
+        assert edges == plan.n_maps + plan.n_buckets
+
+    def test_a_task_is_small(self, shuffled):
+        import pickle
+
+        gate, _, _ = shuffled
+        for task in dict(gate["train"]["x"].data.dask).values():
+            assert len(pickle.dumps(task)) < 8192
+
+    def test_only_wanted_buckets_are_spilled(self, shuffled):
+        gate, expected, _ = shuffled
+        half = gate["train"]["x"].data[:10_000]
+        np.testing.assert_array_equal(half.compute(), expected[:10_000])
+        spilled = sum(path.stat().st_size for path in Path(gate.repository().location.path).rglob("scratch/*/map-*"))
+        assert 10_000 * 64 <= spilled < 12_500 * 64
