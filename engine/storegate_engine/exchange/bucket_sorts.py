@@ -28,7 +28,7 @@ from storegate_engine.errors import LabelError
 from storegate_engine.exchange.planning import transforms_last
 from storegate_engine.exchange.spill_files import PartFile, write_from_slices, write_parts
 from storegate_engine.integers import stable_argsort
-from storegate_engine.orders import Range
+from storegate_engine.orders import Range, Span
 from storegate_engine.scratch import SPARE, Spill, Visit
 from storegate_engine.table import Piece, Variable
 
@@ -134,15 +134,15 @@ class BucketSort:
         owner = None if isinstance(self.directory, str) else self.directory.owner
         return PartFile(path, number, n_parts, owner=owner)
 
-    def map_span(self, number: int) -> tuple[int, int]:
-        """Return the stored rows of a scatter task: the first one, and the one after the last."""
+    def map_span(self, number: int) -> Span:
+        """Return the stored rows of a scatter task."""
         lo = number * self.map_rows
-        return lo, min(lo + self.map_rows, self.variable.offsets[-1])
+        return Span(lo, min(lo + self.map_rows, self.variable.offsets[-1]))
 
-    def bucket_span(self, bucket: int) -> tuple[int, int]:
-        """Return the logical rows of a bucket: the first one, and the one after the last."""
+    def bucket_span(self, bucket: int) -> Span:
+        """Return the logical rows of a bucket."""
         lo = bucket * self.bucket_rows
-        return lo, min(lo + self.bucket_rows, len(self.variable))
+        return Span(lo, min(lo + self.bucket_rows, len(self.variable)))
 
 
 # ------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from storegate_engine.errors import CorruptIndexError
 from storegate_engine.integers import groups_of
-from storegate_engine.orders.indexes import NewIndex, RowIndex, in_memory
+from storegate_engine.orders.indexes import NewIndex, RowIndex, Span, in_memory
 from storegate_engine.orders.permutations import (
     MAX_ROW,
     TABLE_NBYTES,
@@ -64,11 +64,11 @@ __all__ = [
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 
 
-def _check_span(lo: object, hi: object, n_rows: int) -> tuple[int, int]:
+def _check_span(lo: object, hi: object, n_rows: int) -> Span:
     first, last = as_int(lo, "lo"), as_int(hi, "hi")
     if not 0 <= first <= last <= n_rows:
         raise IndexError(f"rows {first}..{last} asked of {n_rows} rows; it takes 0 <= lo <= hi <= {n_rows}")
-    return first, last
+    return Span(first, last)
 
 
 # ------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ class RowOrder(ABC):
     >>> order = replace_rows(Range(0, 6), 2, 4, Range(100, 102))
     >>> order.rows(1, 5)
     array([  1, 100, 101,   4])
-    >>> order.runs(0, 6)
+    >>> [tuple(run) for run in order.runs(0, 6)]
     [(0, 2), (100, 102), (4, 6)]
     >>> order.positions(100, 103)
     array([ 2,  3, -1])
@@ -102,8 +102,8 @@ class RowOrder(ABC):
         return self._describe()[0]
 
     @property
-    def bounds(self) -> tuple[int, int]:
-        """Stored rows ``(first, last + 1)`` that hold all rows of this order; perhaps wider than needed."""
+    def bounds(self) -> Span:
+        """Stored rows that hold all rows of this order; perhaps wider than needed."""
         return self._describe()[1]
 
     @property
@@ -164,8 +164,8 @@ class RowOrder(ABC):
         array = as_int64(stored, "stored rows")
         return self._find(array.reshape(-1)).reshape(array.shape)
 
-    def runs(self, lo: int, hi: int) -> list[tuple[int, int]] | None:
-        """Return the stored rows of lo .. hi-1 as ascending ``(start, stop)`` runs, in logical order.
+    def runs(self, lo: int, hi: int) -> list[Span] | None:
+        """Return the stored rows of lo .. hi-1 as ascending runs, in logical order.
 
         None where a `Permute` or `Take` stands in the way: then the rows are scattered, see `rows`. The cost
         does not depend on the number of rows.
@@ -181,7 +181,7 @@ class RowOrder(ABC):
     # The same without checks; arrays are one-dimensional int64. Results are fresh arrays.
 
     @abstractmethod
-    def _describe(self) -> tuple[int, tuple[int, int]]:
+    def _describe(self) -> tuple[int, Span]:
         """Return `depth` and `bounds`."""
 
     @abstractmethod
@@ -194,7 +194,7 @@ class RowOrder(ABC):
     def _find(self, stored: Int64Array) -> Int64Array: ...
 
     @abstractmethod
-    def _runs(self, lo: int, hi: int) -> list[tuple[int, int]] | None: ...
+    def _runs(self, lo: int, hi: int) -> list[Span] | None: ...
 
 
 def _check_order(order: object, what: str) -> None:
@@ -230,8 +230,8 @@ class Range(RowOrder):
         """Return the same range further on."""
         return Range(self.start + by, self.stop + by)
 
-    def _describe(self) -> tuple[int, tuple[int, int]]:
-        return 0, (self.start, self.stop)
+    def _describe(self) -> tuple[int, Span]:
+        return 0, Span(self.start, self.stop)
 
     def _rows(self, lo: int, hi: int) -> Int64Array:
         return np.arange(self.start + lo, self.start + hi, dtype=np.int64)
@@ -242,8 +242,8 @@ class Range(RowOrder):
     def _find(self, stored: Int64Array) -> Int64Array:
         return np.where((stored >= self.start) & (stored < self.stop), stored - self.start, -1)
 
-    def _runs(self, lo: int, hi: int) -> list[tuple[int, int]] | None:
-        return [(self.start + lo, self.start + hi)]
+    def _runs(self, lo: int, hi: int) -> list[Span] | None:
+        return [Span(self.start + lo, self.start + hi)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +259,7 @@ class Concat(RowOrder):
     _starts: Int64Array = field(init=False, repr=False, compare=False)
     _shifts: Int64Array | None = field(init=False, repr=False, compare=False)
     _depth: int = field(init=False, repr=False, compare=False)
-    _bounds: tuple[int, int] = field(init=False, repr=False, compare=False)
+    _bounds: Span = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         orders = tuple(self.orders)
@@ -279,7 +279,7 @@ class Concat(RowOrder):
         object.__setattr__(self, "_shifts", shifts)
         object.__setattr__(self, "_depth", max((order.depth for order in orders), default=0))
         object.__setattr__(
-            self, "_bounds", (min(b[0] for b in filled), max(b[1] for b in filled)) if filled else (0, 0)
+            self, "_bounds", Span(min(b.start for b in filled), max(b.stop for b in filled)) if filled else Span(0, 0)
         )
 
     def __reduce__(self) -> tuple[type[Concat], tuple[tuple[RowOrder, ...]]]:
@@ -302,7 +302,7 @@ class Concat(RowOrder):
         limited = tuple(order.within(table_nbytes) for order in self.orders)
         return self if all(map(operator.is_, limited, self.orders)) else Concat(limited)
 
-    def _describe(self) -> tuple[int, tuple[int, int]]:
+    def _describe(self) -> tuple[int, Span]:
         return self._depth, self._bounds
 
     def touched(self, lo: int, hi: int) -> list[tuple[RowOrder, int, int]]:
@@ -357,19 +357,19 @@ class Concat(RowOrder):
                 out[open_[hit]] = found[hit] + offset
         return out
 
-    def _runs(self, lo: int, hi: int) -> list[tuple[int, int]] | None:
+    def _runs(self, lo: int, hi: int) -> list[Span] | None:
         return join_runs(order._runs(start, stop) for order, start, stop in self.touched(lo, hi))
 
 
-def join_runs(parts: Iterable[list[tuple[int, int]] | None]) -> list[tuple[int, int]] | None:
+def join_runs(parts: Iterable[list[Span] | None]) -> list[Span] | None:
     """Return runs of stored rows end to end, those that meet as one; None where any part has none."""
-    merged: list[tuple[int, int]] = []
+    merged: list[Span] = []
     for runs in parts:
         if runs is None:
             return None
         for run in runs:
-            if merged and merged[-1][1] == run[0]:
-                merged[-1] = (merged[-1][0], run[1])
+            if merged and merged[-1].stop == run.start:
+                merged[-1] = Span(merged[-1].start, run.stop)
             else:
                 merged.append(run)
     return merged
@@ -408,7 +408,7 @@ class Slice(RowOrder):
         """Limit the whole order."""
         return replace(self, order=self.order.within(table_nbytes))
 
-    def _describe(self) -> tuple[int, tuple[int, int]]:
+    def _describe(self) -> tuple[int, Span]:
         return self.order._describe()
 
     def _rows(self, lo: int, hi: int) -> Int64Array:
@@ -421,7 +421,7 @@ class Slice(RowOrder):
         found = self.order._find(stored)
         return np.where((found >= self.start) & (found < self.stop), found - self.start, -1)
 
-    def _runs(self, lo: int, hi: int) -> list[tuple[int, int]] | None:
+    def _runs(self, lo: int, hi: int) -> list[Span] | None:
         return self.order._runs(self.start + lo, self.start + hi)
 
 
@@ -460,7 +460,7 @@ class Permute(RowOrder):
         """Limit this permutation, and the order that is shuffled."""
         return replace(self, order=self.order.within(table_nbytes), table_nbytes=table_nbytes)
 
-    def _describe(self) -> tuple[int, tuple[int, int]]:
+    def _describe(self) -> tuple[int, Span]:
         depth, bounds = self.order._describe()
         return depth + 1, bounds
 
@@ -476,7 +476,7 @@ class Permute(RowOrder):
         found[hit] = inverse_rows(self.kind, len(self), self.seed, found[hit], self.table_nbytes)
         return found
 
-    def _runs(self, lo: int, hi: int) -> list[tuple[int, int]] | None:
+    def _runs(self, lo: int, hi: int) -> list[Span] | None:
         return None
 
 
@@ -517,7 +517,7 @@ class Take(RowOrder):
         """Limit the order that is indexed."""
         return replace(self, order=self.order.within(table_nbytes))
 
-    def _describe(self) -> tuple[int, tuple[int, int]]:
+    def _describe(self) -> tuple[int, Span]:
         depth, bounds = self.order._describe()
         return depth + 1, bounds
 
@@ -539,7 +539,7 @@ class Take(RowOrder):
         found[hit] = self.index.find(found[hit])
         return found
 
-    def _runs(self, lo: int, hi: int) -> list[tuple[int, int]] | None:
+    def _runs(self, lo: int, hi: int) -> list[Span] | None:
         return None
 
 

@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from storegate_engine.errors import ArgumentError
+from storegate_engine.orders import Span
 from storegate_engine.streams.epochs import LANES, ORDER_VERSION, Epochs, Load, keyed_permutation
 
 __all__ = ["Blocks", "default_blocks"]
@@ -201,7 +202,7 @@ class Blocks:
 
     def _spans(
         self, blocks: Int64Array, starts: Int64Array, stops: Int64Array
-    ) -> tuple[tuple[tuple[int, int], ...], Int64Array, Int64Array]:
+    ) -> tuple[tuple[Span, ...], Int64Array, Int64Array]:
         """Return the logical rows of slices of a round, ascending, and how far each part of the slices moves there.
 
         Parts are given by where they begin among the rows of the slices, end to end, and where the last one ends.
@@ -222,12 +223,12 @@ class Blocks:
         offsets = np.empty_like(at)
         offsets[ascending] = np.cumsum(size[ascending]) - size[ascending]
         begins = np.concatenate([[0], np.cumsum(size)])
-        merged: list[tuple[int, int]] = []
+        merged: list[Span] = []
         for start, stop in zip(logical[ascending].tolist(), (logical + size)[ascending].tolist(), strict=True):
-            if merged and merged[-1][1] == start:
-                merged[-1] = (merged[-1][0], stop)
+            if merged and merged[-1].stop == start:
+                merged[-1] = Span(merged[-1].start, stop)
             else:
-                merged.append((start, stop))
+                merged.append(Span(start, stop))
         return tuple(merged), begins, offsets - begins[:-1]
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from storegate_engine.errors import ArgumentError, NotInvertibleError
-from storegate_engine.orders import ArrayIndex, Permute, RowOrder, Take, join_runs
+from storegate_engine.orders import ArrayIndex, Permute, RowOrder, Span, Take, join_runs
 
 __all__ = [
     "LANES",
@@ -188,11 +188,11 @@ class Epochs:
         full = self.n_steps * self.batch_rows
         return min(full, self.n_rows) if self.last == "split" else full
 
-    def part(self, step: int) -> tuple[int, int]:
+    def part(self, step: int) -> Span:
         """Return the positions of a step that are this rank's, where ranks take slices of steps."""
         start = step * self.batch_rows
         n = min(self.batch_rows, self.n_positions - start)
-        return start + n * self.rank // self.world, start + n * (self.rank + 1) // self.world
+        return Span(start + n * self.rank // self.world, start + n * (self.rank + 1) // self.world)
 
     def workers_with_batches(self, step: int, n_workers: int) -> list[int]:
         """Return which workers of this rank give a batch of a step: those with rows of it.
@@ -239,7 +239,7 @@ class Share(RowOrder):
     def __len__(self) -> int:
         return self.start(self.epochs.n_steps)
 
-    def _describe(self) -> tuple[int, tuple[int, int]]:
+    def _describe(self) -> tuple[int, Span]:
         return self.order._describe()
 
     @property
@@ -287,10 +287,10 @@ class Share(RowOrder):
             out[at_end] = found[at_end] - first + self.start(last)
         return out
 
-    def _runs(self, lo: int, hi: int) -> list[tuple[int, int]] | None:
+    def _runs(self, lo: int, hi: int) -> list[Span] | None:
         return join_runs(self.order._runs(first, last) for first, last in self._spans(lo, hi))
 
-    def _spans(self, lo: int, hi: int) -> Iterator[tuple[int, int]]:
+    def _spans(self, lo: int, hi: int) -> Iterator[Span]:
         """Yield the rows lo .. hi-1 as slices of the order."""
         n = len(self.order)
         step = min(lo // max(1, self.step_rows), self.epochs.n_steps - 1)
@@ -300,7 +300,7 @@ class Share(RowOrder):
             first = self.epochs.part(step)[0] + lo - start
             while take > 0:
                 part = min(take, n - first % n)
-                yield first % n, first % n + part
+                yield Span(first % n, first % n + part)
                 first, take, lo = first + part, take - part, lo + part
             step += 1
 
@@ -314,7 +314,7 @@ class Share(RowOrder):
 class Load:
     """Rows that are read together, and the batches that they make."""
 
-    spans: tuple[tuple[int, int], ...]
+    spans: tuple[Span, ...]
     """Logical rows to read, end to end."""
     rows: npt.NDArray[np.integer[Any]]
     """Which of them the batches take, batch after batch."""
