@@ -8,7 +8,6 @@ from typing import TypeAlias
 from storegate.parsing import ALL, PHASES
 from storegate_engine.budget import format_nbytes
 from storegate_engine.errors import printable
-from storegate_engine.orders import Range
 from storegate_engine.store import Repository
 from storegate_engine.table import Table, Variable
 
@@ -73,7 +72,7 @@ def _rows(table: Table, phase: str) -> int:
 def _pending(variable: Variable) -> str:
     """Return what is still to be applied when rows are read."""
     transforms = {str(transform): None for piece in variable.pieces for transform in piece.transforms}
-    order = "" if isinstance(variable.order, Range) else type(variable.order).__name__.lower()
+    order = "" if variable.order.form == "range" else variable.order.form
     return ", ".join([*filter(None, [order]), *transforms]) or "-"
 
 

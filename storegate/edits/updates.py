@@ -74,8 +74,7 @@ def updated(
 
 def _longest_part(order: orders.RowOrder) -> int:
     """Return how many orders a run of rows names at most when it is cut out of one."""
-    parts = order.orders if isinstance(order, orders.Concat) else (order,)
-    return max(map(n_nodes, parts), default=1)
+    return max(map(n_nodes, order.parts), default=1)
 
 
 def _joined(

@@ -33,7 +33,6 @@ from storegate_engine.exchange import (
     spill_of,
     task_nbytes,
 )
-from storegate_engine.orders import Concat, Permute, RowOrder, Slice, Take
 from storegate_engine.scratch import Spill, Visit, sent_with
 from storegate_engine.settings import scratch_directory, shuffle_plan
 from storegate_engine.submitted import has_client
@@ -311,19 +310,7 @@ def read_block(variable: Variable, lo: int, hi: int, spare_nbytes: int) -> np.nd
 
 def _is_small(variable: Variable) -> bool:
     """Return whether a variable travels as places and numbers; arrays in memory become one node of the graph."""
-    return is_stored(variable) and _has_no_array(variable.order)
-
-
-def _has_no_array(order: RowOrder) -> bool:
-    """Return whether an order has no index array in memory."""
-    match order:
-        case Concat(parts):
-            return all(_has_no_array(part) for part in parts)
-        case Slice(inner) | Permute(inner):
-            return _has_no_array(inner)
-        case Take(inner, index):
-            return isinstance(index, StoredIndex) and _has_no_array(inner)
-    return True
+    return is_stored(variable) and all(isinstance(index, StoredIndex) for index in variable.order.indices())
 
 
 def blocks_of(variables: Collection[Variable], capacity: Capacity) -> tuple[int, ...]:

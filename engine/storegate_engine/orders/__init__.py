@@ -2,7 +2,8 @@
 
 What its files know:
 
-    order              the forms of an order, and the rules that keep it small
+    order              the forms of an order, which answer in both directions
+    edits              orders out of other orders, in the shortest form
     permutations       seeded orders of 0 .. n-1, for any range and in either direction
     permutation_files  a permutation that does not fit in memory, as a file
     disk_shuffles      how such files are made: numpy's shuffle in sequential passes
@@ -12,6 +13,7 @@ What its files know:
 
 from __future__ import annotations
 
+from storegate_engine.orders.edits import concat, cut, flatten, permute, replace_rows
 from storegate_engine.orders.indexes import (
     STEP_ROWS,
     ArrayIndex,
@@ -26,20 +28,7 @@ from storegate_engine.orders.indexes import (
     spans,
 )
 from storegate_engine.orders.json import from_json, n_nodes, to_json
-from storegate_engine.orders.order import (
-    Concat,
-    Permute,
-    Range,
-    RowOrder,
-    Slice,
-    Take,
-    concat,
-    cut,
-    flatten,
-    join_runs,
-    permute,
-    replace_rows,
-)
+from storegate_engine.orders.order import Concat, Permute, Range, RowOrder, Slice, Take, join_runs
 from storegate_engine.orders.permutations import as_int, as_int64
 
 __all__ = [

@@ -64,14 +64,7 @@ def n_nodes(order: RowOrder) -> int:
 
     def count(order: RowOrder) -> int:
         if id(order) not in known:
-            match order:
-                case Concat(orders):
-                    inner = sum(map(count, orders))
-                case Slice(child) | Permute(child) | Take(child):
-                    inner = count(child)
-                case _:
-                    inner = 0
-            known[id(order)] = 1 + inner
+            known[id(order)] = 1 + sum(map(count, order.children))
         return known[id(order)]
 
     return count(order)

@@ -10,10 +10,10 @@ that nest; an edit of a table (append, replace, shuffle, split) is a new order a
     Take(order, index)            row i is row index[i] of order
 
 Every order answers in both directions, for any range, in time proportional to the range: `RowOrder.rows` maps
-logical rows to stored rows, `RowOrder.positions` maps stored rows back. Build orders with `concat`, `cut`,
-`permute` and `replace_rows`, which keep them short; the classes themselves build exactly what they are told.
+logical rows to stored rows, `RowOrder.positions` maps stored rows back. Build orders with those of `edits`,
+which keep them short; the classes themselves build exactly what they are told.
 The kinds of permutation are described in `permutations`, lists of rows in `indexes`, the stored form of an order in
-`order_json`.
+`json`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from __future__ import annotations
 import operator
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import TypeAlias
@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from storegate_engine.errors import CorruptIndexError
 from storegate_engine.integers import groups_of
-from storegate_engine.orders.indexes import NewIndex, RowIndex, Span, in_memory
+from storegate_engine.orders.indexes import RowIndex, Span
 from storegate_engine.orders.permutations import (
     MAX_ROW,
     TABLE_NBYTES,
@@ -43,7 +43,6 @@ from storegate_engine.orders.permutations import (
     forward_rows,
     forward_span,
     inverse_rows,
-    kind_for,
 )
 
 __all__ = [
@@ -53,18 +52,16 @@ __all__ = [
     "RowOrder",
     "Slice",
     "Take",
-    "concat",
-    "cut",
-    "flatten",
+    "check_order",
+    "check_span",
     "join_runs",
-    "permute",
-    "replace_rows",
 ]
 
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 
 
-def _check_span(lo: object, hi: object, n_rows: int) -> Span:
+def check_span(lo: object, hi: object, n_rows: int) -> Span:
+    """Return two row numbers as ints; IndexError unless 0 <= lo <= hi <= n_rows."""
     first, last = as_int(lo, "lo"), as_int(hi, "hi")
     if not 0 <= first <= last <= n_rows:
         raise IndexError(f"rows {first}..{last} asked of {n_rows} rows; it takes 0 <= lo <= hi <= {n_rows}")
@@ -81,7 +78,7 @@ class RowOrder(ABC):
 
     Examples
     --------
-    >>> order = replace_rows(Range(0, 6), 2, 4, Range(100, 102))
+    >>> order = Concat((Range(0, 2), Range(100, 102), Range(4, 6)))
     >>> order.rows(1, 5)
     array([  1, 100, 101,   4])
     >>> [tuple(run) for run in order.runs(0, 6)]
@@ -115,6 +112,26 @@ class RowOrder(ABC):
     def shifted(self, by: int) -> RowOrder:
         """Return the same order over stored rows that lie ``by`` rows further on."""
 
+    @property
+    def children(self) -> tuple[RowOrder, ...]:
+        """The orders inside of this one."""
+        return ()
+
+    @property
+    def parts(self) -> tuple[RowOrder, ...]:
+        """The orders that lie end to end in this one; itself where there is one."""
+        return (self,)
+
+    @property
+    def form(self) -> str:
+        """Its outermost form, in a word: ``range``, ``concat``, ``slice``, ``permute`` or ``take``."""
+        return type(self).__name__.lower()
+
+    def indices(self) -> Iterator[RowIndex]:
+        """Yield the lists of rows in this order and those inside of it."""
+        for child in self.children:
+            yield from child.indices()
+
     def within(self, table_nbytes: int) -> RowOrder:
         """Return the same order, whose permutations take no more memory than this: longer ones are on disk."""
         return self
@@ -127,7 +144,7 @@ class RowOrder(ABC):
         IndexError
             Unless 0 <= lo <= hi <= len.
         """
-        return self._rows(*_check_span(lo, hi, len(self)))
+        return self._rows(*check_span(lo, hi, len(self)))
 
     def take(self, indices: npt.ArrayLike) -> Int64Array:
         """Return the stored rows of logical rows: integers of any shape, 0 <= index < len.
@@ -151,7 +168,7 @@ class RowOrder(ABC):
         NotInvertibleError
             An index of this order repeats rows.
         """
-        return self._find(np.arange(*_check_span(lo, hi, MAX_ROW), dtype=np.int64))
+        return self._find(np.arange(*check_span(lo, hi, MAX_ROW), dtype=np.int64))
 
     def find(self, stored: npt.ArrayLike) -> Int64Array:
         """Return the logical rows that hold any ``stored`` rows, or -1 where there is none.
@@ -175,7 +192,7 @@ class RowOrder(ABC):
         IndexError
             Unless 0 <= lo <= hi <= len.
         """
-        first, last = _check_span(lo, hi, len(self))
+        first, last = check_span(lo, hi, len(self))
         return self._runs(first, last) if first < last else []
 
     # The same without checks; arrays are one-dimensional int64. Results are fresh arrays.
@@ -197,7 +214,8 @@ class RowOrder(ABC):
     def _runs(self, lo: int, hi: int) -> list[Span] | None: ...
 
 
-def _check_order(order: object, what: str) -> None:
+def check_order(order: object, what: str) -> None:
+    """Raise TypeError unless something is an order."""
     if not isinstance(order, RowOrder):
         raise TypeError(f"{what} takes a RowOrder, not {type(order).__name__}")
 
@@ -264,7 +282,7 @@ class Concat(RowOrder):
     def __post_init__(self) -> None:
         orders = tuple(self.orders)
         for order in orders:
-            _check_order(order, "Concat")
+            check_order(order, "Concat")
         offsets = tuple(accumulate((len(order) for order in orders), initial=0))
         if offsets[-1] > MAX_ROW:
             raise ValueError(f"orders have less than 2**63 rows, but these have {offsets[-1]}")
@@ -289,6 +307,16 @@ class Concat(RowOrder):
         return self._offsets[-1]
 
     @property
+    def children(self) -> tuple[RowOrder, ...]:
+        """Its parts."""
+        return self.orders
+
+    @property
+    def parts(self) -> tuple[RowOrder, ...]:
+        """Its parts."""
+        return self.orders
+
+    @property
     def is_injective(self) -> bool:
         """Where all of its orders are; they have no stored row in common."""
         return all(order.is_injective for order in self.orders)
@@ -307,7 +335,7 @@ class Concat(RowOrder):
 
     def touched(self, lo: int, hi: int) -> list[tuple[RowOrder, int, int]]:
         """Return ``(order, start, stop)``, start < stop, of every child that holds some rows of lo .. hi-1."""
-        first, last = _check_span(lo, hi, len(self))
+        first, last = check_span(lo, hi, len(self))
         if first == last:
             return []
         offsets = self._offsets
@@ -387,13 +415,18 @@ class Slice(RowOrder):
     """The row after the last."""
 
     def __post_init__(self) -> None:
-        _check_order(self.order, "Slice")
-        start, stop = _check_span(self.start, self.stop, len(self.order))
+        check_order(self.order, "Slice")
+        start, stop = check_span(self.start, self.stop, len(self.order))
         object.__setattr__(self, "start", start)
         object.__setattr__(self, "stop", stop)
 
     def __len__(self) -> int:
         return self.stop - self.start
+
+    @property
+    def children(self) -> tuple[RowOrder, ...]:
+        """The order whose rows it names."""
+        return (self.order,)
 
     @property
     def is_injective(self) -> bool:
@@ -439,13 +472,18 @@ class Permute(RowOrder):
     """Memory for the tables of a permutation and its inverse: longer ones are on disk. Where, not which rows."""
 
     def __post_init__(self) -> None:
-        _check_order(self.order, "Permute")
+        check_order(self.order, "Permute")
         kind = check_kind(self.kind, len(self.order))
         object.__setattr__(self, "kind", str(kind))
         object.__setattr__(self, "seed", check_seed(self.seed, kind))
 
     def __len__(self) -> int:
         return len(self.order)
+
+    @property
+    def children(self) -> tuple[RowOrder, ...]:
+        """The order whose rows it names."""
+        return (self.order,)
 
     @property
     def is_injective(self) -> bool:
@@ -494,7 +532,7 @@ class Take(RowOrder):
     """The rows of it, in logical order."""
 
     def __post_init__(self) -> None:
-        _check_order(self.order, "Take")
+        check_order(self.order, "Take")
         if not isinstance(self.index, RowIndex):
             raise TypeError(f"Take takes a RowIndex, such as ArrayIndex, not {type(self.index).__name__}")
         stop = getattr(self.index, "stop", 0)
@@ -503,6 +541,16 @@ class Take(RowOrder):
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def children(self) -> tuple[RowOrder, ...]:
+        """The order whose rows it names."""
+        return (self.order,)
+
+    def indices(self) -> Iterator[RowIndex]:
+        """Yield its own list of rows, then those inside."""
+        yield self.index
+        yield from self.order.indices()
 
     @property
     def is_injective(self) -> bool:
@@ -545,122 +593,3 @@ class Take(RowOrder):
 
 # ------------------------------------------------------------------------------
 # Edits
-# ------------------------------------------------------------------------------
-
-
-def concat(*orders: RowOrder) -> RowOrder:
-    """Return the orders one after the other, in the shortest form.
-
-    Empty orders go, nested `Concat` are opened, ranges that meet become one.
-
-    >>> concat(Range(0, 4), Range(4, 6), Range(9, 9), Range(7, 8))
-    Concat(orders=(Range(start=0, stop=6), Range(start=7, stop=8)))
-    """
-    parts: list[RowOrder] = []
-    for order in _open_concats(orders):
-        last = parts[-1] if parts else None
-        if isinstance(order, Range) and isinstance(last, Range) and last.stop == order.start:
-            parts[-1] = Range(last.start, order.stop)
-        else:
-            parts.append(order)
-    if not parts:
-        return Range(0, 0)
-    return parts[0] if len(parts) == 1 else Concat(tuple(parts))
-
-
-def _open_concats(orders: Iterable[RowOrder]) -> Iterable[RowOrder]:
-    stack = [iter(orders)]
-    while stack:
-        for order in stack[-1]:
-            _check_order(order, "concat")
-            if isinstance(order, Concat):
-                stack.append(iter(order.orders))
-                break
-            if len(order):
-                yield order
-        else:
-            stack.pop()
-
-
-def cut(order: RowOrder, start: int, stop: int) -> RowOrder:
-    """Return the logical rows ``start .. stop-1`` of an order, in the shortest form.
-
-    Raises
-    ------
-    IndexError
-        Unless 0 <= start <= stop <= len(order).
-
-    Examples
-    --------
-    >>> cut(Slice(Range(10, 20), 2, 8), 1, 3)
-    Range(start=13, stop=15)
-    """
-    _check_order(order, "cut")
-    first, last = _check_span(start, stop, len(order))
-    while True:
-        if first == 0 and last == len(order):
-            return order
-        if first == last:
-            return Range(0, 0)
-        if isinstance(order, Slice):
-            first, last, order = order.start + first, order.start + last, order.order
-        elif isinstance(order, Range):
-            return Range(order.start + first, order.start + last)
-        elif isinstance(order, Concat):
-            return concat(*(cut(child, lo, hi) for child, lo, hi in order.touched(first, last)))
-        else:
-            return Slice(order, first, last)
-
-
-def permute(order: RowOrder, seed: int) -> RowOrder:
-    """Return an order shuffled by ``seed``: numpy's permutation up to 2**30 rows, ``feistel8-v1`` above.
-
-    Fewer than two rows are returned as they are.
-
-    Raises
-    ------
-    TypeError
-        The seed is not an integer.
-    ValueError
-        The seed is negative, or 2**32 or more for numpy's permutation.
-
-    Examples
-    --------
-    >>> permute(Range(0, 5), 7).rows(0, 5)
-    array([0, 3, 2, 1, 4])
-    """
-    _check_order(order, "permute")
-    kind = kind_for(len(order))
-    number = check_seed(seed, kind)
-    return Permute(order, kind, number) if len(order) > 1 else order
-
-
-def replace_rows(order: RowOrder, lo: int, hi: int, new: RowOrder) -> RowOrder:
-    """Return an order whose logical rows ``lo .. hi-1`` are those of ``new``, which may be longer or shorter.
-
-    Raises
-    ------
-    IndexError
-        Unless 0 <= lo <= hi <= len(order).
-
-    Examples
-    --------
-    >>> replace_rows(Range(0, 6), 2, 4, Range(100, 102)).rows(0, 6)
-    array([  0,   1, 100, 101,   4,   5])
-    """
-    _check_order(order, "replace_rows")
-    first, last = _check_span(lo, hi, len(order))
-    return concat(cut(order, 0, first), new, cut(order, last, len(order)))
-
-
-def flatten(order: RowOrder, store: Callable[[NewIndex], RowIndex] = in_memory) -> Take:
-    """Return the same rows as one index: ``Take(Range(first, last), store(rows - first))``.
-
-    For an order that nests so deep that reading through all of its levels costs more than a list of 4 bytes a
-    row (8 bytes where the stored rows span more than 2**32).
-    """
-    _check_order(order, "flatten")
-    first, last = order.bounds
-    return Take(
-        Range(first, last), store(NewIndex(len(order), last - first, lambda lo, hi: order.rows(lo, hi) - first))
-    )

@@ -243,6 +243,11 @@ class Share(RowOrder):
         return self.order._describe()
 
     @property
+    def children(self) -> tuple[RowOrder, ...]:
+        """The order of the epoch."""
+        return (self.order,)
+
+    @property
     def is_injective(self) -> bool:
         """Whether no stored row is named twice: not where the first rows fill up the last step."""
         return self.epochs.n_positions <= self.epochs.n_rows and self.order.is_injective

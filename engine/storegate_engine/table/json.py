@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,7 +17,7 @@ from storegate_engine.encodings import dtype_from_text, dtype_to_text
 from storegate_engine.errors import CorruptStoreError, StoreGateError, shown
 from storegate_engine.locations import Location
 from storegate_engine.names import validate_name
-from storegate_engine.orders import Concat, Permute, RowIndex, RowOrder, Slice, Take
+from storegate_engine.orders import RowIndex, RowOrder
 from storegate_engine.table.pieces import Piece
 from storegate_engine.table.table import PHASES, Dealt, Table, Variable
 from storegate_engine.table.transforms import Transform, fold, transform_from_json
@@ -239,13 +239,5 @@ def stored_arrays(table: Table) -> dict[StoredArray, list[str]]:
     return found
 
 
-def _indices(order: RowOrder) -> Iterator[StoredArray]:
-    match order:
-        case Concat(parts):
-            for part in parts:
-                yield from _indices(part)
-        case Slice(inner) | Permute(inner):
-            yield from _indices(inner)
-        case Take(inner, StoredIndex(array)):
-            yield array
-            yield from _indices(inner)
+def _indices(order: RowOrder) -> list[StoredArray]:
+    return [index.array for index in order.indices() if isinstance(index, StoredIndex)]

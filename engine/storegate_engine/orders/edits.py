@@ -1,0 +1,129 @@
+"""Edits: orders out of other orders, in the shortest form; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from storegate_engine.orders.indexes import NewIndex, RowIndex, in_memory
+from storegate_engine.orders.order import Concat, Permute, Range, RowOrder, Slice, Take, check_order, check_span
+from storegate_engine.orders.permutations import check_seed, kind_for
+
+__all__ = ["concat", "cut", "flatten", "permute", "replace_rows"]
+
+
+def concat(*orders: RowOrder) -> RowOrder:
+    """Return the orders one after the other, in the shortest form.
+
+    Empty orders go, nested `Concat` are opened, ranges that meet become one.
+
+    >>> concat(Range(0, 4), Range(4, 6), Range(9, 9), Range(7, 8))
+    Concat(orders=(Range(start=0, stop=6), Range(start=7, stop=8)))
+    """
+    parts: list[RowOrder] = []
+    for order in _open_concats(orders):
+        last = parts[-1] if parts else None
+        if isinstance(order, Range) and isinstance(last, Range) and last.stop == order.start:
+            parts[-1] = Range(last.start, order.stop)
+        else:
+            parts.append(order)
+    if not parts:
+        return Range(0, 0)
+    return parts[0] if len(parts) == 1 else Concat(tuple(parts))
+
+
+def _open_concats(orders: Iterable[RowOrder]) -> Iterable[RowOrder]:
+    stack = [iter(orders)]
+    while stack:
+        for order in stack[-1]:
+            check_order(order, "concat")
+            if isinstance(order, Concat):
+                stack.append(iter(order.orders))
+                break
+            if len(order):
+                yield order
+        else:
+            stack.pop()
+
+
+def cut(order: RowOrder, start: int, stop: int) -> RowOrder:
+    """Return the logical rows ``start .. stop-1`` of an order, in the shortest form.
+
+    Raises
+    ------
+    IndexError
+        Unless 0 <= start <= stop <= len(order).
+
+    Examples
+    --------
+    >>> cut(Slice(Range(10, 20), 2, 8), 1, 3)
+    Range(start=13, stop=15)
+    """
+    check_order(order, "cut")
+    first, last = check_span(start, stop, len(order))
+    while True:
+        if first == 0 and last == len(order):
+            return order
+        if first == last:
+            return Range(0, 0)
+        if isinstance(order, Slice):
+            first, last, order = order.start + first, order.start + last, order.order
+        elif isinstance(order, Range):
+            return Range(order.start + first, order.start + last)
+        elif isinstance(order, Concat):
+            return concat(*(cut(child, lo, hi) for child, lo, hi in order.touched(first, last)))
+        else:
+            return Slice(order, first, last)
+
+
+def permute(order: RowOrder, seed: int) -> RowOrder:
+    """Return an order shuffled by ``seed``: numpy's permutation up to 2**30 rows, ``feistel8-v1`` above.
+
+    Fewer than two rows are returned as they are.
+
+    Raises
+    ------
+    TypeError
+        The seed is not an integer.
+    ValueError
+        The seed is negative, or 2**32 or more for numpy's permutation.
+
+    Examples
+    --------
+    >>> permute(Range(0, 5), 7).rows(0, 5)
+    array([0, 3, 2, 1, 4])
+    """
+    check_order(order, "permute")
+    kind = kind_for(len(order))
+    number = check_seed(seed, kind)
+    return Permute(order, kind, number) if len(order) > 1 else order
+
+
+def replace_rows(order: RowOrder, lo: int, hi: int, new: RowOrder) -> RowOrder:
+    """Return an order whose logical rows ``lo .. hi-1`` are those of ``new``, which may be longer or shorter.
+
+    Raises
+    ------
+    IndexError
+        Unless 0 <= lo <= hi <= len(order).
+
+    Examples
+    --------
+    >>> replace_rows(Range(0, 6), 2, 4, Range(100, 102)).rows(0, 6)
+    array([  0,   1, 100, 101,   4,   5])
+    """
+    check_order(order, "replace_rows")
+    first, last = check_span(lo, hi, len(order))
+    return concat(cut(order, 0, first), new, cut(order, last, len(order)))
+
+
+def flatten(order: RowOrder, store: Callable[[NewIndex], RowIndex] = in_memory) -> Take:
+    """Return the same rows as one index: ``Take(Range(first, last), store(rows - first))``.
+
+    For an order that nests so deep that reading through all of its levels costs more than a list of 4 bytes a
+    row (8 bytes where the stored rows span more than 2**32).
+    """
+    check_order(order, "flatten")
+    first, last = order.bounds
+    return Take(
+        Range(first, last), store(NewIndex(len(order), last - first, lambda lo, hi: order.rows(lo, hi) - first))
+    )
