@@ -26,7 +26,7 @@ from storegate.parsing import (
 )
 from storegate_engine.arrays import Capacity
 from storegate_engine.casts import combined
-from storegate_engine.errors import DtypeError, ShapeError
+from storegate_engine.errors import ArgumentTypeError, DtypeError, PhaseNotFoundError, ShapeError
 from storegate_engine.exchange import task_nbytes
 from storegate_engine.graphs import blocks_of, to_dask, to_dataset
 from storegate_engine.store import Repository, fingerprint, known_fingerprints
@@ -35,7 +35,7 @@ from storegate_engine.table import Table, Variable
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Selected", "Subset", "fingerprints", "read_dataset", "read_tree", "require_stackable"]
+__all__ = ["Selected", "Subset", "fingerprints", "read_dataset", "read_tree", "require_stackable", "subset"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 ITERATION_NBYTES = 4 * 2**20
@@ -206,6 +206,33 @@ class Subset:
                 "the subset again"
             )
         return reduce(_cut, self.selections, variable)
+
+
+def subset(
+    table: Table, phase: str | None, names: Sequence[str] | None, earlier: Subset | None, index: object
+) -> Subset:
+    """Return some rows of a phase, or of an earlier subset of it, for variables; None stands for all of the phase.
+
+    Raises
+    ------
+    ShapeError
+        The variables have different numbers of rows, or there are none.
+    ArgumentTypeError
+        The index is of one row.
+    """
+    if phase is None:
+        raise PhaseNotFoundError("a subset is of the rows of one phase: gate['train'].subset(index)")
+    if names is None:
+        names = list(dict.fromkeys(name for at in PHASES if phase in (at, ALL) for name in table[at]))
+    counts = {name: len(whole(table, phase, name)) for name in names}
+    if len(set(counts.values())) != 1:
+        found = f"the variables have different numbers of rows: {counts}" if counts else "there are none"
+        raise ShapeError(f"a subset is of variables with equal numbers of rows; {found}")
+    n_rows = next(iter(counts.values()))
+    selection = parse_item(index, n_rows if earlier is None else len(earlier))
+    if isinstance(selection, OneRow):
+        raise ArgumentTypeError(f"a subset is of several rows, found {index!r}; use a list of rows, [{index!r}]")
+    return Subset(n_rows, (*(earlier.selections if earlier is not None else ()), selection))
 
 
 def read_dataset(repository: Repository, data_id: str | None, phase: str, limits: Capacity) -> xr.Dataset:

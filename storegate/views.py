@@ -24,22 +24,18 @@ from storegate.parsing import (
     DropLast,
     Index,
     Names,
-    OneRow,
     PhaseName,
     ShuffleBatches,
     VarNames,
     are_names,
     as_indexer,
-    parse_item,
     parse_names,
 )
-from storegate.reading import Selected, Subset, read_dataset
+from storegate.reading import Selected, Subset, read_dataset, subset
 from storegate.session import Session
 from storegate_engine.errors import (
     ArgumentError,
-    ArgumentTypeError,
     PhaseNotFoundError,
-    ShapeError,
     VariableNotFoundError,
 )
 from storegate_engine.streams import Stream
@@ -223,22 +219,8 @@ class View(NDArrayOperatorsMixin, Generic[T]):
         >>> list(odd["x"].batches(2, shuffle=False))
         [array([1, 3])]
         """
-        table, phase = self.session.table, self.phase
-        if phase is None:
-            raise PhaseNotFoundError("a subset is of the rows of one phase: gate['train'].subset(index)")
-        if self.names is not None:
-            names = list(self.names.names)
-        else:
-            names = list(dict.fromkeys(name for at in PHASES if phase in (at, ALL) for name in table[at]))
-        counts = {name: len(whole(table, phase, name)) for name in names}
-        if len(set(counts.values())) != 1:
-            found = f"the variables have different numbers of rows: {counts}" if counts else "there are none"
-            raise ShapeError(f"a subset is of variables with equal numbers of rows; {found}")
-        n_rows = next(iter(counts.values())) if self.chosen is None else len(self.chosen)
-        selection = parse_item(index, n_rows)
-        if isinstance(selection, OneRow):
-            raise ArgumentTypeError(f"a subset is of several rows, found {index!r}; use a list of rows, [{index!r}]")
-        chosen = Subset(next(iter(counts.values())), (*(self.chosen.selections if self.chosen else ()), selection))
+        names = None if self.names is None else self.names.names
+        chosen = subset(self.session.table, self.phase, names, self.chosen, index)
         return replace(self, chosen=chosen)
 
     def __len__(self) -> int:
