@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import pairwise
 from typing import Any, TypeAlias, TypeVar
 
@@ -12,9 +12,13 @@ import numpy as np
 from storegate_engine.errors import IterationError
 from storegate_engine.streams.loaders import Ready
 
-__all__ = ["Loop", "batches_of"]
+__all__ = ["LEFT_OUT", "Loop", "batches_of", "transformed"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
+
+LEFT_OUT = object()
+"""In the place of a batch that a worker does not give."""
+
 T = TypeVar("T")
 
 
@@ -67,3 +71,19 @@ def batches_of(ready: Ready, n_rows: int) -> Iterator[list[Array]]:
         for lo, hi in pairwise(cuts[first : last + 1]):
             yield [copy[lo - start : hi - start] for copy in copies]
         first = last
+
+
+def transformed(
+    transform: Callable[[Any, np.random.Generator], Any],
+    batch: Any,
+    generator: Callable[[int], np.random.Generator],
+    step: int,
+) -> Any:
+    """Return what a caller makes of a batch, with the generator of its step; an error says at which step."""
+    if batch is LEFT_OUT:
+        return batch
+    try:
+        return transform(batch, generator(step))
+    except Exception as err:
+        err.add_note(f"in transform= of batches(), at step {step}")
+        raise

@@ -21,7 +21,7 @@ from storegate_engine.errors import ArgumentError, ShapeError, StreamStateError
 from storegate_engine.orders import as_int
 from storegate_engine.streams.epochs import Epochs, batch_generator
 from storegate_engine.streams.loaders import Loader, Threads, ahead, copied_nbytes, together
-from storegate_engine.streams.loops import Loop, batches_of
+from storegate_engine.streams.loops import LEFT_OUT, Loop, batches_of, transformed
 from storegate_engine.streams.quality import quality_of, warn_of
 from storegate_engine.streams.shuffles import Shuffle, blocks_of, loader_of, order_of
 from storegate_engine.streams.states import (
@@ -42,9 +42,6 @@ T = TypeVar("T")
 """What is given: an array, a list of arrays, a dict of them, or what a transform makes of one of these."""
 Form: TypeAlias = Callable[[list[Array]], Any]
 Transform: TypeAlias = Callable[[Any, np.random.Generator], Any]
-
-_LEFT_OUT = object()
-"""In the place of a batch that a worker does not give."""
 
 
 class Stream(Generic[T]):
@@ -280,11 +277,11 @@ class Stream(Generic[T]):
             batches = self._formed(epoch, step, threads)
             if (transform := self._transform) is not None:
                 key = partial(batch_generator, self._shuffle.seed, epoch, rank=self._epochs.rank)
-                tasks = (partial(_transformed, transform, batch, key, at) for at, batch in enumerate(batches, step))
+                tasks = (partial(transformed, transform, batch, key, at) for at, batch in enumerate(batches, step))
                 batches = ahead(tasks, threads.reads, self._prefetch)
             for batch in batches:
                 self._set_place(epoch, self._step + 1)
-                if batch is not _LEFT_OUT:
+                if batch is not LEFT_OUT:
                     yield cast(T, batch)
                 del batch
             self._loader.end(epoch)
@@ -306,7 +303,7 @@ class Stream(Generic[T]):
                     pending = []
                 step += 1
                 gives = self._gives[step == len(self)] or len(parts[0])
-                yield self._form(parts) if gives else _LEFT_OUT
+                yield self._form(parts) if gives else LEFT_OUT
                 del parts
             ready.release()
             del ready
@@ -393,13 +390,3 @@ class Stream(Generic[T]):
             self._shuffle, self._blocks = shuffle, blocks
             self._loader = self._choose()
         self.seek(theirs["epoch"], theirs["step"])
-
-
-def _transformed(transform: Transform, batch: Any, generator: Callable[[int], np.random.Generator], step: int) -> Any:
-    if batch is _LEFT_OUT:
-        return batch
-    try:
-        return transform(batch, generator(step))
-    except Exception as err:
-        err.add_note(f"in transform= of batches(), at step {step}")
-        raise
