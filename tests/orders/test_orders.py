@@ -40,7 +40,7 @@ from storegate_engine.orders import (
     to_json,
 )
 from storegate_engine.orders import json as order_json
-from storegate_engine.orders.permutations import forward, inverse
+from storegate_engine.orders.permutations import forward_rows, inverse_rows
 
 Rows = npt.NDArray[np.int64]
 KINDS = ("numpy", "feistel8-v1")
@@ -511,8 +511,8 @@ def test_numpy_order_equals_numpy(n: int, seed: int) -> None:
     np.testing.assert_array_equal(Permute(Range(0, n), "numpy", seed).rows(0, n), expected)
     rows = np.arange(n)
     np.random.RandomState(seed).shuffle(rows)  # what the predecessor called
-    np.testing.assert_array_equal(forward("numpy", n, seed, np.arange(n)), rows)
-    np.testing.assert_array_equal(inverse("numpy", n, seed, expected), np.arange(n))
+    np.testing.assert_array_equal(forward_rows("numpy", n, seed, np.arange(n)), rows)
+    np.testing.assert_array_equal(inverse_rows("numpy", n, seed, expected), np.arange(n))
 
 
 def test_global_random_state_stays() -> None:
@@ -526,10 +526,10 @@ def test_global_random_state_stays() -> None:
 @pytest.mark.parametrize("seed", [0, 1, 2**64 + 3])
 def test_feistel_is_a_bijection_at_every_small_length(seed: int) -> None:
     for n in range(1, 4097):
-        found = forward("feistel8-v1", n, seed, np.arange(n))
+        found = forward_rows("feistel8-v1", n, seed, np.arange(n))
         assert np.bincount(found, minlength=n).tolist() == [1] * n, n
         if n % 3 == 0:
-            np.testing.assert_array_equal(inverse("feistel8-v1", n, seed, found), np.arange(n))
+            np.testing.assert_array_equal(inverse_rows("feistel8-v1", n, seed, found), np.arange(n))
 
 
 @given(
@@ -541,12 +541,14 @@ def test_feistel_is_a_bijection_at_every_small_length(seed: int) -> None:
 def test_feistel_inverts_itself_at_any_length(n: int, seed: int, data: st.DataObject) -> None:
     lo = data.draw(st.integers(0, n - 1))
     indices = np.arange(lo, min(lo + 300, n))
-    found = forward("feistel8-v1", n, seed, indices)
+    found = forward_rows("feistel8-v1", n, seed, indices)
     assert found.min() >= 0
     assert found.max() < n
     assert len(np.unique(found)) == len(indices)
-    np.testing.assert_array_equal(inverse("feistel8-v1", n, seed, found), indices)
-    np.testing.assert_array_equal(forward("feistel8-v1", n, seed, inverse("feistel8-v1", n, seed, indices)), indices)
+    np.testing.assert_array_equal(inverse_rows("feistel8-v1", n, seed, found), indices)
+    np.testing.assert_array_equal(
+        forward_rows("feistel8-v1", n, seed, inverse_rows("feistel8-v1", n, seed, indices)), indices
+    )
 
 
 @given(
@@ -556,16 +558,16 @@ def test_feistel_inverts_itself_at_any_length(n: int, seed: int, data: st.DataOb
 )
 def test_feistel_equals_the_documented_algorithm(n: int, seed: int, data: st.DataObject) -> None:
     index = data.draw(st.integers(0, n - 1))
-    assert forward("feistel8-v1", n, seed, [index]).tolist() == [slow_feistel(n, seed, index)]
+    assert forward_rows("feistel8-v1", n, seed, np.array([index])).tolist() == [slow_feistel(n, seed, index)]
 
 
 def test_feistel_slices_of_work_leave_no_seam() -> None:
     n = 100_003
     expected = np.concatenate(
-        [forward("feistel8-v1", n, 5, np.arange(lo, min(lo + 999, n))) for lo in range(0, n, 999)]
+        [forward_rows("feistel8-v1", n, 5, np.arange(lo, min(lo + 999, n))) for lo in range(0, n, 999)]
     )
-    np.testing.assert_array_equal(forward("feistel8-v1", n, 5, np.arange(n)), expected)
-    np.testing.assert_array_equal(inverse("feistel8-v1", n, 5, expected), np.arange(n))
+    np.testing.assert_array_equal(forward_rows("feistel8-v1", n, 5, np.arange(n)), expected)
+    np.testing.assert_array_equal(inverse_rows("feistel8-v1", n, 5, expected), np.arange(n))
 
 
 def chi_square_per_degree(counts: npt.NDArray[np.int64]) -> float:
@@ -577,7 +579,7 @@ def chi_square_per_degree(counts: npt.NDArray[np.int64]) -> float:
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
 def test_feistel_neighbours_look_independent(n: int, seed: int) -> None:
     """Ideal shuffles have 1.0, with a standard deviation of sqrt(2 / 1023) = 0.044; bad rounds have 140."""
-    found = forward("feistel8-v1", n, seed, np.arange(n))
+    found = forward_rows("feistel8-v1", n, seed, np.arange(n))
     b = -(-n // (isqrt(n - 1) + 1))
     for lag in (1, 2, b - 1, b, b + 1):  # rows b apart share one half of the network's input
         apart = (found[lag:] - found[:-lag]) % n
@@ -594,7 +596,7 @@ def test_feistel_orders_of_two_lengths_are_unrelated(n: int) -> None:
     assert isqrt(n - 1) == isqrt(n)
     assert -(-n // (isqrt(n - 1) + 1)) == -(-(n + 1) // (isqrt(n) + 1))
     some = np.arange(0, 100_000)
-    one, other = (forward("feistel8-v1", length, 3, some) for length in (n, n + 1))
+    one, other = (forward_rows("feistel8-v1", length, 3, some) for length in (n, n + 1))
     assert np.count_nonzero(one == other) < 12  # about 100,000 / n of them are equal by chance
     near = np.abs(one - other) < n // 1000
     assert near.mean() < 0.003
@@ -617,27 +619,26 @@ def test_feistel_orders_of_two_lengths_are_unrelated(n: int) -> None:
 )
 def test_orders_never_change(kind: str, n: int, seed: int, checksum: int) -> None:
     """Stored tables depend on these; a kind that changes needs a new name."""
-    found = forward(kind, n, seed, np.arange(0 if n < 2**30 else n - 1000, n))
+    found = forward_rows(kind, n, seed, np.arange(0 if n < 2**30 else n - 1000, n))
     assert zlib.crc32(found.astype("<i8").tobytes()) == checksum
 
 
 def test_first_rows_never_change() -> None:
-    assert forward("numpy", 10, 7, np.arange(10)).tolist() == [8, 5, 0, 2, 1, 9, 7, 3, 6, 4]
-    assert forward("feistel8-v1", 10, 7, np.arange(10)).tolist() == [3, 8, 9, 4, 2, 7, 1, 0, 6, 5]
+    assert forward_rows("numpy", 10, 7, np.arange(10)).tolist() == [8, 5, 0, 2, 1, 9, 7, 3, 6, 4]
+    assert forward_rows("feistel8-v1", 10, 7, np.arange(10)).tolist() == [3, 8, 9, 4, 2, 7, 1, 0, 6, 5]
 
 
-def test_permutation_functions_check_what_they_get() -> None:
-    for call in (forward, inverse):
-        with pytest.raises(IndexError):
-            call("numpy", 10, 0, [10])
-        with pytest.raises(IndexError):
-            call("feistel8-v1", 10, 0, [-1])
-        with pytest.raises(ValueError, match="known: numpy, feistel8-v1"):
-            call("feistel9-v1", 10, 0, [1])
-        with pytest.raises(ValueError, match="not negative"):
-            call("numpy", -1, 0, [])
-        assert call("feistel8-v1", 0, 0, []).shape == (0,)
-        assert call("numpy", 10, 0, [[1, 2]]).shape == (1, 2)
+def test_permuted_orders_check_what_they_get() -> None:
+    with pytest.raises(IndexError):
+        Permute(Range(0, 10), "numpy", 0).take([10])
+    with pytest.raises(IndexError):
+        Permute(Range(0, 10), "feistel8-v1", 0).take([-1])
+    with pytest.raises(ValueError, match="known: numpy, feistel8-v1"):
+        Permute(Range(0, 10), "feistel9-v1", 0)
+    for kind in ("numpy", "feistel8-v1"):
+        assert Permute(Range(0, 2), kind, 0).take([]).shape == (0,)
+        assert Permute(Range(0, 10), kind, 0).take([[1, 2]]).shape == (1, 2)
+        assert Permute(Range(0, 10), kind, 0).find([[1, 2]]).shape == (1, 2)
 
 
 # -------------------------------------------------------------------------------------------- cache

@@ -30,7 +30,7 @@ from storegate_engine import settings as settings_of
 from storegate_engine.exchange import bucket_sorts
 from storegate_engine.holds import orphans
 from storegate_engine.orders import Range
-from storegate_engine.orders.permutations import forward
+from storegate_engine.orders.permutations import forward_rows
 from storegate_engine.scratch import SPARE
 from storegate_engine.streams import Epochs, class_weights
 from storegate_engine.streams.epochs import Share, draw, keyed_permutation
@@ -73,7 +73,7 @@ def replayed(kind, n_rows, *, seed=0, epoch=0, block_rows=None, buffer_blocks=No
             return keyed_permutation(n_rows, seed, epoch)
         words = np.array([2, 2, seed % 2**32, seed >> 32, epoch, 0], np.uint32)  # use, length, two words a number
         high, low = np.random.SeedSequence(words).generate_state(2)
-        return forward("feistel8-v1", n_rows, int(high) << 32 | int(low), np.arange(n_rows))
+        return forward_rows("feistel8-v1", n_rows, int(high) << 32 | int(low), np.arange(n_rows))
     blocks = [np.arange(at, min(at + block_rows, n_rows)) for at in range(0, n_rows, block_rows)]
     sigma = keyed_permutation(len(blocks), seed, epoch)
     whole, rest = divmod(len(blocks), buffer_blocks)

@@ -66,10 +66,8 @@ __all__ = [
     "check_kind",
     "check_rows",
     "check_seed",
-    "forward",
     "forward_rows",
     "forward_span",
-    "inverse",
     "inverse_rows",
     "kind_for",
 ]
@@ -390,7 +388,11 @@ def forward_span(kind: str, n: int, seed: int, lo: int, hi: int, limit_nbytes: i
 
 
 def forward_rows(kind: str, n: int, seed: int, indices: Int64Array, limit_nbytes: int = TABLE_NBYTES) -> Int64Array:
-    """Return ``p[indices]`` of one-dimensional indices, unchecked."""
+    """Return ``p[indices]`` of one-dimensional indices, unchecked.
+
+    >>> forward_rows("numpy", 5, 7, np.arange(5))
+    array([0, 3, 2, 1, 4])
+    """
     if not indices.size:
         return np.empty(0, np.int64)
     if kind == "numpy":
@@ -401,7 +403,11 @@ def forward_rows(kind: str, n: int, seed: int, indices: Int64Array, limit_nbytes
 
 
 def inverse_rows(kind: str, n: int, seed: int, positions: Int64Array, limit_nbytes: int = TABLE_NBYTES) -> Int64Array:
-    """Return the inverse of `forward_rows`, unchecked."""
+    """Return where the permutation holds each position, unchecked: the inverse of `forward_rows`.
+
+    >>> forward_rows("feistel8-v1", 10**15, 7, inverse_rows("feistel8-v1", 10**15, 7, np.array([10, 11])))
+    array([10, 11])
+    """
     if not positions.size:
         return np.empty(0, np.int64)
     if kind == "numpy":
@@ -409,57 +415,3 @@ def inverse_rows(kind: str, n: int, seed: int, positions: Int64Array, limit_nbyt
             return _files.inverse(n, seed).take(positions)
         return _cache.inverse(n, seed)[positions].astype(np.int64)
     return _feistel(positions, n, seed, backwards=True)
-
-
-def _check_permutation(kind: str, n: int, seed: int, values: npt.ArrayLike) -> tuple[int, int, Int64Array]:
-    length = as_int(n, "a length")
-    if length < 0:
-        raise ValueError(f"a length is not negative, but {length} was given")
-    number = check_seed(seed, check_kind(kind, length))
-    array = as_int64(values, "indices")
-    check_rows(array, length, "index")
-    return length, number, array
-
-
-def forward(kind: str, n: int, seed: int, indices: npt.ArrayLike) -> Int64Array:
-    """Return ``p[indices]`` of the permutation ``p`` of 0 .. n-1 that ``kind`` and ``seed`` name.
-
-    Parameters
-    ----------
-    kind : {"numpy", "feistel8-v1"}
-    n : int
-        The length of the permutation.
-    seed : int
-        Not negative; below 2**32 for ``numpy``.
-    indices : integers of any shape, 0 <= index < n
-
-    Returns
-    -------
-    numpy.ndarray
-        int64, of the shape of ``indices``.
-
-    Raises
-    ------
-    IndexError
-        An index is negative, or n or larger.
-    ValueError
-        The kind is unknown, or the seed or length is out of its range.
-
-    Examples
-    --------
-    >>> forward("numpy", 5, 7, [0, 1, 2, 3, 4])
-    array([0, 3, 2, 1, 4])
-    >>> forward("feistel8-v1", 10**15, 7, inverse("feistel8-v1", 10**15, 7, [10, 11]))
-    array([10, 11])
-    """
-    length, number, array = _check_permutation(kind, n, seed, indices)
-    return forward_rows(kind, length, number, array.reshape(-1)).reshape(array.shape)
-
-
-def inverse(kind: str, n: int, seed: int, positions: npt.ArrayLike) -> Int64Array:
-    """Return where the permutation ``p`` holds each of ``positions``: the ``i`` with ``p[i] == position``.
-
-    The inverse of `forward`, with the same parameters, shapes and errors.
-    """
-    length, number, array = _check_permutation(kind, n, seed, positions)
-    return inverse_rows(kind, length, number, array.reshape(-1)).reshape(array.shape)
