@@ -24,7 +24,6 @@ __all__ = [
     "plan_layout",
     "require",
     "reserved_nbytes",
-    "scan_nbytes",
 ]
 
 CHUNK_NBYTES = 128 * 2**10
@@ -192,11 +191,6 @@ def reserved_nbytes(budget_nbytes: int) -> int:
 def ingest_nbytes(row_nbytes: int, layout: Layout, budget_nbytes: int) -> int:
     """Return the projected memory of writing one variable block by block."""
     return reserved_nbytes(budget_nbytes) + _WRITER_COPIES * layout.shard_rows * max(1, row_nbytes)
-
-
-def scan_nbytes(in_nbytes: int, out_nbytes: int, workers: int, budget_nbytes: int) -> int:
-    """Return the projected memory of a block-wise pass: ``4 × in + 2 × out`` for every worker (measured)."""
-    return reserved_nbytes(budget_nbytes) + workers * (4 * in_nbytes + 2 * out_nbytes)
 
 
 def block_rows(row_nbytes: int, n_rows: int, *, align: int = 1, budget_nbytes: int, workers: int = 1) -> int:

@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 
 from storegate import StoreGate
-from storegate_engine.budget import ingest_nbytes, plan_layout, scan_nbytes
+from storegate_engine.budget import ingest_nbytes, plan_layout, reserved_nbytes
 from storegate_engine.errors import MemoryBudgetError
+from storegate_engine.graphs import plans_of
 from storegate_engine.store import VariableSource
 from storegate_engine.store.rewriting import plan_rewrite
 
@@ -110,7 +111,7 @@ def scan(directory, n_rows):
     for start in range(0, n_rows, step):
         total += float(gate.get_data("x", index=(start, min(start + step, n_rows))).max())
     assert total > 0
-    return scan_nbytes(step * 4 * WIDTH, 0, 1, gate.budget_nbytes)
+    return reserved_nbytes(gate.budget_nbytes) + step * 4 * WIDTH  # the result, which is the caller's, and nothing else
 
 
 def mean(directory, n_rows):
@@ -119,8 +120,8 @@ def mean(directory, n_rows):
     dataset = gate["train"].to_xarray()
     found = dataset["x"].mean("sample").compute().values
     assert found.shape == (WIDTH,)
-    block_nbytes = max(dataset["x"].chunks[0]) * 4 * WIDTH
-    return scan_nbytes(block_nbytes, 4 * WIDTH, THREADS, gate.budget_nbytes)
+    full_pass, _ = plans_of(dataset, 1)["x"]
+    return full_pass.projected_nbytes
 
 
 def cast_encode_compact(directory, n_rows):
