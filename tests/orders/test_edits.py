@@ -1,0 +1,190 @@
+"""Orders out of other orders, against numpy, in the shortest form."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storegate_engine.orders import (
+    ArrayIndex,
+    Concat,
+    Permute,
+    Range,
+    RowOrder,
+    Slice,
+    Take,
+    concat,
+    cut,
+    flatten,
+    permute,
+    replace_rows,
+)
+from tests.order_cases import Rows, assert_rows, nested, spans
+
+
+@given(nested(), st.data())
+def test_cut_is_a_slice_and_cuts_compose(pair: tuple[RowOrder, Rows], data: st.DataObject) -> None:
+    order, expected = pair
+    lo, hi = spans(data.draw, len(order))
+    part = cut(order, lo, hi)
+    assert_rows(part, expected[lo:hi])
+    first, last = spans(data.draw, len(part))
+    assert_rows(cut(part, first, last), expected[lo:hi][first:last])
+    assert_rows(cut(order, lo + first, lo + last), expected[lo:hi][first:last])
+
+
+@given(nested(max_level=3), nested(max_level=3), nested(max_level=2))
+def test_concat_is_associative(a: tuple[RowOrder, Rows], b: tuple[RowOrder, Rows], c: tuple[RowOrder, Rows]) -> None:
+    left = concat(concat(a[0], b[0]), c[0])
+    right = concat(a[0], concat(b[0], c[0]))
+    assert left == right == concat(a[0], b[0], c[0])
+    assert hash(left) == hash(right)
+    assert_rows(left, np.concatenate([a[1], b[1], c[1]]))
+
+
+@given(nested(), st.data())
+def test_index_of_an_index_is_one_index(pair: tuple[RowOrder, Rows], data: st.DataObject) -> None:
+    order, expected = pair
+    if not len(order):
+        return
+    p = np.array(data.draw(st.lists(st.integers(0, len(order) - 1), min_size=1)))
+    q = np.array(data.draw(st.lists(st.integers(0, len(p) - 1))), dtype=np.int64)
+    assert_rows(Take(Take(order, ArrayIndex(p)), ArrayIndex(q)), expected[p[q]])
+    assert_rows(Take(order, ArrayIndex(p[q])), expected[p[q]])
+
+
+@given(nested(), st.data())
+def test_replace_rows_equals_numpy(pair: tuple[RowOrder, Rows], data: st.DataObject) -> None:
+    order, expected = pair
+    lo, hi = spans(data.draw, len(order))
+    new = Range(1000, 1000 + data.draw(st.integers(0, 5)))
+    result = replace_rows(order, lo, hi, new)
+    wanted = np.concatenate([expected[:lo], np.arange(new.start, new.stop), expected[hi:]])
+    assert_rows(result, wanted)
+    np.testing.assert_array_equal(result.find(wanted), np.arange(len(wanted)))
+
+
+def test_edits_return_the_shortest_form() -> None:
+    shuffled = permute(Range(0, 10), 1)
+    assert concat() == concat(Range(4, 4)) == Range(0, 0)
+    assert concat(Range(0, 4), Range(4, 9)) == Range(0, 9)
+    assert concat(shuffled, Range(3, 3)) is shuffled
+    assert concat(Concat((Range(0, 2), Concat((Range(2, 3), shuffled))))) == Concat((Range(0, 3), shuffled))
+    assert cut(shuffled, 0, 10) is shuffled
+    assert cut(Range(10, 20), 2, 4) == Range(12, 14)
+    assert cut(Slice(shuffled, 2, 8), 1, 3) == Slice(shuffled, 3, 5)
+    assert cut(Slice(Range(10, 20), 2, 8), 1, 3) == Range(13, 15)
+    assert cut(Concat((Range(0, 5), shuffled, Range(20, 25))), 5, 15) is shuffled
+    assert cut(Concat((Range(0, 5), shuffled, Range(20, 25))), 3, 7) == Concat((Range(3, 5), Slice(shuffled, 0, 2)))
+    assert cut(shuffled, 4, 4) == Range(0, 0)
+    assert replace_rows(Range(0, 6), 6, 6, Range(6, 9)) == Range(0, 9)
+    assert permute(Range(7, 8), 5) == Range(7, 8)
+    assert permute(Range(0, 0), 5) == Range(0, 0)
+    with pytest.raises(IndexError):
+        replace_rows(Range(0, 6), 4, 2, Range(0, 1))
+    with pytest.raises(IndexError):
+        replace_rows(Range(0, 6), 4, 7, Range(0, 1))
+
+
+@given(nested())
+def test_flatten_keeps_rows_in_one_level(pair: tuple[RowOrder, Rows]) -> None:
+    order, expected = pair
+    flat = flatten(order)
+    assert_rows(flat, expected)
+    assert flat.depth == 1
+    assert flat.order == Range(*order.bounds)
+    np.testing.assert_array_equal(flat.find(expected), np.arange(len(expected)))
+
+
+def test_flatten_of_a_deep_nest_and_of_wide_bounds() -> None:
+    order: RowOrder = Range(0, 1000)
+    for seed in range(30):
+        order = permute(order, seed)
+    assert order.depth == 30
+    expected = np.arange(1000)
+    for seed in range(30):
+        expected = expected[np.random.RandomState(seed).permutation(1000)]
+    assert_rows(flatten(order), expected)
+    assert isinstance(flatten(order).index, ArrayIndex)
+    wide = flatten(concat(Range(2**40, 2**40 + 3), Range(7, 9)))
+    assert_rows(wide, [2**40, 2**40 + 1, 2**40 + 2, 7, 8])
+
+
+def test_flatten_of_many_slices_of_work() -> None:
+    order = permute(permute(Range(5, 2_500_005), 1), 2)
+    np.testing.assert_array_equal(flatten(order).rows(0, 2_500_000), order.rows(0, 2_500_000))
+
+
+def test_orders_are_values() -> None:
+    one = concat(Range(0, 3), Slice(permute(Range(10, 20), 1), 2, 4))
+    two = concat(Range(0, 3), Slice(permute(Range(10, 20), np.int64(1)), np.int32(2), 4))  # type: ignore[arg-type]
+    assert one == two
+    assert hash(one) == hash(two)
+    assert one != concat(Range(0, 3), Slice(permute(Range(10, 20), 2), 2, 4))
+    assert len({one, two}) == 1
+    with pytest.raises((FrozenInstanceError, AttributeError)):
+        one.orders = ()  # type: ignore[attr-defined]
+    index = ArrayIndex([1, 2])
+    assert index != ArrayIndex([1, 2])
+    assert Take(Range(0, 3), index) == Take(Range(0, 3), index)
+
+
+@given(nested())
+def test_pickle_and_copy_keep_the_rows(pair: tuple[RowOrder, Rows]) -> None:
+    order, expected = pair
+    for other in (pickle.loads(pickle.dumps(order)), copy.deepcopy(order)):
+        assert type(other) is type(order)
+        assert_rows(other, expected)
+
+
+def test_a_pickled_order_is_small() -> None:
+    order = cut(permute(concat(*(Range(10**9 * k, 10**9 * k + 10**4) for k in range(20))), 3), 5, 10**5)
+    order.rows(0, 10)
+    assert len(pickle.dumps(order)) < 1000
+    assert pickle.loads(pickle.dumps(order)) == order
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda: Range(-1, 2), ValueError),
+        (lambda: Range(3, 2), ValueError),
+        (lambda: Range(0, 2**63), ValueError),
+        (lambda: Range(0, True), TypeError),
+        (lambda: Range(0.0, 1), TypeError),  # type: ignore[arg-type]
+        (lambda: Concat((Range(0, 1), [1])), TypeError),  # type: ignore[arg-type]
+        (lambda: Concat((Range(0, 2**62), Range(0, 2**62))), ValueError),
+        (lambda: Slice(Range(0, 4), 2, 5), IndexError),
+        (lambda: Slice(Range(0, 4), 3, 2), IndexError),
+        (lambda: Permute(Range(0, 4), "pcg", 1), ValueError),
+        (lambda: Permute(Range(0, 4), "numpy", 2**32), ValueError),
+        (lambda: Permute(Range(0, 4), "numpy", -1), ValueError),
+        (lambda: Permute(Range(0, 4), "feistel8-v1", -1), ValueError),
+        (lambda: Permute(Range(0, 2**30 + 1), "numpy", 1), ValueError),
+        (lambda: Permute(Range(0, 2**62 + 1), "feistel8-v1", 1), ValueError),
+        (lambda: permute(Range(0, 4), 1.0), TypeError),  # type: ignore[arg-type]
+        (lambda: permute(Range(0, 4), True), TypeError),
+        (lambda: permute(Range(0, 4), 2**32), ValueError),
+        (lambda: permute(Range(0, 1), -1), ValueError),
+        (lambda: Take(Range(0, 4), ArrayIndex([4])), IndexError),
+        (lambda: Take(Range(0, 4), [1]), TypeError),  # type: ignore[arg-type]
+        (lambda: ArrayIndex([-1]), ValueError),
+        (lambda: ArrayIndex([[1]]), ValueError),
+        (lambda: ArrayIndex([1.0]), TypeError),
+    ],
+)
+def test_wrong_orders_cannot_be_built(make: Callable[[], object], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        make()
+
+
+def test_permute_chooses_the_kind_by_length_alone() -> None:
+    assert permute(Range(0, 2**30), 1) == Permute(Range(0, 2**30), "numpy", 1)
+    assert permute(Range(0, 2**30 + 1), 2**40) == Permute(Range(0, 2**30 + 1), "feistel8-v1", 2**40)

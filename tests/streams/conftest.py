@@ -1,0 +1,41 @@
+"""Stores that the tests of streams share."""
+
+from __future__ import annotations
+
+import dask
+import numpy as np
+import pytest
+
+from storegate import StoreGate
+
+
+@pytest.fixture
+def scratch(tmp_path):
+    with dask.config.set({"storegate.scratch-directory": tmp_path / "scratch"}):
+        yield tmp_path / "scratch"
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    """Gates by number of rows and chunk rows; x is the row's number, z its negative in a wider row."""
+    gates = {}
+
+    def open_gate(n_rows, chunk=None):
+        if (n_rows, chunk) not in gates:
+            args = {"output_dir": tmp_path_factory.mktemp("streams") / "store", "chunk": chunk}
+            gate = StoreGate("zarr" if chunk else "numpy", args if chunk else None, data_id="a")
+            gate.add_data(["x", "z"], [np.arange(n_rows), -np.arange(2.0 * n_rows).reshape(n_rows, 2)])
+            gates[n_rows, chunk] = gate
+        return gates[n_rows, chunk]
+
+    yield open_gate
+    for gate in gates.values():
+        gate.close()
+
+
+@pytest.fixture
+def stored_rows(tmp_path):
+    """1,000 rows in chunks of 10."""
+    with StoreGate("zarr", {"output_dir": tmp_path / "store", "chunk": 10}, data_id="a") as gate:
+        gate.add_data("x", np.arange(1000))
+        yield gate

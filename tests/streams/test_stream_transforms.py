@@ -1,0 +1,74 @@
+"""Transforms of batches: in order, with a generator of each batch's own, alike when resumed."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import threading
+
+import numpy as np
+import pytest
+
+from tests.replays import KINDS
+
+pytestmark = pytest.mark.usefixtures("scratch")
+
+
+def noisy(batch, rng):
+    return {"x": batch[0] + rng.random(len(batch[0])), "names": threading.current_thread().name}
+
+
+def explode(batch, rng):
+    if 33 in batch:
+        raise RuntimeError("no")
+    return batch
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("prefetch", [0, 3])
+def test_batches_are_transformed_in_order_and_alike_when_resumed(stored_rows, kind, prefetch):
+    options = {"block_rows": 10, "buffer_blocks": 100, "label": "x"} if kind == "blocks" else {}
+    options |= {"shuffle": KINDS[kind], "seed": 3, "prefetch": prefetch}
+    view = stored_rows["train"][["x"]]
+    plain = [batch for (batch,) in view.batches(32, **options)]
+    stream = view.batches(32, transform=noisy, **options)
+    epochs = [list(stream), list(stream)]
+    assert all("storegate-stream-read" in batch["names"] for batch in epochs[0])
+    for batch, rows in zip(epochs[0], plain, strict=True):
+        np.testing.assert_array_equal(batch["x"].astype(int), rows)
+    noise = [np.concatenate([batch["x"] % 1 for batch in batches]) for batches in epochs]
+    assert len(np.unique(noise)) == 2000, "every batch of every epoch has a generator of its own"
+    resumed = view.batches(32, transform=noisy, **options)
+    resumed.seek(0, 7)
+    for batch, expected in zip(resumed, epochs[0][7:], strict=True):
+        np.testing.assert_array_equal(batch["x"], expected["x"])
+    parts = [pickle.loads(pickle.dumps(stream.on_rank(rank, 2))) for rank in range(2)]
+    for part in parts:
+        part.seek(0, 0)
+    for left, right, rows in zip(*parts, plain, strict=True):
+        found = np.concatenate([left["x"], right["x"]])
+        assert sorted(found.astype(int)) == sorted(rows)
+        assert not set(left["x"] % 1) & set(right["x"] % 1)
+
+
+def test_an_error_of_a_transform_says_where_and_leaves_the_stream_before_the_batch(stored_rows):
+    view = stored_rows["train"]["x"]
+    n_before = threading.active_count()
+    stream = view.batches(10, shuffle=False, transform=explode)
+    with pytest.raises(RuntimeError, match="no") as caught:
+        list(stream)
+    assert caught.value.__notes__ == ["in transform= of batches(), at step 3"]
+    assert stream.step == 3
+    del caught
+    gc.collect()
+    assert threading.active_count() == n_before
+    with pytest.raises(TypeError, match="transform="):
+        view.batches(10, transform="flip")
+
+
+def test_a_loop_with_a_transform_that_is_left_goes_on_where_it_was(stored_rows):
+    stream = stored_rows["train"]["x"].batches(10, shuffle=False, transform=lambda batch, rng: batch * 2)
+    for batch in stream:
+        if batch[0] == 100:
+            break
+    assert next(iter(stream))[0] == 120
