@@ -25,6 +25,7 @@ from storegate_engine import scratch as spill
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import CorruptStoreError, SpillError
 from storegate_engine.exchange import bucket_sorts, spill_files
+from tests.processes import environment
 
 ROWS = np.random.default_rng(0).random((20_000, 16), dtype="f4")
 PLAN = "0" * 32
@@ -49,10 +50,6 @@ EXPECTED = ROWS[np.random.RandomState(3).permutation(len(ROWS))]
 def files(scratch):
     gc.collect()
     return sorted(path for path in scratch.rglob("*") if path.is_file()) if scratch.exists() else []
-
-
-def environment():
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 def script(tmp_path, body):

@@ -25,7 +25,7 @@ from storegate_engine.exchange.bucket_sorts import BucketSort
 from storegate_engine.exchange.plans import Wanted, choose
 from storegate_engine.store.rewriting import plan_rewrite
 from tests.exchanges import collected, scratch
-from tests.store.test_storage import environment
+from tests.processes import environment
 
 
 class TestSpill:

@@ -19,6 +19,7 @@ import pytest
 
 from storegate import StoreGate
 from storegate_engine.errors import ConflictError, SnapshotExpired
+from tests.processes import environment
 
 ROWS = 400
 
@@ -303,9 +304,8 @@ assert gate.verify().problems == ()
 
 
 def test_forks_of_a_process_with_an_open_gate_and_busy_threads(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     arguments = [sys.executable, "-c", FORKING, tmp_path / "store", os.path.dirname(__file__)]
-    done = subprocess.run(arguments, check=False, capture_output=True, text=True, env=environment, timeout=120)
+    done = subprocess.run(arguments, check=False, capture_output=True, text=True, env=environment(), timeout=120)
     assert done.returncode == 0, done.stderr
 
 

@@ -22,6 +22,7 @@ from storegate import StoreGate
 from storegate_engine.arrays.shards import Shards
 from storegate_engine.errors import SpillError, StoreError, WriteError
 from storegate_engine.locations import Location
+from tests.processes import environment
 
 X = np.random.default_rng(0).random((48, 3))
 T = np.array(["a", "bc"] * 24)
@@ -368,9 +369,8 @@ def test_a_limited_file_size_is_a_typed_error_and_no_loss(stored, tmp_path, limi
     """The same where nothing can be mounted."""
     gate = StoreGate("zarr", {"output_dir": tmp_path / "limited"}, "a")
     gate.add_data("x", X)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     arguments = [sys.executable, "-c", LIMITED, tmp_path / "limited", str(limit)]
-    done = subprocess.run(arguments, check=False, capture_output=True, text=True, env=environment)
+    done = subprocess.run(arguments, check=False, capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr
     np.testing.assert_array_equal(gate.get_data("x"), X)
 

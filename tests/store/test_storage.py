@@ -22,6 +22,7 @@ from storegate import StoreGate
 from storegate_engine import testing
 from storegate_engine.errors import CorruptStoreError, NotAStoreError, SnapshotExpired, StoreError, StoreNotFoundError
 from storegate_engine.streams import Stream
+from tests.processes import environment
 
 ROWS = {
     "f": np.random.default_rng(0).standard_normal((300, 4)).astype("f4"),
@@ -415,11 +416,6 @@ class TestProcesses:
 
 def read_rows(gate, name):
     return gate.get_data(name)
-
-
-def environment():
-    root = Path(__file__).parents[2]
-    return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'engine'}"}
 
 
 def test_random_rows_are_of_every_kind():

@@ -21,7 +21,8 @@ from storegate import StoreGate, errors
 from storegate_engine.exchange import bucket_sorts
 from storegate_engine.holds import orphans
 from storegate_engine.scratch import SPARE
-from tests.replays import ROOT, SMALL, SOURCES, exchanging
+from tests.processes import environment
+from tests.replays import SMALL, SOURCES, exchanging
 
 pytestmark = pytest.mark.usefixtures("scratch")
 
@@ -261,6 +262,5 @@ def test_sigterm_ends_the_process_and_its_spill(tmp_path, stay):
 
 
 def python(program, **options):
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'engine'}"}
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)]
-    return subprocess.Popen(command, env=environment, text=True, **options)
+    return subprocess.Popen(command, env=environment(), text=True, **options)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import subprocess
 import sys
 import tracemalloc
@@ -20,7 +19,8 @@ from storegate_engine.streams.epochs import keyed_permutation
 from storegate_engine.streams.memory_loaders import MemoryLoader
 from storegate_engine.streams.span_loaders import BlockLoader, RunLoader
 from storegate_engine.streams.spilled import ExchangeLoader
-from tests.replays import ROOT, SOURCES, budget_of, exchanging
+from tests.processes import environment
+from tests.replays import SOURCES, budget_of, exchanging
 
 pytestmark = pytest.mark.usefixtures("scratch")
 
@@ -102,10 +102,9 @@ print(json.dumps({"projected": stream.projected_nbytes, "peaks": peaks, "source"
 
 
 def measured(tmp_path, shuffle, budget, n_rows, consumer, n_epochs):
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'engine'}"}
     arguments = [str(tmp_path), json.dumps(shuffle), budget, str(n_rows), consumer, str(n_epochs)]
     done = subprocess.run(
-        [sys.executable, "-c", MEASURED, *arguments], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", MEASURED, *arguments], env=environment(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -16,6 +16,7 @@ import pytest
 
 from storegate import StoreGate
 from storegate_engine.streams.epochs import keyed_permutation
+from tests.processes import environment
 
 EPOCHS, BATCH_ROWS, SEED = 3, 64, 5
 DATA = {"digits": ("sklearn", 0.9), "events": ("uproot", 0.6)}
@@ -124,10 +125,8 @@ def weights_of(model):
 
 
 def run_in_a_process(name, directory, kill_in_epoch):
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'engine'}"}
     command = [sys.executable, __file__, name, directory, str(kill_in_epoch)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
 
 
 def main(name, directory, kill_in_epoch):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.processes import environment
 
 MIB = 2**20
 PROGRAM = Path(__file__).with_name("budget_cases.py")
@@ -27,10 +28,8 @@ read, but for narrow rows, whose row numbers are."""
 
 
 def measured(kind, directory, budget, scale):
-    root = PROGRAM.parents[1]
-    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'engine'}"}
     command = [sys.executable, str(PROGRAM), kind, str(directory), str(budget), str(scale)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -24,6 +24,7 @@ from storegate.cli import main
 from storegate_engine import directories, documents
 from storegate_engine.errors import CorruptStoreError, MemoryBudgetError, NotAStoreError, StoreGateError
 from storegate_engine.store import ArraySource
+from tests.processes import environment
 
 ROWS = np.random.default_rng(0).random((64, 16), dtype="f4")
 SECRET = b"do not read me"
@@ -430,10 +431,9 @@ def test_every_hostile_store_is_refused_with_a_typed_error(store, tmp_path):
         (cases / f"{number:03d}").mkdir(parents=True)
         shutil.copytree(store, cases / f"{number:03d}" / "store")
         damage(cases / f"{number:03d}" / "store")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", READER, Path(__file__).parent, store, cases],
-        check=False, capture_output=True, text=True, env=environment, timeout=300,
+        check=False, capture_output=True, text=True, env=environment(), timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     results, seen = json.loads(done.stdout)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from storegate_engine.errors import MemoryBudgetError
 from storegate_engine.graphs import plans_of
 from storegate_engine.store import VariableSource
 from storegate_engine.store.rewriting import plan_rewrite
+from tests.processes import environment
 
 MIB = 2**20
 THREADS = 2
@@ -250,10 +250,8 @@ def main(case, directory, budget, n_rows):
 
 
 def run(case, directory, budget, n_rows):
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'engine'}"}
     command = [sys.executable, __file__, case, directory, str(budget), str(n_rows)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 
 from storegate_engine.threads import ThreadPool
-from tests.store.test_storage import environment
+from tests.processes import environment
 
 
 def test_results_come_as_they_are_asked_for():
