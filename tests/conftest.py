@@ -56,14 +56,20 @@ def processes():
     return context
 
 
-@pytest.fixture(autouse=True)
-def dask_scheduler():
-    """Take back what clients set as dask's scheduler: it stays where a client or its cluster went in another order."""
-    yield
+def take_back_scheduler():
+    """Take back what clients set as dask's scheduler, unless somebody still has one."""
     try:
         get_client()
-    except ValueError:  # nobody's any more
+    except ValueError:
         dask.config.config.pop("scheduler", None)
+
+
+@pytest.fixture(autouse=True)
+def dask_scheduler():
+    """Keep what a client sets to its test: it stays where a client or its cluster went late, or in another order."""
+    take_back_scheduler()
+    yield
+    take_back_scheduler()
 
 
 @pytest.fixture(scope="session")

@@ -124,11 +124,12 @@ class Repository:
 
         The rows read the same. A conflict leaves them for the next time.
         """
-        max_parts = _max_parts(self.table)
+        table = self.table  # another process may commit at any moment
+        max_parts = _max_parts(table)
         untidy = [
             (phase, name)
             for phase, name in targets
-            if name in self.table[phase] and _is_untidy(self.table[phase][name], max_parts)
+            if name in table[phase] and _is_untidy(table[phase][name], max_parts)
         ]
         if not untidy:
             return
@@ -136,6 +137,8 @@ class Repository:
             with self.begin("tidy", variables=sorted({name for _, name in untidy})) as transaction:
                 flat: dict[RowOrder, RowOrder] = {}  # variables of a phase share their order, and its index
                 for phase, name in untidy:
+                    if name not in transaction.table[phase]:
+                        continue
                     tidied = _merged(transaction, transaction.table[phase][name])
                     if _is_nested(tidied.order, max_parts):
                         if tidied.order not in flat:
