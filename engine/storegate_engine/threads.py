@@ -19,8 +19,8 @@ class Pending(Generic[T]):
     """What a task will return."""
 
     def __init__(self) -> None:
-        self._arrives: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
         self._outcome: tuple[T | None, BaseException | None] | None = None
+        self._arrived: SimpleQueue[None] = SimpleQueue()
         self._is_cancelled = False
 
     def cancel(self) -> None:
@@ -29,17 +29,18 @@ class Pending(Generic[T]):
 
     def done(self) -> bool:
         """Return whether :meth:`result` need not wait."""
-        return self._outcome is not None or not self._arrives.empty()
+        return self._outcome is not None
 
-    def wait(self) -> tuple[T | None, BaseException | None]:
-        """Wait for what the task returns or raises; one thread may."""
-        if self._outcome is None:
-            self._outcome = self._arrives.get()
-        return self._outcome
+    def wait(self) -> None:
+        """Wait until the task has returned or raised; one thread may, again after an interrupt."""
+        if self._outcome is None:  # what is taken out of the queue may be lost to an interrupt, and is not needed
+            self._arrived.get()
 
     def result(self) -> T:
         """Return what the task returns, or raise what it raises."""
-        value, error = self.wait()
+        self.wait()
+        assert self._outcome is not None
+        value, error = self._outcome
         if error is not None:
             try:
                 raise error
@@ -48,13 +49,13 @@ class Pending(Generic[T]):
         return value  # type: ignore[return-value]
 
     def _run(self, task: Callable[[], T]) -> None:
-        if self._is_cancelled:
-            self._arrives.put((None, CancelledError()))
-            return
         try:
-            self._arrives.put((task(), None))
+            if self._is_cancelled:
+                raise CancelledError
+            self._outcome = task(), None
         except BaseException as err:  # noqa: BLE001 (it is raised where the result is asked for)
-            self._arrives.put((None, err))
+            self._outcome = None, err
+        self._arrived.put(None)
 
 
 class ThreadPool:

@@ -83,9 +83,13 @@ for _ in range(700):
         while True:
             running.append(pool.submit(int))
             if len(running) > 2:
-                running.popleft().result()
+                running[0].result()
+                running.popleft()
     except Interrupt:
         pass
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for pending in running:
+        pending.wait()  # again, where the wait for it was interrupted
     pool.close()
 print("done")
 """
