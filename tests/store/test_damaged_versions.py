@@ -179,3 +179,14 @@ def test_a_number_far_away_is_named_at_once(store):
         assert whole.repair("a") == 4
     with opened(store) as again:
         np.testing.assert_array_equal(again.get_data("x"), ROWS[4])
+
+
+def test_a_writer_that_is_open_finds_later_versions_where_the_next_one_is_missing(store):
+    """What it commits on an old version would be acknowledged and not seen: later ones stand before it."""
+    gate, other = opened(store), opened(store)
+    for row in (5, 6):
+        other.add_data("x", [row])
+    missing(store / "a" / StoredLog.key(VERSIONS[-1] + 1))
+    gate.add_data("x", [7])
+    for found in (gate, opened(store)):
+        assert found.get_data("x").tolist() == [0, 1, 2, 3, 4, 5, 6, 7]

@@ -266,8 +266,13 @@ class StoredLog:
         """Return whether a newer version may be there; cheap on a file system, False elsewhere."""
         return self.location.is_local and not self.is_head(version)
 
+    def changed_at(self) -> int | None:
+        """Return when a manifest last came or went, in nanoseconds; None where nothing tells."""
+        entry = self.location.status("manifests") if self.location.is_local else None
+        return None if entry is None else entry.st_mtime_ns
+
     def is_head(self, version: int) -> bool:
-        """Return whether a version is the newest; on a file system without a look at how many there are."""
+        """Return whether a version is the newest, where none is missing; on a file system without a list of them."""
         if not self.location.is_local or version == 0:
             return self.head() == version
         # vacuum removes the oldest first: where the next one came and went, this one went before it
@@ -279,7 +284,7 @@ class StoredLog:
     def commit(
         self, manifest: Manifest, *, sync: bool = False, check: Callable[[Manifest], None] | None = None
     ) -> None:
-        """Commit a state: put if absent, then read back and compare the transaction id.
+        """Commit a state: put if absent; where it is not certain who did, read back and compare the transaction id.
 
         Parameters
         ----------

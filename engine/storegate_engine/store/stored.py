@@ -114,6 +114,7 @@ class StoredRepository(Repository):
         self.log = StoredLog(location)
         self._synced: set[str] = set()
         self._known: Known = {}
+        self._unchanged_since: int | None = None  # when manifests last came or went, while the table was the newest
         self._has_synced_manifests = False
         self._began = self._generation()
         if pinned is not None:
@@ -152,8 +153,20 @@ class StoredRepository(Repository):
 
     def refresh(self) -> None:
         """See what other writers have committed; a pinned version stays."""
-        if self._pinned is None and not self.log.is_head(self.version):
+        if self._pinned is None and not self._is_newest():
             self._head = self._load(self.log.newest())
+
+    def _is_newest(self) -> bool:
+        """Return whether the table is that of the newest version; manifests are listed only where some came or went.
+
+        That no next one is there does not tell it: of a damaged store that one may be missing, and later ones not.
+        """
+        changed = self.log.changed_at()
+        if changed is not None and changed == self._unchanged_since and self.log.is_head(self.version):
+            return True
+        is_newest = self.log.head() == self.version
+        self._unchanged_since = changed if is_newest else None
+        return is_newest
 
     def require_writable(self, operation: str) -> None:
         """Raise ReadOnlyError unless the table may change: it is not pinned, nor opened with ``mode="r"``."""
@@ -369,6 +382,7 @@ class StoredRepository(Repository):
                     "table meanwhile; nothing was changed: the table is now what is there, try again on that"
                 )
             self._head = manifest, table.within(self.budget_nbytes)
+            self._unchanged_since = self.log.changed_at()
             return
 
     def _generation(self) -> tuple[int, int] | None:
