@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -49,13 +50,16 @@ class Pending(Generic[T]):
         return value  # type: ignore[return-value]
 
     def _run(self, task: Callable[[], T]) -> None:
-        try:
-            if self._is_cancelled:
-                raise CancelledError
-            self._outcome = task(), None
-        except BaseException as err:  # noqa: BLE001 (it is raised where the result is asked for)
-            self._outcome = None, err
-        self._arrived.put(None)
+        arrived = self._arrived
+        if self._is_cancelled:
+            self._outcome = None, CancelledError()
+        else:
+            try:
+                self._outcome = task(), None
+            except BaseException as err:  # noqa: BLE001 (it is raised where the result is asked for)
+                self._outcome = None, err
+        del self, task  # an error leads to this frame: what has it would stand in a circle with it
+        arrived.put(None)
 
 
 class ThreadPool:
@@ -95,6 +99,25 @@ class ThreadPool:
         if self._is_closed:
             self._cancel_all()
         return pending
+
+    def run(self, tasks: Iterable[Callable[[], T]], ahead: int) -> Iterator[T]:
+        """Yield what tasks return, as they are done; at most ``ahead`` run or wait while one result is consumed."""
+        finished: SimpleQueue[Pending[T]] = SimpleQueue()
+
+        def run(task: Callable[[], T]) -> None:
+            pending: Pending[T] = Pending()
+            pending._run(task)
+            finished.put(pending)
+
+        n_running = 0
+        for task in tasks:
+            self.submit(partial(run, task))
+            n_running += 1
+            if n_running > ahead:
+                n_running -= 1
+                yield finished.get().result()
+        for _ in range(n_running):
+            yield finished.get().result()
 
     def close(self, *, wait: bool = True) -> None:
         """Begin no more tasks, and wait for those that run; who waits for the others gets a CancelledError."""

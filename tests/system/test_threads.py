@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
+import weakref
 from concurrent.futures import CancelledError
 from functools import partial
 
@@ -34,6 +36,23 @@ def test_an_error_is_raised_where_the_result_is_asked_for():
     pool.close()
 
 
+def test_an_error_goes_with_who_waits_for_it():
+    """By counting references: with a circle, what the frames of the error hold would stay until a collection."""
+    pool = ThreadPool(1, "storegate-test")
+    gc.disable()
+    try:
+        for task in (partial(int, "x"), int):
+            pending = pool.submit(task)
+            pending.wait()
+            pool.submit(int).result()  # the thread is done with the task before
+            gone = weakref.ref(pending)
+            del pending
+            assert gone() is None
+    finally:
+        gc.enable()
+        pool.close()
+
+
 def test_what_was_not_begun_is_cancelled_and_what_runs_is_waited_for():
     pool = ThreadPool(1, "storegate-test")
     begun, go_on = threading.Event(), threading.Event()
@@ -57,6 +76,26 @@ def test_threads_end_with_their_pool():
     del pool
     thread.join(60)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("ahead", [1, 3, 100])
+def test_all_tasks_are_run_and_at_most_so_many_ahead(ahead):
+    pool = ThreadPool(2, "storegate-test")
+    begun = []
+
+    def tasks():
+        for n in range(20):
+            begun.append(n)
+            yield partial(pow, 2, n)
+
+    found = []
+    for result in pool.run(tasks(), ahead):
+        found.append(result)
+        assert len(begun) <= len(found) + ahead
+    assert sorted(found) == [2**n for n in range(20)]
+    with pytest.raises(ValueError, match="invalid literal"):
+        list(pool.run(iter([int, partial(int, "x"), int]), ahead))
+    pool.close()
 
 
 INTERRUPTED = """

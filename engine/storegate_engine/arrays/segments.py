@@ -12,8 +12,8 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -37,6 +37,7 @@ from storegate_engine.encodings import Encoding, encoding_of, is_text, row_nbyte
 from storegate_engine.errors import CorruptStoreError, DtypeError, ShapeError, TransactionError, UnreadableStateError
 from storegate_engine.locations import Location, writing
 from storegate_engine.texts import TextSize, row_text_nbytes
+from storegate_engine.threads import Pending, ThreadPool
 
 __all__ = ["DEFAULT_COMPRESSOR", "ArraySpec", "Compressor", "Segment", "SegmentWriter", "write_rows"]
 
@@ -269,8 +270,8 @@ class SegmentWriter:
         self._buffered = 0
         self._written = 0
         self._idle: Array | None = None
-        self._futures: deque[tuple[Future[None], Array]] = deque()
-        self._pool: ThreadPoolExecutor | None = None
+        self._writing: deque[tuple[Pending[None], Array]] = deque()
+        self._pool: ThreadPool | None = None
         self._shards: list[int] = []
         self._chunk_nbytes = 0
         self._text = TextSize(0, 0)
@@ -346,13 +347,13 @@ class SegmentWriter:
             One of them cannot be written.
         """
         with writing(self._segment.location / self._name):
-            while self._futures:
+            while self._writing:
                 self._settle()
 
     def abandon(self) -> None:
         """Wait until nothing is written any more, whatever came of it; for a transaction that failed."""
         if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool.close()
 
     def close(self) -> StoredArray:
         """Write what remains, check the number of rows and return the finished array."""
@@ -389,22 +390,21 @@ class SegmentWriter:
         with writing(self._segment.location / self._name):
             if isinstance(self._target, zarr.Array):
                 self._target[start:stop] = rows
+            elif self._pool is None and rows.nbytes <= SMALL_NBYTES:
+                self._target.write(start // self._shard, rows, sync=False)
             else:
-                if self._pool is None and rows.nbytes <= SMALL_NBYTES:
-                    self._target.write(start // self._shard, rows, sync=False)
-                else:
-                    if self._pool is None:
-                        self._pool = ThreadPoolExecutor(WRITES_IN_FLIGHT, thread_name_prefix="storegate-write")
-                    future = self._pool.submit(self._target.write, start // self._shard, rows, sync=sync)
-                    self._futures.append((future, buffer))
+                if self._pool is None:
+                    self._pool = ThreadPool(WRITES_IN_FLIGHT, "storegate-write")
+                write = partial(self._target.write, start // self._shard, rows, sync=sync)
+                self._writing.append((self._pool.submit(write), buffer))
             self._shards.append(checksums.of_rows(rows))  # while storage is busy with it
-            if len(self._futures) > WRITES_IN_FLIGHT:
+            if len(self._writing) > WRITES_IN_FLIGHT:
                 self._settle()
 
     def _settle(self) -> None:
         """Wait for the first shard that is being written, and keep its memory for the next one."""
-        future, buffer = self._futures.popleft()
-        future.result()
+        pending, buffer = self._writing.popleft()
+        pending.result()
         self._idle = buffer
 
 

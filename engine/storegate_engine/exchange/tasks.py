@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import TypeVar
 
 from storegate_engine.buffers import Workspace
 from storegate_engine.clusters import active_client, asking
+from storegate_engine.threads import ThreadPool
 
 __all__ = ["run", "workspace"]
 
@@ -71,27 +71,15 @@ def in_turn(task: Callable[[], T], n_threads: int) -> T:
 
 def _run_here(tasks: Iterator[Callable[[], T]], n_threads: int, done: Callable[[], object] = lambda: None) -> list[T]:
     """Run tasks in threads of this process; the first error stops what has not begun."""
+    pool = ThreadPool(n_threads, THREADS)
     results: list[T] = []
-    with ThreadPoolExecutor(n_threads, thread_name_prefix=THREADS) as pool:
-        running: set[Future[T]] = set()
-        try:
-            for task in tasks:
-                running.add(pool.submit(task))
-                if len(running) > n_threads:
-                    running = _wait_for_one(running, results, done)
-            while running:
-                running = _wait_for_one(running, results, done)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    try:
+        for result in pool.run(tasks, n_threads):
+            results.append(result)
+            done()
+    finally:
+        pool.close()
     return results
-
-
-def _wait_for_one(running: set[Future[T]], results: list[T], done: Callable[[], object]) -> set[Future[T]]:
-    finished, rest = wait(running, return_when=FIRST_COMPLETED)
-    for future in finished:
-        results.append(future.result())
-        done()
-    return rest
 
 
 class _Local(threading.local):
