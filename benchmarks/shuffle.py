@@ -32,8 +32,8 @@ from benchmarks.harness import (
     isolated,
 )
 from storegate import StoreGate
-from storegate_engine.arrays import Capacity
 from storegate_engine.budget import BLOCK_NBYTES, format_nbytes, parse_nbytes
+from storegate_engine.clusters import Capacity
 from storegate_engine.graphs import to_dataset
 from storegate_engine.orders import Range
 from storegate_engine.table import Variable

@@ -50,7 +50,7 @@ def metadata(table: Table) -> Metadata:
 def n_samples(table: Table, phase: str | None) -> int:
     """Return the rows of a compiled phase; of all for None."""
     require_compiled(table.compiled, "len")
-    return sum(table.sizes().values()) if phase in (None, ALL) else table.rows(phase)
+    return sum(table.sizes().values()) if phase in (None, ALL) else table.n_rows(phase)
 
 
 def whole(table: Table, phase: str, name: str) -> Variable:

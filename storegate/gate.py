@@ -34,10 +34,10 @@ from storegate.parsing import (
 from storegate.session import Session
 from storegate.versions import DAY, Commit, Records, Verification
 from storegate.views import View
-from storegate_engine.arrays import Capacity
+from storegate_engine.clusters import Capacity
 from storegate_engine.errors import ArgumentError, ShapeError
 from storegate_engine.orders import as_int
-from storegate_engine.store import Repository, Vacuumed
+from storegate_engine.store import Repository, VacuumResult
 from storegate_engine.table import ArgMax, Cast, Difference, OneHot, Table, Transform
 
 if TYPE_CHECKING:
@@ -560,7 +560,7 @@ class StoreGate:
 
     def vacuum(
         self, *, older_than: float | timedelta | str = DAY, keep_versions: int = 1, dry_run: bool = False
-    ) -> Vacuumed:
+    ) -> VacuumResult:
         """Remove versions that were replaced long ago, rows that no version needs, and what killed processes left.
 
         Parameters
@@ -576,7 +576,7 @@ class StoreGate:
 
         Returns
         -------
-        Vacuumed
+        VacuumResult
             What went, and its bytes; prints as a line.
         """
         return versions.vacuum(self.repository(), older_than, keep_versions, dry_run=dry_run)
@@ -601,7 +601,7 @@ class StoreGate:
     def fingerprint(self, var_names: VarNames | None = None, phase: Phase | None = "train") -> str | dict[str, str]:
         """Return the SHA-256 of the rows of variables: of dtype, shape and values in logical order alone.
 
-        Equal rows have equal fingerprints, whatever their chunks, codec, tier, path and history. Every row is read
+        Equal rows have equal fingerprints, whatever their chunks, codec, backend, path and history. Every row is read
         once, within the memory limit; a store keeps the result, and ``to_xarray`` shows it in ``attrs`` from then on.
 
         Parameters

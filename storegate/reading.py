@@ -24,8 +24,8 @@ from storegate.parsing import (
     parse_item,
     parse_method_index,
 )
-from storegate_engine.arrays import Capacity
 from storegate_engine.casts import combined
+from storegate_engine.clusters import Capacity
 from storegate_engine.errors import ArgumentTypeError, DtypeError, PhaseNotFoundError, ShapeError
 from storegate_engine.exchange import task_nbytes
 from storegate_engine.graphs import blocks_of, to_dask, to_dataset
@@ -240,7 +240,7 @@ def read_dataset(repository: Repository, data_id: str | None, phase: str, limits
     table = repository.table
     variables = {name: whole(table, phase, name) for name in names_in(table, phase)}
     if phase != ALL:
-        table.rows(phase)  # refuses variables of different lengths
+        table.n_rows(phase)  # refuses variables of different lengths
     attrs = {"data_id": data_id, "phase": phase, "version": repository.version}
     if known := known_fingerprints(repository, variables):
         attrs["fingerprints"] = json.dumps(known)  # text: every format that a Dataset is saved in can hold it

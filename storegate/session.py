@@ -15,7 +15,7 @@ import numpy as np
 from storegate.display import warn_of_misaligned
 from storegate.edits import with_active
 from storegate.parsing import MODES, Backend, Mode, Options
-from storegate_engine.arrays import Capacity, capacity
+from storegate_engine.clusters import Capacity, capacity
 from storegate_engine.errors import ArgumentError, DataIdError, DataIdNotFoundError, VersionNotFoundError, near_match
 from storegate_engine.locations import parse_location
 from storegate_engine.names import validate_name

@@ -13,7 +13,7 @@ from storegate_engine.budget import format_nbytes
 from storegate_engine.errors import ArgumentError, DataIdError, ReadOnlyError, VersionNotFoundError
 from storegate_engine.names import validate_name
 from storegate_engine.orders import as_int
-from storegate_engine.store import Checked, Manifest, Repository, Root, StoredRepository, Unreadable, Vacuumed
+from storegate_engine.store import CheckResult, Manifest, Repository, Root, StoredRepository, Unreadable, VacuumResult
 from storegate_engine.store import repair as make_newest
 from storegate_engine.store import vacuum as remove_unused
 from storegate_engine.store import verify as verify_store
@@ -66,7 +66,7 @@ class Commit:
     """The call."""
     arguments: Mapping[str, Any]
     """Its arguments, without data."""
-    rows: int
+    n_rows: int
     """Rows that all phases together have more than before."""
     nbytes: int
     """Bytes of the rows that were stored for it."""
@@ -96,20 +96,20 @@ def diff(repository: Repository, first: int, second: int) -> Records[Difference]
     return Records(compare(repository.table_at(old), repository.table_at(new)))
 
 
-def vacuum(repository: Repository, older_than: object, keep_versions: int, *, dry_run: bool) -> Vacuumed:
+def vacuum(repository: Repository, older_than: object, keep_versions: int, *, dry_run: bool) -> VacuumResult:
     """Remove versions, segments and left files that nobody needs."""
     stored = _stored(repository, "vacuum")
     kept = as_int(keep_versions, "keep_versions")
     return remove_unused(stored, older_than=parse_age(older_than), keep_versions=kept, dry_run=dry_run)
 
 
-class Verification(Records[Checked]):
+class Verification(Records[CheckResult]):
     """What :meth:`StoreGate.verify` found: a record for every manifest, array and wrong shard."""
 
     __slots__ = ()
 
     @property
-    def problems(self) -> Records[Checked]:
+    def problems(self) -> Records[CheckResult]:
         """The records of what is wrong; none when all is well."""
         return Records(checked for checked in self if checked.problem)
 

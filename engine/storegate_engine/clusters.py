@@ -18,7 +18,17 @@ from storegate_engine import settings
 from storegate_engine.budget import available_nbytes
 from storegate_engine.errors import ClusterError, StoreGateError, WorkerTimeoutError
 
-__all__ = ["WorkerLimits", "active_client", "asking", "raise_failed", "thread_given_back", "unseen_by", "worker_limits"]
+__all__ = [
+    "Capacity",
+    "WorkerLimits",
+    "active_client",
+    "asking",
+    "capacity",
+    "raise_failed",
+    "thread_given_back",
+    "unseen_by",
+    "worker_limits",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +149,27 @@ def worker_limits(client: Any) -> list[WorkerLimits]:
     if not found:
         raise _no_workers(client, seconds)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """Memory and threads that a plan may count on: this process's, or one worker's of the active cluster."""
+
+    budget_nbytes: int
+    """The memory limit."""
+    workers: int
+    """Tasks that run at the same time within it."""
+
+
+def capacity(budget_nbytes: int) -> Capacity:
+    """Return what there is to plan with, within ``budget_nbytes``; the smallest worker's share on a cluster."""
+    client = active_client()
+    if client is None:
+        return Capacity(budget_nbytes, CPU_COUNT)
+    limits = [
+        (min(budget_nbytes, worker.memory_nbytes or budget_nbytes), worker.threads) for worker in worker_limits(client)
+    ]
+    return Capacity(*min(limits, key=lambda limit: limit[0] / limit[1]))
 
 
 def _no_workers(client: Any, seconds: float) -> WorkerTimeoutError:

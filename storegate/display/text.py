@@ -15,7 +15,7 @@ __all__ = ["DETAILS", "Cells", "aligned", "details", "table_text", "title_of_vie
 
 Cells: TypeAlias = Sequence[Sequence[str]]
 HEADER = ("phase", "backend", "var_names", "dtype", "total events", "var_shape")
-DETAILS = ("phase", "rows", "share", "variable", "dtype", "shape", "bytes", "tier", "pending")
+DETAILS = ("phase", "rows", "share", "variable", "dtype", "shape", "bytes", "backend", "pending")
 
 
 def table_text(repository: Repository, data_id: str | None) -> str:
@@ -24,7 +24,7 @@ def table_text(repository: Repository, data_id: str | None) -> str:
     rows = [
         (
             phase,
-            repository.tier,
+            repository.backend,
             variable.name,
             str(variable.dtype),
             str(len(variable)),
@@ -61,7 +61,7 @@ def details(
         for name, variable in table[at].items():
             if names is None or name in names:
                 size = (str(variable.dtype), str(variable.row_shape), format_nbytes(variable.nbytes))
-                lines.append((at, str(len(variable)), share, name, *size, repository.tier, _pending(variable)))
+                lines.append((at, str(len(variable)), share, name, *size, repository.backend, _pending(variable)))
     return lines
 
 

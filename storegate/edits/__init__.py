@@ -5,7 +5,7 @@ What its files know:
     tables      new states of a table from rows that are written; pure
     updates     a variable whose selected rows are new ones
     writes      adding, replacing and deleting rows
-    lazy        shuffles, casts and encodings
+    transforms  shuffles, casts and encodings
     compaction  rows written out once in their logical order
     transfers   variables between memory and storage
 """
@@ -13,9 +13,9 @@ What its files know:
 from __future__ import annotations
 
 from storegate.edits.compaction import compact
-from storegate.edits.lazy import shuffle, transform
 from storegate.edits.tables import with_active
 from storegate.edits.transfers import Callback, move
+from storegate.edits.transforms import shuffle, transform
 from storegate.edits.writes import add, assign, clear, create_zeros, delete, update
 
 __all__ = [

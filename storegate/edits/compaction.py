@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from storegate.edits import tables
 from storegate.parsing import ALL, PHASES, Names
-from storegate_engine.arrays import Capacity
+from storegate_engine.clusters import Capacity
 from storegate_engine.store import Transaction, rewrite
 from storegate_engine.table import rows_of
 

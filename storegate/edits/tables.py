@@ -194,7 +194,7 @@ def firsts_of(table: Table, phase: str) -> dict[str, int]:
     """Return where the rows of each phase begin: of one phase, or of all end to end."""
     if phase != ALL:
         return {phase: 0}
-    sizes = [table.rows(at) for at in PHASES]
+    sizes = [table.n_rows(at) for at in PHASES]
     return {at: sum(sizes[:number]) for number, at in enumerate(PHASES) if sizes[number]}
 
 
@@ -253,7 +253,7 @@ def with_active(table: Table) -> Table:
     """Return the table with the variable ``active`` (re)set to ones in every phase that has rows."""
     for phase in PHASES:
         table = table.without(phase, [ACTIVE])
-        if rows := table.rows(phase):
+        if rows := table.n_rows(phase):
             ones = ConstantArray(np.dtype(np.int64), (), rows, 1)
             table = table.with_variables(phase, [_in_place(table, phase, rows_of(ACTIVE, ones))])
     return table

@@ -9,8 +9,8 @@ from typing import TypeAlias
 from storegate.edits import tables
 from storegate.parsing import ALL, PHASES, Data, Names, VarNames, parse_columns, parse_names
 from storegate.reading import Selected
-from storegate_engine.arrays import Capacity, RowArray, persist
-from storegate_engine.clusters import active_client
+from storegate_engine.arrays import RowArray, persist
+from storegate_engine.clusters import Capacity, active_client
 from storegate_engine.errors import ArgumentTypeError, shown
 from storegate_engine.graphs import blocks_of, to_dask
 from storegate_engine.store import MemoryRepository, Repository, Source, Transaction, VariableSource, write

@@ -16,7 +16,7 @@ from storegate import StoreGate
 from storegate_engine import testing
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import CorruptStoreError, LabelError, MemoryBudgetError
-from storegate_engine.exchange import Exchange, bucket_sorts, driver, passes
+from storegate_engine.exchange import Exchange, bucket_sorts, driver, executor
 from storegate_engine.exchange.bucket_sorts import BucketSort
 from storegate_engine.exchange.plans import Wanted, choose
 from storegate_engine.orders import ArrayIndex, Range, Take, cut, permute
@@ -263,8 +263,8 @@ class TestEqualsNumpy:
             )
             plan = replace(plan, map_rows=250, bucket_rows=100, n_maps=12, n_buckets=-(-len(order) // 100))
             several = Exchange.of([variable], [str(tmp_path / "spill")], map_rows=[250], bucket_rows=100, coarse=coarse)
-            passes.run_steps(several, 2)
-            passes.run_steps(several, 2)  # everything is there
+            executor.run_steps(several, 2)
+            executor.run_steps(several, 2)  # everything is there
             spaces = [Workspace()]
             found = [rows.copy() for at in range(plan.n_buckets) for rows in several.collect(at, spaces)]
             np.testing.assert_array_equal(np.concatenate(found), rows[order.rows(0, len(order))])

@@ -49,12 +49,12 @@ class TestHistory:
         assert [commit.version for commit in commits] == [1, 2, 3, 4, 5, 6]
         operations = ["add_data", "add_data", "update_data", "shuffle", "astype", "delete_data"]
         assert [commit.operation for commit in commits] == operations
-        assert [commit.rows for commit in commits] == [20, 5, 0, 0, 0, 0]
+        assert [commit.n_rows for commit in commits] == [20, 5, 0, 0, 0, 0]
         assert [commit.nbytes for commit in commits] == [160 + 160, 40 + 40, 16, 0, 0, 0]
         assert commits[3].arguments == {"phase": "train", "seed": 3}
         assert all(timedelta(0) <= before - commit.time < timedelta(minutes=5) for commit in commits)
         assert "update_data" in repr(commits)
-        assert repr(commits).splitlines()[0].split() == "version time operation arguments rows nbytes".split()
+        assert repr(commits).splitlines()[0].split() == "version time operation arguments n_rows nbytes".split()
 
     def test_a_version_opens_as_it_was_and_cannot_change(self, evolved, tmp_path):
         for version, expected in states().items():

@@ -17,8 +17,8 @@ PUBLIC = {
         replace_rows runs_of spans to_json
     """,
     "storegate_engine.arrays": """
-        ArraySpec Capacity Compressor ConstantArray DEFAULT_COMPRESSOR MAX_TEXT_NBYTES MemoryArray
-        PersistedArray RowArray RowSpan Segment StoredArray StoredIndex Written capacity check_array
+        ArraySpec Compressor ConstantArray DEFAULT_COMPRESSOR MAX_TEXT_NBYTES MemoryArray
+        PersistedArray RowArray RowSpan Segment StoredArray StoredIndex Written check_array
         made_at persist require_within_limits run_tasks shard_checksums write_rows
     """,
     "storegate_engine.table": """
@@ -31,8 +31,8 @@ PUBLIC = {
         plan_rows run spill_of spill_row_nbytes task_nbytes workspace
     """,
     "storegate_engine.store": """
-        ArraySource Checked ColumnSource Manifest MemoryRepository Repository Root Source StoredRepository
-        StreamSource Transaction Unreadable Vacuumed VariableSource as_native as_source fingerprint
+        ArraySource CheckResult ColumnSource Manifest MemoryRepository Repository Root Source StoredRepository
+        StreamSource Transaction Unreadable VacuumResult VariableSource as_native as_source fingerprint
         fingerprint_all is_foreign known_fingerprints repair rewrite vacuum verify write
     """,
     "storegate_engine.graphs": """

@@ -3,7 +3,7 @@
 What its files know:
 
     rows         the protocol of arrays of rows, and those in storage and in memory
-    tiers        rows persisted on the workers of a cluster
+    persisted    rows persisted on the workers of a cluster
     segments     new arrays of rows in storage
     shards       the files of a sharded zarr array on a file system
     shard_index  where the chunks of a shard lie in its file
@@ -19,6 +19,7 @@ from __future__ import annotations
 from storegate_engine.arrays.checks import check_array
 from storegate_engine.arrays.checksums import Written, shard_checksums
 from storegate_engine.arrays.inspection import require_within_limits
+from storegate_engine.arrays.persisted import PersistedArray, persist
 from storegate_engine.arrays.rows import ConstantArray, MemoryArray, RowArray, StoredArray, StoredIndex
 from storegate_engine.arrays.segments import (
     DEFAULT_COMPRESSOR,
@@ -30,13 +31,11 @@ from storegate_engine.arrays.segments import (
     write_rows,
 )
 from storegate_engine.arrays.shards import RowSpan, run_tasks
-from storegate_engine.arrays.tiers import Capacity, PersistedArray, capacity, persist
 
 __all__ = [
     "DEFAULT_COMPRESSOR",
     "MAX_TEXT_NBYTES",
     "ArraySpec",
-    "Capacity",
     "Compressor",
     "ConstantArray",
     "MemoryArray",
@@ -47,7 +46,6 @@ __all__ = [
     "StoredArray",
     "StoredIndex",
     "Written",
-    "capacity",
     "check_array",
     "made_at",
     "persist",

@@ -8,14 +8,14 @@ What its files know:
     bucket_sorts  the rows of one variable, sorted into buckets by spill files
     spill_files   parts of rows, one for each bucket, in one checksummed file
     spills        where exchanges spill: created, adopted, shared, handed down, kept, removed
-    passes        the executor of exchanges in threads, or on a cluster
+    executor      the executor of exchanges in threads, or on a cluster
     tasks         small functions, run in threads or on the active dask cluster
 """
 
 from __future__ import annotations
 
 from storegate_engine.exchange.driver import Exchange, Step
-from storegate_engine.exchange.passes import open_exchange
+from storegate_engine.exchange.executor import open_exchange
 from storegate_engine.exchange.planning import moved_row_nbytes, plan_rows, spill_row_nbytes
 from storegate_engine.exchange.plans import COPIES, SHARE, TASK_NBYTES, Plan, permuted_rows, task_nbytes
 from storegate_engine.exchange.spills import Spills, spill_of

@@ -24,7 +24,7 @@ import numpy as np
 import xarray as xr
 from dask.highlevelgraph import HighLevelGraph
 
-from storegate_engine.arrays import Capacity
+from storegate_engine.clusters import Capacity
 from storegate_engine.errors import ArrayExpressionError
 from storegate_engine.graphs.array_expressions import RowsExpr, expression_of, with_layers
 from storegate_engine.graphs.layers import RowsLayer

@@ -9,8 +9,8 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from storegate_engine.arrays import Capacity
 from storegate_engine.budget import require, reserved_nbytes
+from storegate_engine.clusters import Capacity
 from storegate_engine.encodings import encoding_of, is_calendar
 from storegate_engine.exchange import Plan
 from storegate_engine.graphs.dask_arrays import for_xarray, layers_of, rows_to_dask

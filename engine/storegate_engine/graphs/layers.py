@@ -18,9 +18,10 @@ from dask.base import tokenize
 from dask.highlevelgraph import Layer, MaterializedLayer
 from dask.typing import Key
 
-from storegate_engine.arrays import Capacity, StoredIndex
+from storegate_engine.arrays import StoredIndex
 from storegate_engine.budget import BLOCK_NBYTES, block_rows
 from storegate_engine.buffers import Pool, Workspace
+from storegate_engine.clusters import Capacity
 from storegate_engine.errors import MemoryBudgetError
 from storegate_engine.exchange import (
     COPIES,

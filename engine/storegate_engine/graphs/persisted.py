@@ -21,7 +21,8 @@ from dask._task_spec import GraphNode, Task, TaskRef
 from dask.base import tokenize
 from dask.typing import Key
 
-from storegate_engine.arrays import Capacity, PersistedArray
+from storegate_engine.arrays import PersistedArray
+from storegate_engine.clusters import Capacity
 from storegate_engine.exchange import Plan, plan_rows
 from storegate_engine.graphs.dask_arrays import as_rows, rows_to_dask, to_array
 from storegate_engine.graphs.layers import RowsLayer, blocks_of

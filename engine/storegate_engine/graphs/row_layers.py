@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate_engine.arrays import Capacity
+from storegate_engine.clusters import Capacity
 from storegate_engine.graphs.layers import RowsLayer, fitting_rows, plan_blocks
 from storegate_engine.orders import ArrayIndex, MaskIndex, RowIndex
 from storegate_engine.table import Variable, is_stored, token_of

@@ -29,12 +29,12 @@ from storegate_engine.store.repository import Repository, Transaction
 from storegate_engine.store.rewriting import rewrite, write
 from storegate_engine.store.roots import Root
 from storegate_engine.store.stored import StoredRepository
-from storegate_engine.store.vacuuming import Vacuumed, vacuum
-from storegate_engine.store.verifying import Checked, verify
+from storegate_engine.store.vacuuming import VacuumResult, vacuum
+from storegate_engine.store.verifying import CheckResult, verify
 
 __all__ = [
     "ArraySource",
-    "Checked",
+    "CheckResult",
     "ColumnSource",
     "Manifest",
     "MemoryRepository",
@@ -45,7 +45,7 @@ __all__ = [
     "StreamSource",
     "Transaction",
     "Unreadable",
-    "Vacuumed",
+    "VacuumResult",
     "VariableSource",
     "as_native",
     "as_source",

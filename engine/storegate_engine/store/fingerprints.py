@@ -1,9 +1,9 @@
 """Fingerprints: what the rows of a variable are, as a hash of their values and logical order alone.
 
 A fingerprint is the SHA-256 of dtype, shape and values. It does not depend on chunks, codecs, orders, transforms,
-tiers or paths: equal rows have equal fingerprints, wherever and however they were made. To know it, every row must be
-read once in logical order; a store keeps what was found, and each version whose variable is the same one has it. With
-``storegate.fingerprints`` they are made at every commit.
+backends or paths: equal rows have equal fingerprints, wherever and however they were made. To know it, every row
+must be read once in logical order; a store keeps what was found, and each version whose variable is the same one has
+it. With ``storegate.fingerprints`` they are made at every commit.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import warnings
 from collections.abc import Mapping
 
-from storegate_engine.arrays import Capacity
+from storegate_engine.clusters import Capacity
 from storegate_engine.contents import FINGERPRINTS
 from storegate_engine.encodings import canonical_bytes, dtype_to_text
 from storegate_engine.errors import CorruptStoreError, StoreGateError

@@ -60,7 +60,7 @@ class _Gathered:
 class MemoryRepository(Repository):
     """A table whose rows are ndarrays of this process; travels by value."""
 
-    tier = "numpy"
+    backend = "numpy"
 
     def __init__(self, *, budget_nbytes: int, copy: bool = True) -> None:
         self.budget_nbytes = budget_nbytes

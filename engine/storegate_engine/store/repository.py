@@ -66,7 +66,7 @@ if hasattr(os, "register_at_fork"):
 class Repository:
     """The committed table of one data_id, and how rows are written beside it."""
 
-    tier: str
+    backend: str
     """``numpy`` where rows lie in memory, ``zarr`` where they lie in storage."""
     writable = True
     budget_nbytes: int

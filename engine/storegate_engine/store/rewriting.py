@@ -15,10 +15,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate_engine import settings
-from storegate_engine.arrays import ArraySpec, Capacity, RowArray, StoredArray, Written, shard_checksums, write_rows
-from storegate_engine.arrays import capacity as capacity_of
+from storegate_engine.arrays import ArraySpec, RowArray, StoredArray, Written, shard_checksums, write_rows
 from storegate_engine.buffers import Workspace
-from storegate_engine.clusters import active_client
+from storegate_engine.clusters import Capacity, active_client
+from storegate_engine.clusters import capacity as capacity_of
 from storegate_engine.encodings import encoding_of
 from storegate_engine.errors import LabelError, MemoryBudgetError
 from storegate_engine.exchange import TASK_NBYTES, Exchange, Plan, open_exchange, plan_rows, run, workspace

@@ -91,7 +91,7 @@ class StoredRepository(Repository):
         A version to show; it cannot change.
     """
 
-    tier = "zarr"
+    backend = "zarr"
 
     def __init__(
         self,

@@ -32,7 +32,7 @@ from storegate_engine.store.repository import Edit
 from storegate_engine.store.stored import StoredRepository
 from storegate_engine.table import Table, key_of, stored_arrays
 
-__all__ = ["Vacuumed", "vacuum"]
+__all__ = ["VacuumResult", "vacuum"]
 
 MAX_TRIES = 100
 CLOCK_SECONDS = 2.0
@@ -40,7 +40,7 @@ CLOCK_SECONDS = 2.0
 
 
 @dataclass(slots=True)
-class Vacuumed:
+class VacuumResult:
     """What a vacuum has removed, or would remove."""
 
     versions: list[int] = field(default_factory=list)
@@ -79,7 +79,7 @@ class Vacuumed:
 
 def vacuum(
     repository: StoredRepository, *, older_than: float, keep_versions: int = 1, dry_run: bool = False
-) -> Vacuumed:
+) -> VacuumResult:
     """Remove what nobody needs any more.
 
     Parameters
@@ -110,7 +110,7 @@ def vacuum(
     if not dry_run:
         repository.require_writable("vacuum")
     for attempt in range(MAX_TRIES):
-        found = Vacuumed(dry_run=dry_run)
+        found = VacuumResult(dry_run=dry_run)
         now = time.time() if dry_run else _now(repository.location)
         try:
             kept = _vacuum_table(repository, found, now - older_than, keep_versions)
@@ -124,7 +124,7 @@ def vacuum(
     return found
 
 
-def _vacuum_table(repository: StoredRepository, found: Vacuumed, before: float, keep_versions: int) -> list[Table]:
+def _vacuum_table(repository: StoredRepository, found: VacuumResult, before: float, keep_versions: int) -> list[Table]:
     """Remove old versions and segments; return the tables of the versions that stay."""
     repository.refresh()
     location, log = repository.location, repository.log
@@ -157,7 +157,7 @@ def _vacuum_table(repository: StoredRepository, found: Vacuumed, before: float, 
     return tables
 
 
-def _table_at(repository: StoredRepository, manifest: Manifest | Unreadable, found: Vacuumed) -> Table | None:
+def _table_at(repository: StoredRepository, manifest: Manifest | Unreadable, found: VacuumResult) -> Table | None:
     """Return the table of a version that stays, None where it cannot be read."""
     if isinstance(manifest, Manifest):
         with contextlib.suppress(CorruptStoreError):
@@ -198,7 +198,7 @@ def _versions(
     return left + [manifest.version for manifest in kept[:old]], kept[old:]
 
 
-def _is_old_segment(segments: Location, identifier: str, before: float, found: Vacuumed) -> bool:
+def _is_old_segment(segments: Location, identifier: str, before: float, found: VacuumResult) -> bool:
     """Return whether a segment without a version goes; count its bytes, or name what is not ours."""
     itself = segments.entry(identifier) if segments.is_local else None
     entries = [itself] if itself is not None else []
@@ -239,7 +239,7 @@ def _now(location: Location) -> float:
     return now
 
 
-def _vacuum_fingerprints(repository: StoredRepository, found: Vacuumed, kept: Iterable[Table]) -> None:
+def _vacuum_fingerprints(repository: StoredRepository, found: VacuumResult, kept: Iterable[Table]) -> None:
     fingerprints = repository.location / FINGERPRINTS
     entries = fingerprints.entries()
     found.refused += [str(fingerprints / key) for key in strangers(entries, fingerprints.prefix)]
@@ -249,7 +249,7 @@ def _vacuum_fingerprints(repository: StoredRepository, found: Vacuumed, kept: It
             fingerprints.delete(entry.key)
 
 
-def _vacuum_left_files(location: Location, found: Vacuumed, before: float) -> None:
+def _vacuum_left_files(location: Location, found: VacuumResult, before: float) -> None:
     """Remove what killed processes have left, on a file system: elsewhere nothing is written in parts."""
     if location.path is None:
         return
@@ -278,7 +278,7 @@ def _is_ours(place: Location, entry: Entry) -> bool:
     return not strangers([entry], place.prefix)
 
 
-def _remove(place: Location, name: str, into: list[str], found: Vacuumed, entries: Iterable[Entry]) -> None:
+def _remove(place: Location, name: str, into: list[str], found: VacuumResult, entries: Iterable[Entry]) -> None:
     into.append(str(place / name))
     found.nbytes += sum(map(_nbytes, entries))
     if not found.dry_run:

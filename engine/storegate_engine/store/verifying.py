@@ -15,11 +15,11 @@ from storegate_engine.store.manifests import Unreadable
 from storegate_engine.store.stored import StoredRepository
 from storegate_engine.table import stored_arrays
 
-__all__ = ["Checked", "verify"]
+__all__ = ["CheckResult", "verify"]
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckResult:
     """One manifest or array, and what is wrong with it."""
 
     key: str
@@ -32,7 +32,7 @@ class Checked:
     """What is wrong; empty where nothing is."""
 
 
-def verify(repository: StoredRepository) -> Iterator[Checked]:
+def verify(repository: StoredRepository) -> Iterator[CheckResult]:
     """Check every manifest, and every array that one of them refers to; yield a result for each.
 
     An array with several wrong shards gives a result for each of them.
@@ -42,14 +42,14 @@ def verify(repository: StoredRepository) -> Iterator[Checked]:
     for manifest in kept:
         key = repository.log.key(manifest.version)
         if isinstance(manifest, Unreadable):
-            yield Checked(key, "", 0, manifest.problem)
+            yield CheckResult(key, "", 0, manifest.problem)
             continue
         try:
             table = repository.table_at(manifest.version)
         except StoreError as err:
-            yield Checked(key, "", 0, str(err))
+            yield CheckResult(key, "", 0, str(err))
             continue
-        yield Checked(key, "", 0)
+        yield CheckResult(key, "", 0)
         newest = manifest is kept[-1]
         for array, users in stored_arrays(table).items():
             arrays[array] = users if newest else arrays.get(array, [])
@@ -57,4 +57,4 @@ def verify(repository: StoredRepository) -> Iterator[Checked]:
         key = f"segments/{array.segment}/{array.name}"
         nbytes = array.n_rows * row_nbytes(array.dtype, array.row_shape)
         for found in check_array(array):
-            yield Checked("/".join(filter(None, (key, found.key))), ", ".join(users), nbytes, found.problem)
+            yield CheckResult("/".join(filter(None, (key, found.key))), ", ".join(users), nbytes, found.problem)

@@ -397,7 +397,7 @@ class Table:
         }
         return Table(MappingProxyType(phases), self.compiled)
 
-    def rows(self, phase: str) -> int:
+    def n_rows(self, phase: str) -> int:
         """Return the rows of one phase.
 
         Raises
@@ -413,7 +413,7 @@ class Table:
 
     def sizes(self) -> dict[str, int]:
         """Return the rows of every phase."""
-        return {phase: self.rows(phase) for phase in PHASES}
+        return {phase: self.n_rows(phase) for phase in PHASES}
 
     def misaligned(self) -> dict[str, list[list[str]]]:
         """Return, for each phase in which they differ, the names of variables by how their rows had been shuffled."""

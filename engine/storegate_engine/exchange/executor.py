@@ -1,4 +1,4 @@
-"""Passes: the executor of exchanges in threads, or on the active cluster; decides nothing, runs a plan."""
+"""Executor: exchanges run in threads, or on the active cluster; decides nothing, runs a plan."""
 
 from __future__ import annotations
 

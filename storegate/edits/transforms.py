@@ -1,4 +1,4 @@
-"""Lazy: shuffles, casts and encodings; they change how rows are read, and nothing that is stored."""
+"""Transforms: shuffles, casts and encodings; they change how rows are read, and nothing that is stored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def transform(change: Transaction, names: Names, phase: str, transform: Transfor
 def shuffle(change: Transaction, phase: str, seed: int) -> None:
     """Permute the order of all variables of a phase, or of each phase, alike."""
     for one in PHASES if phase == ALL else (phase,):
-        change.table.rows(one)  # refuses variables of different lengths
+        change.table.n_rows(one)  # refuses variables of different lengths
         names = list(change.table[one])
         targets = [(one, name) for name in names]
         change.edit(tables.mapped(one, names, lambda old: old.permuted(seed)), reads=targets, touches=targets)

@@ -1,4 +1,4 @@
-"""Tiers: rows persisted in memory, here or on the workers of a cluster; spilled rows are ordinary segments."""
+"""Persisted rows: in the memory of a cluster's workers, for as long as the cluster lives."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ import numpy as np
 from dask.base import compute
 from dask.base import persist as persist_collections
 from dask.delayed import delayed
-from dask.system import CPU_COUNT
 
-from storegate_engine.clusters import active_client, asking, raise_failed, worker_limits
+from storegate_engine.clusters import active_client, asking, raise_failed
 from storegate_engine.errors import ClusterError
 
-__all__ = ["Capacity", "PersistedArray", "capacity", "persist"]
+__all__ = ["PersistedArray", "persist"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -91,27 +90,6 @@ def _computed(*collections: Any) -> tuple[Any, ...]:
     with asking(client) if client is not None else contextlib.nullcontext():
         computed: tuple[Any, ...] = compute(*collections)
     return computed
-
-
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    """Memory and threads that a plan may count on: this process's, or one worker's of the active cluster."""
-
-    budget_nbytes: int
-    """The memory limit."""
-    workers: int
-    """Tasks that run at the same time within it."""
-
-
-def capacity(budget_nbytes: int) -> Capacity:
-    """Return what there is to plan with, within ``budget_nbytes``; the smallest worker's share on a cluster."""
-    client = active_client()
-    if client is None:
-        return Capacity(budget_nbytes, CPU_COUNT)
-    limits = [
-        (min(budget_nbytes, worker.memory_nbytes or budget_nbytes), worker.threads) for worker in worker_limits(client)
-    ]
-    return Capacity(*min(limits, key=lambda limit: limit[0] / limit[1]))
 
 
 def persist(arrays: Mapping[str, da.Array]) -> dict[str, PersistedArray]:
