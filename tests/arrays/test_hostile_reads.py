@@ -20,7 +20,7 @@ from zarr.core.sync import sync
 from storegate import StoreGate
 from storegate_engine import documents, locations
 from storegate_engine.arrays import inspection
-from storegate_engine.arrays import rows as arrays
+from storegate_engine.arrays import stored as arrays
 from storegate_engine.errors import CorruptStoreError, MemoryBudgetError, StoreError
 
 ROWS = np.random.default_rng(0).random((64, 16), dtype="f4")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from storegate import StoreGate
 from storegate_engine.arrays import StoredIndex
-from storegate_engine.arrays import rows as arrays
+from storegate_engine.arrays import stored as arrays
 from storegate_engine.orders import (
     ArrayIndex,
     MaskIndex,

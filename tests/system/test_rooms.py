@@ -17,7 +17,7 @@ PUBLIC = {
         replace_rows runs_of spans to_json
     """,
     "storegate_engine.arrays": """
-        ArraySpec Compressor ConstantArray DEFAULT_COMPRESSOR MAX_TEXT_NBYTES MemoryArray
+        ArraySpec Compressor ConstantArray DEFAULT_COMPRESSOR Fileless MAX_TEXT_NBYTES MemoryArray
         PersistedArray RowArray RowSpan Segment StoredArray StoredIndex Written check_array
         made_at persist require_within_limits run_tasks shard_checksums write_rows
     """,

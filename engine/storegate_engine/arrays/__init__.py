@@ -2,7 +2,8 @@
 
 What its files know:
 
-    rows         the protocol of arrays of rows, and those in storage and in memory
+    rows         the protocol of arrays of rows, and those in memory
+    stored       arrays of rows in storage, opened and read
     persisted    rows persisted on the workers of a cluster
     segments     new arrays of rows in storage
     shards       the files of a sharded zarr array on a file system
@@ -20,7 +21,7 @@ from storegate_engine.arrays.checks import check_array
 from storegate_engine.arrays.checksums import Written, shard_checksums
 from storegate_engine.arrays.inspection import require_within_limits
 from storegate_engine.arrays.persisted import PersistedArray, persist
-from storegate_engine.arrays.rows import ConstantArray, MemoryArray, RowArray, StoredArray, StoredIndex
+from storegate_engine.arrays.rows import ConstantArray, Fileless, MemoryArray, RowArray
 from storegate_engine.arrays.segments import (
     DEFAULT_COMPRESSOR,
     MAX_TEXT_NBYTES,
@@ -31,6 +32,7 @@ from storegate_engine.arrays.segments import (
     write_rows,
 )
 from storegate_engine.arrays.shards import RowSpan, run_tasks
+from storegate_engine.arrays.stored import StoredArray, StoredIndex
 
 __all__ = [
     "DEFAULT_COMPRESSOR",
@@ -38,6 +40,7 @@ __all__ = [
     "ArraySpec",
     "Compressor",
     "ConstantArray",
+    "Fileless",
     "MemoryArray",
     "PersistedArray",
     "RowArray",

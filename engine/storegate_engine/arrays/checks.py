@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from storegate_engine.arrays import checksums
-from storegate_engine.arrays.rows import StoredArray
 from storegate_engine.arrays.shards import shard_key
+from storegate_engine.arrays.stored import StoredArray
 from storegate_engine.encodings import encoding_of, row_nbytes
 from storegate_engine.errors import StoreError
 from storegate_engine.orders import spans

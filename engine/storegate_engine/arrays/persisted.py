@@ -13,6 +13,7 @@ from dask.base import compute
 from dask.base import persist as persist_collections
 from dask.delayed import delayed
 
+from storegate_engine.arrays.rows import Fileless
 from storegate_engine.clusters import active_client, asking, raise_failed
 from storegate_engine.errors import ClusterError
 
@@ -22,7 +23,7 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PersistedArray:
+class PersistedArray(Fileless):
     """Rows in the memory of a cluster's workers; lives as long as the cluster does."""
 
     values: da.Array

@@ -30,8 +30,8 @@ from storegate_engine.arrays.inspection import (
     require_legal_document,
     require_within_limits,
 )
-from storegate_engine.arrays.rows import StoredArray
 from storegate_engine.arrays.shards import Shards, shards_of
+from storegate_engine.arrays.stored import StoredArray
 from storegate_engine.budget import WRITES_IN_FLIGHT, Layout, plan_layout
 from storegate_engine.encodings import Encoding, encoding_of, is_text, row_nbytes
 from storegate_engine.errors import CorruptStoreError, DtypeError, ShapeError, TransactionError, UnreadableStateError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from storegate_engine.arrays import ConstantArray, MemoryArray
 from storegate_engine.exchange.plans import COPIES, Plan, Wanted, choose
 from storegate_engine.settings import shuffle_plan
 from storegate_engine.table import Variable
@@ -56,12 +55,10 @@ def plan_rows(
         variable.offsets[-1],
         moved_row_nbytes(variable),
         in_order=in_order or not is_fixed,
-        random_access=all(isinstance(piece.array, (MemoryArray, ConstantArray)) for piece in variable.pieces),
+        random_access=all(piece.array.is_random_access for piece in variable.pieces),
         spill_row_nbytes=spill_row_nbytes(variable),
         stored_nbytes=sum(
-            piece.n_rows * piece.source_row_nbytes
-            for piece in variable.pieces
-            if not isinstance(piece.array, ConstantArray)
+            piece.n_rows * piece.source_row_nbytes for piece in variable.pieces if piece.array.constant is None
         ),
         has_repeats=not (in_order or variable.order.is_injective),
         chunk_rows=max((piece.array.chunk_rows for piece in variable.pieces), default=1),

@@ -22,7 +22,6 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
-from storegate_engine.arrays import StoredArray
 from storegate_engine.clusters import active_client, unseen_by
 from storegate_engine.errors import SpillError
 from storegate_engine.exchange.spill_files import SPILL_FORMAT
@@ -59,7 +58,7 @@ def _scratch_of(variable: Variable, configured: Path | None) -> Path:
     if (place := configured or scratch_directory()) is not None:
         return place
     for piece in variable.pieces:
-        if isinstance(piece.array, StoredArray) and (segment := piece.array.location.path) is not None:
+        if (location := piece.array.location) is not None and (segment := location.path) is not None:
             table = segment.parents[1]
             if os.access(table, os.W_OK):
                 return table / "scratch"

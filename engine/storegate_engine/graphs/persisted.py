@@ -21,7 +21,7 @@ from dask._task_spec import GraphNode, Task, TaskRef
 from dask.base import tokenize
 from dask.typing import Key
 
-from storegate_engine.arrays import PersistedArray
+from storegate_engine.arrays import Fileless
 from storegate_engine.clusters import Capacity
 from storegate_engine.exchange import Plan, plan_rows
 from storegate_engine.graphs.dask_arrays import as_rows, rows_to_dask, to_array
@@ -36,7 +36,7 @@ Spans: TypeAlias = Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
-class GivenRows:
+class GivenRows(Fileless):
     """Stands for rows that tasks are given by the graph: they cannot be read by whoever wants them."""
 
     dtype: np.dtype[Any]
@@ -142,7 +142,7 @@ def place(variable: Variable, spans: Spans, source_rows: int, *parts: Array) -> 
 
 def is_persisted(variable: Variable) -> bool:
     """Return whether any rows of a variable lie on the workers of a cluster."""
-    return any(isinstance(piece.array, PersistedArray) for piece in variable.pieces)
+    return any(piece.array.on_workers() is not None for piece in variable.pieces)
 
 
 def persisted_to_dask(variable: Variable, rows: tuple[int, ...], capacity: Capacity) -> da.Array:
@@ -162,10 +162,11 @@ def persisted_to_dask(variable: Variable, rows: tuple[int, ...], capacity: Capac
 
 
 def _piece_to_dask(name: str, piece: Piece, capacity: Capacity) -> da.Array:
-    if not isinstance(piece.array, PersistedArray):
+    persisted = piece.array.on_workers()
+    if persisted is None:
         whole = Variable(name, piece.dtype, piece.row_shape, (piece,), Range(0, piece.n_rows))
         return rows_to_dask(whole, blocks_of([whole], capacity), capacity)
-    rows: da.Array = piece.array.on_workers()[piece.start : piece.stop]
+    rows: da.Array = persisted[piece.start : piece.stop]
     if not piece.transforms:
         return rows
     chunks = (rows.chunks[0], *((size,) for size in piece.row_shape))

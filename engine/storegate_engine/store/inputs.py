@@ -12,7 +12,6 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import xarray as xr
 
-from storegate_engine.arrays import ConstantArray, StoredArray
 from storegate_engine.casts import combined, holds
 from storegate_engine.encodings import TEXT, dtype_to_text, is_text
 from storegate_engine.errors import DtypeError, ShapeError, StoreGateError, shown
@@ -365,10 +364,10 @@ def _text_of_variable(variable: Variable) -> TextSize | None:
     size = TextSize(0, 0)
     for piece in variable.pieces:
         array = piece.array
-        if isinstance(array, StoredArray) and array.text is not None:
-            row = array.text.nbytes / max(1, array.n_rows)
-            size = size.with_rows(TextSize(int(row * piece.n_rows), array.text.largest_nbytes))
-        elif array.dtype.kind == "T" and not isinstance(array, ConstantArray):
+        if (text := array.text) is not None:
+            row = text.nbytes / max(1, array.n_rows)
+            size = size.with_rows(TextSize(int(row * piece.n_rows), text.largest_nbytes))
+        elif array.dtype.kind == "T" and array.constant is None:
             return None
         else:  # a number takes no more than 64 characters, a character no more than 4 bytes
             row_nbytes = n_texts * (4 + (array.dtype.itemsize if array.dtype.kind in "US" else 64))

@@ -225,8 +225,7 @@ def _gathered(variable: Variable, lo: int, hi: int, n_threads: int, *, is_last: 
     """Return logical rows ``lo..hi``, by reading the stored ones in order, for the last time or not."""
     out = np.empty((hi - lo, *variable.row_shape), variable.dtype)
     stored = variable.stored_rows()
-    shards = (piece.array.layout.shard_rows for piece in stored.pieces if isinstance(piece.array, StoredArray))
-    shard = max(shards, default=1)
+    shard = max((piece.array.shard_rows for piece in stored.pieces), default=1)
     span = shard * max(1, SPAN_NBYTES // (shard * max(1, variable.row_nbytes)))
     wanted, places = _ascending(variable.order.rows(lo, hi), len(stored))
     cuts = np.searchsorted(wanted, np.arange(0, len(stored) + span, span)).tolist()

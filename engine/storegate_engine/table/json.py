@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate_engine import orders
-from storegate_engine.arrays import ConstantArray, StoredArray, StoredIndex, require_within_limits
+from storegate_engine.arrays import ConstantArray, RowArray, StoredArray, StoredIndex, require_within_limits
 from storegate_engine.budget import Layout
 from storegate_engine.encodings import dtype_from_text, dtype_to_text
 from storegate_engine.errors import CorruptStoreError, StoreGateError, shown
@@ -36,36 +36,19 @@ __all__ = [
 
 def table_to_state(table: Table) -> dict[str, Any]:
     """Return a table whose rows are all stored as what a manifest holds of it."""
-    arrays: dict[StoredArray | ConstantArray, int] = {}
+    arrays: dict[RowArray, int] = {}
     phases = {phase: [_variable_to_state(variable, arrays) for variable in table[phase].values()] for phase in PHASES}
     return {
         "compiled": table.compiled,
-        "arrays": [_array_to_state(array) for array in arrays],
+        "arrays": [array.to_json() for array in arrays],
         "phases": phases,
     }
 
 
-def _array_to_state(array: StoredArray | ConstantArray) -> dict[str, Any]:
-    if isinstance(array, StoredArray):
-        return array.to_json()
-    return {
-        "constant": array.value,
-        "dtype": dtype_to_text(array.dtype),
-        "row_shape": list(array.row_shape),
-        "n_rows": array.n_rows,
-    }
-
-
-def _array_from_state(document: Any, segments: Location, before: Known, known: Known) -> StoredArray | ConstantArray:
-    if "constant" not in document:
-        return _stored_from_state(document, segments, before, known)
-    counts = (document["n_rows"], *document["row_shape"])
-    value = document["constant"]
-    if type(value) is not int or value not in (0, 1) or any(type(n) is not int or n < 0 for n in counts):
-        raise CorruptStoreError(f"a constant array that is not ours: {shown(document)}")
-    dtype = dtype_from_text(document["dtype"])
-    require_within_limits(dtype, tuple(counts[1:]), counts[0], Layout(1, 1))
-    return ConstantArray(dtype, tuple(counts[1:]), counts[0], value)
+def _array_from_state(document: Any, segments: Location, before: Known, known: Known) -> RowArray:
+    if "constant" in document:
+        return ConstantArray.from_json(document)
+    return _stored_from_state(document, segments, before, known)
 
 
 Known: TypeAlias = dict[tuple[str, str], tuple[Any, StoredArray]]
@@ -83,13 +66,13 @@ def _stored_from_state(document: Any, segments: Location, before: Known, known: 
 
 def _variable_to_state(
     variable: Variable,
-    arrays: dict[StoredArray | ConstantArray, int],
+    arrays: dict[RowArray, int],
     index_to_json: Callable[[RowIndex], object] = operator.methodcaller("to_json"),
 ) -> dict[str, Any]:
     """Return what a manifest holds of one variable; its arrays are numbered in ``arrays``."""
     pieces = []
     for piece in variable.pieces:
-        assert isinstance(piece.array, (StoredArray, ConstantArray)), "a stored table refers to stored arrays"
+        assert piece.array.is_stored, "a stored table refers to stored arrays"
         number = arrays.setdefault(piece.array, len(arrays))
         transforms = [transform.to_json() for transform in piece.transforms]
         pieces.append([number, piece.start, piece.stop, transforms])
@@ -105,12 +88,13 @@ def _variable_to_state(
 
 def is_stored(variable: Variable) -> bool:
     """Return whether all rows of a variable lie in storage, or take no space: other processes find them again."""
-    return all(isinstance(piece.array, (StoredArray, ConstantArray)) for piece in variable.pieces)
+    return all(piece.array.is_stored for piece in variable.pieces)
 
 
 def temporaries_of(variable: Variable) -> tuple[Temporary, ...]:
     """Return the temporary directories in which rows of a variable lie, for whoever reads them later to hold."""
-    urls = {piece.array.location.url for piece in variable.pieces if isinstance(piece.array, StoredArray)}
+    locations = (piece.array.location for piece in variable.pieces)
+    urls = {location.url for location in locations if location is not None}
     found = (temporary_at(url) for url in sorted(urls))
     return tuple(temporary for temporary in found if temporary is not None)
 
@@ -120,7 +104,7 @@ def token_of(variable: Variable, *details: object) -> str:
 
     Its order may have indexes in memory.
     """
-    arrays: dict[StoredArray | ConstantArray, int] = {}
+    arrays: dict[RowArray, int] = {}
     state = _variable_to_state(variable, arrays, operator.methodcaller("token"))
     places = [repr(array) for array in (*arrays, *_indices(variable.order))]
     content = json.dumps([state, places, [repr(detail) for detail in details]])
@@ -165,7 +149,7 @@ def table_from_state(state: Any, segments: Location, where: object = "", known: 
         raise CorruptStoreError(f"manifest {where} describes no table: {found}") from err
 
 
-def _transforms(array: StoredArray | ConstantArray, documents: Any) -> tuple[Transform, ...]:
+def _transforms(array: RowArray, documents: Any) -> tuple[Transform, ...]:
     """Return the transforms of a piece, none of which makes rows that are too large to be handled."""
     if len(documents) > MAX_TRANSFORMS:
         raise CorruptStoreError(f"a piece has {len(documents)} transforms, and at most {MAX_TRANSFORMS} are read")
@@ -184,7 +168,7 @@ def _index_from_state(document: Any, segments: Location) -> StoredIndex:
     return StoredIndex(array)
 
 
-def _variable_from_state(document: Any, arrays: list[StoredArray | ConstantArray], segments: Location) -> Variable:
+def _variable_from_state(document: Any, arrays: list[RowArray], segments: Location) -> Variable:
     pieces = []
     for number, start, stop, transforms in document["pieces"]:
         if any(type(n) is not int for n in (number, start, stop)):
@@ -223,9 +207,9 @@ def key_of(variable: Variable) -> str:
 
     Its order may have indexes in memory.
     """
-    arrays: dict[StoredArray | ConstantArray, int] = {}
+    arrays: dict[RowArray, int] = {}
     state = _variable_to_state(variable, arrays, operator.methodcaller("token"))
-    return hashlib.sha256(json.dumps([state, [_array_to_state(array) for array in arrays]]).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([state, [array.to_json() for array in arrays]]).encode()).hexdigest()[:32]
 
 
 def stored_arrays(table: Table) -> dict[StoredArray, list[str]]:

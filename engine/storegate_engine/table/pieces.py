@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate_engine.arrays import ConstantArray, RowArray, RowSpan, StoredArray
+from storegate_engine.arrays import RowArray, RowSpan
 from storegate_engine.encodings import row_nbytes
 from storegate_engine.errors import LabelError
 from storegate_engine.integers import stable_argsort
@@ -63,7 +63,7 @@ class Piece:
     @property
     def text_nbytes(self) -> int:
         """Bytes of the variable-length texts of a row, on average; 0 where nobody counted them."""
-        size = self.array.text if isinstance(self.array, StoredArray) else None
+        size = self.array.text
         return 0 if size is None else -(-size.nbytes // max(1, self.array.n_rows))
 
     @property
@@ -83,9 +83,11 @@ class Piece:
 
     def is_alike(self, other: Piece) -> bool:
         """Return whether all rows of this piece are equal to all rows of another: constants, transformed alike."""
-        if not isinstance(self.array, ConstantArray) or not isinstance(other.array, ConstantArray):
+        mine, theirs = self.array, other.array
+        if mine.constant is None or mine.constant != theirs.constant:
             return False
-        return replace(self.array, n_rows=0) == replace(other.array, n_rows=0) and self.transforms == other.transforms
+        is_like = mine.dtype == theirs.dtype and mine.row_shape == theirs.row_shape
+        return is_like and self.transforms == other.transforms
 
     def with_transform(self, transform: Transform) -> Piece:
         """Return the piece with one more transform."""
@@ -125,11 +127,7 @@ class Piece:
 
     def _read_stored(self, spans: Sequence[RowSpan], out: Array, *, alone: bool) -> None:
         shifted = [(self.start + lo, self.start + hi, place) for lo, hi, place in spans]
-        if isinstance(self.array, StoredArray):
-            self.array.read_spans(shifted, out, alone=alone)
-            return
-        for start, stop, place in shifted:
-            self.array.read_into(start, stop, out[place : place + stop - start], alone=alone)
+        self.array.read_spans(shifted, out, alone=alone)
 
     def take_into(self, rows: Array, out: Array, *, alone: bool = False) -> None:
         """Read ``rows`` of the piece into ``out``; ``alone``, in this thread."""

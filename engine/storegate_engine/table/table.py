@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from storegate_engine import orders
-from storegate_engine.arrays import RowArray, RowSpan, StoredArray
+from storegate_engine.arrays import RowArray, RowSpan
 from storegate_engine.casts import combined
 from storegate_engine.encodings import row_nbytes
 from storegate_engine.errors import (
@@ -205,8 +205,7 @@ class Variable:
         """Let storage fetch logical rows that lie in runs, while others are read: a hint."""
         for at, parts in self._by_piece(spans).items():
             piece = self.pieces[at]
-            if isinstance(piece.array, StoredArray):
-                piece.array.will_read([(piece.start + lo, piece.start + hi) for lo, hi, _ in parts])
+            piece.array.will_read([(piece.start + lo, piece.start + hi) for lo, hi, _ in parts])
 
     def _by_piece(self, spans: Sequence[tuple[int, int]]) -> dict[int, list[RowSpan]]:
         """Return which rows of which piece logical rows are that lie in runs, and where they are among these."""
@@ -235,7 +234,7 @@ class Variable:
         """
         for piece, offset in zip(self.pieces, self.offsets, strict=False):
             first, last = max(lo, offset), min(hi, offset + piece.n_rows)
-            if first < last and isinstance(piece.array, StoredArray):
+            if first < last:
                 piece.array.drop(piece.start + first - offset, piece.start + last - offset)
 
     @property

@@ -1,0 +1,358 @@
+"""Stored: arrays of rows in segments of zarr v3, opened once a process; trusts nothing that lies there, writes nothing.
+
+Numbers on a file system are read by `shards`; zarr-python reads text, unusual codecs and stores elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import zarr
+from zarr.storage import StorePath
+
+from storegate_engine.arrays import inspection
+from storegate_engine.arrays.guards import GuardedStore
+from storegate_engine.arrays.shards import RowSpan, Shards, shards_of
+from storegate_engine.budget import Layout
+from storegate_engine.contents import MARKER
+from storegate_engine.encodings import (
+    Encoding,
+    dtype_from_text,
+    dtype_to_text,
+    encoding_of,
+    is_calendar,
+    is_text,
+    row_nbytes,
+)
+from storegate_engine.errors import CorruptStoreError, RowsMemoryError, SnapshotExpired, StoreError, StoreNotFoundError
+from storegate_engine.locations import Location
+from storegate_engine.names import validate_name
+from storegate_engine.orders import ArrayIndex, as_int64
+from storegate_engine.texts import TextSize
+
+__all__ = ["StoredArray", "StoredIndex"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+INDEX_ROWS = 2**18
+"""An index as long as this is kept in memory."""
+
+_IDENTIFIER = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredArray:
+    """Rows of one array of a stored segment; travels as a location and a name."""
+
+    def __hash__(self) -> int:
+        """Hash what tells arrays apart; a commit looks up all of them several times."""
+        return hash((self.location.prefix, self.name))
+
+    location: Location
+    """Where the segment lies."""
+    name: str
+    """The array's name in the segment."""
+    dtype: np.dtype[Any]
+    """The logical dtype of the rows."""
+    row_shape: tuple[int, ...]
+    """The shape of one row."""
+    n_rows: int
+    """The number of rows."""
+    layout: Layout
+    """Rows of a chunk and of a shard."""
+    checksum: int = 0
+    """What its rows sum up to, see `checksums`; 0 while it is written."""
+    text: TextSize | None = None
+    """What variable-length text takes; None for other dtypes, and in stores of earlier versions."""
+
+    # What the protocol asks, see `rows`; without annotations, which would make fields of them.
+    is_stored = True
+    is_random_access = False
+    constant = None
+
+    def on_workers(self) -> None:
+        """Return None: workers read the rows from where they are stored."""
+
+    @property
+    def n_shards(self) -> int:
+        """The number of shards; none where there are no bytes."""
+        return -(-self.n_rows // self.layout.shard_rows) if 0 not in self.row_shape else 0
+
+    @property
+    def chunk_rows(self) -> int:
+        """The rows that are decoded together."""
+        return self.layout.chunk_rows
+
+    @property
+    def shard_rows(self) -> int:
+        """The rows of one file."""
+        return self.layout.shard_rows
+
+    @property
+    def segment(self) -> str:
+        """The segment's identifier."""
+        return self.location.prefix.rpartition("/")[2]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a manifest holds of the array; its location is the manifest's."""
+        text = {} if self.text is None else {"text_nbytes": [self.text.nbytes, self.text.largest_nbytes]}
+        return {
+            "segment": self.segment,
+            "name": self.name,
+            "dtype": dtype_to_text(self.dtype),
+            "row_shape": list(self.row_shape),
+            "n_rows": self.n_rows,
+            "chunk_rows": self.layout.chunk_rows,
+            "shard_rows": self.layout.shard_rows,
+            "checksum": self.checksum,
+            **text,
+        }
+
+    @classmethod
+    def from_json(cls, document: Any, segments: Location) -> StoredArray:
+        """Return the array that a manifest refers to, below the directory of segments.
+
+        Raises
+        ------
+        CorruptStoreError
+            The document is not one that :meth:`to_json` returns.
+        """
+        try:
+            segment, name = document["segment"], document["name"]
+            counts = [
+                document["n_rows"],
+                document["chunk_rows"],
+                document["shard_rows"],
+                document["checksum"],
+                *document["row_shape"],
+            ]
+            if not _IDENTIFIER.fullmatch(segment) or any(type(n) is not int or n < 0 for n in counts):
+                raise ValueError("a segment or a size is not a legal one")
+            dtype, row_shape = dtype_from_text(document["dtype"]), tuple(document["row_shape"])
+            layout = Layout(document["chunk_rows"], document["shard_rows"])
+            inspection.require_within_limits(dtype, row_shape, document["n_rows"], layout)
+            text = None
+            if "text_nbytes" in document:
+                nbytes, largest = document["text_nbytes"]
+                if not all(type(n) is int and 0 <= n < 2**62 for n in (nbytes, largest)):
+                    raise ValueError("the bytes of its texts are not legal")
+                text = TextSize(nbytes, largest)
+            return cls(
+                segments / segment,
+                validate_name(name),
+                dtype,
+                row_shape,
+                document["n_rows"],
+                layout,
+                document["checksum"],
+                text,
+            )
+        except (KeyError, TypeError, ValueError) as err:
+            raise CorruptStoreError(f"the manifest refers to an array in a way that is not ours: {err}") from err
+
+    def read_into(self, start: int, stop: int, out: Array, /, *, alone: bool = False) -> None:
+        """Read rows ``start..stop`` into ``out``."""
+        if start < stop and out.size:
+            self._fetch(slice(start, stop), out, alone=alone)
+
+    def read_spans(self, spans: Sequence[RowSpan], out: Array, /, *, alone: bool = False) -> None:
+        """Read spans of rows to their places in ``out``; every chunk that they touch is read once, where it can be."""
+        opened = _open_array(self)
+        if isinstance(opened, Shards) and self._is_direct(out):
+            if out.size:
+                with _reading(self):
+                    opened.read_spans(spans, out, alone=alone)
+            return
+        for start, stop, place in spans:
+            self.read_into(start, stop, out[place : place + stop - start], alone=alone)
+
+    def take_into(self, rows: Array, out: Array, /, *, alone: bool = False) -> None:
+        """Read ``rows`` into ``out``; every chunk that they touch is read once."""
+        if len(rows) == 1:
+            self._fetch(slice(int(rows[0]), int(rows[0]) + 1), out, alone=alone)
+        elif len(rows) and out.size:
+            self._fetch(rows, out, alone=alone)
+
+    def inspect(self) -> None:
+        """Raise CorruptStoreError where its metadata are not those that the manifest means; reads no rows."""
+        _open_array(self)
+
+    def require_segment(self) -> None:
+        """Raise SnapshotExpired where the segment of the array was vacuumed."""
+        if self.location.read("zarr.json", max_nbytes=inspection.MAX_METADATA_NBYTES) is None:
+            raise _vacuumed(self)
+
+    def will_read(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Let the system fetch rows, as firsts and lasts, in ascending order: a hint."""
+        opened = _open_array(self)
+        if isinstance(opened, Shards):
+            opened.will_read(spans)
+
+    def drop(self, start: int, stop: int) -> None:
+        """Say that rows ``start..stop`` are not read again soon: their room is for what is written."""
+        opened = _open_array(self)
+        if isinstance(opened, Shards):
+            opened.drop(start, stop)
+
+    def _fetch(self, rows: slice | Array, out: Array, *, alone: bool) -> None:
+        opened = _open_array(self)
+        encoding = _encoding_in(self)
+        with _reading(self):
+            if isinstance(opened, zarr.Array):
+                # oindex normalises negative indices in place: it gets a copy
+                stored = opened[rows] if isinstance(rows, slice) else opened.oindex[(np.array(rows),)]
+                out[...] = encoding.decode(np.asarray(stored))
+                return
+            is_direct = self._is_direct(out)
+            target = out if is_direct else np.empty(out.shape, encoding.stored)
+            if isinstance(rows, slice):
+                opened.read_into(rows.start, rows.stop, target, alone=alone)
+            else:
+                opened.take_into(rows, target, alone=alone)
+            if not is_direct:
+                out[...] = encoding.decode(target)
+
+    def _is_direct(self, out: Array) -> bool:
+        """Return whether stored bytes are what belongs into ``out``."""
+        encoding = encoding_of(self.dtype)
+        return encoding.is_identity and out.dtype == encoding.stored and bool(out.flags.c_contiguous)
+
+
+@contextlib.contextmanager
+def _reading(array: StoredArray) -> Iterator[None]:
+    """Turn whatever reading comes to into an error that names the array.
+
+    Each codec has errors of its own for bytes that it did not write, and so have the libraries of each store.
+    """
+    try:
+        yield
+    except Exception as err:
+        raise _unreadable(array, "read", err) from err
+
+
+def _unreadable(array: StoredArray, done: str, err: Exception) -> StoreError:
+    """Return what it means that stored bytes are missing or wrong: the segment was vacuumed, or is broken."""
+    while isinstance(err, ExceptionGroup):  # of reads that ran side by side
+        err = err.exceptions[0]
+    if replace(array.location, prefix="").read(MARKER) is None:
+        return StoreNotFoundError(
+            f"the store at {array.location.url} is gone: its directory was removed, or was the temporary one of a gate "
+            "that has been closed; close a gate last, or give backend_args['output_dir']"
+        )
+    if array.location.read("zarr.json", max_nbytes=inspection.MAX_METADATA_NBYTES) is None:  # what vacuum removes first
+        return _vacuumed(array)
+    where = f"array {array.name!r} of segment {array.location} cannot be {done}"
+    if isinstance(err, MemoryError):
+        return RowsMemoryError(
+            f"{where}: its chunks take more memory than there is ({err}); free some, or verify() the store, which may "
+            "claim more than was written"
+        )
+    return CorruptStoreError(f"{where}: {str(err) or repr(err)}")
+
+
+def _vacuumed(array: StoredArray) -> SnapshotExpired:
+    return SnapshotExpired(
+        f"segment {array.location} is gone: the version that refers to it was vacuumed; open the store again"
+    )
+
+
+@functools.lru_cache(maxsize=2048)
+def _open_array(array: StoredArray) -> Shards | zarr.Array[Any]:
+    """Open an array once per process; refuse one that is not what its manifest says."""
+    location, layout = array.location, array.layout
+    try:
+        metadata, compressor = _inspect(array)
+        opened: Shards | zarr.Array[Any] | None = None
+        if location.is_local and not is_text(array.dtype):
+            directory = f"{location.url}/{location.key(array.name)}"
+            opened = shards_of(directory, metadata, layout.chunk_rows, layout.shard_rows, root=location.url)
+        if opened is None:
+            row = row_nbytes(encoding_of(array.dtype).stored, array.row_shape)
+            limit = inspection.MAX_CHUNK_NBYTES if is_text(array.dtype) else layout.chunk_rows * row
+            n_texts = layout.chunk_rows * math.prod(array.row_shape) if is_text(array.dtype) else None
+            n_chunks = layout.shard_rows // layout.chunk_rows
+            store = GuardedStore(location.store, n_chunks, limit, compressor, json.dumps(metadata).encode(), n_texts)
+            opened = zarr.open_array(StorePath(store, location.key(array.name)), mode="r")
+    except Exception as err:  # as in `_reading`
+        raise _unreadable(array, "opened", err) from err
+    return opened
+
+
+@functools.lru_cache(maxsize=2048)
+def _inspect(array: StoredArray) -> tuple[dict[str, Any], str | None]:
+    """Refuse an array whose metadata are not such as we write; return them, and what its chunks are compressed with."""
+    shape = (array.n_rows, *array.row_shape)
+    return inspection.require_legal_metadata(
+        array.location, array.name, encoding_of(array.dtype).stored, shape, array.layout
+    )
+
+
+def _encoding_in(array: StoredArray) -> Encoding:
+    encoding = encoding_of(array.dtype)
+    if is_calendar(array.dtype) and _inspect(array)[0].get("attributes", {}).get("units") == "days":
+        return encoding.in_days()
+    return encoding
+
+
+@dataclass(frozen=True, slots=True)
+class StoredIndex:
+    """An index array of an order, kept in a segment: a short one is read once, of a long one the wanted parts."""
+
+    array: StoredArray
+    is_distinct = False
+
+    def __str__(self) -> str:
+        """Return where it lies."""
+        return f"{self.array.location}/{self.array.name}"
+
+    def __len__(self) -> int:
+        """Return the number of logical rows."""
+        return self.array.n_rows
+
+    def take(self, rows: Array, /) -> Array:
+        """Return the index at ``rows``."""
+        if len(self) <= INDEX_ROWS:
+            return _load_index(self.array).take(rows)
+        values = np.empty(len(rows), self.array.dtype)
+        self.array.take_into(rows, values)
+        return self._checked(values)
+
+    def slice(self, lo: int, hi: int, /) -> Array:
+        """Return the index of rows ``lo..hi``."""
+        if len(self) <= INDEX_ROWS:
+            return _load_index(self.array).slice(lo, hi)
+        values = np.empty(hi - lo, self.array.dtype)
+        self.array.read_into(lo, hi, values)
+        return self._checked(values)
+
+    def find(self, values: Array, /) -> Array:
+        """Return where the index has ``values``, -1 where it does not; reads all of it."""
+        return _load_index(self.array).find(values)
+
+    def _checked(self, values: Array) -> Array:
+        """Return entries as int64; a Take sees which rows there are."""
+        return as_int64(values, "an index")
+
+    def to_json(self) -> object:
+        """Return the array's place."""
+        return self.array.to_json()
+
+    def token(self) -> object:
+        """Return the array's segment, which is written once and has its identifier wherever the store lies."""
+        return self.array.to_json()
+
+
+@functools.lru_cache(maxsize=8)
+def _load_index(array: StoredArray) -> ArrayIndex:
+    with _reading(array):
+        values = np.empty((array.n_rows,), array.dtype)
+    array.read_into(0, array.n_rows, values)
+    return ArrayIndex(values)
