@@ -13,7 +13,15 @@ from storegate_engine.budget import format_nbytes
 from storegate_engine.errors import ArgumentError, DataIdError, ReadOnlyError, VersionNotFoundError
 from storegate_engine.names import validate_name
 from storegate_engine.orders import as_int
-from storegate_engine.store import CheckResult, Manifest, Repository, Root, StoredRepository, Unreadable, VacuumResult
+from storegate_engine.store import (
+    CheckResult,
+    Manifest,
+    Repository,
+    Root,
+    Unreadable,
+    VacuumResult,
+    VersionedRepository,
+)
 from storegate_engine.store import repair as make_newest
 from storegate_engine.store import vacuum as remove_unused
 from storegate_engine.store import verify as verify_store
@@ -76,11 +84,11 @@ class Commit:
 
 def history(repository: Repository) -> Records[Commit]:
     """Return the kept versions, the oldest first, also those that cannot be read."""
-    stored = _stored(repository, "history")
+    stored = repository.require_versions("history")
     return Records(_commit(stored, manifest) for manifest in stored.log.kept())
 
 
-def _commit(stored: StoredRepository, manifest: Manifest | Unreadable) -> Commit:
+def _commit(stored: VersionedRepository, manifest: Manifest | Unreadable) -> Commit:
     if isinstance(manifest, Unreadable):
         entry = stored.location.entry(stored.log.key(manifest.version))
         time = datetime.fromtimestamp(entry.modified if entry is not None else 0.0, UTC)
@@ -98,7 +106,7 @@ def diff(repository: Repository, first: int, second: int) -> Records[Difference]
 
 def vacuum(repository: Repository, older_than: object, keep_versions: int, *, dry_run: bool) -> VacuumResult:
     """Remove versions, segments and left files that nobody needs."""
-    stored = _stored(repository, "vacuum")
+    stored = repository.require_versions("vacuum")
     kept = as_int(keep_versions, "keep_versions")
     return remove_unused(stored, older_than=parse_age(older_than), keep_versions=kept, dry_run=dry_run)
 
@@ -116,7 +124,7 @@ class Verification(Records[CheckResult]):
 
 def verify(repository: Repository) -> Verification:
     """Check everything that the kept versions refer to."""
-    return Verification(verify_store(_stored(repository, "verify")))
+    return Verification(verify_store(repository.require_versions("verify")))
 
 
 def repair(root: Root | None, data_id: str, budget_nbytes: int) -> int | None:
@@ -129,15 +137,6 @@ def repair(root: Root | None, data_id: str, budget_nbytes: int) -> int | None:
     if not root.writable:
         raise ReadOnlyError("repair: the store is open with mode='r'; open it with mode='a' to change it")
     return make_newest(root.location / data_id, budget_nbytes)
-
-
-def _stored(repository: Repository, operation: str) -> StoredRepository:
-    if not isinstance(repository, StoredRepository):
-        raise VersionNotFoundError(
-            f"{operation}: rows in memory have no versions and no files; use the zarr backend, or the hybrid one in "
-            "mode 'zarr'"
-        )
-    return repository
 
 
 def parse_age(age: object) -> float:

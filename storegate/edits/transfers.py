@@ -13,7 +13,7 @@ from storegate_engine.arrays import RowArray, persist
 from storegate_engine.clusters import Capacity, active_client
 from storegate_engine.errors import ArgumentTypeError, shown
 from storegate_engine.graphs import blocks_of, to_dask
-from storegate_engine.store import MemoryRepository, Repository, Source, Transaction, VariableSource, write
+from storegate_engine.store import Repository, Source, Transaction, VariableSource, write
 from storegate_engine.table import Table, Variable, rows_of
 
 __all__ = ["move"]
@@ -72,7 +72,7 @@ def move(
             new = [replace(rows_of(name, array), history=history) for name, array in arrays.items()]
             change.edit(tables.put(at, new))
         change.edit(_compiled_if_even)
-    if isinstance(source, MemoryRepository):
+    if source.in_memory:
         with source.begin(operation, var_names=list(names.names), phase=phase) as release:
             for at in phases:
                 release.edit(tables.dropped(at, names.names))
@@ -93,7 +93,7 @@ def _called(callback: Callback, names: Names, variables: Sequence[Variable], lim
 def _store(
     change: Transaction, target: Repository, columns: dict[str, Source], limits: Capacity
 ) -> dict[str, RowArray]:
-    if isinstance(target, MemoryRepository) and active_client() is not None:
+    if target.in_memory and active_client() is not None:
         variables = {n: column.variable for n, column in columns.items() if isinstance(column, VariableSource)}
         if len(variables) == len(columns):
             rows = blocks_of(list(variables.values()), limits)

@@ -1,8 +1,10 @@
-"""The rooms of both packages: what each shows to the others, and that its docstring names the files that it has."""
+"""The rooms of both packages: what each shows to the others, which files it names, and that nobody asks for classes."""
 
 from __future__ import annotations
 
+import ast
 import importlib
+import pkgutil
 from pathlib import Path
 
 import pytest
@@ -31,9 +33,9 @@ PUBLIC = {
         plan_rows run spill_of spill_row_nbytes task_nbytes workspace
     """,
     "storegate_engine.store": """
-        ArraySource CheckResult ColumnSource Manifest MemoryRepository Repository Root Source StoredRepository
-        StreamSource Transaction Unreadable VacuumResult VariableSource as_native as_source fingerprint
-        fingerprint_all is_foreign known_fingerprints repair rewrite vacuum verify write
+        ArraySource CheckResult ColumnSource Manifest MemoryRepository Repository Root Source
+        StreamSource Transaction Unreadable VacuumResult VariableSource VersionedRepository as_native as_source
+        fingerprint fingerprint_all is_foreign known_fingerprints repair rewrite vacuum verify write
     """,
     "storegate_engine.graphs": """
         blocks_of in_full_pass plans_of to_dask to_dataset variable_of
@@ -81,3 +83,95 @@ def test_the_docstring_names_every_file_once(room):
     files = [path.stem for path in directory.glob("*.py") if path.stem != "__init__"]
     folders = [path.parent.name for path in directory.glob("*/__init__.py")]
     assert sorted(listed) == sorted(files + folders)
+
+
+# Whoever has an array, a repository or an order asks it what it can do, and never what class it is of: otherwise a new
+# kind is right only where somebody thought of it. Orders build each other, and may look inside.
+
+PROTOCOLS = {
+    "arrays": "ConstantArray Fileless GivenRows MemoryArray PersistedArray RowArray StoredArray",
+    "repositories": "MemoryRepository Repository StoredRepository VersionedRepository",
+    "orders": "Concat Permute Range RowOrder Share Slice Take",
+}
+MAY_ASK = {
+    # Its result is read file by file, which no other array has a meaning for.
+    ("storegate_engine/table/json.py", "stored_arrays", "StoredArray"),
+}
+
+
+def classes_asked_for(tree):
+    """Yield, for every place that asks what class something is of, the function around it and the name of the class."""
+    stack = [(tree, "")]
+    while stack:
+        node, function = stack.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            function = node.name
+        asked = []
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass"):
+            asked = node.args[1:]
+        elif isinstance(node, ast.MatchClass):
+            asked = [node.cls]
+        elif isinstance(node, ast.Compare) and ast.unparse(node.left).startswith("type("):
+            asked = node.comparators
+        for part in (found for given in asked for found in ast.walk(given)):
+            name = getattr(part, "attr", getattr(part, "id", None))
+            if isinstance(part, (ast.Attribute, ast.Name)):
+                yield function, name
+        stack.extend((child, function) for child in ast.iter_child_nodes(node))
+
+
+def files_of_code():
+    for package in (storegate, storegate_engine):
+        above = Path(package.__file__).parent.parent
+        yield from (
+            (path.relative_to(above).as_posix(), path) for path in sorted(above.glob(f"{package.__name__}/**/*.py"))
+        )
+
+
+@pytest.mark.parametrize("kind", PROTOCOLS)
+def test_nobody_asks_of_what_class_something_is(kind):
+    classes = set(PROTOCOLS[kind].split())
+    asked = {
+        (file, function, name)
+        for file, path in files_of_code()
+        for function, name in classes_asked_for(ast.parse(path.read_text()))
+        if name in classes and not (kind == "orders" and file.startswith("storegate_engine/orders/"))
+    }
+    assert asked == {found for found in MAY_ASK if found[2] in classes}
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "isinstance(piece.array, StoredArray)",
+        "isinstance(piece.array, (arrays.StoredArray, int))",
+        "isinstance(piece.array, StoredArray | int)",
+        "issubclass(type(piece.array), StoredArray)",
+        "type(piece.array) is StoredArray",
+        "match piece:\n    case Piece(StoredArray()):\n        pass",
+    ],
+)
+def test_every_way_to_ask_is_found(question):
+    asked = set(classes_asked_for(ast.parse(question)))
+    assert ("", "StoredArray") in asked
+
+
+def test_all_classes_are_looked_for():
+    for module in pkgutil.walk_packages(storegate_engine.__path__, "storegate_engine."):
+        importlib.import_module(module.name)
+
+    def below(cls):
+        found = [cls, *(kind for child in cls.__subclasses__() for kind in below(child))]
+        return [kind for kind in found if kind.__module__.startswith("storegate")]
+
+    orders, arrays, store = (
+        importlib.import_module(f"storegate_engine.{room}") for room in ("orders", "arrays", "store")
+    )
+    known = {
+        "arrays": [arrays.RowArray, arrays.StoredArray, *below(arrays.Fileless)],
+        "repositories": below(store.Repository),
+        "orders": below(orders.RowOrder),
+    }
+    assert {kind: {cls.__name__ for cls in classes} for kind, classes in known.items()} == {
+        kind: set(names.split()) for kind, names in PROTOCOLS.items()
+    }

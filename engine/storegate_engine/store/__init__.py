@@ -25,10 +25,9 @@ from storegate_engine.store.manifests import Manifest, Unreadable
 from storegate_engine.store.memory import MemoryRepository
 from storegate_engine.store.natives import as_native, is_foreign
 from storegate_engine.store.repairing import repair
-from storegate_engine.store.repository import Repository, Transaction
+from storegate_engine.store.repository import Repository, Transaction, VersionedRepository
 from storegate_engine.store.rewriting import rewrite, write
 from storegate_engine.store.roots import Root
-from storegate_engine.store.stored import StoredRepository
 from storegate_engine.store.vacuuming import VacuumResult, vacuum
 from storegate_engine.store.verifying import CheckResult, verify
 
@@ -41,12 +40,12 @@ __all__ = [
     "Repository",
     "Root",
     "Source",
-    "StoredRepository",
     "StreamSource",
     "Transaction",
     "Unreadable",
     "VacuumResult",
     "VariableSource",
+    "VersionedRepository",
     "as_native",
     "as_source",
     "fingerprint",

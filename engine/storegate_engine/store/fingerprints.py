@@ -14,13 +14,11 @@ import warnings
 from collections.abc import Mapping
 
 from storegate_engine.clusters import Capacity
-from storegate_engine.contents import FINGERPRINTS
 from storegate_engine.encodings import canonical_bytes, dtype_to_text
 from storegate_engine.errors import CorruptStoreError, StoreGateError
-from storegate_engine.locations import writing
+from storegate_engine.locations import Location, writing
 from storegate_engine.store.repository import Repository
 from storegate_engine.store.rewriting import blocks_in_order
-from storegate_engine.store.stored import StoredRepository
 from storegate_engine.table import Variable, key_of
 
 __all__ = ["fingerprint", "fingerprint_all", "known_fingerprints"]
@@ -41,15 +39,16 @@ def fingerprint(repository: Repository, variable: Variable, capacity: Capacity) 
     capacity : Capacity
         Memory and threads to read with.
     """
-    if not isinstance(repository, StoredRepository):
+    place = repository.fingerprints
+    if place is None:
         return _computed(variable, capacity)
     key = key_of(variable)
-    found = _kept(repository, key)
+    found = _kept(place, key)
     if found is None:
         found = _computed(variable, capacity)
         if repository.writable:
-            with writing(repository.location / FINGERPRINTS):
-                (repository.location / FINGERPRINTS).write_if_absent(key, found.encode(), sync=repository.durable)
+            with writing(place):
+                place.write_if_absent(key, found.encode(), sync=repository.durable)
     return found
 
 
@@ -59,7 +58,7 @@ def fingerprint_all(repository: Repository, capacity: Capacity) -> None:
     It is committed already: what cannot be made now, for want of memory or because rows cannot be encoded, is a
     warning, and can be asked for later.
     """
-    if not isinstance(repository, StoredRepository):
+    if repository.fingerprints is None:
         return
     for phase, variable in repository.table:
         try:
@@ -74,21 +73,22 @@ def fingerprint_all(repository: Repository, capacity: Capacity) -> None:
 
 def known_fingerprints(repository: Repository, variables: Mapping[str, Variable]) -> dict[str, str]:
     """Return the fingerprints that the store has; reads no rows."""
-    if not isinstance(repository, StoredRepository):
+    place = repository.fingerprints
+    if place is None:
         return {}
-    kept = set((repository.location / FINGERPRINTS).children())
+    kept = set(place.children())
     keys = {name: key_of(variable) for name, variable in variables.items()} if kept else {}
-    found = {name: _kept(repository, key) for name, key in keys.items() if key in kept}
+    found = {name: _kept(place, key) for name, key in keys.items() if key in kept}
     return {name: text for name, text in found.items() if text is not None}
 
 
-def _kept(repository: StoredRepository, key: str) -> str | None:
-    content = (repository.location / FINGERPRINTS).read(key, max_nbytes=_NBYTES)
+def _kept(place: Location, key: str) -> str | None:
+    content = place.read(key, max_nbytes=_NBYTES)
     if content is None:
         return None
     text = content.decode("ascii", "replace")
     if len(text) != _NBYTES or not set(text) <= set("0123456789abcdef"):
-        raise CorruptStoreError(f"{repository.location}/{FINGERPRINTS}/{key} is no fingerprint; delete the file")
+        raise CorruptStoreError(f"{place}/{key} is no fingerprint; delete the file")
     return text
 
 

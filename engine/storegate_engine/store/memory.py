@@ -10,6 +10,7 @@ import numpy as np
 from storegate_engine.arrays import MemoryArray, RowArray, Segment
 from storegate_engine.casts import holds_all
 from storegate_engine.encodings import encoding_of, is_text, require_text, row_nbytes
+from storegate_engine.errors import VersionNotFoundError
 from storegate_engine.orders import NewIndex, RowIndex, in_memory
 from storegate_engine.store.inputs import (
     ArraySource,
@@ -18,7 +19,7 @@ from storegate_engine.store.inputs import (
     blocks_of_group,
     grouped,
 )
-from storegate_engine.store.repository import Repository, Target, Transaction
+from storegate_engine.store.repository import Repository, Target, Transaction, VersionedRepository
 from storegate_engine.table import Table
 
 __all__ = ["MemoryRepository"]
@@ -61,6 +62,7 @@ class MemoryRepository(Repository):
     """A table whose rows are ndarrays of this process; travels by value."""
 
     backend = "numpy"
+    in_memory = True
 
     def __init__(self, *, budget_nbytes: int, copy: bool = True) -> None:
         self.budget_nbytes = budget_nbytes
@@ -78,6 +80,20 @@ class MemoryRepository(Repository):
     def version(self) -> int:
         """The number of changes so far."""
         return self._version
+
+    def table_at(self, version: int) -> Table:
+        """Refuse: only the newest table is kept."""
+        raise VersionNotFoundError(
+            f"version {version}: rows in memory have no versions but the newest; use the zarr backend, or the hybrid "
+            "one in mode 'zarr'"
+        )
+
+    def require_versions(self, operation: str) -> VersionedRepository:
+        """Refuse: only the newest table is kept."""
+        raise VersionNotFoundError(
+            f"{operation}: rows in memory have no versions and no files; use the zarr backend, or the hybrid one in "
+            "mode 'zarr'"
+        )
 
     def _store(self, sources: Mapping[str, Source], written: list[Segment]) -> dict[str, RowArray]:
         values: dict[str, Array] = {}

@@ -17,22 +17,20 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 
 from storegate_engine.arrays import ArraySpec, RowArray, Segment
+from storegate_engine.contents import FINGERPRINTS
 from storegate_engine.errors import (
     ConflictError,
     LabelError,
     ReadOnlyError,
     TransactionError,
-    VersionNotFoundError,
 )
-from storegate_engine.locations import writing
+from storegate_engine.locations import Location, writing
 from storegate_engine.orders import NewIndex, RowIndex, RowOrder, flatten, n_nodes
-from storegate_engine.store.inputs import (
-    Source,
-    VariableSource,
-)
+from storegate_engine.store.inputs import Source, VariableSource
+from storegate_engine.store.manifests import StoredLog
 from storegate_engine.table import Piece, Table, Variable
 
-__all__ = ["Edit", "Repository", "Target", "Transaction"]
+__all__ = ["Edit", "Repository", "Target", "Transaction", "VersionedRepository"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Edit: TypeAlias = Callable[[Table], Table]
@@ -68,8 +66,14 @@ class Repository:
 
     backend: str
     """``numpy`` where rows lie in memory, ``zarr`` where they lie in storage."""
+    in_memory = False
+    """Whether rows take memory, of this process or of a cluster's workers, until they are released."""
     writable = True
+    durable = False
+    """Whether what is kept is on the disk before it is acknowledged."""
     budget_nbytes: int
+    fingerprints: Location | None = None
+    """Where fingerprints are kept; None where nothing is."""
 
     @property
     def table(self) -> Table:
@@ -110,10 +114,17 @@ class Repository:
         SnapshotExpired
             It was vacuumed.
         """
-        raise VersionNotFoundError(
-            f"version {version}: rows in memory have no versions but the newest; use the zarr backend, or the hybrid "
-            "one in mode 'zarr'"
-        )
+        raise NotImplementedError
+
+    def require_versions(self, operation: str) -> VersionedRepository:
+        """Return this repository as one whose versions are kept.
+
+        Raises
+        ------
+        VersionNotFoundError
+            It keeps only the newest; the message names the operation that was asked for.
+        """
+        raise NotImplementedError
 
     def compile_here(self) -> None:
         """Compile the table for this process only; for a repository that must not change."""
@@ -169,6 +180,23 @@ class Repository:
     def _changed_by(self, transaction: Transaction, target: Target) -> str:
         """Return which operation has changed a variable since the transaction began."""
         raise NotImplementedError
+
+
+class VersionedRepository(Repository):
+    """A repository whose versions are kept, with their rows and what is known of these, in one place of a store."""
+
+    def __init__(self, location: Location) -> None:
+        self.location = location
+        """The directory of the data_id."""
+        self.segments = location / "segments"
+        """Where the segments lie."""
+        self.fingerprints: Location = location / FINGERPRINTS
+        self.log = StoredLog(location)
+        """Its manifests."""
+
+    def require_versions(self, operation: str) -> VersionedRepository:
+        """Return itself."""
+        return self
 
 
 def _put(phase: str, variable: Variable) -> Edit:

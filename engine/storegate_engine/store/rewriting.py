@@ -24,8 +24,7 @@ from storegate_engine.errors import LabelError, MemoryBudgetError
 from storegate_engine.exchange import TASK_NBYTES, Exchange, Plan, open_exchange, plan_rows, run, workspace
 from storegate_engine.integers import stable_argsort
 from storegate_engine.store.inputs import Source, VariableSource
-from storegate_engine.store.repository import Transaction
-from storegate_engine.store.stored import StoredRepository
+from storegate_engine.store.repository import Repository, Transaction
 from storegate_engine.table import Variable, is_stored
 
 __all__ = ["blocks_in_order", "plan_rewrite", "rewrite", "write"]
@@ -53,7 +52,7 @@ def write(change: Transaction, sources: Mapping[str, Source]) -> dict[str, RowAr
         for name, source in sources.items()
         if isinstance(source, VariableSource) and is_stored(source.variable)
     }
-    if not variables or not isinstance(change.repository, StoredRepository):
+    if not variables or change.repository.in_memory:
         return change.store(sources)
     limits = capacity_of(change.repository.budget_nbytes)
     planned = _planned(change.repository, variables, limits)
@@ -82,13 +81,13 @@ def rewrite(change: Transaction, variables: Mapping[str, Variable], capacity: Ca
     SpillError
         The scratch space is full; the table stays as it was.
     """
-    if not isinstance(change.repository, StoredRepository):
+    if change.repository.in_memory:
         return change.store({name: VariableSource(variable) for name, variable in variables.items()})
     return _move(change, variables, _planned(change.repository, variables, capacity), capacity, is_last=True)
 
 
 def _planned(
-    repository: StoredRepository, variables: Mapping[str, Variable], capacity: Capacity
+    repository: Repository, variables: Mapping[str, Variable], capacity: Capacity
 ) -> dict[str, tuple[ArraySpec, Plan]]:
     """Return what will be written, and how; refuse what does not fit before anything is."""
     specs = {name: repository.spec(name, VariableSource(variable)) for name, variable in variables.items()}

@@ -51,8 +51,8 @@ from storegate_engine.store.inputs import (
     grouped,
     text_of,
 )
-from storegate_engine.store.manifests import Manifest, StoredLog, committed
-from storegate_engine.store.repository import Repository, Target, Transaction
+from storegate_engine.store.manifests import Manifest, committed
+from storegate_engine.store.repository import Target, Transaction, VersionedRepository
 from storegate_engine.table import Known, Table, added, stored_arrays, table_from_state, table_to_state
 
 __all__ = ["StoredRepository"]
@@ -70,7 +70,7 @@ class _Overtaken(ConflictError):
     """Rows of a change were vacuumed while it was made: no later version can have them."""
 
 
-class StoredRepository(Repository):
+class StoredRepository(VersionedRepository):
     """A table in storage; travels as its location and version.
 
     Parameters
@@ -104,14 +104,13 @@ class StoredRepository(Repository):
         durable: bool = False,
         pinned: int | None = None,
     ) -> None:
-        self.location = location
+        super().__init__(location)
         self.durable = durable
         self._pinned = pinned
         self.writable = writable and pinned is None
         self.budget_nbytes = budget_nbytes
         self._compressor = compressor
         self._chunk_rows = chunk_rows
-        self.log = StoredLog(location)
         self._synced: set[str] = set()
         self._known: Known = {}
         self._unchanged_since: int | None = None  # when manifests last came or went, while the table was the newest
@@ -133,11 +132,6 @@ class StoredRepository(Repository):
         version = state.pop("_version")
         self.__dict__.update(state)
         self._head = self._load(self.log.read(version))
-
-    @property
-    def segments(self) -> Location:
-        """Where the segments lie."""
-        return self.location / "segments"
 
     @property
     def table(self) -> Table:

@@ -28,8 +28,7 @@ from storegate_engine.holds import LOCK, orphans, remove_orphan, user_places
 from storegate_engine.locations import Location
 from storegate_engine.settings import scratch_directory
 from storegate_engine.store.manifests import Manifest, Unreadable
-from storegate_engine.store.repository import Edit
-from storegate_engine.store.stored import StoredRepository
+from storegate_engine.store.repository import Edit, VersionedRepository
 from storegate_engine.table import Table, key_of, stored_arrays
 
 __all__ = ["VacuumResult", "vacuum"]
@@ -78,13 +77,13 @@ class VacuumResult:
 
 
 def vacuum(
-    repository: StoredRepository, *, older_than: float, keep_versions: int = 1, dry_run: bool = False
+    repository: VersionedRepository, *, older_than: float, keep_versions: int = 1, dry_run: bool = False
 ) -> VacuumResult:
     """Remove what nobody needs any more.
 
     Parameters
     ----------
-    repository : StoredRepository
+    repository : VersionedRepository
         The data_id.
     older_than : float
         Seconds. A version goes when a newer one has replaced it for longer, a segment without a version when
@@ -124,7 +123,9 @@ def vacuum(
     return found
 
 
-def _vacuum_table(repository: StoredRepository, found: VacuumResult, before: float, keep_versions: int) -> list[Table]:
+def _vacuum_table(
+    repository: VersionedRepository, found: VacuumResult, before: float, keep_versions: int
+) -> list[Table]:
     """Remove old versions and segments; return the tables of the versions that stay."""
     repository.refresh()
     location, log = repository.location, repository.log
@@ -157,7 +158,7 @@ def _vacuum_table(repository: StoredRepository, found: VacuumResult, before: flo
     return tables
 
 
-def _table_at(repository: StoredRepository, manifest: Manifest | Unreadable, found: VacuumResult) -> Table | None:
+def _table_at(repository: VersionedRepository, manifest: Manifest | Unreadable, found: VacuumResult) -> Table | None:
     """Return the table of a version that stays, None where it cannot be read."""
     if isinstance(manifest, Manifest):
         with contextlib.suppress(CorruptStoreError):
@@ -178,7 +179,7 @@ def _unless_changed(before: Table, location: Location) -> Edit:
 
 
 def _versions(
-    repository: StoredRepository, before: float, keep_versions: int
+    repository: VersionedRepository, before: float, keep_versions: int
 ) -> tuple[list[int], list[Manifest | Unreadable]]:
     """Return the versions that go, and those that stay."""
     log = repository.log
@@ -239,8 +240,8 @@ def _now(location: Location) -> float:
     return now
 
 
-def _vacuum_fingerprints(repository: StoredRepository, found: VacuumResult, kept: Iterable[Table]) -> None:
-    fingerprints = repository.location / FINGERPRINTS
+def _vacuum_fingerprints(repository: VersionedRepository, found: VacuumResult, kept: Iterable[Table]) -> None:
+    fingerprints = repository.fingerprints
     entries = fingerprints.entries()
     found.refused += [str(fingerprints / key) for key in strangers(entries, fingerprints.prefix)]
     tokens = {key_of(variable) for table in kept for _, variable in table}

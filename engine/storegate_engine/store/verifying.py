@@ -12,7 +12,7 @@ from storegate_engine.arrays import StoredArray, check_array
 from storegate_engine.encodings import row_nbytes
 from storegate_engine.errors import StoreError
 from storegate_engine.store.manifests import Unreadable
-from storegate_engine.store.stored import StoredRepository
+from storegate_engine.store.repository import VersionedRepository
 from storegate_engine.table import stored_arrays
 
 __all__ = ["CheckResult", "verify"]
@@ -32,7 +32,7 @@ class CheckResult:
     """What is wrong; empty where nothing is."""
 
 
-def verify(repository: StoredRepository) -> Iterator[CheckResult]:
+def verify(repository: VersionedRepository) -> Iterator[CheckResult]:
     """Check every manifest, and every array that one of them refers to; yield a result for each.
 
     An array with several wrong shards gives a result for each of them.
