@@ -15,7 +15,7 @@ from distributed import Client, LocalCluster, get_client
 from moto.server import ThreadedMotoServer
 
 from storegate import StoreGate
-from storegate_engine.arrays import stored as arrays
+from storegate_engine import arrays
 from tests.clusters import becomes_true, dask_processes, scheduler_here, scheduler_process, spill_below
 
 

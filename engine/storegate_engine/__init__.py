@@ -8,12 +8,14 @@ The ground, which every room may use:
 
     errors       the exception tree, and how a message names near matches
     names        what a data_id or a variable may be called
+    identifiers  names in hexadecimal digits
     integers     sorting row numbers by what they belong to
     buffers      memory that is used again, rows as the bytes that they are
     budget       how much memory there is, and the sizes of chunks, shards and blocks that fit in it
     settings     the ``storegate.*`` keys of dask's configuration
     casts        which values stay what they are under another dtype
-    encodings    which dtypes can be stored, and as what of zarr v3
+    dtypes       which dtypes can be stored, and the texts that stand for them
+    encodings    values as what zarr v3 has for them, and back
     texts        how many bytes variable-length text takes
     documents    JSON that nobody has to trust
     directories  what lies below a root, out of which no link leads

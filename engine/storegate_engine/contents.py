@@ -20,15 +20,16 @@ from typing import Final
 
 from storegate_engine.directories import Entry
 from storegate_engine.errors import InvalidNameError
+from storegate_engine.identifiers import HEX, HEX_ID, is_hex
 from storegate_engine.names import validate_name
 
-__all__ = ["FINGERPRINTS", "MARKER", "SCRATCH", "is_marker", "is_partial", "is_segment", "strangers"]
+__all__ = ["FINGERPRINTS", "MARKER", "SCRATCH", "is_marker", "is_partial", "strangers"]
 
 MARKER: Final = "storegate.json"
 FINGERPRINTS: Final = "fingerprints"
 SCRATCH: Final = "scratch"
 _PLACES: Final = ("manifests", "segments", FINGERPRINTS, SCRATCH)
-_ENDING: Final = r"\.[0-9a-f]{32}\.partial"
+_ENDING: Final = rf"\.{HEX_ID}\.partial"
 """How the name of a file ends that somebody is just writing, or was when he was killed."""
 
 
@@ -40,13 +41,12 @@ def _form(stem: str, suffix: str = "") -> re.Pattern[str]:
 _PARTIAL = re.compile(f".*{_ENDING}")
 _MARKER = _form("storegate", r"\.json")
 _MANIFEST = _form("[0-9]{8,18}", r"\.json")
-_TOKEN = _form("[0-9a-f]{32}")
-_SEGMENT = re.compile(r"[0-9a-f]{32}")
+_TOKEN = _form(HEX_ID)
 _METADATA = _form("zarr", r"\.json")
 _CHECKSUMS = _form("shards", r"\.crc32c")
 _SHARD = _form(r"c(?:/(?:0|[1-9][0-9]*))+")
 _SHARDS = re.compile(r"c(?:/(?:0|[1-9][0-9]*))*")
-_SPILL = re.compile(r"[0-9a-f]{16,64}\.[^/]+")
+_SPILL = re.compile(rf"{HEX}{{16,64}}\.[^/]+")
 """The directory of one plan, see `spill`."""
 
 
@@ -58,11 +58,6 @@ def is_partial(name: str) -> bool:
 def is_marker(entry: Entry) -> bool:
     """Return whether something beside the data_ids is the marker, or one that another process is just writing."""
     return entry.kind == "file" and _MARKER.fullmatch(entry.key) is not None
-
-
-def is_segment(identifier: str) -> bool:
-    """Return whether this can be the identifier of a segment."""
-    return _SEGMENT.fullmatch(identifier) is not None
 
 
 def strangers(entries: Iterable[Entry], place: str = "") -> list[str]:
@@ -107,7 +102,7 @@ def _is_in_place(place: str, rest: list[str], *, is_file: bool) -> bool:
         case "fingerprints", [name]:
             return is_file and _TOKEN.fullmatch(name) is not None
         case "segments", [segment, *below]:
-            return is_segment(segment) and _is_in_segment(below, is_file=is_file)
+            return is_hex(segment) and _is_in_segment(below, is_file=is_file)
         case "scratch", [spill, *_]:
             return not (is_file and len(rest) == 1) and _SPILL.fullmatch(spill) is not None
     return False

@@ -1,23 +1,20 @@
-"""Encodings: which dtypes can be stored, and how text and times become what zarr v3 specifies; does no I/O."""
+"""Encodings: how values become what zarr v3 specifies, texts and times above all, and back; does no I/O."""
 
 from __future__ import annotations
 
 import functools
-import re
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from storegate_engine.casts import holds
-from storegate_engine.errors import CorruptStoreError, DtypeError
+from storegate_engine.dtypes import TEXT, dtype_to_text
+from storegate_engine.errors import DtypeError
 
 __all__ = [
-    "TEXT",
     "Encoding",
     "canonical_bytes",
-    "dtype_from_text",
-    "dtype_to_text",
     "encoding_of",
     "is_calendar",
     "is_text",
@@ -25,8 +22,6 @@ __all__ = [
     "row_nbytes",
 ]
 
-TEXT = np.dtypes.StringDType()
-_NUMBERS = frozenset("b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 c8 c16".split())
 _CF_UNITS = {
     "D": "days",
     "h": "hours",
@@ -37,9 +32,6 @@ _CF_UNITS = {
     "ns": "nanoseconds",
 }
 _CALENDAR_UNITS = {"Y": "years", "M": "months"}
-_TIME = re.compile(r"[mM]8\[(Y|M|W|D|h|m|s|ms|us|ns)\]")
-_WIDTH_DIGITS = 7
-_TEXT = re.compile(rf"[US][0-9]{{1,{_WIDTH_DIGITS}}}")
 _NOT_A_TIME = int(np.iinfo(np.int64).min)
 
 
@@ -51,66 +43,6 @@ def is_text(dtype: np.dtype[Any]) -> bool:
 def row_nbytes(dtype: np.dtype[Any], row_shape: tuple[int, ...]) -> int:
     """Return the bytes of one row in memory (variable-length text counts 16 bytes and its references)."""
     return max(1, dtype.itemsize * int(np.prod(row_shape, dtype=np.int64)))
-
-
-def dtype_to_text(dtype: np.dtype[Any]) -> str:
-    """Return the text under which a manifest names a dtype; it is refused when it cannot be stored.
-
-    Raises
-    ------
-    DtypeError
-        Object, structured, unsupported or empty dtypes.
-
-    Examples
-    --------
-    >>> dtype_to_text(np.dtype(">f4")), dtype_to_text(np.dtype("U7")), dtype_to_text(np.dtype("M8[s]"))
-    ('f4', 'U7', 'M8[s]')
-    """
-    if dtype == TEXT:
-        return "T"
-    if dtype.kind == "T":
-        raise DtypeError(f"{dtype!r} has options that cannot be stored; use numpy.dtypes.StringDType() as it is")
-    text = dtype.str[1:]
-    if dtype.kind in "US" and len(text) > 1 + _WIDTH_DIGITS:
-        raise DtypeError(
-            f"dtype {dtype} cannot be stored: texts have less than {10**_WIDTH_DIGITS} characters of one width; use "
-            "numpy.dtypes.StringDType()"
-        )
-    if text in _NUMBERS or _TIME.fullmatch(text) or dtype.kind in "US":
-        return text
-    if dtype.kind == "O":
-        raise DtypeError(
-            "data of dtype object cannot be stored without pickle; convert them first, for example with "
-            "np.asarray(data, dtype='f4'), or dtype='U' for text (ragged rows: pad them to one shape)"
-        )
-    if dtype.names:
-        raise DtypeError(
-            f"structured dtype {dtype} cannot be stored; add each field as a variable: {', '.join(dtype.names)}"
-        )
-    if dtype.kind in "mM":
-        raise DtypeError(
-            f"dtype {dtype} cannot be stored; convert to a unit from years to nanoseconds, as in "
-            f"astype('{dtype.kind}8[s]')"
-        )
-    raise DtypeError(
-        f"dtype {dtype} cannot be stored; convert to one of bool, int8-64, uint8-64, float16-64, complex64-128, "
-        "datetime64, timedelta64 or text"
-    )
-
-
-def dtype_from_text(text: object) -> np.dtype[Any]:
-    """Return the dtype that a manifest names, from the allow-list of what can be stored.
-
-    Raises
-    ------
-    CorruptStoreError
-        The text names no dtype that this library writes.
-    """
-    if text == "T":
-        return TEXT
-    if isinstance(text, str) and (text in _NUMBERS or _TIME.fullmatch(text) or _TEXT.fullmatch(text)):
-        return np.dtype(text)
-    raise CorruptStoreError(f"the store names a dtype that is not allowed: {text!r}")
 
 
 def canonical_bytes(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -21,6 +21,7 @@ import weakref
 from pathlib import Path
 
 from storegate_engine.errors import SpillError
+from storegate_engine.identifiers import HEX
 
 __all__ = [
     "LOCK",
@@ -38,7 +39,7 @@ __all__ = [
 
 LOCK = ".lock"
 """The file in the directory of a plan on which its process holds a lock."""
-_NAME = re.compile(r"(?P<plan>[0-9a-f]{16,64})\.(?P<host>[^.]*)\.(?P<pid>[0-9]+)\.[0-9a-f]{8}")
+_NAME = re.compile(rf"(?P<plan>{HEX}{{16,64}})\.(?P<host>[^.]*)\.(?P<pid>[0-9]+)\.{HEX}{{8}}")
 _HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
 """Host and process are named for people; nothing goes by them."""
 NOBODY = 0

@@ -17,6 +17,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
 from storegate_engine.arrays import frames
 from storegate_engine.arrays import shards as module
 from storegate_engine.arrays.shards import Shards, shards_of
+from storegate_engine.buffers import crc32c
 from storegate_engine.errors import CorruptStoreError
 
 COMPRESSORS = {
@@ -289,7 +290,7 @@ class TestLies:
         index = np.frombuffer(found[-68:-4], "<u8").reshape(4, 2).copy()
         index[entry] = begin, nbytes
         content = index.tobytes()
-        shard.write_bytes(found[:-68] + content + module.crc32c(content).to_bytes(4, "little"))
+        shard.write_bytes(found[:-68] + content + crc32c(content).to_bytes(4, "little"))
 
     def test_as_written(self, shard):
         self.read(shard)

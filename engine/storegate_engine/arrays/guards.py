@@ -10,11 +10,13 @@ import re
 from collections import OrderedDict
 from typing import Any
 
+import numpy as np
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.storage import WrapperStore
 
-from storegate_engine.arrays.inspection import MAX_CHUNK_NBYTES, Span, legal_spans, require_legal_frame
+from storegate_engine.arrays.inspection import CHECKSUM_NBYTES, MAX_CHUNK_NBYTES, require_legal_frame
+from storegate_engine.arrays.shard_index import ShardIndex, Span, index_nbytes
 from storegate_engine.errors import CorruptStoreError
 
 __all__ = ["GuardedStore"]
@@ -134,11 +136,12 @@ class GuardedStore(WrapperStore[Any]):
 
     @property
     def _index_nbytes(self) -> int:
-        return 16 * self._n_chunks + 4
+        return index_nbytes(self._n_chunks)
 
     def _keep(self, key: str, index: bytes, shard_nbytes: int) -> None:
         if len(index) != self._index_nbytes:
             raise CorruptStoreError(f"{key} has {len(index)} bytes where the index of {self._n_chunks} chunks belongs")
-        self._spans[key] = legal_spans(index, shard_nbytes, self._chunk_nbytes, key)
+        content = np.frombuffer(index, "u1", index_nbytes(self._n_chunks) - CHECKSUM_NBYTES)
+        self._spans[key] = ShardIndex.parse(content, shard_nbytes, self._chunk_nbytes).spans(key)
         while len(self._spans) > _KEPT:
             self._spans.popitem(last=False)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterable
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 from numcodecs import blosc, zstd
 
 from storegate_engine import documents
 from storegate_engine.budget import Layout, format_nbytes
+from storegate_engine.dtypes import dtype_to_text
 from storegate_engine.encodings import is_text, row_nbytes
 from storegate_engine.errors import CorruptStoreError, ShapeError, shown
 from storegate_engine.locations import Location
@@ -24,8 +25,6 @@ __all__ = [
     "CHECKSUM_NBYTES",
     "COMPRESSORS",
     "MAX_CHUNK_NBYTES",
-    "Span",
-    "legal_spans",
     "max_frame_nbytes",
     "require_legal_frame",
     "require_legal_metadata",
@@ -33,9 +32,6 @@ __all__ = [
     "zstd_content_nbytes",
     "zstd_frame_nbytes",
 ]
-
-Span: TypeAlias = tuple[int, int]
-"""Where a chunk begins in its shard, and how many bytes it has there."""
 
 CHECKSUM_NBYTES: Final = 4
 """Bytes of a crc32c, behind a chunk or an index."""
@@ -48,7 +44,6 @@ MAX_METADATA_NBYTES: Final = 2**20
 COMPRESSORS: Final = ("blosc", "gzip", "zstd")
 """What may stand between ``bytes`` or ``vlen-utf8`` and ``crc32c`` inside of a shard."""
 
-_MISSING: Final = 2**64 - 1
 _HEADER_NBYTES: Final = 18
 _GZIP_NBYTES: Final = 2**20
 _LEAST_BLOCK_NBYTES: Final = 256
@@ -118,7 +113,7 @@ def require_legal_document(
         "zarr_format": 3,
         "node_type": "array",
         "shape": list(shape),
-        "data_type": "string" if is_text(stored) else stored.name,
+        "data_type": dtype_to_text(stored, "zarr"),
         "chunk_grid": _named("regular", chunk_shape=[layout.shard_rows, *tail]),
         "chunk_key_encoding": _named("default", separator="/"),
     }
@@ -167,26 +162,6 @@ def _codec_names(codecs: Any) -> list[Any]:
 def max_frame_nbytes(chunk_nbytes: int) -> int:
     """Return the most bytes that a chunk can have in a file: codecs add little to what they cannot shorten."""
     return chunk_nbytes + chunk_nbytes // 64 + 1024
-
-
-def legal_spans(index: bytes, shard_nbytes: int, chunk_nbytes: int, where: object) -> list[Span]:
-    """Return offset and length of every chunk that the index of a shard names, its checksum left aside.
-
-    Raises
-    ------
-    CorruptStoreError
-        One lies beyond the shard, or has more bytes than a chunk can have.
-    """
-    spans = []
-    for offset, nbytes in np.frombuffer(index[:-CHECKSUM_NBYTES], "<u8").reshape(-1, 2).tolist():
-        if offset == nbytes == _MISSING:
-            continue
-        if offset + nbytes > shard_nbytes or nbytes > max_frame_nbytes(chunk_nbytes):
-            raise CorruptStoreError(
-                f"{where}: a chunk of {nbytes} bytes at {offset} cannot be one of {chunk_nbytes} bytes"
-            )
-        spans.append((offset, nbytes))
-    return spans
 
 
 def require_legal_frame(

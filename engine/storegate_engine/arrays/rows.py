@@ -16,7 +16,8 @@ import numpy as np
 from storegate_engine.arrays.inspection import require_within_limits
 from storegate_engine.arrays.shards import RowSpan
 from storegate_engine.budget import Layout
-from storegate_engine.encodings import dtype_from_text, dtype_to_text, is_text
+from storegate_engine.dtypes import dtype_from_text, dtype_to_text
+from storegate_engine.encodings import is_text
 from storegate_engine.errors import CorruptStoreError, shown
 from storegate_engine.locations import Location
 from storegate_engine.texts import TextSize

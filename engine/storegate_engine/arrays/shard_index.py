@@ -7,45 +7,105 @@ import os
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate_engine.arrays.inspection import CHECKSUM_NBYTES, Span, max_frame_nbytes
+from storegate_engine.arrays.inspection import CHECKSUM_NBYTES, max_frame_nbytes
 from storegate_engine.buffers import crc32c
 from storegate_engine.errors import CorruptStoreError
 
-__all__ = ["MISSING", "ShardIndex", "index_of", "read_exactly"]
+__all__ = ["MISSING", "ShardIndex", "Span", "index_nbytes", "index_of", "packed_index", "read_exactly"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
 
 MISSING = 2**64 - 1
 """Offset and length of a chunk that is not there."""
 
 
+Span: TypeAlias = tuple[int, int]
+"""Where a chunk begins in its shard, and how many bytes it has there."""
+
+
 @dataclass(frozen=True, slots=True)
 class ShardIndex:
-    """Places of the chunks of one file, all of them as the file says."""
+    """Places of the chunks of one file as the file says, and which of them can be true."""
 
     begins: Sequence[int]
     lengths: Sequence[int]
     ends: Sequence[int]
-    """For each chunk, up to which one those behind it lie side by side, all plain or all encoded, and legal."""
+    """For each chunk, up to which one it is one run with those behind it, see `parse`; 0 for one that is not legal."""
     limit: int
     """The most bytes that a chunk can have."""
     file_nbytes: int
+
+    @classmethod
+    def parse(cls, content: Array, file_nbytes: int, chunk_nbytes: int, plain_nbytes: int = 0) -> ShardIndex:
+        """Return the index that these bytes are, ``(begin, length)`` of each chunk, without their checksum.
+
+        Parameters
+        ----------
+        content : ndarray of uint8
+            The bytes.
+        file_nbytes : int
+            Bytes of the file, or more than any has where that is not known.
+        chunk_nbytes, plain_nbytes : int
+            Bytes of a chunk when decoded, and of one that is stored as it is.
+        """
+        begins, lengths = content.view("<u8").reshape(-1, 2).T
+        limit = max_frame_nbytes(chunk_nbytes)
+        # no sum of two numbers of the file, which may wrap around
+        wrong = (lengths > limit) | (begins > file_nbytes) | (lengths > file_nbytes - np.minimum(begins, file_nbytes))
+        # Chunks that can be fetched with one read are runs: a run is cut where a chunk does not begin where the one
+        # before it ends, where plain and encoded ones meet, and on both sides of an illegal one.
+        #
+        #   chunks     | plain | plain | encoded | encoded | gap | encoded | illegal | encoded |
+        #   ends           2       2        4         4               5         0         7
+        is_plain = lengths == plain_nbytes
+        apart = (begins[1:] != begins[:-1] + lengths[:-1]) | (is_plain[1:] != is_plain[:-1]) | wrong[1:] | wrong[:-1]
+        cuts = np.concatenate([np.flatnonzero(apart) + 1, [len(begins)]])
+        ends = np.repeat(cuts, np.diff(cuts, prepend=0))
+        ends[wrong] = 0
+        # plain ints are read out of these, one at a time, at half of what numpy takes
+        begin, length, end = (array("Q", of.astype("<u8").tobytes()) for of in (begins, lengths, ends))
+        return cls(begin, length, end, limit, file_nbytes)
 
     def span(self, at: int) -> Span:
         """Return offset and length of a chunk."""
         return self.begins[at], self.lengths[at]
 
+    def is_legal(self, at: int) -> bool:
+        """Return whether a chunk is there, not too long, and within the file."""
+        return self.ends[at] > at
+
     def require_legal(self, at: int, chunk: int, path: str) -> None:
         """Raise CorruptStoreError where a chunk is not there, too long, or beyond the file's end."""
+        if self.ends[at] > at:
+            return
         begin, nbytes = self.span(at)
         if begin == MISSING:
             raise CorruptStoreError(f"chunk {chunk} is missing in {path}")
         if nbytes > self.limit:
-            raise CorruptStoreError(f"chunk {chunk} of {path} claims {nbytes} bytes, more than it can have")
-        if begin + nbytes > self.file_nbytes:
-            raise CorruptStoreError(f"{path} is shorter than what was written: chunk {chunk} is not in it")
+            raise CorruptStoreError(f"chunk {chunk} of {path} claims {nbytes} bytes, and cannot be one of {self.limit}")
+        raise CorruptStoreError(f"{path} is shorter than what was written: chunk {chunk} is not in it")
+
+    def spans(self, path: str) -> list[Span]:
+        """Return the spans of all chunks but those that the index says are not there; each must be legal."""
+        there = [at for at in range(len(self.ends)) if self.span(at) != (MISSING, MISSING)]
+        for at in there:
+            self.require_legal(at, at, path)
+        return [self.span(at) for at in there]
+
+
+def index_nbytes(n_chunks: int) -> int:
+    """Return the bytes of an index at the end of its file."""
+    return 16 * n_chunks + CHECKSUM_NBYTES
+
+
+def packed_index(spans: Array) -> bytes:
+    """Return an index as it ends a file; spans, of shape (n_chunks, 2), are `MISSING` where no chunk is."""
+    content = spans.astype("<u8").tobytes()
+    return content + crc32c(content).to_bytes(CHECKSUM_NBYTES, "little")
 
 
 def index_of(path: str, file: Any, n_chunks: int, chunk_nbytes: int, plain_nbytes: int) -> ShardIndex:
@@ -82,23 +142,15 @@ _indices: dict[tuple[object, ...], ShardIndex] = {}
 
 
 def _index_of(path: str, file: Any, n_chunks: int, chunk_nbytes: int, plain_nbytes: int, nbytes: int) -> ShardIndex:
-    index_nbytes = 16 * n_chunks + CHECKSUM_NBYTES
-    if index_nbytes > nbytes:  # before memory is taken for it
+    own_nbytes = index_nbytes(n_chunks)
+    if own_nbytes > nbytes:  # before memory is taken for it
         raise CorruptStoreError(f"{path} is shorter than what was written")
-    content = np.empty(index_nbytes, "u1")
-    read_exactly(file, nbytes - index_nbytes, content.data, path)
+    content = np.empty(own_nbytes, "u1")
+    read_exactly(file, nbytes - own_nbytes, content.data, path)
     index = content[:-CHECKSUM_NBYTES]
     if crc32c(index) != int.from_bytes(content[-CHECKSUM_NBYTES:].data, "little"):
         raise CorruptStoreError(f"{path} is not what was written: the checksum of its index does not match")
-    begins, lengths = index.view("<u8").reshape(-1, 2).T
-    limit = max_frame_nbytes(chunk_nbytes)
-    wrong = (lengths > limit) | (begins > nbytes) | (lengths > nbytes - np.minimum(begins, nbytes))
-    is_plain = lengths == plain_nbytes
-    apart = (begins[1:] != begins[:-1] + lengths[:-1]) | (is_plain[1:] != is_plain[:-1]) | wrong[1:] | wrong[:-1]
-    cuts = np.concatenate([np.flatnonzero(apart) + 1, [n_chunks]])
-    ends = np.repeat(cuts, np.diff(cuts, prepend=0))
-    begin, length, end = (array("Q", of.astype("<u8").tobytes()) for of in (begins, lengths, ends))
-    return ShardIndex(begin, length, end, limit, nbytes)
+    return ShardIndex.parse(index, nbytes, chunk_nbytes, plain_nbytes)
 
 
 def read_exactly(file: Any, start: int, out: memoryview, path: str) -> None:

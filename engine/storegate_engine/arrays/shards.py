@@ -19,10 +19,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate_engine.arrays.frames import FrameError, Framing
-from storegate_engine.arrays.inspection import CHECKSUM_NBYTES, Span
-from storegate_engine.arrays.shard_index import MISSING, ShardIndex, index_of, read_exactly
-from storegate_engine.buffers import Workspace, crc32c, write_all
+from storegate_engine.arrays.shard_index import MISSING, ShardIndex, Span, index_of, packed_index, read_exactly
+from storegate_engine.buffers import Workspace, write_all
 from storegate_engine.directories import cached_directory, open_directory, open_file
+from storegate_engine.dtypes import dtype_from_text
 from storegate_engine.errors import CorruptStoreError
 from storegate_engine.integers import groups_of
 from storegate_engine.threads import ThreadPool
@@ -159,7 +159,7 @@ class Shards:
                 index = self._index(path, file)
                 for first, last in parts:
                     begin, end = index.begins[first], sum(index.span(last))
-                    if begin < end < MISSING:
+                    if index.is_legal(first) and index.is_legal(last) and begin < end:
                         os.posix_fadvise(file.fileno(), begin, end - begin, os.POSIX_FADV_WILLNEED)
 
     def write(self, shard: int, rows: Array, *, sync: bool = True) -> None:
@@ -181,8 +181,7 @@ class Shards:
                         write_all(file, part)
                     index[at] = end, sum(map(len, frame))
                     end += int(index[at, 1])
-                content = index.tobytes()
-                write_all(file, content + crc32c(content).to_bytes(CHECKSUM_NBYTES, "little"))
+                write_all(file, packed_index(index))
                 if sync:
                     os.fsync(file.fileno())
             parent.replace(fresh, name)
@@ -337,7 +336,7 @@ def shards_of(
     if sys.byteorder != "little":
         return None
     try:
-        dtype = np.dtype(metadata["data_type"])
+        dtype = dtype_from_text(metadata["data_type"], "zarr")
         row_shape = tuple(metadata["shape"][1:])
         row_nbytes = dtype.itemsize * int(np.prod(row_shape, dtype=np.int64))
         (sharding,) = metadata["codecs"]
@@ -351,7 +350,7 @@ def shards_of(
             "shard": tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"]),
             "keys": metadata["chunk_key_encoding"],
         }
-    except (KeyError, TypeError, ValueError, IndexError):
+    except (KeyError, TypeError, ValueError, IndexError, CorruptStoreError):
         return None
     expected = {
         "index": ["bytes", "crc32c"],

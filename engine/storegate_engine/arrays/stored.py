@@ -9,7 +9,6 @@ import contextlib
 import functools
 import json
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -23,16 +22,16 @@ from storegate_engine.arrays.guards import GuardedStore
 from storegate_engine.arrays.shards import RowSpan, Shards, shards_of
 from storegate_engine.budget import Layout
 from storegate_engine.contents import MARKER
+from storegate_engine.dtypes import dtype_from_text, dtype_to_text
 from storegate_engine.encodings import (
     Encoding,
-    dtype_from_text,
-    dtype_to_text,
     encoding_of,
     is_calendar,
     is_text,
     row_nbytes,
 )
 from storegate_engine.errors import CorruptStoreError, RowsMemoryError, SnapshotExpired, StoreError, StoreNotFoundError
+from storegate_engine.identifiers import is_hex
 from storegate_engine.locations import Location
 from storegate_engine.names import validate_name
 from storegate_engine.orders import ArrayIndex, as_int64
@@ -44,8 +43,6 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 INDEX_ROWS = 2**18
 """An index as long as this is kept in memory."""
-
-_IDENTIFIER = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +131,7 @@ class StoredArray:
                 document["checksum"],
                 *document["row_shape"],
             ]
-            if not _IDENTIFIER.fullmatch(segment) or any(type(n) is not int or n < 0 for n in counts):
+            if not is_hex(segment) or any(type(n) is not int or n < 0 for n in counts):
                 raise ValueError("a segment or a size is not a legal one")
             dtype, row_shape = dtype_from_text(document["dtype"]), tuple(document["row_shape"])
             layout = Layout(document["chunk_rows"], document["shard_rows"])

@@ -14,7 +14,6 @@ The directories themselves, and the locks by which processes tell who lives, are
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -26,6 +25,7 @@ from storegate_engine.clusters import active_client, unseen_by
 from storegate_engine.errors import SpillError
 from storegate_engine.exchange.spill_files import SPILL_FORMAT
 from storegate_engine.holds import LOCK, user_scratch
+from storegate_engine.identifiers import hex_id_of
 from storegate_engine.scratch import SHARED_RULE, SPARE, Spill, open_spill
 from storegate_engine.settings import scratch_directory
 from storegate_engine.table import Variable
@@ -77,7 +77,7 @@ class Spills:
     @staticmethod
     def plan(*facts: Any) -> str:
         """Return a name for the plan of whoever would write the same files, in whatever process."""
-        return hashlib.sha256(json.dumps([SPILL_FORMAT, *facts]).encode()).hexdigest()[:32]
+        return hex_id_of(json.dumps([SPILL_FORMAT, *facts]).encode())
 
     def open(self, key: Hashable, variable: Variable, plan: Callable[[], str]) -> Spill:
         """Return the directory of a key, see `spill_of`; a forked child has none of its parent's."""

@@ -14,8 +14,10 @@ import warnings
 from collections.abc import Mapping
 
 from storegate_engine.clusters import Capacity
-from storegate_engine.encodings import canonical_bytes, dtype_to_text
+from storegate_engine.dtypes import dtype_to_text
+from storegate_engine.encodings import canonical_bytes
 from storegate_engine.errors import CorruptStoreError, StoreGateError
+from storegate_engine.identifiers import is_hex
 from storegate_engine.locations import Location, writing
 from storegate_engine.store.repository import Repository
 from storegate_engine.store.rewriting import blocks_in_order
@@ -87,7 +89,7 @@ def _kept(place: Location, key: str) -> str | None:
     if content is None:
         return None
     text = content.decode("ascii", "replace")
-    if len(text) != _NBYTES or not set(text) <= set("0123456789abcdef"):
+    if not is_hex(text, _NBYTES):
         raise CorruptStoreError(f"{place}/{key} is no fingerprint; delete the file")
     return text
 

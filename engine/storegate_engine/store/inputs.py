@@ -13,7 +13,8 @@ import numpy as np
 import xarray as xr
 
 from storegate_engine.casts import combined, holds
-from storegate_engine.encodings import TEXT, dtype_to_text, is_text
+from storegate_engine.dtypes import TEXT, dtype_to_text
+from storegate_engine.encodings import is_text
 from storegate_engine.errors import DtypeError, ShapeError, StoreGateError, shown
 from storegate_engine.orders import STEP_ROWS, NewIndex, spans
 from storegate_engine.store.natives import as_native, is_foreign

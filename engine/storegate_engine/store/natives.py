@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate_engine.casts import combined, holds
-from storegate_engine.encodings import TEXT
+from storegate_engine.dtypes import TEXT
 from storegate_engine.errors import DtypeError, MissingValueError, ShapeError, shown
 
 __all__ = ["as_native", "is_foreign"]

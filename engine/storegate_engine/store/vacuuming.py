@@ -21,10 +21,11 @@ from dataclasses import dataclass, field, replace
 
 from storegate_engine.arrays import made_at
 from storegate_engine.budget import format_nbytes
-from storegate_engine.contents import FINGERPRINTS, SCRATCH, is_partial, is_segment, strangers
+from storegate_engine.contents import FINGERPRINTS, SCRATCH, is_partial, strangers
 from storegate_engine.directories import Entry, open_directory
 from storegate_engine.errors import ArgumentError, ConflictError, CorruptStoreError, SnapshotExpired, printable
 from storegate_engine.holds import LOCK, orphans, remove_orphan, user_places
+from storegate_engine.identifiers import is_hex
 from storegate_engine.locations import Location
 from storegate_engine.settings import scratch_directory
 from storegate_engine.store.manifests import Manifest, Unreadable
@@ -246,7 +247,7 @@ def _vacuum_fingerprints(repository: VersionedRepository, found: VacuumResult, k
     found.refused += [str(fingerprints / key) for key in strangers(entries, fingerprints.prefix)]
     tokens = {key_of(variable) for table in kept for _, variable in table}
     for entry in entries:
-        if entry.kind == "file" and is_segment(entry.key) and entry.key not in tokens and not found.dry_run:
+        if entry.kind == "file" and is_hex(entry.key) and entry.key not in tokens and not found.dry_run:
             fingerprints.delete(entry.key)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ import numpy as np
 
 from storegate_engine.budget import reserved_nbytes
 from storegate_engine.errors import ArgumentError
+from storegate_engine.identifiers import hex_id_of
 from storegate_engine.orders import RowOrder
 from storegate_engine.settings import shuffle_plan
 from storegate_engine.streams.blocks import Blocks, default_blocks
@@ -154,5 +154,5 @@ def order_of(epochs: Epochs, batch_rows: int, shuffle: Shuffle, blocks: Blocks |
         "keys": shuffle.version,
         "block_rows": blocks.block_rows if blocks else None,
         "buffer_blocks": blocks.buffer_blocks if blocks else None,
-        "weights": None if weights is None else hashlib.sha256(weights.astype("<f8").tobytes()).hexdigest()[:32],
+        "weights": None if weights is None else hex_id_of(weights.astype("<f8").tobytes()),
     }

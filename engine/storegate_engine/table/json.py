@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import operator
 from collections.abc import Callable
@@ -13,8 +12,9 @@ import numpy as np
 from storegate_engine import orders
 from storegate_engine.arrays import ConstantArray, RowArray, StoredArray, StoredIndex, require_within_limits
 from storegate_engine.budget import Layout
-from storegate_engine.encodings import dtype_from_text, dtype_to_text
+from storegate_engine.dtypes import dtype_from_text, dtype_to_text
 from storegate_engine.errors import CorruptStoreError, StoreGateError, shown
+from storegate_engine.identifiers import hex_id_of
 from storegate_engine.locations import Location
 from storegate_engine.names import validate_name
 from storegate_engine.orders import RowIndex, RowOrder
@@ -108,7 +108,7 @@ def token_of(variable: Variable, *details: object) -> str:
     state = _variable_to_state(variable, arrays, operator.methodcaller("token"))
     places = [repr(array) for array in (*arrays, *_indices(variable.order))]
     content = json.dumps([state, places, [repr(detail) for detail in details]])
-    return hashlib.sha256(content.encode()).hexdigest()[:32]
+    return hex_id_of(content.encode())
 
 
 MAX_TRANSFORMS = 1_000
@@ -209,7 +209,7 @@ def key_of(variable: Variable) -> str:
     """
     arrays: dict[RowArray, int] = {}
     state = _variable_to_state(variable, arrays, operator.methodcaller("token"))
-    return hashlib.sha256(json.dumps([state, [array.to_json() for array in arrays]]).encode()).hexdigest()[:32]
+    return hex_id_of(json.dumps([state, [array.to_json() for array in arrays]]).encode())
 
 
 def stored_arrays(table: Table) -> dict[StoredArray, list[str]]:

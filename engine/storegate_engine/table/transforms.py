@@ -8,7 +8,6 @@ are read (`apply_all`).
 from __future__ import annotations
 
 import math
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from storegate_engine.casts import overflows
+from storegate_engine.dtypes import TEXT, dtype_from_text, dtype_to_text
 from storegate_engine.errors import ArgumentError, CorruptStoreError, DtypeError, LabelError, ShapeError, shown
 from storegate_engine.orders import as_int
 
@@ -29,8 +29,6 @@ MAX_CLASSES = 2**31 - 1
 Array: TypeAlias = npt.NDArray[Any]
 DType: TypeAlias = np.dtype[Any]
 
-_JSON_DTYPE: Final = re.compile(r"[<>|][biufcSU][0-9]{1,9}|[<>][mM]8(\[[0-9]{0,9}[a-zA-Z]{1,2}\])?")
-
 
 def _check_storable(dtype: DType) -> None:
     """Refuse dtypes that hold Python objects or several fields."""
@@ -41,14 +39,8 @@ def _check_storable(dtype: DType) -> None:
         )
     if dtype.kind == "V":
         raise DtypeError(f"a dtype with fields cannot be stored ({dtype}); store each field as a variable of its own")
-    if dtype.kind == "T" and dtype != _text():
+    if dtype.kind == "T" and dtype != TEXT:
         raise DtypeError(f"{dtype!r} has options that cannot be stored; use numpy.dtypes.StringDType() as it is")
-
-
-def _text() -> DType:
-    dtypes: Any = np.dtypes
-    text: DType = np.dtype(dtypes.StringDType())
-    return text
 
 
 def _is_open(dtype: DType) -> bool:
@@ -169,7 +161,7 @@ class Cast(Transform):
 
     def to_json(self) -> object:
         """Return ``["cast", dtype]``."""
-        return ["cast", "string" if self.dtype.kind == "T" else self.dtype.str]
+        return ["cast", dtype_to_text(self.dtype, "cast")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,26 +324,14 @@ def transform_from_json(obj: object) -> Transform:
     name, value = obj
     try:
         if name == "cast" and isinstance(value, str):
-            return Cast(_dtype_from_json(value))
+            return Cast(dtype_from_text(value, "cast"))
         if name == "onehot" and type(value) is int:
             return OneHot(value)
         if name == "argmax" and type(value) is int:
             return ArgMax(value)
-    except (TypeError, ValueError) as err:
+    except (TypeError, ValueError, CorruptStoreError) as err:
         raise CorruptStoreError(f"a stored transform is wrong: {err}: {shown(obj)}") from err
     raise CorruptStoreError(f"a stored transform is not understood: {shown(obj)}")
-
-
-def _dtype_from_json(text: str) -> DType:
-    if text == "string":
-        return _text()
-    # np.dtype understands far more than `dtype.str` writes; nothing else is ours
-    if not _JSON_DTYPE.fullmatch(text):
-        raise ValueError(f"{shown(text)} is not a dtype")
-    dtype = np.dtype(text)
-    if dtype.str != text:
-        raise ValueError(f"{shown(text)} is not a dtype as it is written")
-    return dtype
 
 
 def fold(transforms: Iterable[Transform], dtype: DType, row_shape: tuple[int, ...]) -> tuple[DType, tuple[int, ...]]:
