@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from storegate_engine.orders import ArrayIndex, Concat, Permute, Range, Slice, Take
+from storegate_engine.streams.epochs import Epochs, Share
 
 INNER, OUTER = ArrayIndex(np.array([2, 0, 1])), ArrayIndex(np.array([1, 0]))
 TAKEN = Take(Range(0, 9), INNER)
@@ -27,3 +28,32 @@ def test_walks(order, form, children, parts, indices):
     assert order.children == children
     assert order.parts == parts
     assert list(order.indices()) == ([OUTER, INNER] if indices is None else indices)
+
+
+SHUFFLED = Permute(Range(0, 9), "feistel8-v1", 3)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        SHUFFLED,
+        Slice(SHUFFLED, 2, 7),
+        Permute(Slice(SHUFFLED, 2, 7), "numpy", 5),
+        Take(SHUFFLED, INNER),
+        Concat((Range(9, 12), SHUFFLED)),
+        Share(SHUFFLED, Epochs(9, 4)),
+    ],
+    ids=lambda order: order.form,
+)
+def test_whatever_is_inside_moves_and_is_limited(order):
+    def permutations(order):
+        found = [order] if isinstance(order, Permute) else []
+        return found + [inner for child in order.children for inner in permutations(child)]
+
+    rows = order.rows(0, len(order))
+    np.testing.assert_array_equal(order.shifted(100).rows(0, len(order)), rows + 100)
+    limited = order.within(2**19)
+    assert limited == order
+    assert [inner.table_nbytes for inner in permutations(limited)] == [2**19] * len(permutations(order))
+    np.testing.assert_array_equal(limited.rows(0, len(order)), rows)
+    assert type(limited) is type(order.shifted(100)) is type(order)

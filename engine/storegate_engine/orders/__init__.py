@@ -2,7 +2,9 @@
 
 What its files know:
 
-    order              the forms of an order, which answer in both directions
+    order              what an order answers, in both directions, and rows as they lie
+    concats            orders one after the other
+    nested             rows of one other order: cut, shuffled, picked by a list
     edits              orders out of other orders, in the shortest form
     permutations       seeded orders of 0 .. n-1, for any range and in either direction
     permutation_files  a permutation that does not fit in memory, as a file
@@ -13,6 +15,7 @@ What its files know:
 
 from __future__ import annotations
 
+from storegate_engine.orders.concats import Concat, join_runs
 from storegate_engine.orders.edits import concat, cut, flatten, permute, replace_rows
 from storegate_engine.orders.indexes import (
     STEP_ROWS,
@@ -28,7 +31,8 @@ from storegate_engine.orders.indexes import (
     spans,
 )
 from storegate_engine.orders.json import from_json, n_nodes, to_json
-from storegate_engine.orders.order import Concat, Permute, Range, RowOrder, Slice, Take, join_runs
+from storegate_engine.orders.nested import Nested, Permute, Slice, Take
+from storegate_engine.orders.order import Range, RowOrder
 from storegate_engine.orders.permutations import as_int, as_int64
 
 __all__ = [
@@ -36,6 +40,7 @@ __all__ = [
     "ArrayIndex",
     "Concat",
     "MaskIndex",
+    "Nested",
     "NewIndex",
     "Permute",
     "Range",

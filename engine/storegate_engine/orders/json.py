@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Final
 
 from storegate_engine.errors import CorruptStoreError, StoreGateError, shown
+from storegate_engine.orders.concats import Concat
 from storegate_engine.orders.indexes import RowIndex
-from storegate_engine.orders.order import Concat, Permute, Range, RowOrder, Slice, Take
+from storegate_engine.orders.nested import Permute, Slice, Take
+from storegate_engine.orders.order import Range, RowOrder
 
 __all__ = ["MAX_NESTING", "from_json", "n_nodes", "to_json"]
 

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from storegate_engine.errors import ArgumentError, NotInvertibleError
-from storegate_engine.orders import ArrayIndex, Permute, RowOrder, Span, Take, join_runs
+from storegate_engine.orders import ArrayIndex, Nested, Permute, RowOrder, Span, Take, join_runs
 
 __all__ = [
     "LANES",
@@ -212,11 +212,9 @@ class Epochs:
 
 
 @dataclass(frozen=True, slots=True)
-class Share(RowOrder):
-    """A rank's slices of every step of an epoch, end to end."""
+class Share(Nested):
+    """A rank's slices of every step of an epoch, end to end; the order is that of the epoch."""
 
-    order: RowOrder
-    """The rows of the epoch."""
     epochs: Epochs
     """The steps, and the rank."""
 
@@ -239,22 +237,10 @@ class Share(RowOrder):
     def __len__(self) -> int:
         return self.start(self.epochs.n_steps)
 
-    def _describe(self) -> tuple[int, Span]:
-        return self.order._describe()
-
-    @property
-    def children(self) -> tuple[RowOrder, ...]:
-        """The order of the epoch."""
-        return (self.order,)
-
     @property
     def is_injective(self) -> bool:
         """Whether no stored row is named twice: not where the first rows fill up the last step."""
         return self.epochs.n_positions <= self.epochs.n_rows and self.order.is_injective
-
-    def shifted(self, by: int) -> Share:
-        """Shift the rows of the epoch."""
-        return replace(self, order=self.order.shifted(by))
 
     def _positions(self, own: Int64Array) -> Int64Array:
         """Return the positions of rows of this rank."""

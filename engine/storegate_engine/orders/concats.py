@@ -1,0 +1,157 @@
+"""Concats: orders one after the other, and the runs of stored rows that they make end to end."""
+
+from __future__ import annotations
+
+import operator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+import numpy as np
+
+from storegate_engine.integers import groups_of
+from storegate_engine.orders.indexes import Span
+from storegate_engine.orders.order import Int64Array, Range, RowOrder, check_order, check_span
+from storegate_engine.orders.permutations import MAX_ROW
+
+__all__ = ["Concat", "join_runs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Concat(RowOrder):
+    """The rows of one order after the other.
+
+    `RowOrder.find` takes the orders to have no stored row in common; where they have, the first one counts.
+    """
+
+    orders: tuple[RowOrder, ...]
+    """The orders, in logical order."""
+    _offsets: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    _starts: Int64Array = field(init=False, repr=False, compare=False)
+    _shifts: Int64Array | None = field(init=False, repr=False, compare=False)
+    _depth: int = field(init=False, repr=False, compare=False)
+    _bounds: Span = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        orders = tuple(self.orders)
+        for order in orders:
+            check_order(order, "Concat")
+        offsets = tuple(accumulate((len(order) for order in orders), initial=0))
+        if offsets[-1] > MAX_ROW:
+            raise ValueError(f"orders have less than 2**63 rows, but these have {offsets[-1]}")
+        filled = [order.bounds for order in orders if len(order)]
+        starts = np.array(offsets, dtype=np.int64)
+        shifts = None  # where every child is a Range, row = index + shift of the child
+        if all(isinstance(order, Range) for order in orders):
+            shifts = np.array([order.bounds[0] for order in orders], dtype=np.int64) - starts[:-1]
+        object.__setattr__(self, "orders", orders)
+        object.__setattr__(self, "_offsets", offsets)
+        object.__setattr__(self, "_starts", starts)
+        object.__setattr__(self, "_shifts", shifts)
+        object.__setattr__(self, "_depth", max((order.depth for order in orders), default=0))
+        object.__setattr__(
+            self, "_bounds", Span(min(b.start for b in filled), max(b.stop for b in filled)) if filled else Span(0, 0)
+        )
+
+    def __reduce__(self) -> tuple[type[Concat], tuple[tuple[RowOrder, ...]]]:
+        return Concat, (self.orders,)
+
+    def __len__(self) -> int:
+        return self._offsets[-1]
+
+    @property
+    def children(self) -> tuple[RowOrder, ...]:
+        """Its parts."""
+        return self.orders
+
+    @property
+    def parts(self) -> tuple[RowOrder, ...]:
+        """Its parts."""
+        return self.orders
+
+    @property
+    def is_injective(self) -> bool:
+        """Where all of its orders are; they have no stored row in common."""
+        return all(order.is_injective for order in self.orders)
+
+    def shifted(self, by: int) -> Concat:
+        """Shift every order."""
+        return Concat(tuple(order.shifted(by) for order in self.orders))
+
+    def within(self, table_nbytes: int) -> Concat:
+        """Limit every order."""
+        limited = tuple(order.within(table_nbytes) for order in self.orders)
+        return self if all(map(operator.is_, limited, self.orders)) else Concat(limited)
+
+    def _describe(self) -> tuple[int, Span]:
+        return self._depth, self._bounds
+
+    def touched(self, lo: int, hi: int) -> list[tuple[RowOrder, int, int]]:
+        """Return ``(order, start, stop)``, start < stop, of every child that holds some rows of lo .. hi-1."""
+        first, last = check_span(lo, hi, len(self))
+        if first == last:
+            return []
+        offsets = self._offsets
+        children = range(bisect_right(offsets, first) - 1, bisect_left(offsets, last))
+        return [
+            (self.orders[k], max(first - offsets[k], 0), min(last, offsets[k + 1]) - offsets[k])
+            for k in children
+            if offsets[k] < offsets[k + 1]
+        ]
+
+    def _rows(self, lo: int, hi: int) -> Int64Array:
+        parts = [order._rows(start, stop) for order, start, stop in self.touched(lo, hi)]
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def _take(self, indices: Int64Array) -> Int64Array:
+        if not indices.size:
+            return np.empty(0, np.int64)
+        first = bisect_right(self._offsets, int(indices.min())) - 1
+        last = bisect_right(self._offsets, int(indices.max())) - 1
+        if first == last:
+            return self.orders[first]._take(indices - self._offsets[first])
+        child = np.searchsorted(self._starts, indices, side="right") - 1
+        if self._shifts is not None:
+            return indices + self._shifts[child]
+        out = np.empty(indices.size, np.int64)
+        places, cuts, children = groups_of(child)
+        for k, lo, hi in zip(children, cuts, cuts[1:], strict=False):
+            here = places[lo:hi]
+            out[here] = self.orders[k]._take(indices[here] - self._offsets[k])
+        return out
+
+    def _find(self, stored: Int64Array) -> Int64Array:
+        out = np.full(stored.size, -1, np.int64)
+        if not stored.size:
+            return out
+        low, high = int(stored.min()), int(stored.max())
+        for order, offset in zip(self.orders, self._offsets, strict=False):
+            start, stop = order.bounds
+            if not len(order) or high < start or low >= stop:
+                continue
+            open_ = np.flatnonzero((stored >= start) & (stored < stop) & (out < 0))
+            if open_.size:
+                found = order._find(stored[open_])
+                hit = found >= 0
+                out[open_[hit]] = found[hit] + offset
+        return out
+
+    def _runs(self, lo: int, hi: int) -> list[Span] | None:
+        return join_runs(order._runs(start, stop) for order, start, stop in self.touched(lo, hi))
+
+
+def join_runs(parts: Iterable[list[Span] | None]) -> list[Span] | None:
+    """Return runs of stored rows end to end, those that meet as one; None where any part has none."""
+    merged: list[Span] = []
+    for runs in parts:
+        if runs is None:
+            return None
+        for run in runs:
+            if merged and merged[-1].stop == run.start:
+                merged[-1] = Span(merged[-1].start, run.stop)
+            else:
+                merged.append(run)
+    return merged
