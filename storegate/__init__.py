@@ -2,21 +2,23 @@
 
 What its files and folders know; each imports only from those below it:
 
-    cli        the command line
-    demo       its demonstration
-    adapters   streams in the shapes that training frameworks want
-    gate       the class StoreGate: the documented interface
-    types      what annotations of a user's own functions need
-    views      ``gate["train"]["x"]``
-    session    what a gate holds and its views share: backend, mode and repositories
-    versions   the past of a table, as records that print as tables
-    edits      new tables from old, and the calls that store them
-    batches    what ``batches()`` is asked for, as a stream
-    reading    names and selections as rows, dask arrays or Datasets
-    contents   what a table has: names, shapes and sizes
-    display    text, HTML and plans, for people to read
-    parsing    what callers give, as typed values
-    callers    where in the caller's program a warning belongs
+    __main__    ``python -m storegate``
+    cli         the command line
+    demo        its demonstration
+    adapters    streams in the shapes that training frameworks want
+    gate        the class StoreGate: the documented interface
+    types       what annotations of a user's own functions need
+    views       ``gate["train"]["x"]``
+    session     what a gate holds and its views share: backend, mode and repositories
+    versions    the past of a table, as records that print as tables
+    edits       new tables from old, and the calls that store them
+    statistics  what the rows of variables come to
+    batches     what ``batches()`` is asked for, as a stream
+    reading     names and selections as rows, dask arrays or Datasets
+    contents    what a table has: names, shapes and sizes
+    display     text, HTML and plans, for people to read
+    parsing     what callers give, as typed values
+    callers     where in the caller's program a warning belongs
 
 The public names are found on first use: importing the package (as ``storegate --help`` does) brings in none
 of numpy, zarr, xarray and dask.

@@ -28,12 +28,12 @@ Batch: TypeAlias = Array | list[Array] | dict[str, Array]
 def open_stream(
     options: BatchOptions,
     variable: Callable[[str], Variable],
-    names: Names | tuple[str, ...],
+    names: Names,
     *,
     version: int,
     budget: int | str | None,
 ) -> Stream[Any]:
-    """Return a stream of variables, which ``variable`` finds; a tuple of names without a form gives dicts.
+    """Return a stream of variables, which ``variable`` finds.
 
     Parameters
     ----------
@@ -41,18 +41,17 @@ def open_stream(
         What is asked for.
     variable : callable
         Returns the rows of a name.
-    names : Names or tuple of str
-        The variables of a batch.
+    names : Names
+        The variables of a batch, and its form.
     version : int
         The version of the table that they are of.
     budget : int, str or None
         The memory limit where the options have none.
     """
-    wanted = names.names if isinstance(names, Names) else names
-    if not wanted:
+    if not names.names:
         raise VariableNotFoundError("there are no variables to make batches of; add data first")
-    variables = [variable(name) for name in wanted]
-    if isinstance(names, Names) and names.form == "stack":
+    variables = [variable(name) for name in names.names]
+    if names.form == "stack":
         require_stackable(variables)
     n_rows = len(variables[0])
     return Stream(
@@ -107,9 +106,7 @@ def _weights_of(
     return values
 
 
-def _form(names: Names | tuple[str, ...]) -> Callable[[list[Array]], Batch]:
-    if not isinstance(names, Names):
-        return partial(_as_dict, names)
+def _form(names: Names) -> Callable[[list[Array]], Batch]:
     match names.form:
         case "one":
             return _as_one
@@ -117,6 +114,8 @@ def _form(names: Names | tuple[str, ...]) -> Callable[[list[Array]], Batch]:
             return _stacked
         case "each":
             return _as_list
+        case "dict":
+            return partial(_as_dict, names.names)
 
 
 def _as_dict(names: tuple[str, ...], arrays: list[Array]) -> dict[str, Array]:

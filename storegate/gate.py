@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, Unpack, cast, overload
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
 
@@ -22,6 +22,8 @@ from storegate.parsing import (
     Index,
     MethodIndex,
     Mode,
+    OpenArgs,
+    OpenMode,
     Options,
     Phase,
     PhaseName,
@@ -31,7 +33,7 @@ from storegate.parsing import (
     parse_phase,
     parse_reading_phase,
 )
-from storegate.session import Session
+from storegate.session import Session, only_data_id
 from storegate.versions import DAY, Commit, Records, Verification
 from storegate.views import View
 from storegate_engine.clusters import Capacity
@@ -41,6 +43,7 @@ from storegate_engine.store import Repository, VacuumResult
 from storegate_engine.table import ArgMax, Cast, Difference, OneHot, Table, Transform
 
 if TYPE_CHECKING:
+    import dask.array as da
     import xarray as xr
 
 __all__ = ["StoreGate"]
@@ -102,6 +105,58 @@ class StoreGate:
         known, options = parsing.parse_backend(backend), Options.parse(backend_args)
         number = None if version is None else as_int(version, "version")
         self._session = Session(known, options, number, data_id)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        data_id: str | None = None,
+        mode: OpenMode = "r",
+        *,
+        version: int | None = None,
+        **options: Unpack[OpenArgs],
+    ) -> Self:
+        """Open a store at a path or URL, to read it unless ``mode`` says otherwise.
+
+        Parameters
+        ----------
+        path : path or str
+            A directory, or a URL that zarr opens.
+        data_id : str, optional
+            Which of the store's tables; default: the only one.
+        mode : {"r", "r+", "a", "w-", "x", "w"}
+            ``"r"`` only reads, ``"r+"`` changes what is there, ``"a"`` opens or creates, ``"w-"`` and ``"x"`` make
+            what must not be there, ``"w"`` starts empty.
+        version : int, optional
+            Show this version as it was, read-only.
+        **options
+            ``budget``, ``chunk``, ``compressor``, ``durability`` and ``storage_options``, as in ``backend_args``.
+
+        Returns
+        -------
+        StoreGate
+            With the backend ``zarr``.
+
+        Raises
+        ------
+        StoreNotFoundError
+            There is no store, and the mode does not create one (a FileNotFoundError).
+        DataIdError
+            No data_id is given, and the store has several, which are listed, or none (a ValueError).
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> path = tempfile.mkdtemp() + "/events.zarr"
+        >>> with StoreGate.open(path, "run1", mode="w") as gate:
+        ...     gate.add_data("x", [0.0, 0.5, 1.0])
+        >>> with StoreGate.open(path) as gate:
+        ...     gate.data_id, gate["train"]["x"][:]
+        ('run1', array([0. , 0.5, 1. ]))
+        """
+        backend_args = cast("BackendArgs", {**options, "output_dir": path, "mode": mode})
+        known = only_data_id(Options.parse(backend_args)) if data_id is None else data_id
+        return cls("zarr", backend_args, known, version=version)
 
     # Life: closing, copying, sending to other processes
 
@@ -181,6 +236,32 @@ class StoreGate:
     def table(self) -> Table:
         """The newest committed table of the current data_id and mode; immutable."""
         return self._session.table
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of samples of each phase that has variables.
+
+        Raises
+        ------
+        ShapeError
+            The variables of a phase have different numbers of rows.
+        """
+        table = self.table
+        return {phase: table.n_rows(phase) for phase in self.phases}
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """The phases that have variables."""
+        return tuple(phase for phase in parsing.PHASES if self.table[phase])
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The names of the variables of all phases, in the order in which they were added."""
+        return tuple(dict.fromkeys(variable.name for _, variable in self.table))
+
+    def _ipython_key_completions_(self) -> list[str]:
+        """Return what may stand in ``gate[...]``, for completion in IPython and Jupyter."""
+        return [] if self.data_id is None else [*self.phases, *self.variables]
 
     # [] syntax
 
@@ -415,8 +496,9 @@ class StoreGate:
         array([2., 5.])
         """
         names, at = parse_names(var_names), parse_reading_phase(phase)
-        rows = reading.Selected.by_index(self.table, names, at, index)
-        return rows.read(self.budget_nbytes) if compute else rows.lazy(self.capacity)
+        selected = reading.Selected.by_index(self.table, names, at, index)
+        rows: Any = selected.read(self.budget_nbytes) if compute else selected.lazy(self.capacity)
+        return cast("Array | list[Array] | da.Array | list[da.Array]", rows)  # names make no dict
 
     def get_var_names(self, phase: Phase | None = "train") -> list[str]:
         """Return the variables of a phase, in the order in which they were added.

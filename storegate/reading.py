@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-import dask.array as da
 import numpy as np
 
 from storegate.contents import names_in, whole
@@ -24,15 +23,16 @@ from storegate.parsing import (
     parse_item,
     parse_method_index,
 )
+from storegate_engine import graphs
 from storegate_engine.casts import combined
 from storegate_engine.clusters import Capacity
 from storegate_engine.errors import ArgumentTypeError, DtypeError, PhaseNotFoundError, ShapeError
 from storegate_engine.exchange import task_nbytes
-from storegate_engine.graphs import blocks_of, to_dask, to_dataset
 from storegate_engine.store import Repository, fingerprint, known_fingerprints
 from storegate_engine.table import Table, Variable
 
 if TYPE_CHECKING:
+    import dask.array as da
     import xarray as xr
 
 __all__ = ["Selected", "Subset", "fingerprints", "read_dataset", "read_tree", "require_stackable", "subset"]
@@ -69,7 +69,7 @@ class Selected:
         variables = [whole(table, phase, name) for name in names.names]
         return cls(names, variables, [parse_method_index(index, len(variable)) for variable in variables])
 
-    def read(self, budget_nbytes: int) -> Array | list[Array]:
+    def read(self, budget_nbytes: int) -> Array | list[Array] | dict[str, Array]:
         """Return the rows as ndarrays, in the form of the names; within the budget beside these."""
         if self.names.form == "stack":
             require_stackable(self.variables)
@@ -82,6 +82,8 @@ class Selected:
                 return parts[0]
             case "each":
                 return parts
+            case "dict":
+                return dict(zip(self.names.names, parts, strict=True))
         stacked: Array = np.stack(parts, axis=0 if isinstance(self.selections[0], OneRow) else 1)
         return stacked
 
@@ -97,8 +99,8 @@ class Selected:
         cuts = [_cut(variable, rows) for variable, rows in zip(self.variables, self.selections, strict=True)]
         if len({len(cut) for cut in cuts}) > 1:
             raise ShapeError(f"the variables have different numbers of rows: {[len(cut) for cut in cuts]}")
-        rows = blocks_of(cuts, limits)
-        arrays = [to_dask(cut, rows, limits) for cut in cuts]
+        rows = graphs.blocks_of(cuts, limits)
+        arrays = [graphs.to_dask(cut, rows, limits) for cut in cuts]
         if isinstance(self.selections[0], OneRow):
             arrays = [array[0] for array in arrays]
         match self.names.form:
@@ -106,10 +108,12 @@ class Selected:
                 return arrays[0]
             case "each":
                 return arrays
+        import dask.array as da  # deferred on purpose: it takes half a second
+
         stacked: da.Array = da.stack(arrays, axis=0 if isinstance(self.selections[0], OneRow) else 1)
         return stacked
 
-    def one_by_one(self) -> Iterator[Array | list[Array]]:
+    def one_by_one(self) -> Iterator[Array | list[Array] | dict[str, Array]]:
         """Yield row by row, reading a few megabytes at a time; all of them must be selected."""
         counts = {variable.name: len(variable) for variable in self.variables}
         if len(set(counts.values())) > 1:
@@ -129,6 +133,8 @@ class Selected:
                         yield parts[0]
                     case "each":
                         yield parts
+                    case "dict":
+                        yield dict(zip(self.names.names, parts, strict=True))
                     case _:
                         yield np.stack(parts)
 
@@ -244,7 +250,7 @@ def read_dataset(repository: Repository, data_id: str | None, phase: str, limits
     attrs = {"data_id": data_id, "phase": phase, "version": repository.version}
     if known := known_fingerprints(repository, variables):
         attrs["fingerprints"] = json.dumps(known)  # text: every format that a Dataset is saved in can hold it
-    return to_dataset(variables, attrs, limits)
+    return graphs.to_dataset(variables, attrs, limits)
 
 
 def read_tree(repository: Repository, data_id: str | None, limits: Capacity) -> xr.DataTree:

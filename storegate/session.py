@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,14 @@ from storegate.display import warn_of_misaligned
 from storegate.edits import with_active
 from storegate.parsing import MODES, Backend, Mode, Options
 from storegate_engine.clusters import Capacity, capacity
-from storegate_engine.errors import ArgumentError, DataIdError, DataIdNotFoundError, VersionNotFoundError, near_match
+from storegate_engine.errors import (
+    ArgumentError,
+    DataIdError,
+    DataIdNotFoundError,
+    StoreNotFoundError,
+    VersionNotFoundError,
+    near_match,
+)
 from storegate_engine.locations import parse_location
 from storegate_engine.names import validate_name
 from storegate_engine.settings import fingerprints_at_commit
@@ -24,7 +32,7 @@ from storegate_engine.store import MemoryRepository, Repository, Root, Transacti
 from storegate_engine.table import Table
 from storegate_engine.temporaries import Temporary
 
-__all__ = ["Session"]
+__all__ = ["Session", "only_data_id"]
 
 
 class Session:
@@ -153,7 +161,11 @@ class Session:
             No data_id is set.
         """
         if self.data_id is None:
-            raise DataIdError("please set default data_id")
+            known = self.data_ids()
+            raise DataIdError(
+                "please set default data_id, with set_data_id or data_id=... "
+                f"(data_ids: {', '.join(known) or 'none yet'})"
+            )
         return (self._memory if (mode or self.mode) == "numpy" else self._stored)[self.data_id]
 
     @property
@@ -217,6 +229,32 @@ class Session:
             except BaseException:
                 self.mode = former
                 raise
+
+
+def only_data_id(options: Options) -> str:
+    """Return the only data_id of a store; nothing is made or changed.
+
+    Raises
+    ------
+    DataIdError
+        There are several, or none, or ``options.mode`` starts an empty store.
+    StoreNotFoundError
+        There is no store.
+    """
+    if options.mode in ("w", "w-", "x"):
+        raise DataIdError(f"mode={options.mode!r} starts an empty store: give data_id=, a name for what you put in it")
+    try:
+        known = Session("zarr", replace(options, mode="r"), None, None).data_ids()
+    except StoreNotFoundError as err:
+        if options.mode != "a":
+            raise
+        raise DataIdError(
+            f"there is no store at {options.output_dir} yet: give data_id=, a name for what you put in it"
+        ) from err
+    if len(known) != 1:
+        found = f"has {len(known)} data_ids: {', '.join(known)}" if known else "has no data_id yet"
+        raise DataIdError(f"the store at {options.output_dir} {found}; give data_id=")
+    return known[0]
 
 
 def _plain(value: Any) -> Any:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar, Unpack, cast, overload
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.mixins import NDArrayOperatorsMixin
@@ -31,17 +31,22 @@ from storegate.parsing import (
     as_indexer,
     parse_names,
 )
-from storegate.reading import Selected, Subset, read_dataset, subset
+from storegate.reading import Selected, Subset, read_dataset, require_stackable, subset
 from storegate.session import Session
+from storegate.statistics import describe
+from storegate_engine.casts import combined
 from storegate_engine.errors import (
     ArgumentError,
     PhaseNotFoundError,
     VariableNotFoundError,
 )
+from storegate_engine.orders import as_int
 from storegate_engine.streams import Stream
 from storegate_engine.table import Table, Variable
 
 if TYPE_CHECKING:
+    import dask.array as da
+    import pandas as pd
     import xarray as xr
 
 __all__ = ["View"]
@@ -236,8 +241,137 @@ class View(NDArrayOperatorsMixin, Generic[T]):
         return has_variable(self.session.table, self.phase, item)
 
     def __iter__(self) -> Iterator[T]:
-        """Iterate over rows (of every variable, for a list or tuple), reading a few megabytes at a time."""
-        return cast(Iterator[T], Selected.everything(*self._variables()).one_by_one())
+        """Iterate over rows, reading a few megabytes at a time; those of a phase are dicts of all its variables."""
+        return cast(Iterator[T], Selected.everything(*self._all_variables()).one_by_one())
+
+    def _all_variables(self) -> tuple[Names, list[Variable]]:
+        """Return the chosen variables, or all of the chosen phase."""
+        if self.names is not None or self.phase is None:
+            return self._variables()
+        return replace(self, names=Names(self.var_names, "dict"))._variables()
+
+    def head(self, n: int = 5) -> T:
+        """Return the first rows, as indexing does; for a phase as a dict of all its variables.
+
+        Parameters
+        ----------
+        n : int
+            How many; fewer where there are not so many.
+
+        Examples
+        --------
+        >>> from storegate import StoreGate
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data(["x", "y"], [[0.0, 0.5, 1.0], [0, 1, 0]])
+        >>> gate["train"].head(2)
+        {'x': array([0. , 0.5]), 'y': array([0, 1])}
+        """
+        if as_int(n, "head") < 0:
+            raise ArgumentError(f"head takes a number of rows, 0 or more, and not {n}")
+        names, variables = self._all_variables()
+        rows: Any = Selected.by_item(names, variables, slice(int(n))).read(self.session.budget_nbytes)
+        return cast(T, rows)
+
+    def describe(self) -> pd.DataFrame:
+        """Return statistics of each variable, over all values of its rows; they are read once, within the budget.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A line for each variable: ``dtype``, ``shape``, ``count`` of values, ``missing`` (NaN and NaT), ``mean``
+            and ``std`` (of the population) of numbers and bools, ``min`` and ``max`` of these and of times.
+
+        Examples
+        --------
+        >>> from storegate import StoreGate
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [[1, 2], [3, 6]])
+        >>> gate["train"].describe().loc["x", ["count", "mean", "min", "max"]]
+        count     4
+        mean    3.0
+        min       1
+        max       6
+        Name: x, dtype: object
+        """
+        return describe(self._all_variables()[1], self.session.budget_nbytes)
+
+    # What an array has, from metadata alone
+
+    def _array(self, what: str) -> tuple[list[Variable], bool]:
+        """Return the variables of an array, and whether they are stacked; AttributeError for any other view."""
+        if not self._is_array:
+            raise AttributeError(
+                f"{what} is of a view of one array, gate[phase][name] or gate[phase][name, name]; this is a {self!r}"
+            )
+        names, variables = self._variables()
+        if names.form == "stack":
+            require_stackable(variables)
+        return variables, names.form == "stack"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(n_rows, *row_shape)``; stacked variables stand on axis 1."""
+        variables, is_stacked = self._array("shape")
+        n_rows, *row_shape = variables[0].shape
+        return (n_rows, len(variables), *row_shape) if is_stacked else (n_rows, *row_shape)
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the rows."""
+        variables, _ = self._array("dtype")
+        dtype = variables[0].dtype
+        for variable in variables[1:]:
+            dtype = combined(dtype, variable.dtype)
+        return dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows in memory, of all variables of the view."""
+        return sum(variable.nbytes for variable in self._all_variables()[1])
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """The names of the dimensions, those of `to_xarray` for a variable."""
+        variables, is_stacked = self._array("dims")
+        own = variables[0].dims
+        return (own[0], "variable", *own[1:]) if is_stacked else own
+
+    @property
+    def chunks(self) -> tuple[tuple[int, ...], ...]:
+        """The blocks of `data`, as dask has them."""
+        self._array("chunks")
+        lazy: Any = Selected.everything(*self._variables()).lazy(self.session.capacity)
+        chunks: tuple[tuple[int, ...], ...] = lazy.chunks
+        return chunks
+
+    @property
+    def plot(self) -> Any:
+        """Xarray's plots of a variable: ``view.plot()``, ``view.plot.hist()``; what is drawn is read.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            There is no matplotlib.
+        """
+        self._array("plot")
+        if importlib.util.find_spec("matplotlib") is None:
+            raise ModuleNotFoundError(
+                'view.plot draws with matplotlib; install it with: python -m pip install "storegate[plot]"',
+                name="matplotlib",
+            )
+        names = self.var_names
+        dataset = self.to_xarray()
+        return (dataset[names[0]] if len(names) == 1 else dataset[list(names)].to_dataarray()).plot
+
+    def _ipython_key_completions_(self) -> list[str]:
+        """Return what may stand in ``view[...]``, for completion in IPython and Jupyter."""
+        phases = [at for at in PHASES if self.session.table[at]] if self.phase is None else []
+        return [*phases, *(first_names(self.session.table, self.phase) if self.names is None else ())]
 
     @LazyRows
     def data(self) -> da.Array | list[da.Array]:
@@ -405,7 +539,7 @@ class View(NDArrayOperatorsMixin, Generic[T]):
         stream = open_stream(
             options,
             partial(self._variable, table, self.phase or ALL),
-            names if names is not None else first_names(table, self.phase),
+            names if names is not None else Names(first_names(table, self.phase), "dict"),
             version=version,
             budget=self.session.options.budget,
         )

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from storegate import StoreGate
-from storegate.types import Array, Backend, BackendArgs, Metadata, Mode
+from storegate.types import Array, Backend, BackendArgs, Metadata, Mode, OpenArgs
 
 
 def options(where: Path, backend: Backend) -> StoreGate:
@@ -22,9 +22,17 @@ def options(where: Path, backend: Backend) -> StoreGate:
     return StoreGate(backend, arguments, "a")
 
 
+def opened(where: Path) -> StoreGate:
+    more: OpenArgs = {"budget": "1GiB"}
+    assert_type(StoreGate.open("s3://bucket/store", "a", "w", storage_options={"anon": True}), StoreGate)
+    return StoreGate.open(where, version=3, **more)
+
+
 def facts(gate: StoreGate) -> None:
     assert_type(gate.backend, Literal["numpy", "zarr", "hybrid"])
     assert_type(gate.mode, Literal["numpy", "zarr"])
+    assert_type(gate.sizes, dict[str, int])
+    assert_type(gate.phases, tuple[str, ...])
     assert_type(gate.get_metadata(), Metadata)
     assert_type(gate.get_metadata()["sizes"], dict[str, int])
     assert_type(gate.get_var_names("all"), list[str])

@@ -14,6 +14,7 @@ def backends(backend: str) -> None:
     StoreGate("zarr", {"mode": "rw"})  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     StoreGate("zarr", {"compressor": "gzip9"})  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     StoreGate("zarr", {"durability": "disk"})  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    StoreGate.open("store", budgett=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     BackendArgs(chunks=3)  # type: ignore[typeddict-unknown-key]  # pyright: ignore[reportCallIssue]
 
 

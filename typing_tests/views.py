@@ -34,6 +34,8 @@ def one(x: View[Array], mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Non
     assert_type(x == 3, da.Array)
     assert_type(iter(x), Iterator[Array])
     assert_type(x.data, da.Array)
+    assert_type(x.shape, tuple[int, ...])
+    assert_type(x.head(3), Array)
     assert_type(x.subset(slice(0, 10)), View[Array])
     assert_type(x.to_xarray(), xr.Dataset)
     assert_type(x.var_names, tuple[str, ...])

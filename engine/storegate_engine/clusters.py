@@ -10,10 +10,6 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any
 
-import dask
-from dask.system import CPU_COUNT
-from dask.utils import format_bytes, parse_bytes
-
 from storegate_engine import settings
 from storegate_engine.budget import available_nbytes
 from storegate_engine.errors import ClusterError, StoreGateError, WorkerTimeoutError
@@ -165,11 +161,18 @@ def capacity(budget_nbytes: int) -> Capacity:
     """Return what there is to plan with, within ``budget_nbytes``; the smallest worker's share on a cluster."""
     client = active_client()
     if client is None:
-        return Capacity(budget_nbytes, CPU_COUNT)
+        return Capacity(budget_nbytes, _n_cores())
     limits = [
         (min(budget_nbytes, worker.memory_nbytes or budget_nbytes), worker.threads) for worker in worker_limits(client)
     ]
     return Capacity(*min(limits, key=lambda limit: limit[0] / limit[1]))
+
+
+def _n_cores() -> int:
+    """Return the threads that dask runs tasks in: what the process may use of the machine's cores."""
+    from dask.system import CPU_COUNT  # deferred on purpose: importing StoreGate is quick
+
+    return CPU_COUNT
 
 
 def _no_workers(client: Any, seconds: float) -> WorkerTimeoutError:
@@ -211,13 +214,15 @@ def _limits_of(options: Mapping[str, Any]) -> WorkerLimits | None:
         return _limits_of_job(options)
     if "nthreads" not in options and "memory_limit" not in options:
         return None
-    threads = int(options.get("nthreads") or CPU_COUNT)
+    threads = int(options.get("nthreads") or _n_cores())
     return WorkerLimits(_memory_nbytes(options.get("memory_limit", "auto"), threads), threads)
 
 
 def _limits_of_job(options: Mapping[str, Any]) -> WorkerLimits | None:
     """Return the limits of one of the workers into which a job of dask-jobqueue is divided."""
-    from distributed.deploy.utils import nprocesses_nthreads  # optional, deferred on purpose
+    import dask  # deferred on purpose, as all of dask
+    from dask.utils import format_bytes, parse_bytes
+    from distributed.deploy.utils import nprocesses_nthreads  # optional, too
 
     def option(key: str) -> Any:
         given = options.get(key)
@@ -233,8 +238,10 @@ def _limits_of_job(options: Mapping[str, Any]) -> WorkerLimits | None:
 
 def _memory_nbytes(limit: Any, threads: int) -> int | None:
     """Return what ``memory_limit`` of a worker means: bytes, a text, a share of its machine's memory, or ``auto``."""
+    from dask.utils import parse_bytes  # deferred on purpose, as all of dask
+
     if limit == "auto":
-        return int(available_nbytes() * min(1, threads / CPU_COUNT))
+        return int(available_nbytes() * min(1, threads / _n_cores()))
     if isinstance(limit, float) and limit <= 1:
         return int(available_nbytes() * limit) or None
     return parse_bytes(limit) or None if limit else None

@@ -6,9 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import dask
-from dask.utils import parse_timedelta
-
 from storegate_engine.budget import default_budget_nbytes, parse_nbytes
 from storegate_engine.errors import ArgumentError, shown
 
@@ -22,6 +19,13 @@ __all__ = [
 ]
 
 
+def _configured(key: str, default: object = None) -> Any:
+    """Return what dask's configuration has under ``storegate.key``."""
+    import dask  # deferred on purpose: importing StoreGate is quick, and who only imports it configures nothing
+
+    return dask.config.get(f"storegate.{key}", default)
+
+
 def memory_limit_nbytes(budget: int | str | None = None, *, processes: int = 1) -> int:
     """Return the memory limit in bytes: ``budget``, else ``storegate.memory-limit``, else a share of the machine's.
 
@@ -32,7 +36,7 @@ def memory_limit_nbytes(budget: int | str | None = None, *, processes: int = 1) 
     ...     memory_limit_nbytes()
     1073741824
     """
-    configured = budget if budget is not None else dask.config.get("storegate.memory-limit", None)
+    configured = budget if budget is not None else _configured("memory-limit")
     return default_budget_nbytes() // processes if configured is None else parse_nbytes(configured)
 
 
@@ -40,7 +44,7 @@ def progress_bar(what: str, total_nbytes: int | None) -> Any:
     """Return a tqdm bar over bytes, shown after 2 s in a terminal or notebook unless ``storegate.progress: false``."""
     from tqdm.auto import tqdm  # deferred on purpose: in a notebook its import starts widgets
 
-    shown = dask.config.get("storegate.progress", True) and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    shown = _configured("progress", True) and (sys.stderr.isatty() or "ipykernel" in sys.modules)
     return tqdm(
         desc=what,
         total=total_nbytes,
@@ -54,17 +58,17 @@ def progress_bar(what: str, total_nbytes: int | None) -> Any:
 
 def shuffle_plan() -> str:
     """Return ``storegate.shuffle``: ``auto``, ``gather`` or ``exchange``."""
-    return str(dask.config.get("storegate.shuffle", "auto"))
+    return str(_configured("shuffle", "auto"))
 
 
 def fingerprints_at_commit() -> bool:
     """Return ``storegate.fingerprints``: whether those of all variables are made when a change is committed."""
-    return bool(dask.config.get("storegate.fingerprints", False))
+    return bool(_configured("fingerprints", False))
 
 
 def scratch_directory() -> Path | None:
     """Return ``storegate.scratch-directory``, None where it is not set; a relative one is of this process."""
-    configured = dask.config.get("storegate.scratch-directory", None)
+    configured = _configured("scratch-directory")
     return None if configured is None else Path(configured).expanduser().absolute()
 
 
@@ -78,11 +82,14 @@ def worker_timeout() -> float:
 
     Examples
     --------
+    >>> import dask
     >>> with dask.config.set({"storegate.worker-timeout": "5 minutes"}):
     ...     worker_timeout()
     300.0
     """
-    configured = dask.config.get("storegate.worker-timeout", "60s")
+    from dask.utils import parse_timedelta  # deferred on purpose, as all of dask
+
+    configured = _configured("worker-timeout", "60s")
     try:
         return float(parse_timedelta(configured))
     except (KeyError, TypeError, ValueError) as err:

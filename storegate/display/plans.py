@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import xarray as xr
-
+from storegate_engine import graphs
 from storegate_engine.errors import ArgumentTypeError, shown
-from storegate_engine.graphs import plans_of
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["Explainable", "explain"]
 
@@ -44,11 +45,13 @@ def explain(dataset: xr.Dataset | Explainable) -> str:
     x  full pass  read: 1 tasks, reads 16 B, projected memory 24.0 MiB
     x  256 rows   read: 1 tasks, reads 16 B, projected memory 24.0 MiB
     """
+    import xarray as xr  # deferred on purpose: it takes half a second
+
     if not hasattr(dataset, "to_xarray") and not isinstance(dataset, xr.Dataset):
         raise ArgumentTypeError(f"explain takes a view or a Dataset of to_xarray(), found {shown(dataset)}")
     lazy = dataset if isinstance(dataset, xr.Dataset) else dataset.to_xarray()
     lines = []
-    for name, (full, peek) in plans_of(lazy, PEEK_ROWS).items():
+    for name, (full, peek) in graphs.plans_of(lazy, PEEK_ROWS).items():
         lines.append((name, "full pass", full.describe()))
         lines.append((name, f"{PEEK_ROWS} rows", peek.describe()))
     width = max((len(name) for name, *_ in lines), default=0)

@@ -9,10 +9,10 @@ from typing import TypeAlias
 from storegate.edits import tables
 from storegate.parsing import ALL, PHASES, Data, Names, VarNames, parse_columns, parse_names
 from storegate.reading import Selected
+from storegate_engine import graphs
 from storegate_engine.arrays import RowArray, persist
 from storegate_engine.clusters import Capacity, active_client
 from storegate_engine.errors import ArgumentTypeError, shown
-from storegate_engine.graphs import blocks_of, to_dask
 from storegate_engine.store import Repository, Source, Transaction, VariableSource, write
 from storegate_engine.table import Table, Variable, rows_of
 
@@ -96,8 +96,8 @@ def _store(
     if target.in_memory and active_client() is not None:
         variables = {n: column.variable for n, column in columns.items() if isinstance(column, VariableSource)}
         if len(variables) == len(columns):
-            rows = blocks_of(list(variables.values()), limits)
-            return dict(persist({name: to_dask(variable, rows, limits) for name, variable in variables.items()}))
+            rows = graphs.blocks_of(list(variables.values()), limits)
+            return dict(persist({name: graphs.to_dask(variable, rows, limits) for name, variable in variables.items()}))
     return write(change, columns)
 
 

@@ -18,7 +18,7 @@ from storegate.parsing.batches import BatchArgs, BatchOptions, BatchTransform, D
 from storegate.parsing.inputs import Data, RowsLike, columns_of, one_row_columns, parse_columns, require_equal_rows
 from storegate.parsing.iterators import hint_of_samples, samples
 from storegate.parsing.names import Names, VarNames, are_names, parse_names
-from storegate.parsing.options import MODES, Backend, BackendArgs, Mode, OpenMode, Options, parse_backend
+from storegate.parsing.options import MODES, Backend, BackendArgs, Mode, OpenArgs, OpenMode, Options, parse_backend
 from storegate.parsing.phases import (
     ALL,
     PHASES,
@@ -62,6 +62,7 @@ __all__ = [
     "Mode",
     "Names",
     "OneRow",
+    "OpenArgs",
     "OpenMode",
     "Options",
     "Phase",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
@@ -11,9 +12,9 @@ import numpy.typing as npt
 
 from storegate.callers import users_stacklevel
 from storegate.parsing.names import Names
+from storegate_engine import graphs
 from storegate_engine.clusters import active_client
 from storegate_engine.errors import ArgumentError, ShapeError
-from storegate_engine.graphs import in_full_pass, variable_of
 from storegate_engine.store import (
     ArraySource,
     ColumnSource,
@@ -67,7 +68,7 @@ def parse_columns(names: Names, data: object) -> dict[str, Source]:
         case "one":
             return {names.names[0]: _source(data, names.names[0])}
         case "stack":
-            return _stacked(names, as_source(in_full_pass(data), str(names.names)))
+            return _stacked(names, as_source(_in_full_pass(data), str(names.names)))
     entries = _entries(names, data)
     if isinstance(entries, np.ndarray):
         return _stacked(names, ArraySource(entries))
@@ -78,10 +79,19 @@ def parse_columns(names: Names, data: object) -> dict[str, Source]:
 
 def _source(data: Any, name: str) -> Source:
     """Return data as a source; a stored variable that comes back lazily, and untouched, as what it is."""
-    variable = variable_of(data)
+    variable = graphs.variable_of(data) if _may_be_lazy() else None
     if variable is not None and is_stored(variable) and active_client() is None:  # else its workers compute it
         return VariableSource(variable)
-    return as_source(in_full_pass(data), name)
+    return as_source(_in_full_pass(data), name)
+
+
+def _in_full_pass(data: Any) -> Any:
+    return graphs.in_full_pass(data) if _may_be_lazy() else data
+
+
+def _may_be_lazy() -> bool:
+    """Return whether anybody can have made a dask array; looking with dask.array itself takes half a second."""
+    return "dask.array" in sys.modules
 
 
 def _stacked(names: Names, source: Source) -> dict[str, Source]:

@@ -12,8 +12,9 @@ __all__ = ["Form", "Names", "VarNames", "are_names", "parse_names"]
 
 VarNames: TypeAlias = str | tuple[str, ...] | list[str]
 """One variable; several, stacked into one array; or several, an array each."""
-Form: TypeAlias = Literal["one", "stack", "each"]
-"""``one`` (a string: one array), ``stack`` (a tuple: one array, stacked) or ``each`` (a list: a list of arrays)."""
+Form: TypeAlias = Literal["one", "stack", "each", "dict"]
+"""``one`` (a string: one array), ``stack`` (a tuple: one array, stacked), ``each`` (a list: a list of arrays) or, for
+all variables of a phase, ``dict`` (an array for each name)."""
 
 
 @dataclass(frozen=True, slots=True)

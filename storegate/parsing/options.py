@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias, TypedDict
+from typing import Any, Literal, Protocol, TypeAlias, TypedDict, TypeGuard
 
 import numpy as np
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
@@ -15,7 +15,17 @@ from storegate_engine.arrays import DEFAULT_COMPRESSOR, Compressor
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, BackendNotFoundError, near_match, shown
 from storegate_engine.settings import memory_limit_nbytes
 
-__all__ = ["MODES", "Backend", "BackendArgs", "Mode", "OpenMode", "Options", "parse_backend", "parse_compressor"]
+__all__ = [
+    "MODES",
+    "Backend",
+    "BackendArgs",
+    "Mode",
+    "OpenArgs",
+    "OpenMode",
+    "Options",
+    "parse_backend",
+    "parse_compressor",
+]
 
 Backend: TypeAlias = Literal["numpy", "zarr", "hybrid"]
 BACKENDS: tuple[Backend, ...] = ("numpy", "zarr", "hybrid")
@@ -32,8 +42,21 @@ def parse_backend(backend: object) -> Backend:
     for known in BACKENDS:
         if isinstance(backend, str) and backend == known:
             return known
+    if _is_place(backend):
+        place = os.fspath(backend)
+        raise BackendNotFoundError(
+            f"no backend {place!r} (backends: {', '.join(BACKENDS)}); to open a store there write "
+            f"StoreGate.open({place!r}), to make or change one StoreGate.open({place!r}, data_id=..., mode='a')"
+        )
     hint = near_match(backend, BACKENDS) if isinstance(backend, str) else ""
     raise BackendNotFoundError(f"no backend {backend!r}{hint} (backends: {', '.join(BACKENDS)})")
+
+
+def _is_place(backend: object) -> TypeGuard[str | os.PathLike[str]]:
+    """Return whether a path or URL stands where the backend should."""
+    if isinstance(backend, os.PathLike):
+        return True
+    return isinstance(backend, str) and (any(mark in backend for mark in "/\\.:") or os.path.exists(backend))
 
 
 class Codec(Protocol):
@@ -43,14 +66,9 @@ class Codec(Protocol):
         """Return its name and parameters."""
 
 
-class BackendArgs(TypedDict, total=False):
-    """The keys of ``backend_args``, see :class:`StoreGate`."""
+class OpenArgs(TypedDict, total=False):
+    """The keywords of :meth:`StoreGate.open`."""
 
-    output_dir: str | os.PathLike[str] | None
-    """Directory or URL; None makes a temporary directory."""
-    mode: OpenMode
-    """``a`` opens or creates, ``r`` only reads, ``r+`` opens what is there, ``w-`` or ``x`` makes what is not, ``w``
-    starts empty."""
     chunk: int | None
     """Rows of a chunk; by bytes when None."""
     compressor: Literal["lz4", "zstd", "none"] | BloscCodec | GzipCodec | ZstdCodec | Codec | None
@@ -59,10 +77,20 @@ class BackendArgs(TypedDict, total=False):
     """What a URL's storage library needs."""
     budget: int | str | None
     """Memory limit of long operations; ``storegate.memory-limit`` when None."""
-    copy: bool
-    """Whether the numpy backend copies what it is given."""
     durability: Durability
     """``process``: an acknowledged commit outlives its process; ``power``: it is on the disk."""
+
+
+class BackendArgs(OpenArgs, total=False):
+    """The keys of ``backend_args``, see :class:`StoreGate`."""
+
+    output_dir: str | os.PathLike[str] | None
+    """Directory or URL; None makes a temporary directory."""
+    mode: OpenMode
+    """``a`` opens or creates, ``r`` only reads, ``r+`` opens what is there, ``w-`` or ``x`` makes what is not, ``w``
+    starts empty."""
+    copy: bool
+    """Whether the numpy backend copies what it is given."""
 
 
 _KEYS = tuple(BackendArgs.__annotations__)

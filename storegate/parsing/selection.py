@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import EllipsisType
-from typing import Any, Protocol, SupportsIndex, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, TypeAlias, TypeGuard, Union
 
-import dask.array as da
 import numpy as np
 
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, RowIndexError, shown
 from storegate_engine.orders import ArrayIndex, MaskIndex, RangeIndex, RowIndex, spans
 from storegate_engine.store import as_native
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 __all__ = [
     "Index",
@@ -38,7 +40,7 @@ class SupportsArray(Protocol):
         """Return the array."""
 
 
-Index: TypeAlias = SupportsIndex | slice | EllipsisType | Sequence[int] | Sequence[bool] | SupportsArray | da.Array
+Index: TypeAlias = Union[SupportsIndex, slice, EllipsisType, Sequence[int], Sequence[bool], SupportsArray, "da.Array"]
 """One row, or several: a slice, ``...``, row numbers, or a mask."""
 MethodIndex: TypeAlias = Index | tuple[int | None, int | None] | None
 """As `Index`; -1 and None stand for all rows, and ``(a, b)`` for a range."""

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from storegate import StoreGate
-from storegate_engine import clusters
 from storegate_engine.errors import MemoryBudgetError
 from storegate_engine.exchange.plans import Wanted, choose
 
@@ -15,7 +14,7 @@ N_ROWS, SEED = 80_000, 3
 
 @pytest.fixture(params=[32, 128])
 def threads(request, monkeypatch):
-    monkeypatch.setattr(clusters, "CPU_COUNT", request.param)
+    monkeypatch.setattr("dask.system.CPU_COUNT", request.param)
     return request.param
 
 
@@ -36,7 +35,7 @@ def test_narrow_variables_are_computed(backend, shuffle, threads, tmp_path):
 
 def test_what_would_not_be_computed_is_refused_at_once(tmp_path, monkeypatch):
     """Each variable fits, in few tasks with a whole chunk each; forty of them at the same time do not."""
-    monkeypatch.setattr(clusters, "CPU_COUNT", 128)
+    monkeypatch.setattr("dask.system.CPU_COUNT", 128)
     args = {"budget": "4GiB", "chunk": 120_000, "output_dir": tmp_path / "store"}
     names = [f"x{number}" for number in range(40)]
     with StoreGate("zarr", args, data_id="d") as gate:

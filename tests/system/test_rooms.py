@@ -44,7 +44,7 @@ PUBLIC = {
         Epochs LANES Last MAX_KEY Shuffle Stream StreamState class_weights
     """,
     "storegate.parsing": """
-        BatchTransform DropLast OpenMode PhaseName ShuffleBatches
+        BatchTransform DropLast OpenArgs OpenMode PhaseName ShuffleBatches
         ALL Backend BackendArgs BatchArgs BatchOptions Data Index MODES MethodIndex Mode Names OneRow Options
         PHASES Phase PhaseOrSplit RowRange Rows RowsLike Selection Split Target VarNames are_names as_indexer
         columns_of hint_of_samples is_everything n_selected one_row_columns parse_backend parse_columns

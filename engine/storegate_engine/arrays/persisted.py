@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import dask.array as da
 import numpy as np
-from dask.base import compute
-from dask.base import persist as persist_collections
-from dask.delayed import delayed
 
 from storegate_engine.arrays.rows import Fileless
 from storegate_engine.clusters import active_client, asking, raise_failed
 from storegate_engine.errors import ClusterError
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 __all__ = ["PersistedArray", "persist"]
 
@@ -74,6 +73,8 @@ class PersistedArray(Fileless):
 
     def take_into(self, rows: Array, out: Array, /, *, alone: bool = False) -> None:
         """Fetch ``rows``; every block that they touch is asked once."""
+        from dask.delayed import delayed  # deferred on purpose: it takes a tenth of a second
+
         values = self.on_workers()
         starts = np.cumsum((0, *values.chunks[0]))
         block_of = np.searchsorted(starts, rows, side="right") - 1
@@ -87,6 +88,8 @@ class PersistedArray(Fileless):
 
 
 def _computed(*collections: Any) -> tuple[Any, ...]:
+    from dask.base import compute  # deferred on purpose, as all of dask
+
     client = active_client()
     with asking(client) if client is not None else contextlib.nullcontext():
         computed: tuple[Any, ...] = compute(*collections)
@@ -103,7 +106,8 @@ def persist(arrays: Mapping[str, da.Array]) -> dict[str, PersistedArray]:
     Exception
         Whatever the first task that failed raised.
     """
-    from distributed import futures_of, wait  # optional, deferred on purpose
+    from dask.base import persist as persist_collections  # deferred on purpose, as all of dask
+    from distributed import futures_of, wait  # optional, too
 
     client = active_client()
     assert client is not None

@@ -1,5 +1,8 @@
 """Graphs: variables as dask arrays and Datasets; reads no rows until dask asks.
 
+The public names are found on first use, because importing dask.array and xarray takes most of a second: use them as
+``graphs.to_dask``.
+
 What its files know:
 
     datasets           variables as dask arrays, and phases as xarray Datasets
@@ -12,9 +15,13 @@ What its files know:
 
 from __future__ import annotations
 
-from storegate_engine.graphs.dask_arrays import in_full_pass, variable_of
-from storegate_engine.graphs.datasets import plans_of, to_dask, to_dataset
-from storegate_engine.graphs.layers import blocks_of
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from storegate_engine.graphs.dask_arrays import in_full_pass, variable_of
+    from storegate_engine.graphs.datasets import plans_of, to_dask, to_dataset
+    from storegate_engine.graphs.layers import blocks_of
 
 __all__ = [
     "blocks_of",
@@ -24,3 +31,21 @@ __all__ = [
     "to_dataset",
     "variable_of",
 ]
+
+_FILES = {
+    "blocks_of": "layers",
+    "in_full_pass": "dask_arrays",
+    "plans_of": "datasets",
+    "to_dask": "datasets",
+    "to_dataset": "datasets",
+    "variable_of": "dask_arrays",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first asked for (PEP 562)."""
+    if name not in _FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{_FILES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -53,7 +53,7 @@ def to_dataset(phase: Phase, attrs: Mapping[str, Any], capacity: Capacity) -> xr
     rows = blocks_of(list(phase.values()), capacity)
     _require_together(list(phase.values()), rows, capacity)
     variables = {
-        name: (_dims(variable), for_xarray(to_dask(_in_seconds(variable), rows, capacity)), _attrs(variable))
+        name: (variable.dims, for_xarray(to_dask(_in_seconds(variable), rows, capacity)), _attrs(variable))
         for name, variable in phase.items()
     }
     # a variable that is called like a dimension is a coordinate; without an index it stays lazy
@@ -91,10 +91,6 @@ def _in_seconds(variable: Variable) -> Variable:
 
 def _attrs(variable: Variable) -> dict[str, Any]:
     return dict(encoding_of(variable.dtype).attributes) if is_calendar(variable.dtype) else {}
-
-
-def _dims(variable: Variable) -> tuple[str, ...]:
-    return ("sample", *(f"{variable.name}_{axis}" for axis in range(1, len(variable.shape))))
 
 
 def plans_of(dataset: xr.Dataset, peek_rows: int) -> dict[str, tuple[Plan, Plan]]:

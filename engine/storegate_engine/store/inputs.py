@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import mmap
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
-import xarray as xr
 
 from storegate_engine.casts import combined, holds
 from storegate_engine.dtypes import TEXT, dtype_to_text
@@ -20,6 +20,9 @@ from storegate_engine.orders import STEP_ROWS, NewIndex, spans
 from storegate_engine.store.natives import as_native, is_foreign
 from storegate_engine.table import Variable
 from storegate_engine.texts import TextSize, sampled_nbytes
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = [
     "ArraySource",
@@ -164,7 +167,9 @@ def _chunk_rows(values: Any) -> int | tuple[int, ...]:
     if chunks:
         rows: int | tuple[int, ...] = chunks[0]
         return rows
-    return _file_chunk_rows(values) if isinstance(values, (xr.DataArray, xr.Variable)) else 1
+    xarray = sys.modules.get("xarray")  # who has not imported it has none of its arrays
+    is_of_xarray = xarray is not None and isinstance(values, (xarray.DataArray, xarray.Variable))
+    return _file_chunk_rows(values) if is_of_xarray else 1
 
 
 def _file_chunk_rows(values: xr.DataArray | xr.Variable) -> int:

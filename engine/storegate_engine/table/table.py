@@ -97,6 +97,11 @@ class Variable:
         return (len(self.order), *self.row_shape)
 
     @property
+    def dims(self) -> tuple[str, ...]:
+        """The names of the dimensions: ``sample``, then ``<name>_1`` and so on."""
+        return ("sample", *(f"{self.name}_{axis}" for axis in range(1, len(self.shape))))
+
+    @property
     def row_nbytes(self) -> int:
         """Bytes of one row in memory, those of variable-length texts on average."""
         texts = max((piece.text_nbytes for piece in self.pieces), default=0) if self.dtype.kind == "T" else 0
