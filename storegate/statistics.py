@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from storegate_engine.exchange import task_nbytes
-from storegate_engine.orders import Range
 from storegate_engine.table import Variable
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ def _blocks(variable: Variable, budget_nbytes: int) -> Iterator[Array]:
     lowest, highest = variable.order.bounds if len(variable) else (0, -1)
     if variable.order.is_injective and highest - lowest + 1 == len(variable):  # a permutation of rows that lie together
         variable = variable.stored_rows().cut(lowest, highest + 1)
-    in_order = isinstance(variable.order, Range)
+    in_order = variable.order.form == "range"
     nbytes = BLOCK_NBYTES if in_order else task_nbytes(budget_nbytes, 1)
     step = max(1, min(nbytes, task_nbytes(budget_nbytes, 1)) // max(1, variable.row_nbytes))
     for start in range(0, len(variable), step):

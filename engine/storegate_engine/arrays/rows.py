@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-import dask.array as da
 import numpy as np
 
 from storegate_engine.arrays.inspection import require_within_limits
@@ -21,6 +20,9 @@ from storegate_engine.encodings import is_text
 from storegate_engine.errors import CorruptStoreError, shown
 from storegate_engine.locations import Location
 from storegate_engine.texts import TextSize
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 __all__ = ["ConstantArray", "Fileless", "MemoryArray", "RowArray"]
 
