@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from storegate import StoreGate
 from storegate_engine.errors import SpillError
-from storegate_engine.orders import Concat, Range, Slice, disk_shuffles, permutation_files, permutations, permute
+from storegate_engine.orders import (
+    Concat,
+    Range,
+    Slice,
+    disk_shuffles,
+    permutation_files,
+    permutation_tables,
+    permute,
+)
 from storegate_engine.orders.permutation_files import PermutationFile
 
 
@@ -22,7 +30,7 @@ def scratch(tmp_path):
     """Every file of the test's own goes here, and is gone at its end."""
     with dask.config.set({"storegate.scratch-directory": str(tmp_path / "scratch")}):
         yield tmp_path / "scratch"
-    permutations._files.clear()
+    permutation_tables.file_tables.clear()
 
 
 @pytest.fixture
@@ -75,18 +83,18 @@ def test_orders_read_the_same_from_disk_as_from_memory(small_blocks):
 
 
 def test_a_small_limit_keeps_no_table_in_memory(small_blocks, monkeypatch):
-    monkeypatch.setattr(permutations, "_build_forward", lambda *args: pytest.fail("a table in memory"))
+    monkeypatch.setattr(permutation_tables, "_build_forward", lambda *args: pytest.fail("a table in memory"))
     order = permute(Range(0, 5000), 11).within(8 * 5000 - 1)
     np.testing.assert_array_equal(order.rows(10, 20), np.random.RandomState(11).permutation(5000)[10:20])
 
 
 def test_tables_in_memory_make_room_for_one_another():
-    permutations._cache.clear()
+    permutation_tables.memory_tables.clear()
     for seed in range(6):
         order = permute(Range(0, 10_000), seed).within(2 * 8 * 10_000)
         order.rows(0, 10)
         order.positions(0, 10)
-        assert permutations._cache.nbytes <= 2 * 8 * 10_000
+        assert permutation_tables.memory_tables.nbytes <= 2 * 8 * 10_000
 
 
 def test_files_go_with_their_last_user(scratch):
@@ -122,7 +130,7 @@ def test_a_forked_child_reads_its_parents_file(tmp_path):
 
 @pytest.mark.parametrize("backend", ["numpy", "zarr"])
 def test_a_gate_of_a_small_budget_reads_from_disk(tmp_path, backend, monkeypatch):
-    monkeypatch.setattr(permutations, "_build_forward", lambda *args: pytest.fail("a table in memory"))
+    monkeypatch.setattr(permutation_tables, "_build_forward", lambda *args: pytest.fail("a table in memory"))
     rows = np.random.default_rng(0).integers(0, 2**31, 200_000)
     args = {"budget": "8MiB"} | ({} if backend == "numpy" else {"output_dir": tmp_path / "store"})
     with StoreGate(backend, args, data_id="a") as gate:
@@ -140,7 +148,7 @@ def test_a_gate_of_a_small_budget_reads_from_disk(tmp_path, backend, monkeypatch
 @pytest.mark.parametrize("backend", ["numpy", "zarr"])
 def test_the_order_of_equal_rows_is_not_worked_out(tmp_path, backend, monkeypatch):
     """A manifest of 2 kB can ask for a permutation of 2**30 rows of zeros."""
-    monkeypatch.setattr(permutations, "_build_forward", lambda *args: pytest.fail("a table in memory"))
+    monkeypatch.setattr(permutation_tables, "_build_forward", lambda *args: pytest.fail("a table in memory"))
     monkeypatch.setattr(PermutationFile, "forward", lambda *args: pytest.fail("a table on disk"))
     with StoreGate(backend, None if backend == "numpy" else {"output_dir": tmp_path / "store"}, "a") as gate:
         gate.create_empty("x", (2**30, 2), dtype="i2")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from storegate_engine.orders import (
     Permute,
     Range,
-    permutations,
+    permutation_tables,
     permute,
 )
 from storegate_engine.orders.permutations import forward_rows, inverse_rows
@@ -37,7 +37,7 @@ def test_numpy_order_equals_numpy(n: int, seed: int) -> None:
 
 def test_global_random_state_stays() -> None:
     before = pickle.dumps(np.random.get_state())
-    permutations._cache.clear()
+    permutation_tables.memory_tables.clear()
     permute(Range(0, 1000), 3).rows(0, 1000)
     permute(Range(0, 2**31), 3).rows(0, 1000)
     assert pickle.dumps(np.random.get_state()) == before
@@ -162,7 +162,7 @@ def test_permuted_orders_check_what_they_get() -> None:
 
 
 def test_cache_is_bounded_and_keeps_the_newest() -> None:
-    cache = permutations._PermutationCache(limit_nbytes=1000)
+    cache = permutation_tables._PermutationCache(limit_nbytes=1000)
     small = cache.forward(100, 1)
     assert cache.forward(100, 1) is small
     cache.forward(100, 2)
@@ -184,16 +184,16 @@ def test_cache_is_bounded_and_keeps_the_newest() -> None:
 def test_concurrent_callers_build_once(monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[int] = []
     gate = threading.Event()
-    real = permutations._build_forward
+    real = permutation_tables._build_forward
 
-    def slow(n: int, seed: int) -> permutations.UInt32Array:
+    def slow(n: int, seed: int) -> permutation_tables.UInt32Array:
         built.append(seed)
         gate.wait(10)
         return real(n, seed)
 
-    monkeypatch.setattr(permutations, "_build_forward", slow)
-    cache = permutations._PermutationCache(limit_nbytes=10)
-    found: list[permutations.UInt32Array] = []
+    monkeypatch.setattr(permutation_tables, "_build_forward", slow)
+    cache = permutation_tables._PermutationCache(limit_nbytes=10)
+    found: list[permutation_tables.UInt32Array] = []
     threads = [threading.Thread(target=lambda: found.append(cache.forward(1000, 5))) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -206,32 +206,32 @@ def test_concurrent_callers_build_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_rows_need_no_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: object) -> permutations.UInt32Array:
+    def fail(*args: object) -> permutation_tables.UInt32Array:
         raise AssertionError
 
-    monkeypatch.setattr(permutations, "_build_forward", fail)
+    monkeypatch.setattr(permutation_tables, "_build_forward", fail)
     order = Permute(Range(0, 4321), "numpy", 987)
     assert order.rows(7, 7).size == order.take([]).size == order.positions(5, 5).size == 0
     assert order.positions(5000, 5002).tolist() == [-1, -1]
 
 
 def test_a_failed_build_leaves_the_cache_usable(monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = permutations._PermutationCache(limit_nbytes=10**6)
+    cache = permutation_tables._PermutationCache(limit_nbytes=10**6)
 
-    def fail(n: int, seed: int) -> permutations.UInt32Array:
+    def fail(n: int, seed: int) -> permutation_tables.UInt32Array:
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(permutations, "_build_forward", fail)
+        patch.setattr(permutation_tables, "_build_forward", fail)
         with pytest.raises(MemoryError):
             cache.forward(100, 1)
     np.testing.assert_array_equal(cache.forward(100, 1), np.random.RandomState(1).permutation(100))
 
 
 def test_a_forked_child_does_not_wait_for_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = permutations._PermutationCache(limit_nbytes=10**6)
+    cache = permutation_tables._PermutationCache(limit_nbytes=10**6)
     cache._lock.acquire()  # another thread holds it at the fork, and a build is under way
-    cache._pending[("forward", 100, 1)] = permutations._Pending()
+    cache._pending[("forward", 100, 1)] = permutation_tables._Pending()
     cache.after_fork()
     np.testing.assert_array_equal(cache.forward(100, 1), np.random.RandomState(1).permutation(100))
     assert hasattr(os, "register_at_fork")

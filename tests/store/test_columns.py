@@ -50,9 +50,9 @@ def test_a_scratch_that_cannot_be_written_changes_nothing(tmp_path, rows):
 
 
 def test_text_and_few_variables_need_no_scratch(tmp_path, rows, monkeypatch):
-    from storegate_engine.store import stored
+    from storegate_engine.store import ingest
 
-    monkeypatch.setattr(stored, "turned", lambda *args: pytest.fail("turned on disk"))
+    monkeypatch.setattr(ingest, "turned", lambda *args: pytest.fail("turned on disk"))
     with StoreGate("zarr", {"output_dir": tmp_path / "store", "budget": "64MiB"}, "a") as gate:
         gate.add_data(("x", "y"), iter([rows[:, :2]]))
         words = np.array([["a", "bb"], ["ccc", ""]], dtype=np.dtypes.StringDType())

@@ -13,7 +13,8 @@ from storegate import StoreGate
 from storegate_engine.errors import ConflictError
 from storegate_engine.locations import parse_location
 from storegate_engine.store import Manifest
-from storegate_engine.store.manifests import StoredLog, committed
+from storegate_engine.store.logs import StoredLog
+from storegate_engine.store.manifests import committed
 
 ROWS = 2000
 

@@ -10,7 +10,8 @@ import pytest
 from storegate import StoreGate
 from storegate.cli import main
 from storegate_engine.errors import CorruptStoreError, SnapshotExpired, StoreError
-from storegate_engine.store.manifests import StoredLog, parse_manifest
+from storegate_engine.store.logs import StoredLog
+from storegate_engine.store.manifests import parse_manifest
 
 
 def path_of(store, version, data_id="a"):

@@ -28,6 +28,8 @@ class Disk:
         def synced(descriptor, path):
             sync(descriptor, path)
             status = os.fstat(descriptor)
+            if not path.is_relative_to(root):
+                return  # of others, where directories come and go
             if path.is_dir():
                 self.entries[path] = {child.name: identity(child) for child in path.iterdir()}
             else:

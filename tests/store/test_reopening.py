@@ -11,7 +11,8 @@ from storegate import StoreGate, cli
 from storegate_engine import documents
 from storegate_engine.arrays import segments
 from storegate_engine.errors import CorruptStoreError, StoreGateError, UnreadableStateError
-from storegate_engine.store.manifests import StoredLog, parse_manifest
+from storegate_engine.store.logs import StoredLog
+from storegate_engine.store.manifests import parse_manifest
 from tests.store.reopening_cases import TEXT, opened
 
 

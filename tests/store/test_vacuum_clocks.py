@@ -16,6 +16,7 @@ from storegate_engine.arrays import segments
 from storegate_engine.errors import ConflictError, SnapshotExpired, StoreError
 from storegate_engine.locations import Location
 from storegate_engine.store import ArraySource, manifests, repository, vacuuming
+from storegate_engine.store.logs import StoredLog
 from tests.store.vacuum_cases import X, open_gate
 
 DAY = 86_400
@@ -63,7 +64,7 @@ class Others:
             "written": (type(stored), "_commit", "before"),
             "looked": (Location, "write_if_absent", "before"),
             "put": (Location, "write_if_absent", "after"),
-            "read back": (manifests.StoredLog, "_is_taken_up", "before"),
+            "read back": (StoredLog, "_is_taken_up", "before"),
         }[where]
         original = getattr(kind, name)
 

@@ -2,17 +2,19 @@
 
 What its files know:
 
-    rows         the protocol of arrays of rows, and those in memory
-    stored       arrays of rows in storage, opened and read
-    persisted    rows persisted on the workers of a cluster
-    segments     new arrays of rows in storage
-    shards       the files of a sharded zarr array on a file system
-    shard_index  where the chunks of a shard lie in its file
-    frames       one chunk of rows as the bytes of a file, and back
-    guards       a zarr store through which a codec gets only what it can be
-    inspection   whether stored metadata is such as this library writes
-    checksums    what the rows of a shard sum up to, whatever its codec
-    checks       whether the stored rows of an array are what was written
+    rows             the protocol of arrays of rows, and those in memory
+    stored           arrays of rows in storage, opened and read
+    persisted        rows persisted on the workers of a cluster
+    segments         new arrays of rows in storage
+    shard_writes     rows as whole shards of a new array
+    shards           the files of a sharded zarr array on a file system
+    shard_index      where the chunks of a shard lie in its file
+    reading_threads  the threads that read
+    frames           one chunk of rows as the bytes of a file, and back
+    guards           a zarr store through which a codec gets only what it can be
+    inspection       whether stored metadata is such as this library writes
+    checksums        what the rows of a shard sum up to, whatever its codec
+    checks           whether the stored rows of an array are what was written
 """
 
 from __future__ import annotations
@@ -21,17 +23,11 @@ from storegate_engine.arrays.checks import check_array
 from storegate_engine.arrays.checksums import Written, shard_checksums
 from storegate_engine.arrays.inspection import require_within_limits
 from storegate_engine.arrays.persisted import PersistedArray, persist
+from storegate_engine.arrays.reading_threads import run_tasks
 from storegate_engine.arrays.rows import ConstantArray, Fileless, MemoryArray, RowArray
-from storegate_engine.arrays.segments import (
-    DEFAULT_COMPRESSOR,
-    MAX_TEXT_NBYTES,
-    ArraySpec,
-    Compressor,
-    Segment,
-    made_at,
-    write_rows,
-)
-from storegate_engine.arrays.shards import RowSpan, run_tasks
+from storegate_engine.arrays.segments import DEFAULT_COMPRESSOR, ArraySpec, Compressor, Segment, made_at
+from storegate_engine.arrays.shard_writes import MAX_TEXT_NBYTES, write_rows
+from storegate_engine.arrays.shards import RowSpan
 from storegate_engine.arrays.stored import StoredArray, StoredIndex
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Segments: new arrays of rows in storage, written once; with `arrays` and `shards` all that touches data bytes.
+"""Segments: new arrays of rows in storage, written once.
 
 A segment is an ordinary zarr v3 group with one sharded array per variable, at a path that nobody used before. It
 is never changed once a manifest refers to it.
@@ -21,7 +21,6 @@ import zarr
 from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import StorePath
 
 from storegate_engine.arrays import checksums
 from storegate_engine.arrays.inspection import (
@@ -30,16 +29,17 @@ from storegate_engine.arrays.inspection import (
     require_legal_document,
     require_within_limits,
 )
-from storegate_engine.arrays.shards import Shards, shards_of
+from storegate_engine.arrays.shard_writes import MAX_TEXT_NBYTES, encoded, new_shards, open_with_zarr, too_much_text
+from storegate_engine.arrays.shards import Shards
 from storegate_engine.arrays.stored import StoredArray
 from storegate_engine.budget import WRITES_IN_FLIGHT, Layout, plan_layout
 from storegate_engine.encodings import Encoding, encoding_of, is_text, row_nbytes
-from storegate_engine.errors import CorruptStoreError, DtypeError, ShapeError, TransactionError, UnreadableStateError
+from storegate_engine.errors import CorruptStoreError, TransactionError, UnreadableStateError
 from storegate_engine.locations import Location, writing
 from storegate_engine.texts import TextSize, row_text_nbytes
 from storegate_engine.threads import Pending, ThreadPool
 
-__all__ = ["DEFAULT_COMPRESSOR", "ArraySpec", "Compressor", "Segment", "SegmentWriter", "write_rows"]
+__all__ = ["DEFAULT_COMPRESSOR", "ArraySpec", "Compressor", "Segment", "SegmentWriter"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Compressor: TypeAlias = tuple[BytesBytesCodec, ...]
@@ -72,8 +72,6 @@ class ArraySpec:
         return row_nbytes(self.dtype, self.row_shape)
 
 
-MAX_TEXT_NBYTES = MAX_CHUNK_NBYTES - 64
-"""What the texts of a chunk may take, without the number of them."""
 TEXT_CHUNK_NBYTES = 2 * 2**20
 """Chunks of text that take more get fewer rows."""
 SMALL_NBYTES = 2**18
@@ -193,65 +191,6 @@ class Segment:
         self.location.delete()
 
 
-def write_rows(array: StoredArray, start: int, rows: Array) -> checksums.Written:
-    """Write whole shards of a new array, from any process; the same rows may be written again.
-
-    Returns
-    -------
-    tuple of int and list of int
-        The first shard's number and the checksums of all, for :meth:`Segment.seal`.
-
-    Raises
-    ------
-    WriteError
-        They cannot be written.
-    """
-    if start % array.layout.shard_rows or (len(rows) % array.layout.shard_rows and start + len(rows) < array.n_rows):
-        raise ValueError(f"rows {start}..{start + len(rows)} are not whole shards of {array.layout.shard_rows} rows")
-    first = start // array.layout.shard_rows
-    if not rows.size:
-        return first, []
-    with writing(array.location / array.name):
-        return first, _write_shards(array, start, rows)
-
-
-def _write_shards(array: StoredArray, start: int, rows: Array) -> list[int]:
-    values = _encoded(array.name, encoding_of(array.dtype), rows)
-    metadata = json.loads(array.location.read(f"{array.name}/zarr.json") or b"")
-    shards = _shards_of(array.location, array.name, array.dtype, array.layout, metadata)
-    parts = {lo: values[lo : lo + array.layout.shard_rows] for lo in range(0, len(rows), array.layout.shard_rows)}
-    if array.dtype.kind == "T":
-        _require_chunks(array.name, row_text_nbytes(values), array.layout.chunk_rows)
-    if shards is None:
-        _open_with_zarr(array.location, array.name)[start : start + len(rows)] = values
-    else:
-        for lo, part in parts.items():
-            shards.write((start + lo) // array.layout.shard_rows, part)
-    return [checksums.of_rows(part) for part in parts.values()]
-
-
-def _encoded(name: str, encoding: Encoding, rows: Array) -> Array:
-    try:
-        return encoding.encode(rows)
-    except DtypeError as err:
-        raise DtypeError(f"variable {name!r}: {err}") from err
-
-
-def _require_chunks(name: str, nbytes: Array, chunk_rows: int) -> None:
-    """Refuse chunks of text that are larger than any that is read; rows begin with a chunk."""
-    largest = int(np.add.reduceat(nbytes, np.arange(0, len(nbytes), chunk_rows)).max()) if len(nbytes) else 0
-    if largest > MAX_TEXT_NBYTES:
-        raise _too_much_text(name, chunk_rows, largest)
-
-
-def _too_much_text(name: str, chunk_rows: int, nbytes: int) -> ShapeError:
-    remedy = "split its texts" if chunk_rows == 1 else "choose fewer rows for backend_args['chunk']"
-    return ShapeError(
-        f"variable {name!r}: {chunk_rows} rows of text take {nbytes} bytes, and a chunk at most {MAX_TEXT_NBYTES}; "
-        f"{remedy}"
-    )
-
-
 class SegmentWriter:
     """Appends rows to one new array, whole shards at a time."""
 
@@ -262,9 +201,9 @@ class SegmentWriter:
         self._name = name
         self._spec = spec
         self._encoding = encoding
-        self._target: Shards | zarr.Array[Any] = _shards_of(
+        self._target: Shards | zarr.Array[Any] = new_shards(
             segment.location, name, spec.dtype, spec.layout, metadata
-        ) or _open_with_zarr(segment.location, name)
+        ) or open_with_zarr(segment.location, name)
         self._shard = spec.layout.shard_rows
         self._buffer: Array | None = None
         self._buffered = 0
@@ -292,7 +231,7 @@ class SegmentWriter:
             width = row_nbytes(self._encoding.logical, self._spec.row_shape)
             if width * self._spec.layout.chunk_rows > MAX_CHUNK_NBYTES and width <= MAX_ROW_NBYTES:
                 self._relay(width)
-        self._append(_encoded(self._name, self._encoding, rows))
+        self._append(encoded(self._name, self._encoding, rows))
 
     def _append(self, rows: Array) -> None:
         """Append rows as they are stored."""
@@ -322,7 +261,7 @@ class SegmentWriter:
         """Begin again with fewer rows to a chunk: rows take more bytes than what came before told."""
         layout = self._spec.layout
         if self._is_final or self._segment.renew is None:
-            raise _too_much_text(self._name, layout.chunk_rows, layout.chunk_rows * row_nbytes)
+            raise too_much_text(self._name, layout.chunk_rows, layout.chunk_rows * row_nbytes)
         chunk_rows = plan_layout(row_nbytes, None).chunk_rows
         chunk_rows = max(1, min(chunk_rows, layout.chunk_rows // 4))
         shard_rows = max(chunk_rows, plan_layout(row_nbytes, None, chunk_rows=chunk_rows).shard_rows)
@@ -408,16 +347,6 @@ class SegmentWriter:
         self._idle = buffer
 
 
-def _shards_of(
-    location: Location, name: str, dtype: np.dtype[Any], layout: Layout, metadata: dict[str, Any]
-) -> Shards | None:
-    """Return the files of a new array where these are written here, None where zarr-python does it."""
-    if not location.is_local or is_text(dtype):
-        return None
-    directory = f"{location.url}/{location.key(name)}"
-    return shards_of(directory, metadata, layout.chunk_rows, layout.shard_rows, root=location.url)
-
-
 @dataclass(frozen=True, slots=True)
 class _Codecs:
     """Codecs that can be told apart: zarr's own cannot be hashed."""
@@ -447,8 +376,3 @@ def _metadata(name: str, shape: tuple[int, ...], encoding: Encoding, layout: Lay
     except CorruptStoreError as err:
         raise UnreadableStateError(f"nothing was changed, since nobody could read it afterwards: {err}") from err
     return content
-
-
-def _open_with_zarr(location: Location, name: str) -> zarr.Array[Any]:
-    with zarr.config.set({"array.write_empty_chunks": True}):  # an opened array takes it from there
-        return zarr.open_array(StorePath(location.store, location.key(name)), mode="r+")

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -19,15 +19,15 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate_engine.arrays.frames import FrameError, Framing
+from storegate_engine.arrays.reading_threads import N_CORES, run_tasks
 from storegate_engine.arrays.shard_index import MISSING, ShardIndex, Span, index_of, packed_index, read_exactly
 from storegate_engine.buffers import Workspace, write_all
 from storegate_engine.directories import cached_directory, open_directory, open_file
 from storegate_engine.dtypes import dtype_from_text
 from storegate_engine.errors import CorruptStoreError
 from storegate_engine.integers import groups_of
-from storegate_engine.threads import ThreadPool
 
-__all__ = ["RowSpan", "Shards", "run_tasks", "shards_of"]
+__all__ = ["RowSpan", "Shards", "shards_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Places: TypeAlias = Sequence[Array | None]
@@ -46,7 +46,6 @@ PLAIN_NBYTES = 2**20
 """Plain chunks are fetched together up to so many bytes."""
 MOST_CHUNKS = 256
 """Plain chunks of one call, which can fill 1,024 buffers (IOV_MAX): one for each, and one between it and the next."""
-_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,7 @@ class Shards:
         wanted = self._wanted(spans)
         fewest, most = TASK_NBYTES
         nbytes = len(wanted) * self.framing.nbytes
-        step = round(min(max(nbytes // _CORES, fewest), most) / self.framing.nbytes)
+        step = round(min(max(nbytes // N_CORES, fewest), most) / self.framing.nbytes)
         content = out.reshape(-1).view("u1")
         run_tasks(
             [partial(self._read_wanted, chunks, wanted, content) for chunks in self._tasks(sorted(wanted), step)],
@@ -365,43 +364,7 @@ def shards_of(
     return Shards(directory, row_shape, row_nbytes, chunk_rows, shard_rows // chunk_rows, framing, root or directory)
 
 
-# Threads: one pool a process, whose tasks never wait for one another.
-
 _local = threading.local()
-_lock = threading.Lock()
-_pool: ThreadPool | None = None
-
-
-def run_tasks(tasks: Sequence[Callable[[], None]], *, here: bool = False) -> None:
-    """Run tasks in threads, or in this one, as also one task alone; after an error those that wait are not begun."""
-    if here or len(tasks) == 1:
-        for task in tasks:
-            task()
-        return
-    global _pool
-    with _lock:
-        if _pool is None:
-            _pool = ThreadPool(_CORES, "storegate-read")
-    failed = threading.Event()
-    running = [_pool.submit(partial(_run, task, failed)) for task in tasks]
-    try:
-        for pending in running:
-            pending.result()
-    finally:  # an error that is raised leads to this frame: with it the errors of all would stay, and what they hold
-        failed.set()
-        for pending in running:
-            pending.wait()  # it writes where the caller says
-        del pending, running
-
-
-def _run(task: Callable[[], None], failed: threading.Event) -> None:
-    if failed.is_set():
-        return
-    try:
-        task()
-    except BaseException:
-        failed.set()
-        raise
 
 
 def _workspace(use: str, nbytes: int) -> Array:
@@ -410,12 +373,3 @@ def _workspace(use: str, nbytes: int) -> Array:
         _local.workspace = Workspace()
     space: Workspace = _local.workspace
     return space.array(use, (nbytes,), np.dtype("u1"))
-
-
-def _after_fork_in_child() -> None:
-    global _pool, _lock
-    _pool, _lock = None, threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -2,35 +2,26 @@
 
 What its files know:
 
-    order              what an order answers, in both directions, and rows as they lie
-    concats            orders one after the other
-    nested             rows of one other order: cut, shuffled, picked by a list
-    edits              orders out of other orders, in the shortest form
-    permutations       seeded orders of 0 .. n-1, for any range and in either direction
-    permutation_files  a permutation that does not fit in memory, as a file
-    disk_shuffles      how such files are made: numpy's shuffle in sequential passes
-    indexes            lists of row numbers, read in parts
-    json               orders as nested lists of a manifest, and back
+    order               what an order answers, in both directions, and rows as they lie
+    concats             orders one after the other
+    nested              rows of one other order: cut, shuffled, picked by a list
+    edits               orders out of other orders, in the shortest form
+    permutations        seeded orders of 0 .. n-1, for any range and in either direction
+    permutation_tables  those of numpy that this process has built
+    permutation_files   a permutation that does not fit in memory, as a file
+    disk_shuffles       how such files are made: numpy's shuffle in sequential passes
+    indexes             lists of row numbers, read in parts
+    memory_indexes      those that this process holds
+    json                orders as nested lists of a manifest, and back
 """
 
 from __future__ import annotations
 
 from storegate_engine.orders.concats import Concat, join_runs
 from storegate_engine.orders.edits import concat, cut, flatten, permute, replace_rows
-from storegate_engine.orders.indexes import (
-    STEP_ROWS,
-    ArrayIndex,
-    MaskIndex,
-    NewIndex,
-    RangeIndex,
-    RowIndex,
-    Span,
-    find_last,
-    in_memory,
-    runs_of,
-    spans,
-)
+from storegate_engine.orders.indexes import STEP_ROWS, NewIndex, RowIndex, Span, find_last, runs_of, spans
 from storegate_engine.orders.json import from_json, n_nodes, to_json
+from storegate_engine.orders.memory_indexes import ArrayIndex, MaskIndex, RangeIndex, in_memory
 from storegate_engine.orders.nested import Nested, Permute, Slice, Take
 from storegate_engine.orders.order import Range, RowOrder
 from storegate_engine.orders.permutations import as_int, as_int64

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from storegate_engine.orders.concats import Concat
-from storegate_engine.orders.indexes import NewIndex, RowIndex, in_memory
+from storegate_engine.orders.indexes import NewIndex, RowIndex
+from storegate_engine.orders.memory_indexes import in_memory
 from storegate_engine.orders.nested import Permute, Slice, Take
 from storegate_engine.orders.order import Range, RowOrder, check_order, check_span
 from storegate_engine.orders.permutations import check_seed, kind_for

@@ -11,14 +11,8 @@ import numpy as np
 from storegate_engine.errors import CorruptIndexError
 from storegate_engine.orders.indexes import RowIndex, Span
 from storegate_engine.orders.order import Int64Array, RowOrder, check_order, check_span
-from storegate_engine.orders.permutations import (
-    TABLE_NBYTES,
-    check_kind,
-    check_seed,
-    forward_rows,
-    forward_span,
-    inverse_rows,
-)
+from storegate_engine.orders.permutation_tables import TABLE_NBYTES
+from storegate_engine.orders.permutations import check_kind, check_seed, forward_rows, forward_span, inverse_rows
 
 __all__ = ["Nested", "Permute", "Slice", "Take"]
 
@@ -111,7 +105,10 @@ class Permute(Nested):
 
     def within(self, table_nbytes: int) -> Permute:
         """Limit this permutation, and the order that is shuffled."""
-        return replace(self, order=self.order.within(table_nbytes), table_nbytes=table_nbytes)
+        limited = self.order.within(table_nbytes)
+        if limited is self.order and table_nbytes == self.table_nbytes:
+            return self
+        return replace(self, order=limited, table_nbytes=table_nbytes)
 
     def _rows(self, lo: int, hi: int) -> Int64Array:
         return self.order._take(forward_span(self.kind, len(self), self.seed, lo, hi, self.table_nbytes))

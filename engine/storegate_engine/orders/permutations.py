@@ -41,26 +41,21 @@ The permutations are part of the stored format. A kind names one algorithm for e
 from __future__ import annotations
 
 import operator
-import os
-import threading
-from collections import OrderedDict
-from collections.abc import Callable
 from functools import lru_cache
 from math import isqrt
-from typing import Final, Generic, Protocol, TypeAlias, TypeVar
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from storegate_engine.errors import ArgumentTypeError, shown
-from storegate_engine.orders.permutation_files import PermutationFile
+from storegate_engine.orders.permutation_tables import TABLE_NBYTES, file_tables, fits_in_memory, memory_tables
 
 __all__ = [
     "FEISTEL_MAX_ROWS",
     "KINDS",
     "MAX_ROW",
     "NUMPY_MAX_ROWS",
-    "TABLE_NBYTES",
     "as_int",
     "as_int64",
     "check_kind",
@@ -73,9 +68,7 @@ __all__ = [
 ]
 
 Int64Array: TypeAlias = npt.NDArray[np.int64]
-UInt32Array: TypeAlias = npt.NDArray[np.uint32]
 UInt64Array: TypeAlias = npt.NDArray[np.uint64]
-_Key: TypeAlias = tuple[str, int, int]
 
 KINDS: Final = ("numpy", "feistel8-v1")
 """The known permutations; a stored order names one of them."""
@@ -91,9 +84,6 @@ MAX_ROW: Final = 2**63 - 1
 
 _FEISTEL_ROUNDS: Final = 8
 _SLICE_ROWS: Final = 2**15  # rows a pass: four temporaries of 256 kB stay in the cache of a core
-TABLE_NBYTES: Final = 2**29
-"""Permutation tables that a process keeps in memory, beside the one in use, where nobody says how many it may."""
-_FILES_NBYTES: Final = 2**34  # tables in files that a process keeps, beside the one in use
 
 
 # ------------------------------------------------------------------------------
@@ -156,156 +146,6 @@ def check_seed(seed: object, kind: str) -> int:
     if kind == "numpy" and number >= 2**32:
         raise ValueError(f"a seed of numpy's permutation is below 2**32 (4294967296), but {number} was given")
     return number
-
-
-# ------------------------------------------------------------------------------
-# Tables
-# ------------------------------------------------------------------------------
-
-
-class _Table(Protocol):
-    @property
-    def nbytes(self) -> int: ...
-
-
-_T = TypeVar("_T", bound=_Table)
-
-
-class _Pending(Generic[_T]):
-    """A table that one thread builds while others wait for it."""
-
-    __slots__ = ("done", "table")
-
-    def __init__(self) -> None:
-        self.done = threading.Event()
-        self.table: _T | None = None
-
-
-class _Cache(Generic[_T]):
-    """Tables of numpy permutations and of their inverses, least recently used out first.
-
-    Concurrent callers of one key build it once. The newest table is kept whatever its size.
-    """
-
-    def __init__(self, limit_nbytes: int) -> None:
-        self.limit_nbytes = limit_nbytes
-        self._tables: OrderedDict[_Key, _T] = OrderedDict()
-        self._pending: dict[_Key, _Pending[_T]] = {}
-        self._nbytes = 0
-        self._lock = threading.Lock()
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes of all tables that are kept."""
-        return self._nbytes
-
-    def clear(self) -> None:
-        """Forget every table."""
-        with self._lock:
-            self._tables.clear()
-            self._nbytes = 0
-
-    def after_fork(self) -> None:
-        """Start over with the locks in a forked child; what was built stays, what was being built is gone."""
-        self._lock = threading.Lock()
-        self._pending = {}
-        self._nbytes = sum(table.nbytes for table in self._tables.values())
-
-    def trim(self, limit_nbytes: int) -> None:
-        """Forget the tables that were not used for longest, until those that are left fit a limit, or one is left."""
-        with self._lock:
-            while self._nbytes > limit_nbytes and len(self._tables) > 1:
-                _, dropped = self._tables.popitem(last=False)
-                self._nbytes -= dropped.nbytes
-
-    def _get(self, key: _Key, build: Callable[[], _T]) -> _T:
-        while True:
-            with self._lock:
-                table = self._tables.get(key)
-                if table is not None:
-                    self._tables.move_to_end(key)
-                    return table
-                pending = self._pending.get(key)
-                mine = pending is None
-                if pending is None:
-                    pending = self._pending[key] = _Pending()
-            if mine:
-                return self._build(key, pending, build)
-            pending.done.wait()
-            if pending.table is not None:
-                return pending.table
-            # the other thread failed (no memory, an interrupt): try it here
-
-    def _build(self, key: _Key, pending: _Pending[_T], build: Callable[[], _T]) -> _T:
-        try:
-            table = build()
-            with self._lock:
-                self._tables[key] = table
-                self._nbytes += table.nbytes
-            self.trim(self.limit_nbytes)
-            pending.table = table
-            return table
-        finally:
-            with self._lock:
-                self._pending.pop(key, None)
-            pending.done.set()
-
-
-class _PermutationCache(_Cache[UInt32Array]):
-    """Tables in memory."""
-
-    def forward(self, n: int, seed: int) -> UInt32Array:
-        """Return ``RandomState(seed).permutation(n)``, read-only."""
-        return self._get(("forward", n, seed), lambda: _build_forward(n, seed))
-
-    def inverse(self, n: int, seed: int) -> UInt32Array:
-        """Return the inverse of `forward`, read-only."""
-        return self._get(("inverse", n, seed), lambda: _build_inverse(self.forward(n, seed)))
-
-
-class _FileCache(_Cache[PermutationFile]):
-    """Tables in files."""
-
-    def forward(self, n: int, seed: int) -> PermutationFile:
-        """Return ``RandomState(seed).permutation(n)``."""
-        return self._get(("forward", n, seed), lambda: PermutationFile.forward(n, seed))
-
-    def inverse(self, n: int, seed: int) -> PermutationFile:
-        """Return the inverse of `forward`."""
-        return self._get(("inverse", n, seed), lambda: self.forward(n, seed).inverse())
-
-
-def _build_forward(n: int, seed: int) -> UInt32Array:
-    # shuffling 32-bit numbers draws the same as shuffling 64-bit ones, in half of the memory
-    table = np.arange(n, dtype=np.uint32)
-    np.random.RandomState(seed).shuffle(table)
-    table.setflags(write=False)
-    return table
-
-
-def _build_inverse(table: UInt32Array) -> UInt32Array:
-    n = table.size
-    inverted = np.empty(n, np.uint32)
-    for lo in range(0, n, 2**20):
-        hi = min(lo + 2**20, n)
-        inverted[table[lo:hi]] = np.arange(lo, hi, dtype=np.uint32)
-    inverted.setflags(write=False)
-    return inverted
-
-
-_cache = _PermutationCache(TABLE_NBYTES)
-_files = _FileCache(_FILES_NBYTES)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_cache.after_fork)
-    os.register_at_fork(after_in_child=_files.after_fork)
-
-
-def _in_memory(n: int, limit_nbytes: int) -> bool:
-    """Return whether a permutation and its inverse may be in memory; make room for them."""
-    if 8 * n > limit_nbytes:
-        return False
-    _cache.trim(max(0, limit_nbytes - 8 * n))
-    return True
 
 
 # ------------------------------------------------------------------------------
@@ -381,9 +221,9 @@ def forward_span(kind: str, n: int, seed: int, lo: int, hi: int, limit_nbytes: i
     if lo == hi:
         return np.empty(0, np.int64)
     if kind == "numpy":
-        if not _in_memory(n, limit_nbytes):
-            return _files.forward(n, seed).span(lo, hi)
-        return _cache.forward(n, seed)[lo:hi].astype(np.int64)
+        if not fits_in_memory(n, limit_nbytes):
+            return file_tables.forward(n, seed).span(lo, hi)
+        return memory_tables.forward(n, seed)[lo:hi].astype(np.int64)
     return _feistel(np.arange(lo, hi, dtype=np.int64), n, seed, backwards=False)
 
 
@@ -396,9 +236,9 @@ def forward_rows(kind: str, n: int, seed: int, indices: Int64Array, limit_nbytes
     if not indices.size:
         return np.empty(0, np.int64)
     if kind == "numpy":
-        if not _in_memory(n, limit_nbytes):
-            return _files.forward(n, seed).take(indices)
-        return _cache.forward(n, seed)[indices].astype(np.int64)
+        if not fits_in_memory(n, limit_nbytes):
+            return file_tables.forward(n, seed).take(indices)
+        return memory_tables.forward(n, seed)[indices].astype(np.int64)
     return _feistel(indices, n, seed, backwards=False)
 
 
@@ -411,7 +251,7 @@ def inverse_rows(kind: str, n: int, seed: int, positions: Int64Array, limit_nbyt
     if not positions.size:
         return np.empty(0, np.int64)
     if kind == "numpy":
-        if not _in_memory(n, limit_nbytes):
-            return _files.inverse(n, seed).take(positions)
-        return _cache.inverse(n, seed)[positions].astype(np.int64)
+        if not fits_in_memory(n, limit_nbytes):
+            return file_tables.inverse(n, seed).take(positions)
+        return memory_tables.inverse(n, seed)[positions].astype(np.int64)
     return _feistel(positions, n, seed, backwards=True)

@@ -5,9 +5,12 @@ What its files know:
     roots         a directory or URL that holds tables, one per data_id
     repository    one data_id's committed table, and the transactions that make its next state
     stored        the table of one data_id in storage
+    ingest        sources of rows as the arrays of a new segment
     memory        the table of one data_id in the memory of this process
-    manifests     committed states, and the commit protocol
-    inputs        anything that holds rows, as blocks of rows in order
+    manifests     committed states as JSON, and back
+    logs          the manifests of a data_id, and the commit protocol
+    inputs        what callers give, as sources of rows
+    sources       anything that holds rows, as blocks of rows in order
     natives       what callers give, as plain ndarrays
     columns       the variables of one source, turned on disk so that each can be written alone
     rewriting     the logical rows of stored variables as new arrays in that order
@@ -20,7 +23,7 @@ What its files know:
 from __future__ import annotations
 
 from storegate_engine.store.fingerprints import fingerprint, fingerprint_all, known_fingerprints
-from storegate_engine.store.inputs import ArraySource, ColumnSource, Source, StreamSource, VariableSource, as_source
+from storegate_engine.store.inputs import as_source
 from storegate_engine.store.manifests import Manifest, Unreadable
 from storegate_engine.store.memory import MemoryRepository
 from storegate_engine.store.natives import as_native, is_foreign
@@ -28,6 +31,7 @@ from storegate_engine.store.repairing import repair
 from storegate_engine.store.repository import Repository, Transaction, VersionedRepository
 from storegate_engine.store.rewriting import rewrite, write
 from storegate_engine.store.roots import Root
+from storegate_engine.store.sources import ArraySource, ColumnSource, Source, StreamSource, VariableSource
 from storegate_engine.store.vacuuming import VacuumResult, vacuum
 from storegate_engine.store.verifying import CheckResult, verify
 

@@ -20,7 +20,7 @@ from storegate_engine.budget import format_nbytes
 from storegate_engine.buffers import as_bytes, write_all
 from storegate_engine.encodings import row_nbytes
 from storegate_engine.errors import SpillError
-from storegate_engine.store.inputs import Source, blocks_of_group
+from storegate_engine.store.sources import Source, blocks_of_group
 
 __all__ = ["turned"]
 

@@ -12,14 +12,8 @@ from storegate_engine.casts import holds_all
 from storegate_engine.encodings import encoding_of, is_text, require_text, row_nbytes
 from storegate_engine.errors import VersionNotFoundError
 from storegate_engine.orders import NewIndex, RowIndex, in_memory
-from storegate_engine.store.inputs import (
-    ArraySource,
-    Source,
-    VariableSource,
-    blocks_of_group,
-    grouped,
-)
 from storegate_engine.store.repository import Repository, Target, Transaction, VersionedRepository
+from storegate_engine.store.sources import ArraySource, Source, VariableSource, blocks_of_group, grouped
 from storegate_engine.table import Table
 
 __all__ = ["MemoryRepository"]

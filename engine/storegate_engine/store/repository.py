@@ -18,16 +18,11 @@ import numpy as np
 
 from storegate_engine.arrays import ArraySpec, RowArray, Segment
 from storegate_engine.contents import FINGERPRINTS
-from storegate_engine.errors import (
-    ConflictError,
-    LabelError,
-    ReadOnlyError,
-    TransactionError,
-)
+from storegate_engine.errors import ConflictError, LabelError, ReadOnlyError, TransactionError
 from storegate_engine.locations import Location, writing
 from storegate_engine.orders import NewIndex, RowIndex, RowOrder, flatten, n_nodes
-from storegate_engine.store.inputs import Source, VariableSource
-from storegate_engine.store.manifests import StoredLog
+from storegate_engine.store.logs import StoredLog
+from storegate_engine.store.sources import Source, VariableSource
 from storegate_engine.table import Piece, Table, Variable
 
 __all__ = ["Edit", "Repository", "Target", "Transaction", "VersionedRepository"]

@@ -6,8 +6,7 @@ import contextlib
 import logging
 import random
 import time
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,18 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate_engine import settings
-from storegate_engine.arrays import (
-    DEFAULT_COMPRESSOR,
-    MAX_TEXT_NBYTES,
-    ArraySpec,
-    Compressor,
-    RowArray,
-    Segment,
-    StoredIndex,
-)
-from storegate_engine.budget import format_nbytes, ingest_nbytes, plan_layout, require
-from storegate_engine.contents import MARKER
-from storegate_engine.encodings import is_text, row_nbytes
+from storegate_engine.arrays import DEFAULT_COMPRESSOR, ArraySpec, Compressor, RowArray, Segment, StoredIndex
+from storegate_engine.contents import MARKER, SCRATCH
 from storegate_engine.errors import (
     ConflictError,
     CorruptStoreError,
@@ -36,31 +25,19 @@ from storegate_engine.errors import (
     VersionNotFoundError,
     WriteError,
 )
-from storegate_engine.exchange import task_nbytes
 from storegate_engine.holds import user_scratch
 from storegate_engine.locations import Location, writing
 from storegate_engine.orders import NewIndex, RowIndex
-from storegate_engine.scratch import open_spill
-from storegate_engine.store.columns import turned
-from storegate_engine.store.inputs import (
-    ColumnSource,
-    IndexSource,
-    SlicedSource,
-    Source,
-    blocks_of_group,
-    grouped,
-    text_of,
-)
+from storegate_engine.store.ingest import Ingest
 from storegate_engine.store.manifests import Manifest, committed
 from storegate_engine.store.repository import Target, Transaction, VersionedRepository
+from storegate_engine.store.sources import IndexSource, Source
 from storegate_engine.table import Known, Table, added, stored_arrays, table_from_state, table_to_state
 
 __all__ = ["StoredRepository"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-FEW_TOGETHER = 8
-"""Variables of one source that are written together in any case, in shards that share the memory."""
 MAX_TRIES = 1000
 _random = random.SystemRandom()  # waits differ between processes, and no seeded state moves
 _log = logging.getLogger("storegate")
@@ -219,107 +196,28 @@ class StoredRepository(VersionedRepository):
         where = f"{self.location}/{self.log.key(manifest.version)}"
         return manifest, table_from_state(manifest.state, self.segments, where, self._known).within(self.budget_nbytes)
 
-    def _store(self, sources: Mapping[str, Source], written: list[Segment]) -> dict[str, RowArray]:
-        segment = self._new_segment(written)
-        known = [source.n_rows for source in sources.values()]
-        sizes = [row_nbytes(source.dtype, source.row_shape) for source in sources.values()]
-        total = None if None in known else sum(n * size for n, size in zip(known, sizes, strict=True) if n)
-        groups = grouped(sources)
-        n_together = {name: 1 if self._is_turned(group) else len(group) for group in groups for name in group}
-        specs = {name: self.spec(name, source, n_together[name]) for name, source in sources.items()}
-        arrays: dict[str, RowArray] = {}
-        with settings.progress_bar("store", total) as bar:
-            for group in groups:
-                if self._is_turned(group):
-                    arrays |= self._write_turned(segment, group, specs, bar.update)
-                else:
-                    arrays |= self._write(segment, group, specs, bar.update)
-        return {name: arrays[name] for name in sources}
-
-    def _is_turned(self, group: Mapping[str, Source]) -> bool:
-        """Return whether the shards of a group would have to be much smaller to be written together."""
-        first = next(iter(group.values()))
-        if len(group) <= FEW_TOGETHER or is_text(first.dtype):
-            return False
-        nbytes = row_nbytes(first.dtype, first.row_shape)
-        layout = plan_layout(nbytes, first.n_rows, chunk_rows=self._chunk_rows)
-        return len(group) * ingest_nbytes(nbytes, layout, self.budget_nbytes) > self.budget_nbytes
-
-    def _write_turned(
-        self,
-        segment: Segment,
-        group: Mapping[str, Source],
-        specs: Mapping[str, ArraySpec],
-        progress: Callable[[int], object],
-    ) -> dict[str, RowArray]:
-        """Write the variables of a group one after the other, from a scratch file."""
-        spill = open_spill(self._scratch, uuid.uuid4().hex)
-        columns = turned(group, spill.path, task_nbytes(self.budget_nbytes, 1))
-        arrays: dict[str, RowArray] = {}
-        for name, column in columns.items():
-            arrays |= self._write(segment, {name: column}, specs, progress)
-        return arrays
-
     @property
+    def _ingest(self) -> Ingest:
+        return Ingest(self.budget_nbytes, self._chunk_rows, self._scratch)
+
     def _scratch(self) -> Path:
-        """Where scratch files lie: where it is configured, in the store, or with the user's other ones."""
+        """Return where scratch files lie: where it is configured, in the store, or with the user's other ones."""
         if (configured := settings.scratch_directory()) is not None:
             return configured
         path = self.location.path
-        return user_scratch() if path is None else path / "scratch"
+        return user_scratch() if path is None else path / SCRATCH
 
-    def _write(
-        self,
-        segment: Segment,
-        group: Mapping[str, Source],
-        specs: Mapping[str, ArraySpec],
-        progress: Callable[[int], object],
-    ) -> dict[str, RowArray]:
-        """Write a group of sources as arrays of a segment, in one pass over what they share."""
-        writers = {name: segment.create(name, specs[name]) for name in group}
-        try:
-            for blocks in blocks_of_group(group, min(specs[name].layout.shard_rows for name in group)):
-                for name, rows in blocks.items():
-                    writers[name].append(rows)
-                    progress(rows.nbytes)
-            return {name: writer.close() for name, writer in writers.items()}
-        except BaseException:
-            for writer in writers.values():
-                writer.abandon()
-            raise
+    def _store(self, sources: Mapping[str, Source], written: list[Segment]) -> dict[str, RowArray]:
+        return self._ingest.write(sources, self._new_segment(written))
+
+    def spec(self, name: str, source: Source, n_together: int = 1) -> ArraySpec:
+        """Return how rows would be stored as a new array of a segment; see :meth:`Ingest.spec`."""
+        return self._ingest.spec(name, source, n_together)
 
     def _new_segment(self, written: list[Segment]) -> Segment:
         segment = Segment(self.segments, self._compressor, renew=lambda: self._new_segment(written))
         written.append(segment)
         return segment
-
-    def spec(self, name: str, source: Source, n_together: int = 1) -> ArraySpec:
-        """Return how rows would be stored as a new array of a segment, written with others at the same time.
-
-        Raises
-        ------
-        MemoryBudgetError
-            Writing them does not fit the memory limit.
-        """
-        text_nbytes, text = text_of(source)
-        nbytes = row_nbytes(source.dtype, source.row_shape) + int(text_nbytes)
-        limit = self.budget_nbytes // n_together
-        layout = plan_layout(nbytes, source.n_rows, chunk_rows=self._chunk_rows, budget_nbytes=limit)
-        if text is not None and self._chunk_rows is None and layout.chunk_rows * text.largest_nbytes > MAX_TEXT_NBYTES:
-            fitting = max(1, MAX_TEXT_NBYTES // text.largest_nbytes)  # even where the largest ones meet in a chunk
-            layout = plan_layout(nbytes, source.n_rows, chunk_rows=fitting, budget_nbytes=limit)
-        whole = source.source if isinstance(source, ColumnSource) else source
-        chunk_nbytes = whole.least_rows * nbytes * n_together if isinstance(whole, SlicedSource) else 0
-        given = f", given in chunks of {format_nbytes(chunk_nbytes)}" if chunk_nbytes else ""
-        require(
-            n_together * ingest_nbytes(nbytes, layout, limit) + chunk_nbytes,
-            self.budget_nbytes,
-            what=f"storing variable {name!r} (rows of {nbytes} bytes in chunks of {layout.chunk_rows} rows{given})",
-            remedy="raise storegate.memory-limit, or make rows or chunks smaller (rechunk the data)",
-        )
-        return ArraySpec(
-            source.dtype, source.row_shape, layout, source.n_rows, is_fixed=self._chunk_rows is not None, text=text
-        )
 
     def _store_index(self, new: NewIndex, written: list[Segment]) -> RowIndex:
         array = self._store({"index": IndexSource(new)}, written)["index"]

@@ -2,7 +2,8 @@
 
 What its files know:
 
-    table        the phases of a data_id, and the pure operations on them
+    variable     stored rows, and the order in which they are seen
+    table        all phases of a data_id at one moment
     pieces       rows of one array, and what they go through when they are read
     transforms   how stored rows become rows of a variable
     gathers      stored rows in any order, into memory
@@ -26,8 +27,9 @@ from storegate_engine.table.json import (
     token_of,
 )
 from storegate_engine.table.pieces import Piece
-from storegate_engine.table.table import PHASES, Phase, Table, Variable, rows_of
+from storegate_engine.table.table import PHASES, Phase, Table
 from storegate_engine.table.transforms import ArgMax, Cast, OneHot, Transform, apply_all
+from storegate_engine.table.variable import Variable, rows_of
 
 __all__ = [
     "PHASES",

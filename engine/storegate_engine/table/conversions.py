@@ -13,7 +13,7 @@ import numpy as np
 
 from storegate_engine.casts import combined, holds, holds_all, is_float_of_integers
 from storegate_engine.errors import DtypeError, LabelError
-from storegate_engine.table.table import Variable
+from storegate_engine.table.variable import Variable
 
 __all__ = ["appended_dtype", "keeps", "require_combinable", "updated_dtype"]
 

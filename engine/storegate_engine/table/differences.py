@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from storegate_engine.arrays import RowArray
 from storegate_engine.encodings import row_nbytes
-from storegate_engine.table.table import PHASES, Table, Variable
+from storegate_engine.table.table import PHASES, Table
+from storegate_engine.table.variable import Variable
 
 __all__ = ["Difference", "added", "compare"]
 

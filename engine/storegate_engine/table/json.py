@@ -19,19 +19,12 @@ from storegate_engine.locations import Location
 from storegate_engine.names import validate_name
 from storegate_engine.orders import RowIndex, RowOrder
 from storegate_engine.table.pieces import Piece
-from storegate_engine.table.table import PHASES, Dealt, Table, Variable
+from storegate_engine.table.table import PHASES, Table
 from storegate_engine.table.transforms import Transform, fold, transform_from_json
+from storegate_engine.table.variable import Dealt, Variable
 from storegate_engine.temporaries import Temporary, temporary_at
 
-__all__ = [
-    "is_stored",
-    "key_of",
-    "stored_arrays",
-    "table_from_state",
-    "table_to_state",
-    "temporaries_of",
-    "token_of",
-]
+__all__ = ["is_stored", "key_of", "stored_arrays", "table_from_state", "table_to_state", "temporaries_of", "token_of"]
 
 
 def table_to_state(table: Table) -> dict[str, Any]:

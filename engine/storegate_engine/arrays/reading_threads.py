@@ -1,0 +1,59 @@
+"""Reading threads: one pool a process, whose tasks read and never wait for one another; knows not what they read."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from storegate_engine.threads import ThreadPool
+
+__all__ = ["N_CORES", "run_tasks"]
+
+N_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+"""Cores that this process may use, and threads that read."""
+_lock = threading.Lock()
+
+_pool: ThreadPool | None = None
+
+
+def run_tasks(tasks: Sequence[Callable[[], None]], *, here: bool = False) -> None:
+    """Run tasks in threads, or in this one, as also one task alone; after an error those that wait are not begun."""
+    if here or len(tasks) == 1:
+        for task in tasks:
+            task()
+        return
+    global _pool
+    with _lock:
+        if _pool is None:
+            _pool = ThreadPool(N_CORES, "storegate-read")
+    failed = threading.Event()
+    running = [_pool.submit(partial(_run, task, failed)) for task in tasks]
+    try:
+        for pending in running:
+            pending.result()
+    finally:  # an error that is raised leads to this frame: with it the errors of all would stay, and what they hold
+        failed.set()
+        for pending in running:
+            pending.wait()  # it writes where the caller says
+        del pending, running
+
+
+def _run(task: Callable[[], None], failed: threading.Event) -> None:
+    if failed.is_set():
+        return
+    try:
+        task()
+    except BaseException:
+        failed.set()
+        raise
+
+
+def _after_fork_in_child() -> None:
+    global _pool, _lock
+    _pool, _lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

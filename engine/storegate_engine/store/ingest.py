@@ -1,0 +1,131 @@
+"""Ingest: sources of rows as the arrays of a new segment, a group at a time; commits nothing.
+
+Variables of one source are written side by side, in one pass over it::
+
+    block of the source     x0 x1 x2 | x0 x1 x2 | ...      shards of x0, x1 and x2 share the memory
+
+Where there are so many of them that their shards would be much smaller, the blocks are turned on disk, and each
+variable is written alone.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from storegate_engine import settings
+from storegate_engine.arrays import MAX_TEXT_NBYTES, ArraySpec, RowArray, Segment
+from storegate_engine.budget import format_nbytes, ingest_nbytes, plan_layout, require
+from storegate_engine.encodings import is_text, row_nbytes
+from storegate_engine.exchange import task_nbytes
+from storegate_engine.scratch import open_spill
+from storegate_engine.store.columns import turned
+from storegate_engine.store.sources import ColumnSource, SlicedSource, Source, blocks_of_group, grouped, text_of
+
+__all__ = ["Ingest"]
+
+FEW_TOGETHER = 8
+"""Variables of one source that are written together in any case, in shards that share the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ingest:
+    """How rows are brought in: within which memory, in chunks of how many rows."""
+
+    budget_nbytes: int
+    """Memory limit."""
+    chunk_rows: int | None
+    """Rows of new chunks; by bytes when None."""
+    scratch: Callable[[], Path]
+    """Returns where scratch files lie, for rows that are turned on disk."""
+
+    def write(self, sources: Mapping[str, Source], segment: Segment) -> dict[str, RowArray]:
+        """Write sources block by block as arrays of one new segment, and return these."""
+        known = [source.n_rows for source in sources.values()]
+        sizes = [row_nbytes(source.dtype, source.row_shape) for source in sources.values()]
+        total = None if None in known else sum(n * size for n, size in zip(known, sizes, strict=True) if n)
+        groups = grouped(sources)
+        n_together = {name: 1 if self._is_turned(group) else len(group) for group in groups for name in group}
+        specs = {name: self.spec(name, source, n_together[name]) for name, source in sources.items()}
+        arrays: dict[str, RowArray] = {}
+        with settings.progress_bar("store", total) as bar:
+            for group in groups:
+                if self._is_turned(group):
+                    arrays |= self._write_turned(segment, group, specs, bar.update)
+                else:
+                    arrays |= self._write(segment, group, specs, bar.update)
+        return {name: arrays[name] for name in sources}
+
+    def _is_turned(self, group: Mapping[str, Source]) -> bool:
+        """Return whether the shards of a group would have to be much smaller to be written together."""
+        first = next(iter(group.values()))
+        if len(group) <= FEW_TOGETHER or is_text(first.dtype):
+            return False
+        nbytes = row_nbytes(first.dtype, first.row_shape)
+        layout = plan_layout(nbytes, first.n_rows, chunk_rows=self.chunk_rows)
+        return len(group) * ingest_nbytes(nbytes, layout, self.budget_nbytes) > self.budget_nbytes
+
+    def _write_turned(
+        self,
+        segment: Segment,
+        group: Mapping[str, Source],
+        specs: Mapping[str, ArraySpec],
+        progress: Callable[[int], object],
+    ) -> dict[str, RowArray]:
+        """Write the variables of a group one after the other, from a scratch file."""
+        spill = open_spill(self.scratch(), uuid.uuid4().hex)
+        columns = turned(group, spill.path, task_nbytes(self.budget_nbytes, 1))
+        arrays: dict[str, RowArray] = {}
+        for name, column in columns.items():
+            arrays |= self._write(segment, {name: column}, specs, progress)
+        return arrays
+
+    def _write(
+        self,
+        segment: Segment,
+        group: Mapping[str, Source],
+        specs: Mapping[str, ArraySpec],
+        progress: Callable[[int], object],
+    ) -> dict[str, RowArray]:
+        """Write a group of sources as arrays of a segment, in one pass over what they share."""
+        writers = {name: segment.create(name, specs[name]) for name in group}
+        try:
+            for blocks in blocks_of_group(group, min(specs[name].layout.shard_rows for name in group)):
+                for name, rows in blocks.items():
+                    writers[name].append(rows)
+                    progress(rows.nbytes)
+            return {name: writer.close() for name, writer in writers.items()}
+        except BaseException:
+            for writer in writers.values():
+                writer.abandon()
+            raise
+
+    def spec(self, name: str, source: Source, n_together: int = 1) -> ArraySpec:
+        """Return how rows would be stored as a new array of a segment, written with others at the same time.
+
+        Raises
+        ------
+        MemoryBudgetError
+            Writing them does not fit the memory limit.
+        """
+        text_nbytes, text = text_of(source)
+        nbytes = row_nbytes(source.dtype, source.row_shape) + int(text_nbytes)
+        limit = self.budget_nbytes // n_together
+        layout = plan_layout(nbytes, source.n_rows, chunk_rows=self.chunk_rows, budget_nbytes=limit)
+        if text is not None and self.chunk_rows is None and layout.chunk_rows * text.largest_nbytes > MAX_TEXT_NBYTES:
+            fitting = max(1, MAX_TEXT_NBYTES // text.largest_nbytes)  # even where the largest ones meet in a chunk
+            layout = plan_layout(nbytes, source.n_rows, chunk_rows=fitting, budget_nbytes=limit)
+        whole = source.source if isinstance(source, ColumnSource) else source
+        chunk_nbytes = whole.least_rows * nbytes * n_together if isinstance(whole, SlicedSource) else 0
+        given = f", given in chunks of {format_nbytes(chunk_nbytes)}" if chunk_nbytes else ""
+        require(
+            n_together * ingest_nbytes(nbytes, layout, limit) + chunk_nbytes,
+            self.budget_nbytes,
+            what=f"storing variable {name!r} (rows of {nbytes} bytes in chunks of {layout.chunk_rows} rows{given})",
+            remedy="raise storegate.memory-limit, or make rows or chunks smaller (rechunk the data)",
+        )
+        return ArraySpec(
+            source.dtype, source.row_shape, layout, source.n_rows, is_fixed=self.chunk_rows is not None, text=text
+        )

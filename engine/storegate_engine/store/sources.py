@@ -1,0 +1,381 @@
+"""Sources: anything that holds rows, as blocks of rows in order; never loads more than a block at a time."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+
+from storegate_engine.casts import combined, holds
+from storegate_engine.dtypes import TEXT
+from storegate_engine.encodings import is_text
+from storegate_engine.errors import DtypeError, ShapeError
+from storegate_engine.orders import STEP_ROWS, NewIndex, spans
+from storegate_engine.store.natives import as_native
+from storegate_engine.table import Variable
+from storegate_engine.texts import TextSize, sampled_nbytes
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = [
+    "ArraySource",
+    "ColumnSource",
+    "IndexSource",
+    "SlicedSource",
+    "Source",
+    "StreamSource",
+    "VariableSource",
+    "blocks_of_group",
+    "grouped",
+    "text_of",
+]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+class Source(Protocol):
+    """Rows to be stored."""
+
+    @property
+    def n_rows(self) -> int | None:
+        """The number of rows, None where only the end will tell."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the rows."""
+        ...
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row."""
+        ...
+
+    def blocks(self, block_rows: int) -> Iterator[Array]:
+        """Yield all rows in order, about ``block_rows`` at a time."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArraySource:
+    """Rows of an ndarray in memory or of a memmap; blocks are views."""
+
+    values: Array
+
+    @property
+    def n_rows(self) -> int:
+        """The number of rows."""
+        return len(self.values)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the rows."""
+        dtype: np.dtype[Any] = self.values.dtype
+        return dtype
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row."""
+        return tuple(self.values.shape[1:])
+
+    def blocks(self, block_rows: int) -> Iterator[Array]:
+        """Yield views; pages of a memmap leave memory again when a block has passed."""
+        mapped = _mapping_of(self.values)
+        for start in range(0, len(self.values), block_rows):
+            yield self.values[start : start + block_rows]
+            if mapped is not None:
+                # pages still in use are read again from the page cache, which is cheap; without this a memmap
+                # would stay in memory whole
+                mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapping_of(values: Array) -> mmap.mmap | None:
+    """Return the file mapping under a memmap whose pages may be dropped at any time."""
+    array: Any = values
+    while isinstance(array, np.ndarray):  # a plain view of one has it as its base
+        mapped = getattr(array, "_mmap", None)
+        if isinstance(mapped, mmap.mmap):
+            return mapped if getattr(array, "mode", "c") != "c" and hasattr(mmap, "MADV_DONTNEED") else None
+        array = array.base
+    return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SlicedSource:
+    """Rows of anything with ``shape``, ``dtype`` and slicing: dask, zarr and h5py arrays, xarray variables."""
+
+    values: Any
+
+    @property
+    def n_rows(self) -> int:
+        """The number of rows."""
+        return int(self.values.shape[0])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the rows."""
+        dtype: np.dtype[Any] = np.dtype(self.values.dtype)
+        return TEXT if dtype.kind == "T" else dtype  # a block with a missing text is refused
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row."""
+        return tuple(int(size) for size in self.values.shape[1:])
+
+    def blocks(self, block_rows: int) -> Iterator[Array]:
+        """Yield blocks along the source's own chunks, so that each of them is read or computed once."""
+        start = 0
+        for stop in self._boundaries(block_rows):
+            what = f"rows {start} to {stop}"
+            yield _as_declared(as_native(self.values[start:stop], what), self, what, "the array's")
+            start = stop
+
+    @property
+    def least_rows(self) -> int:
+        """The rows of the largest chunk, which is read or computed as a whole."""
+        rows = _chunk_rows(self.values)
+        return max(rows, default=1) if isinstance(rows, tuple) else min(rows, max(1, self.n_rows))
+
+    def _boundaries(self, block_rows: int) -> Iterator[int]:
+        rows = _chunk_rows(self.values)
+        if isinstance(rows, tuple):
+            start, stop = 0, 0
+            for size in rows:
+                if stop > start and stop + size - start > block_rows:
+                    yield stop
+                    start = stop
+                stop += size
+            if stop > start:
+                yield stop
+            return
+        step = max(rows, block_rows // rows * rows)
+        yield from (min(start + step, self.n_rows) for start in range(0, self.n_rows, step))
+
+
+def _chunk_rows(values: Any) -> int | tuple[int, ...]:
+    """Return the rows of one chunk, or those of every chunk (dask and xarray list them)."""
+    # of the class: an xarray variable also offers what its attrs hold under this name
+    chunks = values.chunks if hasattr(type(values), "chunks") else None
+    if chunks:
+        rows: int | tuple[int, ...] = chunks[0]
+        return rows
+    xarray = sys.modules.get("xarray")  # who has not imported it has none of its arrays
+    is_of_xarray = xarray is not None and isinstance(values, (xarray.DataArray, xarray.Variable))
+    return _file_chunk_rows(values) if is_of_xarray else 1
+
+
+def _file_chunk_rows(values: xr.DataArray | xr.Variable) -> int:
+    """Return the rows of a chunk of the file that xarray reads: each slice decodes all chunks that it touches."""
+    if values._in_memory or not values.shape:
+        return 1
+    preferred: int | tuple[int, ...] = values.encoding.get("preferred_chunks", {}).get(values.dims[0], 1)
+    return max(1, min(int(values.shape[0]), max(preferred) if isinstance(preferred, tuple) else preferred))
+
+
+@dataclass(slots=True, eq=False)
+class StreamSource:
+    """Rows of an iterator of ndarrays; the first block says what they are."""
+
+    first: Array
+    rest: Iterator[Any]
+    n_blocks: int = 0
+    """Blocks that the iterator gave so far."""
+
+    @property
+    def n_rows(self) -> None:
+        """Only the end tells."""
+        return None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the first block."""
+        dtype: np.dtype[Any] = self.first.dtype
+        return dtype
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row of the first block."""
+        return tuple(self.first.shape[1:])
+
+    def blocks(self, block_rows: int) -> Iterator[Array]:
+        """Yield the blocks as they come, each checked against the first."""
+        for number, block in enumerate(chain([self.first], self.rest)):
+            what = f"block {number} of the iterator"
+            rows = _as_declared(as_native(block, what), self, what, "the first block's")
+            self.n_blocks = number + 1
+            for start in range(0, len(rows), block_rows):
+                yield rows[start : start + block_rows]
+
+
+def _as_declared(rows: Array, source: Source, what: str, whose: str) -> Array:
+    """Return a block in the dtype that its source has; text may be wider.
+
+    Raises
+    ------
+    ShapeError
+        Its rows have another shape.
+    DtypeError
+        A value of it would change.
+    """
+    dtype = source.dtype
+    if rows.ndim < 1 or rows.shape[1:] != source.row_shape:
+        raise ShapeError(f"{what} has rows of shape {rows.shape[1:]}, {whose} have {source.row_shape}")
+    if rows.dtype == dtype:
+        return rows
+    refused = DtypeError(f"{what} has dtype {rows.dtype}, which {whose} {dtype} cannot hold; give blocks of one dtype")
+    if (rows.dtype.kind == "S") != (dtype.kind == "S"):
+        raise refused
+    try:
+        joined = combined(dtype, rows.dtype)
+    except DtypeError as err:
+        raise refused from err
+    if is_text(dtype):
+        return rows
+    own = np.array(rows)  # what is looked at is what is stored
+    if joined != dtype.newbyteorder("=") or not holds(joined, own):
+        raise refused
+    return own.astype(joined, copy=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ColumnSource:
+    """One variable of a source of shape ``(N, M, *k)``; see :func:`grouped`."""
+
+    source: Source
+    """What holds all the variables."""
+    column: int
+    """Which of them."""
+
+    @property
+    def n_rows(self) -> int | None:
+        """The number of rows."""
+        return self.source.n_rows
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the rows."""
+        return self.source.dtype
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row."""
+        return self.source.row_shape[1:]
+
+    def blocks(self, block_rows: int) -> Iterator[Array]:
+        """Yield the rows of this variable."""
+        return (rows[:, self.column] for rows in self.source.blocks(block_rows))
+
+
+def grouped(sources: Mapping[str, Source]) -> list[dict[str, Source]]:
+    """Return sources in groups that are read together: the columns of one source, each other source alone."""
+    groups: dict[int, dict[str, Source]] = {}
+    for name, source in sources.items():
+        whole = source.source if isinstance(source, ColumnSource) else source
+        groups.setdefault(id(whole), {})[name] = source
+    return list(groups.values())
+
+
+def blocks_of_group(group: Mapping[str, Source], block_rows: int) -> Iterator[dict[str, Array]]:
+    """Yield blocks of every source of a group; the source that they share is read once."""
+    first = next(iter(group.values()))
+    if not isinstance(first, ColumnSource):
+        ((name, source),) = group.items()
+        yield from ({name: rows} for rows in source.blocks(block_rows))
+        return
+    columns = {name: source.column for name, source in group.items() if isinstance(source, ColumnSource)}
+    for rows in first.source.blocks(max(1, block_rows // len(columns))):
+        yield {name: rows[:, column] for name, column in columns.items()}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VariableSource:
+    """The logical rows of a variable."""
+
+    variable: Variable
+
+    @property
+    def n_rows(self) -> int:
+        """The number of rows."""
+        return len(self.variable)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the rows."""
+        return self.variable.dtype
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row."""
+        return self.variable.row_shape
+
+    def blocks(self, block_rows: int) -> Iterator[Array]:
+        """Yield rows read from their pieces."""
+        for start in range(0, len(self.variable), block_rows):
+            yield self.variable.read(start, min(start + block_rows, len(self.variable)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IndexSource:
+    """The entries of an index, worked out part by part."""
+
+    index: NewIndex
+    row_shape: tuple[int, ...] = ()
+
+    @property
+    def n_rows(self) -> int:
+        """The number of entries."""
+        return self.index.n_rows
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the entries."""
+        return self.index.dtype
+
+    def blocks(self, block_rows: int) -> Iterator[Array]:
+        """Yield the entries."""
+        for lo, hi in spans(self.index.n_rows, min(block_rows, STEP_ROWS)):
+            yield self.index.slice(lo, hi).astype(self.index.dtype)
+
+
+def text_of(source: Source) -> tuple[float, TextSize | None]:
+    """Return the bytes that the texts of a row take on average, and their size where it is known for certain.
+
+    What the first rows take is a guess; 0 where not even these can be seen.
+    """
+    if source.dtype.kind != "T":
+        return 0.0, None
+    match source:
+        case ArraySource(values):
+            return sampled_nbytes(values), None
+        case StreamSource(first):
+            return sampled_nbytes(first), None
+        case ColumnSource(whole):
+            return text_of(whole)[0] / max(1, whole.row_shape[0]), None
+        case VariableSource(variable) if (size := _text_of_variable(variable)) is not None:
+            return size.nbytes / max(1, len(variable)), size
+    return 0.0, None
+
+
+def _text_of_variable(variable: Variable) -> TextSize | None:
+    """Return what the texts of a variable take at most; None for those in memory, or stored by earlier versions."""
+    n_texts = math.prod(variable.row_shape)
+    size = TextSize(0, 0)
+    for piece in variable.pieces:
+        array = piece.array
+        if (text := array.text) is not None:
+            row = text.nbytes / max(1, array.n_rows)
+            size = size.with_rows(TextSize(int(row * piece.n_rows), text.largest_nbytes))
+        elif array.dtype.kind == "T" and array.constant is None:
+            return None
+        else:  # a number takes no more than 64 characters, a character no more than 4 bytes
+            row_nbytes = n_texts * (4 + (array.dtype.itemsize if array.dtype.kind in "US" else 64))
+            size = size.with_rows(TextSize(row_nbytes * piece.n_rows, row_nbytes))
+    n_stored = max(1, variable.offsets[-1])
+    return TextSize(int(size.nbytes / n_stored * len(variable)), size.largest_nbytes)
