@@ -94,6 +94,7 @@ class Framing:
 
     def frames(self, n_chunks: int, chunk: Callable[[int], Array]) -> Iterator[Frame]:
         """Yield the frames of the chunks of a shard, which ``chunk`` returns by number, C-contiguous and whole."""
+        # where none of the tried chunks is worth compressing, the others are not even tried
         tried = {at: self._compressed(chunk(at)) for at in range(0, n_chunks, TRIED)}
         is_worth = any(encoded is not None for encoded in tried.values())
         for at in range(n_chunks):

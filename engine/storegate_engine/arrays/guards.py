@@ -107,6 +107,7 @@ class GuardedStore(WrapperStore[Any]):
             nbytes = await self._store.getsize(key)
         except FileNotFoundError as err:
             raise CorruptStoreError(f"chunk {key} is missing") from err
+        # what the index does not name is not looked at: a shard much longer than its chunks would be read for nothing
         await self._read_index(key, nbytes)
         spans = sorted(self._spans[key])
         used = sum(length for _, length in spans)

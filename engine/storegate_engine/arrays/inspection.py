@@ -238,12 +238,16 @@ def zstd_frame_nbytes(frame: memoryview) -> int | None:
     content = zstd_content_nbytes(bytes(frame[:_HEADER_NBYTES]))
     if content is None:
         return None
+    # magic, 4 | descriptor, 1 | window, 0 or 1 | dictionary, 0 to 4 | content size, 0 to 8 | blocks | checksum, 0 or 4
+    # Of the descriptor, bits 7 and 6 say how long the content size is, bit 5 that there is no window, bit 2 that a
+    # checksum follows, bits 1 and 0 how long the name of the dictionary is.
     descriptor = frame[4]
     single, flag = descriptor >> 5 & 1, descriptor >> 6
     at = 5 + (0 if single else 1) + (0, 1, 2, 4)[descriptor & 3] + ((1 if single else 0), 2, 4, 8)[flag]
     for _ in range(content // _LEAST_BLOCK_NBYTES + 64):
         if at + 3 > len(frame):
             return None
+        # bit 0: the last block; bits 2 and 1: its kind, of which 1 is one byte, repeated; the rest: its length
         header = int.from_bytes(frame[at : at + 3], "little")
         at += 3 + (1 if header >> 1 & 3 == 1 else header >> 3)
         if header & 1:
@@ -262,4 +266,5 @@ def zstd_content_nbytes(header: bytes) -> int | None:
     if not size or len(header) < at + size:
         return None
     value = int.from_bytes(header[at : at + size], "little")
+    # two bytes count from 256 on: less fits one
     return value + 256 if size == 2 else value

@@ -235,6 +235,8 @@ class SegmentWriter:
 
     def _append(self, rows: Array) -> None:
         """Append rows as they are stored."""
+        # Numbers fill the buffer of one shard, which `_put` hands on. Text is also counted chunk by chunk, so that none
+        # takes more than a reader accepts: where one would, the array begins again with fewer rows to a chunk.
         nbytes = row_text_nbytes(rows) if self._encoding.logical.kind == "T" else None
         start = 0
         while start < len(rows):
@@ -329,7 +331,7 @@ class SegmentWriter:
         with writing(self._segment.location / self._name):
             if isinstance(self._target, zarr.Array):
                 self._target[start:stop] = rows
-            elif self._pool is None and rows.nbytes <= SMALL_NBYTES:
+            elif self._pool is None and rows.nbytes <= SMALL_NBYTES:  # small appends would wait for a thread to start
                 self._target.write(start // self._shard, rows, sync=False)
             else:
                 if self._pool is None:

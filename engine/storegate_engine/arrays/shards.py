@@ -105,6 +105,7 @@ class Shards:
         wanted = self._wanted(spans)
         fewest, most = TASK_NBYTES
         nbytes = len(wanted) * self.framing.nbytes
+        # a task for each core, but none so short that handing it over costs more than it saves
         step = round(min(max(nbytes // N_CORES, fewest), most) / self.framing.nbytes)
         content = out.reshape(-1).view("u1")
         run_tasks(
@@ -200,6 +201,7 @@ class Shards:
 
     def _wanted(self, spans: Iterable[RowSpan]) -> dict[int, list[Part]]:
         """Return, for every chunk that spans touch, which parts of it belong where."""
+        # in bytes, because chunks are decoded as bytes; a chunk that several spans touch has a part for each of them
         wanted: dict[int, list[Part]] = {}
         rows, nbytes = self.chunk_rows, self.row_nbytes
         for start, stop, place in spans:
@@ -229,6 +231,7 @@ class Shards:
         places = [out[of[0][2] : of[0][2] + nbytes] if of[0][1] == nbytes else None for of in parts]
         for done, decoded in self._chunks(chunks, places):
             for at, chunk in enumerate(decoded, done):
+                # the first part of a chunk that was decoded in place is there already
                 for lo, size, place in parts[at][places[at] is not None :]:
                     out[place : place + size] = chunk[lo : lo + size]
 
@@ -237,6 +240,13 @@ class Shards:
 
         They are in their places, else in memory that the next ones use again.
         """
+        # Chunks that are wanted, by their number in the file, which holds them in any order and with gaps:
+        #
+        #     wanted    3  4  5  6 | 9 | 10 ...       one read for each group between the bars
+        #
+        # A read goes on as long as the next wanted chunk is the next of the file and lies behind this one, see
+        # `ShardIndex.ends`, up to as many as `_most` says. Plain ones go from the file to their places at once; encoded
+        # ones are decoded from a buffer that stays in the core's cache.
         shard = chunks[0] // self.n_chunks
         path = self.path(shard)
         within = [chunk - shard * self.n_chunks for chunk in chunks]
@@ -253,6 +263,7 @@ class Shards:
                 is_plain = 0 < index.lengths[first] == self.framing.plain_nbytes and hasattr(os, "preadv")
                 most = self._most(index.lengths[first], in_place=is_plain and places is not None)
                 last = min(len(within), done + min(most, index.ends[first] - first))
+                # up to the first chunk that is not wanted
                 last = next((at for at in range(done + 1, last) if within[at] != first + at - done), last)
                 into = self._placed(places[done:last] if places else [None] * (last - done))
                 fetch = self._fetch_plain if is_plain else self._fetch_encoded
@@ -282,8 +293,12 @@ class Shards:
 
     def _fetch_plain(self, file: Any, path: str, spans: Sequence[Span], into: Sequence[Array]) -> None:
         """Fetch chunks that lie side by side, as they are, to where they belong."""
+        # One preadv takes the file apart. Rows go to their places; what lies between two chunks, the checksum of one
+        # and the header of the next, goes to a row of `between`:
+        #
+        #     file      | head | rows 0 | tail head | rows 1 | tail head | rows 2 | tail |
+        #     between     [0]             [1]                  [2]                  [3]
         head, tail = self.framing.head_nbytes, self.framing.tail_nbytes
-        # between chunks: the checksum of one, and the header of the next
         between = np.empty((len(into) + 1, tail + head), "u1")
         buffers = [between[0, tail:].data]
         for chunk, gap in zip(into, between[1:], strict=True):

@@ -237,6 +237,8 @@ def _reading(array: StoredArray) -> Iterator[None]:
 
 def _unreadable(array: StoredArray, done: str, err: Exception) -> StoreError:
     """Return what it means that stored bytes are missing or wrong: the segment was vacuumed, or is broken."""
+    # What is gone is told apart from what is broken: the store as a whole, the segment, which vacuum removes from its
+    # metadata on, and else the bytes.
     while isinstance(err, ExceptionGroup):  # of reads that ran side by side
         err = err.exceptions[0]
     if replace(array.location, prefix="").read(MARKER) is None:
@@ -271,7 +273,7 @@ def _open_array(array: StoredArray) -> Shards | zarr.Array[Any]:
         if location.is_local and not is_text(array.dtype):
             directory = f"{location.url}/{location.key(array.name)}"
             opened = shards_of(directory, metadata, layout.chunk_rows, layout.shard_rows, root=location.url)
-        if opened is None:
+        if opened is None:  # text and stores elsewhere: zarr-python reads, through a guard that knows what may come
             row = row_nbytes(encoding_of(array.dtype).stored, array.row_shape)
             limit = inspection.MAX_CHUNK_NBYTES if is_text(array.dtype) else layout.chunk_rows * row
             n_texts = layout.chunk_rows * math.prod(array.row_shape) if is_text(array.dtype) else None

@@ -300,6 +300,11 @@ def split(coarse: BucketSort, fine: BucketSort, number: int, space: Workspace) -
     CorruptStoreError, SpillError
         As :func:`collect` and :func:`scatter`.
     """
+    # A bucket of the coarse sort is a part of each of its files. Several of these parts make one file of the fine sort:
+    #
+    #     coarse, this bucket    | of file 0 | of file 1 | of file 2 | of file 3 |      stored order
+    #     fine files             | 0                     | 1                     |      maps = 2
+    #     parts of each          | its buckets, in the order in which rows are stored
     missing = [at for at in range(fine.n_maps) if not fine.map_path(at).exists()]
     if not missing:
         return
@@ -368,6 +373,8 @@ def ranks(sort: BucketSort, bucket: int) -> Ranks:
 
     They are the same for all sorts of an order with buckets of one size, and a large part of collecting narrow rows.
     """
+    # Spill files have the rows of a bucket in stored order, with nothing that says whose each is: sorted alike, the
+    # bucket's own rows come in the same order, and so the n-th row of the files belongs at places[n].
     stored = sort.variable.order.rows(*sort.bucket_span(bucket))
     places = stable_argsort(stored)
     return places, stored[places]

@@ -177,6 +177,8 @@ class RowsLayer(Layer):
 
     def tasks(self, keys: Collection[Key]) -> dict[Key, GraphNode]:
         """Return the tasks of the blocks among ``keys``, and what they depend on."""
+        # A gather of one block is a read. A pass over all blocks is planned as a whole although each graph has some of
+        # them only: its files serve the next graphs, too.
         everything = range(len(self.starts) - 1)
         blocks = [block for block in everything if self._key(block) in keys]
         planned = everything if self.is_full_pass else blocks
@@ -189,6 +191,7 @@ class RowsLayer(Layer):
 
     def _read(self, blocks: Sequence[int]) -> dict[Key, GraphNode]:
         """Return a task for every block that reads it."""
+        # rows in memory would travel with every task: they are one node on which all depend
         spec_key = f"{self.name}-spec"
         small = _is_small(self.variable)
         spec = self.variable if small else TaskRef(spec_key)

@@ -109,6 +109,7 @@ class Concat(RowOrder):
     def _take(self, indices: Int64Array) -> Int64Array:
         if not indices.size:
             return np.empty(0, np.int64)
+        # rows of one order alone are the usual case; of many, each order is asked once for all of its own
         first = bisect_right(self._offsets, int(indices.min())) - 1
         last = bisect_right(self._offsets, int(indices.max())) - 1
         if first == last:
@@ -127,6 +128,7 @@ class Concat(RowOrder):
         out = np.full(stored.size, -1, np.int64)
         if not stored.size:
             return out
+        # bounds tell most orders out of the way without asking them
         low, high = int(stored.min()), int(stored.max())
         for order, offset in zip(self.orders, self._offsets, strict=False):
             start, stop = order.bounds

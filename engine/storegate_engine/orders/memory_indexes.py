@@ -145,6 +145,8 @@ class ArrayIndex(_InMemory):
         return ["rows", len(self), digest.hexdigest()]
 
     def _invert(self) -> None:
+        # A table over all rows answers at once, and takes 4 bytes for each row below the largest entry; where entries
+        # are few among many rows, they are sorted and searched instead.
         n = self._values.size
         if self._stop <= max(4 * n, 1024) and n < 2**32 - 1:
             table = np.zeros(self._stop, np.uint32)

@@ -235,6 +235,9 @@ class StoredRepository(VersionedRepository):
             raise
 
     def _commit_first_free(self, transaction: Transaction) -> None:
+        # The edits are made on the newest table, and the next number is taken for the result. Where another writer took
+        # it first they are made again on that writer's table, and refused only where it changed what they had read.
+        # Rows are never written again: segments stand where they are, whatever the number.
         for attempt in range(MAX_TRIES):
             parent, before = self._head
             table = transaction.apply(before)

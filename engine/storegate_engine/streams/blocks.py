@@ -209,6 +209,14 @@ class Blocks:
         """
         if not len(starts):
             return (), np.zeros(1, np.int64), np.empty(0, np.int64)
+        # Cut at the ends of blocks and of slices, the round is parts that lie within one of each:
+        #
+        #     blocks    | 7           | 2           | 5           |       sigma[lo:hi]
+        #     slices    | 0       | 1         | 2                 |       say that 0 and 2 are this rank's
+        #     parts     | a       | b | c     | d   | e           |
+        #
+        # Here a, d and e are read, as d e a: in the order of their blocks, which is that of storage. Each part moves by
+        # as much as it comes to lie further on or back than among the slices.
         firsts = blocks * self.block_rows
         sizes = np.minimum(self.block_rows, self.epochs.n_rows - firsts)
         ends = np.cumsum(sizes)
@@ -234,6 +242,7 @@ class Blocks:
 
 def _placed(first: int, last: int, begins: Int64Array, moved: Int64Array) -> Int64Array:
     """Return where the rows first .. last - 1 of the slices of a round are among its logical rows."""
+    # a part moves as a whole: by one distance for all of its rows
     lo, hi = np.searchsorted(begins, [first, last], side="right") - 1
     cuts = np.clip(begins[lo : hi + 2], first, last)
     return np.arange(first, last) + np.repeat(moved[lo : hi + 1], np.diff(cuts)[: len(moved) - lo])
@@ -279,6 +288,7 @@ def _dealt(epochs: Epochs) -> tuple[Int64Array, Int64Array]:
     counts = _before(begins + sizes, _DEAL_ORDER) - _before(begins, _DEAL_ORDER)
     counts[-1] = _before_in_turns(epochs, stop, _DEAL_ORDER) - _before_in_turns(epochs, last, _DEAL_ORDER)
     dealt = np.cumsum(counts, axis=1) - counts  # rows of the lanes before
+    # a start that no step has would count lanes as this rank's that it never reads
     present = np.arange(min(LANES, epochs.n_steps - 1)) * k % LANES
     counts[np.setdiff1d(np.arange(LANES), present)] = 0
     starts, stops = np.empty_like(counts), np.empty_like(counts)
@@ -298,6 +308,7 @@ def _own(epochs: Epochs, position: int, stop: int) -> npt.NDArray[np.bool_] | No
         if not stops[:, lane].any():
             continue
         at = (lane - position % epochs.n_rows) % LANES
+        # the lane's own positions; how many it has had in its step says which of them this one is
         positions = np.arange(position + at, stop, LANES)
         steps = positions // k
         table = np.where(steps == epochs.n_steps - 1, LANES, steps * k % LANES)

@@ -244,6 +244,10 @@ class Share(Nested):
 
     def _positions(self, own: Int64Array) -> Int64Array:
         """Return the positions of rows of this rank."""
+        # Full steps give this rank as many rows each; the last step is divided by itself:
+        #
+        #     positions    | step 0: rank 0, 1, 2 | step 1: rank 0, 1, 2 | last: 0, 1, 2 |
+        #     own          |         rank 1       |         rank 1       |       1       |    end to end
         epochs, last = self.epochs, self.epochs.n_steps - 1
         steps = own // self.step_rows if self.step_rows else np.full(own.size, last)
         offset = epochs.batch_rows * epochs.rank // epochs.world

@@ -106,6 +106,12 @@ class ExchangeLoader(Loader):
 
     def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
         """Scatter what is not yet, then yield a task for every bucket."""
+        # While an epoch is collected the next one is scattered, into files of the one before it, which nobody reads any
+        # more:
+        #
+        #     epoch 0    scatter | collect ...........| files become those of 2
+        #     epoch 1            | scatter .......... | collect ...........|
+        #     epoch 2                                 | scatter .......... | collect ...
         share = _share(self.order, self.epochs, epoch)
         exchange, following = self._exchange(epoch), self._exchange(epoch + 1)
         self._spills.hand_down(self._spills.keys - {epoch, epoch + 1}, heir=epoch + 1)

@@ -66,6 +66,8 @@ def gather_into(
     LabelError
         A transform met a label outside of its classes; the error has the place in ``out`` of the first one.
     """
+    # Picking from memory reads each stored row once and in order, some of them for nothing. Grouping reads only the
+    # chunks that are wanted, and sorts row numbers for it.
     first, last = bounds
     if len(out) * DENSE >= last - first and _whole_nbytes(pieces, offsets, bounds) <= spare_nbytes // 2:
         _gather_whole(pieces, offsets, stored, out, bounds, alone=alone)

@@ -200,6 +200,7 @@ class Variable:
 
     def _parts(self, runs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, int, int]]:
         """Yield runs of stored rows as piece, first and last row within it, and where the first is among the rows."""
+        # pieces lie end to end, so that a run may reach over several of them
         done = 0
         for start, stop in runs:
             at = bisect_right(self.offsets, start) - 1
