@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import re
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,18 @@ def test_all_classes_are_looked_for():
     assert {kind: {cls.__name__ for cls in classes} for kind, classes in known.items()} == {
         kind: set(names.split()) for kind, names in PROTOCOLS.items()
     }
+
+
+IN_ONE_PLACE = {
+    r"0-9a-f|0123456789abcdef": "storegate_engine/identifiers.py",
+    r"\bdtype\.str\b": "storegate_engine/dtypes.py",
+    r"\bcrc32c\(index": "storegate_engine/arrays/shard_index.py",
+    r"16 \* (self\._)?n_chunks": "storegate_engine/arrays/shard_index.py",
+}
+"""What is written in one file only: the digits of identifiers, the texts of dtypes, the index at the end of a shard."""
+
+
+@pytest.mark.parametrize("pattern", IN_ONE_PLACE)
+def test_one_place_knows_it(pattern):
+    found = {file for file, path in files_of_code() if re.search(pattern, path.read_text())}
+    assert found == {IN_ONE_PLACE[pattern]}
