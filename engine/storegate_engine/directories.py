@@ -335,6 +335,7 @@ def put_file(
         if not exclusive:
             parent.replace(partial, name)
             return True
+        # a second name for the file, which unlike a rename fails where that name is taken
         is_put = True
         try:
             _link(parent, partial, name)

@@ -175,6 +175,7 @@ class Shards:
         end = 0
         try:
             with open(parent.open_new(fresh), "wb", buffering=0) as file:
+                # frames have the length that they turn out to have: the index follows them, and not the other way round
                 n_chunks = -(-len(rows) // self.chunk_rows)
                 for at, frame in enumerate(self.framing.frames(n_chunks, partial(self._chunk, rows))):
                     for part in frame:

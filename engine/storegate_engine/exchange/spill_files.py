@@ -108,6 +108,8 @@ def _new_file(path: Path, counts: Array, row_nbytes: int, spare: Path | None) ->
 
     Gives the file, where parts begin, in rows, and their checksums, which the caller fills in.
     """
+    # The header is written last, when the checksums in it are known. Its room is left free until then, and nobody sees
+    # the file before it has its name.
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     checksums = np.zeros(len(counts), np.uint32)
     header_nbytes = _header_nbytes(len(counts))

@@ -228,6 +228,8 @@ def _swap_within(current: UInts, targets: Ints) -> None:
 
 def _apply_messages(current: UInts, senders: list[_Messages], block: int) -> None:
     """Apply the messages for a block, in order, and answer each with what was at its position."""
+    # A block may send only a few: messages of several senders are applied together, in their order, about `APPLIED` at
+    # a time. With more of them, more would be for one position, which takes sorting.
     marks = np.zeros(len(current), np.uint32)
     is_shared = np.zeros(len(current), bool)
     waiting: list[tuple[_Messages, int, UInts, UInts]] = []
@@ -255,6 +257,8 @@ def _apply_messages(current: UInts, senders: list[_Messages], block: int) -> Non
 
 def _applied(current: UInts, positions: UInts, values: UInts, marks: UInts, is_shared: npt.NDArray[np.bool_]) -> UInts:
     """Put values at positions, one after the other, and return what each found there."""
+    # What most of them find was there before. Of several for one position only the first finds that, and each of the
+    # others what the one before it has put there: these few are found by marks, and sorted by position.
     found = current[positions]
     current[positions] = values  # numpy keeps the last of several
     marks[positions] = numbers = np.arange(len(positions), dtype=np.uint32)

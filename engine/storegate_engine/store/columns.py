@@ -79,6 +79,11 @@ def turned(group: Mapping[str, Source], directory: Path, memory_nbytes: int) -> 
     SpillError
         The file cannot be written.
     """
+    # Rows are held variable by variable, as many as fit, and then written one variable after the other. So each of them
+    # is read back in runs of `n_held` rows, however narrow it is:
+    #
+    #     source    x0 x1 x2 | x0 x1 x2 | x0 x1 x2 | ...          row after row
+    #     file      x0 x0 x0 | x1 x1 x1 | x2 x2 x2 | x0 ...       `parts` knows where each run begins
     first = next(iter(group.values()))
     nbytes = max(1, row_nbytes(first.dtype, first.row_shape))
     n_held = max(1, memory_nbytes // (len(group) * nbytes))

@@ -268,6 +268,7 @@ class Share(Nested):
         epochs = self.epochs
         if epochs.n_positions > epochs.n_rows:
             raise NotInvertibleError("an epoch that is filled up with its first rows has these twice")
+        # `_positions` backwards: the step that a position is in, and where it is among the rows of this rank there
         found = self.order._find(stored)
         steps = found // epochs.batch_rows
         out = np.full(found.size, -1, np.int64)
