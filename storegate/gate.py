@@ -19,6 +19,7 @@ from storegate.parsing import (
     Backend,
     BackendArgs,
     Data,
+    Frame,
     Index,
     MethodIndex,
     Mode,
@@ -309,8 +310,8 @@ class StoreGate:
 
     def add_data(
         self,
-        var_names: VarNames,
-        data: Data,
+        var_names: VarNames | Frame | None = None,
+        data: Data | Frame | None = None,
         phase: PhaseOrSplit = "train",
         shuffle: bool | int = False,
         do_compile: bool = False,
@@ -319,12 +320,16 @@ class StoreGate:
 
         Parameters
         ----------
-        var_names : str, tuple of str or list of str
-            One variable; several, with data stacked on axis 1; or several with an array each.
-        data : array-like, lazy array or iterator of ndarrays
+        var_names : str, tuple of str or list of str, optional
+            One variable; several, with data stacked on axis 1; or several with an array each. None takes the names
+            from the data, a list some of these; data that have names may also stand here alone.
+        data : array-like, lazy array, iterator of ndarrays, or table
             Shape ``(N, *k)`` for a string, ``(N, M, *k)`` for a tuple, a list of ``(N, *k)`` for a list. Dask,
             zarr and h5py arrays, memmaps, xarray variables and iterators are streamed, never loaded whole. An iterator
-            gives blocks of rows; for single samples pass ``storegate.samples(iterator)``.
+            gives blocks of rows; for single samples pass ``storegate.samples(iterator)``. Names come with a mapping
+            of arrays, a structured array, a list of mappings, a ``Dataset``, a frame of pandas, anything with
+            ``__arrow_c_stream__`` (polars, pyarrow, duckdb), an ``AnnData`` or a tree of uproot. Categories are stored
+            as codes.
         phase : str or tuple of three numbers
             ``train``, ``valid``, ``test``; ``all`` (split by the compiled sizes); or a split, as fractions
             that sum to 1 or as counts that sum to N.
@@ -344,18 +349,27 @@ class StoreGate:
             An unknown phase (a ValueError and KeyError).
         ReadOnlyError
             The store was opened with ``mode="r"``.
+        VariableNotFoundError
+            A name that the table does not have (a KeyError and ValueError).
+
+        Examples
+        --------
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data({"x": [[0.0, 1.0], [2.0, 3.0]], "y": [0, 1]})
+        >>> gate.get_data("x", index=1)
+        array([2., 3.])
         """
-        names, target = parse_names(var_names, validate=True), parse_phase(phase)
+        (names, rows), target = parsing.named(var_names, data), parse_phase(phase)
         seed = parsing.parse_seed(shuffle)
-        with self._session.begin("add_data", var_names=var_names, phase=phase, shuffle=seed) as change:
-            edits.add(change, names, data, target, seed, do_compile=bool(do_compile))
+        with self._session.begin("add_data", var_names=names.given, phase=phase, shuffle=seed) as change:
+            edits.add(change, names, rows, target, seed, do_compile=bool(do_compile))
         if do_compile:
             display.warn_of_misaligned(self.table)
 
     def update_data(
         self,
-        var_names: VarNames,
-        data: Data,
+        var_names: VarNames | Frame | None = None,
+        data: Data | Frame | None = None,
         phase: PhaseOrSplit = "train",
         index: MethodIndex = -1,
         do_compile: bool = True,
@@ -380,9 +394,9 @@ class StoreGate:
         IndexError
             Rows that are not there.
         """
-        names, target = parse_names(var_names, validate=True), parse_phase(phase)
-        with self._session.begin("update_data", var_names=var_names, phase=phase) as change:
-            edits.update(change, names, data, target, index, do_compile=bool(do_compile))
+        (names, rows), target = parsing.named(var_names, data), parse_phase(phase)
+        with self._session.begin("update_data", var_names=names.given, phase=phase) as change:
+            edits.update(change, names, rows, target, index, do_compile=bool(do_compile))
         if do_compile:
             display.warn_of_misaligned(self.table)
 

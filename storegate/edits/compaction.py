@@ -25,5 +25,8 @@ def compact(change: Transaction, phase: str, wanted: Names | None, limits: Capac
         if not names:
             continue
         arrays = rewrite(change, {name: table[one][name] for name in names}, limits)
-        new = [replace(rows_of(name, array), history=table[one][name].history) for name, array in arrays.items()]
+        new = [
+            replace(rows_of(name, array), history=table[one][name].history, about=table[one][name].about)
+            for name, array in arrays.items()
+        ]
         change.edit(tables.put(one, new, compiled=table.compiled), reads=[(one, name) for name in names])

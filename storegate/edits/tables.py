@@ -21,7 +21,7 @@ from storegate_engine.errors import (
     near_match,
 )
 from storegate_engine.orders import Span
-from storegate_engine.table import Table, Variable, rows_of
+from storegate_engine.table import PLAIN, Description, Table, Variable, rows_of
 
 __all__ = [
     "NewRows",
@@ -94,12 +94,23 @@ def spread(table: Table, target: Target, n_rows: int) -> dict[str, Span]:
     return Split((sizes["train"], sizes["valid"], sizes["test"])).ranges(n_rows)
 
 
-def new_rows(table: Table, target: Target, arrays: Mapping[str, RowArray], seed: int | None = None) -> NewRows:
-    """Return written rows as the variables of the phases that get them."""
+def new_rows(
+    table: Table,
+    target: Target,
+    arrays: Mapping[str, RowArray],
+    seed: int | None = None,
+    *,
+    about: Mapping[str, Description] | None = None,
+) -> NewRows:
+    """Return written rows as the variables of the phases that get them, with what else is known of them."""
+    described = about or {}
     n_rows = next(iter(arrays.values())).n_rows
     ranges = spread(table, target, n_rows)
     return {
-        phase: [rows_of(name, array, lo, hi, seed=seed) for name, array in arrays.items()]
+        phase: [
+            replace(rows_of(name, array, lo, hi, seed=seed), about=described.get(name, PLAIN))
+            for name, array in arrays.items()
+        ]
         for phase, (lo, hi) in ranges.items()
     }
 
@@ -129,6 +140,14 @@ def appended(new: NewRows, before: Table, *, sizes: dict[str, int] | None = None
                         f"another writer changed variable {rows.name!r} of phase {phase!r} to {old.dtype} meanwhile; "
                         "nothing was changed, try again"
                     )
+                if old is not None and rows.about.categories is not None:
+                    known = before[phase].get(rows.name, rows).about
+                    if old.about.categories != known.categories:
+                        raise ConflictError(
+                            f"another writer added categories to variable {rows.name!r} of phase {phase!r} meanwhile; "
+                            "nothing was changed, try again"
+                        )
+                    old = replace(old, about=replace(old.about, categories=rows.about.categories))
                 joined.append(rows if old is None else old.appended(rows))
             table = table.with_variables(phase, joined)
         return table

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from storegate.contents import whole
 from storegate.edits import tables, updates
 from storegate.parsing import (
     ALL,
+    PHASES,
     Names,
     OneRow,
     RowRange,
@@ -29,10 +31,10 @@ from storegate.parsing import (
     parse_method_index,
     require_equal_rows,
 )
-from storegate_engine.errors import ShapeError
+from storegate_engine.errors import DtypeError, ShapeError
 from storegate_engine.orders import NewIndex, RowIndex
-from storegate_engine.store import Source, Transaction, write
-from storegate_engine.table import Table, appended_dtype, require_combinable, rows_of
+from storegate_engine.store import Source, Transaction, categories_of, description_of, write
+from storegate_engine.table import Description, Table, appended_dtype, require_combinable, rows_of
 
 __all__ = ["add", "assign", "clear", "create_zeros", "delete", "update"]
 
@@ -94,10 +96,11 @@ def _append(
             if name in table[at]:
                 table[at][name].require_row_shape(column.row_shape)
                 require_combinable(name, table[at][name].dtype, column.dtype)
+    _continue_categories(table, columns, list(phases))
     arrays = write(change, columns)
     expected.update(array.n_rows for array in arrays.values())
     require_equal_rows({name: array.n_rows for name, array in arrays.items()})
-    new = tables.new_rows(table, target, arrays, seed)
+    new = tables.new_rows(table, target, arrays, seed, about=_about(columns))
     widened = []
     for at, variables in new.items():
         for place, rows in enumerate(variables):
@@ -108,6 +111,33 @@ def _append(
                     widened.append((at, rows.name))
     touched = [(at, rows.name) for at in new for rows in new[at]]
     change.edit(tables.appended(new, table, sizes=sizes), reads=widened, touches=touched)
+
+
+def _continue_categories(table: Table, columns: Mapping[str, Source], phases: Sequence[str]) -> None:
+    """Let new codes go on from those that rows of the same name have, in whatever phase.
+
+    Raises
+    ------
+    DtypeError
+        The variable has plain values.
+    """
+    for name, column in columns.items():
+        categories = categories_of(column)
+        if categories is None:
+            continue
+        for at in phases:
+            if name in table[at] and table[at][name].about.categories is None:
+                raise DtypeError(
+                    f"variable {name!r} of phase {at!r} holds {table[at][name].dtype} values, and the new rows are "
+                    "categories; convert the column to its values first, as in column.astype(str)"
+                )
+        known = [table[at][name].about.categories or () for at in PHASES if name in table[at]]
+        categories.begin(sorted(known, key=len)[-1] if known else ())
+
+
+def _about(columns: Mapping[str, Source]) -> dict[str, Description]:
+    """Return what else is known of sources whose rows were read."""
+    return {name: description_of(column) for name, column in columns.items()}
 
 
 def _replace_all(change: Transaction, names: Names, data: object, target: Target, *, do_compile: bool = False) -> None:
@@ -122,7 +152,7 @@ def _replace_all(change: Transaction, names: Names, data: object, target: Target
         arrays = write(change, columns)
         expected.update(array.n_rows for array in arrays.values())
         require_equal_rows({name: array.n_rows for name, array in arrays.items()})
-        new = tables.new_rows(change.table, target, arrays)
+        new = tables.new_rows(change.table, target, arrays, about=_about(columns))
         change.edit(tables.replaced(new), reads=[(at, rows.name) for at in new for rows in new[at]])
         if do_compile:
             change.edit(Table.with_compiled)
@@ -143,7 +173,9 @@ def _update_rows(change: Transaction, names: Names, data: object, phase: str, se
             require_combinable(name, olds[name].dtype, column.dtype)
             if column.n_rows is not None:
                 updates.require_selected(name, selection, column.n_rows)
+        _continue_categories(table, columns, [at for at in PHASES if at in tables.firsts_of(table, phase)])
         arrays = write(change, columns)
+        about = _about(columns)
         max_runs = min(updates.MAX_RUNS, updates.MAX_ALL_RUNS // len(arrays))
         for at, first in tables.firsts_of(table, phase).items():
             indexes = _OneIndex(change)
@@ -154,6 +186,8 @@ def _update_rows(change: Transaction, names: Names, data: object, phase: str, se
                 )
                 if new is old:
                     continue
+                if about[name].categories is not None:
+                    new = replace(new, about=replace(old.about, categories=about[name].categories))
                 change.edit(tables.put(at, [new]), reads=[(at, name)], touches=[(at, name)])
 
 

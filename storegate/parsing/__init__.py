@@ -9,12 +9,15 @@ What its files know:
     options    ``backend`` and ``backend_args``
     selection  which rows an index means
     inputs     ``data``, as named sources of rows
+    frames     tables of other libraries, as columns with names
+    arrow      those that come through the Arrow C stream
     iterators  single samples, as blocks of rows
 """
 
 from __future__ import annotations
 
 from storegate.parsing.batches import BatchArgs, BatchOptions, BatchTransform, DropLast, ShuffleBatches
+from storegate.parsing.frames import Frame, named
 from storegate.parsing.inputs import Data, RowsLike, columns_of, one_row_columns, parse_columns, require_equal_rows
 from storegate.parsing.iterators import hint_of_samples, samples
 from storegate.parsing.names import Names, VarNames, are_names, parse_names
@@ -57,6 +60,7 @@ __all__ = [
     "BatchTransform",
     "Data",
     "DropLast",
+    "Frame",
     "Index",
     "MethodIndex",
     "Mode",
@@ -82,6 +86,7 @@ __all__ = [
     "hint_of_samples",
     "is_everything",
     "n_selected",
+    "named",
     "one_row_columns",
     "parse_backend",
     "parse_columns",

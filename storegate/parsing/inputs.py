@@ -17,7 +17,9 @@ from storegate_engine.clusters import active_client
 from storegate_engine.errors import ArgumentError, ShapeError
 from storegate_engine.store import (
     ArraySource,
+    CodeSource,
     ColumnSource,
+    FieldSource,
     Source,
     StreamSource,
     VariableSource,
@@ -79,6 +81,8 @@ def parse_columns(names: Names, data: object) -> dict[str, Source]:
 
 def _source(data: Any, name: str) -> Source:
     """Return data as a source; a stored variable that comes back lazily, and untouched, as what it is."""
+    if isinstance(data, (CodeSource, FieldSource)):
+        return data
     variable = graphs.variable_of(data) if _may_be_lazy() else None
     if variable is not None and is_stored(variable) and active_client() is None:  # else its workers compute it
         return VariableSource(variable)

@@ -110,7 +110,7 @@ def hint_of_samples(
     """
     expected = set(rows)
     for name, column in columns.items():
-        source = column.source if isinstance(column, ColumnSource) else column
+        source = column.whole if isinstance(column, ColumnSource) else column
         if not isinstance(source, StreamSource):
             continue
         row_shape = (row_shapes or {}).get(name)

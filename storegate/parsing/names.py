@@ -26,6 +26,11 @@ class Names:
     form: Form
     """The shape of their data."""
 
+    @property
+    def given(self) -> VarNames:
+        """The names as a caller gives them in this form."""
+        return self.names[0] if self.form == "one" else self.names if self.form == "stack" else list(self.names)
+
 
 def parse_names(var_names: object, *, validate: bool = False) -> Names:
     """Return the names of a string, tuple or list.

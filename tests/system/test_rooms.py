@@ -15,28 +15,29 @@ import storegate_engine
 
 PUBLIC = {
     "storegate_engine.orders": """
-        ArrayIndex Concat MaskIndex Nested NewIndex Permute Range RangeIndex RowIndex RowOrder STEP_ROWS Slice Span Take
-        as_int as_int64 concat cut find_last flatten from_json in_memory join_runs n_nodes permute
+        ArrayIndex Concat MaskIndex Nested NewIndex Permute Range RangeIndex RowIndex RowOrder STEP_ROWS Slice
+        Span Take as_int as_int64 concat cut find_last flatten from_json in_memory join_runs n_nodes permute
         replace_rows runs_of spans to_json
     """,
     "storegate_engine.arrays": """
         ArraySpec Compressor ConstantArray DEFAULT_COMPRESSOR Fileless MAX_TEXT_NBYTES MemoryArray
-        PersistedArray RowArray RowSpan Segment StoredArray StoredIndex Written check_array
-        made_at persist require_within_limits run_tasks shard_checksums write_rows
+        PersistedArray RowArray RowSpan Segment StoredArray StoredIndex Written check_array made_at persist
+        require_within_limits run_tasks shard_checksums write_rows
     """,
     "storegate_engine.table": """
-        ArgMax Cast Difference Known OneHot PHASES Phase Piece Table Transform Variable added appended_dtype
-        apply_all compare is_stored key_of require_combinable rows_of stored_arrays table_from_state
-        table_to_state temporaries_of token_of updated_dtype
+        ArgMax Cast Category Description Difference Known OneHot PHASES PLAIN Phase Piece Table Transform
+        Variable added appended_dtype apply_all compare is_stored key_of require_combinable rows_of
+        stored_arrays table_from_state table_to_state temporaries_of token_of updated_dtype
     """,
     "storegate_engine.exchange": """
         COPIES Exchange Plan SHARE Spills Step TASK_NBYTES moved_row_nbytes open_exchange permuted_rows
         plan_rows run spill_of spill_row_nbytes task_nbytes workspace
     """,
     "storegate_engine.store": """
-        ArraySource CheckResult ColumnSource Manifest MemoryRepository Repository Root Source
-        StreamSource Transaction Unreadable VacuumResult VariableSource VersionedRepository as_native as_source
-        fingerprint fingerprint_all is_foreign known_fingerprints repair rewrite vacuum verify write
+        ArraySource Categories CheckResult CodeSource ColumnSource FieldSource Fields Manifest
+        MemoryRepository Repository Root Source StreamSource Transaction Unreadable VacuumResult
+        VariableSource VersionedRepository as_native as_source categories_of description_of fingerprint
+        fingerprint_all is_foreign known_fingerprints repair rewrite vacuum verify write
     """,
     "storegate_engine.graphs": """
         blocks_of in_full_pass plans_of to_dask to_dataset variable_of
@@ -45,12 +46,12 @@ PUBLIC = {
         Epochs LANES Last MAX_KEY Shuffle Stream StreamState class_weights
     """,
     "storegate.parsing": """
-        BatchTransform DropLast OpenArgs OpenMode PhaseName ShuffleBatches
-        ALL Backend BackendArgs BatchArgs BatchOptions Data Index MODES MethodIndex Mode Names OneRow Options
-        PHASES Phase PhaseOrSplit RowRange Rows RowsLike Selection Split Target VarNames are_names as_indexer
-        columns_of hint_of_samples is_everything n_selected one_row_columns parse_backend parse_columns
-        parse_dtype parse_item parse_method_index parse_names parse_phase parse_reading_phase parse_seed
-        parse_shape parse_shuffle_seed require_compiled require_equal_rows samples
+        BatchTransform DropLast Frame OpenArgs OpenMode PhaseName ShuffleBatches ALL Backend BackendArgs
+        BatchArgs BatchOptions Data Index MODES MethodIndex Mode Names OneRow Options PHASES Phase
+        PhaseOrSplit RowRange Rows RowsLike Selection Split Target VarNames are_names as_indexer columns_of
+        hint_of_samples is_everything n_selected named one_row_columns parse_backend parse_columns parse_dtype
+        parse_item parse_method_index parse_names parse_phase parse_reading_phase parse_seed parse_shape
+        parse_shuffle_seed require_compiled require_equal_rows samples
     """,
     "storegate.edits": """
         Callback add assign clear compact create_zeros delete move shuffle transform update with_active

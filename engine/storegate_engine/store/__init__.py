@@ -12,6 +12,7 @@ What its files know:
     inputs        what callers give, as sources of rows
     sources       anything that holds rows, as blocks of rows in order
     natives       what callers give, as plain ndarrays
+    fields        variables that come together, and codes of categories
     columns       the variables of one source, turned on disk so that each can be written alone
     rewriting     the logical rows of stored variables as new arrays in that order
     fingerprints  what the rows of a variable are, as a hash
@@ -22,6 +23,7 @@ What its files know:
 
 from __future__ import annotations
 
+from storegate_engine.store.fields import Categories, CodeSource, Fields, FieldSource, categories_of, description_of
 from storegate_engine.store.fingerprints import fingerprint, fingerprint_all, known_fingerprints
 from storegate_engine.store.inputs import as_source
 from storegate_engine.store.manifests import Manifest, Unreadable
@@ -37,8 +39,12 @@ from storegate_engine.store.verifying import CheckResult, verify
 
 __all__ = [
     "ArraySource",
+    "Categories",
     "CheckResult",
+    "CodeSource",
     "ColumnSource",
+    "FieldSource",
+    "Fields",
     "Manifest",
     "MemoryRepository",
     "Repository",
@@ -52,6 +58,8 @@ __all__ = [
     "VersionedRepository",
     "as_native",
     "as_source",
+    "categories_of",
+    "description_of",
     "fingerprint",
     "fingerprint_all",
     "is_foreign",

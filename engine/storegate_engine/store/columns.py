@@ -68,7 +68,7 @@ def turned(group: Mapping[str, Source], directory: Path, memory_nbytes: int) -> 
     Parameters
     ----------
     group : mapping of str to Source
-        Variables of one dtype and sample shape; not of variable-length text.
+        Variables of any dtype but variable-length text.
     directory : Path
         Where the file is made; it has to stay until all is read.
     memory_nbytes : int
@@ -84,20 +84,19 @@ def turned(group: Mapping[str, Source], directory: Path, memory_nbytes: int) -> 
     #
     #     source    x0 x1 x2 | x0 x1 x2 | x0 x1 x2 | ...          row after row
     #     file      x0 x0 x0 | x1 x1 x1 | x2 x2 x2 | x0 ...       `parts` knows where each run begins
-    first = next(iter(group.values()))
-    nbytes = max(1, row_nbytes(first.dtype, first.row_shape))
-    n_held = max(1, memory_nbytes // (len(group) * nbytes))
+    sizes = {name: row_nbytes(source.dtype, source.row_shape) for name, source in group.items()}
+    n_held = max(1, memory_nbytes // max(1, sum(sizes.values())))
     path = directory / "columns"
     parts: dict[str, list[tuple[int, int]]] = {name: [] for name in group}
-    held = np.empty((len(group), n_held, *first.row_shape), first.dtype)
+    held = {name: np.empty((n_held, *source.row_shape), source.dtype) for name, source in group.items()}
     done, end = 0, 0
 
     def flush(file: Any) -> None:
         nonlocal done, end
-        for name, rows in zip(group, held, strict=True):
+        for name, rows in held.items():
             parts[name].append((end, done))
             write_all(file, as_bytes(rows[:done]))
-            end += done * nbytes
+            end += done * sizes[name]
         done = 0
 
     try:
@@ -107,8 +106,8 @@ def turned(group: Mapping[str, Source], directory: Path, memory_nbytes: int) -> 
                 taken = 0
                 while taken < n_rows:
                     step = min(n_rows - taken, n_held - done)
-                    for at, rows in enumerate(blocks.values()):
-                        held[at, done : done + step] = rows[taken : taken + step]
+                    for name, rows in blocks.items():
+                        held[name][done : done + step] = rows[taken : taken + step]
                     taken, done = taken + step, done + step
                     if done == n_held:
                         flush(file)
@@ -119,4 +118,6 @@ def turned(group: Mapping[str, Source], directory: Path, memory_nbytes: int) -> 
             f"scratch file {path} of {len(group)} variables cannot be written ({format_nbytes(end)} were): "
             f"{err.strerror or err}; free space there, or set storegate.scratch-directory to a larger disk"
         ) from err
-    return {name: TurnedColumn(path, first.dtype, first.row_shape, tuple(parts[name])) for name in group}
+    return {
+        name: TurnedColumn(path, source.dtype, source.row_shape, tuple(parts[name])) for name, source in group.items()
+    }

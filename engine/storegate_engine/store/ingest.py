@@ -22,7 +22,7 @@ from storegate_engine.encodings import is_text, row_nbytes
 from storegate_engine.exchange import task_nbytes
 from storegate_engine.scratch import open_spill
 from storegate_engine.store.columns import turned
-from storegate_engine.store.sources import ColumnSource, SlicedSource, Source, blocks_of_group, grouped, text_of
+from storegate_engine.store.sources import SlicedSource, Source, blocks_of_group, grouped, text_of
 
 __all__ = ["Ingest"]
 
@@ -60,12 +60,14 @@ class Ingest:
 
     def _is_turned(self, group: Mapping[str, Source]) -> bool:
         """Return whether the shards of a group would have to be much smaller to be written together."""
-        first = next(iter(group.values()))
-        if len(group) <= FEW_TOGETHER or is_text(first.dtype):
+        if len(group) <= FEW_TOGETHER or any(is_text(source.dtype) for source in group.values()):
             return False
-        nbytes = row_nbytes(first.dtype, first.row_shape)
-        layout = plan_layout(nbytes, first.n_rows, chunk_rows=self.chunk_rows)
-        return len(group) * ingest_nbytes(nbytes, layout, self.budget_nbytes) > self.budget_nbytes
+        needed = 0
+        for source in group.values():
+            nbytes = row_nbytes(source.dtype, source.row_shape)
+            layout = plan_layout(nbytes, source.n_rows, chunk_rows=self.chunk_rows)
+            needed += ingest_nbytes(nbytes, layout, self.budget_nbytes)
+        return needed > self.budget_nbytes
 
     def _write_turned(
         self,
@@ -117,7 +119,7 @@ class Ingest:
         if text is not None and self.chunk_rows is None and layout.chunk_rows * text.largest_nbytes > MAX_TEXT_NBYTES:
             fitting = max(1, MAX_TEXT_NBYTES // text.largest_nbytes)  # even where the largest ones meet in a chunk
             layout = plan_layout(nbytes, source.n_rows, chunk_rows=fitting, budget_nbytes=limit)
-        whole = source.source if isinstance(source, ColumnSource) else source
+        whole = getattr(source, "whole", source)
         chunk_nbytes = whole.least_rows * nbytes * n_together if isinstance(whole, SlicedSource) else 0
         given = f", given in chunks of {format_nbytes(chunk_nbytes)}" if chunk_nbytes else ""
         require(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate_engine.dtypes import dtype_to_text
+from storegate_engine.dtypes import TEXT, dtype_to_text
 from storegate_engine.errors import DtypeError, ShapeError, StoreGateError, shown
 from storegate_engine.store.natives import as_native, is_foreign
 from storegate_engine.store.sources import ArraySource, SlicedSource, Source, StreamSource
@@ -42,6 +43,13 @@ def as_source(data: Any, name: str) -> Source:
 
 def _as_source(data: Any, name: str) -> Source:
     what = f"variable {name!r}"
+    if hasattr(data, "tocsr"):
+        raise DtypeError(
+            f"{what}: a sparse matrix of shape {data.shape} cannot be stored yet; pass x.toarray(), or dense blocks of "
+            "it: (x[i : i + 1000].toarray() for i in range(0, x.shape[0], 1000))"
+        )
+    if hasattr(data, "asstr") and "vlen" in (data.dtype.metadata or {}):
+        data = _FileTexts(data)
     if isinstance(data, np.ndarray) or is_foreign(data):
         return ArraySource(_with_rows(as_native(data, what), name))
     if isinstance(data, Iterator):
@@ -75,6 +83,33 @@ def _as_source(data: Any, name: str) -> Source:
         raise
     except ValueError as err:
         raise ShapeError(f"{what}: the rows do not form an array: {err}") from err
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _FileTexts:
+    """Variable-length texts of an HDF5 file, which h5py reads as objects."""
+
+    data: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the dataset."""
+        return tuple(self.data.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Variable-length text."""
+        return TEXT
+
+    @property
+    def chunks(self) -> tuple[int, ...] | None:
+        """The chunks of the dataset."""
+        chunks: tuple[int, ...] | None = self.data.chunks
+        return chunks
+
+    def __getitem__(self, rows: slice) -> Array:
+        """Read some rows."""
+        return np.asarray(self.data.asstr()[rows], dtype=TEXT)
 
 
 def _with_rows(values: Array, name: str) -> Array:

@@ -16,6 +16,9 @@ from storegate_engine.errors import DtypeError, MissingValueError, ShapeError, s
 
 __all__ = ["as_native", "is_foreign"]
 
+WIDE = 4
+"""Texts in a list become variable-length text where one width for all takes more than this many times their bytes."""
+
 Array: TypeAlias = np.ndarray[Any, Any]
 
 
@@ -102,7 +105,7 @@ def _of_columns(data: Any, what: str) -> Array:
         parts = [as_native(column, f"{what}, column {at}") for at, column in enumerate(columns)]
         return np.stack(_alike(parts, what), axis=1) if parts else np.empty((len(data), 0))
     dtype = getattr(data, "dtype", None)
-    if isinstance(dtype, np.dtype):
+    if isinstance(dtype, np.dtype) and dtype.kind != "O":  # objects may be texts
         return np.asarray(data.to_numpy())
     nulls = 0 if hasattr(dtype, "fill_value") else _n_nulls(data)  # those of sparse floats are NaN
     if nulls:
@@ -141,11 +144,11 @@ def _n_nulls(data: Any) -> int:
 
 
 _FAMILIES: tuple[tuple[type, ...], ...] = (
+    (np.timedelta64,),  # before the integers, among which numpy counts it
     (bool, int, float, complex, np.bool_, np.number),
     (str,),
     (bytes,),
     (np.datetime64,),
-    (np.timedelta64,),
 )
 
 
@@ -159,7 +162,8 @@ def _of_list(data: list[Any] | tuple[Any, ...], what: str) -> Array:
         return np.stack(_alike(parts, what))
     if np.ma.core.MaskedConstant in kinds:
         raise _missing(what, "a value is masked", "give a value for it with .filled(value)")
-    families = {at for at, family in enumerate(_FAMILIES) for kind in kinds if issubclass(kind, family)}
+    found = ([at for at, family in enumerate(_FAMILIES) if issubclass(kind, family)] for kind in kinds)
+    families = {at for ats in found for at in ats[:1]}
     if len(families) > 1:
         listed = ", ".join(sorted(kind.__name__ for kind in kinds))
         raise DtypeError(f"{what}: no dtype leaves values of {listed} as they are; make them of one kind first")
@@ -169,9 +173,16 @@ def _of_list(data: list[Any] | tuple[Any, ...], what: str) -> Array:
         raise ShapeError(f"{what}: its items form no array: {err}") from err
     if values.dtype.kind in "fc" and any(issubclass(kind, (int, np.integer)) for kind in kinds):
         _require_whole(data, what, is_mixed=any(issubclass(kind, (float, complex, np.inexact)) for kind in kinds))
+    if values.dtype.kind == "U" and values.nbytes > WIDE * _text_nbytes(values):
+        return values.astype(TEXT)
     if values.dtype.kind in "mM":
         _alike([np.asarray(leaf) for leaf in np.asarray(data, dtype=object).reshape(-1)], what)
     return values
+
+
+def _text_nbytes(texts: Array) -> int:
+    """Return what texts take where each has its own length: 16 bytes, as `numpy.dtypes.StringDType`, or more."""
+    return sum(max(16, len(text.encode(errors="replace"))) for text in texts.reshape(-1).tolist())
 
 
 def _leaf_kinds(data: list[Any] | tuple[Any, ...]) -> set[type]:

@@ -32,6 +32,7 @@ __all__ = [
     "Source",
     "StreamSource",
     "VariableSource",
+    "as_declared",
     "blocks_of_group",
     "grouped",
     "text_of",
@@ -134,7 +135,7 @@ class SlicedSource:
         start = 0
         for stop in self._boundaries(block_rows):
             what = f"rows {start} to {stop}"
-            yield _as_declared(as_native(self.values[start:stop], what), self, what, "the array's")
+            yield as_declared(as_native(self.values[start:stop], what), self, what, "the array's")
             start = stop
 
     @property
@@ -208,13 +209,13 @@ class StreamSource:
         """Yield the blocks as they come, each checked against the first."""
         for number, block in enumerate(chain([self.first], self.rest)):
             what = f"block {number} of the iterator"
-            rows = _as_declared(as_native(block, what), self, what, "the first block's")
+            rows = as_declared(as_native(block, what), self, what, "the first block's")
             self.n_blocks = number + 1
             for start in range(0, len(rows), block_rows):
                 yield rows[start : start + block_rows]
 
 
-def _as_declared(rows: Array, source: Source, what: str, whose: str) -> Array:
+def as_declared(rows: Array, source: Source, what: str, whose: str) -> Array:
     """Return a block in the dtype that its source has; text may be wider.
 
     Raises
@@ -248,7 +249,7 @@ def _as_declared(rows: Array, source: Source, what: str, whose: str) -> Array:
 class ColumnSource:
     """One variable of a source of shape ``(N, M, *k)``; see :func:`grouped`."""
 
-    source: Source
+    whole: Source
     """What holds all the variables."""
     column: int
     """Which of them."""
@@ -256,42 +257,47 @@ class ColumnSource:
     @property
     def n_rows(self) -> int | None:
         """The number of rows."""
-        return self.source.n_rows
+        return self.whole.n_rows
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype of the rows."""
-        return self.source.dtype
+        return self.whole.dtype
 
     @property
     def row_shape(self) -> tuple[int, ...]:
         """The shape of one row."""
-        return self.source.row_shape[1:]
+        return self.whole.row_shape[1:]
 
     def blocks(self, block_rows: int) -> Iterator[Array]:
         """Yield the rows of this variable."""
-        return (rows[:, self.column] for rows in self.source.blocks(block_rows))
+        return (rows[:, self.column] for rows in self.whole.blocks(block_rows))
+
+    @staticmethod
+    def together(group: Mapping[str, ColumnSource], block_rows: int) -> Iterator[dict[str, Array]]:
+        """Yield blocks of variables of one source, which is read once."""
+        whole = next(iter(group.values())).whole
+        for rows in whole.blocks(max(1, block_rows // len(group))):
+            yield {name: rows[:, source.column] for name, source in group.items()}
 
 
 def grouped(sources: Mapping[str, Source]) -> list[dict[str, Source]]:
-    """Return sources in groups that are read together: the columns of one source, each other source alone."""
+    """Return sources in groups that are read together: the variables of one source, each other source alone."""
     groups: dict[int, dict[str, Source]] = {}
     for name, source in sources.items():
-        whole = source.source if isinstance(source, ColumnSource) else source
-        groups.setdefault(id(whole), {})[name] = source
+        groups.setdefault(id(getattr(source, "whole", source)), {})[name] = source
     return list(groups.values())
 
 
 def blocks_of_group(group: Mapping[str, Source], block_rows: int) -> Iterator[dict[str, Array]]:
-    """Yield blocks of every source of a group; the source that they share is read once."""
+    """Yield blocks of every source of a group; what they share is read once."""
     first = next(iter(group.values()))
-    if not isinstance(first, ColumnSource):
-        ((name, source),) = group.items()
-        yield from ({name: rows} for rows in source.blocks(block_rows))
+    together = getattr(first, "together", None)
+    if together is not None:
+        yield from together(group, block_rows)
         return
-    columns = {name: source.column for name, source in group.items() if isinstance(source, ColumnSource)}
-    for rows in first.source.blocks(max(1, block_rows // len(columns))):
-        yield {name: rows[:, column] for name, column in columns.items()}
+    ((name, source),) = group.items()
+    yield from ({name: rows} for rows in source.blocks(block_rows))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,6 +4,7 @@ What its files know:
 
     variable     stored rows, and the order in which they are seen
     table        all phases of a data_id at one moment
+    description  what else is known of a variable than its rows
     pieces       rows of one array, and what they go through when they are read
     transforms   how stored rows become rows of a variable
     gathers      stored rows in any order, into memory
@@ -15,6 +16,7 @@ What its files know:
 from __future__ import annotations
 
 from storegate_engine.table.conversions import appended_dtype, require_combinable, updated_dtype
+from storegate_engine.table.description import PLAIN, Category, Description
 from storegate_engine.table.differences import Difference, added, compare
 from storegate_engine.table.json import (
     Known,
@@ -33,8 +35,11 @@ from storegate_engine.table.variable import Variable, rows_of
 
 __all__ = [
     "PHASES",
+    "PLAIN",
     "ArgMax",
     "Cast",
+    "Category",
+    "Description",
     "Difference",
     "Known",
     "OneHot",

@@ -18,6 +18,7 @@ from storegate_engine.identifiers import hex_id_of
 from storegate_engine.locations import Location
 from storegate_engine.names import validate_name
 from storegate_engine.orders import RowIndex, RowOrder
+from storegate_engine.table.description import PLAIN, Description
 from storegate_engine.table.pieces import Piece
 from storegate_engine.table.table import PHASES, Table
 from storegate_engine.table.transforms import Transform, fold, transform_from_json
@@ -76,6 +77,7 @@ def _variable_to_state(
         "pieces": pieces,
         "order": orders.to_json(variable.order, index_to_json),
         **({"history": [list(dealt) for dealt in variable.history]} if variable.history else {}),
+        **({"about": variable.about.to_json()} if variable.about != PLAIN else {}),
     }
 
 
@@ -179,6 +181,7 @@ def _variable_from_state(document: Any, arrays: list[RowArray], segments: Locati
         tuple(pieces),
         orders.from_json(document["order"], lambda item: _index_from_state(item, segments)),
         tuple(map(_dealt_from_state, document.get("history", []))),
+        Description.from_json(document["about"]) if "about" in document else PLAIN,
     )
     lowest, highest = variable.order.bounds
     if len(variable) and not 0 <= lowest <= highest <= variable.offsets[-1]:

@@ -19,6 +19,7 @@ from storegate_engine.casts import combined
 from storegate_engine.encodings import row_nbytes
 from storegate_engine.errors import DtypeError, LabelError, MemoryBudgetError, ShapeError
 from storegate_engine.orders import Range, RowIndex, RowOrder, Take, join_runs
+from storegate_engine.table.description import PLAIN, Description
 from storegate_engine.table.gathers import SPARE_NBYTES, gather_into
 from storegate_engine.table.pieces import Piece
 from storegate_engine.table.transforms import Cast, Transform, apply_all, fold
@@ -59,6 +60,8 @@ class Variable:
     """Logical row -> stored row."""
     history: tuple[Dealt, ...] = ()
     """How the rows that were added shuffled had been, for telling which variables belong together."""
+    about: Description = PLAIN
+    """What else is known of it."""
     offsets: tuple[int, ...] = field(init=False, repr=False, compare=False)
     """Where each piece starts among the stored rows, and where the last one ends."""
 
@@ -77,7 +80,9 @@ class Variable:
 
     @property
     def dims(self) -> tuple[str, ...]:
-        """The names of the dimensions: ``sample``, then ``<name>_1`` and so on."""
+        """The names of the dimensions: ``sample``, then those of a row, or ``<name>_1`` and so on."""
+        if len(self.about.dims) == len(self.row_shape):
+            return ("sample", *self.about.dims)
         return ("sample", *(f"{self.name}_{axis}" for axis in range(1, len(self.shape))))
 
     @property
@@ -249,7 +254,9 @@ class Variable:
         """Return the variable with a transform on every piece."""
         dtype, row_shape = fold((transform,), self.dtype, self.row_shape)
         pieces = tuple(piece.with_transform(transform) for piece in self.pieces)
-        return replace(self, dtype=dtype, row_shape=row_shape, pieces=pieces)
+        keeps_codes = isinstance(transform, Cast) and dtype.kind in "iu"
+        about = self.about if keeps_codes else replace(self.about, categories=None)
+        return replace(self, dtype=dtype, row_shape=row_shape, pieces=pieces, about=about)
 
     def cast(self, dtype: np.dtype[Any]) -> Variable:
         """Return the variable with its rows cast; itself when they have the dtype."""

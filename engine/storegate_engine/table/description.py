@@ -1,0 +1,82 @@
+"""Descriptions: what else is known of a variable than its rows: dimension names, attributes, categories; pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from storegate_engine.errors import CorruptStoreError, shown
+
+__all__ = ["PLAIN", "Category", "Description"]
+
+Category: TypeAlias = str | int | float | bool
+"""What a code of a categorical variable stands for."""
+
+MAX_DIMS = 64
+"""Dimensions of an array of numpy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a variable means, for those who show it or hand it to other libraries; its rows do not depend on it."""
+
+    dims: tuple[str, ...] = ()
+    """The names of the dimensions of a row; none where nobody gave them any."""
+    attributes: str = "{}"
+    """Attributes such as units, as a JSON object: a text can be compared and hashed."""
+    categories: tuple[Category, ...] | None = None
+    """What the codes 0, 1, ... stand for; None for a variable of plain values."""
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        dims: Iterable[str] = (),
+        attrs: Mapping[str, Any] | None = None,
+        categories: Iterable[Category] | None = None,
+    ) -> Description:
+        """Return the description of a variable with these attributes, which JSON can say."""
+        text = json.dumps(dict(attrs or {}), sort_keys=False)
+        return cls(tuple(dims), text, None if categories is None else tuple(categories))
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """The attributes."""
+        attrs: dict[str, Any] = json.loads(self.attributes)
+        return attrs
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a manifest holds of it: what is there, and no more."""
+        return {
+            **({"dims": list(self.dims)} if self.dims else {}),
+            **({"attrs": self.attrs} if self.attributes != "{}" else {}),
+            **({"categories": list(self.categories)} if self.categories is not None else {}),
+        }
+
+    @classmethod
+    def from_json(cls, document: Any) -> Description:
+        """Return the description that a manifest holds.
+
+        Raises
+        ------
+        CorruptStoreError
+            It is not one that :meth:`to_json` returns.
+        """
+        if not isinstance(document, dict) or document.keys() - {"dims", "attrs", "categories"}:
+            raise CorruptStoreError(f"a variable is described by {shown(document)}")
+        dims, attrs, categories = document.get("dims", []), document.get("attrs", {}), document.get("categories")
+        if not isinstance(dims, list) or len(dims) > MAX_DIMS or any(not isinstance(dim, str) for dim in dims):
+            raise CorruptStoreError(f"a row has dimensions {shown(dims)}, and not names")
+        if not isinstance(attrs, dict):
+            raise CorruptStoreError(f"a variable has attributes {shown(attrs)}, and not names and values")
+        if categories is not None and (
+            not isinstance(categories, list) or any(not isinstance(one, Category) for one in categories)
+        ):
+            raise CorruptStoreError(f"a variable has categories {shown(categories)}, and not texts or numbers")
+        return cls.of(dims=dims, attrs=attrs, categories=categories)
+
+
+PLAIN = Description()
+"""The description of a variable of which nothing else is known."""

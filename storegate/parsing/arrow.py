@@ -1,0 +1,175 @@
+"""Arrow: tables that come through the Arrow C stream, as columns of numpy; needs pyarrow, and reads no rows early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from storegate_engine.errors import DtypeError, MissingValueError
+from storegate_engine.store import Categories, FieldSource
+
+__all__ = ["arrow_columns"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+TEXT = np.dtypes.StringDType()
+
+
+def arrow_columns(data: Any) -> dict[str, Callable[[], FieldSource]]:
+    """Return how each column of an Arrow stream is made, by name.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        There is no pyarrow.
+    DtypeError
+        A column of a type that no array of numpy has; raised when the column is made.
+    """
+    try:
+        import pyarrow as pa  # optional, deferred on purpose
+    except ModuleNotFoundError as err:
+        raise ModuleNotFoundError(
+            f'a {type(data).__name__} is read with pyarrow; install it with: python -m pip install "storegate[arrow]"',
+            name="pyarrow",
+        ) from err
+    fields = _Batches(data, pa.RecordBatchReader)
+    schema = fields.schema
+    if len(set(schema.names)) < len(schema.names):
+        raise DtypeError(f"the table has several columns of one name: {', '.join(schema.names)}; rename them")
+    return {name: partial(_column, fields, name, schema.field(name).type) for name in schema.names}
+
+
+@dataclass(slots=True, eq=False)
+class _Batches:
+    """The record batches of a stream, which is read once."""
+
+    data: Any
+    reader_type: Any
+    reader: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Open the stream; its rows come when they are asked for."""
+        self.reader = self.reader_type.from_stream(self.data)
+
+    @property
+    def schema(self) -> Any:
+        """The names and types of the columns."""
+        return self.reader.schema
+
+    @property
+    def n_rows(self) -> int | None:
+        """The number of rows, where the table knows it."""
+        # pyarrow and polars know it; the length of a query, as of duckdb, is another query
+        n_rows = getattr(self.data, "num_rows", getattr(self.data, "height", None))
+        return n_rows if isinstance(n_rows, int) else None
+
+    def blocks(self, names: Iterable[str], block_rows: int) -> Iterator[Mapping[str, Any]]:
+        """Yield slices of record batches: of each a view, no copy."""
+        reader, self.reader = self.reader, None
+        if reader is None:
+            reader = self.reader_type.from_stream(self.data)  # a table gives another one; a stream raises
+        wanted = list(names)
+        for batch in reader:
+            for start in range(0, batch.num_rows, block_rows):
+                part = batch.slice(start, block_rows)
+                yield {name: part.column(name) for name in wanted}
+
+
+def _column(fields: _Batches, name: str, kind: Any) -> FieldSource:
+    """Return one column as a source of ndarrays."""
+    import pyarrow as pa
+
+    types = pa.types
+    if types.is_dictionary(kind):
+        categories = Categories()
+        return FieldSource(fields, name, np.dtype(np.int32), (), partial(_codes, categories), categories)
+    row_shape: tuple[int, ...] = ()
+    value = kind
+    if isinstance(value, pa.FixedShapeTensorType):
+        row_shape, value = tuple(value.shape), value.value_type
+    while types.is_fixed_size_list(value):
+        row_shape, value = (*row_shape, value.list_size), value.value_type
+    if _is_text(types, value) and not row_shape:
+        return FieldSource(fields, name, TEXT, (), _texts)
+    if types.is_timestamp(value) and value.tz is not None:
+        raise DtypeError(
+            f"column {name!r} is of {kind}, and times are stored without a zone; cast it to timestamp({value.unit!r})"
+        )
+    dtype = _dtype(types, value)
+    if dtype.kind == "O":
+        raise DtypeError(
+            f"column {name!r} is of {kind}, which no array of numbers or text holds; {_remedy(types, kind)}"
+        )
+    return FieldSource(fields, name, dtype, row_shape, partial(_values, dtype, row_shape))
+
+
+def _dtype(types: Any, kind: Any) -> np.dtype[Any]:
+    """Return the dtype of plain values; that of objects where there is none."""
+    if types.is_temporal(kind):
+        return _time(types, kind)
+    try:
+        dtype: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
+    except (NotImplementedError, TypeError, KeyError):
+        return np.dtype(object)
+    return dtype
+
+
+def _is_text(types: Any, kind: Any) -> bool:
+    """Return whether a type of Arrow is one of text."""
+    is_view = getattr(types, "is_string_view", lambda kind: False)
+    return bool(types.is_string(kind) or types.is_large_string(kind) or is_view(kind))
+
+
+def _time(types: Any, kind: Any) -> np.dtype[Any]:
+    """Return the dtype of times and durations, in their own unit."""
+    if types.is_date32(kind):
+        return np.dtype("M8[D]")
+    if types.is_date64(kind):
+        return np.dtype("M8[ms]")
+    if types.is_timestamp(kind) or types.is_duration(kind):
+        return np.dtype(f"{'M' if types.is_timestamp(kind) else 'm'}8[{kind.unit}]")
+    return np.dtype(object)  # a time of day, or an interval
+
+
+def _remedy(types: Any, kind: Any) -> str:
+    if types.is_struct(kind):
+        return "flatten() the table first"
+    if types.is_list(kind) or types.is_large_list(kind):
+        return "give its rows one length, as a fixed_size_list"
+    if types.is_null(kind):
+        return "it has nothing but nulls: leave it out"
+    return "cast it to a type of numbers or text first"
+
+
+def _require_valid(array: Any, what: str) -> None:
+    if array.null_count:
+        raise MissingValueError(
+            f"{what}: {array.null_count} values are null, and nothing stored can say so; give a value for them with "
+            "fill_null(value)"
+        )
+
+
+def _codes(categories: Categories, array: Any, what: str) -> Array:
+    _require_valid(array, what)
+    return categories.codes(array.dictionary.to_pylist(), array.indices.to_numpy(zero_copy_only=False), what)
+
+
+def _texts(array: Any, what: str) -> Array:
+    _require_valid(array, what)
+    return np.asarray(array.to_numpy(zero_copy_only=False), dtype=TEXT)
+
+
+def _values(dtype: np.dtype[Any], row_shape: tuple[int, ...], array: Any, what: str) -> Array:
+    _require_valid(array, what)
+    n_rows = len(array)
+    array = getattr(array, "storage", array)  # of a tensor
+    for _ in range(64):
+        if not hasattr(array, "flatten") or not hasattr(array.type, "list_size"):
+            break
+        array = array.flatten()
+        _require_valid(array, what)
+    values: Array = array.to_numpy(zero_copy_only=False)
+    return values.astype(dtype, copy=False).reshape(n_rows, *row_shape)

@@ -1,0 +1,268 @@
+"""Frames: tables of other libraries as columns with names; knows them by what their objects have, and reads no rows.
+
+==============================================  =========================================================
+a mapping, a structured array, an xr.Dataset    a column for each name, each a source of its own
+a DataFrame of pandas                           its columns, and an index that says something
+a list of mappings                              a column for each key
+an AnnData                                      ``X``, its layers, and the columns of ``obs``
+a tree of uproot                                its branches; baskets are read once, for all of them
+anything with ``__arrow_c_stream__``            its columns; record batches are read once, for all of them
+==============================================  =========================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from storegate.parsing.arrow import arrow_columns
+from storegate.parsing.names import Names, are_names, parse_names
+from storegate_engine.errors import ArgumentTypeError, DtypeError, ShapeError, VariableNotFoundError, near_match, shown
+from storegate_engine.store import Categories, CodeSource, FieldSource, as_native
+
+__all__ = ["Frame", "named"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+class ArrowStream(Protocol):
+    """A table of pandas, polars, pyarrow, duckdb or any other library that speaks Arrow's C stream interface."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Return the stream."""
+
+
+class Tree(Protocol):
+    """A tree of uproot."""
+
+    @property
+    def num_entries(self) -> int:
+        """The number of rows."""
+
+    def iterate(self, expressions: Any = ..., /) -> Iterator[Any]:
+        """Yield blocks of rows."""
+
+
+class AnnDataLike(Protocol):
+    """A matrix with a table about its rows."""
+
+    @property
+    def X(self) -> Any:  # noqa: N802 - its name there
+        """The matrix."""
+
+    @property
+    def obs(self) -> Any:
+        """The table."""
+
+
+Frame: TypeAlias = Mapping[Any, Any] | Sequence[Mapping[Any, Any]] | Array | ArrowStream | Tree | AnnDataLike
+"""Data that have names themselves: a mapping of arrays, a table, a Dataset, a structured array, a list of mappings."""
+
+
+def named(var_names: object, data: object) -> tuple[Names, object]:
+    """Return names and data as they came, or, where the data have names themselves, these and a list of columns.
+
+    Parameters
+    ----------
+    var_names : str, tuple or list of str, or None
+        None takes all columns of a table, a list some of them. A table may also stand here alone.
+    data : array-like or table
+        What is given.
+
+    Raises
+    ------
+    ArgumentTypeError
+        No names, and data that have none either.
+    VariableNotFoundError
+        A name that is no column of the table.
+    """
+    if data is None and not are_names(var_names) and var_names is not None:
+        var_names, data = None, var_names
+    if var_names is not None and not isinstance(var_names, list):
+        names = parse_names(var_names, validate=True)
+        if names.form == "one" and isinstance(data, Mapping):
+            return names, _picked(names.names, columns_in(data) or {})[0]
+        return names, data
+    columns = columns_in(data)
+    if columns is None:
+        if var_names is None:
+            raise ArgumentTypeError(
+                f"without names the data must have some: a mapping of arrays, a table, a Dataset; found {shown(data)}"
+            )
+        return parse_names(var_names, validate=True), data
+    if var_names is None:
+        _require_texts(columns)
+        var_names = list(columns)
+        if not var_names:
+            raise ShapeError(f"the {type(data).__name__} has no columns")
+    names = parse_names(var_names, validate=True)
+    return names, _picked(names.names, columns)
+
+
+def _picked(names: Sequence[str], columns: Mapping[str, Callable[[], Any]]) -> list[Any]:
+    for name in names:
+        if name not in columns:
+            raise VariableNotFoundError(
+                f"the data have no column {name!r}{near_match(name, [str(column) for column in columns])} "
+                f"(columns: {', '.join(map(str, columns)) or 'none'})"
+            )
+    return [columns[name]() for name in names]
+
+
+def _require_texts(columns: Iterable[object]) -> None:
+    for name in columns:
+        if not isinstance(name, str):
+            raise ArgumentTypeError(
+                f"a column is called {name!r}, and a variable needs a text; rename it, as in "
+                "frame.rename(columns=str), or give names and arrays"
+            )
+
+
+def columns_in(data: Any) -> dict[Any, Callable[[], Any]] | None:
+    """Return how each column of a table is made, by name; None where the data are no table."""
+    if isinstance(data, np.ndarray) or (hasattr(data, "id") and hasattr(data, "dtype")):  # of numpy, or of h5py
+        fields = getattr(data.dtype, "names", None)
+        return None if fields is None else {name: partial(_field, data, name) for name in fields}
+    if hasattr(data, "num_entries") and hasattr(data, "iterate"):
+        return _of_tree(data)  # a mapping, too, of branches
+    if isinstance(data, Mapping):
+        names: Iterable[Any] = getattr(data, "variables", data)  # of a Dataset: its coordinates, too
+        return {name: partial(data.__getitem__, name) for name in names}
+    if hasattr(data, "obs") and hasattr(data, "layers") and hasattr(data, "X"):
+        return _of_anndata(data)
+    if hasattr(data, "iloc") and hasattr(data, "columns"):
+        return _of_pandas(data)
+    if isinstance(data, list) and data and all(isinstance(row, Mapping) for row in data):
+        return _of_records(data)
+    if hasattr(data, "__arrow_c_stream__") and not hasattr(data, "__array_interface__") and _is_tabular(data):
+        return arrow_columns(data)
+    return None
+
+
+def _is_tabular(data: Any) -> bool:
+    """Return whether an Arrow stream is one of rows with several fields: single columns have a stream, too."""
+    return not (hasattr(data, "__len__") and hasattr(data, "dtype")) and not hasattr(data, "chunk")
+
+
+def _field(data: Any, name: str) -> Any:
+    """Return one field of a structured array; of one in a file as something that is read in slices."""
+    return data[name] if isinstance(data, np.ndarray) else _FileField(data, name)
+
+
+@dataclass(frozen=True, slots=True)
+class _FileField:
+    """One field of a structured dataset of h5py."""
+
+    data: Any
+    name: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(n_rows, *row_shape)``."""
+        return (*self.data.shape, *self.data.dtype[self.name].shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the field."""
+        dtype: np.dtype[Any] = self.data.dtype[self.name].base
+        return dtype
+
+    @property
+    def chunks(self) -> tuple[int, ...] | None:
+        """The chunks of the dataset."""
+        chunks: tuple[int, ...] | None = self.data.chunks
+        return chunks
+
+    def __getitem__(self, rows: slice) -> Array:
+        """Read some rows."""
+        values: Array = self.data.fields(self.name)[rows]
+        return values
+
+
+def _of_anndata(data: Any) -> dict[str, Callable[[], Any]]:
+    columns: dict[str, Callable[[], Any]] = {"X": lambda: data.X} if data.X is not None else {}
+    columns |= {name: partial(data.layers.__getitem__, name) for name in data.layers}
+    names = data.obs.index.to_series()
+    frame: dict[str, Callable[[], Any]] = {"obs_names": partial(_series, names, "obs_names")}
+    frame |= _of_pandas(data.obs, with_index=False)
+    if both := columns.keys() & frame.keys():
+        raise DtypeError(f"the AnnData has both a matrix and a column of obs called {', '.join(sorted(both))}; rename")
+    return {**columns, **frame}
+
+
+def _of_pandas(frame: Any, *, with_index: bool = True) -> dict[Any, Callable[[], Any]]:
+    columns: dict[Any, Callable[[], Any]] = {
+        name: partial(_series, frame.iloc[:, at], str(name)) for at, name in enumerate(frame.columns)
+    }
+    if len(columns) < len(frame.columns):
+        raise DtypeError(f"the frame has several columns of one name: {shown(list(frame.columns))}; rename them")
+    index = frame.index
+    says_nothing = type(index).__name__ == "RangeIndex" and index.start == 0 and index.step == 1 and index.name is None
+    if not with_index or says_nothing:
+        return columns
+    if getattr(index, "nlevels", 1) > 1:
+        raise DtypeError("the frame has an index of several levels; call reset_index() first")
+    name = "index" if index.name is None else index.name
+    if name in columns:
+        raise DtypeError(f"the frame has both an index and a column called {name!r}; rename one, or reset_index()")
+    return {name: partial(_series, index.to_series(), str(name)), **columns}
+
+
+def _series(series: Any, name: str) -> Any:
+    """Return a column of pandas: codes where it is categorical, else itself."""
+    categories = getattr(series.dtype, "categories", None)
+    if categories is None or getattr(series.dtype, "name", "") == "interval":
+        return series
+    return CodeSource(np.asarray(series.cat.codes, np.int64), tuple(categories), name, Categories())
+
+
+def _of_records(rows: list[Mapping[Any, Any]]) -> dict[Any, Callable[[], Any]]:
+    keys = list(rows[0])
+    for number, row in enumerate(rows):
+        if row.keys() != rows[0].keys():
+            raise ShapeError(
+                f"the first mapping has the keys {', '.join(map(repr, keys))}, number {number} has "
+                f"{', '.join(map(repr, row)) or 'none'}; give each the same"
+            )
+    return {key: partial(_of_key, rows, key) for key in keys}
+
+
+def _of_key(rows: list[Mapping[Any, Any]], key: Any) -> Array:
+    return as_native([row[key] for row in rows], f"variable {key!r}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tree:
+    """The branches of a tree of uproot, read some entries at a time."""
+
+    tree: Any
+
+    @property
+    def n_rows(self) -> int:
+        """The number of entries."""
+        return int(self.tree.num_entries)
+
+    def blocks(self, names: Iterable[str], block_rows: int) -> Iterator[Mapping[str, Any]]:
+        """Yield entries of some branches."""
+        yield from self.tree.iterate(list(names), step_size=block_rows, library="np")
+
+
+def _of_tree(tree: Any) -> dict[str, Callable[[], Any]]:
+    fields = _Tree(tree)
+    return {name: partial(_branch, fields, name) for name in tree.keys()}  # noqa: SIM118 - a tree is no mapping
+
+
+def _branch(fields: _Tree, name: str) -> FieldSource:
+    """Return a branch, of which one entry says what all are."""
+    first = fields.tree.arrays([name], entry_stop=1, library="np")[name]
+    if first.dtype == object:
+        kind = fields.tree[name].typename
+        raise DtypeError(
+            f"branch {name!r} is of {kind}, whose entries differ in length; choose branches with a list of names, or "
+            "pad it first, as in awkward.to_regular(awkward.pad_none(...))"
+        )
+    return FieldSource(fields, name, first.dtype.newbyteorder("="), first.shape[1:], as_native)

@@ -1,0 +1,340 @@
+"""Tables of other libraries come in with their names, whole or not at all; numpy has the values to compare with."""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import subprocess
+import sys
+
+import anndata
+import awkward
+import duckdb
+import h5py
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+import scipy.sparse
+import uproot
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storegate import StoreGate, errors
+from tests.processes import environment
+
+N = 10
+RNG = np.random.default_rng(0)
+COLUMNS = {
+    "i": RNG.integers(-5, 5, N),
+    "f": RNG.normal(size=N).astype("f4"),
+    "b": RNG.integers(0, 2, N).astype(bool),
+    "t": RNG.integers(0, 10**9, N).astype("M8[us]"),
+    "d": RNG.integers(0, 10**9, N).astype("m8[ms]"),
+    "s": np.array(["", "a", "bé", "much longer than the others " * 20] * 3)[:N].astype(np.dtypes.StringDType()),
+}
+
+
+@pytest.fixture(params=["numpy", "zarr"])
+def gate(request, tmp_path):
+    args = {} if request.param == "numpy" else {"output_dir": tmp_path / "store"}
+    with StoreGate(request.param, args, data_id="a") as gate:
+        yield gate
+
+
+def arrow() -> pa.Table:
+    return pa.table(
+        {name: pa.array(values.astype(object) if name == "s" else values) for name, values in COLUMNS.items()}
+    )
+
+
+def pandas() -> pd.DataFrame:
+    return pd.DataFrame({name: values.astype(object) if name == "s" else values for name, values in COLUMNS.items()})
+
+
+def records() -> list[dict[str, object]]:
+    return [{name: values[row] for name, values in COLUMNS.items()} for row in range(N)]
+
+
+FRAMES = {
+    "dict": lambda: dict(COLUMNS),
+    "ordered dict": lambda: collections.OrderedDict(COLUMNS),
+    "pandas": pandas,
+    "pandas, arrow dtypes": lambda: pandas().convert_dtypes(dtype_backend="pyarrow"),
+    "pyarrow": arrow,
+    "pyarrow, batch": lambda: arrow().to_batches()[0],
+    "pyarrow, small batches": lambda: pa.Table.from_batches(arrow().to_batches(max_chunksize=3)),
+    "pyarrow, stream": lambda: pa.RecordBatchReader.from_batches(arrow().schema, arrow().to_batches(max_chunksize=4)),
+    "pyarrow, views": lambda: arrow().set_column(5, "s", arrow()["s"].cast(pa.string_view())),
+    "polars": lambda: pl.DataFrame(arrow()),
+    "duckdb": lambda: duckdb.from_arrow(arrow().set_column(4, "d", pa.array(COLUMNS["d"].astype("i8")))).project(
+        "i, f, b, t, d, s"
+    ),
+    "xarray": lambda: xr.Dataset({name: ("sample", values) for name, values in COLUMNS.items()}),
+    "records": records,
+    "dask": lambda: xr.Dataset({name: ("sample", values) for name, values in COLUMNS.items()}).chunk(sample=3),
+}
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+@pytest.mark.parametrize("how", ["alone", "data=", "None"])
+def test_names_and_values_come_from_the_data(gate, kind, how):
+    frame = FRAMES[kind]()
+    if how == "alone":
+        gate.add_data(frame, phase=(0.5, 0.2, 0.3))
+    elif how == "data=":
+        gate.add_data(data=frame, phase=(0.5, 0.2, 0.3))
+    else:
+        gate.add_data(None, frame, phase=(0.5, 0.2, 0.3))
+    gate.compile()
+    assert gate.variables == tuple(COLUMNS)
+    assert gate.sizes == {"train": 5, "valid": 2, "test": 3}
+    for name, values in COLUMNS.items():
+        found = gate.get_data(name, phase="all")
+        np.testing.assert_array_equal(found.astype(values.dtype), values)
+        assert found.dtype.kind == values.dtype.kind or (kind, name) == ("duckdb", "d")  # which has intervals only
+    assert gate.repository().version == 2  # one commit for all columns, and one of compile
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_a_list_of_names_picks_columns(gate, kind):
+    gate.add_data(["t", "i"], FRAMES[kind]())
+    assert gate.variables == ("t", "i")
+    np.testing.assert_array_equal(gate["train"]["i"][:], COLUMNS["i"])
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_a_name_that_is_no_column(gate, kind):
+    with pytest.raises(errors.VariableNotFoundError, match=r"no column 'ii'; did you mean 'i'\? \(columns: i, f"):
+        gate.add_data(["f", "ii"], FRAMES[kind]())
+    assert gate.variables == ()
+
+
+def test_structured_arrays(gate, tmp_path):
+    rows = np.zeros(N, [("i", "i8"), ("v", "f4", (2, 3))])
+    rows["i"], rows["v"] = COLUMNS["i"], RNG.normal(size=(N, 2, 3))
+    gate.add_data(rows)
+    rows.tofile(tmp_path / "rows")
+    gate.add_data(np.memmap(tmp_path / "rows", rows.dtype, mode="r"))
+    with h5py.File(tmp_path / "rows.h5", "w") as file:
+        gate.add_data(file.create_dataset("rows", data=rows, chunks=(3,)))
+    for name in ("i", "v"):
+        np.testing.assert_array_equal(gate["train"][name][:], np.concatenate([rows[name]] * 3))
+
+
+def test_shapes_of_arrow(gate):
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.arange(24.0).reshape(4, 2, 3))
+    lists = pa.array(np.arange(16).reshape(4, 2, 2).tolist(), pa.list_(pa.list_(pa.int32(), 2), 2))
+    table = pa.table({"tensor": tensors, "list": lists})
+    gate.add_data(pa.Table.from_batches(table.to_batches(max_chunksize=3)))
+    np.testing.assert_array_equal(gate["train"]["tensor"][:], np.arange(24.0).reshape(4, 2, 3))
+    np.testing.assert_array_equal(gate["train"]["list"][:], np.arange(16).reshape(4, 2, 2))
+    assert gate["train"]["list"].dtype == np.int32
+
+
+def test_a_tree_of_uproot(gate, tmp_path):
+    rows = {"i": COLUMNS["i"], "v": RNG.normal(size=(N, 3))}
+    with uproot.recreate(tmp_path / "file.root") as file:
+        file.mktree("tree", {"i": "int64", "v": ("f8", (3,)), "ragged": "var * int32"})
+        file["tree"].extend({**rows, "ragged": awkward.Array([[1] * (row % 3) for row in range(N)])})
+    with uproot.open(f"{tmp_path}/file.root:tree") as tree:
+        with pytest.raises(errors.DtypeError, match="branch 'ragged' is of .*differ in length"):
+            gate.add_data(tree)
+        assert gate.variables == ()
+        gate.add_data(["i", "v"], tree)
+        gate.add_data(tree.arrays(["i", "v"], library="np"))
+    for name, values in rows.items():
+        np.testing.assert_array_equal(gate["train"][name][:], np.concatenate([values, values]))
+
+
+def test_anndata(gate):
+    obs = pd.DataFrame({"kind": pd.Categorical(["b", "a", "b"]), "n": [1, 2, 3]}, index=["c1", "c2", "c3"])
+    data = anndata.AnnData(np.arange(6.0).reshape(3, 2), obs=obs, layers={"counts": np.ones((3, 2), "i4")})
+    gate.add_data(data)
+    assert gate.variables == ("X", "counts", "obs_names", "kind", "n")
+    np.testing.assert_array_equal(gate["train"]["X"][:], data.X)
+    assert gate["train"]["obs_names"][:].tolist() == ["c1", "c2", "c3"]
+    data.X = scipy.sparse.csr_matrix(data.X)
+    with pytest.raises(errors.DtypeError, match=r"variable 'X': a sparse matrix of shape \(3, 2\).*toarray"):
+        gate.add_data(data)
+
+
+@pytest.mark.parametrize("form", ["csr_matrix", "csc_array", "coo_array", "dia_matrix"])
+def test_sparse_matrices_are_refused_with_the_remedy(gate, form):
+    matrix = getattr(scipy.sparse, form)(np.eye(4))
+    with pytest.raises(errors.DtypeError, match="toarray"):
+        gate.add_data("x", matrix)
+    gate.add_data("x", (matrix.tocsr()[i : i + 3].toarray() for i in range(0, 4, 3)))
+    np.testing.assert_array_equal(gate["train"]["x"][:], np.eye(4))
+
+
+CATEGORICAL = {
+    "pandas": lambda values: pd.DataFrame({"c": pd.Categorical(values)}),
+    "pyarrow": lambda values: pa.table({"c": pa.array(values).dictionary_encode()}),
+    "polars": lambda values: pl.DataFrame({"c": pl.Series(values, dtype=pl.Categorical)}),
+}
+
+
+class TestCategories:
+    @settings(max_examples=40, deadline=None)
+    @given(st.sampled_from(sorted(CATEGORICAL)), st.lists(st.lists(st.sampled_from("abcdé"), min_size=1), min_size=1))
+    def test_they_become_codes_that_go_on(self, kind, parts):
+        """Phases and appends with other categories, in another order, share one list of categories."""
+        gate = StoreGate(data_id="a")
+        for number, values in enumerate(parts):
+            gate.add_data(CATEGORICAL[kind](values), phase=("train", "test")[number % 2])
+        for phase, mine in (("train", parts[::2]), ("test", parts[1::2])):
+            if not mine:
+                continue
+            categories = gate.table[phase]["c"].about.categories
+            codes = gate[phase]["c"][:]
+            assert codes.dtype == np.int32
+            assert [categories[code] for code in codes] == [value for values in mine for value in values]
+        known = [gate.table[phase]["c"].about.categories for phase in gate.phases]
+        assert min(known, key=len) == max(known, key=len)[: len(min(known, key=len))]
+
+    def test_batches_of_a_stream_may_have_dictionaries_of_their_own(self, gate):
+        batches = [
+            pa.record_batch({"c": pa.array(values).dictionary_encode()})
+            for values in (["a", "b"], ["b", "z"], ["z", "a"])
+        ]
+        gate.add_data(pa.RecordBatchReader.from_batches(batches[0].schema, batches))
+        assert gate.table["train"]["c"].about.categories == ("a", "b", "z")
+        assert gate["train"]["c"][:].tolist() == [0, 1, 1, 2, 2, 0]
+
+    def test_they_stay_with_the_variable(self, tmp_path):
+        path = tmp_path / "store"
+        with StoreGate.open(path, "a", mode="w") as gate:
+            gate.add_data(pd.DataFrame({"c": pd.Categorical(["x", "y", "x"]), "n": pd.Categorical([1, 5, 1])}))
+            gate.shuffle("train", seed=1)
+            gate.compact("train")
+            gate.astype("c", "int64")
+        with StoreGate.open(path, mode="a") as gate:
+            about = gate.table["train"]["c"].about
+            assert about.categories == ("x", "y")
+            assert gate.table["train"]["n"].about.categories == (1, 5)
+            gate.onehot("c", 2)
+            assert gate.table["train"]["c"].about.categories is None
+
+    def test_an_update_brings_new_ones(self, gate):
+        gate.add_data(pd.DataFrame({"c": pd.Categorical(["x", "y", "x"])}))
+        gate.update_data(["c"], pd.DataFrame({"c": pd.Categorical(["z", "x"])}), index=(1, 3))
+        categories = gate.table["train"]["c"].about.categories
+        assert [categories[code] for code in gate["train"]["c"][:]] == ["x", "z", "x"]
+
+    def test_plain_values_and_categories_do_not_mix(self, gate):
+        gate.add_data({"c": np.arange(3)})
+        with pytest.raises(errors.DtypeError, match="holds int64 values, and the new rows are categories"):
+            gate.add_data(pd.DataFrame({"c": pd.Categorical(["a"])}))
+        assert len(gate["train"]["c"][:]) == 3
+
+    @pytest.mark.parametrize("kind", CATEGORICAL)
+    def test_a_missing_one_is_refused(self, gate, kind):
+        with pytest.raises(errors.MissingValueError, match="null"):
+            gate.add_data(CATEGORICAL[kind](["a", None, "b"]))
+        assert gate.variables == ()
+
+    def test_times_are_no_categories(self, gate):
+        with pytest.raises(errors.DtypeError, match="categories are texts, numbers or bools"):
+            gate.add_data(pd.DataFrame({"c": pd.Categorical([datetime.datetime(2020, 1, 1)])}))
+
+
+class TestPandasIndex:
+    def test_one_that_says_something_is_a_variable(self, gate):
+        frame = pd.DataFrame({"x": [1.0, 2.0]}, index=pd.Index(["a", "b"], name="key"))
+        gate.add_data(frame)
+        assert gate.variables == ("key", "x")
+        assert gate["train"]["key"][:].tolist() == ["a", "b"]
+
+    def test_one_without_a_name_is_called_index(self, gate):
+        gate.add_data(pd.DataFrame({"x": [1.0, 2.0]}, index=[7, 5]))
+        assert gate["train"]["index"][:].tolist() == [7, 5]
+
+    def test_one_that_only_counts_is_left_out(self, gate):
+        gate.add_data(pd.DataFrame({"x": [1.0, 2.0]}))
+        assert gate.variables == ("x",)
+
+    def test_several_levels_are_refused(self, gate):
+        index = pd.MultiIndex.from_tuples([(0, 1), (1, 2)])
+        with pytest.raises(errors.DtypeError, match="reset_index"):
+            gate.add_data(pd.DataFrame({"x": [1.0, 2.0]}, index=index))
+
+
+REFUSED = {
+    "decimals": (lambda: pa.table({"x": pa.array([1], pa.decimal128(5, 2))}), errors.DtypeError, "cast"),
+    "structs": (lambda: pa.table({"x": [{"a": 1}]}), errors.DtypeError, r"flatten\(\)"),
+    "lists": (lambda: pa.table({"x": [[1], [2, 3]]}), errors.DtypeError, "fixed_size_list"),
+    "nothing": (lambda: pa.table({"x": pa.nulls(3)}), errors.DtypeError, "leave it out"),
+    "zones": (lambda: pa.table({"x": pa.array([1], pa.timestamp("s", "UTC"))}), errors.DtypeError, "without a zone"),
+    "nulls": (lambda: pa.table({"x": [1, None]}), errors.MissingValueError, "fill_null"),
+    "null texts": (lambda: pa.table({"x": ["a", None]}), errors.MissingValueError, "fill_null"),
+    "nulls in lists": (
+        lambda: pa.table({"x": pa.array([[1, None]], pa.list_(pa.int64(), 2))}),
+        errors.MissingValueError,
+        "fill_null",
+    ),
+    "two of a name": (lambda: pa.table([[1], [2]], names=["x", "x"]), errors.DtypeError, "several columns of one name"),
+    "two of a name in pandas": (
+        lambda: pd.DataFrame([[1, 2]], columns=["x", "x"]),
+        errors.DtypeError,
+        "several columns of one name",
+    ),
+    "numbers for names": (lambda: pd.DataFrame([[1, 2]]), errors.ArgumentTypeError, r"rename\(columns=str\)"),
+    "no columns": (dict, errors.ShapeError, "no columns"),
+    "lengths": (lambda: {"x": [1, 2], "y": [1]}, errors.ShapeError, "different numbers of rows"),
+    "keys": (lambda: [{"x": 1}, {"y": 1}], errors.ShapeError, "number 1 has 'y'"),
+    "no names": (lambda: np.zeros(3), errors.ArgumentTypeError, "without names the data must have some"),
+    "a number": (lambda: 3, errors.ArgumentTypeError, "without names the data must have some"),
+    "bad names": (lambda: {"a/b": [1]}, errors.InvalidNameError, "a/b"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_cannot_be_stored_is_refused_whole(gate, kind):
+    make, error, message = REFUSED[kind]
+    gate.add_data("old", [1])
+    version = gate.repository().version
+    with pytest.raises(error, match=message):
+        gate.add_data(make())
+    assert gate.repository().version == version
+    assert gate.variables == ("old",)
+
+
+def test_many_columns_of_all_kinds_within_a_small_budget(tmp_path):
+    """They are turned on disk, each in its own dtype; texts are written side by side."""
+    rng = np.random.default_rng(1)
+    columns = {f"c{at}": rng.integers(0, 100, 5000).astype(("i8", "f4", "u1", "M8[s]")[at % 4]) for at in range(200)}
+    with StoreGate.open(tmp_path / "store", "a", mode="w", budget="64MiB") as gate:
+        gate.add_data(pa.Table.from_batches(pa.table(columns).to_batches(max_chunksize=700)))
+        for name, values in columns.items():
+            np.testing.assert_array_equal(gate["train"][name][:], values)
+
+
+def test_texts_of_one_long_and_many_short_are_of_variable_length(gate):
+    texts = ["a"] * 50 + ["long " * 100]
+    gate.add_data("list", texts)
+    gate.add_data("even", ["abc", "abcd"] * 20 + ["abc"] * 11)
+    assert gate.table["train"]["list"].dtype.kind == "T"
+    assert gate.table["train"]["even"].dtype == "<U4"
+    assert gate["train"]["list"][:].tolist() == texts
+
+
+def test_without_pyarrow_the_extra_is_named(tmp_path):
+    program = """
+import sys
+sys.modules["pyarrow"] = None
+from storegate import StoreGate
+class Stream:
+    def __arrow_c_stream__(self, requested_schema=None):
+        raise AssertionError
+try:
+    StoreGate(data_id="a").add_data(Stream())
+except ModuleNotFoundError as err:
+    print(err)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert 'pip install "storegate[arrow]"' in done.stdout
