@@ -9,9 +9,11 @@ What its files and folders know; each imports only from those below it:
     gate        the class StoreGate: the documented interface
     types       what annotations of a user's own functions need
     views       ``gate["train"]["x"]``
+    explorable  what views have for people who look at data
     session     what a gate holds and its views share: backend, mode and repositories
     versions    the past of a table, as records that print as tables
     edits       new tables from old, and the calls that store them
+    exports     rows as tables of other libraries
     statistics  what the rows of variables come to
     batches     what ``batches()`` is asked for, as a stream
     reading     names and selections as rows, dask arrays or Datasets

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +14,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from storegate import display, edits
 from storegate.batches import open_stream
 from storegate.contents import first_names, has_variable, n_samples, require_known, whole
+from storegate.explorable import Explorable
 from storegate.parsing import (
     ALL,
     PHASES,
@@ -33,20 +33,16 @@ from storegate.parsing import (
 )
 from storegate.reading import Selected, Subset, read_dataset, require_stackable, subset
 from storegate.session import Session
-from storegate.statistics import describe
-from storegate_engine.casts import combined
 from storegate_engine.errors import (
     ArgumentError,
     PhaseNotFoundError,
     VariableNotFoundError,
 )
-from storegate_engine.orders import as_int
 from storegate_engine.streams import Stream
 from storegate_engine.table import Table, Variable
 
 if TYPE_CHECKING:
     import dask.array as da
-    import pandas as pd
     import xarray as xr
 
 __all__ = ["View"]
@@ -76,7 +72,7 @@ class LazyRows:
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class View(NDArrayOperatorsMixin, Generic[T]):
+class View(Explorable[T], NDArrayOperatorsMixin, Generic[T]):
     """A phase, variables, or variables of a phase of a gate.
 
     Each ``[]`` with a name returns a new view; ``[]`` with an index, once phase and variables are chosen,
@@ -250,53 +246,6 @@ class View(NDArrayOperatorsMixin, Generic[T]):
             return self._variables()
         return replace(self, names=Names(self.var_names, "dict"))._variables()
 
-    def head(self, n: int = 5) -> T:
-        """Return the first rows, as indexing does; for a phase as a dict of all its variables.
-
-        Parameters
-        ----------
-        n : int
-            How many; fewer where there are not so many.
-
-        Examples
-        --------
-        >>> from storegate import StoreGate
-        >>> gate = StoreGate(data_id="example")
-        >>> gate.add_data(["x", "y"], [[0.0, 0.5, 1.0], [0, 1, 0]])
-        >>> gate["train"].head(2)
-        {'x': array([0. , 0.5]), 'y': array([0, 1])}
-        """
-        if as_int(n, "head") < 0:
-            raise ArgumentError(f"head takes a number of rows, 0 or more, and not {n}")
-        names, variables = self._all_variables()
-        rows: Any = Selected.by_item(names, variables, slice(int(n))).read(self.session.budget_nbytes)
-        return cast(T, rows)
-
-    def describe(self) -> pd.DataFrame:
-        """Return statistics of each variable, over all values of its rows; they are read once, within the budget.
-
-        Returns
-        -------
-        pandas.DataFrame
-            A line for each variable: ``dtype``, ``shape``, ``count`` of values, ``missing`` (NaN and NaT), ``mean``
-            and ``std`` (of the population) of numbers and bools, ``min`` and ``max`` of these and of times.
-
-        Examples
-        --------
-        >>> from storegate import StoreGate
-        >>> gate = StoreGate(data_id="example")
-        >>> gate.add_data("x", [[1, 2], [3, 6]])
-        >>> gate["train"].describe().loc["x", ["count", "mean", "min", "max"]]
-        count     4
-        mean    3.0
-        min       1
-        max       6
-        Name: x, dtype: object
-        """
-        return describe(self._all_variables()[1], self.session.budget_nbytes)
-
-    # What an array has, from metadata alone
-
     def _array(self, what: str) -> tuple[list[Variable], bool]:
         """Return the variables of an array, and whether they are stacked; AttributeError for any other view."""
         if not self._is_array:
@@ -307,66 +256,6 @@ class View(NDArrayOperatorsMixin, Generic[T]):
         if names.form == "stack":
             require_stackable(variables)
         return variables, names.form == "stack"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """``(n_rows, *row_shape)``; stacked variables stand on axis 1."""
-        variables, is_stacked = self._array("shape")
-        n_rows, *row_shape = variables[0].shape
-        return (n_rows, len(variables), *row_shape) if is_stacked else (n_rows, *row_shape)
-
-    @property
-    def ndim(self) -> int:
-        """The number of dimensions."""
-        return len(self.shape)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of the rows."""
-        variables, _ = self._array("dtype")
-        dtype = variables[0].dtype
-        for variable in variables[1:]:
-            dtype = combined(dtype, variable.dtype)
-        return dtype
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all rows in memory, of all variables of the view."""
-        return sum(variable.nbytes for variable in self._all_variables()[1])
-
-    @property
-    def dims(self) -> tuple[str, ...]:
-        """The names of the dimensions, those of `to_xarray` for a variable."""
-        variables, is_stacked = self._array("dims")
-        own = variables[0].dims
-        return (own[0], "variable", *own[1:]) if is_stacked else own
-
-    @property
-    def chunks(self) -> tuple[tuple[int, ...], ...]:
-        """The blocks of `data`, as dask has them."""
-        self._array("chunks")
-        lazy: Any = Selected.everything(*self._variables()).lazy(self.session.capacity)
-        chunks: tuple[tuple[int, ...], ...] = lazy.chunks
-        return chunks
-
-    @property
-    def plot(self) -> Any:
-        """Xarray's plots of a variable: ``view.plot()``, ``view.plot.hist()``; what is drawn is read.
-
-        Raises
-        ------
-        ModuleNotFoundError
-            There is no matplotlib.
-        """
-        self._array("plot")
-        if importlib.util.find_spec("matplotlib") is None:
-            raise ModuleNotFoundError(
-                'view.plot draws with matplotlib; install it with: python -m pip install "storegate[plot]"',
-                name="matplotlib",
-            )
-        names = self.var_names
-        dataset = self.to_xarray()
-        return (dataset[names[0]] if len(names) == 1 else dataset[list(names)].to_dataarray()).plot
 
     def _ipython_key_completions_(self) -> list[str]:
         """Return what may stand in ``view[...]``, for completion in IPython and Jupyter."""

@@ -7,6 +7,7 @@ from typing import assert_type
 
 import dask.array as da
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from storegate import StoreGate, explain
@@ -36,6 +37,7 @@ def one(x: View[Array], mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Non
     assert_type(x.data, da.Array)
     assert_type(x.shape, tuple[int, ...])
     assert_type(x.head(3), Array)
+    assert_type(x.to_pandas(), pd.DataFrame)
     assert_type(x.subset(slice(0, 10)), View[Array])
     assert_type(x.to_xarray(), xr.Dataset)
     assert_type(x.var_names, tuple[str, ...])

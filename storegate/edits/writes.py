@@ -126,7 +126,14 @@ def _continue_categories(table: Table, columns: Mapping[str, Source], phases: Se
         if categories is None:
             continue
         for at in phases:
-            if name in table[at] and table[at][name].about.categories is None:
+            if name not in table[at]:
+                continue
+            if table[at][name].about.is_ordered != categories.is_ordered:
+                raise DtypeError(
+                    f"variable {name!r} of phase {at!r} and the new rows have categories of which only one kind is "
+                    "ordered; convert the column, as in column.cat.as_ordered()"
+                )
+            if table[at][name].about.categories is None:
                 raise DtypeError(
                     f"variable {name!r} of phase {at!r} holds {table[at][name].dtype} values, and the new rows are "
                     "categories; convert the column to its values first, as in column.astype(str)"

@@ -84,7 +84,7 @@ def _column(fields: _Batches, name: str, kind: Any) -> FieldSource:
 
     types = pa.types
     if types.is_dictionary(kind):
-        categories = Categories()
+        categories = Categories(is_ordered=kind.ordered)
         return FieldSource(fields, name, np.dtype(np.int32), (), partial(_codes, categories), categories)
     row_shape: tuple[int, ...] = ()
     value = kind
@@ -163,8 +163,9 @@ def _texts(array: Any, what: str) -> Array:
 
 
 def _values(dtype: np.dtype[Any], row_shape: tuple[int, ...], array: Any, what: str) -> Array:
-    _require_valid(array, what)
     n_rows = len(array)
+    if dtype.kind not in "mM" or row_shape:  # a time that is null is NaT
+        _require_valid(array, what)
     array = getattr(array, "storage", array)  # of a tensor
     for _ in range(64):
         if not hasattr(array, "flatten") or not hasattr(array.type, "list_size"):

@@ -217,7 +217,9 @@ def _series(series: Any, name: str) -> Any:
     categories = getattr(series.dtype, "categories", None)
     if categories is None or getattr(series.dtype, "name", "") == "interval":
         return series
-    return CodeSource(np.asarray(series.cat.codes, np.int64), tuple(categories), name, Categories())
+    return CodeSource(
+        np.asarray(series.cat.codes, np.int64), tuple(categories), name, Categories(is_ordered=series.dtype.ordered)
+    )
 
 
 def _of_records(rows: list[Mapping[Any, Any]]) -> dict[Any, Callable[[], Any]]:

@@ -23,8 +23,10 @@ CODES = np.dtype(np.int32)
 class Categories:
     """What codes stand for: it grows while rows are read, because each block of a table may have others."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_ordered: bool = False) -> None:
         self._codes: dict[tuple[type, Category], int] = {}
+        self.is_ordered = is_ordered
+        """Whether they stand in an order that means something; then none is added behind those that are known."""
 
     @property
     def values(self) -> tuple[Category, ...]:
@@ -50,7 +52,13 @@ class Categories:
         if len(codes) and codes.min() < 0:
             count = int(np.count_nonzero(codes < 0))
             raise MissingValueError(f"{what}: {count} values are null, and nothing stored can say so; fill them first")
+        n_known = len(self._codes)
         own = np.array([self._code(_plain(value, what)) for value in dictionary], CODES)
+        if self.is_ordered and n_known and (len(self._codes) > n_known or (np.diff(own) < 0).any()):
+            raise DtypeError(
+                f"{what}: its ordered categories are others, or in another order, than those of the rows before; give "
+                "the column the same categories"
+            )
         return own[codes] if len(codes) else np.empty(0, CODES)
 
     def _code(self, value: Category) -> int:
@@ -165,4 +173,6 @@ def description_of(source: Source) -> Description:
     """Return what else is known of a source, once its rows were read."""
     categories = categories_of(source)
     described: Description = getattr(source, "about", PLAIN)
-    return described if categories is None else Description.of(categories=categories.values)
+    if categories is None:
+        return described
+    return Description.of(categories=categories.values, is_ordered=categories.is_ordered)

@@ -14,6 +14,8 @@ __all__ = ["PLAIN", "Category", "Description"]
 Category: TypeAlias = str | int | float | bool
 """What a code of a categorical variable stands for."""
 
+_KEYS = {"dims", "attrs", "categories", "is_ordered"}
+
 MAX_DIMS = 64
 """Dimensions of an array of numpy."""
 
@@ -28,6 +30,8 @@ class Description:
     """Attributes such as units, as a JSON object: a text can be compared and hashed."""
     categories: tuple[Category, ...] | None = None
     """What the codes 0, 1, ... stand for; None for a variable of plain values."""
+    is_ordered: bool = False
+    """Whether the categories stand in an order that means something."""
 
     @classmethod
     def of(
@@ -36,10 +40,11 @@ class Description:
         dims: Iterable[str] = (),
         attrs: Mapping[str, Any] | None = None,
         categories: Iterable[Category] | None = None,
+        is_ordered: bool = False,
     ) -> Description:
         """Return the description of a variable with these attributes, which JSON can say."""
         text = json.dumps(dict(attrs or {}), sort_keys=False)
-        return cls(tuple(dims), text, None if categories is None else tuple(categories))
+        return cls(tuple(dims), text, None if categories is None else tuple(categories), is_ordered)
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -53,6 +58,7 @@ class Description:
             **({"dims": list(self.dims)} if self.dims else {}),
             **({"attrs": self.attrs} if self.attributes != "{}" else {}),
             **({"categories": list(self.categories)} if self.categories is not None else {}),
+            **({"is_ordered": True} if self.is_ordered else {}),
         }
 
     @classmethod
@@ -64,7 +70,7 @@ class Description:
         CorruptStoreError
             It is not one that :meth:`to_json` returns.
         """
-        if not isinstance(document, dict) or document.keys() - {"dims", "attrs", "categories"}:
+        if not isinstance(document, dict) or document.keys() - _KEYS:
             raise CorruptStoreError(f"a variable is described by {shown(document)}")
         dims, attrs, categories = document.get("dims", []), document.get("attrs", {}), document.get("categories")
         if not isinstance(dims, list) or len(dims) > MAX_DIMS or any(not isinstance(dim, str) for dim in dims):
@@ -75,7 +81,10 @@ class Description:
             not isinstance(categories, list) or any(not isinstance(one, Category) for one in categories)
         ):
             raise CorruptStoreError(f"a variable has categories {shown(categories)}, and not texts or numbers")
-        return cls.of(dims=dims, attrs=attrs, categories=categories)
+        is_ordered = document.get("is_ordered", False)
+        if not isinstance(is_ordered, bool):
+            raise CorruptStoreError(f"whether categories are ordered is {shown(is_ordered)}, and not true or false")
+        return cls.of(dims=dims, attrs=attrs, categories=categories, is_ordered=is_ordered)
 
 
 PLAIN = Description()

@@ -255,7 +255,7 @@ class Variable:
         dtype, row_shape = fold((transform,), self.dtype, self.row_shape)
         pieces = tuple(piece.with_transform(transform) for piece in self.pieces)
         keeps_codes = isinstance(transform, Cast) and dtype.kind in "iu"
-        about = self.about if keeps_codes else replace(self.about, categories=None)
+        about = self.about if keeps_codes else replace(self.about, categories=None, is_ordered=False)
         return replace(self, dtype=dtype, row_shape=row_shape, pieces=pieces, about=about)
 
     def cast(self, dtype: np.dtype[Any]) -> Variable:

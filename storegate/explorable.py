@@ -1,0 +1,214 @@
+"""Explorable: what views have for people who look at data: facts of arrays, first rows, statistics, other libraries."""
+
+from __future__ import annotations
+
+import importlib.util
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+import numpy as np
+
+from storegate.exports import arrow_reader, pandas_frame, require
+from storegate.parsing import Names
+from storegate.reading import Selected
+from storegate.session import Session
+from storegate.statistics import describe
+from storegate_engine.casts import combined
+from storegate_engine.errors import ArgumentError
+from storegate_engine.orders import as_int
+from storegate_engine.table import Variable
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
+    import xarray as xr
+
+__all__ = ["Explorable"]
+
+T = TypeVar("T")
+"""What an index of the view gives."""
+
+
+def _n_rows(n: object, what: str) -> int:
+    """Return a number of rows that may be more than there are."""
+    if (number := as_int(n, what)) < 0:
+        raise ArgumentError(f"{what} takes a number of rows, 0 or more, and not {number}")
+    return number
+
+
+class Explorable(Generic[T]):
+    """What is asked of rows before they are used; everything but rows and statistics comes from metadata alone."""
+
+    __slots__ = ()
+
+    session: Session
+
+    @property
+    @abstractmethod
+    def var_names(self) -> tuple[str, ...]:
+        """The names of the variables."""
+
+    @abstractmethod
+    def to_xarray(self) -> xr.Dataset:
+        """Return the rows as a lazy Dataset."""
+
+    @abstractmethod
+    def _all_variables(self) -> tuple[Names, list[Variable]]:
+        """Return the chosen variables, or all of the chosen phase."""
+
+    @abstractmethod
+    def _array(self, what: str) -> tuple[list[Variable], bool]:
+        """Return the variables of an array, and whether they are stacked; AttributeError for any other view."""
+
+    def head(self, n: int = 5) -> T:
+        """Return the first rows, as indexing does; for a phase as a dict of all its variables.
+
+        Parameters
+        ----------
+        n : int
+            How many; fewer where there are not so many.
+
+        Examples
+        --------
+        >>> from storegate import StoreGate
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data(["x", "y"], [[0.0, 0.5, 1.0], [0, 1, 0]])
+        >>> gate["train"].head(2)
+        {'x': array([0. , 0.5]), 'y': array([0, 1])}
+        """
+        names, variables = self._all_variables()
+        rows: Any = Selected.by_item(names, variables, slice(_n_rows(n, "head"))).read(self.session.budget_nbytes)
+        return cast(T, rows)
+
+    def describe(self) -> pd.DataFrame:
+        """Return statistics of each variable, over all values of its rows; they are read once, within the budget.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A line for each variable: ``dtype``, ``shape``, ``count`` of values, ``missing`` (NaN and NaT), ``mean``
+            and ``std`` (of the population) of numbers and bools, ``min`` and ``max`` of these and of times.
+
+        Examples
+        --------
+        >>> from storegate import StoreGate
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [[1, 2], [3, 6]])
+        >>> gate["train"].describe().loc["x", ["count", "mean", "min", "max"]]
+        count     4
+        mean    3.0
+        min       1
+        max       6
+        Name: x, dtype: object
+        """
+        return describe(self._all_variables()[1], self.session.budget_nbytes)
+
+    # As tables of other libraries
+
+    def to_pandas(self, n: int | None = None) -> pd.DataFrame:
+        """Return the rows as a DataFrame of pandas: a column for each variable, categories as they came.
+
+        Rows of several values are arrays in a column of objects.
+
+        Parameters
+        ----------
+        n : int, optional
+            Only the first rows; all rows are in memory otherwise.
+
+        Examples
+        --------
+        >>> from storegate import StoreGate
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data({"x": [0.5, 1.5], "y": [0, 1]})
+        >>> gate["train"].to_pandas()["x"].tolist()
+        [0.5, 1.5]
+        """
+        return pandas_frame(self._all_variables()[1], None if n is None else _n_rows(n, "to_pandas"))
+
+    def to_arrow(self) -> pa.Table:
+        """Return all rows as a table of pyarrow, which the extra ``storegate[arrow]`` installs.
+
+        Rows of several values are fixed-shape tensors, categories are dictionaries. To read rows a batch at a time,
+        give the view itself to a library that takes ``__arrow_c_stream__``, as pyarrow, polars and duckdb do.
+
+        Raises
+        ------
+        DtypeError
+            A dtype that Arrow does not have: complex numbers, durations of months.
+        """
+        return self._arrow_reader().read_all()
+
+    def to_polars(self) -> pl.DataFrame:
+        """Return all rows as a DataFrame of polars, which the extra ``storegate[polars]`` installs."""
+        polars = require("polars", "storegate[polars]", "to_polars")
+        return cast("pl.DataFrame", polars.DataFrame(self._arrow_reader()))
+
+    def _arrow_reader(self) -> Any:
+        return arrow_reader(self._all_variables()[1], self.session.budget_nbytes)
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Return the rows as a stream of Arrow record batches of at most 64 MB, read as they are asked for."""
+        return self._arrow_reader().__arrow_c_stream__(requested_schema)
+
+    # What an array has, from metadata alone
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(n_rows, *row_shape)``; stacked variables stand on axis 1."""
+        variables, is_stacked = self._array("shape")
+        n_rows, *row_shape = variables[0].shape
+        return (n_rows, len(variables), *row_shape) if is_stacked else (n_rows, *row_shape)
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the rows."""
+        variables, _ = self._array("dtype")
+        dtype = variables[0].dtype
+        for variable in variables[1:]:
+            dtype = combined(dtype, variable.dtype)
+        return dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows in memory, of all variables of the view."""
+        return sum(variable.nbytes for variable in self._all_variables()[1])
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """The names of the dimensions, those of `to_xarray` for a variable."""
+        variables, is_stacked = self._array("dims")
+        own = variables[0].dims
+        return (own[0], "variable", *own[1:]) if is_stacked else own
+
+    @property
+    def chunks(self) -> tuple[tuple[int, ...], ...]:
+        """The blocks of `data`, as dask has them."""
+        self._array("chunks")
+        lazy: Any = Selected.everything(*self._all_variables()).lazy(self.session.capacity)
+        chunks: tuple[tuple[int, ...], ...] = lazy.chunks
+        return chunks
+
+    @property
+    def plot(self) -> Any:
+        """Xarray's plots of a variable: ``view.plot()``, ``view.plot.hist()``; what is drawn is read.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            There is no matplotlib.
+        """
+        self._array("plot")
+        if importlib.util.find_spec("matplotlib") is None:
+            raise ModuleNotFoundError(
+                'view.plot draws with matplotlib; install it with: python -m pip install "storegate[plot]"',
+                name="matplotlib",
+            )
+        names = self.var_names
+        dataset = self.to_xarray()
+        return (dataset[names[0]] if len(names) == 1 else dataset[list(names)].to_dataarray()).plot

@@ -1,0 +1,176 @@
+"""Exports: rows as tables of other libraries, some megabytes at a time; converts, and decides nothing about rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from storegate_engine.errors import DtypeError, ShapeError
+from storegate_engine.exchange import task_nbytes
+from storegate_engine.table import Variable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["arrow_reader", "pandas_frame", "require"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+BATCH_NBYTES = 64 * 2**20
+"""Rows of a record batch take no more, and no more than a task may hold."""
+
+_PARQUET_UNITS = ("s", "ms", "us", "ns")
+
+
+def require(package: str, extra: str, what: str) -> Any:
+    """Return a package that is optional.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        It is not installed; the message says how to install it.
+    """
+    from importlib import import_module
+
+    try:
+        return import_module(package)
+    except ModuleNotFoundError as err:
+        raise ModuleNotFoundError(
+            f'{what} needs {package}; install it with: python -m pip install "{extra}"', name=package
+        ) from err
+
+
+def arrow_reader(variables: Sequence[Variable], budget_nbytes: int) -> Any:
+    """Return a ``pyarrow.RecordBatchReader`` of variables, which reads rows as batches are asked for.
+
+    Rows of several values are fixed-shape tensors, codes of categories are dictionaries.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        pyarrow is not installed.
+    ShapeError
+        The variables have different numbers of rows.
+    DtypeError
+        Arrow has no type for a dtype.
+    """
+    pa = require("pyarrow", "storegate[arrow]", "a table of Arrow")
+    n_rows = _n_rows(variables)
+    schema = pa.schema([(variable.name, _type(pa, variable)) for variable in variables])
+    limit = min(BATCH_NBYTES, task_nbytes(budget_nbytes, 1))
+    step = max(1, limit // max(1, sum(variable.row_nbytes for variable in variables)))
+
+    def batches() -> Iterator[Any]:
+        for start in range(0, n_rows, step):
+            stop = min(start + step, n_rows)
+            arrays = [_array(pa, variable, variable.read(start, stop)) for variable in variables]
+            yield pa.record_batch(arrays, schema=schema)
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def pandas_frame(variables: Sequence[Variable], n: int | None) -> pd.DataFrame:
+    """Return the first rows of variables, or all, as a frame; rows of several values are arrays in it."""
+    import pandas as pd  # deferred on purpose: it takes a third of a second
+
+    n_rows = _n_rows(variables) if n is None else min(n, _n_rows(variables))
+    columns: dict[str, Any] = {}
+    for variable in variables:
+        values = variable.read(0, n_rows)
+        if variable.about.categories is not None:
+            codes: Any = _codes(variable, values)
+            dtype = pd.CategoricalDtype(list(variable.about.categories), ordered=variable.about.is_ordered)
+            columns[variable.name] = pd.Categorical.from_codes(codes, dtype=dtype)
+        elif values.ndim > 1:
+            columns[variable.name] = pd.Series(list(values), dtype=object)
+        elif values.dtype.kind in "UT":
+            columns[variable.name] = pd.Series(values.astype(object))
+        else:
+            columns[variable.name] = values
+    return pd.DataFrame(columns, index=pd.RangeIndex(n_rows))
+
+
+def _n_rows(variables: Sequence[Variable]) -> int:
+    counts = {variable.name: len(variable) for variable in variables}
+    if len(set(counts.values())) > 1:
+        raise ShapeError(f"a table has variables of equal numbers of rows; found {counts}")
+    return next(iter(counts.values()), 0)
+
+
+def _codes(variable: Variable, codes: Array) -> Array:
+    """Return codes, all of which have a category: rows may have been assigned as plain numbers."""
+    n = len(variable.about.categories or ())
+    if len(codes) and not 0 <= codes.min() <= codes.max() < n:
+        raise DtypeError(
+            f"variable {variable.name!r} has {n} categories, and codes from {codes.min()} to {codes.max()}; assign "
+            "codes of these, or delete and add the variable"
+        )
+    return codes
+
+
+def _type(pa: Any, variable: Variable) -> Any:
+    """Return the Arrow type of a variable's rows."""
+    if variable.about.categories is not None:
+        value = pa.array(list(variable.about.categories)).type
+        return pa.dictionary(pa.int32(), value, ordered=variable.about.is_ordered)
+    kind = variable.dtype.kind
+    if kind == "c":
+        raise DtypeError(
+            f"variable {variable.name!r} is {variable.dtype}, and Arrow has no complex numbers; leave it out, as in "
+            "gate[phase][names].to_arrow(), or store real and imaginary parts"
+        )
+    if kind in "UT":
+        value = pa.string()
+    elif kind in "SV":
+        value = pa.binary()
+    else:
+        value = pa.from_numpy_dtype(_storable(variable))
+    if kind == "M" and np.datetime_data(variable.dtype)[0] in ("D", "W", "M", "Y"):
+        value = pa.date32()
+    if not variable.row_shape:
+        return value
+    if kind in "UTSV" or 0 in variable.row_shape:
+        for size in reversed(variable.row_shape):
+            value = pa.list_(value, size)
+        return value
+    return pa.fixed_shape_tensor(value, variable.row_shape)
+
+
+def _storable(variable: Variable) -> np.dtype[Any]:
+    """Return the dtype in which Arrow takes values: times in days, or in seconds and finer."""
+    dtype = variable.dtype
+    if dtype.kind not in "mM" or np.datetime_data(dtype)[0] in _PARQUET_UNITS:
+        return dtype
+    unit = np.datetime_data(dtype)[0]
+    if dtype.kind == "m" and unit in ("M", "Y"):
+        raise DtypeError(f"variable {variable.name!r} is {dtype}, and months have no length; cast it to int64 first")
+    is_day = dtype.kind == "M" and unit in ("D", "W", "M", "Y")
+    return np.dtype("M8[D]" if is_day else f"{dtype.kind}8[s]")
+
+
+def _array(pa: Any, variable: Variable, values: Array) -> Any:
+    """Return rows as an Arrow array of the type that :func:`_type` says."""
+    if variable.about.categories is not None:
+        codes = pa.array(_codes(variable, values).astype(np.int32))
+        known = pa.array(list(variable.about.categories))
+        return pa.DictionaryArray.from_arrays(codes, known, ordered=variable.about.is_ordered)
+    flat = values.reshape(-1)
+    if values.dtype.kind in "UTSV":
+        array = pa.array(flat.astype(object).tolist(), pa.string() if values.dtype.kind in "UT" else pa.binary())
+    else:
+        array = pa.array(flat.astype(_storable(variable), copy=False))
+    if not variable.row_shape:
+        return array
+    kind = _type(pa, variable)
+    if isinstance(kind, pa.FixedShapeTensorType):
+        stored = pa.FixedSizeListArray.from_arrays(array, int(np.prod(variable.row_shape)))
+        return pa.ExtensionArray.from_storage(kind, stored)
+    for axis in range(len(variable.row_shape))[::-1]:
+        size = variable.row_shape[axis]
+        if size:
+            array = pa.FixedSizeListArray.from_arrays(array, size)
+        else:  # lists without items do not say how many they are
+            array = pa.array([[]] * int(np.prod((len(values), *variable.row_shape[:axis]))), pa.list_(array.type, 0))
+    return array
