@@ -85,17 +85,16 @@ def _joined(
 
 
 def _in_runs(old: Variable, runs: Sequence[Span], new: Variable, first: int) -> Variable:
-    """Replace runs of rows, one after the other."""
+    """Replace runs of rows by those of ``new``, which has the rows of all runs one after the other."""
 
     def arrange(order: orders.RowOrder, extra: orders.RowOrder) -> orders.RowOrder:
-        done = 0
+        done, own = 0, []
         for start, stop in runs:
             lo, hi = max(start, first), min(stop, first + len(old))
             if lo < hi:
-                part = orders.cut(extra, done + lo - start, done + hi - start)
-                order = orders.replace_rows(order, lo - first, hi - first, part)
+                own.append((lo - first, orders.cut(extra, done + lo - start, done + hi - start)))
             done += stop - start
-        return order
+        return orders.replace_runs(order, own)
 
     is_touched = any(max(start, first) < min(stop, first + len(old)) for start, stop in runs)
     return _joined(old, new, arrange) if is_touched else old

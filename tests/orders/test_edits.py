@@ -25,6 +25,7 @@ from storegate_engine.orders import (
     flatten,
     permute,
     replace_rows,
+    replace_runs,
 )
 from tests.order_cases import Rows, assert_rows, nested, spans
 
@@ -69,6 +70,44 @@ def test_replace_rows_equals_numpy(pair: tuple[RowOrder, Rows], data: st.DataObj
     wanted = np.concatenate([expected[:lo], np.arange(new.start, new.stop), expected[hi:]])
     assert_rows(result, wanted)
     np.testing.assert_array_equal(result.find(wanted), np.arange(len(wanted)))
+
+
+@given(nested(), st.data())
+def test_replace_runs_equals_numpy(pair: tuple[RowOrder, Rows], data: st.DataObject) -> None:
+    """The last one counts where they overlap, as in one assignment after the other."""
+    order, expected = pair
+    wanted, runs, one_by_one = expected.copy(), [], order
+    for number in range(data.draw(st.integers(0, 6))):
+        lo, hi = spans(data.draw, len(order))
+        new = permute(Range(1000 * number, 1000 * number + hi - lo), number)
+        runs.append((lo, new))
+        wanted[lo:hi] = new.rows(0, hi - lo)
+        one_by_one = replace_rows(one_by_one, lo, hi, new)
+    result = replace_runs(order, runs)
+    assert_rows(result, wanted)
+    assert len(result.parts) <= max(1, len(one_by_one.parts))
+
+
+def test_many_runs_are_replaced_in_one_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand scattered rows of an order of thousands of parts: each part is looked at once."""
+    looked_at = 0
+    bounds = Range.bounds.fget
+
+    def counted(order: Range) -> object:
+        nonlocal looked_at
+        looked_at += 1
+        return bounds(order)
+
+    order = concat(*(Range(3 * at, 3 * at + 2) for at in range(2000)))
+    runs = [(4 * at, Range(10_000 + at, 10_001 + at)) for at in range(1000)]
+    monkeypatch.setattr(Range, "bounds", property(counted))
+    result = replace_runs(order, runs)
+    assert looked_at < 20_000
+    wanted = np.array([row for at in range(2000) for row in (3 * at, 3 * at + 1)])
+    wanted[::4] = np.arange(10_000, 11_000)
+    np.testing.assert_array_equal(result.rows(0, 4000), wanted)
+    with pytest.raises(IndexError):
+        replace_runs(order, [(3999, Range(0, 2))])
 
 
 def test_edits_return_the_shortest_form() -> None:

@@ -17,7 +17,7 @@ PUBLIC = {
     "storegate_engine.orders": """
         ArrayIndex Concat MaskIndex Nested NewIndex Permute Range RangeIndex RowIndex RowOrder STEP_ROWS Slice
         Span Take as_int as_int64 concat cut find_last flatten from_json in_memory join_runs n_nodes permute
-        replace_rows runs_of spans to_json
+        replace_rows replace_runs runs_of spans to_json
     """,
     "storegate_engine.arrays": """
         ArraySpec Compressor ConstantArray DEFAULT_COMPRESSOR Fileless MAX_TEXT_NBYTES MemoryArray

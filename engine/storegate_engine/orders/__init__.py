@@ -18,7 +18,7 @@ What its files know:
 from __future__ import annotations
 
 from storegate_engine.orders.concats import Concat, join_runs
-from storegate_engine.orders.edits import concat, cut, flatten, permute, replace_rows
+from storegate_engine.orders.edits import concat, cut, flatten, permute, replace_rows, replace_runs
 from storegate_engine.orders.indexes import STEP_ROWS, NewIndex, RowIndex, Span, find_last, runs_of, spans
 from storegate_engine.orders.json import from_json, n_nodes, to_json
 from storegate_engine.orders.memory_indexes import ArrayIndex, MaskIndex, RangeIndex, in_memory
@@ -53,6 +53,7 @@ __all__ = [
     "n_nodes",
     "permute",
     "replace_rows",
+    "replace_runs",
     "runs_of",
     "spans",
     "to_json",

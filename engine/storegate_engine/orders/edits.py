@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
 
 from storegate_engine.orders.concats import Concat
 from storegate_engine.orders.indexes import NewIndex, RowIndex
@@ -11,7 +13,7 @@ from storegate_engine.orders.nested import Permute, Slice, Take
 from storegate_engine.orders.order import Range, RowOrder, check_order, check_span
 from storegate_engine.orders.permutations import check_seed, kind_for
 
-__all__ = ["concat", "cut", "flatten", "permute", "replace_rows"]
+__all__ = ["concat", "cut", "flatten", "permute", "replace_rows", "replace_runs"]
 
 
 def concat(*orders: RowOrder) -> RowOrder:
@@ -117,6 +119,38 @@ def replace_rows(order: RowOrder, lo: int, hi: int, new: RowOrder) -> RowOrder:
     check_order(order, "replace_rows")
     first, last = check_span(lo, hi, len(order))
     return concat(cut(order, 0, first), new, cut(order, last, len(order)))
+
+
+def replace_runs(order: RowOrder, runs: Sequence[tuple[int, RowOrder]]) -> RowOrder:
+    """Return an order in which each run of rows, from its first logical row on, is replaced by as many others.
+
+    Where runs overlap, the last one counts, as it would if they were replaced one after the other.
+
+    Raises
+    ------
+    IndexError
+        A run does not lie within the order.
+
+    Examples
+    --------
+    >>> replace_runs(Range(0, 6), [(4, Range(100, 101)), (1, Range(200, 202))]).rows(0, 6)
+    array([  0, 200, 201,   3, 100,   5])
+    """
+    check_order(order, "replace_runs")
+    spans = [check_span(start, start + len(new), len(order)) for start, new in runs]
+    # Whose rows come between one edge and the next: those of the order itself, or of a run. All parts are cut and
+    # joined once; to replace one run after the other would walk all parts for each of them.
+    edges = np.unique(np.array([(0, len(order)), *spans], dtype=np.int64))
+    owners = np.full(len(edges) - 1, -1)
+    for number, span in enumerate(spans):
+        lo, hi = np.searchsorted(edges, span)
+        owners[lo:hi] = number
+    first = np.flatnonzero(np.diff(owners, prepend=-2))
+    parts = []
+    for number, lo, hi in zip(owners[first], edges[first], edges[[*first[1:], -1][: len(first)]], strict=True):
+        start, new = (0, order) if number < 0 else (spans[number][0], runs[number][1])
+        parts.append(cut(new, lo - start, hi - start))
+    return concat(*parts)
 
 
 def flatten(order: RowOrder, store: Callable[[NewIndex], RowIndex] = in_memory) -> Take:
