@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
 from distributed import Client, Nanny, Scheduler, SpecCluster
 
 from storegate_engine.holds import LOCK
@@ -19,6 +20,9 @@ from storegate_engine.submitted import drop_unwanted
 
 # `dask scheduler` listens on all interfaces with its web server unless it is told where.
 LOOPBACK = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+
+SCHEDULERS = ["in this process", pytest.param("of its own", marks=pytest.mark.slow)]
+"""Where the scheduler of a cluster may run."""
 
 StartWorker = Callable[..., None]
 

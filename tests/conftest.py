@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import multiprocessing.util
 import os
@@ -12,11 +13,22 @@ import urllib.request
 import dask
 import pytest
 from distributed import Client, LocalCluster, get_client
+from distributed.utils import get_mp_context
+from hypothesis import settings
 from moto.server import ThreadedMotoServer
 
 from storegate import StoreGate
 from storegate_engine import arrays
-from tests.clusters import becomes_true, dask_processes, scheduler_here, scheduler_process, spill_below
+from tests.clusters import SCHEDULERS, becomes_true, dask_processes, scheduler_here, scheduler_process, spill_below
+
+# The processes that tests start, workers of dask among them, are forked from one that has imported what they need.
+dask.config.set({"distributed.worker.multiprocessing-method": "forkserver", "multiprocessing.context": "forkserver"})
+get_mp_context()  # distributed names its own modules first, once
+multiprocessing.get_context("forkserver").set_forkserver_preload(["storegate.gate", "distributed"])
+
+settings.register_profile("few", max_examples=20, deadline=None)
+settings.register_profile("many", max_examples=100, deadline=None)
+settings.load_profile("few")  # or the one of --hypothesis-profile
 
 
 def pytest_configure(config):
@@ -26,6 +38,13 @@ def pytest_configure(config):
         os.environ["TMPDIR"] = tempfile.tempdir = own
         # behind what multiprocessing itself tidies up in it
         multiprocessing.util.Finalize(None, shutil.rmtree, (own, True), exitpriority=-1000)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen():
+    """Leave what is there, modules and thousands of tests, out of the collections of garbage that tests ask for."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=["numpy", "zarr", "hybrid"])
@@ -51,9 +70,7 @@ def stored(tmp_path):
 @pytest.fixture(scope="session")
 def processes():
     """Start processes quickly: the server imports once, and has used nothing that cannot be forked."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["storegate.gate"])
-    return context
+    return multiprocessing.get_context("forkserver")
 
 
 def take_back_scheduler():
@@ -78,7 +95,7 @@ def of_processes():
     return dask_processes
 
 
-@pytest.fixture(params=["in this process", "of its own"])
+@pytest.fixture(params=SCHEDULERS)
 def growing(request, tmp_path):
     """A client of a cluster that has no workers, and what starts one of a number of threads and a memory limit."""
     start = scheduler_here if request.param == "in this process" else scheduler_process
@@ -101,7 +118,7 @@ def spill_goes(request):
     assert becomes_true(lambda: spill_below(directory) == before), spill_below(directory)
 
 
-@pytest.fixture(params=["in this process", "of its own"])
+@pytest.fixture(params=SCHEDULERS)
 def cluster(request, tmp_path):
     """Two single-thread workers in processes of their own, on loopback; with a scheduler here, or in one too."""
     if request.param == "of its own":

@@ -169,7 +169,7 @@ def _hold(path: Path, *, is_new: bool = False) -> Hold | None:
         if not _is_own(path) or path in _holds:  # NFS would give it, and lose it
             return None
         descriptor = os.open(path / LOCK, _LOCK_FLAGS, 0o600)
-        is_locked = _take_lock(descriptor)
+        is_locked = take_lock(descriptor)
         same = os.path.samestat(os.fstat(descriptor), (path / LOCK).lstat())  # not removed meanwhile
         if same and (is_locked or (is_new and is_locked is None)):
             hold, descriptor = Hold(path, descriptor), -1
@@ -185,7 +185,7 @@ def _hold(path: Path, *, is_new: bool = False) -> Hold | None:
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
-def _take_lock(descriptor: int) -> bool | None:
+def take_lock(descriptor: int) -> bool | None:
     """Lock an open file; False where another process (or another opening of it) has it, None without such locks."""
     try:
         if os.name == "nt":

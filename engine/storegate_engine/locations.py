@@ -131,7 +131,7 @@ class Location:
         _run(self.store.set(self.key(key), default_buffer_prototype().buffer.from_bytes(content)))
 
     def _put(self, key: str, content: bytes, *, exclusive: bool, sync: bool) -> bool:
-        is_put = put_file(self.url, self.key(key), content, exclusive=exclusive, sync=_sync if sync else None)
+        is_put = put_file(self.url, self.key(key), content, exclusive=exclusive, sync=sync_descriptor if sync else None)
         if sync:
             self._sync_directories(self.key(key).rpartition("/")[0])
         return is_put
@@ -163,7 +163,7 @@ class Location:
     def _sync_file(self, key: str) -> None:
         descriptor = open_file(self.url, key)
         try:
-            _sync(descriptor, Path(self.url, key))
+            sync_descriptor(descriptor, Path(self.url, key))
         finally:
             os.close(descriptor)
 
@@ -172,7 +172,7 @@ class Location:
             return
         descriptor = open_directory(self.url, key).open_self()
         try:
-            _sync(descriptor, Path(self.url, key))
+            sync_descriptor(descriptor, Path(self.url, key))
         finally:
             os.close(descriptor)
 
@@ -244,12 +244,12 @@ def _sync_outside(directory: Path) -> None:
     if os.name != "nt":
         descriptor = os.open(directory, os.O_RDONLY)
         try:
-            _sync(descriptor, directory)
+            sync_descriptor(descriptor, directory)
         finally:
             os.close(descriptor)
 
 
-def _sync(descriptor: int, path: Path) -> None:
+def sync_descriptor(descriptor: int, path: Path) -> None:
     """Sync one open file; the only place that does, so that tests know what a power failure leaves."""
     os.fsync(descriptor)
 

@@ -115,7 +115,7 @@ def test_a_missing_shard_is_never_zeros(gate):
 
 
 def test_many_shards(monkeypatch, request):
-    monkeypatch.setattr(guards, "_KEPT", 2)
+    monkeypatch.setattr(guards, "KEPT", 2)
     args = {"output_dir": f"memory://{abs(hash(request.node.nodeid))}", "chunk": 4096}
     rows = np.random.default_rng(1).random((3 * 32768, 64))
     with StoreGate("zarr", args, "a") as opened:

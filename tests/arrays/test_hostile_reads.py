@@ -87,8 +87,8 @@ class TestObjects:
         key = self.key_of(gate, ending)
         gate.repository().location.write(key, b" " * (limit + 2**20))
         fetched.clear()
-        arrays._open_array.cache_clear()
-        arrays._inspect.cache_clear()
+        arrays.open_array.cache_clear()
+        arrays.inspect_array.cache_clear()
         with pytest.raises(CorruptStoreError, match=f"{key} has more than {limit} bytes"):
             StoreGate("zarr", args, "a").get_data("t")
         assert max(fetched, default=0) <= limit + 1
@@ -109,8 +109,8 @@ class TestObjects:
     def test_an_empty_one(self, args, gate, ending):
         key = self.key_of(gate, ending)
         gate.repository().location.write(key, b"")
-        arrays._open_array.cache_clear()
-        arrays._inspect.cache_clear()
+        arrays.open_array.cache_clear()
+        arrays.inspect_array.cache_clear()
         with pytest.raises(CorruptStoreError, match=f"{key} is not JSON"):
             StoreGate("zarr", args, "a").get_data("t")
 
@@ -125,7 +125,7 @@ class TestObjects:
         for name in (".zarray", ".zattrs"):
             location.write(key.replace("zarr.json", name), b" " * 2**22)
         fetched.clear()
-        arrays._open_array.cache_clear()
+        arrays.open_array.cache_clear()
         np.testing.assert_array_equal(StoreGate("zarr", args, "a").get_data("t"), TEXTS)
         assert max(fetched, default=0) < 2**16
 
@@ -267,7 +267,9 @@ def test_durable_commits_sync_nothing_outside_of_the_root(store, tmp_path, monke
         shard.unlink()
         shard.symlink_to(elsewhere / "file") if what == "link" else os.mkfifo(shard)
     synced = []
-    monkeypatch.setattr(locations, "_sync", lambda descriptor, path: synced.append(os.fstat(descriptor).st_ino))
+    monkeypatch.setattr(
+        locations, "sync_descriptor", lambda descriptor, path: synced.append(os.fstat(descriptor).st_ino)
+    )
     gate = StoreGate("zarr", {"output_dir": store, "durability": "power"}, "a")
     with pytest.raises(StoreError, match=r"link|no file"):
         gate.shuffle("train", 1)

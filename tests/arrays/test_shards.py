@@ -19,6 +19,7 @@ from storegate_engine.arrays import shards as module
 from storegate_engine.arrays.shards import Shards, shards_of
 from storegate_engine.buffers import crc32c
 from storegate_engine.errors import CorruptStoreError
+from tests.examples import examples
 
 COMPRESSORS = {
     "none": (),
@@ -130,7 +131,7 @@ class TestPlain:
         path, rows = tmp_path / "a", noise(np.empty((256, 50), "u4"))
         write(path, np.zeros_like(rows), shard=256)
         compressed.clear()
-        frames._blosc_head.cache_clear()
+        frames.blosc_head.cache_clear()
         opened(path, 256).write(0, rows)
         assert len(compressed) == 32 / 16 + 1, "and one for the header"
         rows[16 * CHUNK : 17 * CHUNK] = 0  # the second chunk that is tried
@@ -186,7 +187,7 @@ def test_a_shard_that_cannot_be_written_leaves_no_part_of_it(tmp_path, monkeypat
     assert len(list((tmp_path / "a" / "c" / "0").iterdir())) == 1
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_ranges_and_rows_equal_numpy(tmp_path, data, monkeypatch):
     n_rows = data.draw(st.integers(1, 200))
@@ -226,8 +227,10 @@ def test_a_chunk_that_many_spans_touch_is_decoded_once(tmp_path, monkeypatch):
     rows = values(96, "f4", (2,))
     write(tmp_path / "a", rows)
     read = []
-    original = Shards._chunks
-    monkeypatch.setattr(Shards, "_chunks", lambda self, chunks, *a: read.extend(chunks) or original(self, chunks, *a))
+    original = Shards.read_chunks
+    monkeypatch.setattr(
+        Shards, "read_chunks", lambda self, chunks, *a: read.extend(chunks) or original(self, chunks, *a)
+    )
     out = np.empty((24, 2), "f4")
     opened(tmp_path / "a").read_spans(
         [(at, at + 2, place) for place, at in zip(range(0, 24, 2), range(12, 60, 4), strict=True)], out
@@ -353,9 +356,9 @@ def test_rows_are_read_in_the_thread_that_asks_where_it_says_so(tmp_path, monkey
     write(tmp_path / "a", rows)
     shards = opened(tmp_path / "a")
     threads = set()
-    original = Shards._read_wanted
+    original = Shards.read_wanted
     monkeypatch.setattr(
-        Shards, "_read_wanted", lambda self, *a: threads.add(threading.get_ident()) or original(self, *a)
+        Shards, "read_wanted", lambda self, *a: threads.add(threading.get_ident()) or original(self, *a)
     )
     out = np.empty_like(rows)
     shards.read_into(0, 320, out, alone=True)

@@ -30,6 +30,7 @@ def shuffled(tmp_path):
     return gate, rows[order], order
 
 
+@pytest.mark.parametrize("cluster", ["in this process", "of its own"], indirect=True)
 def test_the_same_rows_on_a_cluster(cluster, shuffled):
     gate, expected, order = shuffled
     dataset = gate["train"].to_xarray()
@@ -135,7 +136,7 @@ def kill_a_worker(pid, number, moment, done, killed):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the sockets of killed workers
-@pytest.mark.parametrize("road", ["compute", "compact"])
+@pytest.mark.parametrize("road", ["compute", pytest.param("compact", marks=pytest.mark.slow)])
 def test_killed_workers_cost_their_own_tasks(cluster, shuffled, tmp_path, road):
     gate, expected, _ = shuffled
     lazy = gate["train"]["x"].data

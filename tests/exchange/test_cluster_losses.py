@@ -22,7 +22,7 @@ import pytest
 from storegate import StoreGate
 from storegate_engine.errors import ClusterError, SpillError
 from storegate_engine.exchange import run
-from tests.clusters import gone
+from tests.clusters import gone, scheduler_here
 
 ROWS, SEED = 100_000, 3
 VALUES = np.random.default_rng(0).random((ROWS, 64), dtype="f4")
@@ -89,9 +89,10 @@ PASSES = {
 }
 """The files that a pass writes, which say that it has begun."""
 ROADS = [
-    (compute_repeated, "requests"),
+    pytest.param(compute_repeated, "requests", marks=pytest.mark.slow),
     (compute, "scatters"),
-    *((compact, during) for during in ("scatters", "splits", "collects")),
+    *(pytest.param(compact, during, marks=pytest.mark.slow) for during in ("scatters", "splits")),
+    (compact, "collects"),
 ]
 
 
@@ -119,7 +120,7 @@ def test_a_worker_that_is_killed_in_a_pass_costs_its_own_tasks(cluster, store, r
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the sockets to a killed scheduler
-@pytest.mark.parametrize("road", [compute, compact])
+@pytest.mark.parametrize("road", [pytest.param(compute, marks=pytest.mark.slow), compact])
 def test_a_scheduler_that_is_killed_in_the_middle_costs_the_call(store, tmp_path, of_processes, caplog, road):
     caplog.set_level(logging.CRITICAL, "distributed.client")  # a record of the loss would keep the frames of the call
     gate = opened(store)
@@ -164,7 +165,7 @@ def test_a_relative_scratch_directory_is_the_clients(cluster, store, tmp_path, m
     assert list(tmp_path.rglob("map-*")) == []
 
 
-@pytest.mark.parametrize("road", [compute, compact])
+@pytest.mark.parametrize("road", [compute, pytest.param(compact, marks=pytest.mark.slow)])
 def test_a_store_on_s3_is_shared_as_a_directory_is(cluster, s3_args, tmp_path, road):
     gate = StoreGate("zarr", {**s3_args, "budget": "4MiB"}, "test_id")
     gate.add_data("x", VALUES, shuffle=SEED)
@@ -201,16 +202,19 @@ def most_at_once(number, path):
     return seen.count("+") - seen.count("-")
 
 
-def test_no_more_tasks_at_once_than_were_planned(tmp_path, of_processes):
+def test_no_more_tasks_at_once_than_were_planned(tmp_path):
     """A plan may have fewer than the worker has threads, each with more memory."""
-    with of_processes(tmp_path / "dask", n_workers=1, n_threads=4):
+    with scheduler_here(tmp_path / "dask") as (client, start_worker):
+        start_worker(4)
+        client.wait_for_workers(1, timeout=120)
         for planned in (1, 2):
             path = str(tmp_path / f"log-{planned}")
             found = run((partial(most_at_once, number, path) for number in range(12)), planned)
             assert max(found) <= planned
 
 
-def test_a_task_plans_with_its_workers_memory(of_processes, tmp_path, store):
-    with of_processes(tmp_path / "dask", n_workers=1) as client:
+def test_a_task_plans_with_its_workers_memory(tmp_path, store):
+    with scheduler_here(tmp_path / "dask") as (client, start_worker):
+        start_worker()
         found = client.submit(lambda: astuple(opened(store, "4GB").capacity), pure=False).result()
     assert found == (700 * 10**6, 1)

@@ -15,6 +15,7 @@ from storegate_engine.buffers import Workspace
 from storegate_engine.errors import CorruptStoreError
 from storegate_engine.exchange import Exchange, driver
 from storegate_engine.orders import ArrayIndex, Range, Take, cut, permute
+from tests.examples import examples
 
 N_ROWS = 1000
 
@@ -54,7 +55,7 @@ def buckets(exchange, n_buckets):
     return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_variables_orders_sizes_and_turns(stored, tmp_path_factory, data):
     kinds = data.draw(st.lists(st.sampled_from(["repeated", "cut", "other"]), min_size=3, max_size=3), "orders")

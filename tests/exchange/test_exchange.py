@@ -23,6 +23,7 @@ from storegate_engine.orders import ArrayIndex, Range, Take, cut, permute
 from storegate_engine.store import rewriting as rewrite
 from storegate_engine.store.rewriting import plan_rewrite
 from storegate_engine.table import Variable
+from tests.examples import examples
 from tests.exchanges import collected, exchange_of, kind_of, scratch
 
 
@@ -30,7 +31,7 @@ class TestEqualsNumpy:
     def test_any_rows_chunks_budgets_edits_and_plans(self, tmp_path_factory):
         refused = []
 
-        @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
         @given(data=st.data())
         def law(data):
             n_rows = data.draw(st.integers(2, 3000), "rows")
@@ -295,12 +296,12 @@ class TestEqualsNumpy:
         assert sum(read) == 5050
         np.testing.assert_array_equal(gate.get_data("x"), rows[np.random.RandomState(3).permutation(5050)])
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=examples(50), deadline=None)
     @given(data=st.data())
     def test_rows_are_put_in_ascending_order(self, data):
         n_stored = data.draw(st.integers(1, 200))
         rows = np.array(data.draw(st.lists(st.integers(0, n_stored - 1), max_size=300)), np.int64)
-        ascending, places = rewrite._ascending(rows, n_stored)
+        ascending, places = rewrite.ascending(rows, n_stored)
         np.testing.assert_array_equal(ascending, np.sort(rows))
         np.testing.assert_array_equal(rows[places], ascending)
         np.testing.assert_array_equal(np.sort(places), np.arange(len(rows)))

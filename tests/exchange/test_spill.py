@@ -68,6 +68,11 @@ def run(tmp_path, body):
     return subprocess.run([sys.executable, "-c", script(tmp_path, body)], check=False, env=environment()).returncode
 
 
+def slowly(*values):
+    """Parameters of tests that are run with the slow ones."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 class TestLazy:
     @pytest.mark.parametrize("scheduler", ["threads", "sync", "processes"])
     def test_an_optimized_graph_outlives_what_it_was_made_of(self, gate, scratch, scheduler):
@@ -179,7 +184,7 @@ def compute_in_child(lazy, path):
 
 
 class TestProcesses:
-    @pytest.mark.parametrize("method", ["fork", "spawn"])
+    @pytest.mark.parametrize("method", ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
     def test_children_leave_nothing(self, tmp_path, gate, scratch, method):
         """As the workers of a DataLoader do, which never reach the end of Python itself."""
         context = multiprocessing.get_context(method)
@@ -188,7 +193,7 @@ class TestProcesses:
             with dask.config.set({"storegate.scratch-directory": scratch}):
                 arguments = (gate["train"]["x"], "2MiB", path)
                 child = context.Process(target=iterate_in_child, args=arguments)
-                if method == "spawn":
+                if method != "fork":
                     child = context.Process(
                         target=compute_in_child, args=(dask.optimize(gate["train"]["x"].data)[0], path)
                     )
@@ -230,7 +235,7 @@ class TestProcesses:
             assert done.wait() == -signal.SIGKILL
             assert len(holds.orphans(scratch)) == 1  # while the child waits for its standard input
 
-    @pytest.mark.parametrize("end", ["", "sys.exit(3)", "raise RuntimeError", "os.fork() or sys.exit()"])
+    @pytest.mark.parametrize("end", ["", *slowly("sys.exit(3)", "raise RuntimeError"), "os.fork() or sys.exit()"])
     def test_it_goes_with_the_process(self, tmp_path, gate, scratch, end):
         run(
             tmp_path,
@@ -244,7 +249,14 @@ class TestProcesses:
         )
         assert files(scratch) == []
 
-    @pytest.mark.parametrize("found_by", ["the same plan", "another plan", "vacuum", "vacuum of another data_id"])
+    @pytest.mark.parametrize(
+        "found_by",
+        [
+            "the same plan",
+            *(pytest.param(each, marks=pytest.mark.slow) for each in ("another plan", "vacuum")),
+            "vacuum of another data_id",
+        ],
+    )
     def test_after_a_kill_it_is_found(self, tmp_path, gate, scratch, found_by):
         assert (
             run(
@@ -331,7 +343,7 @@ class TestLocks:
         assert sorted(tmp_path.iterdir()) == sorted([link, tmp_path / "photos"])
 
     def test_a_directory_without_locks_is_used_and_never_stolen(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(holds, "_take_lock", lambda descriptor: None)
+        monkeypatch.setattr(holds, "take_lock", lambda descriptor: None)
         mine = spill.open_spill(tmp_path, PLAN)
         assert mine.path.is_dir()
         assert holds.orphans(tmp_path) == []

@@ -180,7 +180,7 @@ class TestFaults:
             [collected(exchange, bucket) for bucket in range(5)]
 
     def test_a_plan_counts_the_entries_that_are_read(self):
-        assert spill_files._ENTRY.itemsize == plans.ENTRY_NBYTES
+        assert spill_files.ENTRY.itemsize == plans.ENTRY_NBYTES
         rows = Wanted(10**9, 10**9, 64, in_order=False)
         plan = choose(rows, budget_nbytes=2**30, workers=2, force="exchange", passes=2)
         entries = plan.n_maps * plan.n_buckets * plans.ENTRY_NBYTES

@@ -32,6 +32,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run(directory, out.getvalue())
 
 
+@pytest.mark.slow
 def test_demo_says_what_it_did(demo: Run) -> None:
     assert demo.directory in demo.out
     assert "Aligned: all 13 columns of all 59,360 rows are those of the file." in demo.out
@@ -40,6 +41,7 @@ def test_demo_says_what_it_did(demo: Run) -> None:
     assert demo.out.count("One pass: ") == 2
 
 
+@pytest.mark.slow
 def test_demo_splits_as_numpy_would(demo: Run) -> None:
     with StoreGate("zarr", {"output_dir": demo.directory, "mode": "r"}, data_id="hits") as gate:
         assert gate.get_metadata()["sizes"] == {
@@ -50,6 +52,7 @@ def test_demo_splits_as_numpy_would(demo: Run) -> None:
         }
 
 
+@pytest.mark.slow
 def test_printed_means_are_those_of_the_rows(demo: Run) -> None:
     with StoreGate("zarr", {"output_dir": demo.directory, "mode": "r"}, data_id="hits") as gate:
         triggered = gate["train"]["triggered"][:].argmax(axis=1) == 1
@@ -59,12 +62,14 @@ def test_printed_means_are_those_of_the_rows(demo: Run) -> None:
     assert [float(mean) for mean in printed] == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_demo_prints_its_peak_beside_a_budget_below_the_data(demo: Run) -> None:
     decoded = re.search(rf"Peak memory: .*; the budget was {BUDGET}, the decoded data are (\d+) MiB", demo.out)
     assert decoded is not None
     assert parse_nbytes(BUDGET) < int(decoded[1]) * 2**20
 
 
+@pytest.mark.slow
 def test_info_opens_what_the_demo_left(demo: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", demo.directory]) == 0
     both = capsys.readouterr().out
@@ -74,6 +79,7 @@ def test_info_opens_what_the_demo_left(demo: Run, capsys: pytest.CaptureFixture[
     assert "AnaClass" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_info_names_what_is_there(demo: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", demo.directory, "--data-id", "event"]) == 2
     err = capsys.readouterr().err

@@ -17,9 +17,10 @@ from storegate_engine.arrays import MemoryArray, PersistedArray, StoredArray
 from storegate_engine.graphs.dask_arrays import layers_of
 from storegate_engine.graphs.persisted import BlocksLayer
 from tests.array_forms import lacking
+from tests.clusters import SCHEDULERS
 
 
-@pytest.fixture(scope="module", params=["in this process", "of its own"])
+@pytest.fixture(scope="module", params=SCHEDULERS)
 def cluster(request, tmp_path_factory, of_processes):
     """Two worker processes on loopback, with a scheduler here or in a process too; something to connect to."""
     if request.param == "of its own":

@@ -17,6 +17,7 @@ import storegate
 from storegate import StoreGate
 from storegate.parsing import iterators
 from storegate_engine.errors import DtypeError, ShapeError
+from tests.examples import examples
 
 IMAGES = np.arange(10 * 6 * 4 * 3, dtype="u1").reshape(10, 6, 4, 3)
 REMEDY = re.escape("storegate.samples(iterator)")
@@ -35,7 +36,7 @@ def gate(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[StoreGate]:
     ),
     st.integers(1, 200),
 )
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_blocks_are_the_samples_end_to_end_and_bounded(x: np.ndarray, limit: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(iterators, "BLOCK_NBYTES", limit)

@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 from storegate import StoreGate
 from storegate_engine import testing
 from storegate_engine.testing import Model
+from tests.examples import examples
 
 PHASES = ("train", "valid", "test")
 
@@ -286,12 +287,13 @@ def equal(found, expected):
 
 
 machine_settings = settings(
-    max_examples=40, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=examples(40), stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # casts out of range warn in numpy and here
 @pytest.mark.filterwarnings("ignore::storegate_engine.errors.AlignmentWarning")  # the model shuffles each as it likes
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("backend", ["numpy", "zarr", "hybrid"])
 def test_store_equals_model(backend):
     machine = type(f"Machine_{backend}", (StoreMachine,), {"backend": backend})

@@ -52,7 +52,7 @@ def lists_of_rows(draw):
 @pytest.fixture(autouse=True)
 def short_parts(monkeypatch):
     """Parts so short that every index has many."""
-    monkeypatch.setattr(MaskIndex, "_BLOCK_ROWS", 64)
+    monkeypatch.setattr(MaskIndex, "BLOCK_ROWS", 64)
     monkeypatch.setattr(indexes, "STEP_ROWS", 16)
 
 
@@ -134,14 +134,14 @@ def test_an_index_on_disk_reads_as_its_list(tmp_path, monkeypatch, is_long):
         assert isinstance(order, Take)
         assert isinstance(order.index, StoredIndex)
         assert not order.is_injective
-        loaded = arrays._load_index.cache_info().misses
+        loaded = arrays.load_index.cache_info().misses
         np.testing.assert_array_equal(gate["train"]["x"][:], rows)
         picked = rng.integers(0, 5000, 700)
         np.testing.assert_array_equal(gate["train"]["x"][picked], rows[picked])
         gate.shuffle("train", seed=5)
         expected = rows[np.random.RandomState(5).permutation(5000)]
         np.testing.assert_array_equal(gate["train"]["x"][17:900], expected[17:900])
-        assert (arrays._load_index.cache_info().misses > loaded) != is_long
+        assert (arrays.load_index.cache_info().misses > loaded) != is_long
         found = order.find([0, 4999])
         np.testing.assert_array_equal(order.take(found[found >= 0]), np.array([0, 4999])[found >= 0])
 

@@ -23,6 +23,7 @@ from storegate_engine.orders import (
     permute,
 )
 from storegate_engine.orders.permutation_files import PermutationFile
+from tests.examples import examples
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +43,7 @@ def small_blocks(monkeypatch):
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**32 - 1), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_a_file_is_numpys_permutation(n, seed, data):
     with pytest.MonkeyPatch.context() as patch:
         for name, high in (("BLOCK_ROWS", 10), ("DRAWN", 10), ("APPLIED", 8)):
@@ -83,7 +84,7 @@ def test_orders_read_the_same_from_disk_as_from_memory(small_blocks):
 
 
 def test_a_small_limit_keeps_no_table_in_memory(small_blocks, monkeypatch):
-    monkeypatch.setattr(permutation_tables, "_build_forward", lambda *args: pytest.fail("a table in memory"))
+    monkeypatch.setattr(permutation_tables, "build_forward", lambda *args: pytest.fail("a table in memory"))
     order = permute(Range(0, 5000), 11).within(8 * 5000 - 1)
     np.testing.assert_array_equal(order.rows(10, 20), np.random.RandomState(11).permutation(5000)[10:20])
 
@@ -130,7 +131,7 @@ def test_a_forked_child_reads_its_parents_file(tmp_path):
 
 @pytest.mark.parametrize("backend", ["numpy", "zarr"])
 def test_a_gate_of_a_small_budget_reads_from_disk(tmp_path, backend, monkeypatch):
-    monkeypatch.setattr(permutation_tables, "_build_forward", lambda *args: pytest.fail("a table in memory"))
+    monkeypatch.setattr(permutation_tables, "build_forward", lambda *args: pytest.fail("a table in memory"))
     rows = np.random.default_rng(0).integers(0, 2**31, 200_000)
     args = {"budget": "8MiB"} | ({} if backend == "numpy" else {"output_dir": tmp_path / "store"})
     with StoreGate(backend, args, data_id="a") as gate:
@@ -148,7 +149,7 @@ def test_a_gate_of_a_small_budget_reads_from_disk(tmp_path, backend, monkeypatch
 @pytest.mark.parametrize("backend", ["numpy", "zarr"])
 def test_the_order_of_equal_rows_is_not_worked_out(tmp_path, backend, monkeypatch):
     """A manifest of 2 kB can ask for a permutation of 2**30 rows of zeros."""
-    monkeypatch.setattr(permutation_tables, "_build_forward", lambda *args: pytest.fail("a table in memory"))
+    monkeypatch.setattr(permutation_tables, "build_forward", lambda *args: pytest.fail("a table in memory"))
     monkeypatch.setattr(PermutationFile, "forward", lambda *args: pytest.fail("a table on disk"))
     with StoreGate(backend, None if backend == "numpy" else {"output_dir": tmp_path / "store"}, "a") as gate:
         gate.create_empty("x", (2**30, 2), dtype="i2")

@@ -21,6 +21,7 @@ from storegate_engine.orders import (
     permute,
 )
 from storegate_engine.orders.permutations import forward_rows, inverse_rows
+from tests.examples import examples
 from tests.order_cases import slow_feistel
 
 
@@ -57,7 +58,7 @@ def test_feistel_is_a_bijection_at_every_small_length(seed: int) -> None:
     st.integers(0, 2**80),
     st.data(),
 )
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_feistel_inverts_itself_at_any_length(n: int, seed: int, data: st.DataObject) -> None:
     lo = data.draw(st.integers(0, n - 1))
     indices = np.arange(lo, min(lo + 300, n))
@@ -162,7 +163,7 @@ def test_permuted_orders_check_what_they_get() -> None:
 
 
 def test_cache_is_bounded_and_keeps_the_newest() -> None:
-    cache = permutation_tables._PermutationCache(limit_nbytes=1000)
+    cache = permutation_tables.PermutationCache(limit_nbytes=1000)
     small = cache.forward(100, 1)
     assert cache.forward(100, 1) is small
     cache.forward(100, 2)
@@ -184,15 +185,15 @@ def test_cache_is_bounded_and_keeps_the_newest() -> None:
 def test_concurrent_callers_build_once(monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[int] = []
     gate = threading.Event()
-    real = permutation_tables._build_forward
+    real = permutation_tables.build_forward
 
     def slow(n: int, seed: int) -> permutation_tables.UInt32Array:
         built.append(seed)
         gate.wait(10)
         return real(n, seed)
 
-    monkeypatch.setattr(permutation_tables, "_build_forward", slow)
-    cache = permutation_tables._PermutationCache(limit_nbytes=10)
+    monkeypatch.setattr(permutation_tables, "build_forward", slow)
+    cache = permutation_tables.PermutationCache(limit_nbytes=10)
     found: list[permutation_tables.UInt32Array] = []
     threads = [threading.Thread(target=lambda: found.append(cache.forward(1000, 5))) for _ in range(8)]
     for thread in threads:
@@ -209,29 +210,59 @@ def test_no_rows_need_no_table(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object) -> permutation_tables.UInt32Array:
         raise AssertionError
 
-    monkeypatch.setattr(permutation_tables, "_build_forward", fail)
+    monkeypatch.setattr(permutation_tables, "build_forward", fail)
     order = Permute(Range(0, 4321), "numpy", 987)
     assert order.rows(7, 7).size == order.take([]).size == order.positions(5, 5).size == 0
     assert order.positions(5000, 5002).tolist() == [-1, -1]
 
 
 def test_a_failed_build_leaves_the_cache_usable(monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = permutation_tables._PermutationCache(limit_nbytes=10**6)
+    cache = permutation_tables.PermutationCache(limit_nbytes=10**6)
 
     def fail(n: int, seed: int) -> permutation_tables.UInt32Array:
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(permutation_tables, "_build_forward", fail)
+        patch.setattr(permutation_tables, "build_forward", fail)
         with pytest.raises(MemoryError):
             cache.forward(100, 1)
     np.testing.assert_array_equal(cache.forward(100, 1), np.random.RandomState(1).permutation(100))
 
 
 def test_a_forked_child_does_not_wait_for_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = permutation_tables._PermutationCache(limit_nbytes=10**6)
-    cache._lock.acquire()  # another thread holds it at the fork, and a build is under way
-    cache._pending[("forward", 100, 1)] = permutation_tables._Pending()
-    cache.after_fork()
-    np.testing.assert_array_equal(cache.forward(100, 1), np.random.RandomState(1).permutation(100))
+    """At the fork one thread builds what the child asks for, and another one has the lock of the cache."""
+    cache = permutation_tables.PermutationCache(limit_nbytes=10**6)
+    building, locking, go_on = threading.Event(), threading.Event(), threading.Event()
+    real = permutation_tables.build_forward
+
+    class Counted:
+        """A table whose bytes are asked for while the cache is locked."""
+
+        @property
+        def nbytes(self) -> int:
+            if not locking.is_set():
+                locking.set()
+                go_on.wait(60)
+            return 0
+
+    def slow(n: int, seed: int) -> object:
+        if n == 200:
+            return Counted()
+        building.set()
+        go_on.wait(60)
+        return real(n, seed)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(permutation_tables, "build_forward", slow)
+        threads = [threading.Thread(target=cache.forward, args=(n, 1)) for n in (100, 200)]
+        for thread, begun in zip(threads, (building, locking), strict=True):
+            thread.start()
+            assert begun.wait(60)
+    try:
+        cache.after_fork()
+        np.testing.assert_array_equal(cache.forward(100, 1), np.random.RandomState(1).permutation(100))
+    finally:
+        go_on.set()
+        for thread in threads:
+            thread.join()
     assert hasattr(os, "register_at_fork")

@@ -184,12 +184,13 @@ def append_many(args, worker, count):
         gate.add_data(["x", "y"], [np.full((2, 2), worker * 1000 + number), np.full(2, worker * 1000 + number)])
 
 
-def test_three_writers_on_an_s3_server_all_land_exactly_once(processes, s3_args):
-    run_all(processes, append_many, [(s3_args, worker, 10) for worker in range(3)])
+@pytest.mark.parametrize("n_appends", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_three_writers_on_an_s3_server_all_land_exactly_once(processes, s3_args, n_appends):
+    run_all(processes, append_many, [(s3_args, worker, n_appends) for worker in range(3)])
     gate = open_gate(s3_args)
     y = gate.get_data("y").reshape(-1, 2)
     assert (y == y[:, :1]).all()
-    assert sorted(y[:, 0]) == sorted(worker * 1000 + number for worker in range(3) for number in range(10))
+    assert sorted(y[:, 0]) == sorted(worker * 1000 + number for worker in range(3) for number in range(n_appends))
     np.testing.assert_array_equal(gate.get_data("x")[:, 0], y.ravel())
     assert gate.verify().problems == ()
 
@@ -314,7 +315,7 @@ def work_on(gate, number):
     return gate.get_data("x", index=(0, 3)), gate["train"].to_xarray()["x"].sum().compute(scheduler="sync").item()
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("method", [pytest.param("spawn", marks=pytest.mark.slow), "forkserver"])
 def test_processes_that_get_an_open_gate(stored, method):
     stored.add_data("x", np.full((3, 2), 100))
     stored.get_data("x")

@@ -23,7 +23,7 @@ class Disk:
         self.root = root
         self.contents: dict[tuple[int, int], bytes] = {}
         self.entries: dict[Path, dict[str, tuple[int, int] | None]] = {}
-        sync = locations._sync
+        sync = locations.sync_descriptor
 
         def synced(descriptor, path):
             sync(descriptor, path)
@@ -35,7 +35,7 @@ class Disk:
             else:
                 self.contents[status.st_dev, status.st_ino] = path.read_bytes()
 
-        monkeypatch.setattr(locations, "_sync", synced)
+        monkeypatch.setattr(locations, "sync_descriptor", synced)
 
     def after_power_failure(self, image, rng=None):
         """Write what is certainly there to ``image``; with ``rng`` any part of what was not synced too."""
@@ -142,8 +142,8 @@ def test_each_kind_of_sync_is_needed(monkeypatch, tmp_path, skipped):
     root = tmp_path / "disk"
     root.mkdir()
     disk = Disk(monkeypatch, root)
-    recorded = locations._sync
-    monkeypatch.setattr(locations, "_sync", lambda d, p: recorded(d, p) if not skip(p) else None)
+    recorded = locations.sync_descriptor
+    monkeypatch.setattr(locations, "sync_descriptor", lambda d, p: recorded(d, p) if not skip(p) else None)
 
     def skip(path):
         kind = "directories" if path.is_dir() else "manifest" if "manifests" in path.parts else "files"
@@ -162,7 +162,7 @@ def test_each_kind_of_sync_is_needed(monkeypatch, tmp_path, skipped):
 
 def test_only_a_durable_store_syncs(monkeypatch, tmp_path):
     synced = []
-    monkeypatch.setattr(locations, "_sync", lambda descriptor, path: synced.append(path))
+    monkeypatch.setattr(locations, "sync_descriptor", lambda descriptor, path: synced.append(path))
     StoreGate("zarr", {"output_dir": tmp_path / "process"}, "a").add_data("x", X)
     assert synced == []
     StoreGate("zarr", {"output_dir": tmp_path / "power", "durability": "power"}, "a").add_data("x", X)
@@ -176,6 +176,16 @@ def test_only_a_durable_store_syncs(monkeypatch, tmp_path):
 def test_an_unknown_durability_is_refused(tmp_path, value):
     with pytest.raises(ValueError, match="'process' or 'power'"):
         StoreGate("zarr", {"output_dir": tmp_path, "durability": value})
+
+
+PLACES, BEFORE, LATE = ["store", "runs/2026/11/store"], [None, "nothing", "rows", "kept open"], [0, 1, 2, 3, 4, 5, 6, 8]
+GAPS = [
+    pytest.param(place, before, change, marks=() if sum(at) % 2 == 0 else pytest.mark.slow)
+    for (*at, (place, before, change)) in (
+        (p, b, c, (PLACES[p], BEFORE[b], LATE[c])) for p in range(2) for b in range(4) for c in range(8)
+    )
+]
+"""Every two of the three meet in the fast ones."""
 
 
 class TestGaps:
@@ -192,9 +202,7 @@ class TestGaps:
         disk.after_power_failure(image, rng)
         return StoreGate("zarr", {"output_dir": image / place, "mode": "r"}, "a")
 
-    @pytest.mark.parametrize("place", ["store", "runs/2026/11/store"])
-    @pytest.mark.parametrize("before", [None, "nothing", "rows", "kept open"])
-    @pytest.mark.parametrize("change", [0, 1, 2, 3, 4, 5, 6, 8])
+    @pytest.mark.parametrize(("place", "before", "change"), GAPS)
     def test_a_durable_commit_makes_all_that_it_needs_durable(self, disk, tmp_path, place, before, change):
         root = disk.root / place
         args = {"output_dir": root, "chunk": 4, "budget": "4MiB"}
@@ -221,7 +229,7 @@ class TestGaps:
         early.add_data("x", X)
         early.add_data("x", X)
         synced = []
-        monkeypatch.setattr(locations, "_sync", lambda descriptor, path: synced.append(path))
+        monkeypatch.setattr(locations, "sync_descriptor", lambda descriptor, path: synced.append(path))
 
         def segments():
             found = [path for path in synced if path.name == "zarr.json" and path.parent.parent.name == "segments"]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from storegate_engine.errors import CorruptStoreError, StoreGateError
+from tests.examples import examples
 from tests.store.reopening_cases import TEXT, opened
 
 DTYPES = ["?", "i1", "u8", "f2", "c16", "M8[Y]", "M8[ns]", "m8[M]", "U1", "U3000", "S1", "S9000", TEXT, "U", "S"]
@@ -135,9 +136,12 @@ class Extremes(RuleBasedStateMachine):
                 assert got.tolist() == wanted.tolist()
 
 
+@pytest.mark.hypothesis
 @pytest.mark.filterwarnings("ignore::UserWarning")  # blocks that could be samples
 def test_a_store_opens_after_every_step():
-    limits = settings(max_examples=40, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck))
+    limits = settings(
+        max_examples=examples(40), stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
+    )
     run_state_machine_as_test(Extremes, settings=limits)
 
 

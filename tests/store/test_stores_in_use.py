@@ -92,9 +92,10 @@ class TestProcesses:
         assert os.waitstatus_to_exitcode(status) == 0
         np.testing.assert_array_equal(stored.get_data("y"), rows)
 
-    def test_spawned_processes_get_a_working_gate(self, gate):
+    @pytest.mark.parametrize("method", ["forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
+    def test_spawned_processes_get_a_working_gate(self, gate, method):
         gate.add_data("x", ROWS["f"], shuffle=2)
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
+        with multiprocessing.get_context(method).Pool(1) as pool:
             found = pool.apply(read_rows, (gate, "x"))
         np.testing.assert_array_equal(found, gate.get_data("x"))
 

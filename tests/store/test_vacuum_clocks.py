@@ -61,10 +61,10 @@ class Others:
     def stop(self, patch, stored, where):
         kind, name, when = {
             "begun": (type(stored), "begin", "after"),
-            "written": (type(stored), "_commit", "before"),
+            "written": (type(stored), "commit_changes", "before"),
             "looked": (Location, "write_if_absent", "before"),
             "put": (Location, "write_if_absent", "after"),
-            "read back": (StoredLog, "_is_taken_up", "before"),
+            "read back": (StoredLog, "is_taken_up", "before"),
         }[where]
         original = getattr(kind, name)
 
@@ -78,17 +78,23 @@ class Others:
         patch.setattr(kind, name, stopped)
 
 
+MOMENTS = ["begun", "written", "looked", "put", "read back"]
+STOPS = [
+    pytest.param(where, moment, change, marks=() if (on_disk + at + number) % 2 == 0 else pytest.mark.slow)
+    for on_disk, where in enumerate(["memory", "disk"])
+    for at, moment in enumerate(MOMENTS)
+    for number, change in enumerate(CHANGES)
+]
+"""Each change meets each moment in the fast ones, in memory or on disk."""
+
+
 class TestStoppedWriters:
     """A writer that was stopped at any point, while others commit and vacuum everything that they may."""
 
-    @pytest.fixture(params=["disk", "memory"])
-    def args(self, tmp_path, request):
-        return {"output_dir": tmp_path / "store" if request.param == "disk" else f"memory://{tmp_path}"}
-
-    @pytest.mark.parametrize("change", CHANGES)
-    @pytest.mark.parametrize("stopped", ["begun", "written", "looked", "put", "read back"])
-    def test_what_is_acknowledged_is_there_once(self, args, monkeypatch, stopped, change):
-        monkeypatch.setattr(repository, "_commit_lock", contextlib.nullcontext())  # of this process: others have none
+    @pytest.mark.parametrize(("where", "stopped", "change"), STOPS)
+    def test_what_is_acknowledged_is_there_once(self, tmp_path, monkeypatch, where, stopped, change):
+        args = {"output_dir": tmp_path / "store" if where == "disk" else f"memory://{tmp_path}"}
+        monkeypatch.setattr(repository, "COMMIT_LOCK", contextlib.nullcontext())  # of this process: others have none
         monkeypatch.setattr(manifests, "RECENT", 5)
         outcomes = set()
         for n_commits, n_vacuums in ((1, 0), (6, 0), (1, 1), (2, 1), (6, 1), (0, 2), (1, 3)):
@@ -127,14 +133,14 @@ class TestStoppedWriters:
         gate.add_data("x", X)
         gate.add_data("x", X)
         kind = type(gate.repository())
-        commit = kind._commit
+        commit = kind.commit_changes
 
         def emptied(self, transaction):  # before the put, for which an opener with mode="w" would wait
-            monkeypatch.setattr(kind, "_commit", commit)
+            monkeypatch.setattr(kind, "commit_changes", commit)
             open_gate(tmp_path, mode="w")
             return commit(self, transaction)
 
-        monkeypatch.setattr(kind, "_commit", emptied)
+        monkeypatch.setattr(kind, "commit_changes", emptied)
         with pytest.raises(ConflictError, match="mode='w'"):
             gate.add_data("x", X)
         again = open_gate(tmp_path)

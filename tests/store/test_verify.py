@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from storegate import StoreGate
 from storegate_engine import testing
 from storegate_engine.arrays import checks
+from tests.examples import examples
 from tests.store.versions_cases import X
 
 
@@ -112,7 +113,7 @@ class TestVerify:
 
 class TestFingerprints:
     @given(st.data())
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=examples(25), deadline=None)
     def test_equal_rows_have_equal_fingerprints_however_they_were_made(self, tmp_path_factory, data):
         rows = data.draw(testing.arrays(max_rows=30))
         seed = data.draw(st.integers(0, 99))

@@ -199,7 +199,7 @@ class TestVacuum:
 
     def test_segments_go_by_the_age_of_their_newest_file(self, evolved, tmp_path):
         with evolved.repository().begin("killed") as change:
-            change.repository._store({"z": evolved_source()}, [])  # of a transaction that cannot clean up
+            change.repository.store_arrays({"z": evolved_source()}, [])  # of a transaction that cannot clean up
         (orphan,) = set(os.listdir(tmp_path / "store/test_id/segments")) - used_segments(evolved) - {"zarr.json"}
         old = time.time() - 7200
         for path in (tmp_path / "store/test_id/segments" / orphan).rglob("*"):

@@ -29,14 +29,14 @@ def threads(monkeypatch):
     """The names of the threads that read chunks, of which any two may be read by two threads."""
     names = set()
     monkeypatch.setattr(shards, "TASK_NBYTES", (64, 64))
-    original = shards.Shards._chunks
+    original = shards.Shards.read_chunks
 
     def chunks(self, *args):
         name = threading.current_thread().name
         names.add(name.rpartition("_")[0] or name)
         return original(self, *args)
 
-    monkeypatch.setattr(shards.Shards, "_chunks", chunks)
+    monkeypatch.setattr(shards.Shards, "read_chunks", chunks)
     return names
 
 

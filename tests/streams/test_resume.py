@@ -16,13 +16,18 @@ from hypothesis import strategies as st
 
 from storegate import StoreGate, errors
 from storegate_engine.table import stored_arrays
+from tests.examples import examples
 from tests.replays import KINDS, SOURCES, budget_of, exchanging, replayed, steps_of
 
 pytestmark = pytest.mark.usefixtures("scratch")
 
 
+RANKS = [(4, 3), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((1, 4), (4, 1)))]
+"""Before and after."""
+
+
 @pytest.mark.parametrize("kind", sorted(KINDS))
-@pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 1), (4, 3)])
+@pytest.mark.parametrize(("before", "after"), RANKS)
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_resumed_epoch_goes_on_with_the_same_steps(opened, kind, before, after, source):
     view = opened(300, 10)["train"]["x"]
@@ -112,7 +117,7 @@ def test_epochs_are_whole_however_their_batches_are_taken(opened, kind, source, 
                 np.testing.assert_array_equal(one, other)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(TAKES[1:]), st.integers(1, 12)), max_size=12), st.integers(1, 40))
 def test_batches_follow_each_other_however_they_are_taken(opened, takes, k):
     """Taking n at once takes what is left of the epoch at most, and no batch is lost or comes twice."""
@@ -180,9 +185,7 @@ def test_loops_one_after_the_other_and_closed_ones_just_end(opened):
 def test_a_stream_that_another_thread_reads_is_said_to_be(opened):
     view = opened(300, None)["train"]["x"]
     reading, go_on = threading.Event(), threading.Event()
-    stream = view.batches(100)
-    form = stream._form
-    stream._form = lambda arrays: (reading.set(), go_on.wait(60), form(arrays))[2]
+    stream = view.batches(100, transform=lambda batch, random: (reading.set(), go_on.wait(60), batch)[2])
     thread = threading.Thread(target=lambda: next(iter(stream)))
     thread.start()
     try:

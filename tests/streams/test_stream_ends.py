@@ -92,14 +92,14 @@ def test_what_an_earlier_process_spilled_is_used_when_its_stream_goes_on(tmp_pat
         stream.load_state_dict(state)
         found = list(stream)
         np.testing.assert_array_equal(np.concatenate(found), np.concatenate(whole[217:]))
-        following = Path(stream._loader._exchange(3).sorts[0].directory)
+        following = Path(stream.loader.exchange_of(3).sorts[0].directory)
         assert {path.parent for path in written} <= {following}, "and of that, what was not written when it was killed"
     assert not scratch.exists()
 
 
 def spilled_files(stream, epoch):
     """Return the spill files of an epoch, by where they lie on the disk."""
-    directory = Path(stream._loader._exchange(epoch).sorts[0].directory)
+    directory = Path(stream.loader.exchange_of(epoch).sorts[0].directory)
     return {path.stat().st_ino: path.name for path in directory.glob("*-map-*")}
 
 

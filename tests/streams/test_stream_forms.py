@@ -112,7 +112,7 @@ def test_a_bad_label_in_a_stream_is_named_by_its_row(stored, source, num_classes
     row = int(np.flatnonzero(labels[np.random.RandomState(3).permutation(4000)])[0])
     with exchanging(source):
         stream = stored["train"]["y"].batches(100, shuffle=shuffle, budget="1MB" if source == "exchange" else "64MiB")
-    assert isinstance(stream._loader, ExchangeLoader if source == "exchange" else MemoryLoader)
+    assert isinstance(stream.loader, ExchangeLoader if source == "exchange" else MemoryLoader)
     with stream, pytest.raises(errors.LabelError, match=f"variable 'y', row {row}:"):
         list(stream)
 

@@ -15,6 +15,7 @@ from storegate_engine.streams.epochs import Share, keyed_permutation
 from storegate_engine.streams.memory_loaders import MemoryLoader
 from storegate_engine.streams.span_loaders import RunLoader
 from storegate_engine.streams.spilled import ExchangeLoader
+from tests.examples import examples
 from tests.replays import KINDS, SMALL, SOURCES, epochs, exchanging, replayed, steps_of
 
 pytestmark = pytest.mark.usefixtures("scratch")
@@ -133,7 +134,7 @@ def test_a_share_is_the_slices_of_its_rank(epochs, data):
             share.find(permuted)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(
     n_rows=st.sampled_from([1, 7, 64, 300, 1000]),
     chunk=st.sampled_from([None, 1, 10, 64]),
@@ -208,8 +209,8 @@ def test_rows_that_do_not_fit_are_exchanged_in_the_same_order(stored_rows, kind)
             small = view.batches(64, shuffle=KINDS[kind], budget=SMALL)
         in_runs = kind == "none" and state == "as stored"
         assert small.projected_nbytes <= 300_000
-        assert isinstance(large._loader, RunLoader if in_runs else MemoryLoader)
-        assert isinstance(small._loader, RunLoader if in_runs else ExchangeLoader)
+        assert isinstance(large.loader, RunLoader if in_runs else MemoryLoader)
+        assert isinstance(small.loader, RunLoader if in_runs else ExchangeLoader)
         for _ in range(3):
             for one, other in zip(large, small, strict=True):
                 np.testing.assert_array_equal(one, other)
@@ -228,9 +229,9 @@ def test_rounds_that_do_not_fit_are_read_in_parts_in_the_same_order(tmp_path, wo
             options |= {"shuffle": "blocks", "rank": rank, "world": world, "buffer_blocks": 128, "block_rows": 100}
             whole = gate["train"][["x", "y"]].batches(**options, budget="1GiB")
             parted = gate["train"][["x", "y"]].batches(**options, budget=limit)
-            assert whole._loader.parts == 1
-            assert parted._loader.parts > 1
-            assert parted._loader.projected_nbytes <= limit
+            assert whole.loader.parts == 1
+            assert parted.loader.parts > 1
+            assert parted.loader.projected_nbytes <= limit
             for _ in range(2):
                 for (a, b), (c, d) in zip(whole, parted, strict=True):
                     np.testing.assert_array_equal(b, d)
@@ -248,7 +249,7 @@ def test_more_text_than_fits_comes_in_the_same_order(tmp_path, shuffle):
     options = {"block_rows": 100, "buffer_blocks": 60, "label": "y"} if shuffle == "blocks" else {}
     large = gate["train"][["t", "y"]].batches(250, shuffle=shuffle, seed=3, budget="1GiB", **options)
     small = gate["train"][["t", "y"]].batches(250, shuffle=shuffle, seed=3, budget="6MiB", **options)
-    assert small._loader.projected_nbytes < 6 * 2**20
+    assert small.loader.projected_nbytes < 6 * 2**20
     for _ in range(2):
         for (a, b), (c, d) in zip(large, small, strict=True):
             np.testing.assert_array_equal(b, d)

@@ -23,7 +23,7 @@ def send_rows(stream, queue):
         queue.put([batch.tolist() for batch in stream])
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("shuffle", "source"), [(False, "memory"), (True, "memory"), (True, "exchange"), ("blocks", "memory")]
 )

@@ -169,6 +169,7 @@ def spilled():
     return list(Path("events.zarr").rglob("scratch/*"))
 
 
+@pytest.mark.slow
 def test_shell_and_files_give_what_the_page_shows(shell):
     for title, section in SECTIONS.items():
         if title != SLURM:
@@ -212,6 +213,7 @@ def test_the_site_is_all_that_is_replaced():
     assert [text for text in SITE if SECTIONS[SLURM].count(text) != 1] == []
 
 
+@pytest.mark.slow
 def test_jobs_of_the_page_are_planned_for_before_they_run(shell, environment):
     """The jobscript of dask-jobqueue runs here, through programs that stand in for SLURM's."""
     follow(SECTIONS[ROWS], shell)

@@ -11,6 +11,7 @@ import pytest
 from distributed import Client, LocalCluster, get_client
 
 from storegate import StoreGate
+from tests.clusters import SCHEDULERS
 
 ROWS, SEED = 20_000, 3
 SECONDS = 120
@@ -35,7 +36,7 @@ def configuration():
     dask.config.config.update(before)
 
 
-@pytest.fixture(params=["in this process", "threads of this process", "of its own"])
+@pytest.fixture(params=["threads of this process", *SCHEDULERS])
 def one_thread(request, tmp_path, of_processes):
     """A cluster of one worker that has one thread."""
     if request.param == "of its own":

@@ -300,7 +300,7 @@ def test_rows_that_cannot_fit_are_refused_before_anything_is_read_or_written(tmp
         for call in (
             lambda: gate.add_data("x", Untouched(wide)),
             lambda: gate.add_data(["small", "x"], [Untouched((100, 2)), Untouched(wide)]),
-            lambda: gate.add_data("x", iter([np.broadcast_to(np.float32(0), wide)])),
+            lambda: gate.add_data("x", iter([np.broadcast_to(np.float32(0), (2, 8 * MIB))])),
             lambda: gate.update_data("x", Untouched(wide)),
         ):
             with pytest.raises(MemoryBudgetError, match=r"'x'.*32.*96\.0 MiB.*memory-limit") as caught:

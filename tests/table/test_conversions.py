@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from storegate import StoreGate
 from storegate_engine.casts import combined, holds
 from storegate_engine.errors import ConflictError, DtypeError, StoreGateError
+from tests.examples import examples
 
 TEXT = np.dtypes.StringDType()
 WHOLE = [0, 1, 7, 2**24 + 1, 2**53, 2**53 + 1, 2**62 + 1, 2**63 - 1]
@@ -103,7 +104,7 @@ class TestLaws:
     @example(np.array([2**53 + 1]), np.array([0.5]))
     @example(np.array([0.5]), np.array([2**53 + 1]))
     @example(np.array([b"\xff"]), np.array(["a"]))
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=examples(60), deadline=None)
     def test_an_append_changes_no_value(self, backend, how, old, new):
         with tempfile.TemporaryDirectory() as directory, one_of(backend, directory) as gate:
             gate.add_data("x", old)
@@ -116,7 +117,7 @@ class TestLaws:
     @example(np.array([2**53 + 1, 0]), np.array([0.5]), 1)
     @example(np.array([1, 2], "M8[D]"), np.array([1], "M8[s]"), 0)
     @example(np.array([1.0, 2.0]), np.array([2**53 + 1]), 0)
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=examples(60), deadline=None)
     def test_an_update_changes_no_other_value(self, backend, how, old, new, at):
         at, new = at % len(old), new[: len(old) - at % len(old)]
         index = slice(at, at + len(new))

@@ -180,7 +180,7 @@ class Framing:
         if self.codec != "blosc":
             return b""
         name, _, shuffle, _ = self.options
-        return _blosc_head(self.nbytes, chunk.dtype.itemsize, name, shuffle)
+        return blosc_head(self.nbytes, chunk.dtype.itemsize, name, shuffle)
 
     def _check(self, head: Array | bytes, content: Array, tail: Array) -> None:
         if self.is_checked and crc32c(content, crc32c(head)) != int.from_bytes(tail.data, "little"):
@@ -202,7 +202,7 @@ class Framing:
 
 
 @functools.lru_cache(maxsize=256)
-def _blosc_head(nbytes: int, itemsize: int, name: bytes, shuffle: int) -> bytes:
+def blosc_head(nbytes: int, itemsize: int, name: bytes, shuffle: int) -> bytes:
     level, blocksize = 0, nbytes
     frame: bytes = blosc.compress(np.zeros(nbytes // itemsize, f"V{itemsize}"), name, level, shuffle, blocksize)
     return frame[:_BLOSC_NBYTES]

@@ -22,7 +22,7 @@ from storegate_engine.errors import CorruptStoreError
 __all__ = ["GuardedStore"]
 
 _CHUNK_KEY = re.compile(r"/c(/[0-9]+)+$")
-_KEPT = 256
+KEPT = 256
 """Shards whose indices are kept."""
 SLACK_NBYTES = 2**20
 """A shard is at most twice as long as the chunks that its index names, and so many bytes."""
@@ -144,5 +144,5 @@ class GuardedStore(WrapperStore[Any]):
             raise CorruptStoreError(f"{key} has {len(index)} bytes where the index of {self._n_chunks} chunks belongs")
         content = np.frombuffer(index, "u1", index_nbytes(self._n_chunks) - CHECKSUM_NBYTES)
         self._spans[key] = ShardIndex.parse(content, shard_nbytes, self._chunk_nbytes).spans(key)
-        while len(self._spans) > _KEPT:
+        while len(self._spans) > KEPT:
             self._spans.popitem(last=False)

@@ -130,13 +130,13 @@ def index_of(path: str, file: Any, n_chunks: int, chunk_nbytes: int, plain_nbyte
     found = _indices.get(key)
     if found is None:
         found = _indices[key] = _index_of(path, file, n_chunks, chunk_nbytes, plain_nbytes, status.st_size)
-        while len(_indices) > _KEPT:
+        while len(_indices) > KEPT:
             with contextlib.suppress(KeyError, RuntimeError):  # other threads do the same
                 del _indices[next(iter(_indices))]
     return found
 
 
-_KEPT = 8192
+KEPT = 8192
 """Files whose indices are kept."""
 _indices: dict[tuple[object, ...], ShardIndex] = {}
 

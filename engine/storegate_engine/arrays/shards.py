@@ -109,7 +109,7 @@ class Shards:
         step = round(min(max(nbytes // N_CORES, fewest), most) / self.framing.nbytes)
         content = out.reshape(-1).view("u1")
         run_tasks(
-            [partial(self._read_wanted, chunks, wanted, content) for chunks in self._tasks(sorted(wanted), step)],
+            [partial(self.read_wanted, chunks, wanted, content) for chunks in self._tasks(sorted(wanted), step)],
             here=alone or nbytes <= fewest,
         )
 
@@ -124,7 +124,7 @@ class Shards:
         within = {chunk: (lo, hi) for chunk, lo, hi in zip(chunks, cuts, cuts[1:], strict=False)}
 
         def take(part: Sequence[int]) -> None:
-            for done, decoded in self._chunks(part):
+            for done, decoded in self.read_chunks(part):
                 for number, chunk in zip(part[done:], decoded, strict=False):
                     lo, hi = within[number]
                     where = places[lo:hi]
@@ -225,18 +225,18 @@ class Shards:
                 yield chunks[first:at]
                 first = at
 
-    def _read_wanted(self, chunks: Sequence[int], wanted: Mapping[int, Sequence[Part]], out: Array) -> None:
+    def read_wanted(self, chunks: Sequence[int], wanted: Mapping[int, Sequence[Part]], out: Array) -> None:
         """Read chunks of one shard; those that are wanted whole are decoded in place."""
         nbytes = self.framing.nbytes
         parts = [wanted[chunk] for chunk in chunks]
         places = [out[of[0][2] : of[0][2] + nbytes] if of[0][1] == nbytes else None for of in parts]
-        for done, decoded in self._chunks(chunks, places):
+        for done, decoded in self.read_chunks(chunks, places):
             for at, chunk in enumerate(decoded, done):
                 # the first part of a chunk that was decoded in place is there already
                 for lo, size, place in parts[at][places[at] is not None :]:
                     out[place : place + size] = chunk[lo : lo + size]
 
-    def _chunks(self, chunks: Sequence[int], places: Places | None = None) -> Iterator[tuple[int, Sequence[Array]]]:
+    def read_chunks(self, chunks: Sequence[int], places: Places | None = None) -> Iterator[tuple[int, Sequence[Array]]]:
         """Yield the decoded bytes of chunks of one shard, several at a time, and which of them is the first.
 
         They are in their places, else in memory that the next ones use again.

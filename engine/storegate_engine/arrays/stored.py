@@ -162,7 +162,7 @@ class StoredArray:
 
     def read_spans(self, spans: Sequence[RowSpan], out: Array, /, *, alone: bool = False) -> None:
         """Read spans of rows to their places in ``out``; every chunk that they touch is read once, where it can be."""
-        opened = _open_array(self)
+        opened = open_array(self)
         if isinstance(opened, Shards) and self._is_direct(out):
             if out.size:
                 with _reading(self):
@@ -180,7 +180,7 @@ class StoredArray:
 
     def inspect(self) -> None:
         """Raise CorruptStoreError where its metadata are not those that the manifest means; reads no rows."""
-        _open_array(self)
+        open_array(self)
 
     def require_segment(self) -> None:
         """Raise SnapshotExpired where the segment of the array was vacuumed."""
@@ -189,18 +189,18 @@ class StoredArray:
 
     def will_read(self, spans: Sequence[tuple[int, int]]) -> None:
         """Let the system fetch rows, as firsts and lasts, in ascending order: a hint."""
-        opened = _open_array(self)
+        opened = open_array(self)
         if isinstance(opened, Shards):
             opened.will_read(spans)
 
     def drop(self, start: int, stop: int) -> None:
         """Say that rows ``start..stop`` are not read again soon: their room is for what is written."""
-        opened = _open_array(self)
+        opened = open_array(self)
         if isinstance(opened, Shards):
             opened.drop(start, stop)
 
     def _fetch(self, rows: slice | Array, out: Array, *, alone: bool) -> None:
-        opened = _open_array(self)
+        opened = open_array(self)
         encoding = _encoding_in(self)
         with _reading(self):
             if isinstance(opened, zarr.Array):
@@ -264,11 +264,11 @@ def _vacuumed(array: StoredArray) -> SnapshotExpired:
 
 
 @functools.lru_cache(maxsize=2048)
-def _open_array(array: StoredArray) -> Shards | zarr.Array[Any]:
+def open_array(array: StoredArray) -> Shards | zarr.Array[Any]:
     """Open an array once per process; refuse one that is not what its manifest says."""
     location, layout = array.location, array.layout
     try:
-        metadata, compressor = _inspect(array)
+        metadata, compressor = inspect_array(array)
         opened: Shards | zarr.Array[Any] | None = None
         if location.is_local and not is_text(array.dtype):
             directory = f"{location.url}/{location.key(array.name)}"
@@ -286,7 +286,7 @@ def _open_array(array: StoredArray) -> Shards | zarr.Array[Any]:
 
 
 @functools.lru_cache(maxsize=2048)
-def _inspect(array: StoredArray) -> tuple[dict[str, Any], str | None]:
+def inspect_array(array: StoredArray) -> tuple[dict[str, Any], str | None]:
     """Refuse an array whose metadata are not such as we write; return them, and what its chunks are compressed with."""
     shape = (array.n_rows, *array.row_shape)
     return inspection.require_legal_metadata(
@@ -296,7 +296,7 @@ def _inspect(array: StoredArray) -> tuple[dict[str, Any], str | None]:
 
 def _encoding_in(array: StoredArray) -> Encoding:
     encoding = encoding_of(array.dtype)
-    if is_calendar(array.dtype) and _inspect(array)[0].get("attributes", {}).get("units") == "days":
+    if is_calendar(array.dtype) and inspect_array(array)[0].get("attributes", {}).get("units") == "days":
         return encoding.in_days()
     return encoding
 
@@ -319,7 +319,7 @@ class StoredIndex:
     def take(self, rows: Array, /) -> Array:
         """Return the index at ``rows``."""
         if len(self) <= INDEX_ROWS:
-            return _load_index(self.array).take(rows)
+            return load_index(self.array).take(rows)
         values = np.empty(len(rows), self.array.dtype)
         self.array.take_into(rows, values)
         return self._checked(values)
@@ -327,14 +327,14 @@ class StoredIndex:
     def slice(self, lo: int, hi: int, /) -> Array:
         """Return the index of rows ``lo..hi``."""
         if len(self) <= INDEX_ROWS:
-            return _load_index(self.array).slice(lo, hi)
+            return load_index(self.array).slice(lo, hi)
         values = np.empty(hi - lo, self.array.dtype)
         self.array.read_into(lo, hi, values)
         return self._checked(values)
 
     def find(self, values: Array, /) -> Array:
         """Return where the index has ``values``, -1 where it does not; reads all of it."""
-        return _load_index(self.array).find(values)
+        return load_index(self.array).find(values)
 
     def _checked(self, values: Array) -> Array:
         """Return entries as int64; a Take sees which rows there are."""
@@ -350,7 +350,7 @@ class StoredIndex:
 
 
 @functools.lru_cache(maxsize=8)
-def _load_index(array: StoredArray) -> ArrayIndex:
+def load_index(array: StoredArray) -> ArrayIndex:
     with _reading(array):
         values = np.empty((array.n_rows,), array.dtype)
     array.read_into(0, array.n_rows, values)

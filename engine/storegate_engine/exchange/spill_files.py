@@ -34,7 +34,7 @@ Array: TypeAlias = np.ndarray[Any, Any]
 SPILL_FORMAT = "SGSPILL2"
 """How spill files begin. Plans are named by it, too: what a process of another format left behind is not theirs."""
 _MAGIC = np.frombuffer(SPILL_FORMAT.encode(), "u1")
-_ENTRY = np.dtype([("first", "<i8"), ("last", "<i8"), ("rows_crc", "<u4"), ("entry_crc", "<u4")])
+ENTRY = np.dtype([("first", "<i8"), ("last", "<i8"), ("rows_crc", "<u4"), ("entry_crc", "<u4")])
 _WRITE_NBYTES = 8 * 2**20
 """Rows are gathered and written this many bytes at a time."""
 
@@ -119,7 +119,7 @@ def _new_file(path: Path, counts: Array, row_nbytes: int, spare: Path | None) ->
             file.seek(header_nbytes)
             yield file, offsets, checksums
             file.truncate()
-            entries = np.empty(len(counts), _ENTRY)
+            entries = np.empty(len(counts), ENTRY)
             entries["first"], entries["last"], entries["rows_crc"] = offsets[:-1], offsets[1:], checksums
             entries["entry_crc"] = _entry_checksums(entries, path)
             file.seek(0)
@@ -152,16 +152,16 @@ def _entry_checksums(entries: Array, path: Path, first: int = 0) -> list[int]:
     """Return the checksums of the entries of parts from a first one on."""
     plan = path.parent.name.partition(".")[0]
     of_file = int(crc32c(_MAGIC.tobytes() + f"{plan}/{path.name}".encode()))
-    checked = _ENTRY.itemsize - 4
+    checked = ENTRY.itemsize - 4
     content = entries.tobytes()
     return [
         int(crc32c(content[at : at + checked] + number.to_bytes(8, "little"), of_file))
-        for number, at in enumerate(range(0, len(content), _ENTRY.itemsize), start=first)
+        for number, at in enumerate(range(0, len(content), ENTRY.itemsize), start=first)
     ]
 
 
 def _header_nbytes(n_parts: int) -> int:
-    return len(_MAGIC) + n_parts * _ENTRY.itemsize
+    return len(_MAGIC) + n_parts * ENTRY.itemsize
 
 
 def _open_to_read(path: str, flags: int) -> int:
@@ -193,7 +193,7 @@ class PartFile:
             if not stat.S_ISREG(status.st_mode) or (owner is not None and status.st_uid != owner):
                 raise CorruptStoreError(f"spill file {path} is not what was written: another user has made it")
             self._file.seek(_header_nbytes(number))
-            entry = np.empty(1, _ENTRY)
+            entry = np.empty(1, ENTRY)
             self._read_exactly(entry.view("u1"))
             if _entry_checksums(entry, path, number) != entry["entry_crc"].tolist():
                 raise CorruptStoreError(

@@ -194,11 +194,11 @@ class MaskIndex(_InMemory):
 
     __slots__ = ("_bits", "_n_rows", "_starts")
     is_distinct = True
-    _BLOCK_ROWS = 2**16
+    BLOCK_ROWS = 2**16
     """Rows of the mask whose number of selected ones is known."""
 
     def __init__(self, mask: npt.NDArray[np.bool_]) -> None:
-        blocks = [np.packbits(mask[lo:hi]) for lo, hi in spans(len(mask), self._BLOCK_ROWS)]
+        blocks = [np.packbits(mask[lo:hi]) for lo, hi in spans(len(mask), self.BLOCK_ROWS)]
         counts = [int(np.bitwise_count(bits).sum()) for bits in blocks]
         self._bits = np.concatenate(blocks) if blocks else np.empty(0, np.uint8)
         self._n_rows = len(mask)
@@ -220,8 +220,8 @@ class MaskIndex(_InMemory):
         return np.flatnonzero(self._unpacked(block))
 
     def _unpacked(self, block: int) -> npt.NDArray[np.uint8]:
-        first = block * self._BLOCK_ROWS
-        n_rows = min(self._BLOCK_ROWS, self._n_rows - first)
+        first = block * self.BLOCK_ROWS
+        n_rows = min(self.BLOCK_ROWS, self._n_rows - first)
         return np.unpackbits(self._bits[first // 8 : (first + n_rows + 7) // 8], count=n_rows)
 
     def slice(self, lo: int, hi: int, /) -> Int64Array:
@@ -233,7 +233,7 @@ class MaskIndex(_InMemory):
             start, stop = int(self._starts[block]), min(hi, int(self._starts[block + 1]))
             if done < stop:
                 rows = self._rows_of(block)[done - start : stop - start]
-                np.add(rows, block * self._BLOCK_ROWS, out=out[done - lo : stop - lo])
+                np.add(rows, block * self.BLOCK_ROWS, out=out[done - lo : stop - lo])
                 done = stop
             block += 1
         return out
@@ -242,16 +242,16 @@ class MaskIndex(_InMemory):
         """Return the entries at ``rows``."""
         out = np.empty(len(rows), np.int64)
         for block, where in _grouped(np.searchsorted(self._starts, rows, side="right") - 1):
-            out[where] = self._rows_of(block)[rows[where] - self._starts[block]] + block * self._BLOCK_ROWS
+            out[where] = self._rows_of(block)[rows[where] - self._starts[block]] + block * self.BLOCK_ROWS
         return out
 
     def find(self, values: Int64Array, /) -> Int64Array:
         """Return where each of ``values`` stands, or -1."""
         out = np.full(len(values), -1, np.int64)
         known = np.flatnonzero((values >= 0) & (values < self._n_rows))
-        for block, where in _grouped(values[known] // self._BLOCK_ROWS):
+        for block, where in _grouped(values[known] // self.BLOCK_ROWS):
             bits = self._unpacked(block)
-            within = values[known[where]] - block * self._BLOCK_ROWS
+            within = values[known[where]] - block * self.BLOCK_ROWS
             ranks = np.cumsum(bits, dtype=np.int64)[within] - 1 + self._starts[block]
             out[known[where]] = np.where(bits[within] != 0, ranks, -1)
         return out

@@ -115,19 +115,19 @@ class _Cache(Generic[_T]):
             pending.done.set()
 
 
-class _PermutationCache(_Cache[UInt32Array]):
+class PermutationCache(_Cache[UInt32Array]):
     """Tables in memory."""
 
     def forward(self, n: int, seed: int) -> UInt32Array:
         """Return ``RandomState(seed).permutation(n)``, read-only."""
-        return self._get(("forward", n, seed), lambda: _build_forward(n, seed))
+        return self._get(("forward", n, seed), lambda: build_forward(n, seed))
 
     def inverse(self, n: int, seed: int) -> UInt32Array:
         """Return the inverse of `forward`, read-only."""
-        return self._get(("inverse", n, seed), lambda: _build_inverse(self.forward(n, seed)))
+        return self._get(("inverse", n, seed), lambda: build_inverse(self.forward(n, seed)))
 
 
-class _FileCache(_Cache[PermutationFile]):
+class FileCache(_Cache[PermutationFile]):
     """Tables in files."""
 
     def forward(self, n: int, seed: int) -> PermutationFile:
@@ -139,7 +139,7 @@ class _FileCache(_Cache[PermutationFile]):
         return self._get(("inverse", n, seed), lambda: self.forward(n, seed).inverse())
 
 
-def _build_forward(n: int, seed: int) -> UInt32Array:
+def build_forward(n: int, seed: int) -> UInt32Array:
     # shuffling 32-bit numbers draws the same as shuffling 64-bit ones, in half of the memory
     table = np.arange(n, dtype=np.uint32)
     np.random.RandomState(seed).shuffle(table)
@@ -147,7 +147,7 @@ def _build_forward(n: int, seed: int) -> UInt32Array:
     return table
 
 
-def _build_inverse(table: UInt32Array) -> UInt32Array:
+def build_inverse(table: UInt32Array) -> UInt32Array:
     n = table.size
     inverted = np.empty(n, np.uint32)
     for lo in range(0, n, 2**20):
@@ -157,9 +157,9 @@ def _build_inverse(table: UInt32Array) -> UInt32Array:
     return inverted
 
 
-memory_tables = _PermutationCache(TABLE_NBYTES)
+memory_tables = PermutationCache(TABLE_NBYTES)
 
-file_tables = _FileCache(_FILES_NBYTES)
+file_tables = FileCache(_FILES_NBYTES)
 
 
 if hasattr(os, "register_at_fork"):

@@ -171,10 +171,10 @@ class StoredLog:
                 raise
             if sync:  # what the answer would have told is done again
                 self._sync_again(manifest.version)
-        if not self._is_taken_up(manifest, is_put=is_put):
+        if not self.is_taken_up(manifest, is_put=is_put):
             raise self._conflict(manifest)
 
-    def _is_taken_up(self, manifest: Manifest, *, is_put: bool) -> bool:
+    def is_taken_up(self, manifest: Manifest, *, is_put: bool) -> bool:
         """Return whether a manifest that was put is a version, or was one until vacuum removed it.
 
         Its number may have been taken by others and freed by a vacuum before it was put: then no version follows it,

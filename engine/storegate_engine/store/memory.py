@@ -89,7 +89,8 @@ class MemoryRepository(Repository):
             "mode 'zarr'"
         )
 
-    def _store(self, sources: Mapping[str, Source], written: list[Segment]) -> dict[str, RowArray]:
+    def store_arrays(self, sources: Mapping[str, Source], written: list[Segment]) -> dict[str, RowArray]:
+        """Write the arrays of some sources, of one segment each time, and note what was written."""
         values: dict[str, Array] = {}
         for group in grouped(sources):
             values |= self._gather(group)
@@ -116,7 +117,8 @@ class MemoryRepository(Repository):
     def _store_index(self, new: NewIndex, written: list[Segment]) -> RowIndex:
         return in_memory(new)
 
-    def _commit(self, transaction: Transaction) -> None:
+    def commit_changes(self, transaction: Transaction) -> None:
+        """Make what a transaction changes the newest state."""
         self._table = transaction.apply(self._table).within(self.budget_nbytes)
         self._version += 1
         self._operation = transaction.operation

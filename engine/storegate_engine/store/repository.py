@@ -44,12 +44,12 @@ MAX_ALL_PARTS = 64 * MAX_PARTS
 """Parts of the orders of all variables: a manifest names each of them."""
 
 _log = logging.getLogger("storegate")
-_commit_lock = threading.RLock()  # threads that share a repository commit one after the other
+COMMIT_LOCK = threading.RLock()  # threads that share a repository commit one after the other
 
 
 def _renew_lock() -> None:
-    global _commit_lock
-    _commit_lock = threading.RLock()
+    global COMMIT_LOCK
+    COMMIT_LOCK = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -156,7 +156,8 @@ class Repository:
         except OSError as err:  # the change itself is committed: it must not look as if it had failed
             _log.warning("the pieces of %s are not merged yet: %s", sorted({name for _, name in untidy}), err)
 
-    def _store(self, sources: Mapping[str, Source], written: list[Segment]) -> dict[str, RowArray]:
+    def store_arrays(self, sources: Mapping[str, Source], written: list[Segment]) -> dict[str, RowArray]:
+        """Write the arrays of some sources, of one segment each time, and note what was written."""
         raise NotImplementedError
 
     def _store_index(self, new: NewIndex, written: list[Segment]) -> RowIndex:
@@ -169,7 +170,8 @@ class Repository:
         """Return how rows would be stored as a new array of a segment, written with others at the same time."""
         raise NotImplementedError
 
-    def _commit(self, transaction: Transaction) -> None:
+    def commit_changes(self, transaction: Transaction) -> None:
+        """Make what a transaction changes the newest state."""
         raise NotImplementedError
 
     def _changed_by(self, transaction: Transaction, target: Target) -> str:
@@ -277,7 +279,7 @@ class Transaction:
     def store(self, sources: Mapping[str, Source]) -> dict[str, RowArray]:
         """Write rows block by block into one new segment and return its arrays."""
         self._require_open()
-        return self.repository._store(sources, self._written)
+        return self.repository.store_arrays(sources, self._written)
 
     def store_index(self, new: NewIndex) -> RowIndex:
         """Write an index of an order, part by part."""
@@ -340,8 +342,8 @@ class Transaction:
             self.discard()
             return
         try:
-            with _commit_lock:
-                self.repository._commit(self)
+            with COMMIT_LOCK:
+                self.repository.commit_changes(self)
         except _CERTAINLY_NOT_COMMITTED:
             self.discard()
             raise

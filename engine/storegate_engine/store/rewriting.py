@@ -226,7 +226,7 @@ def _gathered(variable: Variable, lo: int, hi: int, n_threads: int, *, is_last: 
     stored = variable.stored_rows()
     shard = max((piece.array.shard_rows for piece in stored.pieces), default=1)
     span = shard * max(1, SPAN_NBYTES // (shard * max(1, variable.row_nbytes)))
-    wanted, places = _ascending(variable.order.rows(lo, hi), len(stored))
+    wanted, places = ascending(variable.order.rows(lo, hi), len(stored))
     cuts = np.searchsorted(wanted, np.arange(0, len(stored) + span, span)).tolist()
 
     def place(number: int, first: int, last: int) -> None:
@@ -243,7 +243,7 @@ def _gathered(variable: Variable, lo: int, hi: int, n_threads: int, *, is_last: 
     return out
 
 
-def _ascending(rows: Array, n_stored: int) -> tuple[Array, Array]:
+def ascending(rows: Array, n_stored: int) -> tuple[Array, Array]:
     """Return row numbers in ascending order, and where each of them was."""
     if len(rows) > n_stored // 2 and len(rows) < 2**32 - 1:  # a table takes a fraction of the time of sorting
         table = np.zeros(n_stored, np.uint32)  # place + 1, 0 for a row that is absent

@@ -207,7 +207,8 @@ class StoredRepository(VersionedRepository):
         path = self.location.path
         return user_scratch() if path is None else path / SCRATCH
 
-    def _store(self, sources: Mapping[str, Source], written: list[Segment]) -> dict[str, RowArray]:
+    def store_arrays(self, sources: Mapping[str, Source], written: list[Segment]) -> dict[str, RowArray]:
+        """Write the arrays of some sources, of one segment each time, and note what was written."""
         return self._ingest.write(sources, self._new_segment(written))
 
     def spec(self, name: str, source: Source, n_together: int = 1) -> ArraySpec:
@@ -220,10 +221,11 @@ class StoredRepository(VersionedRepository):
         return segment
 
     def _store_index(self, new: NewIndex, written: list[Segment]) -> RowIndex:
-        array = self._store({"index": IndexSource(new)}, written)["index"]
+        array = self.store_arrays({"index": IndexSource(new)}, written)["index"]
         return StoredIndex(array)  # type: ignore[arg-type]
 
-    def _commit(self, transaction: Transaction) -> None:
+    def commit_changes(self, transaction: Transaction) -> None:
+        """Make what a transaction changes the newest state."""
         try:
             if self.durable:
                 transaction.sync()

@@ -113,7 +113,7 @@ class ExchangeLoader(Loader):
         #     epoch 1            | scatter .......... | collect ...........|
         #     epoch 2                                 | scatter .......... | collect ...
         share = _share(self.order, self.epochs, epoch)
-        exchange, following = self._exchange(epoch), self._exchange(epoch + 1)
+        exchange, following = self.exchange_of(epoch), self.exchange_of(epoch + 1)
         self._spills.hand_down(self._spills.keys - {epoch, epoch + 1}, heir=epoch + 1)
         for each in exchange.steps():
             threads.run(self._tasks_of(each, exchange, epoch))
@@ -129,7 +129,7 @@ class ExchangeLoader(Loader):
         if self._following is not None:
             self._following.result()
 
-    def _exchange(self, epoch: int) -> Exchange:
+    def exchange_of(self, epoch: int) -> Exchange:
         """Return the exchange of an epoch, over what this or a killed process has scattered of it."""
         spill = self._spills.open(epoch, self.variables[0], partial(self._plan_name, epoch))
         shares = {

@@ -108,7 +108,8 @@ class Stream(Generic[T]):
         self._shuffle = shuffle
         self._form = form
         self._transform = transform
-        self._budget_nbytes = budget_nbytes
+        self.budget_nbytes = budget_nbytes
+        """The memory limit."""
         self._prefetch = prefetch
         self._version = version
         self._epoch = epoch
@@ -117,7 +118,8 @@ class Stream(Generic[T]):
         self._gives = (True, True)
         """Whether there is a batch of a full step, and of the last one, where no row of it is of this part."""
         self._blocks = blocks_of(self._variables, self._epochs, shuffle)
-        self._loader = self._choose()
+        self.loader = self._choose()
+        """What brings the rows into memory; its class says how."""
         self._running: weakref.ref[Loop[T]] | None = None
 
     def _choose(self) -> Loader:
@@ -126,7 +128,7 @@ class Stream(Generic[T]):
             self._epochs,
             self._shuffle,
             self._blocks,
-            self._budget_nbytes,
+            self.budget_nbytes,
             self._prefetch,
             name=lambda: json.dumps(self._order()),
         )
@@ -171,7 +173,7 @@ class Stream(Generic[T]):
     def projected_nbytes(self) -> int:
         """The peak memory of an epoch, the batches that the consumer keeps not included."""
         copied = copied_nbytes(self._variables, self._epochs)
-        return reserved_nbytes(self._budget_nbytes) + self._loader.projected_nbytes + copied
+        return reserved_nbytes(self.budget_nbytes) + self.loader.projected_nbytes + copied
 
     @property
     def quality(self) -> float:
@@ -220,7 +222,7 @@ class Stream(Generic[T]):
             replace(self._epochs, batch_rows=self._batch_rows, rank=as_int(rank, "rank"), world=as_int(world, "world")),
             self._shuffle,
             form=self._form,
-            budget_nbytes=max(1, self._budget_nbytes // processes),
+            budget_nbytes=max(1, self.budget_nbytes // processes),
             epoch=self._epoch,
             prefetch=self._prefetch,
             version=self._version,
@@ -273,7 +275,7 @@ class Stream(Generic[T]):
 
     def _batches(self) -> Generator[T, None, None]:
         epoch, step = self._epoch, self._step
-        with Threads(self._loader.loads_at_once) as threads:
+        with Threads(self.loader.loads_at_once) as threads:
             batches = self._formed(epoch, step, threads)
             if (transform := self._transform) is not None:
                 key = partial(batch_generator, self._shuffle.seed, epoch, rank=self._epochs.rank)
@@ -284,14 +286,14 @@ class Stream(Generic[T]):
                 if batch is not LEFT_OUT:
                     yield cast(T, batch)
                 del batch
-            self._loader.end(epoch)
+            self.loader.end(epoch)
         if not len(self):
             self._epoch += 1
 
     def _formed(self, epoch: int, step: int, threads: Threads) -> Iterator[Any]:
         """Yield batches in the form that is asked for, from a step on."""
         pending: list[list[Array]] = []
-        tasks = self._loader.tasks(epoch, step, threads)
+        tasks = self.loader.tasks(epoch, step, threads)
         for ready in ahead(tasks, threads.loads, self._prefetch):
             for at, parts in enumerate(batches_of(ready, together(self._variables)), start=2):
                 if at == len(ready.cuts) and not ready.closed:
@@ -330,7 +332,7 @@ class Stream(Generic[T]):
             it with ``storegate vacuum``, or by hand from ``storegate.scratch-directory``.
         """
         self._stop()
-        self._loader.close(self._epoch if keep_spill else None)
+        self.loader.close(self._epoch if keep_spill else None)
 
     def __enter__(self) -> Self:
         """Return the stream itself."""
@@ -388,5 +390,5 @@ class Stream(Generic[T]):
         if shuffle.version != self._shuffle.version:  # rows go on in the order of the version that began with them
             self.close()
             self._shuffle, self._blocks = shuffle, blocks
-            self._loader = self._choose()
+            self.loader = self._choose()
         self.seek(theirs["epoch"], theirs["step"])
