@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import multiprocessing
 import pickle
 
 import numpy as np
@@ -11,154 +9,18 @@ import pytest
 
 from storegate import StoreGate
 from storegate_engine.errors import LabelError
-
-N = 500
-PHASES = ("train", "valid", "test")
-BOUNDS = {"train": slice(0, 400), "valid": slice(400, 450), "test": slice(450, 500)}
-
-
-def events():
-    """Four-vectors of two particles, and which of them is real; separable by construction."""
-    random = np.random.RandomState(5)
-    labels = random.randint(0, 2, N)
-    features = random.normal(size=(N, 4)) + labels[:, None] * 3
-    return features.astype("f4"), labels
-
-
-# ------------------------------------------------------------------------------ the program, as it was
-
-
-class BaseTask:
-    """What a task of the predecessor is: told its storegate, then executed."""
-
-    def __init__(self, name=None):
-        self._name = name
-        self._storegate = None
-
-    def set_hps(self, params):
-        for key, value in params.items():
-            setattr(self, "_" + key, value)
-
-    @property
-    def storegate(self):
-        return self._storegate
-
-    @storegate.setter
-    def storegate(self, storegate):
-        self._storegate = storegate
-
-    def execute(self):
-        raise NotImplementedError
-
-    def finalize(self):
-        pass
-
-
-class PreprocessingTask(BaseTask):
-    def execute(self):
-        data = self.storegate.get_data(var_names=["px", "py", "pz", "e"], phase="train")
-        mean, std = np.mean(data, axis=1), np.std(data, axis=1)
-        for phase in PHASES:
-            data = self.storegate.get_data(var_names=("px", "py", "pz", "e"), phase=phase)
-            data -= mean  # what get_data returns is the caller's own
-            data /= std
-            self.storegate.update_data(var_names=("px", "py", "pz", "e"), data=data, phase=phase)
-        self.storegate.compile(reset=True)
-
-
-class MLTask(BaseTask):
-    """Least squares for a model: fit on train, predict every phase, write the predictions."""
-
-    def __init__(
-        self, input_var_names=("px", "py", "pz", "e"), true_var_names="label", output_var_names="pred", **args
-    ):
-        super().__init__(**args)
-        self._input_var_names = input_var_names
-        self._true_var_names = true_var_names
-        self._output_var_names = output_var_names
-
-    def get_input_true_data(self, phase):
-        x = self.storegate.get_data(var_names=self._input_var_names, phase=phase)
-        y = self.storegate.get_data(var_names=self._true_var_names, phase=phase)
-        return x, y
-
-    def fit(self):
-        x, y = self.get_input_true_data("train")
-        self._weights = np.linalg.lstsq(np.c_[x, np.ones(len(x))], y, rcond=None)[0]
-
-    def predict(self, phase):
-        x, _ = self.get_input_true_data(phase)
-        return np.c_[x, np.ones(len(x))] @ self._weights
-
-    def predict_update(self):
-        self.storegate.delete_data(var_names=self._output_var_names, phase="all")
-        self.storegate.update_data(var_names=self._output_var_names, data=self.predict(phase="all"), phase="auto")
-        self.storegate.compile()
-
-    def execute(self):
-        self.fit()
-        self.predict_update()
-
-
-class ACCMetric:
-    """The predecessor's metrics mask the samples that are not active."""
-
-    def __init__(self, pred_var_name="pred", true_var_name="label", active_var_name="active", phase="test"):
-        self._pred_var_name = pred_var_name
-        self._true_var_name = true_var_name
-        self._active_var_name = active_var_name
-        self._phase = phase
-        self.storegate = None
-
-    def calculate(self):
-        y_true = self.storegate.get_data(self._true_var_name, self._phase)
-        y_pred = self.storegate.get_data(self._pred_var_name, self._phase)
-        active = self.storegate.get_data(self._active_var_name, self._phase) == True  # noqa: E712
-        y_true, y_pred = y_true[active], y_pred[active]
-        return np.sum((y_pred > 0.5) == y_true) / len(y_true)
-
-
-class SequentialAgent:
-    def __init__(self, storegate, tasks, metric):
-        self._storegate, self._tasks, self._metric = storegate, tasks, metric
-
-    def execute_finalize(self):
-        for task in self._tasks:
-            task.storegate = self._storegate
-            task.execute()
-            task.finalize()
-        self._metric.storegate = self._storegate
-        return self._metric.calculate()
-
-
-class StoreGateDataset:
-    """A map-style dataset as torch takes it."""
-
-    def __init__(self, storegate, phase, input_var_names, true_var_names):
-        self._storegate = storegate
-        self._phase = phase
-        self._input_var_names = input_var_names
-        self._true_var_names = true_var_names
-        self._size = len(storegate[phase])
-
-    def __len__(self):
-        return self._size
-
-    def __getitem__(self, index):
-        data = self._storegate.get_data(var_names=self._input_var_names, phase=self._phase, index=index)
-        true = self._storegate.get_data(var_names=self._true_var_names, phase=self._phase, index=index)
-        return data, true
-
-
-def build(storegate):
-    features, labels = events()
-    storegate.add_data(var_names=("px", "py", "pz", "e"), data=features, phase=(0.8, 0.1, 0.1))
-    storegate.add_data(var_names="label", data=labels, phase=(0.8, 0.1, 0.1))
-    storegate.compile(reset=True, show_info=True)
-    return features, labels
-
-
-# ------------------------------------------------------------------------------------------ runs
+from tests.gate.flow_cases import (
+    BOUNDS,
+    PHASES,
+    ACCMetric,
+    MLTask,
+    N,
+    PreprocessingTask,
+    SequentialAgent,
+    StoreGateDataset,
+    build,
+    events,
+)
 
 
 @pytest.fixture
@@ -331,79 +193,3 @@ class TestHybrid:
             kept = gate.get_data("pred_stored", "all")
             assert np.mean((kept > 0.5) == labels) > 0.9
             np.testing.assert_array_equal(gate.get_data(tuple(inputs), "all"), events()[0])  # as they were added
-
-
-# ------------------------------------------------------------------------------------- processes
-
-
-class SpawnedAgent:
-    """Runs one task in another process, as the predecessor's parallel agents do: the gate goes along."""
-
-    def __init__(self, storegate, name):
-        self._storegate = copy.deepcopy(storegate)
-        self._name = name
-
-    def __call__(self, queue):
-        gate = self._storegate
-        task = MLTask(output_var_names=f"pred_{self._name}")
-        metric = ACCMetric(pred_var_name=f"pred_{self._name}")
-        accuracy = SequentialAgent(gate, [task], metric).execute_finalize()
-        report = (self._name, gate.backend, gate.data_id, accuracy, gate.get_var_names("test"))
-        gate.set_data_id("results")
-        gate.add_data(var_names="accuracy", data=np.array([[self._name, accuracy]]), phase="test")
-        queue.put(report)
-
-
-def run_agent(agent, queue):
-    agent(queue)
-
-
-def spawn(agents):
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    processes = [context.Process(target=run_agent, args=(agent, queue)) for agent in agents]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [0] * len(processes)
-    reports = sorted(queue.get(timeout=10) for _ in processes)
-    queue.close()
-    queue.join_thread()
-    return reports
-
-
-class TestSpawnedAgents:
-    def test_two_agents_add_results_to_one_store(self, stored):
-        _, labels = build(stored)
-        (first, *one), (second, *other) = spawn([SpawnedAgent(stored, name) for name in (1, 2)])
-        assert (first, second) == (1, 2)
-        assert one[:3] == other[:3] == ["zarr", "test_id", one[2]]
-        for name in (1, 2):  # the parent's gate sees what was committed meanwhile
-            predicted = stored.get_data(f"pred_{name}", "all")
-            assert np.mean((predicted > 0.5) == labels) > 0.9
-        stored.set_data_id("results")
-        results = stored.get_data("accuracy", "test")
-        assert sorted(results[:, 0]) == [1, 2]
-        np.testing.assert_array_equal(results[:, 1], [one[2]] * 2)
-
-    def test_a_gate_in_memory_travels_by_value(self):
-        gate = StoreGate(backend="numpy", data_id="test_id")
-        build(gate)
-        ((_, backend, _, accuracy, names),) = spawn([SpawnedAgent(gate, 1)])
-        assert backend == "numpy"
-        assert accuracy > 0.9
-        assert "pred_1" in names
-        assert "pred_1" not in gate.get_var_names("test")
-
-    def test_pickled_where_the_agents_of_a_pool_are(self, gate):
-        features, _ = build(gate)
-        gate.shuffle("train", seed=2)
-        task = MLTask()
-        task.storegate = gate
-        other = pickle.loads(pickle.dumps(task))
-        assert other.storegate is not gate
-        x, _ = other.get_input_true_data("train")
-        np.testing.assert_array_equal(x, features[:400][np.random.RandomState(2).permutation(400)])
-        other.execute()
-        assert ("pred" in gate["train"]) == (gate.backend != "numpy")

@@ -91,14 +91,16 @@ def test_lazy_objects_are_refused(small, make_bad):
     assert small.get_var_names() == []
 
 
-def test_texts_of_h5py_are_refused_or_text(small, tmp_path):
-    """Variable-length HDF5 text has dtype object; ``asstr()`` and astype are what h5py offers."""
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("chunks", [None, (2,)])
+def test_texts_of_h5py_are_text(small, tmp_path, encoding, chunks):
+    words = ["a", "bcd", "" if encoding == "ascii" else "é"]
     with h5py.File(tmp_path / "text.h5", "w") as file:
-        texts = file.create_dataset("text", data=["a", "bcd"])
-        with pytest.raises(TypeError, match="object"):
-            small.add_data("x", texts)
-        small.add_data("x", texts.asstr()[:].astype("U"))
-    assert small.get_data("x").tolist() == ["a", "bcd"]
+        texts = file.create_dataset("text", data=words, dtype=h5py.string_dtype(encoding), chunks=chunks)
+        small.add_data("x", texts)
+        small.add_data("y", texts.asstr()[:].astype("U"))
+    assert small.get_data("x").tolist() == small.get_data("y").tolist() == words
+    assert small.get_data("x").dtype.kind == "T"
 
 
 # -------------------------------------------------------------------------------------- streaming
