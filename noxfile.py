@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nox
 
 nox.options.sessions = ["tests", "lint", "types"]
@@ -20,6 +22,17 @@ def slow(session: nox.Session) -> None:
     """Run the long tests: kills, full disks, fuzzing, whole clusters."""
     session.install("-e", ".[test]")
     session.run("python", "-m", "pytest", "-m", "slow", "-n", "logical", *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Measure which lines and branches the fast tests run, in the processes that they start too."""
+    session.install("-e", ".[dev]")
+    session.env["COVERAGE_FILE"] = str(Path(session.create_tmp()) / "coverage")  # for processes in other directories
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", "-n", "logical", *session.posargs)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
 
 
 @nox.session
