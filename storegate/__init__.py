@@ -7,23 +7,23 @@ What its files and folders know; each imports only from those below it:
     demo        its demonstration
     adapters    streams in the shapes that training frameworks want
     gate        the class StoreGate: the documented interface
-    types       what annotations of a user's own functions need
+    types       the public types for annotations
     views       ``gate["train"]["x"]``
     explorable  what views have for people who look at data
-    session     what a gate holds and its views share: backend, mode and repositories
-    versions    the past of a table, as records that print as tables
+    session     the state that a gate and its views share: backend, mode and repositories
+    versions    the history of a table, as records that print as tables
     edits       new tables from old, and the calls that store them
     exports     rows as tables of other libraries
-    statistics  what the rows of variables come to
-    batches     what ``batches()`` is asked for, as a stream
+    statistics  statistics of the rows of variables
+    batches     the options of ``batches()`` as a stream
     reading     names and selections as rows, dask arrays or Datasets
-    contents    what a table has: names, shapes and sizes
+    contents    names, shapes and sizes of a table
     display     text, HTML and plans, for people to read
-    parsing     what callers give, as typed values
-    callers     where in the caller's program a warning belongs
+    parsing     arguments of callers as typed values
+    callers     the line of the user's program that a warning should name
 
-The public names are found on first use: importing the package (as ``storegate --help`` does) brings in none
-of numpy, zarr, xarray and dask.
+The public names are imported on first use: importing the package (as ``storegate --help`` does) does not import
+numpy, zarr, xarray or dask.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first asked for (PEP 562)."""
+    """Import a public name on first use (PEP 562)."""
     value: object
     if name == "StoreGate":
         value = import_module("storegate.gate").StoreGate
@@ -60,5 +60,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """Return the public names, those not imported yet among them."""
+    """Return the public names, including those not imported yet."""
     return sorted({*globals(), *__all__})

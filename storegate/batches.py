@@ -1,4 +1,4 @@
-"""Batches: what ``view.batches`` is asked for, as a stream of the engine; reads labels and weights only."""
+"""Batches: the options of ``view.batches`` as a stream of the engine; reads only labels and weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["open_stream"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Batch: TypeAlias = Array | list[Array] | dict[str, Array]
-"""What is given without a transform."""
+"""The type of a batch without a transform."""
 
 
 def open_stream(
@@ -33,20 +33,20 @@ def open_stream(
     version: int,
     budget: int | str | None,
 ) -> Stream[Any]:
-    """Return a stream of variables, which ``variable`` finds.
+    """Return a stream of batches of variables.
 
     Parameters
     ----------
     options : BatchOptions
-        What is asked for.
+        The options of ``view.batches``.
     variable : callable
-        Returns the rows of a name.
+        Returns the variable of a name.
     names : Names
         The variables of a batch, and its form.
     version : int
-        The version of the table that they are of.
+        The version of the table that they belong to.
     budget : int, str or None
-        The memory limit where the options have none.
+        The memory limit if the options have none.
     """
     if not names.names:
         raise VariableNotFoundError("there are no variables to make batches of; add data first")
@@ -77,7 +77,7 @@ def open_stream(
 
 
 def _local_ranks(world: int) -> int:
-    """Return how many of the ranks are on this machine: all, where ``LOCAL_WORLD_SIZE`` does not tell."""
+    """Return how many ranks run on this machine: ``LOCAL_WORLD_SIZE``, or all ranks if it is not set."""
     n_ranks = max(1, world)
     told = os.environ.get("LOCAL_WORLD_SIZE", "")
     return min(n_ranks, max(1, int(told))) if told.isdecimal() else n_ranks
@@ -86,7 +86,7 @@ def _local_ranks(world: int) -> int:
 def _weights_of(
     variable: Callable[[str], Variable], weights: npt.ArrayLike | None, balance: str | None, n_rows: int
 ) -> Array | None:
-    """Return the weights of rows: given, of a variable, or such that classes of a label are drawn equally often."""
+    """Return the weight of each row, as given or from a variable; for labels, classes are drawn equally often."""
     if balance is not None:
         labels = variable(balance)
         return class_weights(labels.read(0, len(labels)))

@@ -1,4 +1,4 @@
-"""Callers: where in the program of a user a warning belongs; knows nothing of what it says."""
+"""Callers: the line of the user's program that a warning should name; knows nothing of the warning."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _OURS = ("storegate", "storegate_engine", "contextlib")
 
 
 def users_stacklevel() -> int:
-    """Return the ``stacklevel`` with which `warnings.warn`, called beside it, names the line of the user.
+    """Return the ``stacklevel`` with which `warnings.warn`, called beside it, names the user's line.
 
-    That is the first one outside of this library. It is found, and not counted by hand: how deep a warning lies
-    changes with the calls between, which are nobody's interface.
+    That is the first line outside this library. It is searched, not counted by hand, since the depth of a warning
+    changes with internal calls.
     """
     level = 1
     frame = sys._getframe(1)

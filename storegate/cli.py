@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv : sequence of str, optional
-        The arguments after the program's name. Default: those of the process.
+        The arguments after the program's name; default: those of the process.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = commands.add_parser(
         "verify",
-        help="check that all is there and as it was written",
+        help="check that all data are present and undamaged",
         description="Read everything that the kept versions refer to and compare it with the checksums of what was "
         "written. The exit status is 0 when all is well, 1 when something is wrong, 2 when the store cannot be opened.",
     )
@@ -88,18 +88,18 @@ def _parser() -> argparse.ArgumentParser:
 
     repair = commands.add_parser(
         "repair",
-        help="make the last version that opens the newest one",
-        description="For a data_id whose newest version cannot be opened: commit the last one that can, as a new "
-        "version. Nothing is removed.",
+        help="restore the last version that opens",
+        description="For a data_id whose newest version cannot be opened: commit the last version that opens as a new "
+        "one. Nothing is removed.",
     )
     _add_store(repair)
     repair.set_defaults(command=_repair)
 
     vacuum = commands.add_parser(
         "vacuum",
-        help="reclaim what no kept version needs",
-        description="Remove versions that were replaced long ago, rows that no version needs, and what killed "
-        "processes left. Without --apply it only says what would go.",
+        help="free the space that no kept version needs",
+        description="Remove versions replaced long ago, rows that no version needs, and files left by killed "
+        "processes. Without --apply, only report what would be removed.",
     )
     _add_store(vacuum)
     vacuum.add_argument("--older-than", metavar="AGE", default="1d", help="seconds, or as in 12h, 30d (default: 1d)")
@@ -139,7 +139,7 @@ def _demo(arguments: argparse.Namespace) -> None:
 def _each(
     arguments: argparse.Namespace, do: Callable[[StoreGate], T], mode: OpenMode = "r", version: int | None = None
 ) -> list[T]:
-    """Return what ``do`` returns for the store's gate at each data_id that is asked for; see :func:`_each_id`."""
+    """Return the results of ``do`` for the store's gate at each requested data_id; see :func:`_each_id`."""
 
     def at(gate: StoreGate, data_id: str) -> T:
         gate.set_data_id(data_id)
@@ -151,9 +151,9 @@ def _each(
 def _each_id(
     arguments: argparse.Namespace, do: Callable[[StoreGate, str], T], mode: OpenMode, version: int | None = None
 ) -> list[T]:
-    """Return what ``do`` returns for each data_id that is asked for, whether it opens or not.
+    """Return the results of ``do`` for each requested data_id, even if it cannot be opened.
 
-    Those that come after one that fails are still done, and then it is an error.
+    If one fails, the others are still done; then an error is raised.
     """
     from storegate import StoreGate
     from storegate_engine.errors import StoreGateError, near_match, printable
@@ -161,7 +161,7 @@ def _each_id(
     results, errors = [], []
     try:
         with StoreGate("zarr", {"output_dir": arguments.store, "mode": "r"}):
-            pass  # a store that is not there is not made
+            pass  # do not create a missing store
         with StoreGate("zarr", {"output_dir": arguments.store, "mode": mode}, version=version) as gate:
             known = gate.get_data_ids()
             wanted = known if arguments.data_id is None else [arguments.data_id]
@@ -187,7 +187,7 @@ def _info(arguments: argparse.Namespace) -> None:
 
 
 def _history(arguments: argparse.Namespace) -> None:
-    # at version 0, which is always there: the newest one need not open
+    # at version 0, which always opens; the newest one may not
     _each(arguments, lambda gate: print(f"StoreGate data_id : {gate.data_id}\n{gate.history()!r}"), version=0)
 
 
@@ -220,4 +220,4 @@ def _vacuum(arguments: argparse.Namespace) -> None:
 
     _each(arguments, vacuum, "a" if arguments.apply else "r")
     if not arguments.apply:
-        print("nothing was removed; --apply does it")
+        print("nothing was removed; to remove it, add --apply")

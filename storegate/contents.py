@@ -1,4 +1,4 @@
-"""Contents: what a table has, as names, shapes and sizes; never reads a row."""
+"""Contents: names, shapes and sizes of a table; never reads a row."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Metadata(TypedDict):
     """What :meth:`StoreGate.get_metadata` returns."""
 
     compiled: bool
-    """True: without it there are none."""
+    """Always True: without compilation there is no metadata."""
     total_events: list[int]
     """Rows of train, valid and test."""
     sizes: dict[str, int]
@@ -48,7 +48,7 @@ def metadata(table: Table) -> Metadata:
 
 
 def n_samples(table: Table, phase: str | None) -> int:
-    """Return the rows of a compiled phase; of all for None."""
+    """Return the number of rows of a compiled phase; of all phases for None."""
     require_compiled(table.compiled, "len")
     return sum(table.sizes().values()) if phase in (None, ALL) else table.n_rows(phase)
 
@@ -59,9 +59,9 @@ def whole(table: Table, phase: str, name: str) -> Variable:
     Raises
     ------
     NotCompiledError
-        All phases of a table that is not compiled.
+        All phases of a table that is not compiled were requested.
     VariableNotFoundError
-        A phase that has rows does not have it.
+        A phase that has rows lacks the variable.
     """
     if phase != ALL:
         return table.variable(phase, name)
@@ -74,7 +74,7 @@ def whole(table: Table, phase: str, name: str) -> Variable:
 
 
 def names_in(table: Table, phase: str) -> list[str]:
-    """Return the variables of a phase in the order of their addition; for ``all``, those of every phase with rows."""
+    """Return the variables of a phase in the order they were added; for ``all``, those in every phase with rows."""
     if phase != ALL:
         return list(table[phase])
     filled = [table[at] for at in PHASES if table[at]]
@@ -82,13 +82,13 @@ def names_in(table: Table, phase: str) -> list[str]:
 
 
 def first_names(table: Table, phase: str | None) -> tuple[str, ...]:
-    """Return the variables of a phase; of all phases, those of the first that has any."""
+    """Return the variables of a phase; for None, of the first phase that has any."""
     phases = (phase,) if phase in PHASES else PHASES
     return next((tuple(table[at]) for at in phases if table[at]), ())
 
 
 def has_variable(table: Table, phase: str | None, name: object) -> bool:
-    """Return whether a variable is in a phase; for all, in every phase that has rows."""
+    """Return whether a phase has a variable; for None, whether every phase with rows has it."""
     if not isinstance(name, str):
         return False
     if phase not in (None, ALL):
@@ -97,12 +97,12 @@ def has_variable(table: Table, phase: str | None, name: object) -> bool:
 
 
 def require_known(table: Table, names: Sequence[str]) -> None:
-    """Refuse names that were taken for variables and are none: most often one is a phase, misspelled.
+    """Refuse unknown variable names, most often a misspelled phase.
 
     Raises
     ------
     PhaseNotFoundError
-        No phase has such a variable.
+        No phase has a variable of that name.
     """
     known = dict.fromkeys(name for phase in PHASES for name in table[phase])
     for name in names:
@@ -114,6 +114,6 @@ def require_known(table: Table, names: Sequence[str]) -> None:
 
 
 def row_shapes(table: Table, names: Names, phase: str) -> list[tuple[int, ...] | None]:
-    """Return the shape of one row of each variable, None where there is none."""
+    """Return the shape of one row of each variable, None if it is unknown."""
     phases = PHASES if phase == ALL else (phase,)
     return [next((table[at][name].row_shape for at in phases if name in table[at]), None) for name in names.names]

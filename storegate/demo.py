@@ -1,6 +1,6 @@
-"""The demo: a store of real data, made, shuffled and read in less memory than the data take.
+"""The demo: build, shuffle and read a store of real data in less memory than the data take.
 
-It uses what every user has: the StoreGate interface, xarray and numpy. The data are files of the KM3NeT
+It uses only the public interface of StoreGate, xarray and numpy. The data are files of the KM3NeT
 neutrino telescope, from the package ``km3net-testdata``.
 """
 
@@ -31,7 +31,7 @@ SPLIT = (0.8, 0.1, 0.1)  # train, valid, test
 SEED = 7
 
 # Simulated events of the ORCA detector: one row is a kind of event, with its weight W. AnaClass, 1 to 3, is
-# the class that the analysis gave it.
+# the class that the analysis assigned to it.
 EVENTS = "oscillations/ORCA6_433kt-y_opendata_v0.5_testdata.root"
 EVENT_FEATURES = ["E_reco_bin_center", "Ct_reco_bin_center", "E_true_bin_center", "Ct_true_bin_center"]
 
@@ -49,7 +49,7 @@ def run(directory: str | None = None, *, budget: str = BUDGET) -> None:
     Parameters
     ----------
     directory : str, optional
-        Where to build the store; what an earlier run left there is replaced. Default: a new temporary
+        Where to build the store; replaces what an earlier run left there. Default: a new temporary
         directory, which is kept.
     budget : str
         The memory to stay within, as in ``"64MiB"``.
@@ -86,7 +86,7 @@ def run(directory: str | None = None, *, budget: str = BUDGET) -> None:
 
 
 def add_events(gate: StoreGate, tree: Any) -> int:
-    """Add the events, some thousands at a time, and return how many bytes they were."""
+    """Add the events in blocks of some thousands, and return their size in bytes."""
     decoded_nbytes = 0
     for step, report in tree.iterate(step_size=10_000, library="np", report=True):
         columns = {name: event_column(name, values) for name, values in step.items()}
@@ -102,7 +102,7 @@ def event_column(name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def add_hits(gate: StoreGate, hits: dict[str, h5py.Dataset]) -> int:
-    """Add the hits straight from their file, block by block, and return how many bytes they were."""
+    """Add the hits from their file, block by block, and return their size in bytes."""
     n_rows = len(hits["time"])
     row = da.arange(n_rows, chunks=2**18)  # for check()
     gate.add_data([*hits, "row"], [*hits.values(), row], phase=SPLIT, shuffle=SEED)
@@ -110,7 +110,7 @@ def add_hits(gate: StoreGate, hits: dict[str, h5py.Dataset]) -> int:
 
 
 def prepare(gate: StoreGate, features: list[str], *, label: str, num_classes: int) -> None:
-    """Shuffle, cast and encode. None of it touches a row: it is noted, and done when rows are read."""
+    """Shuffle, cast and encode; all three are lazy and move no rows."""
     gate.shuffle("all", seed=SEED)
     gate.astype(features, "float32", phase="all")
     gate.onehot(label, num_classes, phase="all")
@@ -118,7 +118,7 @@ def prepare(gate: StoreGate, features: list[str], *, label: str, num_classes: in
 
 
 def show(gate: StoreGate, features: list[str], *, label: str) -> None:
-    """Print what the store holds, the training rows as a Dataset, and their means in each class."""
+    """Print the contents of the store, the training rows as a Dataset, and their means in each class."""
     print()
     gate.show_info()
     train = gate["train"].to_xarray()
@@ -133,7 +133,7 @@ def class_means(data: xr.Dataset, features: list[str], *, label: str) -> xr.Data
 
 
 def check(gate: StoreGate, names: Sequence[str], column: Column) -> None:
-    """Compare every stored value with the file, by the number of the row that it came from."""
+    """Compare every stored value with the file, using the number of the row it came from."""
     for name in names:
         n_rows = check_column(gate, name, column(name))
     print(f"\nAligned: all {len(names)} columns of all {n_rows:,} rows are those of the file.")
@@ -177,7 +177,7 @@ def slices(n_rows: int, block_rows: int) -> Iterator[slice]:
 
 
 def load_libraries() -> None:
-    """Do a little of everything, so that no library is first loaded while memory is measured."""
+    """Do a little of everything, so that no library is loaded while memory is measured."""
     with StoreGate("zarr", data_id="small") as gate:  # in a temporary directory
         gate.add_data("x", np.zeros(10), phase=SPLIT, shuffle=SEED)
         gate.compile()
@@ -185,25 +185,25 @@ def load_libraries() -> None:
 
 
 class PeakMemory:
-    """The peak of resident memory since this object was made, as the operating system counts it."""
+    """The peak of resident memory since this object was made, as counted by the operating system."""
 
     def __init__(self) -> None:
-        # Linux alone can start the count anew; elsewhere a peak before this moment hides a lower one after.
+        # Only Linux can reset the count; elsewhere a peak before this moment hides a lower one after it.
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
         self.before_nbytes = peak_nbytes()
 
     def report(self) -> str:
-        """Return the peak in words: above the level at the beginning, and of the whole process."""
+        """Return the peak as text: above the level at the start, and of the whole process."""
         peak = peak_nbytes()
         if peak is None or self.before_nbytes is None:
-            return "Peak memory: this system does not tell"
+            return "Peak memory: not available on this system"
         above = peak - self.before_nbytes
         return f"Peak memory: {mib(above)} above the start, {mib(peak)} with Python and its libraries"
 
 
 def peak_nbytes() -> int | None:
-    """Return the high-water mark of resident memory, or None where there is none."""
+    """Return the high-water mark of resident memory in bytes, or None if it is not available."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -217,7 +217,7 @@ def peak_nbytes() -> int | None:
 
 
 def mib(nbytes: int) -> str:
-    """Return a number of bytes in words.
+    """Return a number of bytes as text.
 
     >>> mib(3 * 2**20)
     '3 MiB'

@@ -1,4 +1,4 @@
-"""Explorable: what views have for people who look at data: facts of arrays, first rows, statistics, other libraries."""
+"""Explorable: attributes of arrays, first rows, statistics and exports of views, for people who look at data."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 __all__ = ["Explorable"]
 
 T = TypeVar("T")
-"""What an index of the view gives."""
+"""What an index of the view returns."""
 
 
 def _n_rows(n: object, what: str) -> int:
-    """Return a number of rows that may be more than there are."""
+    """Return a number of rows, which may exceed those of the view."""
     if (number := as_int(n, what)) < 0:
         raise ArgumentError(f"{what} takes a number of rows, 0 or more, and not {number}")
     return number
 
 
 class Explorable(Generic[T]):
-    """What is asked of rows before they are used; everything but rows and statistics comes from metadata alone."""
+    """Methods for a look at rows; all but rows and statistics come from metadata alone."""
 
     __slots__ = ()
 
@@ -55,19 +55,19 @@ class Explorable(Generic[T]):
 
     @abstractmethod
     def _all_variables(self) -> tuple[Names, list[Variable]]:
-        """Return the chosen variables, or all of the chosen phase."""
+        """Return the chosen variables, or all variables of the chosen phase."""
 
     @abstractmethod
     def _array(self, what: str) -> tuple[list[Variable], bool]:
-        """Return the variables of an array, and whether they are stacked; AttributeError for any other view."""
+        """Return the variables of an array, and whether they are stacked; raise AttributeError for any other view."""
 
     def head(self, n: int = 5) -> T:
-        """Return the first rows, as indexing does; for a phase as a dict of all its variables.
+        """Return the first rows, as indexing does; for a phase, as a dict of all its variables.
 
         Parameters
         ----------
         n : int
-            How many; fewer where there are not so many.
+            Number of rows; fewer if the phase has fewer.
 
         Examples
         --------
@@ -82,13 +82,13 @@ class Explorable(Generic[T]):
         return cast(T, rows)
 
     def describe(self) -> pd.DataFrame:
-        """Return statistics of each variable, over all values of its rows; they are read once, within the budget.
+        """Return statistics of each variable, over all its values; the rows are read once, within the budget.
 
         Returns
         -------
         pandas.DataFrame
-            A line for each variable: ``dtype``, ``shape``, ``count`` of values, ``missing`` (NaN and NaT), ``mean``
-            and ``std`` (of the population) of numbers and bools, ``min`` and ``max`` of these and of times.
+            One line per variable: ``dtype``, ``shape``, ``count`` of values, ``missing`` (NaN and NaT), ``mean``
+            and ``std`` (population) of numbers and bools, ``min`` and ``max`` of these and of times.
 
         Examples
         --------
@@ -107,14 +107,14 @@ class Explorable(Generic[T]):
     # As tables of other libraries
 
     def to_pandas(self, n: int | None = None) -> pd.DataFrame:
-        """Return the rows as a DataFrame of pandas: a column for each variable, categories as they came.
+        """Return the rows as a DataFrame of pandas: one column per variable, codes as categories.
 
         Rows of several values are arrays in a column of objects.
 
         Parameters
         ----------
         n : int, optional
-            Only the first rows; all rows are in memory otherwise.
+            Return only the first rows; by default all rows, in memory.
 
         Examples
         --------
@@ -127,20 +127,20 @@ class Explorable(Generic[T]):
         return pandas_frame(self._all_variables()[1], None if n is None else _n_rows(n, "to_pandas"))
 
     def to_arrow(self) -> pa.Table:
-        """Return all rows as a table of pyarrow, which the extra ``storegate[arrow]`` installs.
+        """Return all rows as a table of pyarrow, from the extra ``storegate[arrow]``.
 
         Rows of several values are fixed-shape tensors, categories are dictionaries. To read rows a batch at a time,
-        give the view itself to a library that takes ``__arrow_c_stream__``, as pyarrow, polars and duckdb do.
+        give the view itself to a library that accepts ``__arrow_c_stream__``, like pyarrow, polars or duckdb.
 
         Raises
         ------
         DtypeError
-            A dtype that Arrow does not have: complex numbers, durations of months.
+            A dtype does not exist in Arrow: complex numbers, durations of months.
         """
         return self._arrow_reader().read_all()
 
     def to_polars(self) -> pl.DataFrame:
-        """Return all rows as a DataFrame of polars, which the extra ``storegate[polars]`` installs."""
+        """Return all rows as a DataFrame of polars, from the extra ``storegate[polars]``."""
         polars = require("polars", "storegate[polars]", "to_polars")
         return cast("pl.DataFrame", polars.DataFrame(self._arrow_reader()))
 
@@ -148,14 +148,14 @@ class Explorable(Generic[T]):
         return arrow_reader(self._all_variables()[1], self.session.budget_nbytes)
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        """Return the rows as a stream of Arrow record batches of at most 64 MB, read as they are asked for."""
+        """Return the rows as a stream of Arrow record batches of at most 64 MB, read as needed."""
         return self._arrow_reader().__arrow_c_stream__(requested_schema)
 
-    # What an array has, from metadata alone
+    # Attributes of an array, from metadata alone
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """``(n_rows, *row_shape)``; stacked variables stand on axis 1."""
+        """``(n_rows, *row_shape)``; stacked variables are on axis 1."""
         variables, is_stacked = self._array("shape")
         n_rows, *row_shape = variables[0].shape
         return (n_rows, len(variables), *row_shape) if is_stacked else (n_rows, *row_shape)
@@ -176,19 +176,19 @@ class Explorable(Generic[T]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all rows in memory, of all variables of the view."""
+        """Bytes of all rows of all variables of the view, in memory."""
         return sum(variable.nbytes for variable in self._all_variables()[1])
 
     @property
     def dims(self) -> tuple[str, ...]:
-        """The names of the dimensions, those of `to_xarray` for a variable."""
+        """The names of the dimensions, as in `to_xarray`."""
         variables, is_stacked = self._array("dims")
         own = variables[0].dims
         return (own[0], "variable", *own[1:]) if is_stacked else own
 
     @property
     def chunks(self) -> tuple[tuple[int, ...], ...]:
-        """The blocks of `data`, as dask has them."""
+        """Rows per block of `data`, in dask's form."""
         self._array("chunks")
         lazy: Any = Selected.everything(*self._all_variables()).lazy(self.session.capacity)
         chunks: tuple[tuple[int, ...], ...] = lazy.chunks
@@ -196,12 +196,12 @@ class Explorable(Generic[T]):
 
     @property
     def plot(self) -> Any:
-        """Xarray's plots of a variable: ``view.plot()``, ``view.plot.hist()``; what is drawn is read.
+        """Xarray's plots of a variable: ``view.plot()``, ``view.plot.hist()``; reads the plotted rows.
 
         Raises
         ------
         ModuleNotFoundError
-            There is no matplotlib.
+            matplotlib is not installed.
         """
         self._array("plot")
         if importlib.util.find_spec("matplotlib") is None:

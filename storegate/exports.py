@@ -1,4 +1,4 @@
-"""Exports: rows as tables of other libraries, some megabytes at a time; converts, and decides nothing about rows."""
+"""Exports: rows as tables of other libraries, some megabytes at a time."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ __all__ = ["arrow_reader", "pandas_frame", "require"]
 Array: TypeAlias = np.ndarray[Any, Any]
 
 BATCH_NBYTES = 64 * 2**20
-"""Rows of a record batch take no more, and no more than a task may hold."""
+"""Most bytes of a record batch; the memory of a task may lower it."""
 
 _PARQUET_UNITS = ("s", "ms", "us", "ns")
 
 
 def require(package: str, extra: str, what: str) -> Any:
-    """Return a package that is optional.
+    """Return an optional package.
 
     Raises
     ------
     ModuleNotFoundError
-        It is not installed; the message says how to install it.
+        The package is not installed; the message says how to install it.
     """
     from importlib import import_module
 
@@ -43,7 +43,7 @@ def require(package: str, extra: str, what: str) -> Any:
 
 
 def arrow_reader(variables: Sequence[Variable], budget_nbytes: int) -> Any:
-    """Return a ``pyarrow.RecordBatchReader`` of variables, which reads rows as batches are asked for.
+    """Return a ``pyarrow.RecordBatchReader`` of variables, which reads rows as batches are requested.
 
     Rows of several values are fixed-shape tensors, codes of categories are dictionaries.
 
@@ -72,7 +72,7 @@ def arrow_reader(variables: Sequence[Variable], budget_nbytes: int) -> Any:
 
 
 def pandas_frame(variables: Sequence[Variable], n: int | None) -> pd.DataFrame:
-    """Return the first rows of variables, or all, as a frame; rows of several values are arrays in it."""
+    """Return the first rows of variables, or all, as a frame; rows of several values become arrays in a column."""
     import pandas as pd  # deferred on purpose: it takes a third of a second
 
     n_rows = _n_rows(variables) if n is None else min(n, _n_rows(variables))
@@ -95,17 +95,17 @@ def pandas_frame(variables: Sequence[Variable], n: int | None) -> pd.DataFrame:
 def _n_rows(variables: Sequence[Variable]) -> int:
     counts = {variable.name: len(variable) for variable in variables}
     if len(set(counts.values())) > 1:
-        raise ShapeError(f"a table has variables of equal numbers of rows; found {counts}")
+        raise ShapeError(f"the variables of a table need equal numbers of rows; found {counts}")
     return next(iter(counts.values()), 0)
 
 
 def _codes(variable: Variable, codes: Array) -> Array:
-    """Return codes, all of which have a category: rows may have been assigned as plain numbers."""
+    """Return codes after a check that each has a category: rows may have been assigned as plain numbers."""
     n = len(variable.about.categories or ())
     if len(codes) and not 0 <= codes.min() <= codes.max() < n:
         raise DtypeError(
             f"variable {variable.name!r} has {n} categories, and codes from {codes.min()} to {codes.max()}; assign "
-            "codes of these, or delete and add the variable"
+            "codes in that range, or delete and add the variable"
         )
     return codes
 
@@ -139,7 +139,7 @@ def _type(pa: Any, variable: Variable) -> Any:
 
 
 def _storable(variable: Variable) -> np.dtype[Any]:
-    """Return the dtype in which Arrow takes values: times in days, or in seconds and finer."""
+    """Return the dtype to give to Arrow: times in days, or in seconds or finer units."""
     dtype = variable.dtype
     if dtype.kind not in "mM" or np.datetime_data(dtype)[0] in _PARQUET_UNITS:
         return dtype
@@ -151,7 +151,7 @@ def _storable(variable: Variable) -> np.dtype[Any]:
 
 
 def _array(pa: Any, variable: Variable, values: Array) -> Any:
-    """Return rows as an Arrow array of the type that :func:`_type` says."""
+    """Return rows as an Arrow array of the type given by :func:`_type`."""
     if variable.about.categories is not None:
         codes = pa.array(_codes(variable, values).astype(np.int32))
         known = pa.array(list(variable.about.categories))

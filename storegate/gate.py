@@ -1,4 +1,4 @@
-"""Gate: class StoreGate, the documented interface; each method parses what it is given, and makes one call."""
+"""Gate: class StoreGate, the documented interface; each method parses its arguments and makes one call."""
 
 from __future__ import annotations
 
@@ -159,10 +159,10 @@ class StoreGate:
         known = only_data_id(Options.parse(backend_args)) if data_id is None else data_id
         return cls("zarr", backend_args, known, version=version)
 
-    # Life: closing, copying, sending to other processes
+    # Life cycle: closing, copying
 
     def close(self) -> None:
-        """Forget all data in memory, and remove a temporary directory; the gate cannot be used any more."""
+        """Forget all data in memory and remove a temporary directory; the gate cannot be used afterwards."""
         self._session.close()
 
     def __enter__(self) -> Self:
@@ -176,7 +176,7 @@ class StoreGate:
         self.close()
 
     def __copy__(self) -> Self:
-        """Return a gate on the same data, with a data_id and a mode of its own."""
+        """Return a gate on the same data, with its own data_id and mode."""
         other = type(self).__new__(type(self))
         other.__dict__.update(self.__dict__, _session=copy.copy(self._session))
         return other
@@ -200,7 +200,7 @@ class StoreGate:
 
     @property
     def budget(self) -> int | str | None:
-        """The memory limit as ``backend_args`` gave it, None where they did not."""
+        """The memory limit as given in ``backend_args``; None if it was not given."""
         return self._session.options.budget
 
     @property
@@ -210,27 +210,27 @@ class StoreGate:
 
     @property
     def capacity(self) -> Capacity:
-        """The memory and threads that lazy work is planned with; a worker's, where a dask client is active."""
+        """The memory and threads that lazy work is planned with; those of one worker if a dask client is active."""
         return self._session.capacity
 
     def set_data_id(self, data_id: str) -> None:
-        """Set the default data_id; data that it has already are kept.
+        """Set the default data_id; its data, if any, are kept.
 
         Raises
         ------
         InvalidNameError
-            The name cannot be stored; the former data_id stays.
+            The name cannot be stored; the former data_id stays current.
         DataIdNotFoundError
-            The store can only be read, and has no such data_id; those that it has are listed (a KeyError).
+            The store is read-only and has no such data_id; the message lists those it has (a KeyError).
         """
         self._session.set_data_id(data_id)
 
     def get_data_ids(self) -> list[str]:
-        """Return the data_ids that exist, in the store too."""
+        """Return the data_ids that exist, in memory or in the store."""
         return self._session.data_ids()
 
     def repository(self, mode: Mode | None = None) -> Repository:
-        """Return the engine's repository of the current data_id, in the current mode or another one."""
+        """Return the engine's repository of the current data_id, in the current mode or the given one."""
         return self._session.repository(mode)
 
     @property
@@ -252,7 +252,7 @@ class StoreGate:
 
     @property
     def phases(self) -> tuple[str, ...]:
-        """The phases that have variables."""
+        """The phases that have variables, in the order train, valid, test."""
         return tuple(phase for phase in parsing.PHASES if self.table[phase])
 
     @property
@@ -261,7 +261,7 @@ class StoreGate:
         return tuple(dict.fromkeys(variable.name for _, variable in self.table))
 
     def _ipython_key_completions_(self) -> list[str]:
-        """Return what may stand in ``gate[...]``, for completion in IPython and Jupyter."""
+        """Return the names that ``gate[...]`` accepts, for completion in IPython and Jupyter."""
         return [] if self.data_id is None else [*self.phases, *self.variables]
 
     # [] syntax
@@ -287,11 +287,11 @@ class StoreGate:
         return self._view[item]
 
     def __setitem__(self, item: Index, data: Data) -> None:
-        """Refuse: phase, variables and an index are needed."""
+        """Refuse: assignment needs a phase, variables and an index."""
         self._view[item] = data
 
     def __delitem__(self, item: VarNames) -> None:
-        """Refuse: a phase is needed."""
+        """Refuse: deletion needs a phase."""
         del self._view[item]
 
     def __len__(self) -> int:
@@ -299,7 +299,7 @@ class StoreGate:
         return len(self._view)
 
     def __bool__(self) -> bool:
-        """Return True: an empty gate is a gate."""
+        """Return True, even for an empty gate."""
         return True
 
     def __contains__(self, item: object) -> bool:
@@ -316,13 +316,13 @@ class StoreGate:
         shuffle: bool | int = False,
         do_compile: bool = False,
     ) -> None:
-        """Add rows, behind those that a variable has already.
+        """Append rows to variables; variables that do not exist are created.
 
         Parameters
         ----------
         var_names : str, tuple of str or list of str, optional
-            One variable; several, with data stacked on axis 1; or several with an array each. None takes the names
-            from the data, a list some of these; data that have names may also stand here alone.
+            One variable; several, with data stacked on axis 1; or several, with one array each. None takes the
+            names of the data, a list some of them; data that have names may also be the only argument.
         data : array-like, lazy array, iterator of ndarrays, or table
             Shape ``(N, *k)`` for a string, ``(N, M, *k)`` for a tuple, a list of ``(N, *k)`` for a list. Dask,
             zarr and h5py arrays, memmaps, xarray variables and iterators are streamed, never loaded whole. An iterator
@@ -335,22 +335,22 @@ class StoreGate:
             that sum to 1 or as counts that sum to N.
         shuffle : bool or int
             Shuffle the incoming rows before they are split: True is seed 1, an int is the seed, as
-            ``x[np.random.RandomState(seed).permutation(N)]``. Nothing is moved: the order is kept.
+            ``x[np.random.RandomState(seed).permutation(N)]``. No rows are moved: the order is stored.
         do_compile : bool
             Compile afterwards.
 
         Raises
         ------
         ShapeError
-            Rows that do not fit each other, the split or the variable (a ValueError).
+            The rows do not match each other, the split or the variable (a ValueError).
         DtypeError
-            Scalars, objects and other data that cannot be stored (a TypeError).
+            The data cannot be stored: a scalar, objects (a TypeError).
         PhaseNotFoundError
-            An unknown phase (a ValueError and KeyError).
+            The phase is unknown (a ValueError and KeyError).
         ReadOnlyError
             The store was opened with ``mode="r"``.
         VariableNotFoundError
-            A name that the table does not have (a KeyError and ValueError).
+            The table has no column of that name (a KeyError and ValueError).
 
         Examples
         --------
@@ -374,7 +374,7 @@ class StoreGate:
         index: MethodIndex = -1,
         do_compile: bool = True,
     ) -> None:
-        """Replace rows; a variable that does not exist is added.
+        """Replace rows; a variable that does not exist is created.
 
         Parameters
         ----------
@@ -382,7 +382,7 @@ class StoreGate:
             As for :meth:`add_data`.
         index : int, tuple, slice, list or array
             -1: all rows, whose number must match; an int: one row, with data of shape ``k`` or ``(1, *k)``;
-            ``(a, b)``: rows a .. b-1; a slice, list, array or mask: those rows. With phase ``all`` it runs
+            ``(a, b)``: rows a .. b-1; a slice, list, array or mask: those rows. With phase ``all``, rows count
             over the concatenated phases.
         do_compile : bool
             Compile afterwards.
@@ -390,9 +390,9 @@ class StoreGate:
         Raises
         ------
         ShapeError
-            Another number of rows or another sample shape; nothing is stored.
+            The number of rows or their shape differs; nothing is stored.
         IndexError
-            Rows that are not there.
+            A row is out of range.
         """
         (names, rows), target = parsing.named(var_names, data), parse_phase(phase)
         with self._session.begin("update_data", var_names=names.given, phase=phase) as change:
@@ -401,9 +401,9 @@ class StoreGate:
             display.warn_of_misaligned(self.table)
 
     def delete_data(self, var_names: VarNames, phase: PhaseOrSplit = "train", do_compile: bool = True) -> None:
-        """Delete variables; missing ones are passed over in silence.
+        """Delete variables; names that do not exist are ignored.
 
-        Their rows stay in storage for readers of earlier versions, until they are vacuumed.
+        Their rows stay in storage for readers of earlier versions until `vacuum` removes them.
         """
         names, target = parse_names(var_names), parse_phase(phase)
         with self._session.begin("delete_data", var_names=var_names, phase=phase) as change:
@@ -421,16 +421,16 @@ class StoreGate:
         phase: PhaseOrSplit = "train",
         dtype: npt.DTypeLike = "f4",
     ) -> None:
-        """Create variables of zeros, of shape ``(N, *k)``, without writing N rows.
+        """Create variables filled with zeros, of shape ``(N, *k)``, without writing any rows.
 
         Raises
         ------
         ShapeError
-            A negative size, or more bytes than can be stored.
+            A size is negative, or the rows are too large to be stored.
         DtypeError
-            A dtype that cannot be stored, or a size that is no integer.
+            The dtype cannot be stored, or a size is not an integer.
         VariableExistsError
-            A variable is there already (a ValueError).
+            A variable exists already (a ValueError).
         """
         names, target = parse_names(var_names, validate=True), parse_phase(phase)
         sizes, kind = parsing.parse_shape(shape), parsing.parse_dtype(dtype)
@@ -477,7 +477,7 @@ class StoreGate:
     def get_data(
         self, var_names: VarNames, phase: Phase | None = "train", index: MethodIndex = -1, *, compute: bool = True
     ) -> Array | list[Array] | da.Array | list[da.Array]:
-        """Return rows as ndarrays that are the caller's own.
+        """Return rows as new ndarrays.
 
         Parameters
         ----------
@@ -488,19 +488,19 @@ class StoreGate:
         index : int, tuple, slice, list or array
             -1: all rows; an int: one row; ``(a, b)``: rows a .. b-1; a slice, list, array, tensor or mask.
         compute : bool
-            False gives dask arrays instead, and reads nothing.
+            If False, return dask arrays and read nothing.
 
         Returns
         -------
         ndarray, numpy scalar, or list of them
-            For one row ``k``, or ``(M, *k)`` for a tuple; ``(N, *k)`` or ``(N, M, *k)`` otherwise.
+            Shape ``k`` for one row, ``(M, *k)`` for a tuple; otherwise ``(N, *k)`` or ``(N, M, *k)``.
 
         Raises
         ------
         VariableNotFoundError
-            An unknown variable (a KeyError and ValueError), with near matches.
+            The variable is unknown; the message names near matches (a KeyError and ValueError).
         IndexError
-            Rows that are not there.
+            A row is out of range.
 
         Examples
         --------
@@ -517,7 +517,7 @@ class StoreGate:
     def get_var_names(self, phase: Phase | None = "train") -> list[str]:
         """Return the variables of a phase, in the order in which they were added.
 
-        For ``all``: those that every phase with rows has.
+        For ``all``: the variables that every phase with rows has.
         """
         return contents.names_in(self.table, parse_reading_phase(phase))
 
@@ -530,7 +530,7 @@ class StoreGate:
     def get_var_shapes(
         self, var_names: VarNames, phase: Phase | None = "train"
     ) -> tuple[int, ...] | list[tuple[int, ...] | None] | None:
-        """Return the shape of one row, None for an unknown variable; a list for a list of names."""
+        """Return the shape of one row of each variable, None if it is unknown; a list for a list of names."""
         names, at = parse_names(var_names), parse_reading_phase(phase)
         shapes = contents.row_shapes(self.table, names, at)
         return shapes[0] if names.form == "one" else shapes
@@ -552,12 +552,12 @@ class StoreGate:
         return contents.metadata(self.table)
 
     def to_xarray(self, phase: Phase | None = "train") -> xr.Dataset:
-        """Return a phase as a lazy ``xr.Dataset``; it keeps its version whatever is changed later."""
+        """Return a phase as a lazy ``xr.Dataset`` of the current version; later changes do not affect it."""
         at, session = parse_reading_phase(phase), self._session
         return reading.read_dataset(session.repository(), session.data_id, at, session.capacity)
 
     def to_datatree(self) -> xr.DataTree:
-        """Return all phases with rows as a lazy ``xr.DataTree``, a child for each."""
+        """Return all phases with rows as a lazy ``xr.DataTree``, one child per phase."""
         return reading.read_tree(self.repository(), self.data_id, self.capacity)
 
     # Order and transforms: lazy
@@ -569,12 +569,12 @@ class StoreGate:
     def onehot(self, var_names: VarNames, num_classes: int, phase: Phase | None = "train") -> None:
         """Encode integer labels as float64 rows of ``np.identity(num_classes)`` when they are read.
 
-        A label outside of ``[0, num_classes)`` is a :class:`LabelError` (a ValueError) when it is read.
+        A label outside ``[0, num_classes)`` raises :class:`LabelError` (a ValueError) when it is read.
         """
         self._transform("onehot", var_names, OneHot(num_classes), phase)
 
     def argmax(self, var_names: VarNames, axis: int, phase: Phase | None = "train") -> None:
-        """Replace variables by the int64 index of their largest value along ``axis``, when they are read.
+        """Replace each row, when it is read, by the int64 index of its largest value along ``axis``.
 
         ``axis`` counts the sample axis as 0, which cannot be reduced.
         """
@@ -589,17 +589,17 @@ class StoreGate:
     def shuffle(self, phase: Phase | None = "all", seed: int = 0) -> None:
         """Shuffle phases: the same permutation for every variable, as ``RandomState(seed).permutation(N)``.
 
-        Nothing is moved: the order is kept and rows are found through it. Repeats compose.
+        No rows are moved: the order is stored and applied when rows are read. Repeated shuffles compose.
         """
         at, number = parse_reading_phase(phase), parsing.parse_shuffle_seed(seed)
         with self._session.begin("shuffle", phase=at, seed=number) as change:
             edits.shuffle(change, at, number)
 
     def compact(self, phase: Phase | None = "all", var_names: VarNames | None = None) -> None:
-        """Write rows out once in logical order; orders and transforms are applied for good.
+        """Rewrite rows in logical order, with orders and transforms applied.
 
-        What fits the memory is gathered, more is exchanged in two passes over spill files, always within the
-        budget. On a dask cluster the workers do it. A compaction that was killed goes on where its spill ends.
+        Rows that fit in memory are gathered; more are exchanged in two passes over spill files, always within the
+        budget. On a dask cluster the workers do it. If a compaction is killed, the next one reuses its spill.
 
         Parameters
         ----------
@@ -617,74 +617,74 @@ class StoreGate:
     def history(self) -> Records[Commit]:
         """Return the kept versions of the data_id, the oldest first; prints as a table.
 
-        Each says when it was committed, by which operation with which arguments, and the rows and bytes added.
+        Each record has the time of the commit, the operation and its arguments, and the rows and bytes added.
         """
         return versions.history(self.repository())
 
     def rollback(self, version: int) -> None:
-        """Make the table what it was at a version; that is a new version, and nothing is removed.
+        """Restore the table of an earlier version, as a new version; nothing is removed.
 
         Raises
         ------
         VersionNotFoundError, SnapshotExpired
-            There was no such version, or it was vacuumed.
+            The version never existed, or it was vacuumed.
         """
         repository, number = self.repository(), as_int(version, "version")
         with self._session.begin("rollback", version=number) as change:
             change.edit(lambda table: repository.table_at(number))
 
     def repair(self, data_id: str) -> int | None:
-        """Make the last version of a data_id that opens its newest one; for one that cannot be opened any more.
+        """Restore the last version that opens, for a data_id whose newest version cannot be opened.
 
-        Nothing is removed: versions that do not open stay where they are, before the new one.
+        Nothing is removed: versions that cannot be opened stay, before the new one.
 
         Returns
         -------
         int or None
-            Which version that was; None where the newest one opens.
+            The version that was restored; None if the newest one opens.
 
         Raises
         ------
         CorruptStoreError
-            No version opens.
+            No version can be opened.
         """
         return versions.repair(self._session.root, data_id, self.budget_nbytes)
 
     def diff(self, a: int, b: int) -> Records[Difference]:
-        """Return which variables differ between two versions, and in what; prints as a table."""
+        """Return which variables differ between two versions, and how; prints as a table."""
         return versions.diff(self.repository(), a, b)
 
     def vacuum(
         self, *, older_than: float | timedelta | str = DAY, keep_versions: int = 1, dry_run: bool = False
     ) -> VacuumResult:
-        """Remove versions that were replaced long ago, rows that no version needs, and what killed processes left.
+        """Remove versions replaced long ago, rows that no version needs, and files left by killed processes.
 
         Parameters
         ----------
         older_than : float, timedelta or str
-            Seconds, or ``"12h"``, ``"30d"``. A version goes when it was replaced before that, rows that no version
-            refers to when they were written before that. It must exceed the longest transaction and the longest
-            time for which a reader keeps a version: such a reader gets :class:`SnapshotExpired`.
+            Seconds, or ``"12h"``, ``"30d"``. Removes versions that were replaced before that, and unreferenced rows
+            that were written before that. It must exceed the longest transaction and the longest time for which a
+            reader keeps a version: reading a removed version raises :class:`SnapshotExpired`.
         keep_versions : int
-            So many of the newest versions stay in any case.
+            Number of newest versions to keep in any case.
         dry_run : bool
-            Only say what would go.
+            Only report what would be removed.
 
         Returns
         -------
         VacuumResult
-            What went, and its bytes; prints as a line.
+            What was removed, and its bytes; prints as a line.
         """
         return versions.vacuum(self.repository(), older_than, keep_versions, dry_run=dry_run)
 
     def verify(self) -> Verification:
-        """Read all that the kept versions refer to, and compare it with the checksums of what was written.
+        """Read everything that the kept versions refer to, and compare it with its checksums.
 
         Returns
         -------
         Verification
-            A record for every manifest and array; ``problems`` are those with something missing, broken, or
-            exchanged for something else. Prints as a table.
+            One record per manifest and array; ``problems`` are those with something missing, damaged or swapped.
+            Prints as a table.
         """
         return versions.verify(self.repository())
 
@@ -695,7 +695,7 @@ class StoreGate:
         self, var_names: tuple[str, ...] | list[str] | None = None, phase: Phase | None = "train"
     ) -> dict[str, str]: ...
     def fingerprint(self, var_names: VarNames | None = None, phase: Phase | None = "train") -> str | dict[str, str]:
-        """Return the SHA-256 of the rows of variables: of dtype, shape and values in logical order alone.
+        """Return the SHA-256 of variables, computed from dtype, shape and values in logical order.
 
         Equal rows have equal fingerprints, whatever their chunks, codec, backend, path and history. Every row is read
         once, within the memory limit; a store keeps the result, and ``to_xarray`` shows it in ``attrs`` from then on.
@@ -705,12 +705,12 @@ class StoreGate:
         var_names : str or list of str, optional
             All variables when None.
         phase : str
-            A phase, or ``all``: its phases end to end.
+            A phase, or ``all`` for all phases concatenated.
 
         Returns
         -------
         str or dict of str to str
-            64 hexadecimal digits for a string, else a dict by variable.
+            64 hexadecimal digits for a string; otherwise a dict by variable name.
         """
         at, repository = parse_reading_phase(phase), self.repository()
         names = parse_names(contents.names_in(repository.table, at) if var_names is None else var_names)
@@ -725,7 +725,7 @@ class StoreGate:
         Raises
         ------
         ValueError
-            An unknown mode; nothing writes.
+            The mode is unknown.
         """
         if self.backend != "hybrid":
             warnings.warn(f"set_mode does nothing on the {self.backend} backend", UserWarning, stacklevel=2)
@@ -741,19 +741,19 @@ class StoreGate:
     ) -> None:
         """Persist variables in memory; the durable copy stays in storage.
 
-        With an active ``distributed.Client`` the rows go to the workers' memory, else to this process's.
+        With an active ``distributed.Client`` the rows go to the workers' memory, otherwise to this process.
 
         Parameters
         ----------
         var_names : str, tuple of str or list of str
             Variables in storage.
         phase : str
-            A phase, or ``all``: every phase that has rows.
+            A phase, or ``all`` for every phase that has rows.
         output_var_names : str or list of str, optional
             New names in memory.
         callback : callable, optional
-            Gets ``(var_names, data)`` and returns new ones; what it returns wins over ``output_var_names``.
-            Data are ndarrays, or dask arrays where the callback has an attribute ``accepts_lazy = True``.
+            Gets ``(var_names, data)`` and returns new ones; its names win over ``output_var_names``. The data are
+            ndarrays, or dask arrays if the callback has an attribute ``accepts_lazy = True``.
 
         Raises
         ------
@@ -769,9 +769,9 @@ class StoreGate:
         output_var_names: VarNames | None = None,
         callback: edits.Callback | None = None,
     ) -> None:
-        """Spill variables from memory to storage, block by block, then release the memory.
+        """Move variables from memory to storage, block by block, then release the memory.
 
-        Parameters are those of :meth:`to_memory`, the other way round.
+        Parameters are those of :meth:`to_memory`, in the other direction.
         """
         self._move("to_storage", "numpy", "zarr", var_names, phase, output_var_names, callback)
 
@@ -799,7 +799,7 @@ class StoreGate:
     # Metadata
 
     def compile(self, reset: bool = False, show_info: bool = False) -> None:
-        """Check that all variables of a phase have as many rows; needed before calls over all phases.
+        """Check that all variables of a phase have the same number of rows; needed before calls over all phases.
 
         Parameters
         ----------
@@ -811,7 +811,7 @@ class StoreGate:
         Raises
         ------
         ShapeError
-            The numbers of rows differ; they are listed (a ValueError).
+            The numbers of rows differ; the message lists them (a ValueError).
 
         Warns
         -----
@@ -838,31 +838,31 @@ class StoreGate:
         return display.table_html(title, display.details(self._session.current))
 
     def __iter__(self) -> Iterator[object]:
-        """Refuse: rows are iterated over a phase's variables."""
+        """Refuse: iterate over a phase or its variables instead."""
         return iter(self._view)
 
     @staticmethod
     def _view_to_list(var_names: VarNames, data: npt.ArrayLike) -> tuple[Sequence[str], list[npt.ArrayLike]]:
-        """Return names, and a column for each; multiml's own tasks call this.
+        """Return names, and one column for each; multiml's own tasks call this.
 
         Parameters
         ----------
         var_names : str, tuple or list of str
             M names.
         data : array-like
-            For a string the variable's rows, as they are; else rows of M items.
+            For a string, the rows of the variable; otherwise rows of M items.
 
         Returns
         -------
         names : list or tuple of str
-            As they came; a string in a list.
+            The names as given; a string becomes a list.
         columns : list
-            Of M arrays.
+            M arrays.
 
         Raises
         ------
         ValueError
-            Rows of another width, or names of another type.
+            Rows do not have M items, or the names have another type.
 
         Examples
         --------

@@ -1,4 +1,4 @@
-"""Reading: names and selections as rows, in memory or as dask arrays; knows tables and variables, and no gate."""
+"""Reading: names and selections as rows, in memory or as dask arrays; knows tables and variables, but no gate."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ __all__ = ["Selected", "Subset", "fingerprints", "read_dataset", "read_tree", "r
 
 Array: TypeAlias = np.ndarray[Any, Any]
 ITERATION_NBYTES = 4 * 2**20
-"""Bytes that iteration over rows reads at a time."""
+"""Bytes read at a time when iterating over rows."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Selected:
-    """Rows of some variables, and the form in which they are wanted; none is read yet."""
+    """Selected rows of some variables, and the form in which to return them; nothing is read yet."""
 
     names: Names
-    """The variables, and the form."""
+    """The variables, and the form of the result."""
     variables: Sequence[Variable]
-    """One for each name."""
+    """One variable per name."""
     selections: Sequence[Selection]
     """The rows of each variable."""
 
@@ -60,17 +60,17 @@ class Selected:
 
     @classmethod
     def by_item(cls, names: Names, variables: Sequence[Variable], item: object) -> Self:
-        """Select what ``view[item]`` means."""
+        """Select the rows of ``view[item]``."""
         return cls(names, variables, [parse_item(item, len(variable)) for variable in variables])
 
     @classmethod
     def by_index(cls, table: Table, names: Names, phase: str, index: object) -> Self:
-        """Select what ``get_data(index=index)`` means."""
+        """Select the rows of ``get_data(index=index)``."""
         variables = [whole(table, phase, name) for name in names.names]
         return cls(names, variables, [parse_method_index(index, len(variable)) for variable in variables])
 
     def read(self, budget_nbytes: int) -> Array | list[Array] | dict[str, Array]:
-        """Return the rows as ndarrays, in the form of the names; within the budget beside these."""
+        """Return the rows as ndarrays, in the form of the names; the budget covers everything but the result."""
         if self.names.form == "stack":
             require_stackable(self.variables)
             self._require_equal_rows()
@@ -114,7 +114,7 @@ class Selected:
         return stacked
 
     def one_by_one(self) -> Iterator[Array | list[Array] | dict[str, Array]]:
-        """Yield row by row, reading a few megabytes at a time; all of them must be selected."""
+        """Yield row by row, reading a few megabytes at a time; all rows must be selected."""
         counts = {variable.name: len(variable) for variable in self.variables}
         if len(set(counts.values())) > 1:
             raise ShapeError(f"the variables have different numbers of rows: {counts}")
@@ -126,7 +126,7 @@ class Selected:
             stop = min(start + step, n_rows)
             blocks = [variable.read(start, stop) for variable in self.variables]
             for row in range(stop - start):
-                # a copy, so that who keeps one row does not keep its whole block
+                # a copy, so that keeping one row does not keep its whole block
                 parts = [block[row].copy() if block.ndim > 1 else block[row] for block in blocks]
                 match self.names.form:
                     case "one":
@@ -140,14 +140,14 @@ class Selected:
 
 
 def require_stackable(variables: Sequence[Variable]) -> None:
-    """Refuse to stack variables whose rows form no array, before any is read.
+    """Refuse to stack variables whose rows do not form one array, before anything is read.
 
     Raises
     ------
     ShapeError
         Their rows have different shapes.
     DtypeError
-        No dtype leaves the values of all what they are: numbers and text, dates and durations.
+        No dtype holds the values of all of them unchanged: numbers and text, dates and durations.
     """
     first = variables[0]
     dtype = first.dtype
@@ -168,7 +168,7 @@ def _read_one(variable: Variable, selection: Selection, spare_nbytes: int) -> Ar
     match selection:
         case OneRow(row):
             rows = variable.read(row, row + 1, spare_nbytes=spare_nbytes)
-            one: Array = rows[0]  # a scalar of numpy, where a row is one, which can do what an array can
+            one: Array = rows[0]  # a numpy scalar if rows are scalars; it has the methods of an array
             return one
         case RowRange(start, stop):
             return variable.read(start, stop, spare_nbytes=spare_nbytes)
@@ -188,12 +188,12 @@ def _cut(variable: Variable, selection: Selection) -> Variable:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Subset:
-    """Rows of a phase, none of which is read."""
+    """Selected rows of a phase; nothing is read."""
 
     n_rows: int
-    """The rows that the phase had."""
+    """The number of rows of the phase when the subset was taken."""
     selections: tuple[Selection, ...]
-    """Which of them, then which of these, and so on."""
+    """Selections to apply in turn, each to the result of the one before."""
 
     def __len__(self) -> int:
         return n_selected(self.selections[-1])
@@ -204,7 +204,7 @@ class Subset:
         Raises
         ------
         ShapeError
-            The phase has another number of rows by now.
+            The number of rows of the phase has changed.
         """
         if len(variable) != self.n_rows:
             raise ShapeError(
@@ -217,14 +217,14 @@ class Subset:
 def subset(
     table: Table, phase: str | None, names: Sequence[str] | None, earlier: Subset | None, index: object
 ) -> Subset:
-    """Return some rows of a phase, or of an earlier subset of it, for variables; None stands for all of the phase.
+    """Return a subset of the rows of a phase, or of an earlier subset of it (None for the whole phase).
 
     Raises
     ------
     ShapeError
-        The variables have different numbers of rows, or there are none.
+        The variables have different numbers of rows, or there are no variables.
     ArgumentTypeError
-        The index is of one row.
+        The index is a single row.
     """
     if phase is None:
         raise PhaseNotFoundError("a subset is of the rows of one phase: gate['train'].subset(index)")
@@ -242,20 +242,20 @@ def subset(
 
 
 def read_dataset(repository: Repository, data_id: str | None, phase: str, limits: Capacity) -> xr.Dataset:
-    """Return a phase, or all phases end to end, as a lazy Dataset."""
+    """Return a phase, or all phases concatenated, as a lazy Dataset."""
     table = repository.table
     variables = {name: whole(table, phase, name) for name in names_in(table, phase)}
     if phase != ALL:
         table.n_rows(phase)  # refuses variables of different lengths
     attrs = {"data_id": data_id, "phase": phase, "version": repository.version}
     if known := known_fingerprints(repository, variables):
-        attrs["fingerprints"] = json.dumps(known)  # text: every format that a Dataset is saved in can hold it
+        attrs["fingerprints"] = json.dumps(known)  # text, since every format for Datasets can store it
     return graphs.to_dataset(variables, attrs, limits)
 
 
 def read_tree(repository: Repository, data_id: str | None, limits: Capacity) -> xr.DataTree:
     """Return the phases that have variables as a lazy DataTree."""
-    import xarray as xr  # only who explores needs it
+    import xarray as xr  # deferred on purpose: few programs need it
 
     phases = [phase for phase in PHASES if repository.table[phase]]
     tree = xr.DataTree.from_dict({phase: read_dataset(repository, data_id, phase, limits) for phase in phases})
@@ -264,6 +264,6 @@ def read_tree(repository: Repository, data_id: str | None, limits: Capacity) -> 
 
 
 def fingerprints(repository: Repository, names: Names, phase: str, limits: Capacity) -> dict[str, str]:
-    """Return the hash of the rows of each variable."""
+    """Return the SHA-256 of the rows of each variable."""
     table = repository.table
     return {name: fingerprint(repository, whole(table, phase, name), limits) for name in names.names}

@@ -1,7 +1,7 @@
-"""Session: what a gate holds, and its views share: backend, mode and repositories; never touches a row.
+"""Session: what a gate and its views share: backend, mode and repositories; never touches a row.
 
-Gates and views parse what they are asked for. A session knows where the answer lies: the repository of the current
-data_id, in memory or in storage, the transactions on it, and the limits to plan with.
+Gates and views parse their arguments. A session finds the repository of the current data_id, in memory or in
+storage, begins transactions on it, and knows the limits to plan with.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ __all__ = ["Session", "only_data_id"]
 
 
 class Session:
-    """What a gate holds.
+    """The state of a gate.
 
     Parameters
     ----------
     backend : {"numpy", "zarr", "hybrid"}
-        Where rows are: in memory, in storage, or in both.
+        Whether rows are in memory, in storage, or in both.
     options : Options
-        How they are stored.
+        How rows are stored.
     version : int or None
-        The version that is shown; None for the newest one.
+        The version to show; None for the newest one.
     data_id : str or None
-        The first one.
+        The first data_id.
 
     Raises
     ------
     VersionNotFoundError
-        A version is asked for of what has none.
+        A version was given, but the backend keeps none or the mode would remove it.
     """
 
     def __init__(self, backend: Backend, options: Options, version: int | None, data_id: str | None) -> None:
@@ -92,17 +92,17 @@ class Session:
         return root
 
     def close(self) -> None:
-        """Forget what is in memory, and remove a temporary directory; copies keep what they know."""
+        """Forget what is in memory, and remove a temporary directory; copies keep their data."""
         self._memory, self._stored = {}, {}
         self.data_id = None
         if self._temporary is not None:
             self._temporary.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travel by location and version on disk, by value in memory; who made a temporary directory keeps it."""
+        """Travel by location and version on disk, by value in memory; a temporary directory stays with its creator."""
         return {**self.__dict__, "_temporary": None}
 
-    # Where the data are
+    # Current data_id, mode and limits
 
     @property
     def budget_nbytes(self) -> int:
@@ -115,12 +115,12 @@ class Session:
         return capacity(self.budget_nbytes)
 
     def set_data_id(self, data_id: str) -> None:
-        """Make a data_id the current one; the former one stays where this one is refused.
+        """Make a data_id the current one; if it is refused, the former one stays.
 
         Raises
         ------
         DataIdNotFoundError
-            The store can only be read, and has no such data_id.
+            The store is read-only and has no such data_id.
         """
         validate_name(data_id, "data_id")
         if self.root is not None:
@@ -131,17 +131,17 @@ class Session:
         self.data_id = data_id
 
     def _require_known(self, root: Root, data_id: str) -> None:
-        """Refuse a data_id that cannot be made and is not there: a misspelling would read as an empty table."""
+        """Refuse an unknown data_id of a read-only store: a misspelling would read as an empty table."""
         if root.writable and self.version is None:
             return
         known = root.data_ids()
-        if known and data_id not in known:  # in a store without any, a reader may wait for the first commit
+        if known and data_id not in known:  # a reader of an empty store may wait for its first commit
             raise DataIdNotFoundError(
                 f"no data_id {data_id!r} in {root.location}{near_match(data_id, known)} (data_ids: {', '.join(known)})"
             )
 
     def data_ids(self) -> list[str]:
-        """Return the data_ids that exist, in the store too."""
+        """Return the data_ids that exist, in memory or in the store."""
         known = {name for name, repository in self._memory.items() if self.mode == "numpy" or repository.version}
         if self.root is not None:
             known |= set(self.root.data_ids()) | set(self._stored)
@@ -153,7 +153,7 @@ class Session:
         return None if self.data_id is None else self.repository()
 
     def repository(self, mode: Mode | None = None) -> Repository:
-        """Return the repository of the current data_id, in the current mode or another one.
+        """Return the repository of the current data_id, in the current mode or the given one.
 
         Raises
         ------
@@ -173,23 +173,23 @@ class Session:
         """The newest committed table."""
         return self.repository().table
 
-    # Changing them
+    # Changes
 
     @contextlib.contextmanager
     def begin(self, operation: str, **arguments: object) -> Iterator[Transaction]:
-        """Begin a transaction; its arguments are recorded as they were given, as far as JSON can say them."""
+        """Begin a transaction; its arguments are recorded as given, as far as JSON can hold them."""
         repository = self.repository()
         with repository.begin(operation, **{name: _plain(value) for name, value in arguments.items()}) as change:
             yield change
         self.committed(repository)
 
     def committed(self, repository: Repository) -> None:
-        """Do what the configuration wants done after each commit."""
+        """Do what the configuration asks for after each commit."""
         if fingerprints_at_commit():
             fingerprint_all(repository, self.capacity)
 
     def compile(self, *, reset: bool = False) -> None:
-        """Check that the phases are even, and record it; a reader keeps the record to itself.
+        """Check that the variables of each phase have equal numbers of rows, and record it (a reader only in memory).
 
         Raises
         ------
@@ -212,12 +212,12 @@ class Session:
         warn_of_misaligned(self.table)
 
     def set_mode(self, mode: object) -> None:
-        """Choose what a hybrid session sees, and compile it; where that fails, the former mode stays.
+        """Choose what a hybrid session sees, and compile it; if that fails, the former mode stays.
 
         Raises
         ------
         ArgumentError
-            An unknown mode.
+            The mode is unknown.
         """
         chosen = next((known for known in MODES if isinstance(mode, str) and mode == known), None)
         if chosen is None:
@@ -232,12 +232,12 @@ class Session:
 
 
 def only_data_id(options: Options) -> str:
-    """Return the only data_id of a store; nothing is made or changed.
+    """Return the only data_id of a store; nothing is created or changed.
 
     Raises
     ------
     DataIdError
-        There are several, or none, or ``options.mode`` starts an empty store.
+        The store has several data_ids or none, or ``options.mode`` starts an empty store.
     StoreNotFoundError
         There is no store.
     """
@@ -258,10 +258,10 @@ def only_data_id(options: Options) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return an argument as a manifest can hold it."""
+    """Return an argument in the form in which a manifest holds it."""
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, str):  # of a variable that is not there, and may be no text
+    if isinstance(value, str):  # the name of an unknown variable may not be valid text
         return value.encode(errors="replace").decode()
     if isinstance(value, (list, tuple, np.ndarray)):
         return [_plain(item) for item in value]

@@ -1,4 +1,4 @@
-"""Statistics: what the rows of variables come to, in one pass over each that stays within the budget."""
+"""Statistics: summaries of the rows of variables, in one pass over each that stays within the budget."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["describe"]
 Array: TypeAlias = np.ndarray[Any, Any]
 
 BLOCK_NBYTES = 16 * 2**20
-"""Rows in stored order that are held at a time."""
+"""Number of rows, in stored order, held at a time."""
 
 
 def describe(variables: Sequence[Variable], budget_nbytes: int) -> pd.DataFrame:
-    """Return a line of statistics for each variable, over all values of its rows."""
+    """Return one line of statistics per variable, over all values of its rows."""
     import pandas as pd  # deferred on purpose: it takes a third of a second
 
     names = pd.Index([variable.name for variable in variables], name="variable")
@@ -34,14 +34,14 @@ def describe(variables: Sequence[Variable], budget_nbytes: int) -> pd.DataFrame:
 
 @dataclass(slots=True)
 class _Summary:
-    """What the values of a variable come to, so far."""
+    """Running statistics of the values of a variable."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     count: int = 0
-    """Values that are not missing."""
+    """Number of values that are not missing."""
     missing: int = 0
-    """Values that are NaN or NaT."""
+    """Number of values that are NaN or NaT."""
     mean: float = math.nan
     squares: float = 0.0
     """The sum of the squared differences from the mean."""
@@ -57,7 +57,7 @@ class _Summary:
         return summary
 
     def add(self, values: Array) -> None:
-        """Take in more values."""
+        """Include more values."""
         kind = values.dtype.kind
         if kind in "fc":
             present = values[~np.isnan(values)]
@@ -78,7 +78,7 @@ class _Summary:
 
     def _add_moments(self, values: Array) -> None:
         """Merge mean and squares (Chan, Golub and LeVeque, Algorithms for computing the sample variance, 1983)."""
-        with np.errstate(invalid="ignore", over="ignore"):  # infinite values are values
+        with np.errstate(invalid="ignore", over="ignore"):  # infinite values count
             mean = float(values.mean(dtype=np.float64))
             squares = float(np.square(values.astype(np.float64) - mean).sum())
             if not self.count:
@@ -89,7 +89,7 @@ class _Summary:
             self.squares += squares + delta * delta * self.count * values.size / both
 
     def line(self) -> dict[str, Any]:
-        """Return the statistics under their names."""
+        """Return the statistics by name."""
         has_moments = self.count and self.dtype.kind in "biuf"
         return {
             "dtype": str(self.dtype),
@@ -104,9 +104,9 @@ class _Summary:
 
 
 def _blocks(variable: Variable, budget_nbytes: int) -> Iterator[Array]:
-    """Yield all rows once, in whatever order takes the least reading."""
+    """Yield all rows once, in the order that needs the least reading."""
     lowest, highest = variable.order.bounds if len(variable) else (0, -1)
-    if variable.order.is_injective and highest - lowest + 1 == len(variable):  # a permutation of rows that lie together
+    if variable.order.is_injective and highest - lowest + 1 == len(variable):  # a permutation of adjacent rows
         variable = variable.stored_rows().cut(lowest, highest + 1)
     in_order = variable.order.form == "range"
     nbytes = BLOCK_NBYTES if in_order else task_nbytes(budget_nbytes, 1)

@@ -1,4 +1,4 @@
-"""Types: what annotations of a user's own functions need, in one place; nothing but names.
+"""Types: the public types for annotations, in one place; nothing but names.
 
 >>> from storegate.types import Array, View
 >>> def mean(rows: View[Array]) -> float:

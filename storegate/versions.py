@@ -1,4 +1,4 @@
-"""Versions: what calls about the past of a table return, as records that print as tables; reads no rows itself."""
+"""Versions: results of calls about the history of a table, as records that print as tables; reads no rows itself."""
 
 from __future__ import annotations
 
@@ -64,26 +64,26 @@ def _shown(name: str, value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """One version, and how it came to be."""
+    """One version, and the call that made it."""
 
     version: int
-    """Its number."""
+    """Version number."""
     time: datetime
     """When it was committed, in UTC, by the writer's clock."""
     operation: str
-    """The call."""
+    """The name of the call."""
     arguments: Mapping[str, Any]
-    """Its arguments, without data."""
+    """The arguments of the call, without data."""
     n_rows: int
-    """Rows that all phases together have more than before."""
+    """Rows added in all phases together."""
     nbytes: int
-    """Bytes of the rows that were stored for it."""
+    """Bytes of the rows stored for this version."""
     problem: str = field(default="", metadata={"is_rare": True})
-    """Why it cannot be read; then nothing else is known of it. Printed where there is any."""
+    """Why the version cannot be read, if so; the other fields are then empty. Printed only if there is any."""
 
 
 def history(repository: Repository) -> Records[Commit]:
-    """Return the kept versions, the oldest first, also those that cannot be read."""
+    """Return the kept versions, the oldest first, including those that cannot be read."""
     stored = repository.require_versions("history")
     return Records(_commit(stored, manifest) for manifest in stored.log.kept())
 
@@ -105,20 +105,20 @@ def diff(repository: Repository, first: int, second: int) -> Records[Difference]
 
 
 def vacuum(repository: Repository, older_than: object, keep_versions: int, *, dry_run: bool) -> VacuumResult:
-    """Remove versions, segments and left files that nobody needs."""
+    """Remove versions, segments and leftover files that are no longer needed."""
     stored = repository.require_versions("vacuum")
     kept = as_int(keep_versions, "keep_versions")
     return remove_unused(stored, older_than=parse_age(older_than), keep_versions=kept, dry_run=dry_run)
 
 
 class Verification(Records[CheckResult]):
-    """What :meth:`StoreGate.verify` found: a record for every manifest, array and wrong shard."""
+    """The result of :meth:`StoreGate.verify`: a record for every manifest, array and damaged shard."""
 
     __slots__ = ()
 
     @property
     def problems(self) -> Records[CheckResult]:
-        """The records of what is wrong; none when all is well."""
+        """The records with a problem; empty if all is well."""
         return Records(checked for checked in self if checked.problem)
 
 
@@ -128,7 +128,7 @@ def verify(repository: Repository) -> Verification:
 
 
 def repair(root: Root | None, data_id: str, budget_nbytes: int) -> int | None:
-    """Make the last version of a data_id that opens its newest one; return which, None where the newest opens."""
+    """Restore the last version of a data_id that opens; return it, or None if the newest one opens."""
     validate_name(data_id, "data_id")
     if root is None:
         raise VersionNotFoundError("repair: rows in memory have no versions; use the zarr or the hybrid backend")
@@ -140,12 +140,12 @@ def repair(root: Root | None, data_id: str, budget_nbytes: int) -> int | None:
 
 
 def parse_age(age: object) -> float:
-    """Return an age in seconds: a number of them, a ``timedelta``, or a text such as ``"12h"``.
+    """Return an age in seconds, from seconds, a ``timedelta``, or a text like ``"12h"``.
 
     Raises
     ------
     ValueError
-        It is none of these.
+        The age is in none of these forms.
 
     Examples
     --------
@@ -158,5 +158,5 @@ def parse_age(age: object) -> float:
         return float(age)
     found = _AGE.fullmatch(age) if isinstance(age, str) else None
     if found is None:
-        raise ArgumentError(f"{age!r} is no age; give seconds, a timedelta, or a text such as '12h', '30d' or '2w'")
+        raise ArgumentError(f"{age!r} is not an age; give seconds, a timedelta, or a text like '12h', '30d' or '2w'")
     return float(found[1]) * _SECONDS[found[2]]

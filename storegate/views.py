@@ -49,13 +49,13 @@ __all__ = ["View"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 T = TypeVar("T")
-"""What a view gives: an array, a list of arrays, or, of all variables of a phase, a dict of them."""
+"""What a view returns: an array, a list of arrays, or a dict of arrays for all variables of a phase."""
 U = TypeVar("U")
-"""What a transform makes of it."""
+"""What a transform returns."""
 
 
 class LazyRows:
-    """A property whose type depends on what the view gives, as the one of `property` cannot."""
+    """A property whose type depends on the type of the view, which `property` cannot express."""
 
     def __init__(self, read: Callable[[Any], da.Array | list[da.Array]]) -> None:
         self._read = read
@@ -75,19 +75,19 @@ class LazyRows:
 class View(Explorable[T], NDArrayOperatorsMixin, Generic[T]):
     """A phase, variables, or variables of a phase of a gate.
 
-    Each ``[]`` with a name returns a new view; ``[]`` with an index, once phase and variables are chosen,
-    returns rows. A view is immutable, and sees what the gate sees. Comparisons and arithmetic are those of `data`, its
-    rows as a dask array: ``x[x == 3]``.
+    Each ``[]`` with a name returns a new view; once phase and variables are chosen, ``[]`` with an index returns
+    rows. A view is immutable and follows changes of the gate. Comparisons and arithmetic act on `data`, its rows as a
+    dask array: ``x[x == 3]``.
     """
 
     session: Session
-    """What it shares with its gate."""
+    """The state shared with the gate."""
     phase: str | None = None
-    """The chosen phase; None stands for all."""
+    """The chosen phase; None for all."""
     names: Names | None = None
     """The chosen variables."""
     chosen: Subset | None = None
-    """The chosen rows; None stands for all."""
+    """The chosen rows; None for all."""
 
     @overload
     def __getitem__(self, item: PhaseName) -> View[T]: ...  # type: ignore[overload-overlap]
@@ -103,9 +103,9 @@ class View(Explorable[T], NDArrayOperatorsMixin, Generic[T]):
         Raises
         ------
         PhaseNotFoundError
-            An index before a phase is chosen.
+            An index was given before a phase.
         VariableNotFoundError
-            An index before variables are chosen.
+            An index was given before variables.
         """
         if isinstance(item, str) and item in (*PHASES, ALL):
             return replace(self, phase=item)
@@ -121,7 +121,7 @@ class View(Explorable[T], NDArrayOperatorsMixin, Generic[T]):
     @overload
     def __eq__(self, other: object) -> bool: ...
     def __eq__(self, other: object) -> object:
-        """Compare the rows, lazily; a view without rows of one array is equal to itself alone."""
+        """Compare the rows, lazily; a view that is not one array is equal only to itself."""
         return NDArrayOperatorsMixin.__eq__(self, other) if self._is_array else self is other
 
     @overload
@@ -138,7 +138,7 @@ class View(Explorable[T], NDArrayOperatorsMixin, Generic[T]):
         return self.phase is not None and self.names is not None and self.names.form != "each"
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: object, **options: object) -> object:
-        """Apply a function of numpy to the rows, lazily."""
+        """Apply a numpy function to the rows, lazily."""
         if any(isinstance(given, View) and not given._is_array for given in inputs) or "out" in options:
             return NotImplemented
         lazy = [given.data if isinstance(given, View) else given for given in inputs]
@@ -160,7 +160,7 @@ class View(Explorable[T], NDArrayOperatorsMixin, Generic[T]):
             edits.delete(change, parse_names(item), self.phase, do_compile=True)
 
     def _require_known(self) -> None:
-        """Refuse a name that was taken for a variable, where it is none: most often it is a phase, misspelled."""
+        """Refuse unknown variable names, most often a misspelled phase."""
         require_known(self.session.table, self.names.names if self.names is not None else ())
 
     def _chosen(self, item: object) -> tuple[Names, str]:
@@ -177,7 +177,7 @@ class View(Explorable[T], NDArrayOperatorsMixin, Generic[T]):
 
     @property
     def var_names(self) -> tuple[str, ...]:
-        """The names of the variables: those that were chosen, or all of the phase."""
+        """The names of the chosen variables, or of all variables of the phase."""
         return first_names(self.session.table, self.phase) if self.names is None else self.names.names
 
     def _variables(self, item: object = ...) -> tuple[Names, list[Variable]]:
@@ -190,25 +190,25 @@ class View(Explorable[T], NDArrayOperatorsMixin, Generic[T]):
         return variable if self.chosen is None else self.chosen.of(variable)
 
     def subset(self, index: Index) -> View[T]:
-        """Return a view of some rows of the phase, in this order; none is read.
+        """Return a view of some rows of the phase, in the given order; nothing is read.
 
-        Indexing, iteration, `data`, `to_xarray` and `batches` are of these rows; `weights` of `batches`, too. It
-        stays with these rows of the phase: once their number is another one, it is refused.
+        Indexing, iteration, `data`, `to_xarray` and `batches` (with its `weights`) then use these rows. Once the number
+        of rows of the phase changes, the subset is refused.
 
         Parameters
         ----------
         index : slice, sequence of int, or mask of shape (n_rows,)
-            Which rows, as ``view[index]`` has it.
+            The rows, as in ``view[index]``.
 
         Returns
         -------
         View
-            It cannot be assigned to.
+            Cannot be assigned to.
 
         Raises
         ------
         RowIndexError
-            Rows outside of the view.
+            A row is out of range.
 
         Examples
         --------
@@ -225,29 +225,29 @@ class View(Explorable[T], NDArrayOperatorsMixin, Generic[T]):
         return replace(self, chosen=chosen)
 
     def __len__(self) -> int:
-        """Return the number of samples of the phase, which needs ``compile()``, or of the subset."""
+        """Return the number of samples of the phase (needs ``compile()``), or of the subset."""
         return n_samples(self.session.table, self.phase) if self.chosen is None else len(self.chosen)
 
     def __bool__(self) -> bool:
-        """Return True, whatever is in the view."""
+        """Return True, even for an empty view."""
         return True
 
     def __contains__(self, item: object) -> bool:
-        """Return whether a variable is in the phase; for all, in every phase that has rows."""
+        """Return whether the phase has a variable; for all phases, whether every phase with rows has it."""
         return has_variable(self.session.table, self.phase, item)
 
     def __iter__(self) -> Iterator[T]:
-        """Iterate over rows, reading a few megabytes at a time; those of a phase are dicts of all its variables."""
+        """Iterate over rows, reading a few megabytes at a time; rows of a phase are dicts of all its variables."""
         return cast(Iterator[T], Selected.everything(*self._all_variables()).one_by_one())
 
     def _all_variables(self) -> tuple[Names, list[Variable]]:
-        """Return the chosen variables, or all of the chosen phase."""
+        """Return the chosen variables, or all variables of the chosen phase."""
         if self.names is not None or self.phase is None:
             return self._variables()
         return replace(self, names=Names(self.var_names, "dict"))._variables()
 
     def _array(self, what: str) -> tuple[list[Variable], bool]:
-        """Return the variables of an array, and whether they are stacked; AttributeError for any other view."""
+        """Return the variables of an array, and whether they are stacked; raise AttributeError for any other view."""
         if not self._is_array:
             raise AttributeError(
                 f"{what} is of a view of one array, gate[phase][name] or gate[phase][name, name]; this is a {self!r}"
@@ -258,13 +258,13 @@ class View(Explorable[T], NDArrayOperatorsMixin, Generic[T]):
         return variables, names.form == "stack"
 
     def _ipython_key_completions_(self) -> list[str]:
-        """Return what may stand in ``view[...]``, for completion in IPython and Jupyter."""
+        """Return the names that ``view[...]`` accepts, for completion in IPython and Jupyter."""
         phases = [at for at in PHASES if self.session.table[at]] if self.phase is None else []
         return [*phases, *(first_names(self.session.table, self.phase) if self.names is None else ())]
 
     @LazyRows
     def data(self) -> da.Array | list[da.Array]:
-        """Return the rows as a dask array, or a list of them for a list of names; nothing is read."""
+        """Return the rows as a dask array, or a list of dask arrays for a list of names; nothing is read."""
         return Selected.everything(*self._variables()).lazy(self.session.capacity)
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
@@ -339,57 +339,57 @@ class View(Explorable[T], NDArrayOperatorsMixin, Generic[T]):
         balance: str | None = None,
         transform: Callable[..., object] | None = None,
     ) -> Stream[Any]:
-        """Return batches of rows for a training loop: in the same order anywhere, resumable, shared by ranks.
+        """Return batches of rows for a training loop: reproducible, resumable, divided among ranks.
 
-        Iterate over the result once for every epoch. It stays with the version of the data that it was made from.
+        Iterate over the result once per epoch. It reads the version of the data at the time of this call.
 
         Parameters
         ----------
         batch_size : int
-            Rows of one step, of all ranks together.
+            Rows of one step, over all ranks.
         var_names : str, tuple or list of str, optional
-            The variables, where the view has none yet; without any a batch is a dict of all of them.
+            The variables, if the view has none yet; without any, a batch is a dict of all variables.
         shuffle : {True, "blocks", False}
-            True: a uniform order of every epoch. ``"blocks"``: blocks of rows in random order, mixed within a
-            buffer; the first batch comes at once, nothing is spilled, and batches are a little less random, see
+            True: a uniform permutation in every epoch. ``"blocks"``: blocks of rows in random order, mixed within a
+            buffer; the first batch comes at once and nothing is spilled, but batches are slightly less random, see
             :attr:`Stream.quality`. False: the order of the phase.
         seed, epoch : int
-            What the order depends on, and the first epoch.
+            The seed of the order, and the first epoch.
         drop_last : {False, True, "pad"}
-            A last step that is not full is shorter (some ranks may get an empty batch), dropped, or filled up with
-            the first rows of the epoch. Every rank has equally many batches in any case.
+            Whether a last step that is not full is shorter (some ranks may get an empty batch), dropped, or filled
+            with the first rows of the epoch. Every rank gets the same number of batches in any case.
         rank, world : int
-            Which part of every step is wanted, and of how many.
+            The part of every step to return, and the number of parts.
         prefetch : int
-            Buffers that are read ahead.
+            Number of buffers to read ahead.
         budget : int or str, optional
-            Memory limit of this rank, which the workers of a DataLoader share; default: the gate's. Where none is
-            configured either, the ranks of this machine share 60 % of its memory: ``LOCAL_WORLD_SIZE`` of them, as
-            torchrun says, or else all.
+            Memory limit of this rank, shared by the workers of a DataLoader; default: the gate's. If none is
+            configured, the ranks on this machine share 60 % of its memory: ``LOCAL_WORLD_SIZE`` of them (set by
+            torchrun), or else all.
         block_rows, buffer_blocks : int, optional
-            Rows of a block, and blocks of a buffer; part of the order's definition. They follow from the data (bytes
-            of a row, rows of a chunk, number of rows), never from the machine.
+            Rows of a block, and blocks of a buffer; part of the order's definition. They are derived from the data
+            (bytes of a row, rows of a chunk, number of rows), never from the machine.
         label : str, optional
-            A variable by which the quality of a block order is judged; without it, rows of a block are supposed
-            to be all the same.
+            The variable that the quality of a block order is judged by; without it, all rows of a block are assumed
+            to be alike.
         weights : str or array of shape (n_rows,), optional
-            Draw as many rows as there are, with these weights, and put each back.
+            Draw as many rows as the phase has, with replacement, with these weights.
         balance : str, optional
             A variable of labels (or one-hot rows); its classes are drawn equally often.
         transform : callable, optional
-            ``transform(batch, rng)`` makes what is given out of every batch, in the reading threads, some batches
-            ahead and in order. ``rng`` is a ``numpy.random.Generator`` that depends on the seed, the epoch, the step
-            and the rank alone, so that a resumed epoch is transformed alike.
+            ``transform(batch, rng)`` returns what the stream gives instead of the batch. It runs in the reading
+            threads, some batches ahead and in order. ``rng`` is a ``numpy.random.Generator`` that depends only on
+            the seed, the epoch, the step and the rank, so a resumed epoch is transformed in the same way.
 
         Returns
         -------
         Stream
-            Of ndarrays for a string, stacked ones for a tuple, lists of them for a list. They are the caller's own.
+            Of ndarrays for a string, stacked ones for a tuple, lists of them for a list; safe to modify.
 
         Raises
         ------
         MemoryBudgetError
-            The buffers do not fit the memory limit.
+            The buffers do not fit in the memory limit.
         ShapeError
             The variables have different numbers of rows.
 
@@ -454,7 +454,7 @@ class View(Explorable[T], NDArrayOperatorsMixin, Generic[T]):
         return dataset if self.names is None else dataset[list(self.names.names)]
 
     def explain(self) -> str:
-        """Return how a full pass and a peek of 256 rows would read each variable; see `storegate.explain`."""
+        """Return how a full pass and a read of 256 rows would read each variable; see `storegate.explain`."""
         return display.explain(self)
 
     def __repr__(self) -> str:

@@ -1,43 +1,43 @@
-"""Errors: the exception tree, and how a message names near matches; never raises on its own.
+"""Errors: the exception tree, and hints for messages; never raises on its own.
 
 ::
 
     StoreGateError
-    ├── ArgumentError (ValueError)                an argument that is none of what the call takes
-    ├── ArgumentTypeError (TypeError)             an argument of a type that the call does not take
-    ├── ArrayExpressionError (NotImplementedError)  what dask's array expressions do not have yet
-    ├── RowIndexError (IndexError)                rows that are not there, or no index of rows
+    ├── ArgumentError (ValueError)                an argument with a value that the call does not accept
+    ├── ArgumentTypeError (TypeError)             an argument of a type that the call does not accept
+    ├── ArrayExpressionError (NotImplementedError)  not implemented for dask's array expressions
+    ├── RowIndexError (IndexError)                rows out of range, or not an index of rows
     ├── InvalidNameError (ValueError)             a name that cannot be stored safely
     ├── PhaseNotFoundError (ValueError, KeyError) a phase that does not exist
     ├── VariableNotFoundError (KeyError, ValueError)
     ├── VariableExistsError (ValueError)
     ├── VersionNotFoundError (ValueError)         a version that was never committed
     ├── BackendNotFoundError (ValueError, NotImplementedError)
-    ├── DataIdError (ValueError)                  no data_id
-    │   └── DataIdNotFoundError (KeyError)        an unknown one, in a store that is only read
+    ├── DataIdError (ValueError)                  no data_id is set
+    │   └── DataIdNotFoundError (KeyError)        an unknown one, in a read-only store
     ├── NotCompiledError (ValueError)             a call that needs ``compile()`` first
     ├── ShapeError (ValueError)                   rows or sample shapes that do not fit
-    ├── LabelError (ValueError)                   a label outside of its classes
+    ├── LabelError (ValueError)                   a label outside its classes
     ├── DtypeError (TypeError)                    a dtype that cannot be stored
     │   └── MissingValueError (ValueError)        values that are masked, null or NA
     ├── ReadOnlyError (PermissionError)           a change of a store opened with ``mode="r"``
     ├── MemoryBudgetError (MemoryError)           a plan that does not fit the memory limit
-    ├── ConflictError (RuntimeError)              another writer's commit stands in the way
+    ├── ConflictError (RuntimeError)              a conflicting commit of another writer
     ├── TransactionError (RuntimeError)           a transaction that failed earlier was used again
     ├── ClusterError (ConnectionError)            a dask cluster that was closed or lost
-    │   └── WorkerTimeoutError (TimeoutError)     one without workers, for which plans are made
-    ├── IterationError (RuntimeError)             a loop over a stream that has gone elsewhere
-    ├── NotInvertibleError (ValueError)           an order that has repeated rows
+    │   └── WorkerTimeoutError (TimeoutError)     a cluster to which no worker came in time
+    ├── IterationError (RuntimeError)             a loop over a stream that has moved
+    ├── NotInvertibleError (ValueError)           an order with repeated rows
     ├── StreamStateError (ValueError)             the state of another stream
     └── StoreError (OSError)
-        ├── WriteError (OSError)              data that cannot be written: a full disk, no permission
-        ├── SpillError (OSError)              spill that cannot be written: a full disk, no permission
+        ├── WriteError (OSError)              rows or manifests that cannot be written: a full disk, no permission
+        ├── SpillError (OSError)              a spill that cannot be written: a full disk, no permission
         ├── UnreadableStateError (ValueError)     a change after which the store could not be opened
         ├── NotAStoreError (OSError)              a directory that holds something else
         │   └── StoreNotFoundError (FileNotFoundError)
-        ├── StoreExistsError (FileExistsError)    a store where a new one was asked for
-        ├── CorruptStoreError (OSError)           bytes that are missing or not what was written
-        │   ├── CorruptIndexError (IndexError)    an index of rows that are not there
+        ├── StoreExistsError (FileExistsError)    a store where the mode creates a new one
+        ├── CorruptStoreError (OSError)           stored bytes that are missing or damaged
+        │   ├── CorruptIndexError (IndexError)    an index of rows that do not exist
         │   └── RowsMemoryError (MemoryError)     rows that take more memory than there is
         └── SnapshotExpired (OSError)             a version that vacuum removed
 
@@ -101,73 +101,73 @@ class StoreGateError(Exception):
     """Base of every error that this project raises on purpose."""
 
     code: ClassVar[str] = "storegate"
-    """Names the kind of error in logs and to other programs; it stays, whatever the messages become."""
+    """The kind of error, for logs and other programs; stable even if messages change."""
 
     def __str__(self) -> str:
-        """Return the message itself (``KeyError`` alone would quote it), with what a store says escaped."""
+        """Return the message (``KeyError`` alone would quote it), with control characters escaped."""
         return printable(Exception.__str__(self))
 
     def __reduce__(self) -> Any:
-        """Travel with arguments and attributes; tblib, which dask uses, goes by the built-in types otherwise."""
+        """Travel with arguments and attributes; otherwise tblib, which dask uses, rebuilds only the built-in type."""
         return super().__reduce__()
 
 
 class ArgumentError(StoreGateError, ValueError):
-    """An argument of a call that is none of what it takes."""
+    """An argument has a value that the call does not accept."""
 
     code = "argument"
 
 
 class ArgumentTypeError(StoreGateError, TypeError):
-    """An argument of a type that the call does not take."""
+    """An argument has a type that the call does not accept."""
 
     code = "argument_type"
 
 
 class ArrayExpressionError(StoreGateError, NotImplementedError):
-    """Something that the array expressions of dask (``array.query-planning``) do not implement, and its graphs do."""
+    """The array expressions of dask (``array.query-planning``) do not implement something that its graphs do."""
 
     code = "array_expression"
 
 
 class RowIndexError(StoreGateError, IndexError):
-    """An index of rows that are not there, or something that is no index of rows."""
+    """A row is out of range, or something is not an index of rows."""
 
     code = "row_index"
 
 
 class InvalidNameError(StoreGateError, ValueError):
-    """A data_id or variable name that cannot be stored safely."""
+    """A data_id or variable name cannot be stored safely."""
 
     code = "invalid_name"
 
 
 class PhaseNotFoundError(StoreGateError, ValueError, KeyError):
-    """A phase that is none of train, valid, test, all, auto, or a split."""
+    """A phase is not one of train, valid, test, all, auto, or a split."""
 
     code = "phase_not_found"
 
 
 class VariableNotFoundError(StoreGateError, KeyError, ValueError):
-    """A variable that the phase does not have."""
+    """The phase does not have the variable."""
 
     code = "variable_not_found"
 
 
 class VariableExistsError(StoreGateError, ValueError):
-    """A variable that must not exist yet, but does."""
+    """A variable exists, but must not."""
 
     code = "variable_exists"
 
 
 class VersionNotFoundError(StoreGateError, ValueError):
-    """A version that was never committed, or of a backend that keeps none."""
+    """The version was never committed, or the backend keeps no versions."""
 
     code = "version_not_found"
 
 
 class BackendNotFoundError(StoreGateError, ValueError, NotImplementedError):
-    """A backend that is none of numpy, zarr and hybrid."""
+    """The backend is not numpy, zarr or hybrid."""
 
     code = "backend_not_found"
 
@@ -179,30 +179,30 @@ class DataIdError(StoreGateError, ValueError):
 
 
 class NotCompiledError(StoreGateError, ValueError):
-    """A call over all phases before ``compile()``."""
+    """A call over all phases needs ``compile()`` first."""
 
     code = "not_compiled"
 
 
 class ShapeError(StoreGateError, ValueError):
-    """Numbers of rows or sample shapes that do not fit."""
+    """Numbers of rows or row shapes do not fit."""
 
     code = "shape"
 
 
 class LabelError(StoreGateError, ValueError):
-    """A label outside of ``[0, num_classes)``.
+    """A label is outside ``[0, num_classes)``.
 
     Parameters
     ----------
     reason : str
         What is wrong with the label, and the remedy.
     row : int
-        The row of the label, among those that were read together.
+        The row of the label, counted from the first row of the read.
     label : int
         The label.
     variable : str, optional
-        The variable's name, where it is known.
+        The name of the variable, if known.
     """
 
     code = "label"
@@ -215,35 +215,35 @@ class LabelError(StoreGateError, ValueError):
         self.variable = variable
 
     def __str__(self) -> str:
-        """Return the message with the place."""
+        """Return the message with row and variable."""
         where = f"variable {self.variable!r}, row" if self.variable else "row"
         return printable(f"{where} {self.row}: {self.reason}")
 
     def at_row(self, row: int, variable: str = "") -> LabelError:
-        """Return the error as it is seen from further out."""
+        """Return the error with the row and variable of an outer caller."""
         return LabelError(self.reason, row=row, label=self.label, variable=variable or self.variable)
 
 
 class DataIdNotFoundError(DataIdError, KeyError):
-    """A data_id that is not there, in a store that can only be read."""
+    """A read-only store has no such data_id."""
 
     code = "data_id_not_found"
 
 
 class DtypeError(StoreGateError, TypeError):
-    """Data of a kind that cannot be stored without pickle."""
+    """The data cannot be stored without pickle."""
 
     code = "dtype"
 
 
 class MissingValueError(DtypeError, ValueError):
-    """Values that are masked, null or NA, which no dtype that can be stored expresses."""
+    """Values are masked, null or NA, which no stored dtype can express."""
 
     code = "missing_value"
 
 
 class ReadOnlyError(StoreGateError, PermissionError):
-    """A change was asked of a store opened read-only."""
+    """A change was attempted in a read-only store."""
 
     code = "read_only"
 
@@ -255,7 +255,7 @@ class MemoryBudgetError(StoreGateError, MemoryError):
 
 
 class ConflictError(StoreGateError, RuntimeError):
-    """Another writer committed a change that this one cannot be re-applied on."""
+    """Another writer committed a conflicting change; this one was not made."""
 
     code = "conflict"
 
@@ -267,19 +267,19 @@ class TransactionError(StoreGateError, RuntimeError):
 
 
 class ClusterError(StoreGateError, ConnectionError):
-    """A dask cluster that was closed or lost, and what lay in its memory with it."""
+    """A dask cluster was closed or lost, and with it the data in its memory."""
 
     code = "cluster"
 
 
 class WorkerTimeoutError(ClusterError, TimeoutError):
-    """No worker came in the time that plans wait for the first."""
+    """No worker came to the cluster in time."""
 
     code = "worker_timeout"
 
 
 class IterationError(StoreGateError, RuntimeError):
-    """A loop over a stream cannot go on: another one was begun, or the stream went to another place."""
+    """A loop over a stream cannot continue: another loop was begun, or the stream moved to another place."""
 
     code = "iteration"
 
@@ -291,67 +291,67 @@ class NotInvertibleError(StoreGateError, ValueError):
 
 
 class StreamStateError(StoreGateError, ValueError):
-    """A state that is not of the stream it is loaded into."""
+    """The state belongs to a different stream."""
 
     code = "stream_state"
 
 
 class StoreError(StoreGateError, OSError):
-    """Base of the errors about what lies in storage."""
+    """Base of the errors of storage."""
 
     code = "store"
 
 
 class WriteError(StoreError):
-    """Rows or a manifest cannot be written; the table is as it was."""
+    """Rows or a manifest cannot be written; the table is unchanged."""
 
     code = "write"
 
 
 class UnreadableStateError(StoreError, ValueError):
-    """A change was not made, since the store could not be opened after it."""
+    """A change was refused because the store could not be opened after it."""
 
     code = "unreadable_state"
 
 
 class SpillError(StoreError):
-    """Scratch data cannot be written; the store is as it was."""
+    """A spill cannot be written; the store is unchanged."""
 
     code = "spill"
 
 
 class NotAStoreError(StoreError):
-    """The directory holds something that is not a store of ours."""
+    """The directory holds something that is not a StoreGate store."""
 
     code = "not_astore"
 
 
 class StoreNotFoundError(NotAStoreError, FileNotFoundError):
-    """There is no store, and the mode asks for one."""
+    """There is no store, and the mode does not create one."""
 
     code = "store_not_found"
 
 
 class StoreExistsError(StoreError, FileExistsError):
-    """There is a store, and the mode asks for a new one."""
+    """There is a store, and the mode creates only new ones."""
 
     code = "store_exists"
 
 
 class CorruptStoreError(StoreError):
-    """Stored bytes are missing, or are not what was written."""
+    """Stored bytes are missing or damaged."""
 
     code = "corrupt_store"
 
 
 class RowsMemoryError(CorruptStoreError, MemoryError):
-    """Stored rows take more memory than there is: this machine has too little, or the store claims too much."""
+    """Stored rows take more memory than there is: the machine has too little, or the store is damaged."""
 
     code = "rows_memory"
 
 
 class CorruptIndexError(CorruptStoreError, IndexError):
-    """An index names rows that are not there."""
+    """A stored index names rows that do not exist."""
 
     code = "corrupt_index"
 
@@ -363,7 +363,7 @@ class SnapshotExpired(StoreError):
 
 
 class AlignmentWarning(UserWarning):
-    """Variables of one phase were shuffled differently when they were added: their rows may not belong together."""
+    """Variables of one phase were shuffled differently when they were added; their rows may not belong together."""
 
 
 def near_match(name: str, known: Iterable[str]) -> str:
@@ -377,7 +377,7 @@ def near_match(name: str, known: Iterable[str]) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Return a text for a terminal: control characters, which may come from a store, are escaped, but for newlines.
+    r"""Return a text that is safe for a terminal: control characters are escaped, except newlines.
 
     >>> printable("\x1b[2Jx")
     '\\x1b[2Jx'

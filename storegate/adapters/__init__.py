@@ -1,4 +1,4 @@
-"""Adapters: streams in the shapes that training frameworks want; each module imports its framework, this one none.
+"""Adapters: streams for training frameworks; each module imports its framework, the package itself imports none.
 
 What its files know:
 
@@ -7,7 +7,7 @@ What its files know:
     keras      a ``keras.utils.PyDataset``
     sklearn    a loop over ``partial_fit``
     jax        batches put on a device ahead of time
-    pools      what the workers of a DataLoader know of one another
+    pools      agreement between the workers of a DataLoader on what to read
     roles      which variables of a batch are inputs, targets and weights
 """
 
@@ -23,12 +23,12 @@ __all__ = ["require_package", "require_stream"]
 
 
 def require_stream(found: object, adapter: str) -> Stream[Any]:
-    """Return what an adapter was given, which must be a stream.
+    """Return the argument of an adapter, which must be a stream.
 
     Raises
     ------
     TypeError
-        It is anything else.
+        It is not a stream.
     """
     if not isinstance(found, Stream):
         raise ArgumentTypeError(
@@ -43,7 +43,7 @@ def require_package(package: str, extra: str) -> Any:
     Raises
     ------
     ImportError
-        It is not installed; the message names the extra that installs it.
+        The package is not installed; the message names the extra that installs it.
     """
     try:
         return import_module(package)

@@ -1,4 +1,4 @@
-"""JAX: batches put on a device ahead of their use; the arrays on the host are the stream's, and given away."""
+"""JAX: batches put on a device ahead of their use."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ __all__ = ["DeviceBatches"]
 
 
 class DeviceBatches:
-    """Batches of a stream on a device; iterate over it once for every epoch.
+    """Batches of a stream on a device; iterate over it once per epoch.
 
-    Without ``jax_enable_x64`` JAX makes 32-bit numbers of 64-bit ones: whole numbers that are beyond them are refused,
-    other ones become float32.
+    Without ``jax_enable_x64``, JAX cuts 64-bit numbers to 32 bits: integers that do not fit are refused, floats
+    become float32.
 
     Parameters
     ----------
     stream : Stream
         From ``gate[phase][var_names].batches(...)``.
     device : jax.Device or jax.sharding.Sharding, optional
-        Where batches go; default: JAX's own default.
+        The device for the batches; default: JAX's own default.
     prefetch : int
-        Batches that are on their way to the device while one is used; 0 for none.
+        Number of batches sent to the device ahead of the one in use; 0 for none.
 
     Raises
     ------
     TypeError
-        ``stream`` is none, or ``prefetch`` is no integer.
+        ``stream`` is not a stream, or ``prefetch`` is not an integer.
     ValueError
-        ``prefetch`` is negative, or JAX knows no such device.
+        ``prefetch`` is negative, or JAX does not know the device.
     """
 
     def __init__(self, stream: Stream[Any], device: Any = None, *, prefetch: int = 2) -> None:
@@ -50,11 +50,11 @@ class DeviceBatches:
         try:
             jax.device_put(np.zeros(0), device)
         except (TypeError, ValueError) as err:
-            raise ArgumentError(f"device {shown(device)} is none that JAX puts arrays on: {err}") from err
+            raise ArgumentError(f"device {shown(device)} is not one that JAX can put arrays on: {err}") from err
         self._place = stream.epoch, stream.step
 
     def __len__(self) -> int:
-        """Return the batches of an epoch."""
+        """Return the number of batches in an epoch."""
         return len(self.stream)
 
     def __iter__(self) -> Iterator[Any]:
@@ -74,18 +74,18 @@ class DeviceBatches:
         return batch
 
     def state_dict(self) -> StreamState:
-        """Return the state after the last batch that was given out, see :meth:`Stream.state_dict`."""
+        """Return the state after the last batch given, see :meth:`Stream.state_dict`."""
         epoch, step = self._place
         return {**self.stream.state_dict(), "epoch": epoch, "step": step}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Go to where a stream was, see :meth:`Stream.load_state_dict`."""
+        """Resume from a state, see :meth:`Stream.load_state_dict`."""
         self.stream.load_state_dict(state)
         self._place = self.stream.epoch, self.stream.step
 
 
 def _whole(batch: Any) -> Any:
-    """Return a batch; whole numbers that JAX would cut are refused."""
+    """Return a batch; integers that JAX would cut are refused."""
     for array in jax.tree.leaves(batch):
         kept = jax.dtypes.canonicalize_dtype(array.dtype) if array.dtype.kind in "iu" else array.dtype
         if kept != array.dtype and array.size:

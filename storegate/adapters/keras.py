@@ -1,4 +1,4 @@
-"""Keras 3: a stream as a PyDataset; works with every backend of Keras, and knows none of them."""
+"""Keras 3: a stream as a PyDataset; works with every backend of Keras."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ __all__ = ["StreamDataset"]
 class StreamDataset(PyDataset):
     """Batches of a stream for ``model.fit``.
 
-    Item i is the batch of step i of the current epoch; items are cheap in order, and any other costs the reading of a
-    buffer. While Keras trains, batches come in the order of the stream, which shuffles better, whatever indices Keras
-    draws: ``fit`` gives the same with ``shuffle=True``, its default, and ``shuffle=False``. With ``steps_per_epoch``,
-    an epoch of Keras goes on where the one before ended, and every epoch of the stream is whole.
+    Item i is the batch of step i of the current epoch; reading items in order is cheap, any other order reads a buffer
+    per item. While Keras trains, batches come in the order of the stream, which shuffles better, whatever indices
+    Keras asks for: ``shuffle=True``, the default of ``fit``, and ``shuffle=False`` give the same. With
+    ``steps_per_epoch``, each epoch of Keras continues where the one before ended.
 
     Parameters
     ----------
     stream : Stream
-        From ``gate[phase][["x", "y"]].batches(...)``: a list of inputs, targets and weights of samples; or of any
-        variables, of which the following are named.
+        From ``gate[phase][["x", "y"]].batches(...)``: a list of inputs, targets and sample weights; or of any
+        variables, if ``inputs`` and so on name them.
     inputs, targets : str, list of str or dict, optional
-        The variables that the model sees, and what it learns: one, several in the order of the model's inputs and
-        outputs, or a dict from the model's names for these to variables.
+        The variables that the model sees and those it learns: one, several in the order of the model's inputs and
+        outputs, or a dict from the model's names to variables.
     sample_weight : str, optional
-        A variable of weights of samples.
+        The variable with sample weights.
 
     Raises
     ------
     TypeError
-        ``stream`` is none.
+        ``stream`` is not a stream.
     """
 
     def __init__(
@@ -56,13 +56,13 @@ class StreamDataset(PyDataset):
         self._last: tuple[int, Any] | None = None
 
     def __len__(self) -> int:
-        """Return the batches of an epoch."""
+        """Return the number of batches in an epoch."""
         return len(self.stream)
 
     def __getitem__(self, index: int) -> Any:
-        """Return the batch of one step; while Keras trains, of the next one for an index that is new."""
+        """Return the batch of one step; while Keras trains, the next batch for each new index."""
         with self._lock:
-            if self._place != (self.stream.epoch, self.stream.step):  # its user went elsewhere
+            if self._place != (self.stream.epoch, self.stream.step):  # the stream was moved from outside
                 self._begin(self.stream.epoch)
             step = self._steps.setdefault(index, len(self._steps)) if self._trains else index
             if self._last is None or self._last[0] != step:
@@ -88,7 +88,7 @@ class StreamDataset(PyDataset):
         self._trains = True
 
     def on_epoch_end(self) -> None:
-        """Go on to the next epoch if all batches of this one were given: Keras also calls this after a first look."""
+        """Go to the next epoch if all batches of this one were given; Keras also calls this after a first look."""
         with self._lock:
             last = self._last is not None and self._last[0] == len(self.stream) - 1
             if len(self._steps) == len(self.stream) if self._trains else last:

@@ -1,4 +1,4 @@
-"""Lightning: a gate as a LightningDataModule; each loader is a stream, which Lightning resumes by itself."""
+"""Lightning: a gate as a LightningDataModule; each loader is a stream, which Lightning resumes itself."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["DataModule"]
 
 
 class LoaderArgs(BatchArgs, total=False):
-    """Keywords of :meth:`View.batches` beside ``var_names``."""
+    """Keywords of :meth:`View.batches` except ``var_names``."""
 
     transform: BatchTransform | None
 
@@ -27,27 +27,27 @@ class LoaderArgs(BatchArgs, total=False):
 class DataModule(LightningDataModule):
     """Phases of a gate for ``trainer.fit(model, datamodule=DataModule(gate, ["x", "y"], 64))``.
 
-    Training batches come from phase train, shuffled; validation ones from valid, and those of ``trainer.test`` and
-    ``trainer.predict`` from test, in order, so that every look at them sees the same rows. A checkpoint within an epoch
-    is resumed at the batch after it. Under several processes each has its part of every step: ``batch_size`` is that of
-    all of them together.
+    Training batches come from phase train, shuffled; validation batches from valid, and those of ``trainer.test`` and
+    ``trainer.predict`` from test, in order, so that every pass sees the same rows. A checkpoint within an epoch resumes
+    at the next batch. With several processes, each gets its part of every step: ``batch_size`` counts the rows of all
+    processes.
 
     Parameters
     ----------
     gate : StoreGate
-        Opened, with a data_id.
+        An open gate with a data_id.
     var_names : str, tuple or list of str
-        The variables of a batch, in the form that ``gate[phase][var_names]`` has.
+        The variables of a batch, in the form of ``gate[phase][var_names]``.
     batch_size : int
-        Rows of one step, of all processes together.
+        Rows of one step, over all processes.
     **options
-        Of ``batches`` for phase train: seed, shuffle, drop_last, weights and so on; `transform`, `prefetch`, `budget`
-        are for the other phases, too.
+        Options of ``batches`` for phase train: seed, shuffle, drop_last, weights and so on; `transform`, `prefetch`
+        and `budget` also apply to the other phases.
 
     Raises
     ------
     VariableNotFoundError
-        Phase train does not have a variable.
+        Phase train lacks a variable.
     """
 
     def __init__(self, gate: StoreGate, var_names: VarNames, batch_size: int, **options: Unpack[LoaderArgs]) -> None:
@@ -58,7 +58,7 @@ class DataModule(LightningDataModule):
         self.var_names = var_names
         self.batch_size = batch_size
         self.options = options
-        self._stream("train", **options).close()  # what is wrong with the options is said here
+        self._stream("train", **options).close()  # so that invalid options raise here
 
     def _stream(self, phase: str, **options: Any) -> Any:
         trainer = getattr(self, "trainer", None)
@@ -66,7 +66,7 @@ class DataModule(LightningDataModule):
         return self.gate[phase][self.var_names].batches(self.batch_size, **{**ranks, **options})
 
     def _in_order(self, phase: str) -> Any:
-        """Return the loader of a phase, none where it has no rows."""
+        """Return the loader of a phase; an empty list if the phase has no rows."""
         shared = {name: value for name, value in self.options.items() if name in ("transform", "prefetch", "budget")}
         try:
             return StreamDataset(self._stream(phase, shuffle=False, **shared))

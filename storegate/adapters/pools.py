@@ -1,16 +1,16 @@
-"""Pools of workers: which epoch the processes of a DataLoader read, agreed on through shared memory, without locks.
+"""Pools of workers: the processes of a DataLoader agree on the epoch to read, through shared memory, without locks.
 
-A DataLoader starts worker processes for a loop, or keeps them from loop to loop, and tells their copies of the dataset
-nothing. What they have to know of one another, of the loops before and of the main process stands in one table::
+A DataLoader starts worker processes for a loop, or keeps them between loops, and tells their copies of the dataset
+nothing. All that they must know of one another, of earlier loops and of the main process is in one table::
 
-    of all                           whether a state was loaded
-    the order of the main process    number · epoch · step
-    of each worker                   order · loop · epoch · step · check     its loop, and where that began
-                                     loop                                    the last loop whose batches it has all made
+    for all                          whether a state was loaded
+    order of the main process        number · epoch · step
+    for each worker                  order · loop · epoch · step · check     its loop, and where that began
+                                     loop                                    the last loop whose batches are all made
 
-Each writes its own records alone. ``check`` is the exclusive or of the words before it, so that a record that is being
-written is read again. All workers of a loop find the same place, whichever comes first: that of a record of this loop;
-else the beginning of the epoch after the one that was read last; else where the main process said.
+Each process writes only its own records. ``check`` is the exclusive or of the words before it, so that a record read
+while it is written is read again. All workers of a loop find the same place, whichever comes first: that of a record
+of this loop; else the beginning of the epoch after the last one read; else the place set by the main process.
 """
 
 from __future__ import annotations
@@ -33,33 +33,33 @@ _TRIES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """A loop of a pool of workers, as one of them knows it."""
+    """A loop of a pool of workers, as seen by one of them."""
 
     order: int
-    """What the main process said last, where it and its workers were then."""
+    """A hash of the main process's last order and its place."""
     number: int
-    """Which loop: the same for all workers of it."""
+    """The number of the loop, the same for all its workers."""
     epoch: int
-    """What is read."""
+    """The epoch that the loop reads."""
     step: int
-    """Where it began."""
+    """The step at which the loop began."""
 
 
 class Pools:
-    """The table of a dataset, its copies in workers, and the pools before them."""
+    """The table of a dataset, shared with its copies in workers and with earlier pools."""
 
     def __init__(self) -> None:
         self._table = torch.zeros(_HEAD + LANES * _RECORD, dtype=torch.int64).share_memory_()
         self._number = 0
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Share memory with the origin where torch starts a worker, and be a table of one's own elsewhere."""
+        """Share memory with the origin if torch starts a worker; elsewhere start a new table."""
         self.__dict__.update(state)
         if not self._table.is_shared():
             self._table = self._table.clone().share_memory_()
 
     def send(self, epoch: int, step: int) -> None:
-        """Have the next loop begin at a place; called in the main process."""
+        """Tell the next loop where to begin; called in the main process."""
         self._number += 1
         self._table[1:_HEAD] = torch.tensor([self._number, epoch, step])
 
@@ -73,33 +73,33 @@ class Pools:
         self._table[0] = 1
 
     def ordered(self, epoch: int, step: int) -> tuple[int, int, int]:
-        """Return the order that is valid for who was at a place when this object came here, and its place."""
+        """Return the number and place of the order that holds for a process that was at a place when it started."""
         number, *place = self._table[1:_HEAD].tolist()
-        if number != self._number:  # given after this worker had started
+        if number != self._number:  # sent after this worker had started
             epoch, step = place
         return _number_of(number, epoch, step), epoch, step
 
     def begin(
         self, worker: int, seed: int, turn: int, at: tuple[int, int], loaded: tuple[int, int] | None
     ) -> tuple[Loop, Loop | None]:
-        """Record that a worker begins a loop, and return that and its loop before, if it was left.
+        """Record that a worker begins a loop; return that loop, and its previous loop if that was left early.
 
         Parameters
         ----------
         worker : int
-            Which one.
+            The number of the worker.
         seed : int
-            What torch has drawn for this pool.
+            The seed that torch drew for this pool.
         turn : int
-            The loops of this pool so far.
+            Number of loops of this pool so far.
         at : (int, int)
-            The place of the dataset when it came into this process.
+            The epoch and step of the dataset when it came into this process.
         loaded : (int, int) or None
-            The place of a state that was loaded for this loop.
+            The epoch and step of a state loaded for this loop.
         """
         order, *place = self.ordered(*at)
         number, own = _number_of(seed, turn), self._read(worker)
-        if own is not None and own.number == number:  # torch was seeded as for the pool before
+        if own is not None and own.number == number:  # torch was seeded like the previous pool
             number = _number_of(number)
         known = [loop for loop in map(self._read, range(LANES)) if loop is not None and loop.order == order]
         if own is not None and own.order != order:
@@ -127,12 +127,12 @@ class Pools:
         self._table[self._at(worker) + 5] = loop.number
 
     def all_ended(self, loop: Loop, n_workers: int) -> bool:
-        """Return whether all workers of a loop begin it at the end of its epoch, or went on from there already."""
+        """Return whether all workers of a loop began it at the end of its epoch, or have gone on from there."""
         ends = loop, replace(loop, epoch=loop.epoch + 1, step=0)
         return all(self._read(worker) in ends for worker in range(n_workers))
 
     def last(self, epoch: int, step: int) -> Loop | None:
-        """Return the last loop that was begun since the order that is valid for a place."""
+        """Return the last loop begun since the order that holds for a place."""
         order = self.ordered(epoch, step)[0]
         known = [loop for loop in map(self._read, range(LANES)) if loop is not None and loop.order == order]
         return max(known, key=lambda loop: loop.epoch, default=None)

@@ -1,4 +1,4 @@
-"""Roles: which variables of a batch are inputs, targets and weights of samples; knows no framework."""
+"""Roles: the variables of a batch that are inputs, targets and sample weights; knows no framework."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from storegate_engine.errors import ArgumentError, ArgumentTypeError, VariableNo
 __all__ = ["Named", "Roles", "parse_roles"]
 
 Named: TypeAlias = str | Sequence[str] | Mapping[str, str] | None
-"""A variable, several (a tuple of arrays), or names that a model has for them (a dict of arrays)."""
+"""A variable, several (a tuple of arrays), or a dict from the model's names (a dict of arrays)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """What the parts of a batch are."""
+    """The roles of the parts of a batch."""
 
     names: tuple[str, ...]
-    """The variables of the stream, in the order of a list."""
+    """The variables of the stream, in order."""
     inputs: Named = None
-    """None takes a batch as it is: inputs, or a list of inputs, targets and weights."""
+    """The inputs; None takes a batch as it is: inputs, or a list of inputs, targets and weights."""
     targets: Named = None
-    """None for models without targets."""
+    """The targets; None for models without targets."""
     sample_weight: str | None = None
-    """None for samples that count alike."""
+    """The variable with sample weights; None if all samples count equally."""
 
     def split(self, batch: Any) -> tuple[Any, ...]:
-        """Return inputs, then targets where there are some, then weights where there are some.
+        """Return inputs, then targets and weights if there are any.
 
         Raises
         ------
         ValueError
-            It is not said which parts of a dict are inputs, or a list has more than three parts.
+            The inputs of a dict are not named, or a list has more than three parts.
         VariableNotFoundError
-            A name is not in the batch.
+            The batch lacks a variable.
         """
         if self.inputs is None:
             if isinstance(batch, Mapping):
@@ -76,14 +76,14 @@ def _pick(named: Named, batch: Mapping[str, Any]) -> Any:
 
 
 def parse_roles(names: Sequence[str], inputs: Any, targets: Any, sample_weight: Any) -> Roles:
-    """Return roles, none of which is of a wrong type.
+    """Return roles, with checked types.
 
     Raises
     ------
     TypeError
-        They are not names.
+        An argument is not a name or names.
     ValueError
-        Targets or weights without inputs.
+        Targets or weights are given without inputs.
     """
     for what, named in {"inputs": inputs, "targets": targets}.items():
         if named is not None and not _are_names(named):

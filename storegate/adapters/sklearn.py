@@ -1,4 +1,4 @@
-"""scikit-learn: a stream as a loop over ``partial_fit``; any estimator that has one will do."""
+"""scikit-learn: a loop over ``partial_fit``, for any estimator that has it."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ def partial_fit(
     targets: Named = None,
     sample_weight: str | None = None,
 ) -> Any:
-    """Train an estimator on the batches of some epochs, from where the stream is.
+    """Train an estimator on the batches of some epochs, starting where the stream is.
 
     Parameters
     ----------
     estimator : estimator with ``partial_fit``
-        It is changed, and returned.
+        Trained in place, and returned.
     stream : Stream
-        From ``gate[phase][["x", "y"]].batches(...)``: a list of inputs, targets and weights of samples; of one variable
-        (a string), for estimators without targets; or of any variables, of which the following are named.
+        From ``gate[phase][["x", "y"]].batches(...)``: a list of inputs, targets and sample weights; of one variable
+        (a string), for estimators without targets; or of any variables, if ``inputs`` and so on name them.
     epochs : int
-        How many; the rest of an epoch that was begun is one.
+        Number of epochs; the rest of a started epoch counts as one.
     classes : array-like, optional
-        All classes, which classifiers want to know beforehand.
+        All classes, which classifiers need in advance.
     inputs : str or list of str, optional
-        The variables that the estimator sees, side by side.
+        The variables that the estimator sees, as columns side by side.
     targets : str or list of str, optional
-        What it learns.
+        The variables that it learns.
     sample_weight : str, optional
-        A variable of weights of samples.
+        The variable with sample weights.
 
     Raises
     ------
     TypeError
-        ``estimator`` has no ``partial_fit``, ``stream`` is none, or ``epochs`` is no integer.
+        ``estimator`` has no ``partial_fit``, ``stream`` is not a stream, or ``epochs`` is not an integer.
     ValueError
-        ``epochs`` is negative, or it is not said which parts of a batch are inputs.
+        ``epochs`` is negative, or the inputs of a batch are not named.
     VariableNotFoundError
-        A name is not in the batches.
+        A batch lacks a variable.
     """
     if not callable(getattr(estimator, "partial_fit", None)):
         raise ArgumentTypeError(f"an estimator with the method partial_fit is needed, and {shown(estimator)} has none")
@@ -78,7 +78,7 @@ def partial_fit(
 
 
 def _side_by_side(parts: Any) -> Any:
-    """Return arrays as the columns of one."""
+    """Return arrays as columns side by side."""
     if isinstance(parts, dict):
         parts = tuple(parts.values())
     if not isinstance(parts, tuple):

@@ -1,4 +1,4 @@
-"""PyTorch: streams and views as datasets for a DataLoader; shares memory with the arrays, copies nothing."""
+"""PyTorch: streams and views as datasets for a DataLoader; tensors share memory with the arrays."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ __all__ = ["MapDataset", "StreamDataset", "as_tensors"]
 
 
 def as_tensors(batch: Any) -> Any:
-    """Return arrays, or dicts, tuples and lists of them, as tensors on the same memory; text stays as it is.
+    """Return arrays, or dicts, tuples and lists of them, as tensors on the same memory; text is unchanged.
 
-    Arrays of the other byte order, or with negative strides, are copied: no tensor is like these. Dates and durations
-    are int64, which count their unit (a date's from 1970 on); NaT is the least int64.
+    Arrays in the other byte order or with negative strides are copied, since tensors have neither. Dates and durations
+    become int64 in their unit (dates count from 1970); NaT is the smallest int64.
     """
     if isinstance(batch, Mapping):
         return {name: as_tensors(part) for name, part in batch.items()}
@@ -42,13 +42,13 @@ def as_tensors(batch: Any) -> Any:
         batch = array = array.view(np.dtype(np.int64).newbyteorder(array.dtype.byteorder))
     if array.dtype.kind not in "biufc":
         return batch
-    if not array.dtype.isnative or any(step < 0 for step in array.strides):  # no tensor can lie on such memory
+    if not array.dtype.isnative or any(step < 0 for step in array.strides):  # no tensor can share such memory
         array = np.array(array, array.dtype.newbyteorder("="))
     return torch.from_numpy(array) if array.ndim else torch.tensor(batch)
 
 
 def _tell_of_dates(dtypes: Mapping[str, Any]) -> None:
-    """Warn of variables whose values are not what tensors will have."""
+    """Warn of variables whose tensors are integers instead of dates."""
     if dates := [f"{name!r} ({dtype})" for name, dtype in dtypes.items() if dtype.kind in "mM"]:
         warnings.warn(
             f"tensors have no dates: {', '.join(dates)} become int64, which count the unit (a date's from 1970 on), "
@@ -61,14 +61,14 @@ def _tell_of_dates(dtypes: Mapping[str, Any]) -> None:
 class StreamDataset(IterableDataset):
     """Batches of a stream as tensors, for ``DataLoader(dataset, batch_size=None)``, or as a loader itself.
 
-    A loop gives the rest of an epoch, and the next loop another one. A loop that was left goes on with what is left of
-    its epoch; under ``torch.no_grad()``, as trainers validate, it begins its epoch again.
+    A loop gives the rest of an epoch, and the next loop another epoch. After a loop that was left early, the next one
+    gives the rest of its epoch; under ``torch.no_grad()``, as in validation, it begins the epoch again.
 
     With worker processes, worker w of n is rank ``r·n + w`` of ``world·n``: each gives its part of every step, so that
-    all rows come once, and parts without rows are left out. They share the memory limit of the stream. Every loop gives
-    another epoch, with ``persistent_workers=True`` and without. Workers read ahead, so that a loop that is left loses
-    the rest of its epoch, of which they warn. To stop within epochs, use ``torchdata``'s ``StatefulDataLoader``, or no
-    workers: the stream has threads of its own.
+    all rows come once; parts without rows are left out. Workers share the memory limit of the stream. Every loop gives
+    another epoch, with ``persistent_workers=True`` and without. Workers read ahead, so leaving a loop early loses the
+    rest of its epoch, with a warning. To stop within epochs, use ``torchdata``'s ``StatefulDataLoader``, or no workers:
+    the stream has its own threads.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ class StreamDataset(IterableDataset):
         self._warn_of_ranks()
 
     def __len__(self) -> int:
-        """Return the batches of an epoch: of this worker, or of all workers where a DataLoader asks."""
+        """Return the number of batches in an epoch: of this worker, or of all workers if a DataLoader asks."""
         if self._worker is not None:
             return self.stream.n_batches
         asking = sys._getframe(1).f_locals.get("self")  # torch tells a dataset nothing of its loader
@@ -115,7 +115,7 @@ class StreamDataset(IterableDataset):
             yield as_tensors(batch)
 
     def _in_worker(self) -> _Worker | None:
-        """Return what this process is, and take its part of the stream, once in a worker's life."""
+        """Return this process's worker, if it is one, and take its part of the stream, once per process."""
         info = get_worker_info()
         if info is not None and self._worker is None:
             self._worker = _Worker(self.stream, info)
@@ -123,15 +123,15 @@ class StreamDataset(IterableDataset):
         return self._worker
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travel without what is left of a loop."""
+        """Travel without the rest of a loop."""
         self._warn_of_ranks()
         return {**self.__dict__, "_left_at": None}
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of an epoch; the one that the next loop gives anyway keeps its place.
+        """Go to the beginning of an epoch; if it is the next one to be given anyway, nothing changes.
 
-        A loop that workers give ends as it began: they go there with the next one. A trainer that was resumed and
-        counts its epochs from 0 again does not send the stream back to epochs that it has given: it warns, and goes on.
+        A running loop with workers ends as it began; the next one starts at the new epoch. If a resumed trainer counts
+        epochs from 0 again, the stream does not return to epochs that it has given: it warns, and goes on.
         """
         epoch = as_int(epoch, "epoch")
         last = self._pools.last(self.stream.epoch, self.stream.step)
@@ -150,8 +150,8 @@ class StreamDataset(IterableDataset):
     def state_dict(self) -> StreamState:
         """Return the state of the stream, see :meth:`Stream.state_dict`.
 
-        With workers of a DataLoader, after the batches that it has given: of a step of which the parts of some workers
-        were given, before that step. A ``StatefulDataLoader`` has a state of its own.
+        With workers of a DataLoader, the state is that of the batches given by the loader, at the last complete step.
+        A ``StatefulDataLoader`` keeps its own state.
         """
         if self._worker is not None:
             return self._worker.state_of(self.stream)
@@ -159,7 +159,7 @@ class StreamDataset(IterableDataset):
         return {**self.stream.state_dict(), "epoch": epoch, "step": step}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Go to where a stream was, see :meth:`Stream.load_state_dict`."""
+        """Resume from a state, see :meth:`Stream.load_state_dict`."""
         worker = self._in_worker()
         self.stream.load_state_dict(state)
         self._pools.resume()
@@ -175,7 +175,7 @@ class StreamDataset(IterableDataset):
         self._pools.send(self.stream.epoch, self.stream.step)
 
     def _place(self) -> tuple[int, int]:
-        """Return after what was given the stream goes on in the main process, or in one that resumes."""
+        """Return the place at which the stream continues, in the main process or after a resume."""
         place = self.stream.epoch, self.stream.step
         last = self._pools.last(*place)
         if last is None:
@@ -186,7 +186,7 @@ class StreamDataset(IterableDataset):
         return last.epoch, last.step + n_given // len(self.stream.workers_with_batches(0, n_workers))
 
     def _warn_of_ranks(self) -> None:
-        """Warn where several processes train and the stream was not told which of them this is."""
+        """Warn if several processes train, and the stream was not told its rank."""
         if self._knows_ranks or get_worker_info() is not None:
             return
         if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
@@ -204,7 +204,7 @@ class StreamDataset(IterableDataset):
 
 
 class _Worker:
-    """A dataset in a worker process of a DataLoader: which loop it is in, and which parts of it are given."""
+    """A dataset in a worker process of a DataLoader: its loop, and the batches it has given."""
 
     def __init__(self, stream: Stream[Any], info: Any) -> None:
         self.id, self.n_workers, self.seed = info.id, info.num_workers, info.seed - info.id
@@ -214,7 +214,7 @@ class _Worker:
         self._loop: Loop | None = None
 
     def loop(self, stream: Stream[Any], pools: Pools) -> Iterator[Any]:
-        """Begin a loop where all workers of it begin."""
+        """Begin a loop where all its workers begin."""
         self._turn += 1
         self._loop, left = pools.begin(self.id, self.seed, self._turn, self.began_at, self.loaded)
         if left is not None and self.loaded is None and stream.is_shuffled:
@@ -230,7 +230,7 @@ class _Worker:
         return self._give(stream, pools, self._loop)
 
     def _give(self, stream: Stream[Any], pools: Pools, loop: Loop) -> Iterator[Any]:
-        if 0 < len(stream) == loop.step:  # the state that was loaded is of after this worker's last part
+        if 0 < len(stream) == loop.step:  # the loaded state comes after this worker's last part
             if not pools.all_ended(loop, self.n_workers):
                 pools.end(self.id, loop)
                 return
@@ -240,7 +240,7 @@ class _Worker:
         pools.end(self.id, loop)
 
     def state_of(self, stream: Stream[Any]) -> StreamState:
-        """Return the state of this worker's part: after its last batch it is at the end of the epoch, as others are."""
+        """Return the state of this worker: after its last batch, that of the end of the epoch."""
         state = stream.state_dict()
         if self._loop is None or (stream.epoch == self._loop.epoch and stream.gives_after(stream.step)):
             return state
@@ -248,7 +248,7 @@ class _Worker:
 
 
 def _n_batches(stream: Stream[Any], n_workers: int, first: int = 0) -> int:
-    """Return the batches that the workers of a rank give from a step to the end of an epoch."""
+    """Return the number of batches that the workers of a rank give from a step to the end of an epoch."""
     n_steps = len(stream)
     if first >= n_steps:
         return 0
@@ -257,9 +257,9 @@ def _n_batches(stream: Stream[Any], n_workers: int, first: int = 0) -> int:
 
 
 def _given_by_workers(dataset: StreamDataset) -> tuple[int, int] | None:
-    """Return the batches that a DataLoader has given in the loop that runs, and its workers; None where none runs.
+    """Return the batches that a DataLoader has given in its running loop, and its workers; None if no loop runs.
 
-    The iterator of the loop counts them, and is known to none but the loop: it is found as what refers to the dataset.
+    Only the loop knows its iterator, which counts the batches: it is found among the objects that refer to the dataset.
     """
     for found in gc.get_referrers(dataset):
         known = found if isinstance(found, dict) else getattr(found, "__dict__", {})
@@ -269,12 +269,12 @@ def _given_by_workers(dataset: StreamDataset) -> tuple[int, int] | None:
 
 
 class MapDataset(Dataset):
-    """Rows of a view by index, for samplers of PyTorch's own; the rows of a batch are read together.
+    """Rows of a view by index, for PyTorch's own samplers; the rows of a batch are read together.
 
     Parameters
     ----------
     view : View
-        ``gate[phase][var_names]``; of a phase without names, ``gate[phase]``, a row is a dict of all variables.
+        ``gate[phase][var_names]``; for a phase without names, ``gate[phase]``, a row is a dict of all variables.
     """
 
     def __init__(self, view: View[Any]) -> None:
@@ -294,18 +294,18 @@ class MapDataset(Dataset):
         return self._n_rows
 
     def __getitem__(self, index: Any) -> Any:
-        """Return one row for an int, rows for a slice, a list, an array or a tensor; as tensors."""
+        """Return one row for an int, or rows for a slice, a list, an array or a tensor; as tensors."""
         return self._named(self._rows(index))
 
     def _rows(self, index: Any) -> Any:
         if isinstance(index, str) or (isinstance(index, (list, tuple)) and any(isinstance(i, str) for i in index)):
-            raise ArgumentTypeError(f"rows are picked by numbers, and not by {shown(index)}")
+            raise ArgumentTypeError(f"rows are picked by numbers, not by {shown(index)}")
         return as_tensors(self.view[index])
 
     def __getitems__(self, indices: Any) -> list[Any]:
-        """Return rows, read at once, one by one as a collate function wants them."""
+        """Return a list of rows, read together."""
         if not isinstance(indices, Iterable) or isinstance(indices, str):
-            raise ArgumentTypeError(f"rows are picked by a list of numbers, and not by {shown(indices)}")
+            raise ArgumentTypeError(f"rows are picked by a list of numbers, not by {shown(indices)}")
         rows = self._rows(list(indices))
         return [self._named(list(parts)) for parts in zip(*rows, strict=True)] if isinstance(rows, list) else list(rows)
 

@@ -1,11 +1,11 @@
-"""Display: what a gate holds, for people to read; takes values, and never reads a row.
+"""Display: the contents of a gate, for people to read; takes values, and never reads a row.
 
 What its files know:
 
-    text       tables and titles
-    html       the same for notebooks
+    text       tables and titles as text
+    html       tables and titles for notebooks
     plans      how lazy variables would be read
-    alignment  the warning of variables whose rows may not belong together
+    alignment  the warning about variables whose rows may not belong together
 """
 
 from __future__ import annotations

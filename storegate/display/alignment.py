@@ -12,7 +12,7 @@ __all__ = ["warn_of_misaligned"]
 
 
 def warn_of_misaligned(table: Table) -> None:
-    """Warn where variables of a phase were shuffled differently when they were added."""
+    """Warn if variables of a phase were shuffled differently when they were added."""
     for phase, groups in table.misaligned().items():
         listed = "; ".join(f"{', '.join(names)}: {_dealt(table[phase][names[0]])}" for names in groups)
         warnings.warn(

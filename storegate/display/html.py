@@ -1,4 +1,4 @@
-"""HTML: the same tables as in text, for notebooks."""
+"""HTML: the tables of `text`, for notebooks."""
 
 from __future__ import annotations
 

@@ -14,17 +14,17 @@ __all__ = ["Explainable", "explain"]
 
 
 class Explainable(Protocol):
-    """What has a lazy Dataset to give, as views have."""
+    """Anything that gives a lazy Dataset, as views do."""
 
     def to_xarray(self) -> xr.Dataset:
-        """Return it."""
+        """Return the Dataset."""
 
 
 PEEK_ROWS = 256
 
 
 def explain(dataset: xr.Dataset | Explainable) -> str:
-    """Return how a full pass and a peek of 256 rows would read every lazy variable; nothing is read.
+    """Return how a full pass and a read of 256 rows would read every lazy variable; nothing is read.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def explain(dataset: xr.Dataset | Explainable) -> str:
     Returns
     -------
     str
-        A line for each variable and pass: the plan, its tasks, the bytes read, the spill and the projected memory.
+        One line per variable and pass: the plan, its tasks, the bytes read, the spill and the projected memory.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Text: what a gate or a view holds, as a table of cells; from metadata alone."""
+"""Text: the contents of a gate or view as a table of cells; from metadata alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DETAILS = ("phase", "rows", "share", "variable", "dtype", "shape", "bytes", "bac
 
 
 def table_text(repository: Repository, data_id: str | None) -> str:
-    """Return the table that ``show_info`` prints: every variable of every phase."""
+    """Return the table that ``show_info`` prints: all variables of all phases."""
     table = repository.table
     rows = [
         (
@@ -37,12 +37,12 @@ def table_text(repository: Repository, data_id: str | None) -> str:
 
 
 def titled(title: str, lines: Cells | None) -> str:
-    """Return a title over a table of details; for None it says that there is no data_id to have any."""
+    """Return a title over a table of details; None means that no data_id is set."""
     return f"<{title}, no data_id set>" if lines is None else f"<{title}>\n{aligned([DETAILS, *lines])}"
 
 
 def title_of_view(phase: str | None, names: Sequence[str] | None, n_chosen: int | None) -> str:
-    """Return what a view shows: variables, None for all, of a phase, None for all, and how many chosen rows."""
+    """Return the title of a view: its phase and variables (None for all), and the number of chosen rows."""
     rows = "" if n_chosen is None else f"{n_chosen} rows of "
     return f"StoreGate view of {rows}{', '.join(names) if names else 'all variables'} in phase {phase or ALL!r}"
 
@@ -50,7 +50,7 @@ def title_of_view(phase: str | None, names: Sequence[str] | None, n_chosen: int 
 def details(
     repository: Repository | None, phase: str | None = None, names: Sequence[str] | None = None
 ) -> list[Sequence[str]] | None:
-    """Return a line for each variable of a phase, None for all; no lines where there is no repository."""
+    """Return one line per variable of a phase (None for all); None if there is no repository."""
     if repository is None:
         return None
     table = repository.table
@@ -70,14 +70,14 @@ def _rows(table: Table, phase: str) -> int:
 
 
 def _pending(variable: Variable) -> str:
-    """Return what is still to be applied when rows are read."""
+    """Return the transforms still to be applied when rows are read."""
     transforms = {str(transform): None for piece in variable.pieces for transform in piece.transforms}
     order = "" if variable.order.form == "range" else variable.order.form
     return ", ".join([*filter(None, [order]), *transforms]) or "-"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of cells as lines of a table; the first one is its header. Nothing in a cell moves the cursor."""
+    """Return rows of cells as lines of a table, the first one as header; control characters are escaped."""
     rows = [[printable(cell).replace("\n", "\\n") for cell in row] for row in rows]
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     rule = "  ".join("-" * width for width in widths)

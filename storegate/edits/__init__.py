@@ -1,9 +1,9 @@
-"""Edits: new tables from old, and the calls that store them; every call works inside of a transaction.
+"""Edits: new tables from old, and the calls that store them; every call works inside a transaction.
 
 What its files know:
 
-    tables      new states of a table from rows that are written; pure
-    updates     a variable whose selected rows are new ones
+    tables      new states of a table from written rows; pure
+    updates     variables with some rows replaced
     writes      adding, replacing and deleting rows
     transforms  shuffles, casts and encodings
     compaction  rows written out once in their logical order

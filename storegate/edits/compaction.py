@@ -1,4 +1,4 @@
-"""Compaction: variables written out once in their logical order, and what they then are."""
+"""Compaction: rewrites variables in their logical order, with transforms applied."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["compact"]
 
 
 def compact(change: Transaction, phase: str, wanted: Names | None, limits: Capacity) -> None:
-    """Rewrite variables of a phase, or of each phase; all variables for None."""
+    """Rewrite variables of a phase, or of all phases; None for all variables."""
     table = change.table
     if wanted is not None:
         phases = tables.phases_of(table, phase, wanted.names, "compact")

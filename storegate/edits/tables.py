@@ -1,4 +1,4 @@
-"""Tables: new states of a table from rows that are written; pure."""
+"""Tables: new states of a table from written rows; pure."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ __all__ = [
 ]
 
 NewRows: TypeAlias = dict[str, list[Variable]]
-"""New variables of every phase."""
+"""New variables, by phase."""
 ACTIVE = "active"
-"""The variable that says which samples count, for programs of the predecessor."""
+"""The variable that says which samples count, for programs written for the predecessor."""
 
 
 def phases_of(table: Table, phase: str, names: Iterable[str], what: str) -> list[str]:
-    """Return the phases that ``phase`` means for these variables; each of them must have all.
+    """Return the phases that ``phase`` stands for; each of them must have all the variables.
 
     Raises
     ------
     VariableNotFoundError
-        A variable is not there.
+        A variable does not exist.
     """
     names = list(names)
     if phase != ALL:
@@ -76,14 +76,14 @@ def phases_of(table: Table, phase: str, names: Iterable[str], what: str) -> list
 
 
 def spread(table: Table, target: Target, n_rows: int) -> dict[str, Span]:
-    """Return which of ``n_rows`` new rows go to which phase.
+    """Return the span of ``n_rows`` new rows that each phase gets.
 
     Raises
     ------
     ShapeError
-        A split that does not fit the number of rows.
+        The split does not fit the number of rows.
     NotCompiledError
-        ``all`` of a table that is not compiled.
+        The phase is ``all``, and the table is not compiled.
     """
     if isinstance(target, Split):
         return target.ranges(n_rows)
@@ -102,7 +102,7 @@ def new_rows(
     *,
     about: Mapping[str, Description] | None = None,
 ) -> NewRows:
-    """Return written rows as the variables of the phases that get them, with what else is known of them."""
+    """Return written rows as variables of the phases that get them, with their descriptions."""
     described = about or {}
     n_rows = next(iter(arrays.values())).n_rows
     ranges = spread(table, target, n_rows)
@@ -116,16 +116,16 @@ def new_rows(
 
 
 def appended(new: NewRows, before: Table, *, sizes: dict[str, int] | None = None) -> Callable[[Table], Table]:
-    """Return the edit that puts new rows behind the old ones.
+    """Return the edit that appends new rows to the old ones.
 
     Parameters
     ----------
     new : mapping of str to list of Variable
-        In the dtypes that the variables then have.
+        Variables in their final dtypes.
     before : Table
         The table for which these were chosen.
     sizes : dict, optional
-        The rows of every phase, where they must still hold.
+        The expected number of rows of every phase; None if it does not matter.
     """
 
     def edit(table: Table) -> Table:
@@ -156,7 +156,7 @@ def appended(new: NewRows, before: Table, *, sizes: dict[str, int] | None = None
 
 
 def replaced(new: NewRows) -> Callable[[Table], Table]:
-    """Return the edit that puts new variables in the place of old ones of as many rows."""
+    """Return the edit that replaces variables by new ones with equal numbers of rows."""
 
     def edit(table: Table) -> Table:
         for phase, variables in new.items():
@@ -169,7 +169,7 @@ def replaced(new: NewRows) -> Callable[[Table], Table]:
 
 
 def _in_place(table: Table, phase: str, rows: Variable) -> Variable:
-    """Return rows that are given in the order of a phase as it is: they belong to those of its variables."""
+    """Return rows given in the current order of a phase, with the history of its variables."""
     old = table[phase].get(rows.name)
     histories = {old.history} if old is not None else {variable.history for variable in table[phase].values()}
     return replace(rows, history=histories.pop()) if len(histories) == 1 else rows
@@ -200,7 +200,7 @@ def mapped(phase: str, names: Iterable[str], edit: Callable[[Variable], Variable
 
 
 def require_rows(table: Table, phase: str, name: str, n_rows: int) -> None:
-    """Raise ShapeError where a variable exists and has another number of rows than its replacement."""
+    """Raise ShapeError if a variable exists with another number of rows than its replacement."""
     old = table[phase].get(name)
     if old is not None and len(old) != n_rows:
         raise ShapeError(
@@ -210,7 +210,7 @@ def require_rows(table: Table, phase: str, name: str, n_rows: int) -> None:
 
 
 def firsts_of(table: Table, phase: str) -> dict[str, int]:
-    """Return where the rows of each phase begin: of one phase, or of all end to end."""
+    """Return the first row of each phase; for ``all``, with all phases concatenated."""
     if phase != ALL:
         return {phase: 0}
     sizes = [table.n_rows(at) for at in PHASES]
@@ -223,7 +223,7 @@ def storable(dtype: np.dtype[Any], names: Iterable[str]) -> np.dtype[Any]:
     Raises
     ------
     DtypeError
-        It cannot be stored; the variables are named.
+        The dtype cannot be stored; the message names the variables.
     """
     try:
         return encoding_of(dtype).logical
@@ -232,14 +232,14 @@ def storable(dtype: np.dtype[Any], names: Iterable[str]) -> np.dtype[Any]:
 
 
 def zeros(names: Iterable[str], shape: tuple[int, ...], dtype: np.dtype[Any]) -> ConstantArray:
-    """Return rows of zeros of a shape ``(N, *k)``.
+    """Return rows of zeros, of shape ``(N, *k)``.
 
     Raises
     ------
     DtypeError
         The dtype cannot be stored.
     ShapeError
-        The rows are larger than any that can be stored.
+        The rows are too large to be stored.
     """
     array = ConstantArray(storable(dtype, names), shape[1:], shape[0])
     try:
@@ -255,7 +255,7 @@ def touched_phases(target: Target) -> tuple[str, ...]:
 
 
 def created(target: Target, arrays: Mapping[str, RowArray]) -> Callable[[Table], Table]:
-    """Return the edit that adds variables which must not exist yet."""
+    """Return the edit that adds variables, which must not exist yet."""
 
     def edit(table: Table) -> Table:
         for phase, variables in new_rows(table, target, arrays).items():

@@ -1,4 +1,4 @@
-"""Transfers: variables between memory and storage on the hybrid backend; copies nothing through one big array."""
+"""Transfers: variables between memory and storage on the hybrid backend, block by block."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from storegate_engine.table import Table, Variable, rows_of
 __all__ = ["move"]
 
 Callback: TypeAlias = Callable[..., tuple[VarNames, Data]]
-"""Gets names and data, and returns new ones."""
+"""A function of names and data that returns new ones."""
 
 
 def move(
@@ -32,20 +32,20 @@ def move(
     callback: Callback | None,
     limits: Capacity,
 ) -> None:
-    """Copy variables from one repository to the other; what lay in memory is released after a spill.
+    """Copy variables from one repository to the other; after a copy to storage, the memory is released.
 
     Parameters
     ----------
     operation : str
         ``to_memory`` or ``to_storage``.
     source, target : Repository
-        Where variables come from and go to; those of the same name in the target are replaced.
+        Where variables come from and go to; variables of the same names in the target are replaced.
     names, renamed : Names
-        The variables, and what they are called in the target.
+        The variables, and their names in the target.
     phase : str
         A phase, or ``all``: every phase that has rows.
     callback : callable or None
-        Gets the variables' names and data and returns new ones, which win over ``renamed``.
+        Gets names and data, and returns new ones; its names win over ``renamed``.
     limits : Capacity
         Memory and threads to plan with.
     """
@@ -102,6 +102,6 @@ def _store(
 
 
 def _compiled_if_even(table: Table) -> Table:
-    """Compile a table whose phases are even; programs read moved variables without another ``compile()``."""
+    """Compile a table if the rows of each phase match; programs then read moved variables without ``compile()``."""
     even = all(len({len(variable) for variable in table[phase].values()}) <= 1 for phase in PHASES)
     return table.with_compiled() if even else table

@@ -1,4 +1,4 @@
-"""Transforms: shuffles, casts and encodings; they change how rows are read, and nothing that is stored."""
+"""Transforms: shuffles, casts and encodings; they change how rows are read, not what is stored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["shuffle", "transform"]
 
 
 def transform(change: Transaction, names: Names, phase: str, transform: Transform, operation: str) -> None:
-    """Put a transform behind those that the variables have."""
+    """Add a transform to those of the variables."""
     for one in tables.phases_of(change.table, phase, names.names, operation):
         for name in names.names:
             tables.storable(change.table[one][name].transformed(transform).dtype, [name])
@@ -20,7 +20,7 @@ def transform(change: Transaction, names: Names, phase: str, transform: Transfor
 
 
 def shuffle(change: Transaction, phase: str, seed: int) -> None:
-    """Permute the order of all variables of a phase, or of each phase, alike."""
+    """Permute the order of all variables of a phase, or of each phase, in the same way."""
     for one in PHASES if phase == ALL else (phase,):
         change.table.n_rows(one)  # refuses variables of different lengths
         names = list(change.table[one])

@@ -1,4 +1,4 @@
-"""Updates: a variable whose selected rows are new ones; pure but for the index that scattered rows get."""
+"""Updates: variables with some rows replaced; pure except for the index of scattered rows."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["MAX_ALL_RUNS", "MAX_RUNS", "require_selected", "updated"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 MAX_RUNS = 256
-"""Scattered rows that are replaced in more runs than this get an index array."""
+"""Scattered rows replaced in more runs than this get an index array."""
 MAX_ALL_RUNS = 16 * MAX_RUNS
-"""Runs of all variables that one call updates: a manifest names each of them."""
+"""Most runs of all variables that one call updates: a manifest lists each of them."""
 
 
 def require_selected(name: str, selection: Selection, n_rows: int) -> None:
-    """Raise ShapeError unless there are as many new rows as selected ones."""
+    """Raise ShapeError unless the numbers of new and selected rows are equal."""
     selected = n_selected(selection)
     if n_rows != selected:
         raise ShapeError(f"variable {name!r}: {selected} rows are selected, and the data have {n_rows}")
@@ -38,25 +38,25 @@ def updated(
     first: int = 0,
     max_runs: int = MAX_RUNS,
 ) -> Variable:
-    """Return a variable whose selected rows are those of ``new``, in the selection's order.
+    """Return a variable with the selected rows replaced by those of ``new``, in the order of the selection.
 
     Parameters
     ----------
     old : Variable
-        Whose rows are replaced.
+        The variable to change.
     selection : Selection
-        Of the rows of all phases end to end, of which those of ``old`` begin at ``first``.
+        Rows of all phases concatenated, in which ``old`` begins at ``first``.
     new : Variable
-        A row for each selected one; where one is named twice the last counts, as in numpy.
+        One row per selected row; if a row is selected twice the last one counts, as in numpy.
     store_index : callable
-        Writes an index for scattered rows, which depends on the numbers of old and new rows and on nothing else.
+        Writes an index for scattered rows, which depends only on the numbers of old and new rows.
     max_runs : int
-        Rows in more runs get an index; in fewer where each would name an order that is long itself.
+        Rows in more runs get an index; also in fewer runs if the order of each would be long.
 
     Raises
     ------
     ShapeError
-        Another number of rows, or rows of another shape.
+        The number of rows or their shape differs.
     """
     old.require_row_shape(new.row_shape)
     require_selected(old.name, selection, len(new))
@@ -73,14 +73,14 @@ def updated(
 
 
 def _longest_part(order: orders.RowOrder) -> int:
-    """Return how many orders a run of rows names at most when it is cut out of one."""
+    """Return the most parts that the order of a run has when it is cut out of an order."""
     return max(map(n_nodes, order.parts), default=1)
 
 
 def _joined(
     old: Variable, new: Variable, arrange: Callable[[orders.RowOrder, orders.RowOrder], orders.RowOrder]
 ) -> Variable:
-    """Return a variable with new rows among its own, in the dtype that leaves all of them what they are."""
+    """Return a variable with old and new rows, in a dtype that holds the values of both unchanged."""
     return old.joined(new.cast(updated_dtype(old, new)), arrange)
 
 
@@ -103,7 +103,7 @@ def _in_runs(old: Variable, runs: Sequence[Span], new: Variable, first: int) -> 
 def _scattered(
     old: Variable, index: RowIndex, new: Variable, store_index: Callable[[NewIndex], RowIndex], first: int
 ) -> Variable:
-    """Replace rows anywhere, through an index that is worked out and written part by part."""
+    """Replace rows anywhere, through an index that is computed and written part by part."""
 
     def chosen(lo: int, hi: int) -> Array:
         rows = np.arange(lo, hi, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Writes: what the calls that bring or remove rows do inside of their transaction; all or nothing."""
+"""Writes: calls that add, replace or delete rows, inside a transaction; all or nothing."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ __all__ = ["add", "assign", "clear", "create_zeros", "delete", "update"]
 
 @contextlib.contextmanager
 def _hinting(change: Transaction, columns: Mapping[str, Source], target: Target) -> Iterator[set[int]]:
-    """Say in an error of shapes where an iterator gave single samples, it seems; yields the expected numbers of rows.
+    """Add a hint to shape errors if an iterator seems to give single samples; yields the expected numbers of rows.
 
-    The caller adds those that it learns on its way. What was edited is looked at before it is committed.
+    The caller adds the numbers it learns. Edits are checked before they are committed.
     """
     table, phases = change.table, tables.touched_phases(target)
     rows = {column.n_rows for column in columns.values() if column.n_rows is not None}
@@ -63,7 +63,7 @@ def _hinting(change: Transaction, columns: Mapping[str, Source], target: Target)
 
 
 def _warn_of_samples(columns: Mapping[str, Source], new: Table, phases: Sequence[str]) -> None:
-    """Warn where an iterator gave as many blocks as the other variables of its phase have rows, unlike its own."""
+    """Warn if the number of blocks of an iterator, not of its rows, equals the rows of the other variables."""
     for at in phases:
         table = new[at]
         others = {len(variable) for name, variable in table.items() if name not in columns}
@@ -76,7 +76,7 @@ def _warn_of_samples(columns: Mapping[str, Source], new: Table, phases: Sequence
 def add(
     change: Transaction, names: Names, data: object, target: Target, seed: int | None, *, do_compile: bool = False
 ) -> None:
-    """Put rows behind those that the variables have; everything is checked before the first row is written."""
+    """Append rows to variables; everything is checked before the first row is written."""
     columns = parse_columns(names, data)
     with _hinting(change, columns, target) as expected:
         _append(change, columns, target, seed, expected)
@@ -107,19 +107,19 @@ def _append(
             old = table[at].get(rows.name)
             if old is not None:
                 variables[place] = rows.cast(appended_dtype(old, rows))
-                if variables[place].dtype != old.dtype:  # its rows were looked at, and must be these
+                if variables[place].dtype != old.dtype:  # its checked rows must still be these
                     widened.append((at, rows.name))
     touched = [(at, rows.name) for at in new for rows in new[at]]
     change.edit(tables.appended(new, table, sizes=sizes), reads=widened, touches=touched)
 
 
 def _continue_categories(table: Table, columns: Mapping[str, Source], phases: Sequence[str]) -> None:
-    """Let new codes go on from those that rows of the same name have, in whatever phase.
+    """Continue the codes of categories that rows of the same name have, in any phase.
 
     Raises
     ------
     DtypeError
-        The variable has plain values.
+        The variable has plain values, not categories.
     """
     for name, column in columns.items():
         categories = categories_of(column)
@@ -143,12 +143,12 @@ def _continue_categories(table: Table, columns: Mapping[str, Source], phases: Se
 
 
 def _about(columns: Mapping[str, Source]) -> dict[str, Description]:
-    """Return what else is known of sources whose rows were read."""
+    """Return the descriptions of sources whose rows were read."""
     return {name: description_of(column) for name, column in columns.items()}
 
 
 def _replace_all(change: Transaction, names: Names, data: object, target: Target, *, do_compile: bool = False) -> None:
-    """Replace whole variables by as many rows; dtype and sample shape may change."""
+    """Replace whole variables by equal numbers of rows; dtype and row shape may change."""
     columns = parse_columns(names, data)
     with _hinting(change, columns, target) as expected:
         known = [column.n_rows for column in columns.values() if column.n_rows is not None]
@@ -199,7 +199,7 @@ def _update_rows(change: Transaction, names: Names, data: object, phase: str, se
 
 
 def update(change: Transaction, names: Names, data: object, target: Target, index: object, *, do_compile: bool) -> None:
-    """Replace the rows that ``update_data(index=index)`` means."""
+    """Replace the rows selected by ``update_data(index=index)``."""
     if index is None or (isinstance(index, (int, np.integer)) and index == -1):
         _replace_all(change, names, data, target, do_compile=do_compile)
     elif isinstance(target, Split):
@@ -212,8 +212,8 @@ def update(change: Transaction, names: Names, data: object, target: Target, inde
 
 
 def assign(change: Transaction, names: Names, data: object, phase: str, item: object) -> None:
-    """Replace the rows that ``view[item] = data`` means, and compile."""
-    if is_everything(item):  # as update: a variable that is not there is added
+    """Replace the rows selected by ``view[item] = data``, and compile."""
+    if is_everything(item):  # like update_data, add a missing variable
         _replace_all(change, names, data, phase, do_compile=True)
         return
     n_rows = len(whole(change.table, phase, names.names[0]))
@@ -228,13 +228,13 @@ def assign(change: Transaction, names: Names, data: object, phase: str, item: ob
 def create_zeros(
     change: Transaction, names: Names, target: Target, shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> None:
-    """Add variables of zeros, which are stored as a number of rows."""
+    """Add variables of zeros, stored without any rows."""
     array = tables.zeros(names.names, shape, dtype)
     change.edit(tables.created(target, dict.fromkeys(names.names, array)))
 
 
 def delete(change: Transaction, names: Names, target: Target, *, do_compile: bool) -> None:
-    """Delete variables, where they are."""
+    """Delete variables, if they exist."""
     for at in tables.touched_phases(target):
         change.edit(tables.dropped(at, names.names))
     if do_compile:
@@ -247,14 +247,14 @@ def clear(change: Transaction) -> None:
 
 
 class _OneIndex:
-    """Stores what variables of one phase are updated by once for all of them."""
+    """Stores the index of an update once for all variables of a phase."""
 
     def __init__(self, change: Transaction) -> None:
         self._change = change
         self._stored: dict[tuple[int, int], RowIndex] = {}
 
     def store(self, new: NewIndex) -> RowIndex:
-        """Return the index of as many rows that was stored before, or store it."""
+        """Return the stored index of these numbers of rows, or store it."""
         size = new.n_rows, new.stop
         if size not in self._stored:
             self._stored[size] = self._change.store_index(new)

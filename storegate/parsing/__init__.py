@@ -1,11 +1,11 @@
-"""Parsing: what callers give, as typed values; reads no rows of a gate.
+"""Parsing: arguments of callers as typed values; reads no rows of a gate.
 
 What its files know:
 
-    names      which variables are named, and in which form their data come and go
+    names      which variables are named, and the form of their data
     phases     names of phases, and splits
     values     seeds, shapes and dtypes
-    batches    what ``view.batches`` is asked for
+    batches    the options of ``view.batches``
     options    ``backend`` and ``backend_args``
     selection  which rows an index means
     inputs     ``data``, as named sources of rows

@@ -19,14 +19,14 @@ TEXT = np.dtypes.StringDType()
 
 
 def arrow_columns(data: Any) -> dict[str, Callable[[], FieldSource]]:
-    """Return how each column of an Arrow stream is made, by name.
+    """Return a function that makes each column of an Arrow stream, by name.
 
     Raises
     ------
     ModuleNotFoundError
-        There is no pyarrow.
+        pyarrow is not installed.
     DtypeError
-        A column of a type that no array of numpy has; raised when the column is made.
+        A column has a type without a numpy dtype; raised when the column is made.
     """
     try:
         import pyarrow as pa  # optional, deferred on purpose
@@ -44,14 +44,14 @@ def arrow_columns(data: Any) -> dict[str, Callable[[], FieldSource]]:
 
 @dataclass(slots=True, eq=False)
 class _Batches:
-    """The record batches of a stream, which is read once."""
+    """The record batches of a stream, which can be read only once."""
 
     data: Any
     reader_type: Any
     reader: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        """Open the stream; its rows come when they are asked for."""
+        """Open the stream; rows are read later."""
         self.reader = self.reader_type.from_stream(self.data)
 
     @property
@@ -61,16 +61,16 @@ class _Batches:
 
     @property
     def n_rows(self) -> int | None:
-        """The number of rows, where the table knows it."""
-        # pyarrow and polars know it; the length of a query, as of duckdb, is another query
+        """The number of rows, None if the table does not know it."""
+        # pyarrow and polars know it; duckdb would have to run another query
         n_rows = getattr(self.data, "num_rows", getattr(self.data, "height", None))
         return n_rows if isinstance(n_rows, int) else None
 
     def blocks(self, names: Iterable[str], block_rows: int) -> Iterator[Mapping[str, Any]]:
-        """Yield slices of record batches: of each a view, no copy."""
+        """Yield slices of record batches, as views."""
         reader, self.reader = self.reader, None
         if reader is None:
-            reader = self.reader_type.from_stream(self.data)  # a table gives another one; a stream raises
+            reader = self.reader_type.from_stream(self.data)  # a table gives a new stream; a used stream raises
         wanted = list(names)
         for batch in reader:
             for start in range(0, batch.num_rows, block_rows):
@@ -107,7 +107,7 @@ def _column(fields: _Batches, name: str, kind: Any) -> FieldSource:
 
 
 def _dtype(types: Any, kind: Any) -> np.dtype[Any]:
-    """Return the dtype of plain values; that of objects where there is none."""
+    """Return the dtype of plain values; object if there is none."""
     if types.is_temporal(kind):
         return _time(types, kind)
     try:
@@ -118,13 +118,13 @@ def _dtype(types: Any, kind: Any) -> np.dtype[Any]:
 
 
 def _is_text(types: Any, kind: Any) -> bool:
-    """Return whether a type of Arrow is one of text."""
+    """Return whether an Arrow type is text."""
     is_view = getattr(types, "is_string_view", lambda kind: False)
     return bool(types.is_string(kind) or types.is_large_string(kind) or is_view(kind))
 
 
 def _time(types: Any, kind: Any) -> np.dtype[Any]:
-    """Return the dtype of times and durations, in their own unit."""
+    """Return the dtype of times and durations, in their unit."""
     if types.is_date32(kind):
         return np.dtype("M8[D]")
     if types.is_date64(kind):
@@ -147,8 +147,7 @@ def _remedy(types: Any, kind: Any) -> str:
 def _require_valid(array: Any, what: str) -> None:
     if array.null_count:
         raise MissingValueError(
-            f"{what}: {array.null_count} values are null, and nothing stored can say so; give a value for them with "
-            "fill_null(value)"
+            f"{what}: {array.null_count} values are null, which cannot be stored; replace them with fill_null(value)"
         )
 
 

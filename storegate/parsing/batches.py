@@ -1,4 +1,4 @@
-"""Batches: what ``view.batches`` is asked for, as one value; pure."""
+"""Batches: the options of ``view.batches`` as one value; pure."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from storegate_engine.streams import MAX_KEY, Last
 __all__ = ["BatchArgs", "BatchOptions", "BatchTransform", "DropLast", "ShuffleBatches"]
 
 ShuffleBatches: TypeAlias = bool | Literal["blocks"]
-"""A uniform order of every epoch, blocks in random order, or the order of the phase."""
+"""A uniform permutation in every epoch, blocks in random order, or the order of the phase."""
 DropLast: TypeAlias = bool | Literal["split", "pad"]
 """What happens to a last step that is not full."""
 BatchTransform: TypeAlias = Callable[[Any, np.random.Generator], Any]
-"""Makes what is given out of a batch."""
+"""Returns what the stream gives instead of a batch."""
 
 _INTEGERS = ("batch_size", "seed", "epoch", "rank", "world", "prefetch")
 _OPTIONAL = ("block_rows", "buffer_blocks")
 
 
 class BatchArgs(TypedDict, total=False):
-    """Keywords of :meth:`View.batches` beside ``var_names`` and ``transform``, for those who pass them on."""
+    """Keywords of :meth:`View.batches` except ``var_names`` and ``transform``, for functions that pass them on."""
 
     shuffle: ShuffleBatches
     seed: int
@@ -46,48 +46,48 @@ class BatchArgs(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class BatchOptions:
-    """What :meth:`View.batches` is asked for, each field as it has it there."""
+    """The options of :meth:`View.batches`, with the same names."""
 
     batch_size: int
-    """Rows of one step, of all ranks together."""
+    """Rows of one step, over all ranks."""
     shuffle: ShuffleBatches = True
-    """How rows are ordered."""
+    """The kind of order."""
     seed: int = 0
-    """Of all epochs."""
+    """The seed of the order."""
     epoch: int = 0
-    """The first one."""
+    """The first epoch."""
     drop_last: DropLast = False
     """What happens to a last step that is not full."""
     rank: int = 0
-    """Which part of every step."""
+    """The part of every step that this stream gives."""
     world: int = 1
-    """Of how many parts."""
+    """The number of parts of a step."""
     prefetch: int = 2
-    """Buffers that are read ahead."""
+    """Number of buffers to read ahead."""
     budget: int | str | None = None
-    """Memory limit of this rank; None is the gate's."""
+    """Memory limit of this rank; the gate's if None."""
     block_rows: int | None = None
-    """Rows of a block; None follows from the data."""
+    """Rows of a block; derived from the data if None."""
     buffer_blocks: int | None = None
-    """Blocks of a buffer; None follows from the data."""
+    """Blocks of a buffer; derived from the data if None."""
     label: str | None = None
-    """The variable by which a block order is judged."""
+    """The variable that the quality of a block order is judged by."""
     weights: npt.ArrayLike | None = None
-    """Of each row, or the variable that holds them."""
+    """The weight of each row, or the name of a variable with the weights."""
     balance: str | None = None
     """The variable whose classes are drawn equally often."""
     transform: BatchTransform | None = None
-    """Makes what is given out of a batch."""
+    """Returns what the stream gives instead of a batch."""
 
     def __post_init__(self) -> None:
-        """Check what can be checked without the data; integers of numpy become plain ones.
+        """Check what can be checked without the data; numpy integers become plain ones.
 
         Raises
         ------
         ArgumentTypeError
-            A value of the wrong kind (a TypeError).
+            A value has the wrong type (a TypeError).
         ArgumentError
-            A value that is none of the known ones, or belongs to another kind of order (a ValueError).
+            A value is unknown, or belongs to another kind of order (a ValueError).
         """
         for what, given in {"label": self.label, "balance": self.balance}.items():
             if given is not None and not isinstance(given, str):
@@ -116,7 +116,7 @@ class BatchOptions:
                 f"{', '.join(given)} describe a block order; use shuffle='blocks', found shuffle={shown(shuffle)}"
             )
         if self.weights is not None and self.balance is not None:
-            raise ArgumentError("weights= and balance= exclude each other; multiply the weights, and give these")
+            raise ArgumentError("weights= and balance= exclude each other; multiply the weights, and pass the product")
         if self.kind != "uniform" and not (self.weights is None and self.balance is None):
             raise ArgumentError(
                 f"weights and balance draw rows anywhere; use shuffle=True, found shuffle={shown(shuffle)}"
@@ -133,7 +133,7 @@ class BatchOptions:
 
     @property
     def last(self) -> Last:
-        """What happens to a last step that is not full, in the engine's words.
+        """The engine's word for what happens to a last step that is not full.
 
         >>> [BatchOptions(batch_size=1, drop_last=what).last for what in (False, "split", True, "pad")]
         ['split', 'split', 'drop', 'pad']

@@ -1,8 +1,8 @@
-"""Frames: tables of other libraries as columns with names; knows them by what their objects have, and reads no rows.
+"""Frames: tables of other libraries as named columns; recognises them by their attributes, and reads no rows.
 
 ==============================================  =========================================================
-a mapping, a structured array, an xr.Dataset    a column for each name, each a source of its own
-a DataFrame of pandas                           its columns, and an index that says something
+a mapping, a structured array, an xr.Dataset    a column for each name, read separately
+a DataFrame of pandas                           its columns, and an index unless it only counts rows
 a list of mappings                              a column for each key
 an AnnData                                      ``X``, its layers, and the columns of ``obs``
 a tree of uproot                                its branches; baskets are read once, for all of them
@@ -30,7 +30,7 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 
 class ArrowStream(Protocol):
-    """A table of pandas, polars, pyarrow, duckdb or any other library that speaks Arrow's C stream interface."""
+    """A table of pandas, polars, pyarrow, duckdb or any other library with Arrow's C stream interface."""
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """Return the stream."""
@@ -51,7 +51,7 @@ class AnnDataLike(Protocol):
     """A matrix with a table about its rows."""
 
     @property
-    def X(self) -> Any:  # noqa: N802 - its name there
+    def X(self) -> Any:  # noqa: N802 - AnnData's name
         """The matrix."""
 
     @property
@@ -60,25 +60,25 @@ class AnnDataLike(Protocol):
 
 
 Frame: TypeAlias = Mapping[Any, Any] | Sequence[Mapping[Any, Any]] | Array | ArrowStream | Tree | AnnDataLike
-"""Data that have names themselves: a mapping of arrays, a table, a Dataset, a structured array, a list of mappings."""
+"""Data with names: a mapping of arrays, a table, a Dataset, a structured array, a list of mappings."""
 
 
 def named(var_names: object, data: object) -> tuple[Names, object]:
-    """Return names and data as they came, or, where the data have names themselves, these and a list of columns.
+    """Return names and data as given or, if the data have names, their names and a list of columns.
 
     Parameters
     ----------
     var_names : str, tuple or list of str, or None
-        None takes all columns of a table, a list some of them. A table may also stand here alone.
+        None takes all columns of a table, a list some of them. A table may also be given here alone.
     data : array-like or table
-        What is given.
+        The data.
 
     Raises
     ------
     ArgumentTypeError
-        No names, and data that have none either.
+        There are no names, and the data have none.
     VariableNotFoundError
-        A name that is no column of the table.
+        The table has no column of that name.
     """
     if data is None and not are_names(var_names) and var_names is not None:
         var_names, data = None, var_names
@@ -117,18 +117,18 @@ def _require_texts(columns: Iterable[object]) -> None:
     for name in columns:
         if not isinstance(name, str):
             raise ArgumentTypeError(
-                f"a column is called {name!r}, and a variable needs a text; rename it, as in "
+                f"a column is called {name!r}, and the name of a variable is a str; rename it, as in "
                 "frame.rename(columns=str), or give names and arrays"
             )
 
 
 def columns_in(data: Any) -> dict[Any, Callable[[], Any]] | None:
-    """Return how each column of a table is made, by name; None where the data are no table."""
+    """Return a function that makes each column of a table, by name; None if the data are not a table."""
     if isinstance(data, np.ndarray) or (hasattr(data, "id") and hasattr(data, "dtype")):  # of numpy, or of h5py
         fields = getattr(data.dtype, "names", None)
         return None if fields is None else {name: partial(_field, data, name) for name in fields}
     if hasattr(data, "num_entries") and hasattr(data, "iterate"):
-        return _of_tree(data)  # a mapping, too, of branches
+        return _of_tree(data)  # also a mapping of branches
     if isinstance(data, Mapping):
         names: Iterable[Any] = getattr(data, "variables", data)  # of a Dataset: its coordinates, too
         return {name: partial(data.__getitem__, name) for name in names}
@@ -144,12 +144,12 @@ def columns_in(data: Any) -> dict[Any, Callable[[], Any]] | None:
 
 
 def _is_tabular(data: Any) -> bool:
-    """Return whether an Arrow stream is one of rows with several fields: single columns have a stream, too."""
+    """Return whether an Arrow stream has rows with several fields: single columns have a stream, too."""
     return not (hasattr(data, "__len__") and hasattr(data, "dtype")) and not hasattr(data, "chunk")
 
 
 def _field(data: Any, name: str) -> Any:
-    """Return one field of a structured array; of one in a file as something that is read in slices."""
+    """Return one field of a structured array; for one in a file, as an object that is read in slices."""
     return data[name] if isinstance(data, np.ndarray) else _FileField(data, name)
 
 
@@ -178,7 +178,7 @@ class _FileField:
         return chunks
 
     def __getitem__(self, rows: slice) -> Array:
-        """Read some rows."""
+        """Read a slice of rows."""
         values: Array = self.data.fields(self.name)[rows]
         return values
 
@@ -213,7 +213,7 @@ def _of_pandas(frame: Any, *, with_index: bool = True) -> dict[Any, Callable[[],
 
 
 def _series(series: Any, name: str) -> Any:
-    """Return a column of pandas: codes where it is categorical, else itself."""
+    """Return a column of pandas; its codes if it is categorical."""
     categories = getattr(series.dtype, "categories", None)
     if categories is None or getattr(series.dtype, "name", "") == "interval":
         return series
@@ -228,7 +228,7 @@ def _of_records(rows: list[Mapping[Any, Any]]) -> dict[Any, Callable[[], Any]]:
         if row.keys() != rows[0].keys():
             raise ShapeError(
                 f"the first mapping has the keys {', '.join(map(repr, keys))}, number {number} has "
-                f"{', '.join(map(repr, row)) or 'none'}; give each the same"
+                f"{', '.join(map(repr, row)) or 'none'}; give all mappings the same keys"
             )
     return {key: partial(_of_key, rows, key) for key in keys}
 
@@ -239,7 +239,7 @@ def _of_key(rows: list[Mapping[Any, Any]], key: Any) -> Array:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Tree:
-    """The branches of a tree of uproot, read some entries at a time."""
+    """The branches of a tree of uproot, read in blocks of entries."""
 
     tree: Any
 
@@ -249,7 +249,7 @@ class _Tree:
         return int(self.tree.num_entries)
 
     def blocks(self, names: Iterable[str], block_rows: int) -> Iterator[Mapping[str, Any]]:
-        """Yield entries of some branches."""
+        """Yield blocks of entries of some branches."""
         yield from self.tree.iterate(list(names), step_size=block_rows, library="np")
 
 
@@ -259,7 +259,7 @@ def _of_tree(tree: Any) -> dict[str, Callable[[], Any]]:
 
 
 def _branch(fields: _Tree, name: str) -> FieldSource:
-    """Return a branch, of which one entry says what all are."""
+    """Return a branch; its first entry gives the dtype and shape of all."""
     first = fields.tree.arrays([name], entry_stop=1, library="np")[name]
     if first.dtype == object:
         kind = fields.tree[name].typename

@@ -1,4 +1,4 @@
-"""Inputs: what ``data`` means, as named sources of rows; stores nothing."""
+"""Inputs: the argument ``data`` as named sources of rows; stores nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from storegate_engine.store import (
 from storegate_engine.table import is_stored
 
 FEW_COLUMNS = 16
-"""Columns of an array that are read one after the other: with more, rows are read once for all of them."""
+"""Columns of an array that are read one after the other; with more, rows are read once for all of them."""
 
 __all__ = ["Data", "RowsLike", "columns_of", "one_row_columns", "parse_columns", "require_equal_rows"]
 
@@ -38,7 +38,7 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 
 class RowsLike(Protocol):
-    """Rows in an array of any library: of numpy, dask, zarr, h5py, xarray, torch, and views of a gate."""
+    """Rows in an array of any library: numpy, dask, zarr, h5py, xarray, torch, or a view of a gate."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -46,16 +46,16 @@ class RowsLike(Protocol):
 
     @property
     def dtype(self) -> object:
-        """What numpy takes for a dtype."""
+        """The dtype, in any form that numpy accepts."""
 
     def __getitem__(self, item: slice, /) -> object:
-        """Return some rows."""
+        """Return a slice of rows."""
 
 
 Rows: TypeAlias = RowsLike | npt.ArrayLike | Iterator[RowsLike | npt.ArrayLike]
 """Rows of one variable, or an iterator of blocks of them."""
 Data: TypeAlias = Rows | Sequence[Rows]
-"""What is stored: rows, or rows for each name."""
+"""Data to store: rows, or rows by name."""
 
 
 def parse_columns(names: Names, data: object) -> dict[str, Source]:
@@ -64,7 +64,7 @@ def parse_columns(names: Names, data: object) -> dict[str, Source]:
     Raises
     ------
     ShapeError
-        Data whose shape does not fit the names, or entries of different lengths.
+        The shape of the data does not fit the names, or entries have different lengths.
     """
     match names.form:
         case "one":
@@ -80,11 +80,11 @@ def parse_columns(names: Names, data: object) -> dict[str, Source]:
 
 
 def _source(data: Any, name: str) -> Source:
-    """Return data as a source; a stored variable that comes back lazily, and untouched, as what it is."""
+    """Return data as a source; an unchanged lazy array of a stored variable becomes that variable."""
     if isinstance(data, (CodeSource, FieldSource)):
         return data
     variable = graphs.variable_of(data) if _may_be_lazy() else None
-    if variable is not None and is_stored(variable) and active_client() is None:  # else its workers compute it
+    if variable is not None and is_stored(variable) and active_client() is None:  # otherwise the workers compute it
         return VariableSource(variable)
     return as_source(_in_full_pass(data), name)
 
@@ -94,7 +94,7 @@ def _in_full_pass(data: Any) -> Any:
 
 
 def _may_be_lazy() -> bool:
-    """Return whether anybody can have made a dask array; looking with dask.array itself takes half a second."""
+    """Return whether a dask array can exist; importing dask.array to look would take half a second."""
     return "dask.array" in sys.modules
 
 
@@ -117,7 +117,7 @@ def _entries(names: Names, data: Any) -> list[Any] | Array:
     if is_foreign(data):
         data = as_native(data, f"variables {list(names.names)}")
     if isinstance(data, (str, bytes)) or not hasattr(data, "__len__"):
-        raise ShapeError(f"a list of {len(names.names)} names takes a list of as many arrays, found {type(data)}")
+        raise ShapeError(f"a list of {len(names.names)} names takes a list with one array each, found {type(data)}")
     if len(data) == len(names.names):
         return [data[at] for at in range(len(data))]
     lengths = {len(row) if hasattr(row, "__len__") and not isinstance(row, str) else None for row in data}
@@ -129,7 +129,7 @@ def _entries(names: Names, data: Any) -> list[Any] | Array:
             stacklevel=users_stacklevel(),
         )
         return as_native(data, f"variables {list(names.names)}")
-    raise ShapeError(f"a list of {len(names.names)} names takes as many arrays, found {len(data)}")
+    raise ShapeError(f"a list of {len(names.names)} names takes one array each, found {len(data)} arrays")
 
 
 def require_equal_rows(rows: dict[str, int | None]) -> None:
@@ -139,7 +139,7 @@ def require_equal_rows(rows: dict[str, int | None]) -> None:
 
 
 def one_row_columns(names: Names, data: object, row_shapes: dict[str, tuple[int, ...]]) -> dict[str, Source]:
-    """Return sources of one row each from data of shape ``k`` or ``(1, *k)``."""
+    """Return one-row sources from data of shape ``k`` or ``(1, *k)``."""
     values: Any = [data] if names.form == "one" else data
     if names.form == "stack":
         stacked = as_native(data, f"variables {list(names.names)}")
@@ -147,7 +147,7 @@ def one_row_columns(names: Names, data: object, row_shapes: dict[str, tuple[int,
         if stacked.shape == (1, 1, *row_shapes[names.names[0]]):
             values = stacked[0]
     if not hasattr(values, "__len__") or len(values) != len(names.names):
-        raise ShapeError(f"one row of {len(names.names)} variables takes as many entries, found {data!r}")
+        raise ShapeError(f"one row of {len(names.names)} variables takes one entry each, found {data!r}")
     columns: dict[str, Source] = {}
     for name, value in zip(names.names, values, strict=True):
         row = as_native(value, f"variable {name!r}")
@@ -162,12 +162,12 @@ def one_row_columns(names: Names, data: object, row_shapes: dict[str, tuple[int,
 
 
 def columns_of(var_names: object, data: object) -> tuple[Sequence[str], list[Any]]:
-    """Return names as they came, a string in a list, and the column of each out of rows of as many items.
+    """Return names (a string as a list), and the column of each from rows of M items.
 
     Raises
     ------
     ValueError
-        Rows of another width, or names of another type.
+        Rows do not have M items, or the names have another type.
     """
     if isinstance(var_names, str):
         return [var_names], [data]

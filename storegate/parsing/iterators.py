@@ -1,4 +1,4 @@
-"""Iterators: single samples stacked into blocks of rows, and how those that were taken for blocks are recognised."""
+"""Iterators: single samples stacked into blocks of rows, and hints for iterators of samples given by mistake."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["hint_of_samples", "samples"]
 Array: TypeAlias = np.ndarray[Any, Any]
 
 BLOCK_NBYTES = 4 * 2**20
-"""Bytes of the samples that are stacked into one block; a larger sample is a block of its own."""
+"""Bytes of samples stacked into one block; a larger sample is a block of its own."""
 
 
 def samples(iterator: Iterable[Any]) -> Iterator[Array]:
     """Stack single samples into blocks of rows, for every call that takes an iterator of blocks.
 
-    Samples are copied, so that the iterator may fill the same memory again. A block has 4 MiB at most, or one sample.
+    Samples are copied, so the iterator may reuse its buffer. A block has at most 4 MiB, or one sample.
 
     Parameters
     ----------
@@ -32,14 +32,14 @@ def samples(iterator: Iterable[Any]) -> Iterator[Array]:
     Returns
     -------
     iterator of ndarray
-        Blocks of shape ``(n_samples, *row_shape)``, in the dtype of the first sample; text may get wider.
+        Blocks of shape ``(n_samples, *row_shape)``, in the dtype of the first sample; text may be wider.
 
     Raises
     ------
     DtypeError
-        No iterable, a sample that cannot be stored, or one of another dtype than the first (a TypeError).
+        The argument is not iterable, or a sample cannot be stored or differs in dtype from the first (a TypeError).
     ShapeError
-        A sample of another shape than the first (a ValueError).
+        A sample differs in shape from the first (a ValueError).
 
     Examples
     --------
@@ -67,7 +67,7 @@ def _blocks(iterator: Iterator[Any]) -> Iterator[Array]:
         if filled and (filled == len(block) or dtype != block.dtype or nbytes > BLOCK_NBYTES):
             yield block[:filled]
             filled, nbytes = 0, _text_nbytes(sample)
-        if not filled:  # a new one: whoever got the last may keep it
+        if not filled:  # a new one, since the caller may keep the last
             rows = max(1, BLOCK_NBYTES // max(1, sample.size * dtype.itemsize))
             block = np.empty((rows, *first.shape), dtype if is_text(first.dtype) else first.dtype)
         block[filled] = sample
@@ -77,7 +77,7 @@ def _blocks(iterator: Iterator[Any]) -> Iterator[Array]:
 
 
 def _text_nbytes(sample: Array) -> int:
-    """Return the bytes that texts of variable length have beside their array."""
+    """Return the bytes of variable-length texts that lie outside their array."""
     return sum(len(text.encode()) for text in sample.reshape(-1).tolist()) if sample.dtype.kind == "T" else 0
 
 
@@ -97,16 +97,16 @@ def _require_alike(sample: Array, first: Array, number: int) -> None:
 def hint_of_samples(
     columns: Mapping[str, Source], *, rows: Iterable[int] = (), row_shapes: Mapping[str, tuple[int, ...]] | None = None
 ) -> str:
-    """Return what an error adds where an iterator gave single samples, it seems; an empty text otherwise.
+    """Return a hint for an error if an iterator seems to have given single samples, else an empty text.
 
     Parameters
     ----------
     columns : mapping of str to Source
-        The new rows of each variable, those of iterators read as far as they were.
+        The new rows of each variable; iterators have been read as far as needed.
     rows : iterable of int
-        Numbers of rows that were expected; an iterator of as many blocks gave samples.
+        Expected numbers of rows; an iterator of that many blocks gave samples.
     row_shapes : mapping of str to tuple of int, optional
-        Shapes of rows that were expected; an iterator whose first block has the shape of a row gave samples.
+        Expected shapes of rows; an iterator whose first block has the shape of a row gave samples.
     """
     expected = set(rows)
     for name, column in columns.items():

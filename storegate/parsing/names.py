@@ -1,4 +1,4 @@
-"""Names: which variables ``var_names`` names, and in which form their data come and go; pure."""
+"""Names: the variables of ``var_names``, and the form of their data; pure."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from storegate_engine.names import validate_name
 __all__ = ["Form", "Names", "VarNames", "are_names", "parse_names"]
 
 VarNames: TypeAlias = str | tuple[str, ...] | list[str]
-"""One variable; several, stacked into one array; or several, an array each."""
+"""One variable; several, stacked into one array; or several, one array each."""
 Form: TypeAlias = Literal["one", "stack", "each", "dict"]
-"""``one`` (a string: one array), ``stack`` (a tuple: one array, stacked), ``each`` (a list: a list of arrays) or, for
-all variables of a phase, ``dict`` (an array for each name)."""
+"""``one`` (a string: one array), ``stack`` (a tuple: one array, stacked), ``each`` (a list: a list of arrays) or
+``dict`` (all variables of a phase: arrays by name)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Variable names, and the shape in which their data come and go."""
+    """Variable names, and the form of their data."""
 
     names: tuple[str, ...]
-    """One name or more, in order."""
+    """One or more names, in order."""
     form: Form
-    """The shape of their data."""
+    """The form of the data."""
 
     @property
     def given(self) -> VarNames:
-        """The names as a caller gives them in this form."""
+        """The names in the type that stands for their form: str, tuple or list."""
         return self.names[0] if self.form == "one" else self.names if self.form == "stack" else list(self.names)
 
 
@@ -38,9 +38,9 @@ def parse_names(var_names: object, *, validate: bool = False) -> Names:
     Raises
     ------
     TypeError
-        Anything else.
+        The argument has another type.
     InvalidNameError
-        With ``validate``, a name that cannot be stored.
+        A name cannot be stored (only with ``validate``).
     """
     if isinstance(var_names, str):
         names = Names((var_names,), "one")
@@ -54,12 +54,12 @@ def parse_names(var_names: object, *, validate: bool = False) -> Names:
         for name in names.names:
             validate_name(name)
         if len(set(names.names)) != len(names.names):
-            raise ShapeError(f"var_names has a name twice: {list(names.names)}")
+            raise ShapeError(f"var_names repeats a name: {list(names.names)}")
     return names
 
 
 def are_names(item: object) -> bool:
-    """Return whether what stands in ``[]`` names variables, rather than rows."""
+    """Return whether an item in ``[]`` names variables rather than selecting rows."""
     return isinstance(item, str) or (
         isinstance(item, (tuple, list)) and len(item) > 0 and all(isinstance(name, str) for name in item)
     )

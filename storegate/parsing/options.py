@@ -30,7 +30,7 @@ __all__ = [
 Backend: TypeAlias = Literal["numpy", "zarr", "hybrid"]
 BACKENDS: tuple[Backend, ...] = ("numpy", "zarr", "hybrid")
 Mode: TypeAlias = Literal["numpy", "zarr"]
-"""What a hybrid gate shows."""
+"""What a hybrid gate shows: memory or storage."""
 MODES: tuple[Mode, ...] = ("numpy", "zarr")
 OpenMode: TypeAlias = Literal["a", "r", "r+", "w", "w-", "x"]
 OPEN_MODES: tuple[OpenMode, ...] = ("a", "r", "r+", "w", "w-", "x")
@@ -38,7 +38,7 @@ Durability: TypeAlias = Literal["process", "power"]
 
 
 def parse_backend(backend: object) -> Backend:
-    """Return the backend, or raise an error that names the known ones."""
+    """Return the backend; an error for an unknown one lists those that exist."""
     for known in BACKENDS:
         if isinstance(backend, str) and backend == known:
             return known
@@ -53,14 +53,14 @@ def parse_backend(backend: object) -> Backend:
 
 
 def _is_place(backend: object) -> TypeGuard[str | os.PathLike[str]]:
-    """Return whether a path or URL stands where the backend should."""
+    """Return whether a path or URL was given instead of a backend."""
     if isinstance(backend, os.PathLike):
         return True
     return isinstance(backend, str) and (any(mark in backend for mark in "/\\.:") or os.path.exists(backend))
 
 
 class Codec(Protocol):
-    """A compressor of numcodecs, as the predecessor took it."""
+    """A compressor of numcodecs, which the predecessor used."""
 
     def get_config(self) -> dict[str, Any]:
         """Return its name and parameters."""
@@ -70,27 +70,27 @@ class OpenArgs(TypedDict, total=False):
     """The keywords of :meth:`StoreGate.open`."""
 
     chunk: int | None
-    """Rows of a chunk; by bytes when None."""
+    """Rows per chunk; chosen by bytes if None."""
     compressor: Literal["lz4", "zstd", "none"] | BloscCodec | GzipCodec | ZstdCodec | Codec | None
-    """How chunks are compressed; lz4 when None."""
+    """How chunks are compressed; lz4 if None."""
     storage_options: Mapping[str, object] | None
-    """What a URL's storage library needs."""
+    """Options of the storage library of a URL."""
     budget: int | str | None
-    """Memory limit of long operations; ``storegate.memory-limit`` when None."""
+    """Memory limit of long operations; ``storegate.memory-limit`` if None."""
     durability: Durability
-    """``process``: an acknowledged commit outlives its process; ``power``: it is on the disk."""
+    """``process``: a commit survives the end of its process; ``power``: it also survives a power failure."""
 
 
 class BackendArgs(OpenArgs, total=False):
     """The keys of ``backend_args``, see :class:`StoreGate`."""
 
     output_dir: str | os.PathLike[str] | None
-    """Directory or URL; None makes a temporary directory."""
+    """Directory or URL; a temporary directory if None."""
     mode: OpenMode
-    """``a`` opens or creates, ``r`` only reads, ``r+`` opens what is there, ``w-`` or ``x`` makes what is not, ``w``
-    starts empty."""
+    """``a`` opens or creates, ``r`` only reads, ``r+`` opens an existing store, ``w-`` or ``x`` creates a new one,
+    ``w`` starts empty."""
     copy: bool
-    """Whether the numpy backend copies what it is given."""
+    """Whether the numpy backend copies the arrays it is given."""
 
 
 _KEYS = tuple(BackendArgs.__annotations__)
@@ -101,22 +101,22 @@ class Options:
     """How a gate stores its data."""
 
     output_dir: str | None = None
-    """Directory or URL; None makes a temporary directory."""
+    """Directory or URL; a temporary directory if None."""
     chunk: int | None = None
-    """Rows of a chunk; by bytes when None."""
+    """Rows per chunk; chosen by bytes if None."""
     compressor: Compressor = DEFAULT_COMPRESSOR
     """How chunks are compressed."""
     mode: OpenMode = "a"
-    """``a`` opens or creates, ``r`` only reads, ``r+`` opens what is there, ``w-`` or ``x`` makes what is not, ``w``
-    starts empty."""
+    """``a`` opens or creates, ``r`` only reads, ``r+`` opens an existing store, ``w-`` or ``x`` creates a new one,
+    ``w`` starts empty."""
     storage_options: Mapping[str, object] | None = None
-    """What a URL's storage library needs."""
+    """Options of the storage library of a URL."""
     budget: int | str | None = None
-    """Memory limit of long operations; ``storegate.memory-limit`` when None."""
+    """Memory limit of long operations; ``storegate.memory-limit`` if None."""
     copy: bool = True
-    """Whether the numpy backend copies what it is given."""
+    """Whether the numpy backend copies the arrays it is given."""
     durability: Durability = "process"
-    """``process``: an acknowledged commit outlives its process; ``power``: it is on the disk."""
+    """``process``: a commit survives the end of its process; ``power``: it also survives a power failure."""
 
     @property
     def budget_nbytes(self) -> int:
@@ -130,9 +130,9 @@ class Options:
         Raises
         ------
         TypeError
-            An unknown key, or a value of the wrong kind.
+            A key is unknown, or a value has the wrong type.
         ValueError
-            An unknown mode, chunk, compressor or durability.
+            A mode, chunk, compressor or durability is invalid.
         """
         if backend_args is not None and not isinstance(backend_args, Mapping):
             raise ArgumentTypeError(f"backend_args is a dict (keys: {', '.join(_KEYS)}), found {shown(backend_args)}")
@@ -162,7 +162,7 @@ class Options:
 
 
 def _parse_directory(directory: Any) -> str:
-    """Return a path or URL as a text that the system can open."""
+    """Return a path or URL as a str that the system can open."""
     try:
         path = os.fspath(directory)
     except TypeError as err:
@@ -174,7 +174,7 @@ def _parse_directory(directory: Any) -> str:
     except UnicodeEncodeError:
         is_name = False
     if not is_name:
-        raise ArgumentError(f"output_dir has characters that no path can have: {shown(path)}")
+        raise ArgumentError(f"output_dir has characters that a path cannot have: {shown(path)}")
     return path
 
 
@@ -184,7 +184,7 @@ def _require_storage_options(options: Any) -> None:
     try:
         json.dumps(dict(options or {}))
     except (TypeError, ValueError) as err:
-        raise ArgumentTypeError(f"storage_options holds what JSON can say, so that it can travel: {err}") from err
+        raise ArgumentTypeError(f"storage_options must be JSON, to be sent to other processes: {err}") from err
 
 
 _Shuffle: TypeAlias = Literal["noshuffle", "shuffle", "bitshuffle"]
@@ -202,7 +202,7 @@ def parse_compressor(compressor: object) -> Compressor:
     Raises
     ------
     ValueError
-        Nothing that zarr v3 specifies.
+        zarr v3 specifies no such compressor.
 
     Examples
     --------
@@ -215,7 +215,7 @@ def parse_compressor(compressor: object) -> Compressor:
         return _NAMED[compressor]
     if isinstance(compressor, (BloscCodec, GzipCodec, ZstdCodec)):
         return (compressor,)
-    if hasattr(compressor, "get_config"):  # a numcodecs object, as the predecessor took it
+    if hasattr(compressor, "get_config"):  # a numcodecs object, which the predecessor used
         config = compressor.get_config()
         match config.get("id"):
             case "blosc":

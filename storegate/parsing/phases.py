@@ -26,14 +26,14 @@ __all__ = [
 ]
 
 PhaseName: TypeAlias = Literal["train", "valid", "test", "all"]
-"""What ``[]`` picks a phase by."""
+"""A phase in ``[]``."""
 Phase: TypeAlias = PhaseName | Literal["auto"]
-"""What methods name a phase by; ``auto`` is ``all``."""
+"""A phase in a method call; ``auto`` is ``all``."""
 PhaseOrSplit: TypeAlias = Phase | Sequence[float] | np.ndarray[Any, Any]
-"""A phase, or three shares: fractions of the rows, or numbers of them."""
+"""A phase, or a split: fractions of the rows, or numbers of them."""
 
 PHASES = ("train", "valid", "test")
-"""Phases in the order in which ``all`` concatenates them."""
+"""Phases in the order of ``all``."""
 
 ALL = "all"
 
@@ -57,14 +57,14 @@ class Split:
         return all(isinstance(share, int) for share in self.shares)
 
     def ranges(self, n_rows: int) -> dict[str, Span]:
-        """Return the rows of every phase that gets any.
+        """Return the rows of each phase that gets any.
 
         Boundaries of fractions are ``floor(n * f0)`` and ``floor(n * (f0 + f1))``, after removing float noise.
 
         Raises
         ------
         ShapeError
-            Counts whose sum is not the number of rows.
+            The counts do not sum to the number of rows.
 
         Examples
         --------
@@ -85,7 +85,7 @@ class Split:
 
 
 def _floor(value: float) -> int:
-    """Return the floor, of the nearest integer where only rounding errors lie between (100 * 0.29 is 29)."""
+    """Return the floor, or the nearest integer if only rounding errors lie between (100 * 0.29 is 29)."""
     nearest = round(value)
     noise = 8 * float(np.finfo(float).eps) * max(1.0, abs(value))
     return nearest if abs(value - nearest) <= noise else math.floor(value)
@@ -96,12 +96,12 @@ Target: TypeAlias = str | Split
 
 
 def parse_phase(phase: object) -> Target:
-    """Return what a call that adds or changes data means by ``phase``.
+    """Return the phase or split of a call that adds or changes data.
 
     Raises
     ------
     PhaseNotFoundError
-        None, or a string that is no phase.
+        The phase is None or an unknown string.
     """
     if isinstance(phase, str) and phase in (*PHASES, ALL, "auto"):
         return ALL if phase == "auto" else phase
@@ -125,7 +125,7 @@ def _parse_split(shares: Sequence[Any] | np.ndarray[Any, Any]) -> Split:
 
 
 def parse_reading_phase(phase: object) -> str:
-    """Return what a call that reads means by ``phase``: one phase, or ``all`` (also None and ``auto``)."""
+    """Return the phase of a call that reads: one phase, or ``all`` (also for None and ``auto``)."""
     parsed = ALL if phase is None else parse_phase(phase)
     if isinstance(parsed, Split):
         raise PhaseNotFoundError(f"a split {phase!r} cannot be read; give train, valid, test or all")

@@ -1,4 +1,4 @@
-"""Selections: which rows an index means; pure."""
+"""Selections: the rows that an index selects; pure."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 
 class SupportsArray(Protocol):
-    """What numpy can take for an array: of dask, xarray, torch, pandas, and views."""
+    """Anything with ``__array__``: arrays of dask, xarray, torch, pandas, and views."""
 
     def __array__(self) -> object:
         """Return the array."""
@@ -43,7 +43,7 @@ class SupportsArray(Protocol):
 Index: TypeAlias = Union[SupportsIndex, slice, EllipsisType, Sequence[int], Sequence[bool], SupportsArray, "da.Array"]
 """One row, or several: a slice, ``...``, row numbers, or a mask."""
 MethodIndex: TypeAlias = Index | tuple[int | None, int | None] | None
-"""As `Index`; -1 and None stand for all rows, and ``(a, b)`` for a range."""
+"""Like `Index`, but -1 and None stand for all rows, and ``(a, b)`` for a range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Rows:
     """Rows in any order, repeats included."""
 
     index: RowIndex
-    """Which, none of them negative."""
+    """Row numbers, none of them negative."""
 
 
 Selection: TypeAlias = OneRow | RowRange | Rows
@@ -84,7 +84,7 @@ def n_selected(selection: Selection) -> int:
 
 
 def as_indexer(selection: Selection) -> int | slice | Array:
-    """Return what means the same to numpy and xarray."""
+    """Return the equivalent index for numpy and xarray."""
     match selection:
         case OneRow(row):
             return row
@@ -95,16 +95,16 @@ def as_indexer(selection: Selection) -> int | slice | Array:
 
 
 def parse_method_index(index: object, n_rows: int) -> Selection:
-    """Return what ``get_data(index=…)`` and ``update_data(index=…)`` mean.
+    """Return the selection of ``get_data(index=…)`` and ``update_data(index=…)``.
 
-    An int is one row, -1 everything, other negative ints count from the end; a tuple ``(a, b)`` is a range that stops
-    at the end as a slice does, and ``(a, None)`` the rest; slices, lists, arrays and tensors pick rows; a boolean mask
+    An int is one row, -1 all rows, other negative ints count from the end; a tuple ``(a, b)`` is a range, clipped at
+    the end like a slice, and ``(a, None)`` the rest; slices, lists, arrays and tensors pick rows; a boolean mask
     selects.
 
     Raises
     ------
     IndexError
-        Rows outside of ``0 .. n_rows - 1``.
+        A row is outside ``0 .. n_rows - 1``.
 
     Examples
     --------
@@ -131,19 +131,19 @@ def _is_int(item: object) -> TypeGuard[int]:
 
 
 def is_everything(item: object) -> bool:
-    """Return whether ``view[item]`` means all rows, however many there are: ``[:]`` or ``[...]``."""
+    """Return whether ``view[item]`` means all rows, whatever their number: ``[:]`` or ``[...]``."""
     return item is Ellipsis or (isinstance(item, slice) and item in (slice(None), slice(0, None), slice(None, None, 1)))
 
 
 def parse_item(item: object, n_rows: int) -> Selection:
-    """Return what ``view[item]`` means, as Python and numpy have it: ``view[-1]`` is the last row.
+    """Return the selection of ``view[item]``, as in Python and numpy: ``view[-1]`` is the last row.
 
     Raises
     ------
     IndexError
-        Rows outside of the view, or a mask of another length.
+        A row is out of range, or a mask has another length.
     TypeError
-        Something that is no index.
+        The item is not an index.
     """
     if _is_int(item):
         row = int(item) + n_rows if item < 0 else int(item)
@@ -155,7 +155,7 @@ def parse_item(item: object, n_rows: int) -> Selection:
             raise RowIndexError("an index of a view picks rows, found (); use view[:] for all of them")
         first, rest = item[0], ", ".join(map(repr, item[1:])) or ":"
         raise RowIndexError(
-            f"an index of a view picks rows alone, found {item!r}; index the rows that it gives, as in "
+            f"an index of a view picks only rows, found {item!r}; index the rows that it gives, as in "
             f"view[{first!r}][{rest}], or pick several rows with a list, as in view[{list(item)!r}]"
         )
     if isinstance(item, slice):
@@ -190,7 +190,7 @@ def _parse_array(index: Array, n_rows: int) -> Selection:
         raise RowIndexError(f"row {index.max()} is out of range: there are {n_rows} rows")
     rows = np.empty(len(index), np.uint32 if n_rows <= 2**32 else np.int64)
     for lo, hi in spans(len(index)):
-        part = index[lo:hi].astype(np.int64)  # a copy: what is checked is what is kept
+        part = index[lo:hi].astype(np.int64)  # a copy, so that the caller cannot change it after the check
         bad = (part < -n_rows) | (part >= n_rows)
         if bad.any():
             raise RowIndexError(f"row {part[bad][0]} is out of range: there are {n_rows} rows")

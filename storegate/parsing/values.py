@@ -1,4 +1,4 @@
-"""Values: what seeds, shapes and dtypes mean; pure."""
+"""Values: seeds, shapes and dtypes; pure."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from storegate_engine.orders import as_int
 __all__ = ["parse_dtype", "parse_seed", "parse_shape", "parse_shuffle_seed"]
 
 MAX_AXES = 64
-"""Axes of an array of numpy."""
+"""The most axes that a numpy array can have."""
 
 
 def parse_seed(shuffle: object) -> int | None:
-    """Return the seed that ``shuffle`` means: False is none, True is 1, an int (0 included) is itself.
+    """Return the seed of ``shuffle``: None for False, 1 for True, an int (also 0) as it is.
 
     Raises
     ------
     StoreGateError
-        Not a bool or an int of 32 bits.
+        The argument is not a bool or an int of 32 bits.
     """
     if shuffle is None or shuffle is False:
         return None
@@ -34,14 +34,14 @@ def parse_seed(shuffle: object) -> int | None:
 
 
 def parse_shuffle_seed(seed: object) -> int:
-    """Return a seed of numpy's permutation: an int of 32 bits, and nothing that would have to become one.
+    """Return a seed for numpy's permutation: an int of 32 bits; nothing is converted.
 
     Raises
     ------
     DtypeError
-        A bool, a float, a text: not an integer (a TypeError).
+        The seed is a bool, a float, a text: not an integer (a TypeError).
     ShapeError
-        An integer outside of 0 .. 2**32 - 1 (a ValueError).
+        The seed is outside 0 .. 2**32 - 1 (a ValueError).
     """
     try:
         number = as_int(seed, "a seed")
@@ -53,14 +53,14 @@ def parse_shuffle_seed(seed: object) -> int:
 
 
 def parse_shape(shape: object) -> tuple[int, ...]:
-    """Return the sizes of ``(N, *k)``, or of ``N`` alone.
+    """Return the sizes of a shape ``(N, *k)`` or ``N``.
 
     Raises
     ------
     ArgumentTypeError
-        Neither integers nor a sequence of them (a TypeError).
+        The shape is not an integer or a sequence of integers (a TypeError).
     ShapeError
-        No axis, too many of them, or a size that is negative or beyond 2**63 - 1 (a ValueError).
+        The shape has no axis or too many, or a size is negative or beyond 2**63 - 1 (a ValueError).
     """
     given = shape.tolist() if isinstance(shape, np.ndarray) else shape
     if not isinstance(given, (tuple, list)):
@@ -74,17 +74,17 @@ def parse_shape(shape: object) -> tuple[int, ...]:
 
 
 def parse_dtype(dtype: npt.DTypeLike | None) -> np.dtype[Any]:
-    """Return what numpy makes of a dtype that was named; None, which numpy takes for float64, is refused.
+    """Return a numpy dtype; None, which numpy takes for float64, is refused.
 
     Raises
     ------
     ArgumentTypeError
-        It is no dtype (a TypeError).
+        The argument is not a dtype (a TypeError).
     """
     try:
         if dtype is not None:
             named: np.dtype[Any] = np.dtype(dtype)
             return named
     except (TypeError, ValueError) as err:
-        raise ArgumentTypeError(f"{shown(dtype)} is no dtype of numpy ({err}); give one, as in 'float32'") from err
-    raise ArgumentTypeError("None is no dtype; give one, as in 'float32'")
+        raise ArgumentTypeError(f"{shown(dtype)} is not a numpy dtype ({err}); give one, as in 'float32'") from err
+    raise ArgumentTypeError("None is not a dtype; give one, as in 'float32'")

@@ -151,7 +151,7 @@ class TestStores:
         assert len(list(store.glob("a/segments/*/x"))) == 1
         assert len(list(store.glob("b/segments/*/x"))) == 3
         assert main(["vacuum", str(store), "--older-than", "soon"]) == 2
-        assert "no age" in capsys.readouterr().err
+        assert "not an age" in capsys.readouterr().err
 
     def test_a_store_that_is_not_there_is_not_made(self, tmp_path, capsys):
         for command in (["info"], ["history"], ["verify"], ["vacuum", "--apply"]):
