@@ -16,6 +16,7 @@ from storegate import StoreGate
 from storegate_engine import budget
 from storegate_engine.exchange import plans
 from storegate_engine.graphs.dask_arrays import PickedRows, RowsArray, layers_of
+from storegate_engine.orders import RowOrder
 from tests.array_forms import IS_EXPRESSION, from_array, lacking
 from tests.examples import examples
 
@@ -188,3 +189,17 @@ def test_the_class_of_rows_is_dasks_to_those_who_compare_classes():
     assert RowsArray == da.Array
     assert da.Array == RowsArray
     assert RowsArray != np.ndarray
+
+
+def test_many_blocks_are_planned_with_few_questions(monkeypatch):
+    """Each plan asked the order about each of 100,000 blocks, and some twenty plans are made."""
+    asked = []
+    runs = RowOrder.runs
+    monkeypatch.setattr(RowOrder, "runs", lambda order, lo, hi: asked.append((lo, hi)) or runs(order, lo, hi))
+    x = np.arange(2 * 10**6)
+    gate = StoreGate("numpy", {"budget": "2MiB"}, data_id="a")
+    gate.add_data("x", x)
+    array = gate["train"]["x"].data
+    assert array.npartitions > 100
+    assert len(asked) < 100
+    np.testing.assert_array_equal(array[-5:].compute(scheduler="sync"), x[-5:])

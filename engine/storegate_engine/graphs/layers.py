@@ -268,10 +268,14 @@ def plan_blocks(
     variable: Variable, starts: Sequence[int], blocks: Sequence[int], capacity: Capacity, force: str | None = None
 ) -> Plan:
     """Return how some blocks of a variable are read; see `plans` and, for ``force``, `exchange.plan_rows`."""
-    # Rows that lie in runs from the first block to the last do so in each: one question where there are 100,000 blocks.
-    in_order = len(blocks) > 0 and variable.order.runs(starts[min(blocks)], starts[max(blocks) + 1]) is not None
-    in_order = in_order or all(variable.order.runs(starts[block], starts[block + 1]) is not None for block in blocks)
-    n_rows = sum(starts[block + 1] - starts[block] for block in blocks)
+    # Rows that lie in runs from the first block to the last do so in each, and whoever plans a pass asks for all of
+    # them: one question where there are 100,000 blocks.
+    lo, hi = (starts[min(blocks)], starts[max(blocks) + 1]) if blocks else (0, 0)
+    in_order = variable.order.runs(lo, hi) is not None or all(
+        variable.order.runs(starts[block], starts[block + 1]) is not None for block in blocks
+    )
+    is_whole = len(blocks) == len(starts) - 1
+    n_rows = hi - lo if is_whole else sum(starts[block + 1] - starts[block] for block in blocks)
     block_rows = starts[1] - starts[0] if len(starts) > 1 else 1
     plan = plan_rows(variable, n_rows, *astuple(capacity), in_order=in_order, bucket_rows=block_rows, force=force)
     if plan.kind != "gather":
