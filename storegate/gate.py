@@ -827,11 +827,9 @@ class StoreGate:
         print(display.table_text(self.repository(), self.data_id))  # noqa: T201
 
     def __repr__(self) -> str:
-        """Show phases, rows, shares and variables; reads no data."""
-        title, current = f"StoreGate {self.backend!r}", self._session.current
-        if current is not None:
-            title += f", data_id {self.data_id!r}, version {current.version}"
-        return display.titled(title, display.details(current))
+        """Show phases, sizes and variables, no wider than the terminal; reads no data."""
+        current, where = self._session.current, f"StoreGate {self._session.place}"
+        return f"<{where} · no data_id>" if current is None else display.summary(where, current, str(self.data_id))
 
     def _repr_html_(self) -> str:
         title = f"StoreGate {self.backend!r}, data_id {self.data_id!r}"

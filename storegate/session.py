@@ -114,6 +114,13 @@ class Session:
         """The memory and threads that lazy work is planned with."""
         return capacity(self.budget_nbytes)
 
+    @property
+    def place(self) -> str:
+        """Where rows lie, in a word or two: the last name of a store's path, or memory."""
+        if self.root is None or self.mode == "numpy":
+            return "in memory"
+        return "temporary" if self._temporary is not None else self.root.location.url.rstrip("/").rpartition("/")[2]
+
     def set_data_id(self, data_id: str) -> None:
         """Make a data_id the current one; if it is refused, the former one stays.
 

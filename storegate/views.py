@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar, Unpack, cast, overload
@@ -458,13 +458,15 @@ class View(Explorable[T], NDArrayOperatorsMixin, Generic[T]):
         return display.explain(self)
 
     def __repr__(self) -> str:
-        """Show rows and variables; reads no data."""
-        return display.titled(*self._details())
+        """Show sizes and variables, no wider than the terminal; reads no data."""
+        session, names = self.session, None if self.names is None else self.names.names
+        chosen = "" if self.chosen is None else f"{len(self.chosen):,} chosen rows of "
+        where = f"view of {chosen}{session.place}"
+        if session.current is None:
+            return f"<{where} · no data_id>"
+        return display.summary(where, session.current, str(session.data_id), self.phase, names)
 
     def _repr_html_(self) -> str:
-        return display.table_html(*self._details())
-
-    def _details(self) -> tuple[str, list[Sequence[str]] | None]:
         names = None if self.names is None else self.names.names
-        title = display.title_of_view(self.phase, names, None if self.chosen is None else len(self.chosen))
-        return title, display.details(self.session.current, self.phase, names)
+        title = f"StoreGate view of {self.session.place}"
+        return display.table_html(title, display.details(self.session.current, self.phase, names))

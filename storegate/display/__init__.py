@@ -2,8 +2,10 @@
 
 What its files know:
 
-    text       tables and titles as text
-    html       tables and titles for notebooks
+    summary    what a gate or a view holds, phases side by side
+    text       tables of cells
+    widths     text that fits a terminal
+    html       the same for notebooks
     plans      how lazy variables would be read
     alignment  the warning about variables whose rows may not belong together
 """
@@ -13,6 +15,8 @@ from __future__ import annotations
 from storegate.display.alignment import warn_of_misaligned
 from storegate.display.html import table_html
 from storegate.display.plans import explain
-from storegate.display.text import aligned, details, table_text, title_of_view, titled
+from storegate.display.summary import summary
+from storegate.display.text import details, table_text
+from storegate.display.widths import aligned
 
-__all__ = ["aligned", "details", "explain", "table_html", "table_text", "title_of_view", "titled", "warn_of_misaligned"]
+__all__ = ["aligned", "details", "explain", "summary", "table_html", "table_text", "warn_of_misaligned"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from storegate.display.widths import aligned
 from storegate.parsing import ALL, PHASES
 from storegate_engine.budget import format_nbytes
-from storegate_engine.errors import printable
 from storegate_engine.store import Repository
-from storegate_engine.table import Table, Variable
+from storegate_engine.table import Variable
 
-__all__ = ["DETAILS", "Cells", "aligned", "details", "table_text", "title_of_view", "titled"]
+__all__ = ["DETAILS", "Cells", "details", "table_text"]
 
 Cells: TypeAlias = Sequence[Sequence[str]]
 HEADER = ("phase", "backend", "var_names", "dtype", "total events", "var_shape")
@@ -36,17 +36,6 @@ def table_text(repository: Repository, data_id: str | None) -> str:
     return f"StoreGate data_id : {data_id}, {state}\n{aligned([HEADER, *rows])}"
 
 
-def titled(title: str, lines: Cells | None) -> str:
-    """Return a title over a table of details; None means that no data_id is set."""
-    return f"<{title}, no data_id set>" if lines is None else f"<{title}>\n{aligned([DETAILS, *lines])}"
-
-
-def title_of_view(phase: str | None, names: Sequence[str] | None, n_chosen: int | None) -> str:
-    """Return the title of a view: its phase and variables (None for all), and the number of chosen rows."""
-    rows = "" if n_chosen is None else f"{n_chosen} rows of "
-    return f"StoreGate view of {rows}{', '.join(names) if names else 'all variables'} in phase {phase or ALL!r}"
-
-
 def details(
     repository: Repository | None, phase: str | None = None, names: Sequence[str] | None = None
 ) -> list[Sequence[str]] | None:
@@ -54,19 +43,15 @@ def details(
     if repository is None:
         return None
     table = repository.table
-    total = sum(_rows(table, at) for at in PHASES) or 1
     lines: list[Sequence[str]] = []
     for at in PHASES if phase in (None, ALL) else (phase,):
-        share = f"{100 * _rows(table, at) / total:.0f}%"
         for name, variable in table[at].items():
             if names is None or name in names:
+                total = sum(len(table[one][name]) for one in PHASES if name in table[one]) or 1
+                share = f"{100 * len(variable) / total:.0f}%"
                 size = (str(variable.dtype), str(variable.row_shape), format_nbytes(variable.nbytes))
                 lines.append((at, str(len(variable)), share, name, *size, repository.backend, _pending(variable)))
     return lines
-
-
-def _rows(table: Table, phase: str) -> int:
-    return max((len(variable) for variable in table[phase].values()), default=0)
 
 
 def _pending(variable: Variable) -> str:
@@ -74,12 +59,3 @@ def _pending(variable: Variable) -> str:
     transforms = {str(transform): None for piece in variable.pieces for transform in piece.transforms}
     order = "" if variable.order.form == "range" else variable.order.form
     return ", ".join([*filter(None, [order]), *transforms]) or "-"
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of cells as lines of a table, the first one as header; control characters are escaped."""
-    rows = [[printable(cell).replace("\n", "\\n") for cell in row] for row in rows]
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
-    rule = "  ".join("-" * width for width in widths)
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([lines[0], rule, *lines[1:]])

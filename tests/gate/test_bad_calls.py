@@ -57,7 +57,7 @@ CALLS: dict[str, tuple[Call, type[Exception]]] = {
     "data of a scalar": (lambda g: g.add_data("e", 3), TypeError),
     "data of None": (lambda g: g.add_data("e", None), TypeError),
     "data of a text": (lambda g: g.add_data("e", "text"), TypeError),
-    "data of a dict": (lambda g: g.add_data("e", {"a": 1}), TypeError),
+    "data of a dict": (lambda g: g.add_data("e", {"a": 1}), KeyError),
     "data of a set": (lambda g: g.add_data("e", {1, 2}), TypeError),
     "data of objects": (lambda g: g.add_data("e", [object()]), TypeError),
     "data ragged": (lambda g: g.add_data("e", [[1], [1, 2]]), ValueError),

@@ -57,7 +57,7 @@ PUBLIC = {
         Callback add assign clear compact create_zeros delete move shuffle transform update with_active
     """,
     "storegate.display": """
-        aligned details explain table_html table_text title_of_view titled warn_of_misaligned
+        aligned details explain summary table_html table_text warn_of_misaligned
     """,
 }
 

@@ -71,6 +71,15 @@ class Concat(RowOrder):
         return self.orders
 
     @property
+    def words(self) -> tuple[str, ...]:
+        """What was done to all of its parts, or that they differ."""
+        kinds = dict.fromkeys(", then ".join(order.words) or "as stored" for order in self.orders if len(order))
+        if len(kinds) < 2:
+            return tuple(word for order in self.orders[:1] for word in order.words)
+        shown = " | ".join(list(kinds)[:3]) + (" | ..." if len(kinds) > 3 else "")
+        return (f"in parts: {shown}",)
+
+    @property
     def is_injective(self) -> bool:
         """Where all of its orders are; they have no stored row in common."""
         return all(order.is_injective for order in self.orders)

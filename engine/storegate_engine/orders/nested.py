@@ -32,6 +32,14 @@ class Nested(RowOrder):
         return (self.order,)
 
     @property
+    def words(self) -> tuple[str, ...]:
+        """What was done to the other order, and what this one adds."""
+        return (*self.order.words, *self._own_words())
+
+    def _own_words(self) -> tuple[str, ...]:
+        return ()
+
+    @property
     def is_injective(self) -> bool:
         """Where the other order is."""
         return self.order.is_injective
@@ -100,6 +108,9 @@ class Permute(Nested):
         object.__setattr__(self, "kind", str(kind))
         object.__setattr__(self, "seed", check_seed(self.seed, kind))
 
+    def _own_words(self) -> tuple[str, ...]:
+        return (f"shuffled, seed {self.seed}",)
+
     def __len__(self) -> int:
         return len(self.order)
 
@@ -148,6 +159,9 @@ class Take(Nested):
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def _own_words(self) -> tuple[str, ...]:
+        return ("rows picked from a list",)
 
     def indices(self) -> Iterator[RowIndex]:
         """Yield its own list of rows, then those inside."""

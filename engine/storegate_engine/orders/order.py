@@ -102,6 +102,11 @@ class RowOrder(ABC):
         """Its outermost form, in a word: ``range``, ``concat``, ``slice``, ``permute`` or ``take``."""
         return type(self).__name__.lower()
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What was done to the stored rows, in words, first things first; empty if they are read as stored."""
+        return ()
+
     def indices(self) -> Iterator[RowIndex]:
         """Yield the lists of rows in this order and those inside of it."""
         for child in self.children:
