@@ -40,6 +40,19 @@ def test_python_blocks_run_in_order(page: Path, tmp_path: Path, monkeypatch: pyt
             exec(compile(block, f"{page.relative_to(ROOT)}, Python block {number}", "exec"), namespace)
 
 
+def test_the_readme_can_be_run_twice_and_prints_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    for _ in range(2):
+        namespace: dict[str, object] = {"__name__": "page"}
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            for block in blocks(README, "python"):
+                exec(compile(block, "README.md", "exec"), namespace)
+        for shown in blocks(README, "text"):
+            assert shown in printed.getvalue()
+
+
 def test_the_readme_and_the_guide_have_python() -> None:
     assert blocks(README, "python")
     assert sum(bool(blocks(page, "python")) for page in PAGES) > 2
