@@ -129,9 +129,10 @@ def columns_in(data: Any) -> dict[Any, Callable[[], Any]] | None:
         return None if fields is None else {name: partial(_field, data, name) for name in fields}
     if hasattr(data, "num_entries") and hasattr(data, "iterate"):
         return _of_tree(data)  # also a mapping of branches
+    if hasattr(data, "data_vars") and hasattr(data, "coords"):
+        return {name: partial(_of_dataset, data, name) for name in data.variables}
     if isinstance(data, Mapping):
-        names: Iterable[Any] = getattr(data, "variables", data)  # of a Dataset: its coordinates, too
-        return {name: partial(data.__getitem__, name) for name in names}
+        return {name: partial(data.__getitem__, name) for name in data}
     if hasattr(data, "obs") and hasattr(data, "layers") and hasattr(data, "X"):
         return _of_anndata(data)
     if hasattr(data, "iloc") and hasattr(data, "columns"):
@@ -181,6 +182,25 @@ class _FileField:
         """Read a slice of rows."""
         values: Array = self.data.fields(self.name)[rows]
         return values
+
+
+def _of_dataset(data: Any, name: str) -> Any:
+    """Return a variable of a Dataset, whose first dimension is that of the samples."""
+    firsts = [str(variable.dims[0]) for variable in data.data_vars.values() if variable.dims]
+    sample_dim = max(firsts, key=firsts.count, default="sample")
+    variable = data[name]
+    if variable.dims[:1] == (sample_dim,):
+        return variable
+    if name in data.coords:
+        others = [str(other) for other in data.coords if sample_dim not in data[other].dims]
+        raise ShapeError(
+            f"coordinate {name!r} of the Dataset has no value for each sample of dimension {sample_dim!r}; name the "
+            f"variables to add, or leave such coordinates out, as in ds.drop_vars({others})"
+        )
+    raise ShapeError(
+        f"variable {name!r} of the Dataset has dimensions {variable.dims}, and samples that of {sample_dim!r}; "
+        f"put it first, as in ds.transpose({sample_dim!r}, ...)"
+    )
 
 
 def _of_anndata(data: Any) -> dict[str, Callable[[], Any]]:

@@ -262,7 +262,26 @@ class TestPandasIndex:
             gate.add_data(pd.DataFrame({"x": [1.0, 2.0]}, index=index))
 
 
+def weather() -> xr.Dataset:
+    fields = {name: (("time", "lat"), RNG.normal(size=(N, 3))) for name in ("t2m", "u10")}
+    coords = {"time": np.arange(N), "lat": np.arange(3.0), "station": ("time", np.arange(N))}
+    return xr.Dataset(fields, coords)
+
+
+def test_coordinates_of_the_samples_are_variables(gate):
+    gate.add_data(weather().drop_vars("lat"))
+    assert sorted(gate.variables) == ["station", "t2m", "time", "u10"]
+    gate.add_data(["t2m", "time"], weather())
+    assert len(gate["train"]["t2m"].head(99)) == 2 * N
+
+
 REFUSED = {
+    "coordinates of other dimensions": (weather, errors.ShapeError, r"ds.drop_vars\(\['lat'\]\)"),
+    "samples that are not first": (
+        lambda: weather().drop_vars("lat").assign(extra=(("lat", "time"), np.zeros((3, N)))),
+        errors.ShapeError,
+        "ds.transpose\\('time', ...\\)",
+    ),
     "decimals": (lambda: pa.table({"x": pa.array([1], pa.decimal128(5, 2))}), errors.DtypeError, "cast"),
     "structs": (lambda: pa.table({"x": [{"a": 1}]}), errors.DtypeError, r"flatten\(\)"),
     "lists": (lambda: pa.table({"x": [[1], [2, 3]]}), errors.DtypeError, "fixed_size_list"),
