@@ -112,7 +112,7 @@ class TestStoppedWriters:
                 except (ConflictError, SnapshotExpired):
                     acknowledged = False
                 except StoreError as err:  # it was put, and then too much happened before it looked
-                    if "cannot be told" not in str(err) or n_commits + 2 * n_vacuums <= manifests.RECENT:
+                    if "it is not known whether" not in str(err) or n_commits + 2 * n_vacuums <= manifests.RECENT:
                         raise
                     acknowledged = True
             assert others.were_here

@@ -1,24 +1,24 @@
-"""Store: committed tables; what is written, kept and checked.
+"""Store: committed tables; written, kept and checked.
 
 What its files know:
 
     roots         a directory or URL that holds tables, one per data_id
-    repository    one data_id's committed table, and the transactions that make its next state
+    repository    one data_id's committed table, and transactions on it
     stored        the table of one data_id in storage
-    ingest        sources of rows as the arrays of a new segment
+    ingest        sources of rows as arrays of a new segment
     memory        the table of one data_id in the memory of this process
     manifests     committed states as JSON, and back
     logs          the manifests of a data_id, and the commit protocol
-    inputs        what callers give, as sources of rows
-    sources       anything that holds rows, as blocks of rows in order
-    natives       what callers give, as plain ndarrays
-    fields        variables that come together, and codes of categories
+    inputs        callers' data as sources of rows
+    sources       rows of any origin, as blocks in order
+    natives       callers' data as plain ndarrays
+    fields        variables that are read together, and codes of categories
     columns       the variables of one source, turned on disk so that each can be written alone
     rewriting     the logical rows of stored variables as new arrays in that order
-    fingerprints  what the rows of a variable are, as a hash
-    verifying     whether all that the kept versions refer to is what was written
-    vacuuming     what nobody needs any more, and its removal
-    repairing     a version that opens, made the newest again
+    fingerprints  hashes of the rows of variables
+    verifying     checks of everything that the kept versions refer to
+    vacuuming     what no kept version needs, and its removal
+    repairing     the last version that opens, restored as the newest
 """
 
 from __future__ import annotations

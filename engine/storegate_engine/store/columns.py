@@ -1,7 +1,7 @@
 """Columns: the variables of one source, turned on disk so that each can be written alone; knows no store.
 
-A source of shape ``(N, M, *k)`` yields rows of all M variables together. To write each variable in shards of full size
-needs M shards in memory, or one pass over the source for each. Here the source is read once, and every block of it
+A source of shape ``(N, M, *k)`` yields rows of all M variables together. Writing each variable in shards of full size
+would need M shards in memory, or one pass over the source per variable. Here the source is read once, and each block
 goes to a scratch file variable by variable::
 
     block 0: variable 0, variable 1, ...    block 1: variable 0, variable 1, ...    ...
@@ -32,13 +32,13 @@ class TurnedColumn:
     """One variable of a file of turned blocks."""
 
     path: Path
-    """The file."""
+    """The scratch file."""
     dtype: np.dtype[Any]
     """The dtype of the rows."""
     row_shape: tuple[int, ...]
     """The shape of one row."""
     parts: tuple[tuple[int, int], ...]
-    """Where its rows of each block begin in the file, and how many they are."""
+    """Where the rows of each block begin in the file, and their number."""
 
     @property
     def n_rows(self) -> int:
@@ -46,7 +46,7 @@ class TurnedColumn:
         return sum(n_rows for _, n_rows in self.parts)
 
     def blocks(self, block_rows: int) -> Iterator[Array]:
-        """Yield its rows, block by block; each is the caller's own."""
+        """Yield the rows, block by block, as new arrays."""
         nbytes = row_nbytes(self.dtype, self.row_shape)
         with open(self.path, "rb", buffering=0) as file:
             for begin, n_rows in self.parts:
@@ -63,23 +63,23 @@ class TurnedColumn:
 
 
 def turned(group: Mapping[str, Source], directory: Path, memory_nbytes: int) -> dict[str, Source]:
-    """Read a group of variables that share a source once, and return each as a source of its own.
+    """Read a group of variables that share a source once, and return a separate source for each.
 
     Parameters
     ----------
     group : mapping of str to Source
-        Variables of any dtype but variable-length text.
+        Variables of any dtype except variable-length text.
     directory : Path
-        Where the file is made; it has to stay until all is read.
+        Where to create the file; it must stay until everything is read.
     memory_nbytes : int
-        Rows of all variables that are held at a time.
+        Memory for the rows of all variables held at a time.
 
     Raises
     ------
     SpillError
         The file cannot be written.
     """
-    # Rows are held variable by variable, as many as fit, and then written one variable after the other. So each of them
+    # Rows are collected by variable until memory is full, then written one variable after the other. So each variable
     # is read back in runs of `n_held` rows, however narrow it is:
     #
     #     source    x0 x1 x2 | x0 x1 x2 | x0 x1 x2 | ...          row after row

@@ -1,4 +1,4 @@
-"""Fields: variables that come together, each of a dtype of its own, and codes of categories; stores nothing."""
+"""Fields: variables that are read together, each with its dtype, and codes of categories; stores nothing."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ CODES = np.dtype(np.int32)
 
 
 class Categories:
-    """What codes stand for: it grows while rows are read, because each block of a table may have others."""
+    """The categories of codes; they grow while rows are read, since each block of a table may bring new ones."""
 
     def __init__(self, *, is_ordered: bool = False) -> None:
         self._codes: dict[tuple[type, Category], int] = {}
         self.is_ordered = is_ordered
-        """Whether they stand in an order that means something; then none is added behind those that are known."""
+        """Whether the categories are ordered; then no new ones are added."""
 
     @property
     def values(self) -> tuple[Category, ...]:
-        """What the codes 0, 1, ... stand for."""
+        """The categories of the codes 0, 1, ..."""
         return tuple(value for _, value in self._codes)
 
     def begin(self, known: Iterable[Category]) -> None:
-        """Go on with the codes that rows have already."""
+        """Continue with the categories of rows that are already stored."""
         self._codes = {}
         for value in known:
             self._code(value)
 
     def codes(self, dictionary: Iterable[Any], codes: Array, what: str) -> Array:
-        """Return the codes of rows that have codes of another dictionary, which is added to the categories.
+        """Return the codes of rows with codes of another dictionary, which is added to the categories.
 
         Raises
         ------
         MissingValueError
             A row has no category.
         DtypeError
-            A category is no text, number or bool.
+            A category is not text, a number or a bool.
         """
         if len(codes) and codes.min() < 0:
             count = int(np.count_nonzero(codes < 0))
-            raise MissingValueError(f"{what}: {count} values are null, and nothing stored can say so; fill them first")
+            raise MissingValueError(f"{what}: {count} values are null, which cannot be stored; fill them first")
         n_known = len(self._codes)
         own = np.array([self._code(_plain(value, what)) for value in dictionary], CODES)
         if self.is_ordered and n_known and (len(self._codes) > n_known or (np.diff(own) < 0).any()):
@@ -79,13 +79,13 @@ class CodeSource:
     """Codes of categories, in memory."""
 
     values: Array
-    """Codes of the dictionary, -1 where a value is missing."""
+    """Codes of the dictionary, -1 for a missing value."""
     dictionary: tuple[Any, ...]
-    """What they stand for."""
+    """The categories of these codes."""
     name: str
-    """For messages."""
+    """The name of the column, for messages."""
     categories: Categories
-    """What the codes that are stored stand for."""
+    """The categories of the stored codes."""
 
     @property
     def n_rows(self) -> int:
@@ -99,7 +99,7 @@ class CodeSource:
 
     @property
     def row_shape(self) -> tuple[int, ...]:
-        """A code for each row."""
+        """The shape of one row: one code."""
         return ()
 
     def blocks(self, block_rows: int) -> Iterator[Array]:
@@ -114,20 +114,20 @@ class Fields(Protocol):
 
     @property
     def n_rows(self) -> int | None:
-        """The number of rows, None where only the end will tell."""
+        """The number of rows, None if it is known only at the end."""
         ...
 
     def blocks(self, names: Iterable[str], block_rows: int) -> Iterator[Mapping[str, Any]]:
-        """Yield all rows in order, about ``block_rows`` at a time: what each name has of them."""
+        """Yield all rows in order, about ``block_rows`` at a time, by name."""
         ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FieldSource:
-    """One variable of several that come together."""
+    """One of several variables that are read together."""
 
     whole: Fields
-    """What they come from."""
+    """The fields it belongs to."""
     field: str
     """Its name there."""
     dtype: np.dtype[Any]
@@ -135,9 +135,9 @@ class FieldSource:
     row_shape: tuple[int, ...]
     """The shape of one row."""
     convert: Callable[[Any, str], Array]
-    """Makes an ndarray of what a block has under the name; is told what it is, for messages."""
+    """Makes an ndarray from the block of the field; its second argument names the field in messages."""
     categories: Categories | None = None
-    """What codes stand for, where it makes codes."""
+    """The categories, if the field is made into codes."""
 
     @property
     def n_rows(self) -> int | None:
@@ -164,13 +164,13 @@ class FieldSource:
 
 
 def categories_of(source: Source) -> Categories | None:
-    """Return what the codes of a source stand for, None for one of plain values."""
+    """Return the categories of the codes of a source, None for plain values."""
     found: Categories | None = getattr(source, "categories", None)
     return found
 
 
 def description_of(source: Source) -> Description:
-    """Return what else is known of a source, once its rows were read."""
+    """Return the description of a source whose rows were read."""
     categories = categories_of(source)
     described: Description = getattr(source, "about", PLAIN)
     if categories is None:

@@ -1,9 +1,9 @@
-"""Fingerprints: what the rows of a variable are, as a hash of their values and logical order alone.
+"""Fingerprints: hashes of the rows of variables, from their values in logical order alone.
 
 A fingerprint is the SHA-256 of dtype, shape and values. It does not depend on chunks, codecs, orders, transforms,
-backends or paths: equal rows have equal fingerprints, wherever and however they were made. To know it, every row
-must be read once in logical order; a store keeps what was found, and each version whose variable is the same one has
-it. With ``storegate.fingerprints`` they are made at every commit.
+backends or paths: equal rows have equal fingerprints, however they were made. Computing one reads every row once, in
+logical order; a store keeps the result for every version that has the same variable. With
+``storegate.fingerprints``, every commit computes them.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from storegate_engine.table import Variable, key_of
 __all__ = ["fingerprint", "fingerprint_all", "known_fingerprints"]
 
 _NBYTES = 64
-"""Hexadecimal digits of a SHA-256."""
+"""Number of hexadecimal digits of a SHA-256."""
 
 
 def fingerprint(repository: Repository, variable: Variable, capacity: Capacity) -> str:
-    """Return the fingerprint of a variable's rows; they are read, within the memory limit, unless it is known.
+    """Return the fingerprint of a variable's rows; if it is not known, read them within the memory limit.
 
     Parameters
     ----------
     repository : Repository
-        Whose variable it is; a stored one that may be changed keeps the result.
+        The variable's repository; a stored one that may be changed keeps the result.
     variable : Variable
         The variable.
     capacity : Capacity
@@ -55,10 +55,10 @@ def fingerprint(repository: Repository, variable: Variable, capacity: Capacity) 
 
 
 def fingerprint_all(repository: Repository, capacity: Capacity) -> None:
-    """Make the fingerprints of all variables that do not have one, so that the version carries them.
+    """Compute the fingerprints of all variables that have none, so that the version carries them.
 
-    It is committed already: what cannot be made now, for want of memory or because rows cannot be encoded, is a
-    warning, and can be asked for later.
+    The version is committed already: a fingerprint that cannot be computed, for lack of memory or because rows cannot
+    be encoded, is only a warning.
     """
     if repository.fingerprints is None:
         return
@@ -90,7 +90,7 @@ def _kept(place: Location, key: str) -> str | None:
         return None
     text = content.decode("ascii", "replace")
     if not is_hex(text, _NBYTES):
-        raise CorruptStoreError(f"{place}/{key} is no fingerprint; delete the file")
+        raise CorruptStoreError(f"{place}/{key} is not a fingerprint; delete the file")
     return text
 
 

@@ -1,10 +1,10 @@
-"""Ingest: sources of rows as the arrays of a new segment, a group at a time; commits nothing.
+"""Ingest: sources of rows as arrays of a new segment, one group at a time; commits nothing.
 
 Variables of one source are written side by side, in one pass over it::
 
     block of the source     x0 x1 x2 | x0 x1 x2 | ...      shards of x0, x1 and x2 share the memory
 
-Where there are so many of them that their shards would be much smaller, the blocks are turned on disk, and each
+If there are so many variables that their shards would be much too small, the blocks are turned on disk, and each
 variable is written alone.
 """
 
@@ -27,22 +27,22 @@ from storegate_engine.store.sources import SlicedSource, Source, blocks_of_group
 __all__ = ["Ingest"]
 
 FEW_TOGETHER = 8
-"""Variables of one source that are written together in any case, in shards that share the memory."""
+"""Up to this many variables of one source are written together, in shards that share the memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ingest:
-    """How rows are brought in: within which memory, in chunks of how many rows."""
+    """Writes rows within a memory limit, in chunks of a given size."""
 
     budget_nbytes: int
     """Memory limit."""
     chunk_rows: int | None
-    """Rows of new chunks; by bytes when None."""
+    """Rows of new chunks; chosen by bytes if None."""
     scratch: Callable[[], Path]
-    """Returns where scratch files lie, for rows that are turned on disk."""
+    """Returns the directory of scratch files, for rows that are turned on disk."""
 
     def write(self, sources: Mapping[str, Source], segment: Segment) -> dict[str, RowArray]:
-        """Write sources block by block as arrays of one new segment, and return these."""
+        """Write sources block by block as arrays of one new segment, and return the arrays."""
         known = [source.n_rows for source in sources.values()]
         sizes = [row_nbytes(source.dtype, source.row_shape) for source in sources.values()]
         total = None if None in known else sum(n * size for n, size in zip(known, sizes, strict=True) if n)
@@ -59,7 +59,7 @@ class Ingest:
         return {name: arrays[name] for name in sources}
 
     def _is_turned(self, group: Mapping[str, Source]) -> bool:
-        """Return whether the shards of a group would have to be much smaller to be written together."""
+        """Return whether writing the group together would need much smaller shards."""
         if len(group) <= FEW_TOGETHER or any(is_text(source.dtype) for source in group.values()):
             return False
         needed = 0
@@ -91,7 +91,7 @@ class Ingest:
         specs: Mapping[str, ArraySpec],
         progress: Callable[[int], object],
     ) -> dict[str, RowArray]:
-        """Write a group of sources as arrays of a segment, in one pass over what they share."""
+        """Write a group of sources as arrays of a segment, in one pass over their common data."""
         writers = {name: segment.create(name, specs[name]) for name in group}
         try:
             for blocks in blocks_of_group(group, min(specs[name].layout.shard_rows for name in group)):
@@ -105,19 +105,19 @@ class Ingest:
             raise
 
     def spec(self, name: str, source: Source, n_together: int = 1) -> ArraySpec:
-        """Return how rows would be stored as a new array of a segment, written with others at the same time.
+        """Return how rows would be stored as a new array of a segment, written together with others.
 
         Raises
         ------
         MemoryBudgetError
-            Writing them does not fit the memory limit.
+            Writing the rows does not fit in the memory limit.
         """
         text_nbytes, text = text_of(source)
         nbytes = row_nbytes(source.dtype, source.row_shape) + int(text_nbytes)
         limit = self.budget_nbytes // n_together
         layout = plan_layout(nbytes, source.n_rows, chunk_rows=self.chunk_rows, budget_nbytes=limit)
         if text is not None and self.chunk_rows is None and layout.chunk_rows * text.largest_nbytes > MAX_TEXT_NBYTES:
-            fitting = max(1, MAX_TEXT_NBYTES // text.largest_nbytes)  # even where the largest ones meet in a chunk
+            fitting = max(1, MAX_TEXT_NBYTES // text.largest_nbytes)  # even if the largest ones share a chunk
             layout = plan_layout(nbytes, source.n_rows, chunk_rows=fitting, budget_nbytes=limit)
         whole = getattr(source, "whole", source)
         chunk_nbytes = whole.least_rows * nbytes * n_together if isinstance(whole, SlicedSource) else 0

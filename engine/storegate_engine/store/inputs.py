@@ -1,4 +1,4 @@
-"""Inputs: what callers give, as sources of rows; refuses what has no rows, or none that can be stored."""
+"""Inputs: callers' data as sources of rows; refuses data without rows, or that cannot be stored."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def as_source(data: Any, name: str) -> Source:
     Parameters
     ----------
     data : array-like, dask array, zarr array, h5py dataset, np.memmap, xr.DataArray or iterator of ndarrays
-        The first axis is the sample axis.
+        The data; the first axis is the sample axis.
     name : str
         The variable's name, for messages.
 
     Raises
     ------
     DtypeError
-        A scalar, an object array, or a dtype that cannot be stored.
+        The data are a scalar or objects, or have a dtype that cannot be stored.
     """
     source = _as_source(data, name)
     try:
@@ -57,7 +57,7 @@ def _as_source(data: Any, name: str) -> Source:
             first = next(data)
         except StopIteration as err:
             raise ShapeError(f"{what}: the iterator yielded no block; an empty array tells dtype and shape") from err
-        # a copy: iterators of other variables may fill the same memory before this one is asked again
+        # a copy: iterators of other variables may reuse the same memory before this one is read again
         block = np.array(as_native(first, f"{what}, block 0 of the iterator"))
         if block.ndim < 1:
             raise DtypeError(
@@ -87,7 +87,7 @@ def _as_source(data: Any, name: str) -> Source:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _FileTexts:
-    """Variable-length texts of an HDF5 file, which h5py reads as objects."""
+    """Variable-length text of an HDF5 file, which h5py reads as objects."""
 
     data: Any
 
@@ -108,7 +108,7 @@ class _FileTexts:
         return chunks
 
     def __getitem__(self, rows: slice) -> Array:
-        """Read some rows."""
+        """Read a slice of rows."""
         return np.asarray(self.data.asstr()[rows], dtype=TEXT)
 
 

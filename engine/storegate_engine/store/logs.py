@@ -1,7 +1,7 @@
-"""Logs: the manifests of a data_id, one file each, and the commit protocol; knows nothing of what a state means.
+"""Logs: the manifests of a data_id, one file each, and the commit protocol; knows nothing of their content.
 
 A state is one JSON file, ``manifests/00000012.json``. It is written with put-if-absent under the next free
-number, then read back: whoever finds its own transaction id there has committed. Nothing is ever overwritten.
+number, then read back: the writer whose transaction id is there has committed. Nothing is ever overwritten.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class StoredLog:
         return f"manifests/{version:08d}.json"
 
     def versions(self) -> list[int]:
-        """Return the versions that are there, ascending."""
+        """Return the existing versions, ascending."""
         names = (_NAME.fullmatch(name) for name in self.location.children("manifests"))
         return sorted(int(name[1]) for name in names if name)
 
     def kept(self) -> list[Manifest | Unreadable]:
-        """Return the kept versions, ascending, also what cannot be read; vacuum may have left some on their way out."""
+        """Return the kept versions, ascending, readable or not; vacuum may still be removing older ones."""
         while True:
             versions, kept_from = self.versions(), 1
             found: list[Manifest | Unreadable] = []
@@ -62,7 +62,7 @@ class StoredLog:
                     found.append(Unreadable(after - 1, _missing(version + 1, after - 1)))
                 found.append(self._read_or_say(version))
                 kept_from, after = max(kept_from, getattr(found[-1], "kept_from", 1)), version
-            if 1 < kept_from < after:  # older stores do not say from where on they keep
+            if 1 < kept_from < after:  # older stores do not record where the kept versions begin
                 found.append(Unreadable(after - 1, _missing(kept_from, after - 1)))
             if not any(isinstance(one, Unreadable) for one in found) or versions[-1] == self.head():
                 return found[::-1]  # else another process committed and vacuumed meanwhile
@@ -79,20 +79,20 @@ class StoredLog:
         while True:
             try:
                 return self.read(head)
-            except SnapshotExpired:  # another process committed and vacuumed between the two looks
+            except SnapshotExpired:  # another process committed and vacuumed between the two reads
                 before, head = head, self.head()
                 if head == before:
                     raise
 
     def newest_readable(self) -> Manifest:
-        """Return the newest version whose manifest can be read; of one that cannot, others still tell."""
+        """Return the newest version whose manifest can be read."""
         for version in reversed(self.versions()):
             with contextlib.suppress(StoreError):
                 return self.read(version)
         return Manifest(0, None)
 
     def head(self) -> int:
-        """Return the newest version, 0 when there is none."""
+        """Return the number of the newest version, 0 if there is none."""
         return max(self.versions(), default=0)
 
     def read(self, version: int) -> Manifest:
@@ -106,19 +106,19 @@ class StoredLog:
         return parse_manifest(content, version, where)
 
     def changed_since(self, version: int) -> bool:
-        """Return whether a newer version may be there; cheap on a file system, False elsewhere."""
+        """Return whether a newer version may exist; cheap on a file system, False elsewhere."""
         return self.location.is_local and not self.is_head(version)
 
     def changed_at(self) -> int | None:
-        """Return when a manifest last came or went, in nanoseconds; None where nothing tells."""
+        """Return when a manifest was last added or removed, in nanoseconds; None if that is not known."""
         entry = self.location.status("manifests") if self.location.is_local else None
         return None if entry is None else entry.st_mtime_ns
 
     def is_head(self, version: int) -> bool:
-        """Return whether a version is the newest, where none is missing; on a file system without a list of them."""
+        """Return whether a version is the newest, if none is missing; on a file system without listing them."""
         if not self.location.is_local or version == 0:
             return self.head() == version
-        # vacuum removes the oldest first: where the next one came and went, this one went before it
+        # vacuum removes the oldest first: if the next one came and went, this one went before it
         return not self._is_there(version + 1) and self._is_there(version)
 
     def _is_there(self, version: int) -> bool:
@@ -127,27 +127,27 @@ class StoredLog:
     def commit(
         self, manifest: Manifest, *, sync: bool = False, check: Callable[[Manifest], None] | None = None
     ) -> None:
-        """Commit a state: put if absent; where it is not certain who did, read back and compare the transaction id.
+        """Commit a state: put if absent; if in doubt, read back and compare the transaction id.
 
         Parameters
         ----------
         manifest : Manifest
             The state.
         sync : bool
-            Whether it must be on the disk when this returns.
+            Whether the state must be on the disk when this returns.
         check : callable, optional
-            Looks at the state as a reader does; what it raises as corrupt is not put.
+            Checks the state as a reader does; if it raises CorruptStoreError, nothing is put.
 
         Raises
         ------
         UnreadableStateError
-            It is larger than what is read, or ``check`` refused it; nothing was put.
+            The state is larger than readers accept, or ``check`` refused it; nothing was put.
         ConflictError
-            Another writer's state is there.
+            Another writer's state is in its place.
         WriteError
-            It cannot be written.
+            The state cannot be written.
         StoreError
-            It was written, but is perhaps not on the disk yet.
+            The state was written, but may not be on the disk yet.
         """
         content = manifest.to_bytes()
         where = self.location / self.key(manifest.version)
@@ -157,7 +157,7 @@ class StoredLog:
                 check(parsed)
         except CorruptStoreError as err:
             raise UnreadableStateError(
-                f"{manifest.operation}: nothing was changed, since nobody could open the store afterwards: {err}; "
+                f"{manifest.operation}: nothing was changed, since the store could not be opened afterwards: {err}; "
                 "compact() the variables first, or use several data_ids"
             ) from err
         if not self.is_head(manifest.version - 1):
@@ -177,8 +177,8 @@ class StoredLog:
     def is_taken_up(self, manifest: Manifest, *, is_put: bool) -> bool:
         """Return whether a manifest that was put is a version, or was one until vacuum removed it.
 
-        Its number may have been taken by others and freed by a vacuum before it was put: then no version follows it,
-        and those that came after do not name it. Vacuum would have removed the version before it first.
+        Other writers may have taken its number, and a vacuum freed it, before it was put: then no version follows it,
+        and later ones do not name it. Vacuum would have removed the version before it first.
         """
         if is_put and manifest.version > 1 and self._is_there(manifest.version - 1):
             return True
@@ -196,12 +196,12 @@ class StoredLog:
         if self._holds(manifest):  # vacuum removes the oldest first: what followed it was gone before it was put
             return self._withdraw(manifest)
         raise StoreError(
-            f"{manifest.operation}: other writers were so much faster that it cannot be told whether version "
-            f"{manifest.version} of {self.location} was theirs or this one; look whether the change is there"
+            f"{manifest.operation}: other writers were so much faster that it is not known whether version "
+            f"{manifest.version} of {self.location} was theirs or this one; check whether the change is there"
         )
 
     def _withdraw(self, manifest: Manifest) -> bool:
-        """Remove a manifest that is no version; return False, for the one who asked whether it is."""
+        """Remove a manifest that did not become a version, and return False."""
         if self._holds(manifest):
             self.location.delete(self.key(manifest.version))
         return False
@@ -215,7 +215,7 @@ class StoredLog:
             ) from err
 
     def _holds(self, manifest: Manifest) -> bool:
-        """Return whether it is this manifest that was committed under its version."""
+        """Return whether this manifest was committed under its version."""
         try:
             return self.read(manifest.version).transaction == manifest.transaction
         except SnapshotExpired:

@@ -1,4 +1,4 @@
-"""Manifests: committed states of a table as JSON that checks itself, and back; knows nothing of what a state means."""
+"""Manifests: committed states of a table as JSON with a checksum, and back; knows nothing of what a state means."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["FORMAT_VERSION", "RECENT_CHARS", "Manifest", "Unreadable", "committe
 
 FORMAT_VERSION = 1
 RECENT = 32
-"""As many transactions before its own are named in a manifest."""
+"""Number of preceding transactions that a manifest names."""
 RECENT_CHARS = 8
-"""As much of each is named: enough to tell one from another writer's."""
+"""Characters of each of their ids: enough to distinguish writers."""
 _MAX_TIME = 253_402_300_800
 """The end of the year 9999, in seconds since 1970."""
 
@@ -31,38 +31,38 @@ def new_transaction() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One committed state, and how it came to be."""
+    """One committed state, and the call that made it."""
 
     version: int
     """Number of the state; 0 is the empty table, which has no file."""
     state: Any
-    """What the table says of itself."""
+    """The state of the table, as JSON."""
     transaction: str = ""
-    """The id with which a writer knows its own commit."""
+    """The id by which a writer recognises its own commit."""
     operation: str = "empty"
     """The call that made the state."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    """The call's arguments, without data."""
+    """The arguments of the call, without data."""
     time: float = 0.0
     """Seconds since 1970-01-01 UTC."""
     rows_added: int = 0
-    """Rows that all phases together have more than in the state before."""
+    """Rows added in all phases together."""
     nbytes_added: int = 0
-    """Bytes of the rows that were stored for it."""
+    """Bytes of the rows stored for this state."""
     recent: tuple[str, ...] = ()
-    """How the transactions of the versions before it begin, the one just before it first: who committed just now finds
-    whether it was taken up, although others went on and vacuumed."""
+    """The beginnings of the ids of the preceding transactions, the latest first; a writer finds out from later
+    manifests whether its own was taken up, even after a vacuum."""
     kept_from: int = 1
-    """The oldest version that vacuum has left."""
+    """The oldest version that is kept."""
     removed: tuple[str, ...] = ()
-    """Segments that a vacuum removes once this is committed: nobody may refer to them again."""
+    """Segments that a vacuum removes after this commit: no later version may refer to them."""
     unsynced: tuple[str, ...] | None = None
-    """Segments of the state that are perhaps not on the disk yet; None where that is not known."""
+    """Segments of the state that may not be on the disk yet; None if that is not known."""
     is_durable: bool = False
-    """Whether it was on the disk itself when it was acknowledged."""
+    """Whether the manifest was on the disk when it was acknowledged."""
 
     def to_bytes(self) -> bytes:
-        """Return the manifest as JSON that carries its own SHA-256."""
+        """Return the manifest as JSON that includes its own SHA-256."""
         document = {
             "format": "storegate",
             "format_version": FORMAT_VERSION,
@@ -87,10 +87,10 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A version whose manifest cannot be read, or the last of several that are missing."""
+    """A version whose manifest cannot be read, or the last one of several missing versions."""
 
     version: int
-    """Its number."""
+    """Version number."""
     problem: str
     """What is wrong."""
 
@@ -103,9 +103,9 @@ def _canonical(document: Mapping[str, Any]) -> str:
 
 
 def _is_as_written(content: bytes, document: Mapping[str, Any], checksum: object) -> bool:
-    """Return whether a manifest is what its checksum is of: the bytes before it, or the document in that form.
+    """Return whether a manifest matches its checksum: of the bytes before it, or of the document in canonical form.
 
-    Older versions of this library wrote manifests in another form than the one that they took the checksum of.
+    Older versions of this library wrote manifests in a different form from the one they hashed.
     """
     before, _, behind = content.rpartition(_CHECKSUM_KEY)
     if (
@@ -122,9 +122,9 @@ def parse_manifest(content: bytes, version: int, where: str) -> Manifest:
     Raises
     ------
     CorruptStoreError
-        Not JSON, not ours, or not the bytes that were written.
+        The content is not JSON, not a manifest, or not the bytes that were written.
     StoreError
-        Written by a newer format.
+        The manifest has a newer format.
     """
     document = documents.load(content, f"manifest {where}")
     if document.get("format") != "storegate":
@@ -166,7 +166,7 @@ _FIELDS: Mapping[str, tuple[tuple[type, ...], Any]] = {
     "unsynced": ((list, type(None)), None),
     "is_durable": ((bool,), False),
 }
-"""The types of what a manifest says, and what holds where it does not; None where it must."""
+"""The type of each field of a manifest, and its default; None if the field is required."""
 
 
 def committed(

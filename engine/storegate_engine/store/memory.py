@@ -24,7 +24,7 @@ COPY_NBYTES = 4 * 2**20
 
 
 class _Gathered:
-    """Rows that are copied together: in place where their number is known, else at the end."""
+    """Rows that are copied together: in place if their number is known, else joined at the end."""
 
     def __init__(self, name: str, source: Source) -> None:
         self._name = name
@@ -38,7 +38,7 @@ class _Gathered:
             own = np.array(rows)
             self._parts.append(own)
         else:
-            if is_text(self._dtype) and not holds_all(self._rows.dtype, rows.dtype):  # lazy text is wider than it said
+            if is_text(self._dtype) and not holds_all(self._rows.dtype, rows.dtype):  # lazy text is wider than declared
                 self._rows = self._rows.astype(np.result_type(self._rows.dtype, rows.dtype))
             own = self._rows[self._done : self._done + len(rows)]
             own[...] = rows
@@ -53,7 +53,7 @@ class _Gathered:
 
 
 class MemoryRepository(Repository):
-    """A table whose rows are ndarrays of this process; travels by value."""
+    """A table whose rows are ndarrays of this process; pickled with its rows."""
 
     backend = "numpy"
     in_memory = True
@@ -90,20 +90,20 @@ class MemoryRepository(Repository):
         )
 
     def store_arrays(self, sources: Mapping[str, Source], written: list[Segment]) -> dict[str, RowArray]:
-        """Write the arrays of some sources, of one segment each time, and note what was written."""
+        """Write sources as arrays of one new segment, and add that to ``written``."""
         values: dict[str, Array] = {}
         for group in grouped(sources):
             values |= self._gather(group)
         return {name: MemoryArray(values[name]) for name in sources}
 
     def _gather(self, group: Mapping[str, Source]) -> dict[str, Array]:
-        """Return the rows of a group of sources as arrays of this repository's own."""
+        """Return the rows of a group of sources as new arrays."""
         first = next(iter(group.values()))
         if isinstance(first, ArraySource) and not self._copy and first.dtype == encoding_of(first.dtype).logical:
             for rows in first.blocks(max(1, COPY_NBYTES // row_nbytes(first.dtype, first.row_shape))):
                 require_text(rows, next(iter(group)))
             return {name: first.values.view() for name in group}
-        if isinstance(first, VariableSource):  # whole: each stored chunk is read once, whatever the order
+        if isinstance(first, VariableSource):  # as a whole, so that each stored chunk is read once in any order
             rows = first.variable.read(0, len(first.variable))
             rows.flags.writeable = False
             return dict.fromkeys(group, rows)
@@ -118,7 +118,7 @@ class MemoryRepository(Repository):
         return in_memory(new)
 
     def commit_changes(self, transaction: Transaction) -> None:
-        """Make what a transaction changes the newest state."""
+        """Commit a transaction as the newest state."""
         self._table = transaction.apply(self._table).within(self.budget_nbytes)
         self._version += 1
         self._operation = transaction.operation

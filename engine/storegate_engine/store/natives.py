@@ -1,7 +1,7 @@
-"""Natives: what callers give as plain ndarrays; refuses values that are missing, and those that numpy would change.
+"""Natives: callers' data as plain ndarrays; refuses missing values, and values that numpy would change.
 
-Other libraries are known by what their objects have, and never imported: pandas and its extension arrays (``isna``),
-pyarrow and polars (``null_count``), numpy's masked arrays.
+Other libraries are recognised by the attributes of their objects, and never imported: pandas and its extension arrays
+(``isna``), pyarrow and polars (``null_count``), numpy's masked arrays.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from storegate_engine.errors import DtypeError, MissingValueError, ShapeError, s
 __all__ = ["as_native", "is_foreign"]
 
 WIDE = 4
-"""Texts in a list become variable-length text where one width for all takes more than this many times their bytes."""
+"""Texts in a list become variable-length text if one width for all would take more than this many times their bytes."""
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
 
 def is_foreign(data: Any) -> bool:
-    """Return whether data are a column or frame of pandas, pyarrow or polars, which is converted as a whole."""
+    """Return whether data are a column or frame of pandas, pyarrow or polars, which are converted as a whole."""
     if _is_lazy(data):
         return False
     is_column = hasattr(data, "to_numpy") and (hasattr(data, "isna") or hasattr(data, "null_count"))
@@ -35,25 +35,25 @@ def _is_arrow_table(data: Any) -> bool:
 
 
 def _is_lazy(data: Any) -> bool:
-    return hasattr(data, "compute") or hasattr(type(data), "dask")  # of the class: a graph may be made when it is asked
+    return hasattr(data, "compute") or hasattr(type(data), "dask")  # on the class: the attribute may build a graph
 
 
 def as_native(data: Any, what: str) -> Array:
-    """Return data as an ndarray of no subclass but memmap; it may share their memory.
+    """Return data as an ndarray, of no subclass except memmap; it may share their memory.
 
     Parameters
     ----------
     data : array-like
-        In memory, or a lazy block that is computed.
+        Data in memory, or a lazy block, which is computed.
     what : str
-        What they are, for messages.
+        A name for the data, for messages.
 
     Raises
     ------
     MissingValueError
         A value is missing: masked, null or NA. NaN and NaT are values.
     DtypeError
-        A list whose values have no dtype in common that leaves them as they are.
+        No common dtype holds all values of a list unchanged.
 
     Examples
     --------
@@ -70,7 +70,7 @@ def as_native(data: Any, what: str) -> Array:
         return _of_columns(data, what)
     if isinstance(data, (list, tuple)):
         return _of_list(data, what)
-    # a memmap knows which pages leave memory again once they are read
+    # a memmap is kept, so that its pages can leave memory once they are read
     values = data if isinstance(data, np.memmap) else np.asarray(data)
     if values.dtype.kind == "T" and values.dtype != TEXT:
         return _plain_text(values, what)
@@ -78,7 +78,7 @@ def as_native(data: Any, what: str) -> Array:
 
 
 def _missing(what: str, found: str, remedy: str) -> MissingValueError:
-    return MissingValueError(f"{what}: {found}, and nothing stored can say so; {remedy}")
+    return MissingValueError(f"{what}: {found}, which cannot be stored; {remedy}")
 
 
 def _unmasked(data: np.ma.MaskedArray[Any, Any], what: str) -> Array:
@@ -89,7 +89,7 @@ def _unmasked(data: np.ma.MaskedArray[Any, Any], what: str) -> Array:
 
 
 def _plain_text(values: Array, what: str) -> Array:
-    """Return text without the options of its dtype, where none of it is missing."""
+    """Return text without the options of its dtype, if no text is missing."""
     missing = getattr(values.dtype, "na_object", None)
     if hasattr(values.dtype, "na_object") and not isinstance(missing, str):
         count = sum(not isinstance(text, str) for text in values.reshape(-1).tolist())
@@ -99,7 +99,7 @@ def _plain_text(values: Array, what: str) -> Array:
 
 
 def _of_columns(data: Any, what: str) -> Array:
-    """Return a column or frame by position, whatever its labels are."""
+    """Return a column or frame by position; labels are ignored."""
     columns = _columns(data)
     if columns is not None:
         parts = [as_native(column, f"{what}, column {at}") for at, column in enumerate(columns)]
@@ -121,7 +121,7 @@ def _of_columns(data: Any, what: str) -> Array:
     if all(isinstance(value, str) for value in values.tolist()):
         return values.astype(TEXT)
     raise DtypeError(
-        f"{what}: values of {dtype or getattr(data, 'type', type(data).__name__)} have no dtype of numpy; convert them "
+        f"{what}: values of {dtype or getattr(data, 'type', type(data).__name__)} have no numpy dtype; convert them "
         "first, with astype or, for times with a zone, tz_localize(None)"
     )
 
@@ -144,7 +144,7 @@ def _n_nulls(data: Any) -> int:
 
 
 _FAMILIES: tuple[tuple[type, ...], ...] = (
-    (np.timedelta64,),  # before the integers, among which numpy counts it
+    (np.timedelta64,),  # before the integers, of which numpy makes it a subclass
     (bool, int, float, complex, np.bool_, np.number),
     (str,),
     (bytes,),
@@ -153,7 +153,7 @@ _FAMILIES: tuple[tuple[type, ...], ...] = (
 
 
 def _of_list(data: list[Any] | tuple[Any, ...], what: str) -> Array:
-    """Return nested lists as numpy has them, where every value stays what it is: no words for numbers, no rounding."""
+    """Return nested lists as numpy does, if every value is unchanged: no numbers as text, no rounding."""
     kinds = _leaf_kinds(data)
     if any(issubclass(kind, np.ndarray) or hasattr(kind, "to_numpy") for kind in kinds):
         parts = [as_native(item, what) for item in data]
@@ -166,7 +166,7 @@ def _of_list(data: list[Any] | tuple[Any, ...], what: str) -> Array:
     families = {at for ats in found for at in ats[:1]}
     if len(families) > 1:
         listed = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise DtypeError(f"{what}: no dtype leaves values of {listed} as they are; make them of one kind first")
+        raise DtypeError(f"{what}: no dtype holds values of {listed} unchanged; convert them to one kind first")
     try:
         values = np.asarray(data)
     except ValueError as err:
@@ -181,7 +181,7 @@ def _of_list(data: list[Any] | tuple[Any, ...], what: str) -> Array:
 
 
 def _text_nbytes(texts: Array) -> int:
-    """Return what texts take where each has its own length: 16 bytes, as `numpy.dtypes.StringDType`, or more."""
+    """Return the bytes of variable-length texts: 16 each, as in `numpy.dtypes.StringDType`, or more."""
     return sum(max(16, len(text.encode(errors="replace"))) for text in texts.reshape(-1).tolist())
 
 
@@ -195,7 +195,7 @@ def _leaf_kinds(data: list[Any] | tuple[Any, ...]) -> set[type]:
 
 
 def _require_whole(data: list[Any] | tuple[Any, ...], what: str, *, is_mixed: bool) -> None:
-    """Refuse integers that become floats where no float is among them, or where one of them is rounded."""
+    """Refuse integers that become floats, unless there are floats among them and none is rounded."""
     for value in np.asarray(data, dtype=object).reshape(-1):
         if isinstance(value, (int, np.integer)) and (not is_mixed or int(float(value)) != int(value)):
             raise DtypeError(
@@ -205,7 +205,7 @@ def _require_whole(data: list[Any] | tuple[Any, ...], what: str, *, is_mixed: bo
 
 
 def _alike(parts: list[Array], what: str) -> list[Array]:
-    """Return arrays in the one dtype that leaves the values of all as they are."""
+    """Return arrays in one dtype that holds the values of all unchanged."""
     dtype = parts[0].dtype
     try:
         for part in parts[1:]:

@@ -1,4 +1,4 @@
-"""Repair: makes the last version of a data_id that opens the newest one; removes and changes nothing."""
+"""Repair: restores the last version of a data_id that opens; removes and changes nothing."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ __all__ = ["repair"]
 
 
 def repair(location: Location, budget_nbytes: int) -> int | None:
-    """Commit the last version that opens again, behind those that do not.
+    """Commit the last version that opens again, after those that do not.
 
     Returns
     -------
     int or None
-        Which version that is; None where the newest one opens.
+        The version that was restored; None if the newest one opens.
 
     Raises
     ------
     CorruptStoreError
-        No version opens.
+        No version can be opened.
     ConflictError
         Another writer committed meanwhile.
     StoreError
-        A later version has a newer format: whoever wrote it can read it.
+        A later version has a newer format, which a newer library can read.
     """
     repository = StoredRepository(location, budget_nbytes=budget_nbytes, pinned=0)
     log, version = repository.log, repository.last_that_opens()
@@ -41,7 +41,7 @@ def repair(location: Location, budget_nbytes: int) -> int | None:
     parent = replace(log.read(version), version=head)
     for later in log.versions():
         if later > version:
-            with contextlib.suppress(CorruptStoreError, SnapshotExpired):  # one of a newer format is no damage
+            with contextlib.suppress(CorruptStoreError, SnapshotExpired):  # a newer format is not damage
                 parent = replace(log.read(later), version=head)
     table = repository.table_at(version)
     manifest = committed(

@@ -1,7 +1,7 @@
-"""Repositories: one data_id's committed table, and the transactions that make its next state.
+"""Repositories: one data_id's committed table, and the transactions on it.
 
-A transaction writes new segments, then commits one edit of the table. Where another writer was first, the edit
-is made again on that writer's table if the variables it read are still the same, else it is a conflict.
+A transaction writes new segments, then commits one edit of the table. If another writer was first, the edit is
+repeated on that writer's table if the variables it read are unchanged; otherwise it is a conflict.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ __all__ = ["Edit", "Repository", "Target", "Transaction", "VersionedRepository"]
 Array: TypeAlias = np.ndarray[Any, Any]
 Edit: TypeAlias = Callable[[Table], Table]
 Target: TypeAlias = tuple[str, str]
-"""A phase and a variable's name."""
+"""A phase and the name of a variable."""
 
 MAX_PIECES = 50
 """A variable with more pieces is merged (208 pieces made a read 7 times slower)."""
 MAX_DEPTH = 8
-"""Permutations in a row that an order composes when it is read; a deeper one becomes an index array."""
+"""An order composes this many nested permutations when it is read; a deeper one becomes an index array."""
 MAX_PARTS = 1024
-"""Orders within one, end to end or nested; one with more becomes an index array."""
+"""Orders that one order may contain, concatenated or nested; one with more becomes an index array."""
 LEAST_PARTS = 8
-"""As many are left however many variables there are: those of an index array, sliced and shuffled."""
+"""Parts that any order may have, however many variables there are: an index array, sliced and shuffled."""
 MAX_ALL_PARTS = 64 * MAX_PARTS
-"""Parts of the orders of all variables: a manifest names each of them."""
+"""Parts of the orders of all variables: a manifest lists each of them."""
 
 _log = logging.getLogger("storegate")
 COMMIT_LOCK = threading.RLock()  # threads that share a repository commit one after the other
@@ -57,18 +57,18 @@ if hasattr(os, "register_at_fork"):
 
 
 class Repository:
-    """The committed table of one data_id, and how rows are written beside it."""
+    """The committed table of one data_id, and how to write rows to it."""
 
     backend: str
-    """``numpy`` where rows lie in memory, ``zarr`` where they lie in storage."""
+    """``numpy`` if rows are in memory, ``zarr`` if they are in storage."""
     in_memory = False
     """Whether rows take memory, of this process or of a cluster's workers, until they are released."""
     writable = True
     durable = False
-    """Whether what is kept is on the disk before it is acknowledged."""
+    """Whether a commit is on the disk before it is acknowledged."""
     budget_nbytes: int
     fingerprints: Location | None = None
-    """Where fingerprints are kept; None where nothing is."""
+    """Where fingerprints are kept; None if they are not."""
 
     @property
     def table(self) -> Table:
@@ -97,7 +97,7 @@ class Repository:
             raise ReadOnlyError(f"{operation}: the store is open with mode='r'; open it with mode='a' to change it")
 
     def refresh(self) -> None:
-        """See what other writers have committed."""
+        """Load what other writers have committed."""
 
     def table_at(self, version: int) -> Table:
         """Return the table of an earlier version.
@@ -105,19 +105,19 @@ class Repository:
         Raises
         ------
         VersionNotFoundError
-            There was no such version, or the repository keeps only the newest.
+            The version never existed, or the repository keeps only the newest one.
         SnapshotExpired
-            It was vacuumed.
+            The version was vacuumed.
         """
         raise NotImplementedError
 
     def require_versions(self, operation: str) -> VersionedRepository:
-        """Return this repository as one whose versions are kept.
+        """Return this repository, if its versions are kept.
 
         Raises
         ------
         VersionNotFoundError
-            It keeps only the newest; the message names the operation that was asked for.
+            The repository keeps only the newest version; the message names the operation.
         """
         raise NotImplementedError
 
@@ -126,9 +126,9 @@ class Repository:
         raise NotImplementedError
 
     def tidy(self, targets: Iterable[Target]) -> None:
-        """Merge the pieces of variables that have too many, and flatten orders that nest too deep.
+        """Merge the pieces of variables that have too many, and flatten orders that are too deep.
 
-        The rows read the same. A conflict leaves them for the next time.
+        The rows do not change. After a conflict, the next call does it.
         """
         table = self.table  # another process may commit at any moment
         max_parts = _max_parts(table)
@@ -141,7 +141,7 @@ class Repository:
             return
         try:
             with self.begin("tidy", variables=sorted({name for _, name in untidy})) as transaction:
-                flat: dict[RowOrder, RowOrder] = {}  # variables of a phase share their order, and its index
+                flat: dict[RowOrder, RowOrder] = {}  # variables of a phase share an order, and so its index
                 for phase, name in untidy:
                     if name not in transaction.table[phase]:
                         continue
@@ -152,12 +152,12 @@ class Repository:
                         tidied = replace(tidied, order=flat[tidied.order])
                     transaction.edit(_put(phase, tidied), reads=[(phase, name)])
         except (ConflictError, LabelError):
-            return  # the table reads the same without it
-        except OSError as err:  # the change itself is committed: it must not look as if it had failed
+            return  # rows do not change, so it can wait
+        except OSError as err:  # the change itself is committed, and must not seem to have failed
             _log.warning("the pieces of %s are not merged yet: %s", sorted({name for _, name in untidy}), err)
 
     def store_arrays(self, sources: Mapping[str, Source], written: list[Segment]) -> dict[str, RowArray]:
-        """Write the arrays of some sources, of one segment each time, and note what was written."""
+        """Write sources as arrays of one new segment, and add that to ``written``."""
         raise NotImplementedError
 
     def _store_index(self, new: NewIndex, written: list[Segment]) -> RowIndex:
@@ -167,32 +167,32 @@ class Repository:
         raise NotImplementedError
 
     def spec(self, name: str, source: Source, n_together: int = 1) -> ArraySpec:
-        """Return how rows would be stored as a new array of a segment, written with others at the same time."""
+        """Return how rows would be stored as a new array of a segment, written together with others."""
         raise NotImplementedError
 
     def commit_changes(self, transaction: Transaction) -> None:
-        """Make what a transaction changes the newest state."""
+        """Commit a transaction as the newest state."""
         raise NotImplementedError
 
     def _changed_by(self, transaction: Transaction, target: Target) -> str:
-        """Return which operation has changed a variable since the transaction began."""
+        """Return the operation that has changed a variable since the transaction began."""
         raise NotImplementedError
 
 
 class VersionedRepository(Repository):
-    """A repository whose versions are kept, with their rows and what is known of these, in one place of a store."""
+    """A repository that keeps its versions, with their rows and fingerprints, in a store."""
 
     def __init__(self, location: Location) -> None:
         self.location = location
         """The directory of the data_id."""
         self.segments = location / "segments"
-        """Where the segments lie."""
+        """The directory of the segments."""
         self.fingerprints: Location = location / FINGERPRINTS
         self.log = StoredLog(location)
-        """Its manifests."""
+        """The manifests."""
 
     def require_versions(self, operation: str) -> VersionedRepository:
-        """Return itself."""
+        """Return this repository."""
         return self
 
 
@@ -206,7 +206,7 @@ def _put(phase: str, variable: Variable) -> Edit:
 
 
 def _max_parts(table: Table) -> int:
-    """Return how many parts an order has at most, where there are so many variables."""
+    """Return the most parts that an order may have, given the number of variables."""
     return min(MAX_PARTS, MAX_ALL_PARTS // max(1, sum(1 for _ in table)))
 
 
@@ -219,12 +219,12 @@ def _is_nested(order: RowOrder, max_parts: int) -> bool:
 
 
 def _flattened(transaction: Transaction, order: RowOrder) -> RowOrder:
-    """Return an order as one stored index array: 4 bytes a row."""
+    """Return an order as one stored index array: 4 bytes per row."""
     return flatten(order, transaction.store_index)
 
 
 def _merged(transaction: Transaction, old: Variable) -> Variable:
-    """Return a variable with its last pieces as one, where it has too many."""
+    """Return a variable with its last pieces merged, if it has too many."""
     if len(old.pieces) <= MAX_PIECES:
         return old
     first = _first_to_merge(old)
@@ -233,9 +233,9 @@ def _merged(transaction: Transaction, old: Variable) -> Variable:
 
 
 def _first_to_merge(variable: Variable) -> int:
-    """Return where the run of pieces to merge starts: each piece in it is not much larger than all behind it.
+    """Return the index of the first piece to merge: no merged piece is much larger than all pieces after it.
 
-    So every row is rewritten only when its piece at least grows by half, and n appends cost O(n log n).
+    A row is rewritten only when its piece grows by at least half, so n appends cost O(n log n).
     """
     sizes = [piece.n_rows for piece in variable.pieces]
     first, total = len(sizes) - 1, sizes[-1]
@@ -256,28 +256,28 @@ class Transaction:
         self.table = repository.table
         """The table on which the transaction began."""
         self.version = repository.version
-        """Its version."""
+        """The version of that table."""
         self.operation = operation
         self.arguments = arguments
         self.repository = repository
-        """Whose table it is."""
+        """The repository of the table."""
         self._edits: list[Edit] = []
         self._reads: list[Target] = []
         self._touched: list[Target] = []
         self._written: list[Segment] = []
         self._open = True
         self.kept_from = 1
-        """The oldest version that stays; what was before it is removed once this is committed."""
+        """The oldest version to keep; earlier ones are removed after the commit."""
         self.removed: tuple[str, ...] = ()
-        """Segments that are removed once this is committed."""
+        """Segments to remove after the commit."""
 
     @property
     def written(self) -> list[str]:
-        """The segments that it has written."""
+        """The segments written by this transaction."""
         return [segment.identifier for segment in self._written]
 
     def store(self, sources: Mapping[str, Source]) -> dict[str, RowArray]:
-        """Write rows block by block into one new segment and return its arrays."""
+        """Write rows block by block into one new segment, and return its arrays."""
         self._require_open()
         return self.repository.store_arrays(sources, self._written)
 
@@ -287,7 +287,7 @@ class Transaction:
         return self.repository._store_index(new, self._written)
 
     def new_segment(self) -> Segment:
-        """Return a new segment of a stored table, for those who write its arrays themselves."""
+        """Return a new segment of a stored table, for callers that write its arrays themselves."""
         self._require_open()
         return self.repository._new_segment(self._written)
 
@@ -297,9 +297,9 @@ class Transaction:
         Parameters
         ----------
         edit : callable
-            Makes the new table from the newest one; called again when another writer was first.
+            Makes the new table from the newest one; called again if another writer was first.
         reads : iterable of (phase, name)
-            Variables that must still be the same then.
+            Variables that must then be unchanged.
         touches : iterable of (phase, name)
             Variables that get more pieces or a deeper order.
         """
@@ -309,7 +309,7 @@ class Transaction:
         self._touched.extend(touches)
 
     def apply(self, table: Table) -> Table:
-        """Return what the edits make of a table.
+        """Return the result of the edits on a table.
 
         Raises
         ------
@@ -335,7 +335,7 @@ class Transaction:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Commit, or remove what was written when something failed."""
+        """Commit, or remove what was written if an exception was raised."""
         self._require_open()
         self._open = False
         if kind is not None:
@@ -354,11 +354,11 @@ class Transaction:
         for segment in self._written:
             try:
                 segment.remove()
-            except OSError as err:  # vacuum finds it; what made the transaction fail matters more
+            except OSError as err:  # vacuum will find it; the error of the transaction matters more
                 _log.warning("segment %s is left behind: %s", segment.location, err)
 
     def sync(self) -> None:
-        """Bring all that was written to the disk."""
+        """Flush everything that was written to the disk."""
         for segment in self._written:
             with writing(segment.location):
                 segment.location.sync()
@@ -368,5 +368,5 @@ class Transaction:
             raise TransactionError(f"the transaction of {self.operation} has ended; begin a new one")
 
 
-# An OSError may come after the manifest was written: then its segments must stay.
+# An OSError may come after the manifest was written; then its segments must stay.
 _CERTAINLY_NOT_COMMITTED = (ValueError, TypeError, ConflictError)

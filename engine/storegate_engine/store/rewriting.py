@@ -1,7 +1,7 @@
-"""Rewrites: the logical rows of stored variables as new arrays in that order; moves each row as rarely as it can.
+"""Rewrites: the logical rows of stored variables as new arrays in that order, with as few moves as possible.
 
-The plan is chosen by bytes, see `plans`. Tasks run in threads, or on the workers of the active dask cluster. A
-rewrite that was killed finds the spill it had written when it is run again.
+The plan is chosen by bytes, see `plans`. Tasks run in threads, or on the workers of the active dask cluster. If a
+rewrite is killed, the next one reuses its spill.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ __all__ = ["blocks_in_order", "plan_rewrite", "rewrite", "write"]
 Array: TypeAlias = np.ndarray[Any, Any]
 
 GATHER_COPIES = 1.3
-"""Copies of the rows of one gather: themselves, and what its tasks have just read."""
+"""Copies of the rows of one gather: the rows, and what its tasks have just read."""
 GATHER_NBYTES = 2 * 2**20
-"""Stored rows that a task of a gather reads at a time, and places while they are in the cache of a core."""
+"""Stored rows that a gather task reads at a time, and places while they are in a core's cache."""
 SPAN_NBYTES = 16 * 2**20
-"""Stored rows that one task of a gather reads in order."""
+"""Stored rows that one gather task reads in order."""
 
 
 def write(change: Transaction, sources: Mapping[str, Source]) -> dict[str, RowArray]:
-    """Write new rows and return their arrays, by name; those of stored variables as :func:`rewrite` does.
+    """Write new rows and return their arrays by name; rows of stored variables are written by :func:`rewrite`.
 
     Raises
     ------
     MemoryBudgetError, SpillError
-        As :func:`rewrite`.
+        See :func:`rewrite`.
     """
     variables = {
         name: source.variable
@@ -63,14 +63,14 @@ def write(change: Transaction, sources: Mapping[str, Source]) -> dict[str, RowAr
 
 
 def rewrite(change: Transaction, variables: Mapping[str, Variable], capacity: Capacity) -> dict[str, RowArray]:
-    """Write logical rows out in order and return the new arrays, by name.
+    """Write logical rows in order, and return the new arrays by name.
 
     Parameters
     ----------
     change : Transaction
-        To whose repository the arrays belong.
+        The transaction whose repository gets the arrays.
     variables : mapping of str to Variable
-        What is written, and under which name.
+        The variables to write, by the names of the new arrays.
     capacity : Capacity
         Memory and threads to plan with.
 
@@ -89,7 +89,7 @@ def rewrite(change: Transaction, variables: Mapping[str, Variable], capacity: Ca
 def _planned(
     repository: Repository, variables: Mapping[str, Variable], capacity: Capacity
 ) -> dict[str, tuple[ArraySpec, Plan]]:
-    """Return what will be written, and how; refuse what does not fit before anything is."""
+    """Return the arrays to write and their plans; raises before writing if one does not fit."""
     specs = {name: repository.spec(name, VariableSource(variable)) for name, variable in variables.items()}
     return {
         name: (spec, plan_rewrite(variables[name], spec.layout.shard_rows, capacity)) for name, spec in specs.items()
@@ -104,7 +104,7 @@ def _move(
     *,
     is_last: bool,
 ) -> dict[str, RowArray]:
-    """Write what was planned; what is read for the last time leaves the page cache."""
+    """Write what was planned; rows read for the last time leave the page cache."""
     plans = {name: plan for name, (_, plan) in planned.items()}
     segment = change.new_segment()
     arrays: dict[str, RowArray] = {}
@@ -127,10 +127,10 @@ def _move(
 
 
 def _moved_together(variables: Mapping[str, Variable], plans: Mapping[str, Plan]) -> list[list[str]]:
-    """Return names in groups whose rows are exchanged together: the same order in tasks of the same size.
+    """Return names in groups whose rows are exchanged together: those with the same order and task size.
 
-    Their places are found and sorted once, which for narrow rows takes longer than moving them. Rows of another
-    width would have segments that are too short or too long.
+    Their destinations are computed and sorted once, which for narrow rows takes longer than moving them. Rows of
+    different widths would make segments that are too short or too long.
     """
     groups: dict[Any, list[str]] = {}
     for name, variable in variables.items():
@@ -142,7 +142,7 @@ def _moved_together(variables: Mapping[str, Variable], plans: Mapping[str, Plan]
 
 
 def plan_rewrite(variable: Variable, shard_rows: int, capacity: Capacity) -> Plan:
-    """Choose with the whole memory for one gather at a time, else with shares for the tasks of an exchange."""
+    """Return the plan: one gather at a time with the whole memory, or else an exchange whose tasks share it."""
     n_rows, budget_nbytes = len(variable), capacity.budget_nbytes
     in_order = variable.order.runs(0, n_rows) is not None
     if not in_order and active_client() is None:
@@ -151,7 +151,7 @@ def plan_rewrite(variable: Variable, shard_rows: int, capacity: Capacity) -> Pla
             return plan
     most = capacity.workers if active_client() is not None else capacity.workers + 2  # some wait for storage
     fitting: list[Plan] = []
-    for workers in range(most, 1, -1):  # fewer tasks at a time may fit, and fewer with more memory save a pass
+    for workers in range(most, 1, -1):  # fewer tasks at a time may fit, or save a pass with more memory each
         with contextlib.suppress(MemoryBudgetError):
             plan = plan_rows(variable, n_rows, budget_nbytes, workers, in_order=in_order, align=shard_rows, passes=3)
             if plan.passes < 3:
@@ -163,7 +163,7 @@ def plan_rewrite(variable: Variable, shard_rows: int, capacity: Capacity) -> Pla
 
 
 def blocks_in_order(variable: Variable, capacity: Capacity) -> Iterator[Array]:
-    """Yield all logical rows in order, each block valid until the next; by an exchange where they do not fit."""
+    """Yield all logical rows in order, each block valid until the next; uses an exchange if they do not fit."""
     plan = plan_rewrite(variable, 1, capacity)
     if plan.kind == "exchange":
         with open_exchange([variable], plan) as exchange:
@@ -178,7 +178,7 @@ def blocks_in_order(variable: Variable, capacity: Capacity) -> Iterator[Array]:
 
 
 def _copy(variable: Variable, array: StoredArray, plan: Plan, progress: Callable[[int], object]) -> list[Written]:
-    """Read and write runs of whole shards, each in a task of its own."""
+    """Read and write runs of whole shards, each in its own task."""
     step = _whole_shards(array, plan.bucket_rows)
     starts = range(0, len(variable), step)
     tasks = (partial(copy_rows, variable, array, lo, min(lo + step, len(variable))) for lo in starts)
@@ -221,7 +221,7 @@ def _gather(
 
 
 def _gathered(variable: Variable, lo: int, hi: int, n_threads: int, *, is_last: bool) -> Array:
-    """Return logical rows ``lo..hi``, by reading the stored ones in order, for the last time or not."""
+    """Return logical rows ``lo..hi``, by reading the stored rows in order; ``is_last`` if for the last time."""
     out = np.empty((hi - lo, *variable.row_shape), variable.dtype)
     stored = variable.stored_rows()
     shard = max((piece.array.shard_rows for piece in stored.pieces), default=1)
@@ -239,24 +239,24 @@ def _gathered(variable: Variable, lo: int, hi: int, n_threads: int, *, is_last: 
         run(tasks, n_threads, here=True)
     except LabelError:
         del out
-        return variable.read(lo, hi)  # names the logical row, unless the label is of a row between the wanted ones
+        return variable.read(lo, hi)  # names the logical row, unless the label belongs to a row between the wanted ones
     return out
 
 
 def ascending(rows: Array, n_stored: int) -> tuple[Array, Array]:
-    """Return row numbers in ascending order, and where each of them was."""
-    if len(rows) > n_stored // 2 and len(rows) < 2**32 - 1:  # a table takes a fraction of the time of sorting
+    """Return row numbers in ascending order, and their former positions."""
+    if len(rows) > n_stored // 2 and len(rows) < 2**32 - 1:  # a table is much faster than sorting
         table = np.zeros(n_stored, np.uint32)  # place + 1, 0 for a row that is absent
         table[rows] = np.arange(1, len(rows) + 1, dtype=np.uint32)
         found = np.flatnonzero(table)
-        if len(found) == len(rows):  # none of them twice
+        if len(found) == len(rows):  # no repeats
             return found, table[found] - np.uint32(1)
     places = stable_argsort(rows)
     return rows[places], places
 
 
 def _place(stored: Variable, wanted: Array, places: Array, out: Array) -> None:
-    """Read the span of stored rows in which the wanted ones lie, a window at a time, and put these in their places."""
+    """Read the span of stored rows that holds the wanted ones, a window at a time, and put these in their places."""
     window = max(1, GATHER_NBYTES // max(1, stored.row_nbytes))
     start, stop = int(wanted[0]), int(wanted[-1]) + 1
     cuts = np.searchsorted(wanted, np.arange(start, stop + window, window)).tolist()
@@ -279,7 +279,7 @@ def _exchange(
     *,
     is_last: bool,
 ) -> list[list[Written]]:
-    """Exchange variables of one order; return what was written of each."""
+    """Exchange variables of one order, and return what was written of each."""
     nbytes = sum(variable.nbytes for variable in variables)
     with open_exchange(variables, plan, lambda share: progress(int(nbytes * share)), is_last=is_last) as exchange:
         starts = ((bucket, bucket * plan.bucket_rows) for bucket in range(plan.n_buckets))
@@ -289,6 +289,6 @@ def _exchange(
 
 
 def collect_and_write(exchange: Exchange, bucket: int, arrays: list[StoredArray], start: int) -> list[Written]:
-    """Write one bucket of every variable to its place in the new arrays; what a task of the last pass does."""
+    """Write one bucket of every variable to its place in the new arrays, as a task of the last pass."""
     collected = exchange.collect(bucket, repeat(workspace()))
     return [write_rows(array, start, rows) for array, rows in zip(arrays, collected, strict=True)]

@@ -1,4 +1,4 @@
-"""Roots: a directory or URL that holds tables, one per data_id; opens, lists and clears, and reads no data."""
+"""Roots: a directory or URL that holds tables, one per data_id; opens, lists and clears, but reads no data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Root:
     Parameters
     ----------
     location : Location
-        Where it lies.
+        The path or URL.
     budget_nbytes : int
         Memory limit of long operations.
     writable : bool
@@ -41,7 +41,7 @@ class Root:
     compressor : tuple of zarr codecs
         How new chunks are compressed.
     chunk_rows : int or None
-        Rows of new chunks; by bytes when None.
+        Rows of new chunks; chosen by bytes if None.
     durable : bool
         Whether a commit is on the disk before it is acknowledged.
     """
@@ -54,17 +54,17 @@ class Root:
     durable: bool = False
 
     def open(self, mode: Literal["a", "r", "r+", "w", "w-", "x"]) -> None:
-        """Check what lies there; create the root, or clear it for ``mode="w"``.
+        """Check what is there; create the root, or clear it for ``mode="w"``.
 
         Raises
         ------
         StoreNotFoundError
-            Nothing is there (``"r"``, ``"r+"``).
+            There is no store (``"r"``, ``"r+"``).
         StoreExistsError
-            A store is there (``"w-"``, ``"x"``).
+            There is a store (``"w-"``, ``"x"``).
         NotAStoreError
-            Something that is not a store of ours, or, for ``"w"``, a store beside which
-            anything else lies: nothing was removed.
+            The directory holds something that is not a StoreGate store or, for ``"w"``, other files
+            beside a store; nothing was removed.
         """
         with opening(self.location):
             self._open(mode)
@@ -72,7 +72,7 @@ class Root:
     def _open(self, mode: str) -> None:
         marker = self.location.read(MARKER)
         found = [] if marker is not None else [name for name in self.location.children() if not self._is_marker(name)]
-        if found:  # of another process, which wrote the marker before anything else but after our first look
+        if found:  # of another process, which wrote the marker first, but after our check
             marker = self.location.read(MARKER)
         if marker is not None:
             _check_marker(marker, self.location)
@@ -82,9 +82,9 @@ class Root:
                 with self.location.locked(shared=False):  # a commit is removed whole, or refused
                     self._require_ours()
                     for child in self.location.children():
-                        if child != MARKER:  # a process that opens the root meanwhile, or after a kill, finds a store
+                        if child != MARKER:  # so that others, and a restart after a kill, find a store
                             self.location.delete(child)
-                    with writing(self.location / MARKER):  # anew: writers see that what they knew is gone
+                    with writing(self.location / MARKER):  # anew, so that writers see that their table is gone
                         self.location.write(MARKER, marker)
         elif mode in ("r", "r+"):
             raise StoreNotFoundError(f"there is no store at {self.location} to open with mode={mode!r}")
@@ -94,13 +94,13 @@ class Root:
                 "nothing was changed, choose an empty or new directory"
             )
         else:
-            # whose it is tells two that make a store at the same time who was first
+            # an owner id decides which of two simultaneous creators was first
             document = {"format": "storegate", "format_version": FORMAT_VERSION, "made_by": uuid.uuid4().hex}
             with writing(self.location / MARKER):
                 self.location.write_if_absent(MARKER, json.dumps(document).encode(), sync=self.durable)
                 if mode in ("w-", "x") and self.location.read(MARKER) != json.dumps(document).encode():
-                    raise self._exists(mode)  # another process made it after our look
-        if self.durable and mode != "r":  # it may be that of a process that did not sync, and so may what leads to it
+                    raise self._exists(mode)  # another process created it after our check
+        if self.durable and mode != "r":  # the marker and its directories may come from a process that did not sync
             with writing(self.location / MARKER):
                 self.location.sync_way(MARKER)
 
@@ -115,12 +115,12 @@ class Root:
         return entry is None or is_marker(entry)  # one that another process wrote has its name by now
 
     def _require_ours(self) -> None:
-        """Refuse to remove what is not provably a store's."""
+        """Refuse to remove anything that is not provably part of a store."""
         if found := strangers(self.location.entries()):
             more = f" and {len(found) - 3} more" if len(found) > 3 else ""
             raise NotAStoreError(
-                f"mode='w' removes a store and nothing else, and {', '.join(found[:3])}{more} in {self.location} is no "
-                "part of one; nothing was changed: move it elsewhere, or choose another directory"
+                f"mode='w' removes only a store; {', '.join(found[:3])}{more} in {self.location} is not part of it; "
+                "nothing was changed: move it elsewhere, or choose another directory"
             )
 
     def data_ids(self) -> list[str]:
@@ -131,11 +131,11 @@ class Root:
         try:
             validate_name(name, "data_id")
             return bool((self.location / name).children("manifests"))
-        except (InvalidNameError, CorruptStoreError):  # a link that leads elsewhere is no table of ours
+        except (InvalidNameError, CorruptStoreError):  # a link that leads elsewhere is not our table
             return False
 
     def repository(self, data_id: str, version: int | None = None) -> StoredRepository:
-        """Return the repository of one data_id, which need not exist yet; or one version of it, as it was."""
+        """Return the repository of one data_id, which need not exist yet, at the newest or at a given version."""
         return StoredRepository(
             self.location / data_id,
             budget_nbytes=self.budget_nbytes,
@@ -152,7 +152,7 @@ def _check_marker(marker: bytes, location: Location) -> None:
         document = documents.load(marker, f"{location}/{MARKER}")
         version = document["format_version"] if document["format"] == "storegate" else None
     except (CorruptStoreError, KeyError) as err:
-        raise NotAStoreError(f"{location}/{MARKER} is not one of ours: {err}") from err
+        raise NotAStoreError(f"{location}/{MARKER} is not a marker of StoreGate: {err}") from err
     if version != FORMAT_VERSION:
         raise StoreError(
             f"{location} has format version {version!r}, and this library reads {FORMAT_VERSION}: "

@@ -1,4 +1,4 @@
-"""Sources: anything that holds rows, as blocks of rows in order; never loads more than a block at a time."""
+"""Sources: rows of any origin, as blocks in order; never loads more than a block at a time."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Source(Protocol):
 
     @property
     def n_rows(self) -> int | None:
-        """The number of rows, None where only the end will tell."""
+        """The number of rows, None if it is known only at the end."""
         ...
 
     @property
@@ -87,20 +87,20 @@ class ArraySource:
         return tuple(self.values.shape[1:])
 
     def blocks(self, block_rows: int) -> Iterator[Array]:
-        """Yield views; pages of a memmap leave memory again when a block has passed."""
+        """Yield views; pages of a memmap leave memory after their block."""
         mapped = _mapping_of(self.values)
         for start in range(0, len(self.values), block_rows):
             yield self.values[start : start + block_rows]
             if mapped is not None:
-                # pages still in use are read again from the page cache, which is cheap; without this a memmap
-                # would stay in memory whole
+                # Pages still in use are read again from the page cache, which is cheap; without this, a whole memmap
+                # would stay in memory.
                 mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _mapping_of(values: Array) -> mmap.mmap | None:
     """Return the file mapping under a memmap whose pages may be dropped at any time."""
     array: Any = values
-    while isinstance(array, np.ndarray):  # a plain view of one has it as its base
+    while isinstance(array, np.ndarray):  # a plain view has its memmap as base
         mapped = getattr(array, "_mmap", None)
         if isinstance(mapped, mmap.mmap):
             return mapped if getattr(array, "mode", "c") != "c" and hasattr(mmap, "MADV_DONTNEED") else None
@@ -131,7 +131,7 @@ class SlicedSource:
         return tuple(int(size) for size in self.values.shape[1:])
 
     def blocks(self, block_rows: int) -> Iterator[Array]:
-        """Yield blocks along the source's own chunks, so that each of them is read or computed once."""
+        """Yield blocks along the source's own chunks, so that each is read or computed once."""
         start = 0
         for stop in self._boundaries(block_rows):
             what = f"rows {start} to {stop}"
@@ -140,7 +140,7 @@ class SlicedSource:
 
     @property
     def least_rows(self) -> int:
-        """The rows of the largest chunk, which is read or computed as a whole."""
+        """Rows of the largest chunk, which is read or computed as a whole."""
         rows = _chunk_rows(self.values)
         return max(rows, default=1) if isinstance(rows, tuple) else min(rows, max(1, self.n_rows))
 
@@ -161,19 +161,19 @@ class SlicedSource:
 
 
 def _chunk_rows(values: Any) -> int | tuple[int, ...]:
-    """Return the rows of one chunk, or those of every chunk (dask and xarray list them)."""
-    # of the class: an xarray variable also offers what its attrs hold under this name
+    """Return the rows of a chunk, or those of every chunk (dask and xarray list them)."""
+    # on the class, since an xarray variable also shows its attrs as attributes
     chunks = values.chunks if hasattr(type(values), "chunks") else None
     if chunks:
         rows: int | tuple[int, ...] = chunks[0]
         return rows
-    xarray = sys.modules.get("xarray")  # who has not imported it has none of its arrays
+    xarray = sys.modules.get("xarray")  # without the import there are none of its arrays
     is_of_xarray = xarray is not None and isinstance(values, (xarray.DataArray, xarray.Variable))
     return _file_chunk_rows(values) if is_of_xarray else 1
 
 
 def _file_chunk_rows(values: xr.DataArray | xr.Variable) -> int:
-    """Return the rows of a chunk of the file that xarray reads: each slice decodes all chunks that it touches."""
+    """Return the rows of a file chunk of an xarray variable: each slice decodes all chunks that it touches."""
     if values._in_memory or not values.shape:
         return 1
     preferred: int | tuple[int, ...] = values.encoding.get("preferred_chunks", {}).get(values.dims[0], 1)
@@ -182,16 +182,16 @@ def _file_chunk_rows(values: xr.DataArray | xr.Variable) -> int:
 
 @dataclass(slots=True, eq=False)
 class StreamSource:
-    """Rows of an iterator of ndarrays; the first block says what they are."""
+    """Rows of an iterator of ndarrays; the first block gives dtype and row shape."""
 
     first: Array
     rest: Iterator[Any]
     n_blocks: int = 0
-    """Blocks that the iterator gave so far."""
+    """Blocks that the iterator has given so far."""
 
     @property
     def n_rows(self) -> None:
-        """Only the end tells."""
+        """None: the number is known only at the end."""
         return None
 
     @property
@@ -216,13 +216,13 @@ class StreamSource:
 
 
 def as_declared(rows: Array, source: Source, what: str, whose: str) -> Array:
-    """Return a block in the dtype that its source has; text may be wider.
+    """Return a block in the dtype of its source; text may be wider.
 
     Raises
     ------
-    ShapeError
+    The rows of the block have another shape.
         Its rows have another shape.
-    DtypeError
+    A value would change.
         A value of it would change.
     """
     dtype = source.dtype
@@ -239,7 +239,7 @@ def as_declared(rows: Array, source: Source, what: str, whose: str) -> Array:
         raise refused from err
     if is_text(dtype):
         return rows
-    own = np.array(rows)  # what is looked at is what is stored
+    own = np.array(rows)  # what is checked is what is stored
     if joined != dtype.newbyteorder("=") or not holds(joined, own):
         raise refused
     return own.astype(joined, copy=False)
@@ -250,9 +250,9 @@ class ColumnSource:
     """One variable of a source of shape ``(N, M, *k)``; see :func:`grouped`."""
 
     whole: Source
-    """What holds all the variables."""
+    """The source of all the variables."""
     column: int
-    """Which of them."""
+    """The position of the variable on axis 1."""
 
     @property
     def n_rows(self) -> int | None:
@@ -282,7 +282,7 @@ class ColumnSource:
 
 
 def grouped(sources: Mapping[str, Source]) -> list[dict[str, Source]]:
-    """Return sources in groups that are read together: the variables of one source, each other source alone."""
+    """Return sources in groups that are read together: the variables of one source, or a single source."""
     groups: dict[int, dict[str, Source]] = {}
     for name, source in sources.items():
         groups.setdefault(id(getattr(source, "whole", source)), {})[name] = source
@@ -290,7 +290,7 @@ def grouped(sources: Mapping[str, Source]) -> list[dict[str, Source]]:
 
 
 def blocks_of_group(group: Mapping[str, Source], block_rows: int) -> Iterator[dict[str, Array]]:
-    """Yield blocks of every source of a group; what they share is read once."""
+    """Yield blocks of all sources of a group, which are read together."""
     first = next(iter(group.values()))
     together = getattr(first, "together", None)
     if together is not None:
@@ -329,7 +329,7 @@ class VariableSource:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class IndexSource:
-    """The entries of an index, worked out part by part."""
+    """The entries of an index, computed part by part."""
 
     index: NewIndex
     row_shape: tuple[int, ...] = ()
@@ -351,9 +351,9 @@ class IndexSource:
 
 
 def text_of(source: Source) -> tuple[float, TextSize | None]:
-    """Return the bytes that the texts of a row take on average, and their size where it is known for certain.
+    """Return the average bytes of the texts of a row, and their size if it is known for certain.
 
-    What the first rows take is a guess; 0 where not even these can be seen.
+    The average is a guess from the first rows; 0 if they cannot be read.
     """
     if source.dtype.kind != "T":
         return 0.0, None
@@ -370,7 +370,7 @@ def text_of(source: Source) -> tuple[float, TextSize | None]:
 
 
 def _text_of_variable(variable: Variable) -> TextSize | None:
-    """Return what the texts of a variable take at most; None for those in memory, or stored by earlier versions."""
+    """Return the largest size of the texts of a variable; None for texts in memory or of earlier versions."""
     n_texts = math.prod(variable.row_shape)
     size = TextSize(0, 0)
     for piece in variable.pieces:

@@ -44,11 +44,11 @@ _log = logging.getLogger("storegate")
 
 
 class _Overtaken(ConflictError):
-    """Rows of a change were vacuumed while it was made: no later version can have them."""
+    """Rows of a change were vacuumed before its commit: no later version can have them."""
 
 
 class StoredRepository(VersionedRepository):
-    """A table in storage; travels as its location and version.
+    """A table in storage; pickled as its location and version.
 
     Parameters
     ----------
@@ -61,11 +61,11 @@ class StoredRepository(VersionedRepository):
     compressor : tuple of zarr codecs
         How new chunks are compressed.
     chunk_rows : int or None
-        Rows of new chunks; by bytes when None.
+        Rows of new chunks; chosen by bytes if None.
     durable : bool
         Whether a commit is on the disk before it is acknowledged.
     pinned : int or None
-        A version to show; it cannot change.
+        A version to show, read-only; None for the newest.
     """
 
     backend = "zarr"
@@ -90,7 +90,7 @@ class StoredRepository(VersionedRepository):
         self._chunk_rows = chunk_rows
         self._synced: set[str] = set()
         self._known: Known = {}
-        self._unchanged_since: int | None = None  # when manifests last came or went, while the table was the newest
+        self._unchanged_since: int | None = None  # last change of the manifests while the table was the newest
         self._has_synced_manifests = False
         self._began = self._generation()
         if pinned is not None:
@@ -105,14 +105,14 @@ class StoredRepository(VersionedRepository):
         return {**state, "_known": {}, "_version": self.version}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Read the table of the version that travelled."""
+        """Read the table of the pickled version."""
         version = state.pop("_version")
         self.__dict__.update(state)
         self._head = self._load(self.log.read(version))
 
     @property
     def table(self) -> Table:
-        """The newest committed table; on a file system what other processes commit is seen at once."""
+        """The newest committed table; on a file system, commits of other processes are seen at once."""
         if self._pinned is None and self.log.changed_since(self.version):
             self.refresh()
         return self._head[1]
@@ -123,14 +123,14 @@ class StoredRepository(VersionedRepository):
         return self._head[0].version
 
     def refresh(self) -> None:
-        """See what other writers have committed; a pinned version stays."""
+        """Load what other writers have committed; a pinned version stays."""
         if self._pinned is None and not self._is_newest():
             self._head = self._load(self.log.newest())
 
     def _is_newest(self) -> bool:
-        """Return whether the table is that of the newest version; manifests are listed only where some came or went.
+        """Return whether the table is that of the newest version; manifests are listed only after a change.
 
-        That no next one is there does not tell it: of a damaged store that one may be missing, and later ones not.
+        A missing next version is not enough: a damaged store may have later ones.
         """
         changed = self.log.changed_at()
         if changed is not None and changed == self._unchanged_since and self.log.is_head(self.version):
@@ -140,7 +140,7 @@ class StoredRepository(VersionedRepository):
         return is_newest
 
     def require_writable(self, operation: str) -> None:
-        """Raise ReadOnlyError unless the table may change: it is not pinned, nor opened with ``mode="r"``."""
+        """Raise ReadOnlyError if the table is pinned to a version or was opened with ``mode="r"``."""
         if self._pinned is not None:
             raise ReadOnlyError(
                 f"{operation}: this is version {self._pinned}, which cannot change; open the store without version=, "
@@ -160,7 +160,7 @@ class StoredRepository(VersionedRepository):
                 f"version {version} is not there: {self.location}/{self.log.key(version)}; the newest is {head}"
             )
         newest = self._head[0] if hasattr(self, "_head") and self.version == head else self.log.newest_readable()
-        if 0 < version < (kept_from := newest.kept_from):  # its file may still be there, but not its rows
+        if 0 < version < (kept_from := newest.kept_from):  # its file may still exist, but not its rows
             raise SnapshotExpired(
                 f"version {version} is not there: {self.location}/{self.log.key(version)}; "
                 f"kept are {kept_from}..{head}, vacuum removed the others"
@@ -172,7 +172,7 @@ class StoredRepository(VersionedRepository):
         self._head = manifest, table.with_compiled()
 
     def _open_newest(self) -> tuple[Manifest, Table]:
-        """Return the newest version; where it cannot be opened, say which one can."""
+        """Return the newest version; if it cannot be opened, the error names one that can."""
         try:
             return self._load(self.log.newest())
         except CorruptStoreError as err:
@@ -185,7 +185,7 @@ class StoredRepository(VersionedRepository):
             ) from err
 
     def last_that_opens(self) -> int | None:
-        """Return the number of the last version that opens, None where none does."""
+        """Return the number of the last version that opens, None if there is none."""
         for version in reversed(self.log.versions()):
             with contextlib.suppress(StoreError):
                 self._load(self.log.read(version))
@@ -201,14 +201,14 @@ class StoredRepository(VersionedRepository):
         return Ingest(self.budget_nbytes, self._chunk_rows, self._scratch)
 
     def _scratch(self) -> Path:
-        """Return where scratch files lie: where it is configured, in the store, or with the user's other ones."""
+        """Return the scratch directory: the configured one, one in the store, or the user's."""
         if (configured := settings.scratch_directory()) is not None:
             return configured
         path = self.location.path
         return user_scratch() if path is None else path / SCRATCH
 
     def store_arrays(self, sources: Mapping[str, Source], written: list[Segment]) -> dict[str, RowArray]:
-        """Write the arrays of some sources, of one segment each time, and note what was written."""
+        """Write sources as arrays of one new segment, and add that to ``written``."""
         return self._ingest.write(sources, self._new_segment(written))
 
     def spec(self, name: str, source: Source, n_together: int = 1) -> ArraySpec:
@@ -225,21 +225,21 @@ class StoredRepository(VersionedRepository):
         return StoredIndex(array)  # type: ignore[arg-type]
 
     def commit_changes(self, transaction: Transaction) -> None:
-        """Make what a transaction changes the newest state."""
+        """Commit a transaction as the newest state."""
         try:
             if self.durable:
                 transaction.sync()
                 self._synced.update(transaction.written)
             self._commit_first_free(transaction)
         except WriteError:
-            if self.location.is_local:  # elsewhere, what was given up may still arrive
+            if self.location.is_local:  # elsewhere, an abandoned write may still arrive
                 transaction.discard()
             raise
 
     def _commit_first_free(self, transaction: Transaction) -> None:
-        # The edits are made on the newest table, and the next number is taken for the result. Where another writer took
-        # it first they are made again on that writer's table, and refused only where it changed what they had read.
-        # Rows are never written again: segments stand where they are, whatever the number.
+        # The edits are made on the newest table, and the result takes the next number. If another writer took that
+        # number first, they are repeated on that writer's table, and refused only if it changed what they had read.
+        # Rows are never written again: segments do not depend on the number.
         for attempt in range(MAX_TRIES):
             parent, before = self._head
             table = transaction.apply(before)
@@ -276,29 +276,29 @@ class StoredRepository(VersionedRepository):
                 self._began, self._head = generation, self._load(self.log.newest())
                 raise ConflictError(
                     f"{transaction.operation}: another opening of {self.location.url} with mode='w' has removed this "
-                    "table meanwhile; nothing was changed: the table is now what is there, try again on that"
+                    "table meanwhile; nothing was changed: the gate now shows the new table, try again on that"
                 )
             self._head = manifest, table.within(self.budget_nbytes)
             self._unchanged_since = self.log.changed_at()
             return
 
     def _generation(self) -> tuple[int, int] | None:
-        """Return what tells whether ``mode="w"`` has cleared the root meanwhile: it writes the marker anew."""
+        """Return an id of the marker, which ``mode="w"`` writes anew when it clears the root."""
         entry = Location(self.location.url).status(MARKER) if self.location.is_local else None
         return None if entry is None else (entry.st_ino, entry.st_mtime_ns)
 
     def _require_readable(self, before: Table, written: Sequence[str], parsed: Manifest) -> None:
-        """Read a state as whoever opens it will, before it is in place: what cannot be opened cannot be mended.
+        """Read a state as readers will, before it is put in place: a state that cannot be opened cannot be repaired.
 
-        What describes an array was looked at when it was written; of arrays from elsewhere, such as those of an earlier
-        version, it is read.
+        The metadata of arrays written here was checked then; that of other arrays, such as those of an earlier version,
+        is read now.
 
         Raises
         ------
         CorruptStoreError
-            It cannot be read, or an array that is new in it.
+            The state, or an array new in it, cannot be read.
         ConflictError
-            An array that is new in it was vacuumed meanwhile.
+            An array new in the state was vacuumed meanwhile.
         """
         table = self._load(parsed)[1]
         new = stored_arrays(table).keys() - stored_arrays(before).keys()
@@ -317,13 +317,13 @@ class StoredRepository(VersionedRepository):
                 ) from err
 
     def _unsynced(self, parent: Manifest, before: Table, table: Table, written: Sequence[str]) -> list[str]:
-        """Return the segments of a new table that are perhaps not on the disk, those of this transaction as given."""
+        """Return the segments of a new table that may not be on the disk, including this transaction's, as given."""
         used, known = ({array.segment for array in stored_arrays(of)} for of in (table, before))
         known = set() if parent.unsynced is None else known.difference(parent.unsynced)
         return sorted(used.difference(known, self._synced) | used.intersection(written))
 
     def _sync(self, parent: Manifest, unsynced: Sequence[str]) -> None:
-        """Bring to the disk what commits without durability have left in the system's memory, once."""
+        """Flush to the disk, once, what commits without durability have left in the system's memory."""
         for identifier in unsynced:
             with writing(self.segments / identifier):
                 (self.segments / identifier).sync()
@@ -334,12 +334,12 @@ class StoredRepository(VersionedRepository):
             self._has_synced_manifests = True
 
     def _require_kept(self, transaction: Transaction, parent: Manifest, table: Table) -> None:
-        """Refuse what a vacuum has removed meanwhile: rows of this transaction, or of the version that it goes back to.
+        """Refuse segments that a vacuum removed meanwhile: of this transaction, or of the version it goes back to.
 
         Raises
         ------
         ConflictError
-            Some of the segments were removed, or a vacuum removed the versions that would tell.
+            Some segments were removed, or the versions that would show it.
         """
         if parent.version == transaction.version:
             return
@@ -347,7 +347,7 @@ class StoredRepository(VersionedRepository):
         for version in range(transaction.version + 1, parent.version + 1):
             try:
                 removed.update(self.log.read(version).removed)
-            except SnapshotExpired:  # with what a vacuum said there
+            except SnapshotExpired:  # with the segments that a vacuum listed there
                 removed.update(transaction.written)
         lost = removed.intersection(array.segment for array in stored_arrays(table))
         if lost or parent.version < transaction.version:

@@ -1,13 +1,13 @@
-"""Vacuum: which versions, segments and left files of a data_id nobody needs any more, and their removal; by age only.
+"""Vacuum: finds versions, segments and leftover files of a data_id that are not needed, and removes them by age.
 
 ::
 
-    1. commit a version that says what goes: versions before one, and segments that none of the others refers to
+    1. commit a version that lists what goes: all versions before one, and segments that no other version refers to
     2. remove their manifests, the oldest first, then those segments
 
-From the first step on nobody goes back to those versions, and a transaction that began before and refers to one of the
-segments is refused. A process killed between any two steps leaves a store that reads the same, and work for the next
-vacuum. Only what `contents` knows as ours is removed; anything else stays, and is named.
+From the first step on, no process goes back to those versions, and a transaction that began earlier and refers to one
+of the segments is refused. A process killed between two steps leaves a store that reads the same, and work for the
+next vacuum. Only files that `contents` knows as ours are removed; all others stay, and are listed.
 """
 
 from __future__ import annotations
@@ -36,38 +36,38 @@ __all__ = ["VacuumResult", "vacuum"]
 
 MAX_TRIES = 100
 CLOCK_SECONDS = 2.0
-"""Clocks of two machines may differ by as much, and the times of files are as coarse."""
+"""The clocks of two machines may differ by this much, and times of files are as coarse."""
 
 
 @dataclass(slots=True)
 class VacuumResult:
-    """What a vacuum has removed, or would remove."""
+    """What a vacuum removed, or would remove."""
 
     versions: list[int] = field(default_factory=list)
     """Versions that can no longer be opened."""
     segments: list[str] = field(default_factory=list)
     """Identifiers of segments that no kept version refers to."""
     scratch: list[str] = field(default_factory=list)
-    """Spill that processes of this machine have left: killed ones, and ones that were asked to."""
+    """Spills left on this machine by killed processes, or kept on request."""
     partial: list[str] = field(default_factory=list)
-    """Files that killed processes had not finished."""
+    """Unfinished files of killed processes."""
     refused: list[str] = field(default_factory=list)
-    """What lies in their places and is not ours: foreign files and directories, links. It stays."""
+    """Foreign files, directories and links in the places of ours; they stay."""
     unreadable: list[int] = field(default_factory=list)
-    """Versions that stay and cannot be read. While there are any no segment goes: it might be one of theirs."""
+    """Kept versions that cannot be read. While there are any, no segment is removed: it might be theirs."""
     nbytes: int = 0
-    """Bytes of all that was removed."""
+    """Bytes removed."""
     dry_run: bool = False
-    """Whether nothing was removed."""
+    """Whether this was a dry run, and nothing was removed."""
 
     def __str__(self) -> str:
-        """Return it as a line for people."""
+        """Return the result as a line of text."""
         verb = "would free" if self.dry_run else "freed"
         text = (
             f"{verb} {format_nbytes(self.nbytes)}: {len(self.versions)} versions, {len(self.segments)} segments, "
             f"{len(self.scratch)} scratch directories, {len(self.partial)} unfinished files"
         )
-        refused = f"; left alone, for it is not ours: {', '.join(self.refused)}" if self.refused else ""
+        refused = f"; not part of the store, left alone: {', '.join(self.refused)}" if self.refused else ""
         unreadable = (
             f"; versions {', '.join(map(str, self.unreadable))} cannot be read, and no rows were removed: repair the "
             "store, or wait until these go by their age"
@@ -80,28 +80,28 @@ class VacuumResult:
 def vacuum(
     repository: VersionedRepository, *, older_than: float, keep_versions: int = 1, dry_run: bool = False
 ) -> VacuumResult:
-    """Remove what nobody needs any more.
+    """Remove what is no longer needed.
 
     Parameters
     ----------
     repository : VersionedRepository
         The data_id.
     older_than : float
-        Seconds. A version goes when a newer one has replaced it for longer, a segment without a version when
-        its last file is older. Should exceed the longest transaction, which is refused when its rows went, and the
-        longest time that a reader keeps a version. Age is told by the clocks of the writers and by that of the file
-        system or object store, whichever says less.
+        Age in seconds. Removes a version if it was replaced longer ago, and a segment without a version if its last
+        file is older. It should exceed the longest transaction, which is refused if its rows are gone, and the longest
+        time that a reader keeps a version. Ages are measured by the clocks of the writers and of the file system or
+        object store; the smaller one counts.
     keep_versions : int
-        As many of the newest versions stay in any case.
+        Number of newest versions to keep in any case.
     dry_run : bool
-        Only say what would go.
+        Only report what would be removed.
 
     Raises
     ------
     ReadOnlyError
         The store was opened with ``mode="r"`` or at one version.
     ValueError
-        A negative age, or no version to keep.
+        The age is negative, or no version would be kept.
     """
     if not older_than >= 0:
         raise ArgumentError(f"older_than is an age of 0 seconds or more, found {older_than!r}")
@@ -114,7 +114,7 @@ def vacuum(
         now = time.time() if dry_run else _now(repository.location)
         try:
             kept = _vacuum_table(repository, found, now - older_than, keep_versions)
-        except (ConflictError, SnapshotExpired):  # another writer committed, or vacuumed: what goes is found again
+        except (ConflictError, SnapshotExpired):  # another writer committed or vacuumed: start again
             if attempt == MAX_TRIES - 1:
                 raise
             continue
@@ -131,13 +131,13 @@ def _vacuum_table(
     repository.refresh()
     location, log = repository.location, repository.log
     head = repository.version
-    begun = set(repository.segments.children())  # before the versions are read: those that come later are not known
+    begun = set(repository.segments.children())  # before the versions are read, so that later segments are left alone
     going, kept = _versions(repository, before, keep_versions)
     if repository.version != head:
         raise ConflictError(f"vacuum: another writer committed to {location} while it looked")
     tables = [table for manifest in kept if (table := _table_at(repository, manifest, found)) is not None]
     used = {array.segment for table in tables for array in stored_arrays(table)}
-    free = sorted(begun - used) if not found.unreadable else []  # nobody knows which rows those need
+    free = sorted(begun - used) if not found.unreadable else []  # an unreadable version may need any of them
     unused = [name for name in free if _is_old_segment(repository.segments, name, before, found)]
     found.versions += going
     found.segments += unused
@@ -154,13 +154,13 @@ def _vacuum_table(
     for version in going:
         location.delete(log.key(version))
     for identifier in unused:
-        repository.segments.delete(f"{identifier}/zarr.json")  # a reader that misses a chunk learns why
+        repository.segments.delete(f"{identifier}/zarr.json")  # so that a reader that misses a chunk learns why
         repository.segments.delete(identifier)
     return tables
 
 
 def _table_at(repository: VersionedRepository, manifest: Manifest | Unreadable, found: VacuumResult) -> Table | None:
-    """Return the table of a version that stays, None where it cannot be read."""
+    """Return the table of a version that stays, None if it cannot be read."""
     if isinstance(manifest, Manifest):
         with contextlib.suppress(CorruptStoreError):
             return repository.table_at(manifest.version)
@@ -169,7 +169,7 @@ def _table_at(repository: VersionedRepository, manifest: Manifest | Unreadable, 
 
 
 def _unless_changed(before: Table, location: Location) -> Edit:
-    """Return an edit that changes nothing, and refuses to be made again on what another writer committed."""
+    """Return an edit that changes nothing, and refuses to be repeated on another writer's commit."""
 
     def edit(table: Table) -> Table:
         if table is not before:
@@ -182,26 +182,26 @@ def _unless_changed(before: Table, location: Location) -> Edit:
 def _versions(
     repository: VersionedRepository, before: float, keep_versions: int
 ) -> tuple[list[int], list[Manifest | Unreadable]]:
-    """Return the versions that go, and those that stay."""
+    """Return the versions to remove, and those to keep."""
     log = repository.log
     there = set(log.versions())
     kept = [manifest for manifest in log.kept() if manifest.version in there]
-    left = [version for version in log.versions() if not kept or version < kept[0].version]  # by one that was killed
+    left = [version for version in log.versions() if not kept or version < kept[0].version]  # by a killed vacuum
     old = 0
-    replaced = 0.0  # a version was replaced no earlier than those before it were
+    replaced = 0.0  # a version was replaced no earlier than those before it
     for at, manifest in enumerate(kept):
         entry = repository.location.entry(log.key(manifest.version))
         by_writer = manifest.time if isinstance(manifest, Manifest) else 0.0
         replaced = max(replaced, _age_mark(by_writer, 0.0 if entry is None else entry.modified))
         if replaced >= before:
-            break  # the one before it was the newest not long ago, and so was everything after that
+            break  # the one before it was the newest not long ago, and so were later ones
         old = at
     old = max(0, min(old, len(kept) - keep_versions))
     return left + [manifest.version for manifest in kept[:old]], kept[old:]
 
 
 def _is_old_segment(segments: Location, identifier: str, before: float, found: VacuumResult) -> bool:
-    """Return whether a segment without a version goes; count its bytes, or name what is not ours."""
+    """Return whether to remove a segment without a version; count its bytes, or list foreign files."""
     itself = segments.entry(identifier) if segments.is_local else None
     entries = [itself] if itself is not None else []
     if itself is None or itself.kind == "directory":
@@ -218,13 +218,13 @@ def _is_old_segment(segments: Location, identifier: str, before: float, found: V
 
 
 def _age_mark(by_writer: float, by_store: float) -> float:
-    """Return when something was written: the later one of two clocks, neither of which can lie in the future."""
+    """Return when something was written: the later time of two clocks, neither of which can be in the future."""
     legal = [mark for mark in (by_writer, by_store) if 0 < mark <= time.time() + CLOCK_SECONDS]
     return max(legal, default=time.time())
 
 
 def _now(location: Location) -> float:
-    """Return the time by this machine's clock, or by that of the file system where it is behind by more than a bit."""
+    """Return the time of this machine's clock, or that of the file system if it is clearly behind."""
     now = time.time()
     if not location.is_local:
         return now
@@ -252,7 +252,7 @@ def _vacuum_fingerprints(repository: VersionedRepository, found: VacuumResult, k
 
 
 def _vacuum_left_files(location: Location, found: VacuumResult, before: float) -> None:
-    """Remove what killed processes have left, on a file system: elsewhere nothing is written in parts."""
+    """Remove leftovers of killed processes, on a file system: elsewhere there are no partial writes."""
     if location.path is None:
         return
     scratch = [location.path / SCRATCH, scratch_directory(), *user_places()]

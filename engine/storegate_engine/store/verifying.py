@@ -1,4 +1,4 @@
-"""Verify: whether all that the kept versions of a data_id refer to is there, decodes, and is what was written.
+"""Verify: checks that everything the kept versions of a data_id refer to exists, decodes, and is unchanged.
 
 Reads every stored row once and changes nothing.
 """
@@ -20,22 +20,22 @@ __all__ = ["CheckResult", "verify"]
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One manifest or array, and what is wrong with it."""
+    """One manifest or array, and its problem, if any."""
 
     key: str
-    """Where it lies, below the data_id; the shard's key where one is known to be wrong."""
+    """Its key below the data_id; the key of a shard if that is damaged."""
     used_by: str
-    """The variables of the newest version that read it; empty where only older versions do."""
+    """The variables of the newest version that use it; empty if only older versions do."""
     nbytes: int
     """Bytes of its rows."""
     problem: str = ""
-    """What is wrong; empty where nothing is."""
+    """What is wrong; empty if nothing is."""
 
 
 def verify(repository: VersionedRepository) -> Iterator[CheckResult]:
     """Check every manifest, and every array that one of them refers to; yield a result for each.
 
-    An array with several wrong shards gives a result for each of them.
+    An array with several damaged shards gives a result for each of them.
     """
     arrays: dict[StoredArray, list[str]] = {}
     kept = repository.log.kept()

@@ -1,18 +1,18 @@
-"""Streams: batches of rows for training that do not go through dask.
+"""Streams: batches of rows for training, read without dask.
 
 What its files know:
 
     stream          batches, resumable and shared by ranks
-    shuffles        how rows are ordered, and which loader gives that order
-    epochs          which rows make which batch of which rank, in every epoch
-    blocks          orders in which rows that lie together are read together
+    shuffles        the order of rows, and the loader for it
+    epochs          the rows of each batch of each rank, in every epoch
+    blocks          orders in which adjacent rows are read together
     quality         how far batches in blocks are from uniform ones
     weights         weights that draw every class equally often
-    states          where a stream is, and whether another one can go on from there
+    states          the place of a stream, and checks before another stream resumes from it
     loops           one loop over a stream, and batches cut out of loads
-    loaders         what loaders are: they read the rows of an epoch into buffers, ahead of the batches
-    span_loaders    rows that lie in runs
-    memory_loaders  any order of rows that fit the memory, or of text that does not
+    loaders         the interface of loaders, which read the rows of an epoch ahead of the batches
+    span_loaders    rows in runs
+    memory_loaders  any order of rows that fit in memory, or of text that does not
     spilled         any order of more rows, by an exchange over spill files
 """
 

@@ -1,21 +1,21 @@
-"""Block orders: rows that lie together are read together, and mixed within rounds; pure, reads nothing.
+"""Block orders: adjacent rows are read together, and mixed within rounds; pure, reads nothing.
 
 The order of an epoch, whose positions are those of `epochs`::
 
     rows are cut into M blocks of b; sigma is a permutation of the blocks, keyed (seed, epoch)
-    R rounds share the blocks evenly: round j = the rows of blocks sigma[M·j//R : M·(j+1)//R], end to end
+    R rounds share the blocks evenly: round j = the rows of blocks sigma[M·j//R : M·(j+1)//R], concatenated
     position p belongs to lane p % 64
-    the rows of a round are cut into 64 slices, one for each lane, as many as the lane has positions in the round
-    tau = the places of the lanes among the slices, a permutation keyed (seed, epoch, j)
+    the rows of a round are cut into 64 slices, one per lane, as long as the lane has positions in the round
+    tau = which slice each lane takes, a permutation keyed (seed, epoch, j)
     lane l takes its slice in a permutation keyed (seed, epoch, j, l)
 
-R is such that rounds have about the blocks that a buffer is meant to have: a last round of less than half of them is
-shared out over the others, because a batch of a short round mixes few blocks.
+R is chosen so that rounds have about the intended number of blocks: a last round with less than half of them
+is shared out over the others, because a batch of a short round mixes few blocks.
 
-Of a step of n positions, sorted by lane in the order 0, 32, 16, 48, … (bits from right to left) and then by position,
-rank r takes ``n·r//world`` to ``n·(r+1)//world - 1``. Neighbouring positions are far from each other in that order, so
-that a rank takes the same lanes from step to step, or nearly: where the world divides 64 and the rows of a step, it
-takes those with ``l % world`` the same, and reads no others.
+The n positions of a step are sorted by lane in the order 0, 32, 16, 48, … (bits from right to left) and then by
+position; rank r takes ``n·r//world`` to ``n·(r+1)//world - 1`` of them. Neighbouring positions are far apart in that
+order, so that a rank takes nearly the same lanes in every step: if the world divides 64 and the rows of a step, it
+takes those with the same ``l % world``, and reads no others.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ Int64Array: TypeAlias = npt.NDArray[np.int64]
 Rows: TypeAlias = npt.NDArray[np.integer[Any]]
 
 BLOCK_NBYTES = 512 * 2**10
-"""Rows of one block, over all variables: as much as a disk reads at its full rate from anywhere."""
+"""Bytes of one block, over all variables: enough for a disk's full rate at random places."""
 ROUND_NBYTES = 64 * 2**20
-"""Rows of one round, and what is known of each of them."""
+"""Bytes of one round, with the order's data about each row."""
 ROW_NBYTES = 64
-"""What is known of each row of a round, as the definition of the order counts it."""
+"""Bytes of the order's data about each row of a round, as its definition counts them."""
 EVEN_VERSION = 3
-"""From this version of orders on rounds are even; before, they were of ``buffer_blocks`` blocks but for the last."""
+"""From this version of orders on, rounds are even; before, all but the last had ``buffer_blocks`` blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +54,13 @@ class Blocks:
     epochs: Epochs
     """Rows, steps and rank."""
     seed: int
-    """The seed."""
+    """The seed of the order."""
     block_rows: int
     """Rows of a block (b)."""
     buffer_blocks: int
-    """Blocks that a round is meant to have (m)."""
+    """Intended blocks of a round (m)."""
     version: int = ORDER_VERSION
-    """See `ORDER_VERSION`."""
+    """The version of the order, see `ORDER_VERSION`."""
 
     def __post_init__(self) -> None:
         if self.block_rows < 1 or self.buffer_blocks < 1:
@@ -71,12 +71,12 @@ class Blocks:
 
     @property
     def n_blocks(self) -> int:
-        """Blocks of the phase (M)."""
+        """Number of blocks of the phase (M)."""
         return -(-self.epochs.n_rows // self.block_rows)
 
     @property
     def round_blocks(self) -> Int64Array:
-        """The blocks before each round, and all of them."""
+        """The number of blocks before each round, and of all."""
         whole, rest = divmod(self.n_blocks, self.buffer_blocks)
         if self.version < EVEN_VERSION:
             return np.minimum(np.arange(whole + (rest > 0) + 1) * self.buffer_blocks, self.n_blocks)
@@ -100,7 +100,7 @@ class Blocks:
         return min(self.round_rows, lanes * -(-self.round_rows // LANES))
 
     def loads(self, epoch: int, step: int) -> Iterator[tuple[int, int, int, int]]:
-        """Yield what `load` takes, for the batches of an epoch from a step on."""
+        """Yield the arguments of `load` for the batches of an epoch, starting at a step."""
         position, stop = step * self.epochs.batch_rows, self.epochs.n_positions
         ends = _rounds(self, epoch)[1]
         while position < stop:
@@ -111,7 +111,7 @@ class Blocks:
             position = upto
 
     def load(self, epoch: int, number: int, position: int, stop: int) -> Load:
-        """Return the load of one round: what this rank has of the positions ``position .. stop - 1``."""
+        """Return the load of one round: this rank's part of the positions ``position .. stop - 1``."""
         sigma, ends = _rounds(self, epoch)
         first, last = ends[number : number + 2].tolist()
         lo, hi = self.round_blocks[number : number + 2]
@@ -121,21 +121,21 @@ class Blocks:
     def _load(
         self, epoch: int, number: int, blocks: Int64Array, first: int, last: int, position: int, stop: int
     ) -> Load:
-        # The round's blocks end to end, cut into slices, of which only those of this rank's lanes are read:
+        # The round's blocks, concatenated and cut into slices; only the slices of this rank's lanes are read:
         #
         #     blocks    | sigma[lo]   | sigma[lo+1] |  ...        | sigma[hi-1] |
         #     slices    | 0     | 1       | 2       |  ...  | 62       | 63     |     bounds
         #     lane l takes slice tau[l]; read in ascending order, so that a chunk of two slices is read once
         #
-        # `_spans` says which logical rows these slices are, and where each part of a slice lies among the rows that
-        # are read, because blocks are read in the order in which they are stored, not in that of sigma.
+        # `_spans` returns the logical rows of these slices, and the place of each part of a slice among the rows read,
+        # since blocks are read in the order in which they are stored, not in that of sigma.
         epochs, k = self.epochs, self.epochs.batch_rows
         begin = position % epochs.n_rows
         own = _own(epochs, position, stop)
         lanes = np.arange(LANES)
         if own is not None:
             lanes = np.unique((begin + np.flatnonzero(own)) % LANES)
-        # a slice is as long as the lane that takes it has positions in this round
+        # a slice is as long as its lane has positions in this round
         counts = _before(last, np.arange(LANES)) - _before(first, np.arange(LANES))
         tau = keyed_permutation(LANES, self.seed, epoch, number, version=self.version)
         bounds = np.zeros(LANES + 1, np.int64)
@@ -144,8 +144,8 @@ class Blocks:
         ascending = np.sort(tau[lanes])
         spans, begins, moved = self._spans(blocks, bounds[ascending], bounds[ascending + 1])
         read = np.concatenate([[0], np.cumsum(np.diff(bounds)[ascending])])
-        # lane after lane, a row for every 64th position; a load that begins in the middle of its round, because it is
-        # of the first rows again or goes on from a state, skips those that the lane has given before
+        # lane after lane, a row for every 64th position; a load that begins in the middle of its round, because it
+        # repeats the first rows or resumes from a state, skips the rows that the lane has given before
         mixed: Rows = np.empty(stop - position, np.uint32 if read[-1] <= 2**32 else np.int64)
         for lane in lanes.tolist():
             lo, hi = read[np.searchsorted(ascending, tau[lane]) :][:2].tolist()
@@ -163,10 +163,10 @@ class Blocks:
     def _uneven_load(
         self, epoch: int, number: int, blocks: Int64Array, first: int, end: int, position: int, stop: int
     ) -> Load:
-        """Return the load of a round as versions 1 and 2 made them.
+        """Return the load of a round in versions 1 and 2.
 
         Slice l of n rows is ``l·n//64 .. (l+1)·n//64 - 1``, lane l takes slice tau[l], the round takes one row of every
-        lane in turn, what the longer lanes have left comes last, and rank r has the lanes with ``l % world == r``.
+        lane in turn, the remaining rows of longer lanes come last, and rank r has the lanes with ``l % world == r``.
         """
         n = end - first
         lanes = np.arange(self.epochs.rank, LANES, self.epochs.world)
@@ -190,7 +190,7 @@ class Blocks:
         k = self.epochs.batch_rows
         places = np.clip(np.arange(position // k, -(-stop // k) + 1) * k, position, stop) - base
         turn = np.minimum(places // LANES, least)
-        left = places - turn * LANES  # lanes that have had their turn, or longer lanes that have come
+        left = places - turn * LANES  # lanes that had their turn, or longer lanes that came before
         come = np.where(
             turn < least,
             np.searchsorted(lanes, np.minimum(left, LANES)),
@@ -205,18 +205,18 @@ class Blocks:
     ) -> tuple[tuple[Span, ...], Int64Array, Int64Array]:
         """Return the logical rows of slices of a round, ascending, and how far each part of the slices moves there.
 
-        Parts are given by where they begin among the rows of the slices, end to end, and where the last one ends.
+        Parts are given by their first rows among the concatenated rows of the slices, and the end of the last one.
         """
         if not len(starts):
             return (), np.zeros(1, np.int64), np.empty(0, np.int64)
-        # Cut at the ends of blocks and of slices, the round is parts that lie within one of each:
+        # Cut at the ends of blocks and of slices, the round consists of parts that lie within one of each:
         #
         #     blocks    | 7           | 2           | 5           |       sigma[lo:hi]
         #     slices    | 0       | 1         | 2                 |       say that 0 and 2 are this rank's
         #     parts     | a       | b | c     | d   | e           |
         #
         # Here a, d and e are read, as d e a: in the order of their blocks, which is that of storage. Each part moves by
-        # as much as it comes to lie further on or back than among the slices.
+        # the difference between its place there and its place among the slices.
         firsts = blocks * self.block_rows
         sizes = np.minimum(self.block_rows, self.epochs.n_rows - firsts)
         ends = np.cumsum(sizes)
@@ -241,7 +241,7 @@ class Blocks:
 
 
 def _placed(first: int, last: int, begins: Int64Array, moved: Int64Array) -> Int64Array:
-    """Return where the rows first .. last - 1 of the slices of a round are among its logical rows."""
+    """Return the places of rows first .. last - 1 of the slices of a round among its logical rows."""
     # a part moves as a whole: by one distance for all of its rows
     lo, hi = np.searchsorted(begins, [first, last], side="right") - 1
     cuts = np.clip(begins[lo : hi + 2], first, last)
@@ -250,7 +250,7 @@ def _placed(first: int, last: int, begins: Int64Array, moved: Int64Array) -> Int
 
 @lru_cache(maxsize=8)
 def _rounds(blocks: Blocks, epoch: int) -> tuple[Int64Array, Int64Array]:
-    """Return the permutation of the blocks, and the positions before each round, and behind the last."""
+    """Return the permutation of the blocks, and the number of positions before each round, and of all."""
     sigma = keyed_permutation(blocks.n_blocks, blocks.seed, epoch, version=blocks.version)
     sizes = np.minimum(blocks.block_rows, blocks.epochs.n_rows - sigma * blocks.block_rows)
     return sigma, np.concatenate([[0], np.cumsum(sizes)])[blocks.round_blocks]
@@ -261,25 +261,25 @@ def _rounds(blocks: Blocks, epoch: int) -> tuple[Int64Array, Int64Array]:
 # ------------------------------------------------------------------------------
 
 _DEAL_ORDER = np.argsort([int(f"{lane:06b}"[::-1], 2) for lane in range(LANES)])
-"""The lanes in the order in which a step's rows are dealt to ranks."""
+"""The lanes in the order in which ranks take the rows of a step."""
 
 
 def _before(positions: Any, lanes: Any) -> Any:
-    """Return how many of the positions 0 .. p-1 of an epoch belong to lanes."""
+    """Return the number of positions 0 .. p-1 of an epoch that belong to each lane."""
     return (positions - lanes + LANES - 1) // LANES
 
 
 def _before_in_turns(epochs: Epochs, positions: Any, lanes: Any) -> Any:
-    """Return the same where positions from the number of rows on are the first ones again."""
+    """Return the same if positions from the number of rows on are the first ones again."""
     turns, rest = np.divmod(positions, max(1, epochs.n_rows))
     return turns * _before(epochs.n_rows, lanes) + _before(rest, lanes)
 
 
 @lru_cache(maxsize=8)
 def _dealt(epochs: Epochs) -> tuple[Int64Array, Int64Array]:
-    """Return which rows of each lane in a step are this rank's: shape (65, 64), the first one and the one behind.
+    """Return which rows of each lane in a step are this rank's: shape (65, 64), the first one and the end.
 
-    Steps differ by ``start % 64``, the row of the tables; the last row is of the last step, which may not be full.
+    Steps differ by ``start % 64``, the row of the tables; the last row is for the last step, which may not be full.
     """
     k, stop = epochs.batch_rows, epochs.n_positions
     last = max(0, epochs.n_steps - 1) * k
@@ -288,7 +288,7 @@ def _dealt(epochs: Epochs) -> tuple[Int64Array, Int64Array]:
     counts = _before(begins + sizes, _DEAL_ORDER) - _before(begins, _DEAL_ORDER)
     counts[-1] = _before_in_turns(epochs, stop, _DEAL_ORDER) - _before_in_turns(epochs, last, _DEAL_ORDER)
     dealt = np.cumsum(counts, axis=1) - counts  # rows of the lanes before
-    # a start that no step has would count lanes as this rank's that it never reads
+    # a start that no step has would include lanes that this rank never reads
     present = np.arange(min(LANES, epochs.n_steps - 1)) * k % LANES
     counts[np.setdiff1d(np.arange(LANES), present)] = 0
     starts, stops = np.empty_like(counts), np.empty_like(counts)
@@ -298,7 +298,7 @@ def _dealt(epochs: Epochs) -> tuple[Int64Array, Int64Array]:
 
 
 def _own(epochs: Epochs, position: int, stop: int) -> npt.NDArray[np.bool_] | None:
-    """Return which of some positions of one round are this rank's, None for all of them."""
+    """Return which positions of one round are this rank's, None for all of them."""
     if epochs.world == 1:
         return None
     k = epochs.batch_rows
@@ -308,7 +308,7 @@ def _own(epochs: Epochs, position: int, stop: int) -> npt.NDArray[np.bool_] | No
         if not stops[:, lane].any():
             continue
         at = (lane - position % epochs.n_rows) % LANES
-        # the lane's own positions; how many it has had in its step says which of them this one is
+        # the positions of the lane; the number before them in the step gives the index of each
         positions = np.arange(position + at, stop, LANES)
         steps = positions // k
         table = np.where(steps == epochs.n_steps - 1, LANES, steps * k % LANES)
@@ -323,18 +323,18 @@ def _own(epochs: Epochs, position: int, stop: int) -> npt.NDArray[np.bool_] | No
 
 
 def default_blocks(n_rows: int, row_nbytes: int, chunk_rows: int, version: int = ORDER_VERSION) -> tuple[int, int]:
-    """Return rows of a block and blocks of a round, from the data alone.
+    """Return the rows of a block and the blocks of a round, from the data alone.
 
     Parameters
     ----------
     n_rows : int
         Rows of the phase.
     row_nbytes : int
-        Bytes of a row of all variables together.
+        Bytes of a row, over all variables.
     chunk_rows : int
-        Rows that the widest variable decodes together.
+        Rows that the variable with the largest chunks decodes together.
     version : int
-        Of the order.
+        The version of the order.
 
     Examples
     --------

@@ -1,16 +1,16 @@
-"""Stream orders: which rows make which batch of which rank, in every epoch; pure, reads nothing.
+"""Stream orders: the rows of each batch of each rank, in every epoch; pure, reads nothing.
 
 An epoch is a sequence of *positions*, each of which stands for a logical row, and *step* s is the positions
-``s·k .. (s+1)·k - 1`` of all ranks together. Which row stands at a position depends on the seed, the epoch, the
-number of rows and, for blocks, on their sizes; never on ranks, threads, memory or time::
+``s·k .. (s+1)·k - 1`` of all ranks together. The row at a position depends on the seed, the epoch, the number of rows
+and, for blocks, on their sizes; never on ranks, threads, memory or time::
 
     in order   position p is row p
     uniform    position p is row permutation(seed, epoch)[p], see `uniform`
-    drawn      position p is a row drawn with its weight, keyed (seed, epoch); rows may come twice or never
+    drawn      position p is a row drawn with its weight, keyed (seed, epoch); rows may be drawn twice or never
     blocks     see `blocks`
 
-Of a step of n positions rank r has ``n·(r+1)//world - n·r//world``: of one that is in order, uniform or drawn those
-from ``n·r//world`` on.
+Of a step of n positions, rank r has ``n·(r+1)//world - n·r//world``; unless in blocks, they are consecutive, from
+``n·r//world`` on.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ Int64Array: TypeAlias = npt.NDArray[np.int64]
 Last: TypeAlias = Literal["split", "drop", "pad"]
 
 LANES = 64
-"""The streams of a round of blocks: the most ranks that can share an epoch."""
+"""Number of lanes of a round of blocks, and so the most ranks that can share an epoch."""
 DRAWN_ROWS = 2**20
-"""Rows that are drawn together."""
+"""Number of rows that are drawn together."""
 TABLE_MAX_ROWS = 2**16
-"""Up to here an epoch's permutation is a list of rows; above, `permutations` computes it from next to nothing. The
-tables of numpy's kind would be kept in a cache, those of every epoch."""
+"""Up to this many rows, the permutation of an epoch is a list of rows; above, `permutations` computes it in little
+memory. numpy's kind is not used: its tables would be cached for every epoch."""
 
 
 # ------------------------------------------------------------------------------
@@ -57,17 +57,17 @@ tables of numpy's kind would be kept in a cache, those of every epoch."""
 
 
 ORDER_VERSION = 3
-"""How seeds and epochs become orders; states of all versions resume. In version 1 the numbers of a key were the words
-of a SeedSequence as they are, which reads (5, 3) and (5, 3, 0) as one key, and so (2**32, 0) and (0, 1). Up to
-version 2 the last round of blocks could be a short one, see `blocks`."""
+"""The version of how seeds and epochs become orders; states of all versions resume. In version 1 the numbers of a key
+were the words of a SeedSequence, which reads (5, 3) and (5, 3, 0), or (2**32, 0) and (0, 1), as one key. Up to
+version 2 the last round of blocks could be short, see `blocks`."""
 MAX_KEY = 2**64
-"""Numbers of a key are below this: each is two words."""
+"""Numbers of a key are below this: each takes two words."""
 _Use: TypeAlias = Literal["permutation", "uniform", "draw", "transform"]
 _USES: dict[_Use, int] = {"permutation": 1, "uniform": 2, "draw": 3, "transform": 4}
 
 
 def _sequence(key: tuple[int, ...], use: _Use, version: int) -> np.random.SeedSequence:
-    """Return what the random bits of a key come from: another for every key, of whatever length, and every use."""
+    """Return the seed sequence of a key: different for each key, of any length, and each use."""
     if version == 1:
         return np.random.SeedSequence(key)
     if not all(0 <= number < MAX_KEY for number in key):
@@ -77,24 +77,24 @@ def _sequence(key: tuple[int, ...], use: _Use, version: int) -> np.random.SeedSe
 
 
 def _random_bits(n: int, key: tuple[int, ...], use: _Use, version: int) -> npt.NDArray[np.uint64]:
-    # raw bits: numpy guarantees the streams of bit generators, but not what its distributions make of them
+    # raw bits: numpy guarantees the streams of bit generators, but not of its distributions
     return np.random.PCG64(_sequence(key, use, version)).random_raw(n)
 
 
 def keyed_permutation(n: int, *key: int, version: int = ORDER_VERSION) -> Int64Array:
-    """Return a permutation of 0 .. n-1 that depends on nothing but ``n`` and the key.
+    """Return a permutation of 0 .. n-1 that depends only on ``n`` and the key.
 
-    Every entry gets 64 random bits, of which the lowest give way to its number, so that no two are equal and
-    their sorted order is one and the same for every sorting algorithm.
+    Every entry gets 64 random bits, the lowest of which are replaced by its number, so that no two are equal and
+    every sorting algorithm gives the same order.
 
     Parameters
     ----------
     n : int
         The length.
     *key : int
-        Numbers below 2**64, how many of them counts too.
+        Numbers below 2**64; their count matters, too.
     version : {3, 2, 1}
-        How they are read, see `ORDER_VERSION`.
+        The version of keys, see `ORDER_VERSION`.
 
     Examples
     --------
@@ -112,7 +112,7 @@ def keyed_permutation(n: int, *key: int, version: int = ORDER_VERSION) -> Int64A
 
 
 def batch_generator(seed: int, epoch: int, step: int, *, rank: int) -> np.random.Generator:
-    """Return the random generator of one batch of one rank, for what is done to it."""
+    """Return the random generator for the transform of one batch of one rank."""
     return np.random.Generator(np.random.PCG64(_sequence((seed, epoch, step, rank), "transform", ORDER_VERSION)))
 
 
@@ -128,8 +128,8 @@ def uniform(order: RowOrder, seed: int, epoch: int, version: int = ORDER_VERSION
 def draw(
     order: RowOrder, weights: npt.NDArray[np.float64], seed: int, epoch: int, version: int = ORDER_VERSION
 ) -> RowOrder:
-    """Return as many rows as an order has, each drawn with its weight and put back."""
-    # the largest weight becomes 0.5 to 1 by a power of two, which rounds nothing: their sum neither overflows nor is
+    """Return a list of as many rows as an order has, drawn with replacement and with weights."""
+    # a power of two scales the largest weight to 0.5 .. 1, without rounding: so the sum neither overflows nor is
     # a subnormal number
     ends = np.cumsum(np.ldexp(weights, -np.frexp(weights.max())[1]))
     last = np.flatnonzero(weights)[-1]
@@ -137,7 +137,7 @@ def draw(
     bits = _random_bits(len(order), (seed, epoch), "draw", version)
     for lo in range(0, len(order), DRAWN_ROWS):
         fractions = (bits[lo : lo + DRAWN_ROWS] >> np.uint64(11)) * 2.0**-53
-        # in ascending order, because a search that goes on from where the last one ended stays in the cache
+        # in ascending order, since a search that continues where the last one ended stays in the cache
         ascending = np.argsort(fractions)
         found = np.searchsorted(ends, fractions[ascending] * ends[-1], side="right")
         drawn[lo + ascending] = np.minimum(found, last)  # rounding may reach the end
@@ -151,18 +151,18 @@ def draw(
 
 @dataclass(frozen=True, slots=True)
 class Epochs:
-    """How many rows there are, and how they make steps."""
+    """The number of rows, and their division into steps."""
 
     n_rows: int
     """Rows of the phase."""
     batch_rows: int
     """Rows of one step of all ranks (k)."""
     last: Last = "split"
-    """A last step that is not full: shorter, dropped, or filled up with the first rows of the epoch."""
+    """A last step that is not full is shorter, dropped, or filled with the first rows of the epoch."""
     rank: int = 0
-    """Which part of every step is wanted."""
+    """The part of every step that this rank gets."""
     world: int = 1
-    """Into how many parts steps are divided."""
+    """The number of parts of a step."""
 
     def __post_init__(self) -> None:
         if self.batch_rows < 1:
@@ -173,32 +173,32 @@ class Epochs:
             raise ArgumentError(f"at most {LANES} ranks (and their workers) share a stream, found world={self.world}")
 
     def within_rows(self) -> Epochs:
-        """Return the same steps with batches that are no larger than what they can hold, which plans count with."""
+        """Return the same steps with batches no larger than the rows, for use in plans."""
         most = {"split": max(1, self.n_rows), "drop": self.n_rows + 1, "pad": self.batch_rows}[self.last]
         return replace(self, batch_rows=min(self.batch_rows, most))
 
     @property
     def n_steps(self) -> int:
-        """Batches of an epoch, the same number on every rank."""
+        """Number of batches of an epoch, the same on every rank."""
         return self.n_rows // self.batch_rows if self.last == "drop" else -(-self.n_rows // self.batch_rows)
 
     @property
     def n_positions(self) -> int:
-        """Positions of an epoch; from ``n_rows`` on they start again with the first."""
+        """Number of positions of an epoch; from ``n_rows`` on they repeat the first ones."""
         full = self.n_steps * self.batch_rows
         return min(full, self.n_rows) if self.last == "split" else full
 
     def part(self, step: int) -> Span:
-        """Return the positions of a step that are this rank's, where ranks take slices of steps."""
+        """Return the positions of a step that are this rank's, if ranks take slices of steps."""
         start = step * self.batch_rows
         n = min(self.batch_rows, self.n_positions - start)
         return Span(start + n * self.rank // self.world, start + n * (self.rank + 1) // self.world)
 
     def workers_with_batches(self, step: int, n_workers: int) -> list[int]:
-        """Return which workers of this rank give a batch of a step: those with rows of it.
+        """Return the workers of this rank that have rows of a step, and so give a batch of it.
 
-        As many of every rank, so that ranks stay in step: where one rank has fewer rows than another, workers of it
-        give empty batches.
+        Every rank has the same number of them, so that ranks stay in step: if one rank has fewer rows than another,
+        some of its workers give empty batches.
         """
         rows = min(self.batch_rows, self.n_positions - step * self.batch_rows)
         ends = [rows * part // (self.world * n_workers) for part in range(self.world * n_workers + 1)]
@@ -213,7 +213,7 @@ class Epochs:
 
 @dataclass(frozen=True, slots=True)
 class Share(Nested):
-    """A rank's slices of every step of an epoch, end to end; the order is that of the epoch."""
+    """A rank's slices of all steps of an epoch, concatenated, in the order of the epoch."""
 
     epochs: Epochs
     """The steps, and the rank."""
@@ -226,7 +226,7 @@ class Share(Nested):
         return k * (epochs.rank + 1) // epochs.world - k * epochs.rank // epochs.world
 
     def start(self, step: int) -> int:
-        """Return the first row of a step; of the step after the last one, the number of rows."""
+        """Return the index of the first row of a step; the number of rows for the step after the last one."""
         if step < self.epochs.n_steps:
             return step * self.step_rows
         if not step:
@@ -239,15 +239,15 @@ class Share(Nested):
 
     @property
     def is_injective(self) -> bool:
-        """Whether no stored row is named twice: not where the first rows fill up the last step."""
+        """Whether no stored row is named twice; False if the first rows fill up the last step."""
         return self.epochs.n_positions <= self.epochs.n_rows and self.order.is_injective
 
     def _positions(self, own: Int64Array) -> Int64Array:
         """Return the positions of rows of this rank."""
-        # Full steps give this rank as many rows each; the last step is divided by itself:
+        # Full steps give this rank equal numbers of rows; the last step is divided separately:
         #
         #     positions    | step 0: rank 0, 1, 2 | step 1: rank 0, 1, 2 | last: 0, 1, 2 |
-        #     own          |         rank 1       |         rank 1       |       1       |    end to end
+        #     own          |         rank 1       |         rank 1       |       1       |    concatenated
         epochs, last = self.epochs, self.epochs.n_steps - 1
         steps = own // self.step_rows if self.step_rows else np.full(own.size, last)
         offset = epochs.batch_rows * epochs.rank // epochs.world
@@ -267,8 +267,8 @@ class Share(Nested):
     def _find(self, stored: Int64Array) -> Int64Array:
         epochs = self.epochs
         if epochs.n_positions > epochs.n_rows:
-            raise NotInvertibleError("an epoch that is filled up with its first rows has these twice")
-        # `_positions` backwards: the step that a position is in, and where it is among the rows of this rank there
+            raise NotInvertibleError("an epoch that is filled up with its first rows repeats them")
+        # `_positions` backwards: the step of a position, and its place among the rows of this rank
         found = self.order._find(stored)
         steps = found // epochs.batch_rows
         out = np.full(found.size, -1, np.int64)
@@ -308,20 +308,20 @@ class Share(Nested):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Load:
-    """Rows that are read together, and the batches that they make."""
+    """Rows that are read together, and their batches."""
 
     spans: tuple[Span, ...]
-    """Logical rows to read, end to end."""
+    """Logical rows to read, concatenated."""
     rows: npt.NDArray[np.integer[Any]]
-    """Which of them the batches take, batch after batch."""
+    """Indices into these rows, batch after batch."""
     cuts: Int64Array
-    """Where each batch begins in ``rows``, and where the last one ends."""
+    """The first index of each batch in ``rows``, and the end of the last one."""
     closed: bool = True
-    """Whether the last batch ends here; else the next load goes on with it."""
+    """Whether the last batch ends here; if not, the next load continues it."""
 
     @property
     def n_rows(self) -> int:
-        """Rows that are read."""
+        """Number of rows to read."""
         return sum(stop - start for start, stop in self.spans)
 
     def logical(self, lo: int, hi: int) -> Int64Array:

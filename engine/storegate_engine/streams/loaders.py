@@ -1,17 +1,17 @@
-"""Loaders: read the rows of a stream's epochs into buffers, ahead of the batches; know no batch's form.
+"""Loaders: read the rows of a stream's epochs into buffers, ahead of the batches; do not know their form.
 
 ========  =====================================================  ====================================
 loader    when                                                   reads
 ========  =====================================================  ====================================
-spans     rows in order, or in blocks, that lie in runs          each chunk once in a load
-memory    any order of rows that fit the budget                  the phase once, for all epochs
-exchange  any order of more rows, see `spilled`                  the phase once an epoch, into spill,
+spans     rows in order or in blocks, stored in runs             each chunk once per load
+memory    any order of rows that fit in the budget               the phase once, for all epochs
+exchange  any order of more rows, see `spilled`                  the phase once per epoch, into a spill,
                                                                  while the epoch before streams
 gather    any order of more text than fits                       each chunk for many loads
 ========  =====================================================  ====================================
 
-A loader yields tasks, in order. Each runs in a thread and returns one `Ready`; at most ``prefetch`` of them run or
-wait while one is consumed, which bounds the memory.
+A loader yields tasks, in order. Each runs in a thread and returns one `Ready`; while one is consumed, at most
+``prefetch`` of them run or wait, which bounds the memory.
 """
 
 from __future__ import annotations
@@ -51,36 +51,36 @@ __all__ = [
 
 Array: TypeAlias = np.ndarray[Any, Any]
 EpochOrder: TypeAlias = Callable[[RowOrder, int], RowOrder]
-"""Rows, and the number of an epoch, to these rows in the order of that epoch."""
+"""Returns rows in the order of an epoch, from the rows and the number of the epoch."""
 
 READERS = 2
-"""Threads that read the parts of a load: more of them wait for one another."""
+"""Threads that read the parts of a load; more of them would wait for one another."""
 PART_NBYTES = 4 * 2**20
 """Bytes of one variable that one thread reads at a time."""
 COPY_NBYTES = 2**20
-"""Small batches are copied together, up to so many bytes: threads hand Python's lock over at every copy."""
+"""Batches up to this many bytes are copied together: each copy hands Python's lock from thread to thread."""
 MOST_WAITING = 1024
-"""Tasks that are handed to the reading threads at a time."""
+"""Tasks handed to the reading threads at a time."""
 
 
 @dataclass(slots=True, eq=False)
 class Ready:
-    """Rows in memory, and the batches that they make."""
+    """Rows in memory, and their batches."""
 
     arrays: list[Array]
     """The rows of every variable."""
     rows: Array | None
-    """Which of them the batches take, batch after batch; None takes them as they lie."""
+    """Indices of the rows of the batches, batch after batch; None takes all rows in order."""
     cuts: list[int]
-    """Where each batch begins, and where the last one ends."""
+    """The first index of each batch, and the end of the last one."""
     closed: bool = True
     """Whether the last batch ends here."""
     release: Callable[[], None] = lambda: None
-    """Called when no batch is taken any more."""
+    """Called when all batches have been taken."""
 
 
 class Threads:
-    """The threads of one iteration; leaving the context ends them, whatever they were doing."""
+    """The threads of one iteration; leaving the context ends them, whatever they do."""
 
     def __init__(self, loads: int) -> None:
         self.loads = ThreadPool(loads, "storegate-stream")
@@ -117,26 +117,26 @@ class Loader(ABC):
     """Makes the loads of a stream."""
 
     loads_at_once = 1
-    """Loads that are made at the same time: the first batch waits for one alone, and this one has all readers."""
+    """Loads made at the same time: the first batch waits for one load, which then has all readers."""
 
     @property
     @abstractmethod
     def projected_nbytes(self) -> int:
-        """The peak memory of reading, the batches in the consumer's hands not included."""
+        """The peak memory of reading, without the batches in the consumer's hands."""
 
     @abstractmethod
     def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
-        """Yield tasks that make the loads of an epoch from a step on, in order."""
+        """Yield tasks that make the loads of an epoch, in order, starting at a step."""
 
     def end(self, epoch: int) -> None:  # noqa: B027 (most have nothing to do)
-        """Make ready for the next epoch; called when all loads of this one were consumed."""
+        """Prepare the next epoch; called when all loads of this one were consumed."""
 
     def close(self, spill_from: int | None = None) -> None:  # noqa: B027
-        """Let go of what is kept from one epoch to the next; leave the spill of this epoch and later ones behind."""
+        """Release what is kept between epochs; leave the spills of epoch ``spill_from`` and later ones on disk."""
 
 
 def ahead(tasks: Iterator[Callable[[], Ready]], pool: ThreadPool, prefetch: int) -> Iterator[Ready]:
-    """Yield what tasks return, in order; ``prefetch`` of them run or wait while one result is consumed."""
+    """Yield the results of tasks, in order; ``prefetch`` tasks run or wait while one result is consumed."""
     running: deque[Pending[Ready]] = deque()
     for task in tasks:
         running.append(pool.submit(task))
@@ -149,7 +149,7 @@ def ahead(tasks: Iterator[Callable[[], Ready]], pool: ThreadPool, prefetch: int)
 def _waited_for(running: Pending[Ready]) -> Ready:
     if running.done() or active_client() is None:
         return running.result()
-    with thread_given_back():  # of a task on a worker: rows may lie on this very worker, and want its thread
+    with thread_given_back():  # of a task on a worker: rows may be on this worker, and need its thread
         return running.result()
 
 
@@ -157,7 +157,7 @@ T = TypeVar("T")
 
 
 def free_one(free: deque[T], make: Callable[[], T]) -> T:
-    """Return memory that is touched already, or new one; threads meet here."""
+    """Return free memory if there is some, else new memory; called by several threads."""
     try:
         return free.popleft()
     except IndexError:
@@ -170,18 +170,18 @@ def row_nbytes_of(variables: Sequence[Variable]) -> int:
 
 
 def together(variables: Sequence[Variable]) -> int:
-    """Return the rows that are copied at a time."""
+    """Return the number of rows that are copied at a time."""
     return max(1, COPY_NBYTES // max(1, row_nbytes_of(variables)))
 
 
 def copied_nbytes(variables: Sequence[Variable], epochs: Epochs) -> int:
-    """Return what the batches take that are copied together, and those before them."""
+    """Return the bytes of the batches that are copied together, and of those before them."""
     batch_rows = -(-epochs.batch_rows // epochs.world)
     return 2 * max(batch_rows, min(together(variables), epochs.n_rows)) * row_nbytes_of(variables)
 
 
 def reading_nbytes(variables: Sequence[Variable], n_rows: int) -> int:
-    """Return what threads hold while they read so many rows: encoded or decoded chunks, and rows to transform."""
+    """Return the bytes that threads hold while they read rows: encoded or decoded chunks, and rows to transform."""
     chunk = max((piece.chunk_nbytes for variable in variables for piece in variable.pieces), default=0)
     moved = sum(moved_row_nbytes(variable) for variable in variables)
     return int(2 * min(READERS * PART_NBYTES * moved // row_nbytes_of(variables), n_rows * moved) + 2 * READERS * chunk)

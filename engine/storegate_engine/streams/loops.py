@@ -17,13 +17,13 @@ __all__ = ["LEFT_OUT", "Loop", "batches_of", "transformed"]
 Array: TypeAlias = np.ndarray[Any, Any]
 
 LEFT_OUT = object()
-"""In the place of a batch that a worker does not give."""
+"""Stands for a batch that a worker does not give."""
 
 T = TypeVar("T")
 
 
 class Loop(Iterator[T]):
-    """One loop over a stream: ends with its epoch, and raises where the stream has gone elsewhere before."""
+    """One loop over a stream; ends with its epoch, and raises if the stream has moved before that."""
 
     def __init__(self, batches: Generator[T, None, None], n_left: int) -> None:
         self._batches = batches
@@ -34,32 +34,32 @@ class Loop(Iterator[T]):
         """Return the next batch."""
         if self._reason is not None:
             raise IterationError(
-                f"a loop over a stream goes on, but {self._reason}: {self._n_left} batches of its epoch would be "
-                "missing; a stream has one loop at a time: leave the first one, or give each a stream of its own "
+                f"a loop over a stream continues, but {self._reason}: {self._n_left} batches of its epoch would be "
+                "missing; a stream has one loop at a time: leave the first one, or give each its own stream "
                 "(copy.copy(stream))"
             )
         try:
             batch = next(self._batches)
-        except StopIteration:  # a worker gives fewer than there are steps
+        except StopIteration:  # a worker gives fewer batches than steps
             self._n_left = 0
             raise
         self._n_left -= 1
         return batch
 
     def stop(self, reason: str | None) -> None:
-        """End the threads; the next batch, if one is left, is an error for this reason, or the end without one."""
+        """End the threads; the next call then raises an error with this reason, or ends the loop if it is None."""
         try:
             self._batches.close()
-        except ValueError as err:  # of a generator that runs
+        except ValueError as err:  # raised by a running generator
             raise IterationError(
-                "a stream is read by another thread; give each thread a stream of its own (copy.copy(stream))"
+                "a stream is read by another thread; give each thread its own stream (copy.copy(stream))"
             ) from err
         if self._n_left:
             self._reason = reason
 
 
 def batches_of(ready: Ready, n_rows: int) -> Iterator[list[Array]]:
-    """Yield the batches of a load as copies, of which small ones share an array of about ``n_rows`` rows."""
+    """Yield the batches of a load as copies; small ones share an array of about ``n_rows`` rows."""
     rows, cuts, first = ready.rows, ready.cuts, 0
     while first < len(cuts) - 1:
         last = max(first + 1, bisect_right(cuts, cuts[first] + n_rows) - 1)
@@ -79,7 +79,7 @@ def transformed(
     generator: Callable[[int], np.random.Generator],
     step: int,
 ) -> Any:
-    """Return what a caller makes of a batch, with the generator of its step; an error says at which step."""
+    """Return the transform of a batch, with the generator of its step; an error names the step."""
     if batch is LEFT_OUT:
         return batch
     try:

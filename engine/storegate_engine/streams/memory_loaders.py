@@ -1,4 +1,4 @@
-"""Memory loaders: any order of rows that fit the budget, or, of text that does not, those of some steps at a time."""
+"""Memory loaders: any order of rows that fit in the budget, or of text that does not, a few steps at a time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["GatherLoader", "MemoryLoader"]
 Array: TypeAlias = np.ndarray[Any, Any]
 
 MEMORY_ROWS = 2**18
-"""Rows in memory whose order is worked out at a time."""
+"""Rows in memory whose order is computed at a time."""
 
 
 class MemoryLoader(Loader):
@@ -53,18 +53,18 @@ class MemoryLoader(Loader):
 
     @property
     def projected_nbytes(self) -> int:
-        """The rows, and the order of some of them."""
+        """The bytes of the rows, and of the order of some of them."""
         rows = self.epochs.n_rows * row_nbytes_of(self.variables)
-        reading = 2 * reading_nbytes(self.variables, self.epochs.n_rows)  # a gather holds windows, and rows of them
-        index = int(self.epochs.n_rows * COPIES * ROW_OVERHEAD_NBYTES)  # a gather's sorting, or a drawn epoch's list
+        reading = 2 * reading_nbytes(self.variables, self.epochs.n_rows)  # a gather holds windows, and rows from them
+        index = int(self.epochs.n_rows * COPIES * ROW_OVERHEAD_NBYTES)  # sorting of a gather, or list of a drawn epoch
         return rows + reading + index
 
     def close(self, spill_from: int | None = None) -> None:
-        """Let go of the rows."""
+        """Release the rows."""
         self._rows = None
 
     def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
-        """Yield a task for every few steps, whose rows' order it works out."""
+        """Yield a task for every few steps, which computes the order of their rows."""
         share = Share(self.order(Range(0, self.epochs.n_rows), epoch), self.epochs)
         n_steps = max(1, MEMORY_ROWS // max(1, share.step_rows))
         for first in range(step, self.epochs.n_steps, n_steps):
@@ -91,9 +91,9 @@ class MemoryLoader(Loader):
 
 
 class GatherLoader(Loader):
-    """Any order of rows that neither fit the memory nor can be spilled, as variable-length text: picked step by step.
+    """Any order of rows that neither fit in memory nor can be spilled, like variable-length text; picked step by step.
 
-    Every chunk is read for each load that wants a row of it, so that an epoch reads the phase many times.
+    Every chunk is read for each load that needs one of its rows, so an epoch reads the phase many times.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class GatherLoader(Loader):
 
     @property
     def projected_nbytes(self) -> int:
-        """The loads that are ready, and the one that is read."""
+        """The bytes of the loads that are ready, and of the one being read."""
         return (2 + self.prefetch) * min(self.epochs.n_rows, self.steps * self.step_rows) * self.row_nbytes
 
     def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:

@@ -17,17 +17,17 @@ __all__ = ["quality_of", "variance_factor", "warn_of"]
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 
 QUALITY_LIMIT = 1.1
-"""A block order whose batches have means of more than so many times the variance of uniform ones gets a warning."""
+"""Batch means that vary more than this many times as much as uniform ones cause a warning."""
 SAMPLED_BLOCKS = 32
-"""Blocks from which the correlation of a label within a block is estimated."""
+"""Number of blocks from which the correlation of a label within a block is estimated."""
 SAMPLES = 64
-"""Places of a short block, and of longer lanes, over which the quality is averaged."""
+"""Number of places of a short block, and of longer lanes, over which the quality is averaged."""
 
 
 def quality_of(blocks: Blocks | None, label: Variable | None) -> float:
-    """Return the variance of a batch's mean over that of a uniform batch; 1 unless in blocks, see `blocks`.
+    """Return the variance of a batch's mean relative to a uniform batch; 1 unless in blocks, see `blocks`.
 
-    Rows of a block are taken to be equal, the worst case, or as correlated as those of the label are.
+    Rows of a block are assumed to be equal, the worst case, or as correlated as those of the label.
     """
     if blocks is None:
         return 1.0
@@ -35,7 +35,7 @@ def quality_of(blocks: Blocks | None, label: Variable | None) -> float:
 
 
 def warn_of(quality: float, blocks: Blocks | None, label: Variable | None, *, stacklevel: int) -> None:
-    """Warn where a quality is not good enough."""
+    """Warn if the batches of a block order are much less random than uniform ones."""
     if blocks is None or quality <= QUALITY_LIMIT:
         return
     known = "if rows of a block are alike" if label is None else "as far as the label tells"
@@ -65,12 +65,12 @@ def _correlation(label: Variable, blocks: Blocks) -> float:
 
 
 def variance_factor(blocks: Blocks, correlation: float) -> float:
-    """Return the variance of the mean of a step's rows, over that of as many rows of a uniform order.
+    """Return the variance of the mean of a step's rows, relative to as many rows of a uniform order.
 
     With batches of k rows, blocks of b and rounds of W it is at most ``1 + ρ(k-1)(b-1)/(W-1)`` for the correlation
-    ρ of rows of a block (Cochran, *Sampling Techniques*, 3rd edition, chapters 8 and 9), and exact here for N rows::
+    ρ of rows of a block (Cochran, *Sampling Techniques*, 3rd edition, chapters 8 and 9), and exactly, for N rows::
 
-        p = the chance that two rows of a step are of one block, over all full steps
+        p = the chance that two rows of a step are from the same block, over all full steps
         c = -(1 + (b-1)ρ) / (N-b)                     correlation of rows of different blocks
         (1 + (k-1)(pρ + (1-p)c)) / (1 - (k-1)/(N-1))
 
@@ -85,10 +85,10 @@ def variance_factor(blocks: Blocks, correlation: float) -> float:
 
 
 def _same_block_pairs(blocks: Blocks) -> float:
-    """Return the expected ordered pairs of rows of one block in a full step, on average over those of an epoch."""
+    """Return the expected ordered pairs of rows of one block in a full step, averaged over the steps of an epoch."""
     k, n_steps, n_blocks = blocks.epochs.batch_rows, blocks.epochs.n_rows // blocks.epochs.batch_rows, blocks.n_blocks
     cuts = blocks.round_blocks
-    # the last block may be a short one, and lanes one row longer; chance puts them anywhere, and shifts blocks by that
+    # the last block may be short, and lanes one row longer; both have random places, and shift blocks
     short = blocks.epochs.n_rows - (n_blocks - 1) * blocks.block_rows
     total = 0.0
     for sample in range(SAMPLES):
@@ -109,7 +109,7 @@ def _same_block_pairs(blocks: Blocks) -> float:
 
 
 def _pairs_in_rounds(sizes: Int64Array, tau: Int64Array, firsts: Int64Array, k: int, stop: int) -> float:
-    """Return the same, all full steps together, of rounds of blocks of these sizes which begin at ``firsts``."""
+    """Return the sum of these over the full steps of rounds with blocks of these sizes, which begin at ``firsts``."""
     lasts = np.minimum(firsts + sizes.sum(), stop)
     firsts, lasts = firsts[firsts < lasts], lasts[firsts < lasts]
     # a round ends a step, has whole ones, and begins another; or is within one
@@ -129,7 +129,7 @@ def _pairs(sizes: Int64Array, tau: Int64Array, positions: Int64Array) -> npt.NDA
     slices = np.searchsorted(bounds, edges[:-1], side="right") - 1
     slice_rows = np.diff(bounds)[slices].astype(np.float64)
     shares, block = np.diff(edges) / slice_rows, np.searchsorted(ends, edges[:-1], side="right")
-    # the chance that two rows of one lane, and of two lanes, are of one block
+    # the chance that two rows of one lane, and of two lanes, are from the same block
     alike = (shares * (np.diff(edges) - 1) / np.maximum(slice_rows - 1, 1)).sum() / LANES
     across = (np.bincount(block, shares) ** 2 - np.bincount(block, shares**2)).sum() / (LANES * (LANES - 1))
     turns, rest = np.divmod(positions, LANES)

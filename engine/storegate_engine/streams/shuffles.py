@@ -1,4 +1,4 @@
-"""Shuffles: how a stream orders its rows, and which loader gives that order at the least cost; reads no rows."""
+"""Shuffles: the order of a stream's rows, and the cheapest loader for it; reads no rows."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shuffle:
-    """How a stream orders rows."""
+    """How a stream orders its rows."""
 
     kind: Literal["none", "uniform", "blocks"]
-    """In logical order, in a uniform order of every epoch, or in blocks."""
+    """In logical order, in a uniform permutation per epoch, or in blocks."""
     seed: int = 0
-    """Of all epochs."""
+    """The seed of the order."""
     block_rows: int | None = None
-    """Rows of a block; None follows from the data."""
+    """Rows of a block; derived from the data if None."""
     buffer_blocks: int | None = None
-    """Blocks of a buffer; None follows from the data."""
+    """Blocks of a buffer; derived from the data if None."""
     label: Variable | None = None
-    """What the quality of a block order is judged by; None supposes the worst."""
+    """The variable that the quality of a block order is judged by; None assumes the worst case."""
     weights: Array | None = None
-    """Draw rows with these weights, instead of taking each once; uniform only."""
+    """Draw rows with these weights instead of taking each once; uniform only."""
     version: int = ORDER_VERSION
-    """How seeds and epochs become orders, see `epochs`."""
+    """The version of how seeds and epochs become orders, see `epochs`."""
 
 
 def loader_of(
@@ -58,7 +58,7 @@ def loader_of(
     *,
     name: Callable[[], str],
 ) -> Loader:
-    """Return what loads the rows: the cheapest loader that can give their order.
+    """Return the cheapest loader that can give the rows in their order.
 
     Parameters
     ----------
@@ -69,26 +69,26 @@ def loader_of(
     shuffle : Shuffle
         The order.
     blocks : Blocks or None
-        What :func:`blocks_of` returned.
+        The result of :func:`blocks_of`.
     budget_nbytes : int
         The memory limit.
     prefetch : int
-        Loads that are read ahead.
+        Number of loads to read ahead.
     name : callable
-        Returns a name of the order, the same in every process that has it.
+        Returns a name for an order, equal in every process with the same order.
 
     Raises
     ------
     MemoryBudgetError
-        The buffers do not fit the budget.
+        The buffers do not fit in the budget.
     ValueError
-        Blocks are asked for of rows that do not lie in blocks.
+        A block order was requested for rows that are not stored in blocks.
     """
     in_runs = all(variable.order.runs(0, len(variable)) is not None for variable in variables)
     if blocks is not None:
         if not in_runs:
             raise ArgumentError(
-                "shuffle='blocks' reads blocks of rows that lie together, but these are shuffled lazily; use "
+                "shuffle='blocks' reads blocks of adjacent rows, but these rows are shuffled lazily; use "
                 "shuffle=True, or compact() the phase after shuffle()"
             )
         return BlockLoader(variables, blocks, budget_nbytes, prefetch)
@@ -105,7 +105,7 @@ def loader_of(
 
 
 def _in_epoch(shuffle: Shuffle, order: RowOrder, epoch: int) -> RowOrder:
-    """Return rows in the order of an epoch that is not in blocks."""
+    """Return rows in the order of an epoch; not for blocks."""
     if shuffle.kind == "none":
         return order
     if shuffle.weights is None:
@@ -114,7 +114,7 @@ def _in_epoch(shuffle: Shuffle, order: RowOrder, epoch: int) -> RowOrder:
 
 
 def blocks_of(variables: Sequence[Variable], epochs: Epochs, shuffle: Shuffle) -> Blocks | None:
-    """Return the blocks of a shuffle, in sizes that follow from the rows where none are given; None without blocks."""
+    """Return the blocks of a shuffle, with sizes derived from the rows unless given; None without blocks."""
     if shuffle.kind != "blocks":
         return None
     widest = max(variables, key=lambda variable: variable.row_nbytes)
@@ -130,18 +130,18 @@ def blocks_of(variables: Sequence[Variable], epochs: Epochs, shuffle: Shuffle) -
 
 
 def order_of(epochs: Epochs, batch_rows: int, shuffle: Shuffle, blocks: Blocks | None) -> StreamOrder:
-    """Return everything that the order of the rows depends on, as it stands in the state of a stream.
+    """Return everything that the order of the rows depends on, for the state of a stream.
 
     Parameters
     ----------
     epochs : Epochs
         The rows.
     batch_rows : int
-        The rows of a step that were asked for, which may be more than there are.
+        The requested rows of a step, which may exceed those of the phase.
     shuffle : Shuffle
         The order.
     blocks : Blocks or None
-        What :func:`blocks_of` returned.
+        The result of :func:`blocks_of`.
     """
     weights = shuffle.weights
     return {

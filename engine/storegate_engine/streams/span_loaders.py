@@ -1,4 +1,4 @@
-"""Span loaders: rows that lie in runs, in order or in blocks; each chunk is read once in a load."""
+"""Span loaders: rows stored in runs, in order or in blocks; each load reads a chunk once."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ __all__ = ["BlockLoader", "RunLoader", "reads_of"]
 Array: TypeAlias = np.ndarray[Any, Any]
 
 FETCH_NBYTES = 64 * 2**10
-"""Bytes of a span, on average, from which on the system is told about it beforehand."""
+"""Mean bytes of a span from which the system is told in advance that it will be read."""
 RUN_NBYTES = 16 * 2**20
-"""Rows of one load that are read in order."""
+"""Bytes of one load of rows in order."""
 ORDER_NBYTES = 5
-"""Bytes of each row of a round while its order is worked out, and of each row that waits in it (measured)."""
+"""Bytes per row of a round while its order is computed, and per row that waits in it (measured)."""
 
 
 class _SpanLoader(Loader):
-    """Reads the spans of loads by many threads into one buffer for every variable, which later loads use again."""
+    """Reads the spans of loads with many threads into one buffer per variable, which later loads reuse."""
 
     def __init__(self, variables: Sequence[Variable], load_rows: int, prefetch: int) -> None:
         self.variables = variables
@@ -50,23 +50,23 @@ class _SpanLoader(Loader):
         return {**self.__dict__, "_free": deque()}
 
     def close(self, spill_from: int | None = None) -> None:
-        """Let go of the memory, which later epochs would use again."""
+        """Release the memory, which later epochs would reuse."""
         self._free.clear()
 
     @property
     def load_nbytes(self) -> int:
-        """Bytes of one load, and of the numbers of its rows."""
+        """Bytes of one load, and of its row numbers."""
         return self.load_rows * (row_nbytes_of(self.variables) + np.dtype(np.intp).itemsize)
 
     @property
     def projected_nbytes(self) -> int:
-        """Every load that is ready or on its way, the planning of some, and what the reading threads hold."""
+        """The bytes of all loads that are ready or being made, of their plans, and of the reading threads."""
         reading = reading_nbytes(self.variables, self.load_rows)
         return (1 + self.prefetch) * self.load_nbytes + self.planning_nbytes + reading
 
     @property
     def planning_nbytes(self) -> int:
-        """Working out which rows a load reads."""
+        """Bytes for computing which rows a load reads."""
         return self.load_rows * ROW_OVERHEAD_NBYTES
 
     def read(self, plan: Callable[[], Load], threads: Threads) -> Ready:
@@ -78,7 +78,7 @@ class _SpanLoader(Loader):
         return Ready(arrays, load.rows, load.cuts.tolist(), load.closed, partial(self._free.append, buffers))
 
     def _fetch(self, load: Load) -> None:
-        """Have the disk work on all of a load at once, where its spans are long enough to be worth it."""
+        """Ask the disk for the whole load at once, if its spans are long enough."""
         for variable in self.variables:
             if load.n_rows * variable.row_nbytes >= FETCH_NBYTES * len(load.spans):
                 variable.will_read(load.spans)
@@ -92,7 +92,7 @@ class _SpanLoader(Loader):
 
 
 def reads_of(variable: Variable, spans: Sequence[tuple[int, int]], out: Array) -> Iterator[Callable[[], object]]:
-    """Yield what reads spans of rows that lie in runs, end to end into ``out``, some at a time."""
+    """Yield tasks that read spans of rows in runs, concatenated into ``out``."""
     done = 0
     for part in _in_parts(spans, max(1, PART_NBYTES // max(1, variable.row_nbytes))):
         n_rows = sum(stop - start for start, stop in part)
@@ -101,7 +101,7 @@ def reads_of(variable: Variable, spans: Sequence[tuple[int, int]], out: Array) -
 
 
 def _in_parts(spans: Sequence[tuple[int, int]], most: int) -> Iterator[list[tuple[int, int]]]:
-    """Yield spans in lists of at most so many rows; longer spans are cut."""
+    """Yield spans in lists of at most ``most`` rows; longer spans are cut."""
     part: list[tuple[int, int]] = []
     room = most
     for start, stop in spans:
@@ -117,12 +117,12 @@ def _in_parts(spans: Sequence[tuple[int, int]], most: int) -> Iterator[list[tupl
 
 
 def _read_part(variable: Variable, spans: Sequence[tuple[int, int]], out: Array) -> None:
-    """Read spans in this thread, beside others of ours."""
+    """Read spans in this thread, while others of ours read, too."""
     variable.read_spans(spans, out, alone=True)
 
 
 class BlockLoader(_SpanLoader):
-    """Rounds of blocks: each is one load, or several where a whole one does not fit, which read its chunks again."""
+    """Rounds of blocks: each is one load or, if it does not fit, several, which read its chunks again."""
 
     def __init__(self, variables: Sequence[Variable], blocks: Blocks, budget_nbytes: int, prefetch: int) -> None:
         super().__init__(variables, blocks.share_rows, prefetch)
@@ -141,12 +141,12 @@ class BlockLoader(_SpanLoader):
             what=f"a block shuffle with {1 + prefetch} buffers of {blocks.buffer_blocks} blocks of {blocks.block_rows} "
             f"rows, read in parts of one batch of {epochs.batch_rows} rows,",
             remedy="raise budget= (or storegate.memory-limit), or lower prefetch=, the batch size or buffer_blocks=; "
-            "the latter is another order of the rows",
+            "a lower buffer_blocks= changes the order of the rows",
         )
 
     @property
     def planning_nbytes(self) -> int:
-        """The order of a round, which is worked out whole, and which of its rows are this rank's."""
+        """Bytes for the order of a round, which is computed as a whole, and for which rows are this rank's."""
         n_rows = self.blocks.share_rows + (self.blocks.round_rows if self.blocks.epochs.world > 1 else 0)
         return n_rows * ORDER_NBYTES
 
@@ -173,7 +173,7 @@ class BlockLoader(_SpanLoader):
 
 
 class RunLoader(_SpanLoader):
-    """Steps of rows in order, some at a time."""
+    """Steps of rows in order, a few at a time."""
 
     def __init__(self, variables: Sequence[Variable], epochs: Epochs, budget_nbytes: int, prefetch: int) -> None:
         self.share = Share(Range(0, epochs.n_rows), epochs)

@@ -25,14 +25,14 @@ from storegate_engine.threads import Pending
 __all__ = ["ExchangeLoader"]
 
 COUNTS_NBYTES = 24
-"""Bytes of each bucket in a scatter task: its count, and where its part begins and ends."""
+"""Bytes per bucket of a scatter task: its count, and the begin and end of its part."""
 EXCHANGE_UNITS = 5.5
-"""Buckets in memory beside those that are ready: those that are placed, and the copies of one task of the next scatter
+"""Buckets in memory besides those that are ready: those being placed, and the copies of one task of the next scatter
 (measured)."""
 
 
 class ExchangeLoader(Loader):
-    """Rows spilled in the order of their epoch; the next epoch's are scattered while this one's are collected."""
+    """Rows spilled in the order of their epoch; the next epoch is scattered while this one is collected."""
 
     loads_at_once = 2
 
@@ -65,12 +65,12 @@ class ExchangeLoader(Loader):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travel without the spill, and without memory."""
+        """Travel without spill and memory."""
         empty: dict[str, Any] = {name: deque() for name in ("_waiting", "_scattering", "_collecting")}
         return {**self.__dict__, "_following": None, **empty}
 
     def _plan(self, budget_nbytes: int) -> tuple[int, list[int]]:
-        """Return the steps of one bucket, and the rows of a scatter task of each variable."""
+        """Return the steps per bucket, and the rows of a scatter task of each variable."""
         free = budget_nbytes - reserved_nbytes(budget_nbytes)
         free -= min(free // 4, copied_nbytes(self.variables, self.epochs))
         unit = SHARE * free / (self.prefetch + EXCHANGE_UNITS)
@@ -85,7 +85,7 @@ class ExchangeLoader(Loader):
 
     @property
     def projected_nbytes(self) -> int:
-        """The buckets that are ready, one that is placed, and one task of the next scatter with its count of each."""
+        """The bytes of the ready buckets, one being placed, and one task of the next scatter with its counts."""
         step_rows = max(1, -(-self.epochs.batch_rows // self.epochs.world))
         bucket = self.steps * step_rows * (row_nbytes_of(self.variables) + ROW_OVERHEAD_NBYTES)
         maps = (
@@ -96,7 +96,7 @@ class ExchangeLoader(Loader):
         return int(((self.prefetch + EXCHANGE_UNITS - COPIES) * bucket + COPIES * (max(maps) + counts)) / SHARE)
 
     def close(self, spill_from: int | None = None) -> None:
-        """Remove the spill, or leave what a later process finds again; and let go of the memory."""
+        """Remove the spill, or leave it for a later process; and release the memory."""
         if spill_from is not None and all(map(is_stored, self.variables)):
             self._spills.keep(lambda epoch: epoch >= spill_from)
         self._following = None
@@ -105,9 +105,9 @@ class ExchangeLoader(Loader):
             kept.clear()
 
     def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
-        """Scatter what is not yet, then yield a task for every bucket."""
-        # While an epoch is collected the next one is scattered, into files of the one before it, which nobody reads any
-        # more:
+        """Scatter what remains, then yield a task per bucket."""
+        # While an epoch is collected the next one is scattered, into files of the one before, which are no longer
+        # needed:
         #
         #     epoch 0    scatter | collect ...........| files become those of 2
         #     epoch 1            | scatter .......... | collect ...........|
@@ -124,13 +124,13 @@ class ExchangeLoader(Loader):
             yield partial(self._collect, exchange, share, number, max(step, number * self.steps))
 
     def end(self, epoch: int) -> None:
-        """Help to scatter the next epoch, and wait until it is."""
+        """Help to scatter the next epoch, and wait until that is done."""
         self._work(lambda: False)
         if self._following is not None:
             self._following.result()
 
     def exchange_of(self, epoch: int) -> Exchange:
-        """Return the exchange of an epoch, over what this or a killed process has scattered of it."""
+        """Return the exchange of an epoch, reusing what this or a killed process has scattered of it."""
         spill = self._spills.open(epoch, self.variables[0], partial(self._plan_name, epoch))
         shares = {
             order: Share(self.order(order, epoch), self.epochs)
@@ -146,20 +146,20 @@ class ExchangeLoader(Loader):
         )
 
     def _plan_name(self, epoch: int) -> str:
-        """Return a name for the spill of an epoch: the same in every process that would write the same."""
+        """Return a name for the spill of an epoch, equal in every process that would write the same spill."""
         if not all(map(is_stored, self.variables)):
             return uuid.uuid4().hex
         rows = [token_of(variable, map_rows) for variable, map_rows in zip(self.variables, self.map_rows, strict=True)]
         return Spills.plan(self.name, repr(self.epochs), self.steps, epoch, rows)
 
     def _tasks_of(self, step: Step, exchange: Exchange, epoch: int) -> Iterator[Callable[[], object]]:
-        """Yield the tasks of a step, each when it is begun: a store may claim any number of rows."""
+        """Yield the tasks of a step, each made when it begins: a store may claim any number of rows."""
         share = partial(_share, self.order, self.epochs, epoch)
         for number in range(step.n_tasks):
             yield partial(_run_task, exchange, step, number, share, self._scattering)
 
     def _prepare(self, exchange: Exchange, epoch: int, threads: Threads) -> None:
-        """Run all steps in one thread, while another epoch streams, whose end helps with the last one, see `end`."""
+        """Run all steps in one thread while another epoch streams; its end helps with the last step, see `end`."""
         *before, last = exchange.steps()
         for step in before:
             for task in self._tasks_of(step, exchange, epoch):
@@ -172,7 +172,7 @@ class ExchangeLoader(Loader):
             self._spills.clear_spare(epoch)
 
     def _work(self, stopped: Callable[[], bool]) -> None:
-        """Run tasks that wait; several threads may."""
+        """Run waiting tasks; several threads may."""
         while not stopped():
             try:
                 task = self._waiting.popleft()
@@ -197,7 +197,7 @@ def _share(order: EpochOrder, epochs: Epochs, epoch: int) -> Share:
 
 @contextlib.contextmanager
 def _named_rows(share: Callable[[], Share]) -> Iterator[None]:
-    """Name the logical row of a bad label, where an exchange knows its place in the epoch."""
+    """Name the logical row of a bad label, if an exchange knows its place in the epoch."""
     try:
         yield
     except LabelError as err:
@@ -207,7 +207,7 @@ def _named_rows(share: Callable[[], Share]) -> Iterator[None]:
 def _run_task(
     exchange: Exchange, step: Step, number: int, share: Callable[[], Share], spaces: deque[Workspace]
 ) -> None:
-    """Run one task; it waits among those of its stream, and must not keep that."""
+    """Run one task; it waits in a list of its stream, and must not keep that alive."""
     space = free_one(spaces, Workspace)
     with _named_rows(share):
         exchange.run(step, number, space, alone=True)

@@ -1,4 +1,4 @@
-"""States: where a stream is, as a small dict of JSON, and whether a stream can go on from there."""
+"""States: the place of a stream as a small JSON dict, and checks before another stream resumes from it."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ __all__ = [
 ]
 
 FORMAT = 2
-"""The version of `Stream.state_dict`. In version 1 the names of the data depended on where the store lay: they are not
-compared, but the version of the table is."""
+"""The version of `Stream.state_dict`. In version 1 the names of the data depended on the place of the store: they are
+not compared, but the version of the table is."""
 
 
 class StreamOrder(TypedDict):
     """Everything that the order of the rows of a stream depends on."""
 
     rows: int
-    """Rows of an epoch."""
+    """Number of rows of an epoch."""
     batch_size: int
-    """Rows of a step that were asked for."""
+    """The requested rows of a step."""
     last: str
     """What happens to a last step that is not full."""
     shuffle: str
-    """How rows are ordered."""
+    """The kind of order."""
     seed: int
-    """Of all epochs."""
+    """The seed of the order."""
     streams: int
-    """Lanes over which a buffer of blocks is dealt."""
+    """Number of lanes of a buffer of blocks."""
     keys: int
     """The version of how seeds and epochs become orders."""
     block_rows: int | None
@@ -51,20 +51,20 @@ class StreamOrder(TypedDict):
 
 
 class StreamState(TypedDict):
-    """Where a stream is; JSON can say it."""
+    """The place of a stream, as JSON."""
 
     format: int
     """The version of these states."""
     epoch: int
-    """The epoch that is read."""
+    """The current epoch."""
     step: int
-    """The batches of it that were given out."""
+    """Batches of the epoch that were given."""
     version: int
-    """The version of the table that the rows are of."""
+    """The version of the table that the rows belong to."""
     data: list[list[str | None]]
-    """A name for each variable's content, None for what cannot be known again."""
+    """A name for each variable's content; None if it has none, like rows in memory."""
     order: StreamOrder
-    """What the order of the rows depends on."""
+    """Everything that the order of the rows depends on."""
 
 
 def state_of(epoch: int, step: int, version: int, variables: Sequence[Variable], order: StreamOrder) -> StreamState:
@@ -73,13 +73,13 @@ def state_of(epoch: int, step: int, version: int, variables: Sequence[Variable],
     Parameters
     ----------
     epoch, step : int
-        The place.
+        The place of the stream.
     version : int
-        The version of the table that the variables are of.
+        The version of the table that the variables belong to.
     variables : sequence of Variable
         The rows.
     order : StreamOrder
-        What `shuffles.order_of` returned.
+        The result of `shuffles.order_of`.
     """
     return {
         "format": FORMAT,
@@ -92,16 +92,16 @@ def state_of(epoch: int, step: int, version: int, variables: Sequence[Variable],
 
 
 def data_of(variables: Sequence[Variable]) -> list[list[str | None]]:
-    """Return a name for each variable's content, None for what cannot be known again: rows in memory."""
+    """Return a name for each variable's content; None for rows in memory, which have none."""
     return [[variable.name, key_of(variable) if is_stored(variable) else None] for variable in variables]
 
 
 def require_state(state: object) -> StreamState:
-    """Return the state of a stream; what no stream returned is refused."""
+    """Return the state of a stream; anything else is refused."""
     given = state if isinstance(state, Mapping) else {}
     found = given.get("format") if isinstance(state, Mapping) else shown(state)
     if type(found) is not int or not 1 <= found <= FORMAT:
-        raise StreamStateError(f"the state of a stream has format {FORMAT}, found {found!r}; it was not made here")
+        raise StreamStateError(f"the state of a stream has format {FORMAT}, found {found!r}; it was made elsewhere")
     kinds = {"epoch": int, "step": int, "version": int, "order": Mapping, "data": Sequence}
     wrong = [key for key, kind in kinds.items() if not isinstance(given.get(key), kind) or isinstance(given[key], bool)]
     wrong += [key for key in ("epoch", "step") if key not in wrong and given[key] < 0]
@@ -114,13 +114,13 @@ def require_state(state: object) -> StreamState:
 
 
 def version_in(state: StreamState, default: int) -> int:
-    """Return the version of orders that a state is of, where it is an older one of ours, else the default."""
+    """Return the version of orders of a state if it is an older one of ours, else the default."""
     found = state["order"].get("keys", 1)  # the first version did not name itself
     return found if found in range(1, ORDER_VERSION) else default
 
 
 def require_order(state: StreamState, own: StreamOrder) -> None:
-    """Refuse the state of a stream of another order."""
+    """Refuse a state of a different order."""
     theirs: dict[str, object] = {"keys": 1, **state["order"]}
     if differing := {name: value for name, value in own.items() if value != theirs.get(name)}:
         listed = ", ".join(f"{name} {theirs.get(name)!r} (here {value!r})" for name, value in differing.items())
@@ -128,7 +128,7 @@ def require_order(state: StreamState, own: StreamOrder) -> None:
 
 
 def require_data(state: StreamState, variables: Sequence[Variable], version: int) -> None:
-    """Refuse the state of a stream of other variables, or of other rows of these."""
+    """Refuse a state of other variables, or of other rows of these."""
     names = [variable.name for variable in variables]
     if (found := [name for name, _ in state["data"]]) != names:
         raise StreamStateError(

@@ -1,7 +1,7 @@
 """Streams: batches of rows for a training loop, resumable and shared by ranks; never reads through dask.
 
-What is in which batch is decided by `epochs`, and how the rows come into memory by `loaders`. A stream
-holds its variables, which are immutable: what happens to the table later does not reach it.
+`epochs` decides which rows are in which batch, and `loaders` bring them into memory. A stream holds its variables,
+which are immutable: later changes of the table do not affect it.
 """
 
 from __future__ import annotations
@@ -39,45 +39,45 @@ __all__ = ["Stream"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 T = TypeVar("T")
-"""What is given: an array, a list of arrays, a dict of them, or what a transform makes of one of these."""
+"""The type of a batch: an array, a list of arrays, a dict of arrays, or the result of a transform."""
 Form: TypeAlias = Callable[[list[Array]], Any]
 Transform: TypeAlias = Callable[[Any, np.random.Generator], Any]
 
 
 class Stream(Generic[T]):
-    """Batches of some variables, epoch after epoch; iterate over it once for every epoch.
+    """Batches of some variables, epoch after epoch; iterate over it once per epoch.
 
-    Made by ``gate[phase][var_names].batches(...)``. ``for batch in stream`` gives the rest of the current epoch. With
-    its last batch the stream goes on to the next epoch, whether or not the loop asks for more. ``len(stream)`` is the
-    number of batches of a whole epoch, the same on every rank. A stream has one loop at a time.
+    Made by ``gate[phase][var_names].batches(...)``. ``for batch in stream`` gives the rest of the current epoch. After
+    its last batch the stream is at the next epoch, whether or not the loop asks for more. ``len(stream)`` is the number
+    of batches of a whole epoch, the same on every rank. A stream has one loop at a time.
 
     Parameters
     ----------
     variables : sequence of Variable
-        With equal numbers of rows.
+        Variables with equal numbers of rows.
     epochs : Epochs
-        The rows of a batch, and which part of it is wanted.
+        The rows of a step, and the part of this rank.
     shuffle : Shuffle
         The order of the rows.
     form : callable
-        Makes what is given out of the list of arrays of a batch.
+        Makes the result from the list of arrays of a batch.
     budget_nbytes : int
         The memory limit.
     epoch : int
         The first epoch.
     prefetch : int
-        Loads that are read ahead.
+        Number of loads to read ahead.
     version : int
-        The version of the table that the variables are of.
+        The version of the table that the variables belong to.
     transform : callable, optional
-        Makes what is given out of a batch and a random generator of its own, in the reading threads.
+        Makes the result from a batch and a random generator, in the reading threads.
 
     Raises
     ------
     ShapeError
-        The variables have different numbers of rows, or the weights another one.
+        The variables, or the weights, have different numbers of rows.
     MemoryBudgetError
-        The buffers do not fit the budget.
+        The buffers do not fit in the budget.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Stream(Generic[T]):
         self._step = 0
         self._quality: float | None = None
         self._gives = (True, True)
-        """Whether there is a batch of a full step, and of the last one, where no row of it is of this part."""
+        """Whether a full step, and the last one, give a batch; not if this worker has no rows of it."""
         self._blocks = blocks_of(self._variables, self._epochs, shuffle)
         self.loader = self._choose()
         """What brings the rows into memory; its class says how."""
@@ -137,16 +137,16 @@ class Stream(Generic[T]):
         """Return everything that the order of the rows depends on."""
         return order_of(self._epochs, self._batch_rows, self._shuffle, self._blocks)
 
-    # What it is
+    # Attributes
 
     @property
     def epoch(self) -> int:
-        """The epoch that is read, or that the next iteration begins."""
+        """The current epoch, or the one that the next iteration begins."""
         return self._epoch
 
     @property
     def step(self) -> int:
-        """The batches of the current epoch that were given out."""
+        """Number of batches of the current epoch that were given."""
         return self._step
 
     @property
@@ -161,7 +161,7 @@ class Stream(Generic[T]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The variables, in the order in which a batch has them."""
+        """The names of the variables, in the order of a batch."""
         return tuple(variable.name for variable in self._variables)
 
     @property
@@ -171,26 +171,26 @@ class Stream(Generic[T]):
 
     @property
     def projected_nbytes(self) -> int:
-        """The peak memory of an epoch, the batches that the consumer keeps not included."""
+        """The peak memory of an epoch, without the batches that the consumer keeps."""
         copied = copied_nbytes(self._variables, self._epochs)
         return reserved_nbytes(self.budget_nbytes) + self.loader.projected_nbytes + copied
 
     @property
     def quality(self) -> float:
-        """The variance of a batch's mean over that of a uniform batch; 1 unless in blocks, see `blocks`.
+        """The variance of a batch's mean relative to a uniform batch; 1 unless in blocks, see `blocks`.
 
-        Rows of a block are taken to be equal, the worst case, or as correlated as those of the label are.
+        Rows of a block are assumed to be equal, the worst case, or as correlated as those of the label.
         """
         if self._quality is None:
             self._quality = quality_of(self._blocks, self._shuffle.label)
         return self._quality
 
     def warn_of_quality(self, *, stacklevel: int = 2) -> None:
-        """Warn where the quality is not good enough."""
+        """Warn if the batches are much less random than uniform ones."""
         warn_of(self.quality, self._blocks, self._shuffle.label, stacklevel=stacklevel + 1)
 
     def __len__(self) -> int:
-        """Return the number of batches of a whole epoch, on every rank."""
+        """Return the number of batches of a whole epoch, the same on every rank."""
         return self._epochs.n_steps
 
     def __repr__(self) -> str:
@@ -200,14 +200,14 @@ class Stream(Generic[T]):
         )
 
     def on_rank(self, rank: int, world: int, *, processes: int = 1) -> Stream[T]:
-        """Return a stream at the same place for another part of every step.
+        """Return a stream at the same place, for another part of every step.
 
         Parameters
         ----------
         rank, world : int
-            Which part, of how many.
+            The part, and the number of parts.
         processes : int
-            Streams that share the memory limit of this one.
+            Number of streams that share the memory limit of this one.
 
         Examples
         --------
@@ -234,7 +234,7 @@ class Stream(Generic[T]):
     def on_worker(self, worker: int, n_workers: int) -> Stream[T]:
         """Return a stream at the same place for a worker of this rank, which shares its part and memory limit.
 
-        Of a step at which a worker gives none, see `workers_with_batches`, there is no batch, nor for ``transform``.
+        Steps without rows of the worker, see `workers_with_batches`, give no batch, and ``transform`` is not called.
         """
         rank, world = self.world
         other = self.on_rank(rank * n_workers + worker, world * n_workers, processes=n_workers)
@@ -244,22 +244,22 @@ class Stream(Generic[T]):
         return other
 
     def gives_after(self, step: int) -> bool:
-        """Return whether a batch of an epoch comes from a step on."""
+        """Return whether this stream gives a batch of an epoch from a step on."""
         full, last = self._gives
         return (full and step < len(self) - 1) or (last and step < len(self))
 
     @property
     def n_batches(self) -> int:
-        """The batches of a whole epoch that this stream gives: of each step, but for a worker."""
+        """Number of batches of a whole epoch that this stream gives: one per step, fewer for a worker."""
         full, last = self._gives
         return full * (len(self) - 1) + last if len(self) else 0
 
     def workers_with_batches(self, step: int, n_workers: int) -> list[int]:
-        """Return which of so many workers of this rank give a batch of a step, see `epochs.Epochs`."""
+        """Return which of ``n_workers`` workers of this rank give a batch of a step, see `epochs.Epochs`."""
         return self._epochs.workers_with_batches(step, n_workers)
 
     def __copy__(self) -> Stream[T]:
-        """Return a stream at the same place with threads, rows and spill of its own."""
+        """Return a stream at the same place with its own threads, rows and spill."""
         other = self.on_rank(*self.world)
         other._gives = self._gives
         return other
@@ -267,7 +267,7 @@ class Stream(Generic[T]):
     # Batches
 
     def __iter__(self) -> Iterator[T]:
-        """Yield the rest of the current epoch; a loop that was left before its end cannot be gone on with."""
+        """Yield the rest of the current epoch; a loop that was left early cannot continue afterwards."""
         self._stop("another loop over it was begun")
         loop = Loop(self._batches(), len(self) - self._step)
         self._running = weakref.ref(loop)
@@ -291,7 +291,7 @@ class Stream(Generic[T]):
             self._epoch += 1
 
     def _formed(self, epoch: int, step: int, threads: Threads) -> Iterator[Any]:
-        """Yield batches in the form that is asked for, from a step on."""
+        """Yield batches in their final form, starting at a step."""
         pending: list[list[Array]] = []
         tasks = self.loader.tasks(epoch, step, threads)
         for ready in ahead(tasks, threads.loads, self._prefetch):
@@ -311,7 +311,7 @@ class Stream(Generic[T]):
             del ready
 
     def _set_place(self, epoch: int, step: int) -> None:
-        """Be at a step; the one after the last is the first of the next epoch."""
+        """Set the place to a step; the one after the last is the first of the next epoch."""
         at_end = step and step == len(self)
         self._epoch, self._step = (epoch + 1, 0) if at_end else (epoch, step)
 
@@ -322,14 +322,14 @@ class Stream(Generic[T]):
             running.stop(reason)
 
     def close(self, *, keep_spill: bool = False) -> None:
-        """End an iteration that was left, and let go of the rows and the spill that were kept for later epochs.
+        """End an unfinished iteration, and release the rows and the spill kept for later epochs.
 
         Parameters
         ----------
         keep_spill : bool
-            Leave the spill on the disk, so that a stream that goes on with this one's state, on this machine and with
-            the same limit and ranks, reads one bucket again instead of spilling the epoch. Who never goes on removes
-            it with ``storegate vacuum``, or by hand from ``storegate.scratch-directory``.
+            Leave the spill on the disk, so that a stream resumed from this one's state, on this machine and with the
+            same limit and ranks, reads one bucket again instead of spilling the epoch. If none resumes, remove it with
+            ``storegate vacuum``, or by hand from ``storegate.scratch-directory``.
         """
         self._stop()
         self.loader.close(self._epoch if keep_spill else None)
@@ -345,40 +345,40 @@ class Stream(Generic[T]):
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travel at its place, without threads, rows and spill."""
+        """Travel with the place, without threads, rows and spill."""
         return {**self.__dict__, "_running": None}
 
     # State
 
     def seek(self, epoch: int, step: int = 0) -> None:
-        """Go to a step of an epoch, the first one by default; a loop that runs cannot be gone on with.
+        """Go to a step of an epoch, the first one by default; a running loop cannot continue.
 
         Raises
         ------
         ValueError
-            The epoch is negative, or the step is not one of an epoch.
+            The epoch is negative, or it has no such step.
         """
         epoch, step = as_int(epoch, "epoch"), as_int(step, "step")
         if epoch < 0 or not 0 <= step <= len(self):
-            raise ArgumentError(f"step {step} of epoch {epoch} was asked for; epochs have the steps 0 .. {len(self)}")
+            raise ArgumentError(f"step {step} of epoch {epoch} was requested; epochs have the steps 0 .. {len(self)}")
         self._stop("it went to another place")
         self._set_place(epoch, step)
 
     def state_dict(self) -> StreamState:
-        """Return where the stream is, as a small dict of JSON; valid after each batch.
+        """Return the place of the stream as a small JSON dict; valid after each batch.
 
-        It does not depend on the rank: with the state of any rank, a stream of any number of ranks goes on with the
-        step after the last one whose batch was given out.
+        It does not depend on the rank: with the state of any rank, a stream with any number of ranks continues after
+        the last step whose batch was given.
         """
         return state_of(self._epoch, self._step, self._version, self._variables, self._order())
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Go to the place that a stream of the same rows and order was at, on any number of ranks.
+        """Go to the place of a stream of the same rows and order, with any number of ranks.
 
         Raises
         ------
         StreamStateError
-            The state is of another format, of other data or of another order (a ValueError); it is named.
+            The state has another format, or is of other data or another order; the message says which (a ValueError).
         """
         theirs = require_state(state)
         shuffle = replace(self._shuffle, version=version_in(theirs, self._shuffle.version))
@@ -387,7 +387,7 @@ class Stream(Generic[T]):
         require_data(theirs, self._variables, self._version)
         if theirs["step"] > len(self):
             raise StreamStateError(f"the state is of step {theirs['step']}, and epochs have the steps 0 .. {len(self)}")
-        if shuffle.version != self._shuffle.version:  # rows go on in the order of the version that began with them
+        if shuffle.version != self._shuffle.version:  # the epoch continues in the order of its version
             self.close()
             self._shuffle, self._blocks = shuffle, blocks
             self.loader = self._choose()

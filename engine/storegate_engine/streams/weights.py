@@ -1,4 +1,4 @@
-"""Weights: with which rows are drawn, so that every class comes equally often; pure."""
+"""Weights: row weights that draw every class equally often; pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 
 def class_weights(labels: Array) -> Array:
-    """Return weights that draw every class equally often: one over the rows of the row's class.
+    """Return weights that draw every class equally often: one over the number of rows of the class.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def class_weights(labels: Array) -> Array:
     Raises
     ------
     ShapeError
-        Rows are not of one class each.
+        A row does not belong to exactly one class.
 
     Examples
     --------
