@@ -145,7 +145,7 @@ def test_workers_that_do_not_share_the_scratch_are_refused_at_the_start(store, t
     monkeypatch.chdir(tmp_path)
     gate = opened(store)
     with of_processes(tmp_path / "dask"), dask.config.set({"storegate.scratch-directory": "/proc/self/cwd/scratch"}):
-        with pytest.raises(SpillError, match=r"not seen from 2 workers .*scratch-directory.*share.*absolute"):
+        with pytest.raises(SpillError, match=r"not visible to 2 workers .*scratch-directory.*share.*absolute"):
             compact(gate)
         with pytest.raises(SpillError, match=r"seen from this worker.*scratch-directory.*share"):
             compute(gate)

@@ -75,7 +75,7 @@ class TestVerify:
             path.unlink()
         *first, last = sharded.verify().problems
         assert len(first) == 3
-        assert "3 shards are wrong" in last.problem
+        assert "3 shards are damaged" in last.problem
 
     @pytest.mark.parametrize("content", [None, b"", b"1234567", b"\0" * 32, b"x" * 10**6], ids=range(5))
     def test_broken_checksums_are_named(self, sharded, tmp_path, content):

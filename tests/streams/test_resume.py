@@ -322,7 +322,7 @@ def test_numbers_of_numpy_make_a_state_of_json(gate):
 @pytest.mark.parametrize("damaged", [None, [], "state", 3, {}], ids=str)
 def test_what_is_no_state_is_refused(gate, damaged):
     gate.add_data("x", np.arange(100))
-    with pytest.raises(errors.StreamStateError, match="not made here"):
+    with pytest.raises(errors.StreamStateError, match="load what state_dict"):
         gate["train"]["x"].batches(10).load_state_dict(damaged)
 
 

@@ -2,19 +2,19 @@
 
 What its files know:
 
-    rows             the protocol of arrays of rows, and those in memory
+    rows             the protocol of arrays of rows, and arrays in memory
     stored           arrays of rows in storage, opened and read
     persisted        rows persisted on the workers of a cluster
     segments         new arrays of rows in storage
     shard_writes     rows as whole shards of a new array
     shards           the files of a sharded zarr array on a file system
-    shard_index      where the chunks of a shard lie in its file
+    shard_index      the places of the chunks of a shard in its file
     reading_threads  the threads that read
     frames           one chunk of rows as the bytes of a file, and back
-    guards           a zarr store through which a codec gets only what it can be
-    inspection       whether stored metadata is such as this library writes
-    checksums        what the rows of a shard sum up to, whatever its codec
-    checks           whether the stored rows of an array are what was written
+    guards           a zarr store that checks chunks before a codec gets them
+    inspection       checks that stored metadata is as this library writes it
+    checksums        checksums of the rows of a shard, independent of codecs
+    checks           checks that the stored rows of an array are unchanged
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checks: whether the stored rows of an array are there, decode, and are what was written; changes nothing."""
+"""Checks: the stored rows of an array exist, decode, and are unchanged; changes nothing."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ __all__ = ["Found", "check_array"]
 Array: TypeAlias = np.ndarray[Any, Any]
 
 STEP_NBYTES = 16 * 2**20
-"""Rows are read so many bytes at a time: a shard that claims more than lies there is found before they are all held."""
+"""Rows are read this many bytes at a time, so that a shard that claims too many rows is found before all are held."""
 MAX_WRONG = 1_000
-"""Wrong shards of one array after which the others are not looked at."""
+"""Number of damaged shards of one array after which the others are not checked."""
 
 
 class Found(NamedTuple):
-    """What was found of an array, or of one of its files."""
+    """The result for an array, or for one of its files."""
 
     key: str
     """The key of the file below the array; empty for the array as a whole."""
     problem: str
-    """What is wrong; empty where nothing is."""
+    """What is wrong; empty if nothing is."""
 
 
 def check_array(array: StoredArray) -> Iterator[Found]:
-    """Read all rows of an array; yield what is wrong with each file, or that nothing is (no problem)."""
+    """Read all rows of an array; yield the problem of each damaged file, or one result without a problem."""
     try:
         array.inspect()
-    except StoreError as err:  # so would every shard say, of which it may claim any number
+    except StoreError as err:  # every shard would raise it, and the array may claim any number of shards
         yield Found("", str(err))
         return
     expected, problem = _expected(array)
@@ -47,7 +47,7 @@ def check_array(array: StoredArray) -> Iterator[Found]:
     wrong = 0
     for shard in range(array.n_shards):
         if wrong == MAX_WRONG:
-            yield Found("", f"{wrong} shards are wrong; those behind them were not looked at")
+            yield Found("", f"{wrong} shards are damaged; those after them were not checked")
             return
         try:
             found.append(_checksum(array, shard))
@@ -70,7 +70,7 @@ def check_array(array: StoredArray) -> Iterator[Found]:
 
 
 def _expected(array: StoredArray) -> tuple[list[int], str]:
-    """Return the checksums of the shards, and what is wrong with them; none where the manifest's own is enough."""
+    """Return the checksums of the shards, and what is wrong with them; no checksums if the manifest's is enough."""
     if array.n_shards <= 1:
         return [], ""
     try:

@@ -1,7 +1,7 @@
-"""Checksums: what the rows of a shard sum up to, whatever its codec; pure, reads nothing.
+"""Checksums: of the rows of a shard, independent of its codec; pure, reads nothing.
 
-The checksum of a shard is the crc32c of its stored values, so that it also tells a shard that was exchanged for
-another whole one. That of an array is the crc32c of those of its shards, one after the other; a manifest holds it.
+The checksum of a shard is the crc32c of its stored values, so that it also detects a shard replaced by another valid
+one. That of an array is the crc32c of the checksums of its shards, in order; a manifest holds it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from storegate_engine.errors import CorruptStoreError
 __all__ = ["SHARDS_KEY", "Written", "of_array", "of_rows", "pack", "shard_checksums", "unpack"]
 
 SHARDS_KEY = "shards.crc32c"
-"""Below an array of several shards: their checksums, four little-endian bytes each."""
+"""Name of the file, below an array of several shards, with their checksums: four little-endian bytes each."""
 Written: TypeAlias = tuple[int, list[int]]
-"""The number of the first shard that a task wrote, and the checksums of all that it wrote."""
+"""The number of the first shard that a task wrote, and the checksums of all shards that it wrote."""
 
 
 def of_rows(values: np.ndarray[Any, Any]) -> int:
@@ -29,7 +29,7 @@ def of_rows(values: np.ndarray[Any, Any]) -> int:
 
 
 def of_parts(parts: Iterable[np.ndarray[Any, Any]]) -> int:
-    """Return the checksum of a shard from its rows, some at a time; of text all bytes are kept, and no more.
+    """Return the checksum of a shard from its rows, in parts; the bytes of all texts are held meanwhile.
 
     >>> of_parts([np.arange(3), np.arange(3, 5)]) == of_rows(np.arange(5))
     True
@@ -37,7 +37,7 @@ def of_parts(parts: Iterable[np.ndarray[Any, Any]]) -> int:
     checksum, texts = 0, []
     for values in parts:
         content = canonical_bytes(values)
-        if values.dtype.kind == "T":  # the lengths of all texts come before the first of them
+        if values.dtype.kind == "T":  # the lengths of all texts come before the first text
             content, text = np.split(content, [8 * values.size])
             texts.append(text)
         checksum = crc32c(content, checksum)
@@ -47,7 +47,7 @@ def of_parts(parts: Iterable[np.ndarray[Any, Any]]) -> int:
 
 
 def of_array(shards: Sequence[int]) -> int:
-    """Return the checksum of an array whose shards have these.
+    """Return the checksum of an array from those of its shards.
 
     >>> of_array([1, 2]) == of_array([2, 1])
     False
@@ -56,7 +56,7 @@ def of_array(shards: Sequence[int]) -> int:
 
 
 def pack(shards: Sequence[int]) -> bytes:
-    """Return the checksums of shards as they are stored."""
+    """Return the checksums of shards in their stored form."""
     return np.asarray(shards, "<u4").tobytes()
 
 
@@ -66,13 +66,13 @@ def unpack(content: bytes) -> list[int]:
     Raises
     ------
     CorruptStoreError
-        The bytes are no list of checksums.
+        The bytes are not a list of checksums.
     """
     if len(content) % 4:
-        raise CorruptStoreError(f"{len(content)} bytes are no list of checksums")
+        raise CorruptStoreError(f"{len(content)} bytes are not a list of checksums")
     return [int(value) for value in np.frombuffer(content, "<u4")]
 
 
 def shard_checksums(written: Iterable[Written]) -> list[int]:
-    """Return the checksums of an array's shards from what its tasks wrote, in whatever order they did."""
+    """Return the checksums of an array's shards from the results of its tasks, in any order."""
     return [checksum for _, shards in sorted(written) for checksum in shards]

@@ -1,11 +1,11 @@
-"""Frames: one chunk of rows as the bytes of a file, and back; knows codecs and checksums, and opens no file.
+"""Frames: one chunk of rows as the bytes of a file, and back; knows codecs and checksums, but opens no file.
 
-A chunk is plain bytes, or compressed by blosc or zstd, with or without a crc32c behind it. Every checksum that is
-there is checked, and no length that a frame states is trusted before it is.
+A chunk is plain bytes, or compressed by blosc or zstd, with or without a crc32c after it. Checksums are verified, and
+no length in a frame is trusted before that.
 
-What blosc shortens by less than an eighth is stored as it is, in blosc's own frame for that, as ZFS does: numbers whose
-last digits are noise cost much time to compress and gain little. Frames like these are *plain*: a header of fixed
-length, the bytes of the rows, a checksum.
+If blosc saves less than an eighth, a chunk is stored uncompressed, in blosc's own frame for that, like ZFS does:
+numbers with noise in their last digits take much time to compress for little gain. Such frames are *plain*: a header of
+fixed length, the bytes of the rows, a checksum.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ __all__ = ["Frame", "FrameError", "Framing"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Frame: TypeAlias = tuple[bytes, Array | bytes, bytes]
-"""A header, what follows it, and the checksum of both; the first and the last may be empty."""
+"""A header, the content, and the checksum of both; header and checksum may be empty."""
 
 LEAST_SAVING = 1 / 8
-"""What blosc must take off a chunk for it to be worth the time."""
+"""Share of a chunk that blosc must save to be worth the time."""
 TRIED = 16
-"""One chunk of so many is compressed to find out whether those of a shard are worth it."""
+"""One chunk in this many is compressed to find out whether those of a shard are worth it."""
 _BLOSC_NBYTES = 16
 """The header of a blosc frame."""
 _PLAIN_FLAG = 2
-"""The bit in its third byte which says that bytes follow as they are."""
+"""The bit in its third byte that marks uncompressed content."""
 _WRONG_CHECKSUM = "its checksum does not match"
 _ZSTD_NBYTES = 18
 """The longest header of a zstd frame."""
 
 
 class FrameError(ValueError):
-    """A frame is not what was written: the one at a place among those that were given."""
+    """A frame is damaged; ``at`` is its index among those given."""
 
     def __init__(self, reason: str, at: int = 0) -> None:
         super().__init__(reason)
@@ -50,20 +50,20 @@ class FrameError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """How the chunks of one array are framed."""
+    """The encoding of the chunks of one array."""
 
     nbytes: int
     """Bytes of a chunk."""
     codec: str
     """``blosc``, ``zstd`` or ``none``."""
     options: tuple[Any, ...]
-    """What the codec's compressor takes after the rows."""
+    """Arguments of the codec's compressor after the rows."""
     is_checked: bool
     """Whether a frame ends with its crc32c."""
 
     @classmethod
     def of(cls, nbytes: int, codecs: Sequence[Mapping[str, Any]]) -> Self | None:
-        """Return the framing of chunks with these zarr codecs, the first of which is ``bytes``; None for any other."""
+        """Return the framing of chunks with these zarr codecs, the first of which is ``bytes``; None if unsupported."""
         names = [codec["name"] for codec in codecs]
         is_checked = names[-1] == "crc32c"
         compressors = codecs[1 : len(codecs) - is_checked]
@@ -84,17 +84,17 @@ class Framing:
 
     @property
     def tail_nbytes(self) -> int:
-        """Bytes of a frame behind the rows."""
+        """Bytes of a frame after the rows."""
         return CHECKSUM_NBYTES if self.is_checked else 0
 
     @property
     def plain_nbytes(self) -> int:
-        """Bytes of a plain frame; 0 for zstd, whose frames are all decoded."""
+        """Bytes of a plain frame; 0 for zstd, whose frames must all be decoded."""
         return 0 if self.codec == "zstd" else self.head_nbytes + self.nbytes + self.tail_nbytes
 
     def frames(self, n_chunks: int, chunk: Callable[[int], Array]) -> Iterator[Frame]:
-        """Yield the frames of the chunks of a shard, which ``chunk`` returns by number, C-contiguous and whole."""
-        # where none of the tried chunks is worth compressing, the others are not even tried
+        """Yield the frames of the chunks of a shard; ``chunk`` returns them by number, C-contiguous and whole."""
+        # if none of the tried chunks is worth compressing, the others are not tried
         tried = {at: self._compressed(chunk(at)) for at in range(0, n_chunks, TRIED)}
         is_worth = any(encoded is not None for encoded in tried.values())
         for at in range(n_chunks):
@@ -105,12 +105,12 @@ class Framing:
             yield head, content, checksum if self.is_checked else b""
 
     def decode(self, frame: Array, out: Array) -> None:
-        """Check and decode one frame; what holds Python's lock here holds up all threads.
+        """Check and decode one frame; time spent here with Python's lock delays all threads.
 
         Raises
         ------
         ValueError, RuntimeError
-            It is not what was written.
+            The frame is damaged.
         """
         end = len(frame) - self.tail_nbytes
         self._check(b"", frame[:end], frame[end:])
@@ -126,19 +126,19 @@ class Framing:
             out[...] = frame
 
     def settle(self, between: Array, chunks: Sequence[Array]) -> None:
-        """Check frames as long as plain ones, side by side, whose bytes are in place; decode those that are not plain.
+        """Check frames as long as plain ones, whose bytes are in place, and decode those that are not plain.
 
         Parameters
         ----------
         between : ndarray
-            What lies before, between and behind the chunks: a row for the checksum of one and the header of the next.
+            The bytes before, between and after the chunks: a row for the checksum of one and the header of the next.
         chunks : sequence of ndarray
-            Their bytes.
+            The bytes of the chunks.
 
         Raises
         ------
         FrameError
-            One of them is not what was written.
+            A frame is damaged.
         """
         heads, tails = between[:-1, self.tail_nbytes :], between[1:, : self.tail_nbytes]
         if not (self._is_plain(heads[0]) and (heads == heads[0]).all()):
@@ -158,14 +158,14 @@ class Framing:
                     raise FrameError(_WRONG_CHECKSUM, at)
 
     def _is_plain(self, head: Array) -> bool:
-        """Return whether this is the header of bytes as they are, and as many as a chunk has."""
+        """Return whether this is the header of uncompressed bytes, of the length of a chunk."""
         if self.codec != "blosc":
             return True
         length, total = int.from_bytes(head[4:8].data, "little"), int.from_bytes(head[12:16].data, "little")
         return bool(head[2] & _PLAIN_FLAG) and length == self.nbytes and total == self.nbytes + len(head)
 
     def _compressed(self, chunk: Array) -> bytes | None:
-        """Return a chunk as its codec leaves it, None where that is not worth it."""
+        """Return a chunk compressed, None if that is not worth it."""
         encoded: bytes
         if self.codec == "zstd":
             encoded = zstd.compress(chunk, *self.options)
@@ -176,7 +176,7 @@ class Framing:
         return None
 
     def _plain_head(self, chunk: Array) -> bytes:
-        """Return the header of a frame that is not compressed, and for blosc has one block."""
+        """Return the header of an uncompressed frame, which for blosc has one block."""
         if self.codec != "blosc":
             return b""
         name, _, shuffle, _ = self.options
@@ -187,7 +187,7 @@ class Framing:
             raise ValueError(_WRONG_CHECKSUM)
 
     def _decoded_nbytes(self, frame: memoryview) -> int:
-        """Return how many bytes a frame says that it decodes to; a blosc header must also name its own length."""
+        """Return the number of bytes that a frame claims to decode to; a blosc header must also have its own length."""
         if self.codec == "blosc":
             own = int.from_bytes(frame[12:16], "little")
             if own != len(frame):

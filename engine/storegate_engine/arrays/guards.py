@@ -1,7 +1,7 @@
-"""Guards: a zarr store through which a codec gets no chunk that is missing, or that claims to be what it cannot be.
+"""Guards: a zarr store that refuses chunks that are missing or claim impossible sizes before a codec gets them.
 
 zarr-python asks a store for the index of a shard and then for chunks, or for whole shards. All of these pass here, and
-their headers are looked at before anything is decoded; nothing is fetched that was not asked for.
+their headers are checked before anything is decoded; nothing else is fetched.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ __all__ = ["GuardedStore"]
 
 _CHUNK_KEY = re.compile(r"/c(/[0-9]+)+$")
 KEPT = 256
-"""Shards whose indices are kept."""
+"""Number of shards whose indices are kept."""
 SLACK_NBYTES = 2**20
-"""A shard is at most twice as long as the chunks that its index names, and so many bytes."""
+"""A shard may be twice as long as the chunks of its index, and this many bytes longer."""
 _BEYOND = 2**63
-"""The length of a shard of which only the index is known."""
+"""Stands for the unknown length of a shard of which only the index was read."""
 
 
 class GuardedStore(WrapperStore[Any]):
-    """A store that guards the shards of one array.
+    """A store that checks the shards of one array.
 
     Parameters
     ----------
     store : Store
-        What is read.
+        The store to read.
     n_chunks : int
-        Chunks of a shard.
+        Number of chunks of a shard.
     chunk_nbytes : int
-        The most bytes that one decodes to.
+        Most bytes that a chunk decodes to.
     compressor : {"blosc", "gzip", "zstd"} or None
-        How they are compressed.
+        The compression of the chunks.
     metadata : bytes
-        The ``zarr.json`` that was inspected; what lies there by now is not looked at again, nor is anything beside it.
+        The checked ``zarr.json``; it is not read again, nor is anything beside it.
     n_texts : int, optional
-        Texts in each chunk, where it is variable-length text.
+        Number of texts in each chunk, for variable-length text.
     """
 
     def __init__(
@@ -70,19 +70,19 @@ class GuardedStore(WrapperStore[Any]):
         return type(self)(store, self._n_chunks, self._chunk_nbytes, self._compressor, self._metadata, self._n_texts)
 
     @property
-    def _supports_sync_io(self) -> bool:  # newer versions of zarr would go around `get`
+    def _supports_sync_io(self) -> bool:  # newer versions of zarr would bypass `get`
         return False
 
     if hasattr(Store, "get_ranges"):
-        get_ranges: Any = Store.get_ranges  # the wrapper's goes around `get`, too; versions disagree on its type
+        get_ranges: Any = Store.get_ranges  # the wrapper's bypasses `get`, too; versions disagree on its type
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """Return the metadata, or the bytes of a chunk, which must be there, and be legal.
+        """Return the metadata, or the bytes of a chunk, which must exist and be legal.
 
         Raises
         ------
         CorruptStoreError
-            It is not.
+            A chunk is missing or not legal.
         """
         if not _CHUNK_KEY.search(key):
             return prototype.buffer.from_bytes(self._metadata) if key.endswith("/zarr.json") else None
@@ -102,12 +102,12 @@ class GuardedStore(WrapperStore[Any]):
         return found
 
     async def _whole(self, key: str, prototype: BufferPrototype) -> Buffer:
-        """Return a whole shard, which is as long as its index says; chunk by chunk where it is long."""
+        """Return a whole shard, which must be as long as its index says; chunk by chunk if it is long."""
         try:
             nbytes = await self._store.getsize(key)
         except FileNotFoundError as err:
             raise CorruptStoreError(f"chunk {key} is missing") from err
-        # what the index does not name is not looked at: a shard much longer than its chunks would be read for nothing
+        # a shard much longer than the chunks of its index would be read for nothing
         await self._read_index(key, nbytes)
         spans = sorted(self._spans[key])
         used = sum(length for _, length in spans)
@@ -122,7 +122,7 @@ class GuardedStore(WrapperStore[Any]):
         return found
 
     def _require_legal(self, key: str, start: int, found: Buffer | None) -> None:
-        """Refuse what was read from a place of a shard on where a chunk that is whole in it is not legal."""
+        """Refuse bytes of a shard, read from an offset, if a chunk that is whole in them is not legal."""
         if found is None:
             raise CorruptStoreError(f"chunk {key} is missing")
         content = found.as_numpy_array()

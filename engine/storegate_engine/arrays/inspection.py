@@ -1,7 +1,7 @@
-"""Inspection: whether stored metadata and shards are such as this library writes, before a codec sees them.
+"""Inspection: checks that stored metadata and shards are as this library writes them, before a codec sees them.
 
-Nothing that lies in a store is trusted: what it claims is compared with limits and with the manifest, so that
-nothing is allocated, decoded or followed that could not have been written here. Reads no rows.
+Nothing in a store is trusted: its claims are compared with limits and with the manifest, so that nothing is
+allocated, decoded or followed that could not have been written here. Reads no rows.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ __all__ = [
 ]
 
 CHECKSUM_NBYTES: Final = 4
-"""Bytes of a crc32c, behind a chunk or an index."""
+"""Bytes of a crc32c, after a chunk or an index."""
 MAX_CHUNK_NBYTES: Final = 64 * 2**20
 """The largest chunk of several rows, decoded."""
 MAX_ROW_NBYTES: Final = 2**31 - 2**16
-"""The largest row: what the codecs can hold."""
+"""The largest row that the codecs can hold."""
 MAX_DIMENSIONS: Final = 32
 MAX_METADATA_NBYTES: Final = 2**20
 COMPRESSORS: Final = ("blosc", "gzip", "zstd")
-"""What may stand between ``bytes`` or ``vlen-utf8`` and ``crc32c`` inside of a shard."""
+"""Codecs allowed between ``bytes`` or ``vlen-utf8`` and ``crc32c`` inside a shard."""
 
 _HEADER_NBYTES: Final = 18
 _GZIP_NBYTES: Final = 2**20
 _LEAST_BLOCK_NBYTES: Final = 256
-"""Blocks of a zstd frame that hold less are not what a compressor writes: walking them would take long."""
+"""Least mean content of the blocks of a zstd frame; compressors write more, and many blocks take long to walk."""
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 
 
 def require_within_limits(dtype: np.dtype[Any], row_shape: tuple[int, ...], n_rows: int, layout: Layout) -> None:
-    """Refuse an array that is too large to be handled; for those that are written, and those that are read.
+    """Refuse an array that is too large to handle, both when it is written and when it is read.
 
     Raises
     ------
     ShapeError
-        Too many dimensions, or rows, chunks or an array of too many bytes.
+        There are too many dimensions, or a row, a chunk or the array has too many bytes.
     """
     nbytes = row_nbytes(dtype, ()) * _product(row_shape)
     if len(row_shape) > MAX_DIMENSIONS:
@@ -74,7 +74,7 @@ def require_within_limits(dtype: np.dtype[Any], row_shape: tuple[int, ...], n_ro
 
 
 def _product(sizes: Iterable[int]) -> int:
-    """Return a product of Python ints, which do not wrap around."""
+    """Return the product of Python ints, which do not wrap around."""
     product = 1
     for size in sizes:
         product *= size
@@ -84,17 +84,17 @@ def _product(sizes: Iterable[int]) -> int:
 def require_legal_metadata(
     location: Location, name: str, stored: np.dtype[Any], shape: tuple[int, ...], layout: Layout
 ) -> tuple[dict[str, Any], str | None]:
-    """Refuse an array whose ``zarr.json`` is not the one that belongs to what the manifest says of it.
+    """Refuse an array whose ``zarr.json`` does not match the manifest.
 
     Returns
     -------
     dict, str or None
-        The content, and what its chunks are compressed with.
+        The content, and the compression of its chunks.
 
     Raises
     ------
     CorruptStoreError
-        It is missing, no zarr v3 array, of another shape, dtype or layout, or names a codec that is not allowed.
+        It is missing, not a zarr v3 array, has another shape, dtype or layout, or names a codec that is not allowed.
     """
     where = location / f"{name}/zarr.json"
     content = location.read(f"{name}/zarr.json", max_nbytes=MAX_METADATA_NBYTES)
@@ -106,7 +106,7 @@ def require_legal_metadata(
 def require_legal_document(
     content: bytes, where: object, stored: np.dtype[Any], shape: tuple[int, ...], layout: Layout
 ) -> tuple[dict[str, Any], str | None]:
-    """Do the same for a ``zarr.json`` that is at hand."""
+    """Do the same for the content of a ``zarr.json``."""
     document = documents.load(content, where)
     tail = [max(1, size) for size in shape[1:]]
     expected = {
@@ -160,32 +160,32 @@ def _codec_names(codecs: Any) -> list[Any]:
 
 
 def max_frame_nbytes(chunk_nbytes: int) -> int:
-    """Return the most bytes that a chunk can have in a file: codecs add little to what they cannot shorten."""
+    """Return the most bytes that a chunk can have in a file: codecs add little to incompressible data."""
     return chunk_nbytes + chunk_nbytes // 64 + 1024
 
 
 def require_legal_frame(
     frame: memoryview, compressor: str | None, chunk_nbytes: int, where: object, n_texts: int | None = None
 ) -> None:
-    """Refuse a chunk that would decode to more than it can have, or is more than one frame; a crc32c ends it.
+    """Refuse a chunk that would decode to too many bytes, or is more than one frame; a crc32c ends it.
 
     Parameters
     ----------
     frame : memoryview
-        The chunk as it lies in a shard.
+        The chunk as stored in a shard.
     compressor : {"blosc", "gzip", "zstd"} or None
-        How it is compressed.
+        The compression of the chunk.
     chunk_nbytes : int
-        The most bytes that it decodes to.
+        Most bytes that it may decode to.
     where : object
         Its shard, for errors.
     n_texts : int, optional
-        How many texts it must say that it holds: memory for them is taken before they are looked at.
+        Number of texts that it must claim to hold: memory for them is allocated before they are checked.
 
     Raises
     ------
     CorruptStoreError
-        It would, it is, or it does not say.
+        Decoding would exceed the limit, the size is unknown, or there is more than one frame.
     """
     content = frame[:-CHECKSUM_NBYTES]
     declared, head = _declared(compressor, content, chunk_nbytes)
@@ -198,7 +198,7 @@ def require_legal_frame(
 
 
 def _declared(compressor: str | None, content: memoryview, limit: int) -> tuple[int | None, bytes | None]:
-    """Return to how many bytes a frame decodes, None where it does not say, and its first ones where they are known."""
+    """Return the number of bytes that a frame decodes to and its first bytes, None for each that is not known."""
     if compressor is None:
         return len(content), bytes(content[:4])
     if compressor == "blosc":
@@ -210,7 +210,7 @@ def _declared(compressor: str | None, content: memoryview, limit: int) -> tuple[
 
 
 def _gzip_nbytes(content: memoryview, limit: int) -> tuple[int | None, bytes]:
-    """Return the decoded bytes of one gzip member, which does not say them before; at most a bit over the limit."""
+    """Return the decoded bytes of one gzip member, which does not state its size; at most a bit over the limit."""
     decoder, data = zlib.decompressobj(31), bytes(content)
     nbytes, head = 0, b""
     try:
@@ -219,7 +219,7 @@ def _gzip_nbytes(content: memoryview, limit: int) -> tuple[int | None, bytes]:
             nbytes, head = nbytes + len(part), head or part[:4]
             data = decoder.unconsumed_tail
             if not part and not data and not decoder.eof:
-                return None, head  # it ends before
+                return None, head  # it is truncated
     except zlib.error:
         return None, head
     return (nbytes if nbytes > limit or not decoder.unused_data else None), head
@@ -234,20 +234,20 @@ def _first_bytes(compressor: str | None, content: memoryview) -> bytes:
 
 
 def zstd_frame_nbytes(frame: memoryview) -> int | None:
-    """Return how long the first zstd frame is (RFC 8878, 3.1.1), None where it is not whole."""
+    """Return the length of the first zstd frame (RFC 8878, 3.1.1), None if it is not complete."""
     content = zstd_content_nbytes(bytes(frame[:_HEADER_NBYTES]))
     if content is None:
         return None
     # magic, 4 | descriptor, 1 | window, 0 or 1 | dictionary, 0 to 4 | content size, 0 to 8 | blocks | checksum, 0 or 4
-    # Of the descriptor, bits 7 and 6 say how long the content size is, bit 5 that there is no window, bit 2 that a
-    # checksum follows, bits 1 and 0 how long the name of the dictionary is.
+    # In the descriptor, bits 7 and 6 give the length of the content size, bit 5 means that there is no window, bit 2
+    # that a checksum follows, bits 1 and 0 give the length of the dictionary's id.
     descriptor = frame[4]
     single, flag = descriptor >> 5 & 1, descriptor >> 6
     at = 5 + (0 if single else 1) + (0, 1, 2, 4)[descriptor & 3] + ((1 if single else 0), 2, 4, 8)[flag]
     for _ in range(content // _LEAST_BLOCK_NBYTES + 64):
         if at + 3 > len(frame):
             return None
-        # bit 0: the last block; bits 2 and 1: its kind, of which 1 is one byte, repeated; the rest: its length
+        # bit 0: the last block; bits 2 and 1: its kind, where 1 is one byte, repeated; the rest: its length
         header = int.from_bytes(frame[at : at + 3], "little")
         at += 3 + (1 if header >> 1 & 3 == 1 else header >> 3)
         if header & 1:
@@ -266,5 +266,5 @@ def zstd_content_nbytes(header: bytes) -> int | None:
     if not size or len(header) < at + size:
         return None
     value = int.from_bytes(header[at : at + size], "little")
-    # two bytes count from 256 on: less fits one
+    # two bytes count from 256 on: smaller sizes fit in one
     return value + 256 if size == 2 else value

@@ -50,20 +50,20 @@ class PersistedArray(Fileless):
         return int(max(self.values.chunks[0], default=1)) or 1
 
     def on_workers(self) -> da.Array:
-        """Return the persisted array, to compute with.
+        """Return the persisted dask array.
 
         Raises
         ------
         ClusterError
-            The client of the cluster was closed, and with it the rows have gone; or the scheduler was lost.
+            The client of the cluster was closed, so that the rows are gone, or the scheduler was lost.
         """
         from distributed import futures_of  # optional, deferred on purpose
 
         gone = next((f for f in futures_of(self.values) if f.status in ("cancelled", "lost")), None)  # type: ignore[no-untyped-call]
         if gone is not None:
             raise ClusterError(
-                "the rows lay in the memory of a cluster's workers, and went with its client, which was closed or "
-                "lost; move them with to_storage before, or take them to memory again from where they came"
+                "the rows were in the memory of a cluster's workers, and went with its client, which was closed or "
+                "lost; next time move them with to_storage first, or take them to memory again from where they came"
             )
         return self.values
 
@@ -72,7 +72,7 @@ class PersistedArray(Fileless):
         out[...] = _computed(self.on_workers()[start:stop])[0]
 
     def take_into(self, rows: Array, out: Array, /, *, alone: bool = False) -> None:
-        """Fetch ``rows``; every block that they touch is asked once."""
+        """Fetch ``rows``; every block that they touch is read once."""
         from dask.delayed import delayed  # deferred on purpose: it takes a tenth of a second
 
         values = self.on_workers()
@@ -104,7 +104,7 @@ def persist(arrays: Mapping[str, da.Array]) -> dict[str, PersistedArray]:
     ClusterError
         The cluster was closed, or its scheduler was lost.
     Exception
-        Whatever the first task that failed raised.
+        The error of the first task that failed.
     """
     from dask.base import persist as persist_collections  # deferred on purpose, as all of dask
     from distributed import futures_of, wait  # optional, too

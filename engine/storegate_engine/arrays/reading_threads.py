@@ -1,4 +1,4 @@
-"""Reading threads: one pool a process, whose tasks read and never wait for one another; knows not what they read."""
+"""Reading threads: one pool per process, whose tasks read and never wait for one another."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from storegate_engine.threads import ThreadPool
 __all__ = ["N_CORES", "run_tasks"]
 
 N_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-"""Cores that this process may use, and threads that read."""
+"""Number of cores that this process may use, and of threads that read."""
 _lock = threading.Lock()
 
 _pool: ThreadPool | None = None
 
 
 def run_tasks(tasks: Sequence[Callable[[], None]], *, here: bool = False) -> None:
-    """Run tasks in threads, or in this one, as also one task alone; after an error those that wait are not begun."""
+    """Run tasks in threads, or in this one (also a single task); after an error, waiting tasks are not begun."""
     if here or len(tasks) == 1:
         for task in tasks:
             task()
@@ -33,10 +33,10 @@ def run_tasks(tasks: Sequence[Callable[[], None]], *, here: bool = False) -> Non
     try:
         for pending in running:
             pending.result()
-    finally:  # an error that is raised leads to this frame: with it the errors of all would stay, and what they hold
+    finally:  # a raised error refers to this frame, which would keep all errors and what they refer to
         failed.set()
         for pending in running:
-            pending.wait()  # it writes where the caller says
+            pending.wait()  # it writes to the caller's memory
         del pending, running
 
 

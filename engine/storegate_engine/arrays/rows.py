@@ -1,7 +1,7 @@
-"""Rows: the one protocol over arrays of rows, wherever these lie, and those that are in memory or take no space.
+"""Rows: the protocol of arrays of rows, wherever they are, and arrays in memory or without bytes.
 
-What callers need to know of an array stands in the protocol: they ask it, and never what class it is of. Arrays
-without files inherit the answers that are the same for all of them from `Fileless`.
+The protocol answers all questions about an array, so that callers need not know its class. Arrays without files inherit
+their common answers from `Fileless`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 
 class RowArray(Protocol):
-    """Rows that can be read: the one-protocol border between plans and bytes."""
+    """Rows that can be read: the only interface between plans and bytes."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -47,73 +47,73 @@ class RowArray(Protocol):
         """The number of rows."""
         ...
 
-    # How they lie.
+    # Layout
 
     @property
     def chunk_rows(self) -> int:
-        """The rows that are decoded together."""
+        """Number of rows that are decoded together."""
         ...
 
     @property
     def shard_rows(self) -> int:
-        """The rows of one file; 1 where there are no files."""
+        """Number of rows of one file; 1 if there are no files."""
         ...
 
     @property
     def is_random_access(self) -> bool:
-        """Whether any row is read at the price of itself: nothing is decoded with it, and nobody else is asked."""
+        """Whether any row can be read alone: nothing else is decoded, and no other process is involved."""
         ...
 
     @property
     def constant(self) -> int | None:
-        """What all rows are, 0 (for texts: empty) or 1: nothing is read. None where they may differ."""
+        """The value of all rows, 0 (for text: empty) or 1; then nothing is read. None if rows may differ."""
         ...
 
     @property
     def text(self) -> TextSize | None:
-        """What variable-length text takes; None for other dtypes, and where nobody has counted."""
+        """The size of variable-length text; None for other dtypes, or if it was not counted."""
         ...
 
-    # Where they lie.
+    # Place
 
     @property
     def is_stored(self) -> bool:
-        """Whether any process can find the rows again by what `to_json` returns: in storage, or out of nothing."""
+        """Whether any process can find the rows by the result of `to_json`: they are in storage, or constant."""
         ...
 
     @property
     def location(self) -> Location | None:
-        """The segment that has their files; None where there are none."""
+        """The segment with the files; None if there are none."""
         ...
 
     def on_workers(self) -> da.Array | None:
-        """Return the rows on the workers of a cluster, as a persisted dask array; None where they lie elsewhere.
+        """Return the rows on the workers of a cluster, as a persisted dask array; None if they are elsewhere.
 
         Raises
         ------
         ClusterError
-            They went with the cluster.
+            The rows were lost with the cluster.
         """
         ...
 
     def to_json(self) -> dict[str, Any]:
-        """Return what a manifest holds of the array.
+        """Return the array as JSON for a manifest.
 
         Raises
         ------
         TypeError
-            Unless `is_stored`.
+            `is_stored` is False.
         """
         ...
 
-    # Reading. ``alone`` reads in this thread: where others read beside it, handing over costs more than it gains.
+    # Reading. ``alone`` reads in this thread: if other threads read, too, handing over costs more than it gains.
 
     def read_into(self, start: int, stop: int, out: Array, /, *, alone: bool = False) -> None:
         """Read rows ``start..stop`` into ``out`` of shape ``(stop - start, *row_shape)``."""
         ...
 
     def read_spans(self, spans: Sequence[RowSpan], out: Array, /, *, alone: bool = False) -> None:
-        """Read spans of rows to their places in ``out``; every chunk that they touch is read once, where it can be."""
+        """Read spans of rows to their places in ``out``; every chunk that they touch is read once, if possible."""
         ...
 
     def take_into(self, rows: Array, out: Array, /, *, alone: bool = False) -> None:
@@ -121,16 +121,16 @@ class RowArray(Protocol):
         ...
 
     def will_read(self, spans: Sequence[tuple[int, int]]) -> None:
-        """Let storage fetch rows, as firsts and lasts, in ascending order: a hint."""
+        """Ask storage to fetch rows, given as firsts and ends, in ascending order: a hint."""
         ...
 
     def drop(self, start: int, stop: int) -> None:
-        """Say that rows ``start..stop`` are not read again soon: a hint."""
+        """Tell storage that rows ``start..stop`` will not be read again soon: a hint."""
         ...
 
 
 class Fileless:
-    """What `RowArray` asks of arrays without files, where all of these give the same answer."""
+    """The answers to `RowArray` that are the same for all arrays without files."""
 
     __slots__ = ()
 
@@ -145,7 +145,7 @@ class Fileless:
 
     @property
     def text(self) -> TextSize | None:
-        """None: nobody has counted."""
+        """None: the size was not counted."""
         return None
 
     @property
@@ -158,7 +158,7 @@ class Fileless:
         return None
 
     def to_json(self) -> dict[str, Any]:
-        """Refuse."""
+        """Raise TypeError."""
         raise TypeError(f"rows of a {type(self).__name__} have no stored form; write them to storage first")
 
     def read_spans(self: RowArray, spans: Sequence[RowSpan], out: Array, /, *, alone: bool = False) -> None:
@@ -175,7 +175,7 @@ class Fileless:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MemoryArray(Fileless):
-    """Rows in the memory of this process; travels by value."""
+    """Rows in the memory of this process; pickled with their values."""
 
     values: Array
     is_random_access = True
@@ -198,7 +198,7 @@ class MemoryArray(Fileless):
 
     @property
     def chunk_rows(self) -> int:
-        """Any row can be read alone."""
+        """1: any row can be read alone."""
         return 1
 
     def read_into(self, start: int, stop: int, out: Array, /, *, alone: bool = False) -> None:
@@ -215,7 +215,7 @@ class MemoryArray(Fileless):
 
 @dataclass(frozen=True, slots=True)
 class ConstantArray(Fileless):
-    """Rows that are all zeros (empty texts) or all ones; takes no space anywhere."""
+    """Rows that are all zeros (empty texts) or all ones; takes no space."""
 
     dtype: np.dtype[Any]
     """The dtype of the rows."""
@@ -224,22 +224,22 @@ class ConstantArray(Fileless):
     n_rows: int
     """The number of rows."""
     value: int = 0
-    """0 or 1."""
+    """The value: 0 or 1."""
     is_random_access = True
     is_stored = True
 
     @property
     def chunk_rows(self) -> int:
-        """Any row can be made alone."""
+        """1: any row can be made alone."""
         return 1
 
     @property
     def constant(self) -> int:
-        """What all rows are."""
+        """The value of all rows."""
         return self.value
 
     def to_json(self) -> dict[str, Any]:
-        """Return what a manifest holds of the array: all that there is of it."""
+        """Return the array as JSON for a manifest, which is all of it."""
         return {
             "constant": self.value,
             "dtype": dtype_to_text(self.dtype),
@@ -249,14 +249,14 @@ class ConstantArray(Fileless):
 
     @classmethod
     def from_json(cls, document: Any) -> ConstantArray:
-        """Return the array that a manifest describes.
+        """Return the array from its JSON in a manifest.
 
         Raises
         ------
         CorruptStoreError
-            The document is not one that :meth:`to_json` returns.
+            The JSON was not made by :meth:`to_json`.
         ShapeError
-            The array is too large to be handled.
+            The array is too large to handle.
         """
         counts = (document["n_rows"], *document["row_shape"])
         value = document["constant"]

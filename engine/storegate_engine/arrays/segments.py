@@ -1,6 +1,6 @@
 """Segments: new arrays of rows in storage, written once.
 
-A segment is an ordinary zarr v3 group with one sharded array per variable, at a path that nobody used before. It
+A segment is an ordinary zarr v3 group with one sharded array per variable, at a path that was never used before. It
 is never changed once a manifest refers to it.
 """
 
@@ -45,13 +45,13 @@ Array: TypeAlias = np.ndarray[Any, Any]
 Compressor: TypeAlias = tuple[BytesBytesCodec, ...]
 
 DEFAULT_COMPRESSOR: Compressor = (BloscCodec(cname="lz4", shuffle="shuffle", clevel=5),)
-"""The codec that costs the least time for what it saves (shuffling bits takes twice as long as bytes, for hardly
+"""The codec with the best ratio of time to space (shuffling bits takes twice as long as shuffling bytes, for hardly
 smaller files); checksums are always added."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArraySpec:
-    """What one array of a new segment will hold."""
+    """The dtype, shape and layout of one array of a new segment."""
 
     dtype: np.dtype[Any]
     """The logical dtype."""
@@ -60,11 +60,11 @@ class ArraySpec:
     layout: Layout
     """Rows of a chunk and of a shard."""
     n_rows: int | None
-    """The number of rows, None when it is known only at the end."""
+    """The number of rows; None if it is known only at the end."""
     is_fixed: bool = False
-    """Whether the rows of a chunk were asked for, and do not follow the bytes of text."""
+    """Whether the rows of a chunk were requested, and do not depend on the bytes of text."""
     text: TextSize | None = None
-    """What variable-length text takes at most, where that is known before."""
+    """The most that variable-length text takes, if that is known in advance."""
 
     @property
     def row_nbytes(self) -> int:
@@ -73,15 +73,15 @@ class ArraySpec:
 
 
 TEXT_CHUNK_NBYTES = 2 * 2**20
-"""Chunks of text that take more get fewer rows."""
+"""Chunks of text with more bytes get fewer rows."""
 SMALL_NBYTES = 2**18
-"""Shards of fewer bytes are written before a thread for it would have started."""
+"""Shards of fewer bytes are written faster than a thread starts."""
 _UNKNOWN_ROWS = 2**53
 _GROUP = b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'
 
 
 def new_identifier() -> str:
-    """Return a fresh segment identifier: random, behind the milliseconds since 1970 at which it was made."""
+    """Return a new segment identifier: milliseconds since 1970, then random digits."""
     return f"{time.time_ns() // 10**6:012x}{uuid.uuid4().hex[12:]}"
 
 
@@ -96,7 +96,7 @@ def made_at(identifier: str) -> float:
 
 @dataclass(slots=True)
 class Segment:
-    """A new segment at a path that nobody used before: arrays are written one after the other, then sealed.
+    """A new segment at a path that was never used before: arrays are written one after the other, then sealed.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ class Segment:
     identifier : str
         Its directory's name.
     renew : callable, optional
-        Makes another segment of the same change, for text that turns out larger than its chunks were made for.
+        Makes another segment of the same change, for text that turns out larger than its chunks allow.
     """
 
     parent: Location
@@ -120,7 +120,7 @@ class Segment:
 
     @property
     def location(self) -> Location:
-        """Where the segment lies."""
+        """The location of the segment."""
         return self.parent / self.identifier
 
     def create(self, name: str, spec: ArraySpec) -> SegmentWriter:
@@ -129,7 +129,7 @@ class Segment:
         Raises
         ------
         WriteError
-            It cannot be written.
+            The array cannot be written.
         """
         with writing(self.location / name):
             return self._create(name, spec)
@@ -152,7 +152,7 @@ class Segment:
         return SegmentWriter(self, name, spec, encoding, json.loads(metadata))
 
     def reserve(self, name: str, spec: ArraySpec) -> StoredArray:
-        """Create one array of known rows, which :func:`write_rows` fills, from any process and in any order."""
+        """Create one array of known size, which :func:`write_rows` fills, from any process and in any order."""
         assert spec.n_rows is not None
         self.create(name, spec)
         return self._arrays[name]
@@ -165,7 +165,7 @@ class Segment:
     def seal(
         self, name: str, n_rows: int, encoding: Encoding, shards: Sequence[int], text: TextSize | None = None
     ) -> StoredArray:
-        """Record how many rows (and how wide a text) an array ended with, and the checksums of its shards."""
+        """Record the final number of rows (and width of text) of an array, and the checksums of its shards."""
         with writing(self.location / name):
             return self._seal(name, n_rows, encoding, shards, text)
 
@@ -173,7 +173,7 @@ class Segment:
         self, name: str, n_rows: int, encoding: Encoding, shards: Sequence[int], text: TextSize | None
     ) -> StoredArray:
         old = self._arrays[name]
-        if old.n_rows != n_rows or not n_rows:  # zarr's own resize looks for every chunk of the old shape
+        if old.n_rows != n_rows or not n_rows:  # zarr's own resize would look for every chunk of the old shape
             metadata = json.loads(self._metadata[name])
             metadata["shape"][0] = n_rows
             self.location.write(f"{name}/zarr.json", json.dumps(metadata).encode())
@@ -217,14 +217,14 @@ class SegmentWriter:
 
     @property
     def n_rows(self) -> int:
-        """Rows appended so far."""
+        """Number of rows appended so far."""
         return self._written + self._buffered
 
     def append(self, rows: Array) -> None:
-        """Append rows of shape ``(n, *row_shape)``; they may change as soon as this returns.
+        """Append rows of shape ``(n, *row_shape)``; the caller may change them as soon as this returns.
 
-        They are copied: an iterator may fill the same memory again, and another thread may write to it, but a shard and
-        its checksum are made of the same bytes.
+        They are copied: an iterator may reuse its buffer, and another thread may write to it, but a shard and its
+        checksum must be made of the same bytes.
         """
         if is_text(rows.dtype):  # later rows may be wider
             self._encoding = encoding_of(np.result_type(self._encoding.logical, rows.dtype))
@@ -234,9 +234,9 @@ class SegmentWriter:
         self._append(encoded(self._name, self._encoding, rows))
 
     def _append(self, rows: Array) -> None:
-        """Append rows as they are stored."""
-        # Numbers fill the buffer of one shard, which `_put` hands on. Text is also counted chunk by chunk, so that none
-        # takes more than a reader accepts: where one would, the array begins again with fewer rows to a chunk.
+        """Append rows in their stored form."""
+        # Numbers fill the buffer of one shard, which `_put` hands on. Text is also counted chunk by chunk, so that no
+        # chunk exceeds what a reader accepts: if one would, the array starts again with fewer rows per chunk.
         nbytes = row_text_nbytes(rows) if self._encoding.logical.kind == "T" else None
         start = 0
         while start < len(rows):
@@ -256,11 +256,11 @@ class SegmentWriter:
 
     @property
     def _is_final(self) -> bool:
-        """Whether chunks cannot have fewer rows."""
+        """Whether the rows per chunk cannot be lowered."""
         return self._spec.is_fixed or self._spec.layout.chunk_rows == 1 or self._segment.renew is None
 
     def _relay(self, row_nbytes: int) -> None:
-        """Begin again with fewer rows to a chunk: rows take more bytes than what came before told."""
+        """Start again with fewer rows per chunk: rows take more bytes than earlier rows suggested."""
         layout = self._spec.layout
         if self._is_final or self._segment.renew is None:
             raise too_much_text(self._name, layout.chunk_rows, layout.chunk_rows * row_nbytes)
@@ -277,7 +277,7 @@ class SegmentWriter:
         if self._buffer is not None:
             fresh._append(self._buffer[: self._buffered])
         self._segment.discard(self._name)
-        self.__dict__.update(fresh.__dict__)  # whoever holds this writer goes on with the new array
+        self.__dict__.update(fresh.__dict__)  # holders of this writer continue with the new array
 
     def flush(self) -> None:
         """Wait until every whole shard that was appended is in storage.
@@ -285,26 +285,26 @@ class SegmentWriter:
         Raises
         ------
         WriteError
-            One of them cannot be written.
+            A shard cannot be written.
         """
         with writing(self._segment.location / self._name):
             while self._writing:
                 self._settle()
 
     def abandon(self) -> None:
-        """Wait until nothing is written any more, whatever came of it; for a transaction that failed."""
+        """Wait until nothing is being written, ignoring errors; for a transaction that failed."""
         if self._pool is not None:
             self._pool.close()
 
     def close(self) -> StoredArray:
-        """Write what remains, check the number of rows and return the finished array."""
+        """Write the remaining rows, check their number, and return the finished array."""
         if self._buffered:
             self._put(sync=False)
         self.flush()
         self.abandon()
         if self._spec.n_rows is not None and self._written != self._spec.n_rows:
             raise TransactionError(
-                f"array {self._name!r} was to have {self._spec.n_rows} rows, and {self._written} were written"
+                f"array {self._name!r} should have {self._spec.n_rows} rows, but {self._written} were written"
             )
         text = self._text if self._encoding.logical.kind == "T" else None
         return self._segment.seal(self._name, self._written, self._encoding, self._shards, text)
@@ -321,7 +321,7 @@ class SegmentWriter:
             self._put()
 
     def _put(self, *, sync: bool = True) -> None:
-        """Hand one shard to storage: the disk works on it while others are encoded; a last few rows need not wait."""
+        """Hand one shard to storage, which writes it while others are encoded; a last few rows are written at once."""
         assert self._buffer is not None
         buffer, rows = self._buffer, self._buffer[: self._buffered]
         start, stop = self._written, self._written + len(rows)
@@ -331,14 +331,14 @@ class SegmentWriter:
         with writing(self._segment.location / self._name):
             if isinstance(self._target, zarr.Array):
                 self._target[start:stop] = rows
-            elif self._pool is None and rows.nbytes <= SMALL_NBYTES:  # small appends would wait for a thread to start
+            elif self._pool is None and rows.nbytes <= SMALL_NBYTES:  # a small append would wait for a thread to start
                 self._target.write(start // self._shard, rows, sync=False)
             else:
                 if self._pool is None:
                     self._pool = ThreadPool(WRITES_IN_FLIGHT, "storegate-write")
                 write = partial(self._target.write, start // self._shard, rows, sync=sync)
                 self._writing.append((self._pool.submit(write), buffer))
-            self._shards.append(checksums.of_rows(rows))  # while storage is busy with it
+            self._shards.append(checksums.of_rows(rows))  # while storage writes it
             if len(self._writing) > WRITES_IN_FLIGHT:
                 self._settle()
 
@@ -351,7 +351,7 @@ class SegmentWriter:
 
 @dataclass(frozen=True, slots=True)
 class _Codecs:
-    """Codecs that can be told apart: zarr's own cannot be hashed."""
+    """Codecs that can be hashed and compared, unlike zarr's own."""
 
     codecs: Compressor = field(compare=False)
     text: str
@@ -359,7 +359,7 @@ class _Codecs:
 
 @functools.lru_cache(maxsize=256)
 def _metadata(name: str, shape: tuple[int, ...], encoding: Encoding, layout: Layout, compressor: _Codecs) -> bytes:
-    """Return the ``zarr.json`` of an array; small appends ask for the same one again and again."""
+    """Return the ``zarr.json`` of an array; cached, since small appends often repeat it."""
     tail = tuple(max(1, size) for size in shape[1:])
     array = zarr.create_array(
         zarr.storage.MemoryStore(),
@@ -374,7 +374,7 @@ def _metadata(name: str, shape: tuple[int, ...], encoding: Encoding, layout: Lay
     )
     content = bytes(array.metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"].to_bytes())
     try:
-        require_legal_document(content, f"{name}/zarr.json", encoding.stored, shape, layout)  # as who reads it will
+        require_legal_document(content, f"{name}/zarr.json", encoding.stored, shape, layout)  # as readers will
     except CorruptStoreError as err:
-        raise UnreadableStateError(f"nothing was changed, since nobody could read it afterwards: {err}") from err
+        raise UnreadableStateError(f"nothing was changed, since it could not be read afterwards: {err}") from err
     return content

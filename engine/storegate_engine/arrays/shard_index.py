@@ -1,4 +1,4 @@
-"""Shard index: where the chunks of one shard lie in its file, checked before any of them is read; knows no codec."""
+"""Shard index: the places of the chunks of one shard in its file, checked before any chunk is read; knows no codec."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ __all__ = ["MISSING", "ShardIndex", "Span", "index_nbytes", "index_of", "packed_
 Array: TypeAlias = np.ndarray[Any, Any]
 
 MISSING = 2**64 - 1
-"""Offset and length of a chunk that is not there."""
+"""Offset and length of a missing chunk."""
 
 
 Span: TypeAlias = tuple[int, int]
-"""Where a chunk begins in its shard, and how many bytes it has there."""
+"""The offset of a chunk in its shard, and its bytes there."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardIndex:
-    """Places of the chunks of one file as the file says, and which of them can be true."""
+    """The places of the chunks of one file, as its index says, and which of them are legal."""
 
     begins: Sequence[int]
     lengths: Sequence[int]
     ends: Sequence[int]
-    """For each chunk, up to which one it is one run with those behind it, see `parse`; 0 for one that is not legal."""
+    """For each chunk, the end of the run that it can be read with, see `parse`; 0 for an illegal chunk."""
     limit: int
-    """The most bytes that a chunk can have."""
+    """Most bytes that a chunk can have."""
     file_nbytes: int
 
     @classmethod
     def parse(cls, content: Array, file_nbytes: int, chunk_nbytes: int, plain_nbytes: int = 0) -> ShardIndex:
-        """Return the index that these bytes are, ``(begin, length)`` of each chunk, without their checksum.
+        """Return the index from its bytes, ``(offset, length)`` of each chunk, without their checksum.
 
         Parameters
         ----------
         content : ndarray of uint8
-            The bytes.
+            The bytes of the index.
         file_nbytes : int
-            Bytes of the file, or more than any has where that is not known.
+            Bytes of the file; a larger number if that is not known.
         chunk_nbytes, plain_nbytes : int
-            Bytes of a chunk when decoded, and of one that is stored as it is.
+            Bytes of a decoded chunk, and of one that is stored uncompressed.
         """
         begins, lengths = content.view("<u8").reshape(-1, 2).T
         limit = max_frame_nbytes(chunk_nbytes)
-        # no sum of two numbers of the file, which may wrap around
+        # numbers of the file are not added: a sum may wrap around
         wrong = (lengths > limit) | (begins > file_nbytes) | (lengths > file_nbytes - np.minimum(begins, file_nbytes))
-        # Chunks that can be fetched with one read are runs: a run is cut where a chunk does not begin where the one
-        # before it ends, where plain and encoded ones meet, and on both sides of an illegal one.
+        # Chunks that can be fetched with one read are runs: a run is cut if a chunk does not begin where the one
+        # before it ends, between plain and encoded ones, and on both sides of an illegal one.
         #
         #   chunks     | plain | plain | encoded | encoded | gap | encoded | illegal | encoded |
         #   ends           2       2        4         4               5         0         7
@@ -66,31 +66,31 @@ class ShardIndex:
         cuts = np.concatenate([np.flatnonzero(apart) + 1, [len(begins)]])
         ends = np.repeat(cuts, np.diff(cuts, prepend=0))
         ends[wrong] = 0
-        # plain ints are read out of these, one at a time, at half of what numpy takes
+        # reading single ints from these takes half the time of numpy
         begin, length, end = (array("Q", of.astype("<u8").tobytes()) for of in (begins, lengths, ends))
         return cls(begin, length, end, limit, file_nbytes)
 
     def span(self, at: int) -> Span:
-        """Return offset and length of a chunk."""
+        """Return the offset and length of a chunk."""
         return self.begins[at], self.lengths[at]
 
     def is_legal(self, at: int) -> bool:
-        """Return whether a chunk is there, not too long, and within the file."""
+        """Return whether a chunk exists, is not too long, and is within the file."""
         return self.ends[at] > at
 
     def require_legal(self, at: int, chunk: int, path: str) -> None:
-        """Raise CorruptStoreError where a chunk is not there, too long, or beyond the file's end."""
+        """Raise CorruptStoreError if a chunk is missing, too long, or beyond the end of the file."""
         if self.ends[at] > at:
             return
         begin, nbytes = self.span(at)
         if begin == MISSING:
             raise CorruptStoreError(f"chunk {chunk} is missing in {path}")
         if nbytes > self.limit:
-            raise CorruptStoreError(f"chunk {chunk} of {path} claims {nbytes} bytes, and cannot be one of {self.limit}")
+            raise CorruptStoreError(f"chunk {chunk} of {path} claims {nbytes} bytes, more than {self.limit}")
         raise CorruptStoreError(f"{path} is shorter than what was written: chunk {chunk} is not in it")
 
     def spans(self, path: str) -> list[Span]:
-        """Return the spans of all chunks but those that the index says are not there; each must be legal."""
+        """Return the spans of all chunks that the index does not mark as missing; each must be legal."""
         there = [at for at in range(len(self.ends)) if self.span(at) != (MISSING, MISSING)]
         for at in there:
             self.require_legal(at, at, path)
@@ -98,34 +98,34 @@ class ShardIndex:
 
 
 def index_nbytes(n_chunks: int) -> int:
-    """Return the bytes of an index at the end of its file."""
+    """Return the bytes of the index at the end of a file."""
     return 16 * n_chunks + CHECKSUM_NBYTES
 
 
 def packed_index(spans: Array) -> bytes:
-    """Return an index as it ends a file; spans, of shape (n_chunks, 2), are `MISSING` where no chunk is."""
+    """Return an index in its stored form; spans, of shape (n_chunks, 2), are `MISSING` for missing chunks."""
     content = spans.astype("<u8").tobytes()
     return content + crc32c(content).to_bytes(CHECKSUM_NBYTES, "little")
 
 
 def index_of(path: str, file: Any, n_chunks: int, chunk_nbytes: int, plain_nbytes: int) -> ShardIndex:
-    """Return the index of an open file, which is read once for as long as the file stays the same.
+    """Return the index of an open file, cached as long as the file does not change.
 
     Parameters
     ----------
     path : str
         Its path, for errors.
     file : file
-        Open to read.
+        The file, open to read.
     n_chunks, chunk_nbytes, plain_nbytes : int
-        Chunks of the shard, their bytes when decoded, and the bytes of one that is stored as it is.
+        Number of chunks of the shard, bytes of a decoded chunk, and of one that is stored uncompressed.
 
     Raises
     ------
     CorruptStoreError
-        Its index is not what was written.
+        The index is damaged.
     """
-    status = os.fstat(file.fileno())  # a file that was written anew has another inode
+    status = os.fstat(file.fileno())  # a file that was rewritten has another inode
     key = path, n_chunks, chunk_nbytes, plain_nbytes, status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev
     found = _indices.get(key)
     if found is None:
@@ -137,13 +137,13 @@ def index_of(path: str, file: Any, n_chunks: int, chunk_nbytes: int, plain_nbyte
 
 
 KEPT = 8192
-"""Files whose indices are kept."""
+"""Number of files whose indices are kept."""
 _indices: dict[tuple[object, ...], ShardIndex] = {}
 
 
 def _index_of(path: str, file: Any, n_chunks: int, chunk_nbytes: int, plain_nbytes: int, nbytes: int) -> ShardIndex:
     own_nbytes = index_nbytes(n_chunks)
-    if own_nbytes > nbytes:  # before memory is taken for it
+    if own_nbytes > nbytes:  # before memory is allocated for it
         raise CorruptStoreError(f"{path} is shorter than what was written")
     content = np.empty(own_nbytes, "u1")
     read_exactly(file, nbytes - own_nbytes, content.data, path)
@@ -154,12 +154,12 @@ def _index_of(path: str, file: Any, n_chunks: int, chunk_nbytes: int, plain_nbyt
 
 
 def read_exactly(file: Any, start: int, out: memoryview, path: str) -> None:
-    """Read bytes from a place of an open file on.
+    """Read bytes at an offset of an open file.
 
     Raises
     ------
     CorruptStoreError
-        It ends before.
+        The file is too short.
     """
     if start >= 0:
         file.seek(start)

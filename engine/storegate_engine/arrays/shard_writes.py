@@ -24,7 +24,7 @@ __all__ = ["MAX_TEXT_NBYTES", "encoded", "new_shards", "open_with_zarr", "too_mu
 Array: TypeAlias = np.ndarray[Any, Any]
 
 MAX_TEXT_NBYTES = MAX_CHUNK_NBYTES - 64
-"""What the texts of a chunk may take, without the number of them."""
+"""Most bytes of the texts of a chunk, without the number of them."""
 
 
 def write_rows(array: StoredArray, start: int, rows: Array) -> checksums.Written:
@@ -33,12 +33,12 @@ def write_rows(array: StoredArray, start: int, rows: Array) -> checksums.Written
     Returns
     -------
     tuple of int and list of int
-        The first shard's number and the checksums of all, for :meth:`Segment.seal`.
+        The first shard's number and the checksums of all shards, for :meth:`Segment.seal`.
 
     Raises
     ------
     WriteError
-        They cannot be written.
+        The rows cannot be written.
     """
     if start % array.layout.shard_rows or (len(rows) % array.layout.shard_rows and start + len(rows) < array.n_rows):
         raise ValueError(f"rows {start}..{start + len(rows)} are not whole shards of {array.layout.shard_rows} rows")
@@ -65,7 +65,7 @@ def _write_shards(array: StoredArray, start: int, rows: Array) -> list[int]:
 
 
 def encoded(name: str, encoding: Encoding, rows: Array) -> Array:
-    """Return rows as they are stored; what cannot be is refused by the variable's name."""
+    """Return rows in their stored form; an error names the variable."""
     try:
         return encoding.encode(rows)
     except DtypeError as err:
@@ -73,14 +73,14 @@ def encoded(name: str, encoding: Encoding, rows: Array) -> Array:
 
 
 def _require_chunks(name: str, nbytes: Array, chunk_rows: int) -> None:
-    """Refuse chunks of text that are larger than any that is read; rows begin with a chunk."""
+    """Refuse chunks of text that readers would refuse; the rows begin with a chunk."""
     largest = int(np.add.reduceat(nbytes, np.arange(0, len(nbytes), chunk_rows)).max()) if len(nbytes) else 0
     if largest > MAX_TEXT_NBYTES:
         raise too_much_text(name, chunk_rows, largest)
 
 
 def too_much_text(name: str, chunk_rows: int, nbytes: int) -> ShapeError:
-    """Return what to raise for a chunk of text that is larger than any that is read."""
+    """Return the error for a chunk of text that readers would refuse."""
     remedy = "split its texts" if chunk_rows == 1 else "choose fewer rows for backend_args['chunk']"
     return ShapeError(
         f"variable {name!r}: {chunk_rows} rows of text take {nbytes} bytes, and a chunk at most {MAX_TEXT_NBYTES}; "
@@ -91,7 +91,7 @@ def too_much_text(name: str, chunk_rows: int, nbytes: int) -> ShapeError:
 def new_shards(
     location: Location, name: str, dtype: np.dtype[Any], layout: Layout, metadata: dict[str, Any]
 ) -> Shards | None:
-    """Return the files of a new array where these are written here, None where zarr-python does it."""
+    """Return the files of a new array if this library writes them, None if zarr-python does."""
     if not location.is_local or is_text(dtype):
         return None
     directory = f"{location.url}/{location.key(name)}"
@@ -99,6 +99,6 @@ def new_shards(
 
 
 def open_with_zarr(location: Location, name: str) -> zarr.Array[Any]:
-    """Return a new array to write with zarr-python, chunks of zeros too."""
-    with zarr.config.set({"array.write_empty_chunks": True}):  # an opened array takes it from there
+    """Return a new array to write with zarr-python, including chunks of zeros."""
+    with zarr.config.set({"array.write_empty_chunks": True}):  # an opened array reads this setting
         return zarr.open_array(StorePath(location.store, location.key(name)), mode="r+")

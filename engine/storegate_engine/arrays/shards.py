@@ -1,7 +1,7 @@
-"""Shards: the files of a sharded zarr array on a file system; knows their format, and not what the rows mean.
+"""Shards: the files of a sharded zarr array on a file system; knows their format, but not the meaning of rows.
 
-Format: zarr v3, codec ``sharding_indexed`` along the first axis, the index at the end of a file, chunks as `frames`
-describes them; arrays of any other kind are left to zarr-python.
+Format: zarr v3, codec ``sharding_indexed`` along the first axis, the index at the end of a file, chunks as described in
+`frames`; zarr-python reads and writes all other arrays.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ __all__ = ["RowSpan", "Shards", "shards_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Places: TypeAlias = Sequence[Array | None]
-"""Where chunks belong, None for those that do not belong there whole."""
+"""Memory for whole chunks; None for chunks that are not wanted as a whole."""
 RowSpan: TypeAlias = tuple[int, int, int]
-"""The first row, the one after the last, and where in memory the first one belongs, in rows."""
+"""The first row, the end, and the place of the first row in memory, in rows."""
 Part: TypeAlias = tuple[int, int, int]
-"""Of the bytes of a chunk: the first, how many, and where in memory they belong."""
+"""A part of the bytes of a chunk: its offset, its length, and its place in memory."""
 
 TASK_NBYTES = (2 * 2**20, 16 * 2**20)
-"""The fewest and the most decoded bytes of one task of a thread: a long read in order is what an operating system reads
-ahead of best."""
+"""The fewest and the most decoded bytes of one task of a thread: operating systems read ahead best for long sequential
+reads."""
 READ_NBYTES = 256 * 2**10
-"""Encoded chunks that lie side by side are fetched together up to so many bytes, which stay in a core's cache."""
+"""Adjacent encoded chunks are fetched together up to this many bytes, which fit in a core's cache."""
 PLAIN_NBYTES = 2**20
-"""Plain chunks are fetched together up to so many bytes."""
+"""Plain chunks are fetched together up to this many bytes."""
 MOST_CHUNKS = 256
-"""Plain chunks of one call, which can fill 1,024 buffers (IOV_MAX): one for each, and one between it and the next."""
+"""Most plain chunks of one call, which can fill 1,024 buffers (IOV_MAX): one for each, and one between neighbours."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shards:
-    """The files of one array, and how chunks lie in them."""
+    """The files of one array, and the layout of chunks in them."""
 
     directory: str
     """The array's directory."""
@@ -61,27 +61,27 @@ class Shards:
     chunk_rows: int
     """Rows of a chunk."""
     n_chunks: int
-    """Chunks of a shard."""
+    """Number of chunks of a shard."""
     framing: Framing
-    """How a chunk is encoded."""
+    """The encoding of a chunk."""
     root: str
-    """The directory above it, out of which no link leads."""
+    """The directory above it; links that leave it are refused."""
 
     def path(self, shard: int) -> str:
         """Return the path of one file."""
         return f"{self.directory}/{shard_key(shard, self.row_shape)}"
 
     def _place(self, shard: int) -> tuple[str, str]:
-        """Return the key of the directory of one file below the root, and the file's name."""
+        """Return the key of the directory of one file, below the root, and the file's name."""
         key, _, name = self.path(shard)[len(self.root) :].strip("/").rpartition("/")
         return key, name
 
     def _open(self, shard: int) -> Any:
-        """Open one file to read, in a directory that was reached step by step and stays open."""
+        """Open one file to read, in a directory that was opened step by step and stays open."""
         key, name = self._place(shard)
         try:
             descriptor = cached_directory(self.root, key).open_to_read(name)
-        except FileNotFoundError:  # that directory may have been removed, and made again
+        except FileNotFoundError:  # the directory may have been removed and created again
             descriptor = open_file(self.root, f"{key}/{name}")
         return open(descriptor, "rb", buffering=0)
 
@@ -92,20 +92,20 @@ class Shards:
     def read_spans(self, spans: Iterable[RowSpan], out: Array, *, alone: bool = False) -> None:
         """Read spans of rows to their places in ``out``, C-contiguous and of the stored dtype.
 
-        A chunk is read once, however many spans touch it. ``alone`` reads in this thread: where several ask side by
-        side, handing over to others costs more than it gains.
+        A chunk is read once, however many spans touch it. ``alone`` reads in this thread: if other threads read, too,
+        handing over costs more than it gains.
 
         Raises
         ------
         CorruptStoreError
-            A chunk is missing or not what was written; its file is named.
+            A chunk is missing or damaged; the message names its file.
         FileNotFoundError
             A file is missing.
         """
         wanted = self._wanted(spans)
         fewest, most = TASK_NBYTES
         nbytes = len(wanted) * self.framing.nbytes
-        # a task for each core, but none so short that handing it over costs more than it saves
+        # one task per core, but none so short that handing it over costs more than it saves
         step = round(min(max(nbytes // N_CORES, fewest), most) / self.framing.nbytes)
         content = out.reshape(-1).view("u1")
         run_tasks(
@@ -116,10 +116,10 @@ class Shards:
     def take_into(self, rows: Array, out: Array, *, alone: bool = False) -> None:
         """Read ``rows`` in any order, repeats included, into ``out``; every chunk is read once.
 
-        ``out`` is C-contiguous and of the stored dtype; for ``alone`` and what is raised see :meth:`read_spans`.
+        ``out`` is C-contiguous and of the stored dtype; for ``alone`` and errors see :meth:`read_spans`.
         """
         places, cuts, chunks = groups_of(rows // self.chunk_rows)
-        # whole rows as one item each are moved by numpy's fastest loops, those of few bytes above all
+        # numpy moves whole rows fastest as single items, above all rows of few bytes
         values = _items_of(out.reshape(-1).view("u1").reshape(len(rows), -1))
         within = {chunk: (lo, hi) for chunk, lo, hi in zip(chunks, cuts, cuts[1:], strict=False)}
 
@@ -135,7 +135,7 @@ class Shards:
         run_tasks([partial(take, part) for part in self._tasks(chunks, step)], here=alone)
 
     def drop(self, start: int, stop: int) -> None:
-        """Take the files that lie within rows ``start..stop`` out of the page cache: they are not read again soon."""
+        """Drop the files within rows ``start..stop`` from the page cache: they are not read again soon."""
         shard_rows = self.chunk_rows * self.n_chunks
         if hasattr(os, "posix_fadvise"):
             for shard in range(-(-start // shard_rows), stop // shard_rows):
@@ -143,7 +143,7 @@ class Shards:
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
     def will_read(self, spans: Sequence[Span]) -> None:
-        """Let the system fetch rows, as firsts and lasts, in ascending order: a hint, which never fails."""
+        """Ask the system to fetch rows, given as firsts and ends, in ascending order: a hint, which never fails."""
         if not hasattr(os, "posix_fadvise"):
             return
         shard_rows = self.chunk_rows * self.n_chunks
@@ -155,7 +155,7 @@ class Shards:
                 wanted.setdefault(shard, []).append((first, last // self.chunk_rows))
         for shard, parts in wanted.items():
             path = self.path(shard)
-            with contextlib.suppress(OSError, CorruptStoreError), self._open(shard) as file:  # reading them will tell
+            with contextlib.suppress(OSError, CorruptStoreError), self._open(shard) as file:  # reading raises it later
                 index = self._index(path, file)
                 for first, last in parts:
                     begin, end = index.begins[first], sum(index.span(last))
@@ -163,7 +163,7 @@ class Shards:
                         os.posix_fadvise(file.fileno(), begin, end - begin, os.POSIX_FADV_WILLNEED)
 
     def write(self, shard: int, rows: Array, *, sync: bool = True) -> None:
-        """Write one file: all rows of a shard, or the last ones of the array.
+        """Write one file: all rows of a shard, or the last rows of the array.
 
         The file appears whole, and may be written again with the same rows. With ``sync`` it is on the disk when this
         returns.
@@ -175,7 +175,7 @@ class Shards:
         end = 0
         try:
             with open(parent.open_new(fresh), "wb", buffering=0) as file:
-                # frames have the length that they turn out to have: the index follows them, and not the other way round
+                # the length of a frame is known only after encoding, so the index is computed last
                 n_chunks = -(-len(rows) // self.chunk_rows)
                 for at, frame in enumerate(self.framing.frames(n_chunks, partial(self._chunk, rows))):
                     for part in frame:
@@ -192,7 +192,7 @@ class Shards:
             raise
 
     def _chunk(self, rows: Array, at: int) -> Array:
-        """Return one chunk of the rows of a shard, which is whole also at the array's end."""
+        """Return one chunk of the rows of a shard, padded to a whole chunk at the array's end."""
         rows = rows[at * self.chunk_rows : (at + 1) * self.chunk_rows]
         if len(rows) == self.chunk_rows:
             return np.ascontiguousarray(rows)
@@ -201,8 +201,8 @@ class Shards:
         return chunk
 
     def _wanted(self, spans: Iterable[RowSpan]) -> dict[int, list[Part]]:
-        """Return, for every chunk that spans touch, which parts of it belong where."""
-        # in bytes, because chunks are decoded as bytes; a chunk that several spans touch has a part for each of them
+        """Return, for every chunk that spans touch, its wanted parts and their places."""
+        # in bytes, as chunks are decoded; a chunk that several spans touch has a part for each of them
         wanted: dict[int, list[Part]] = {}
         rows, nbytes = self.chunk_rows, self.row_nbytes
         for start, stop, place in spans:
@@ -214,7 +214,7 @@ class Shards:
         return wanted
 
     def _tasks(self, chunks: Sequence[int], most: int) -> Iterator[Sequence[int]]:
-        """Yield chunks, which ascend, in parts that lie within one file each."""
+        """Yield the ascending chunks in parts, each within one file."""
         first = 0
         for at in range(1, len(chunks) + 1):
             if (
@@ -226,35 +226,35 @@ class Shards:
                 first = at
 
     def read_wanted(self, chunks: Sequence[int], wanted: Mapping[int, Sequence[Part]], out: Array) -> None:
-        """Read chunks of one shard; those that are wanted whole are decoded in place."""
+        """Read chunks of one shard; those wanted as a whole are decoded in place."""
         nbytes = self.framing.nbytes
         parts = [wanted[chunk] for chunk in chunks]
         places = [out[of[0][2] : of[0][2] + nbytes] if of[0][1] == nbytes else None for of in parts]
         for done, decoded in self.read_chunks(chunks, places):
             for at, chunk in enumerate(decoded, done):
-                # the first part of a chunk that was decoded in place is there already
+                # the first part of a chunk decoded in place is already there
                 for lo, size, place in parts[at][places[at] is not None :]:
                     out[place : place + size] = chunk[lo : lo + size]
 
     def read_chunks(self, chunks: Sequence[int], places: Places | None = None) -> Iterator[tuple[int, Sequence[Array]]]:
-        """Yield the decoded bytes of chunks of one shard, several at a time, and which of them is the first.
+        """Yield decoded chunks of one shard, several at a time, with the index of the first among those wanted.
 
-        They are in their places, else in memory that the next ones use again.
+        They are in their places, or in memory that is reused for the next ones.
         """
-        # Chunks that are wanted, by their number in the file, which holds them in any order and with gaps:
+        # Wanted chunks, by their number in the file, which holds them in any order and with gaps:
         #
         #     wanted    3  4  5  6 | 9 | 10 ...       one read for each group between the bars
         #
-        # A read goes on as long as the next wanted chunk is the next of the file and lies behind this one, see
-        # `ShardIndex.ends`, up to as many as `_most` says. Plain ones go from the file to their places at once; encoded
-        # ones are decoded from a buffer that stays in the core's cache.
+        # A read continues while the next wanted chunk is the next of the file and follows this one, see
+        # `ShardIndex.ends`, up to the limit of `_most`. Plain chunks are read to their places directly; encoded
+        # ones are decoded from a buffer that fits in a core's cache.
         shard = chunks[0] // self.n_chunks
         path = self.path(shard)
         within = [chunk - shard * self.n_chunks for chunk in chunks]
         with self._open(shard) as file:
             index = self._index(path, file)
             if places is None and len(within) > 1 and hasattr(os, "posix_fadvise"):
-                for at, chunk in zip(within, chunks, strict=True):  # here and there: the disk fetches all at once
+                for at, chunk in zip(within, chunks, strict=True):  # scattered: the disk fetches all at once
                     index.require_legal(at, chunk, path)
                     os.posix_fadvise(file.fileno(), *index.span(at), os.POSIX_FADV_WILLNEED)
             done = 0
@@ -278,24 +278,24 @@ class Shards:
                 done = last
 
     def _index(self, path: str, file: Any) -> ShardIndex:
-        """Return where the chunks of an open file are."""
+        """Return the index of an open file."""
         return index_of(path, file, self.n_chunks, self.framing.nbytes, self.framing.plain_nbytes)
 
     def _most(self, nbytes: int, *, in_place: bool) -> int:
-        """Return how many chunks like one of so many bytes in a file are fetched in one call."""
+        """Return the number of chunks of about ``nbytes`` bytes in a file to fetch in one call."""
         decoded = max(1, PLAIN_NBYTES // self.framing.nbytes)
         return min(decoded, MOST_CHUNKS, decoded if in_place else max(1, READ_NBYTES // max(1, nbytes)))
 
     def _placed(self, places: Places) -> Sequence[Array]:
-        """Return places for chunks, with memory of this thread for those that have none."""
+        """Return memory for chunks: their places, or memory of this thread for those without a place."""
         n_spares = sum(place is None for place in places)
         spares = iter(_workspace("chunks", n_spares * self.framing.nbytes).reshape(n_spares, self.framing.nbytes))
         return [next(spares) if place is None else place for place in places]
 
     def _fetch_plain(self, file: Any, path: str, spans: Sequence[Span], into: Sequence[Array]) -> None:
-        """Fetch chunks that lie side by side, as they are, to where they belong."""
-        # One preadv takes the file apart. Rows go to their places; what lies between two chunks, the checksum of one
-        # and the header of the next, goes to a row of `between`:
+        """Fetch adjacent plain chunks to their places."""
+        # One preadv splits the file. Rows go to their places; the bytes between two chunks, the checksum of one
+        # and the header of the next, go to a row of `between`:
         #
         #     file      | head | rows 0 | tail head | rows 1 | tail head | rows 2 | tail |
         #     between     [0]             [1]                  [2]                  [3]
@@ -310,7 +310,7 @@ class Shards:
         self.framing.settle(between, into)
 
     def _fetch_encoded(self, file: Any, path: str, spans: Sequence[Span], into: Sequence[Array]) -> None:
-        """Fetch chunks that lie side by side, and decode them one after the other to where they belong."""
+        """Fetch adjacent chunks, and decode them one after the other to their places."""
         start, end = spans[0][0], sum(spans[-1])
         encoded = _workspace("encoded", end - start)
         read_exactly(file, start, encoded.data, path)
@@ -322,7 +322,7 @@ class Shards:
 
 
 def shard_key(shard: int, row_shape: tuple[int, ...]) -> str:
-    """Return the key of a shard's file below its array, as zarr v3 makes it."""
+    """Return the key of a shard's file below its array, as defined by zarr v3."""
     return "/".join(["c", str(shard), *("0" for _ in row_shape)])
 
 
@@ -335,7 +335,7 @@ def _items_of(rows: Array) -> Array:
 def shards_of(
     directory: str, metadata: Mapping[str, Any], chunk_rows: int, shard_rows: int, *, root: str | None = None
 ) -> Shards | None:
-    """Return the shards of an array that this module can read and write, None for any other.
+    """Return the shards of an array that this file can read and write, None for any other.
 
     Parameters
     ----------
@@ -344,9 +344,9 @@ def shards_of(
     metadata : mapping
         The content of its ``zarr.json``.
     chunk_rows, shard_rows : int
-        Rows of a chunk and of a shard as they should be.
+        Expected rows of a chunk and of a shard.
     root : str, optional
-        The directory above it, out of which no link leads; itself where it is not given.
+        The directory above it, which links must not leave; default: the array's directory.
     """
     if sys.byteorder != "little":
         return None
@@ -384,7 +384,7 @@ _local = threading.local()
 
 
 def _workspace(use: str, nbytes: int) -> Array:
-    """Return memory of this thread, with any content, until the next call for the same use."""
+    """Return memory of this thread, with any content, valid until the next call for the same use."""
     if not hasattr(_local, "workspace"):
         _local.workspace = Workspace()
     space: Workspace = _local.workspace

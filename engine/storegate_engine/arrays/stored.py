@@ -1,6 +1,6 @@
-"""Stored: arrays of rows in segments of zarr v3, opened once a process; trusts nothing that lies there, writes nothing.
+"""Stored: arrays of rows in segments of zarr v3, opened once per process; trusts no stored bytes, writes nothing.
 
-Numbers on a file system are read by `shards`; zarr-python reads text, unusual codecs and stores elsewhere.
+`shards` reads numbers on a file system; zarr-python reads text, unusual codecs and other stores.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ __all__ = ["StoredArray", "StoredIndex"]
 Array: TypeAlias = np.ndarray[Any, Any]
 
 INDEX_ROWS = 2**18
-"""An index as long as this is kept in memory."""
+"""An index up to this size is kept in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredArray:
-    """Rows of one array of a stored segment; travels as a location and a name."""
+    """Rows of one array of a stored segment; pickled as a location and a name."""
 
     def __hash__(self) -> int:
-        """Hash what tells arrays apart; a commit looks up all of them several times."""
+        """Hash only what identifies an array; a commit looks up all arrays several times."""
         return hash((self.location.prefix, self.name))
 
     location: Location
-    """Where the segment lies."""
+    """The location of the segment."""
     name: str
     """The array's name in the segment."""
     dtype: np.dtype[Any]
@@ -66,31 +66,31 @@ class StoredArray:
     layout: Layout
     """Rows of a chunk and of a shard."""
     checksum: int = 0
-    """What its rows sum up to, see `checksums`; 0 while it is written."""
+    """The checksum of its rows, see `checksums`; 0 while it is written."""
     text: TextSize | None = None
-    """What variable-length text takes; None for other dtypes, and in stores of earlier versions."""
+    """The size of variable-length text; None for other dtypes, and in stores of earlier versions."""
 
-    # What the protocol asks, see `rows`; without annotations, which would make fields of them.
+    # Answers to the protocol, see `rows`; without annotations, which would make them fields.
     is_stored = True
     is_random_access = False
     constant = None
 
     def on_workers(self) -> None:
-        """Return None: workers read the rows from where they are stored."""
+        """Return None: workers read the rows from storage."""
 
     @property
     def n_shards(self) -> int:
-        """The number of shards; none where there are no bytes."""
+        """The number of shards; 0 if there are no bytes."""
         return -(-self.n_rows // self.layout.shard_rows) if 0 not in self.row_shape else 0
 
     @property
     def chunk_rows(self) -> int:
-        """The rows that are decoded together."""
+        """Number of rows that are decoded together."""
         return self.layout.chunk_rows
 
     @property
     def shard_rows(self) -> int:
-        """The rows of one file."""
+        """Number of rows of one file."""
         return self.layout.shard_rows
 
     @property
@@ -99,7 +99,7 @@ class StoredArray:
         return self.location.prefix.rpartition("/")[2]
 
     def to_json(self) -> dict[str, Any]:
-        """Return what a manifest holds of the array; its location is the manifest's."""
+        """Return the array as JSON for a manifest, which knows the location."""
         text = {} if self.text is None else {"text_nbytes": [self.text.nbytes, self.text.largest_nbytes]}
         return {
             "segment": self.segment,
@@ -115,12 +115,12 @@ class StoredArray:
 
     @classmethod
     def from_json(cls, document: Any, segments: Location) -> StoredArray:
-        """Return the array that a manifest refers to, below the directory of segments.
+        """Return the array from its JSON in a manifest, below the directory of segments.
 
         Raises
         ------
         CorruptStoreError
-            The document is not one that :meth:`to_json` returns.
+            The JSON was not made by :meth:`to_json`.
         """
         try:
             segment, name = document["segment"], document["name"]
@@ -161,7 +161,7 @@ class StoredArray:
             self._fetch(slice(start, stop), out, alone=alone)
 
     def read_spans(self, spans: Sequence[RowSpan], out: Array, /, *, alone: bool = False) -> None:
-        """Read spans of rows to their places in ``out``; every chunk that they touch is read once, where it can be."""
+        """Read spans of rows to their places in ``out``; every chunk that they touch is read once, if possible."""
         opened = open_array(self)
         if isinstance(opened, Shards) and self._is_direct(out):
             if out.size:
@@ -179,22 +179,22 @@ class StoredArray:
             self._fetch(rows, out, alone=alone)
 
     def inspect(self) -> None:
-        """Raise CorruptStoreError where its metadata are not those that the manifest means; reads no rows."""
+        """Raise CorruptStoreError if its metadata do not match the manifest; reads no rows."""
         open_array(self)
 
     def require_segment(self) -> None:
-        """Raise SnapshotExpired where the segment of the array was vacuumed."""
+        """Raise SnapshotExpired if the segment of the array was vacuumed."""
         if self.location.read("zarr.json", max_nbytes=inspection.MAX_METADATA_NBYTES) is None:
             raise _vacuumed(self)
 
     def will_read(self, spans: Sequence[tuple[int, int]]) -> None:
-        """Let the system fetch rows, as firsts and lasts, in ascending order: a hint."""
+        """Ask the system to fetch rows, given as firsts and ends, in ascending order: a hint."""
         opened = open_array(self)
         if isinstance(opened, Shards):
             opened.will_read(spans)
 
     def drop(self, start: int, stop: int) -> None:
-        """Say that rows ``start..stop`` are not read again soon: their room is for what is written."""
+        """Drop rows ``start..stop``, which are not read again soon, from the page cache."""
         opened = open_array(self)
         if isinstance(opened, Shards):
             opened.drop(start, stop)
@@ -204,7 +204,7 @@ class StoredArray:
         encoding = _encoding_in(self)
         with _reading(self):
             if isinstance(opened, zarr.Array):
-                # oindex normalises negative indices in place: it gets a copy
+                # a copy, since oindex normalises negative indices in place
                 stored = opened[rows] if isinstance(rows, slice) else opened.oindex[(np.array(rows),)]
                 out[...] = encoding.decode(np.asarray(stored))
                 return
@@ -218,16 +218,16 @@ class StoredArray:
                 out[...] = encoding.decode(target)
 
     def _is_direct(self, out: Array) -> bool:
-        """Return whether stored bytes are what belongs into ``out``."""
+        """Return whether stored bytes can be read into ``out`` unchanged."""
         encoding = encoding_of(self.dtype)
         return encoding.is_identity and out.dtype == encoding.stored and bool(out.flags.c_contiguous)
 
 
 @contextlib.contextmanager
 def _reading(array: StoredArray) -> Iterator[None]:
-    """Turn whatever reading comes to into an error that names the array.
+    """Turn any error of reading into one that names the array.
 
-    Each codec has errors of its own for bytes that it did not write, and so have the libraries of each store.
+    Each codec raises its own errors for damaged bytes, and so do the libraries of each store.
     """
     try:
         yield
@@ -236,17 +236,17 @@ def _reading(array: StoredArray) -> Iterator[None]:
 
 
 def _unreadable(array: StoredArray, done: str, err: Exception) -> StoreError:
-    """Return what it means that stored bytes are missing or wrong: the segment was vacuumed, or is broken."""
-    # What is gone is told apart from what is broken: the store as a whole, the segment, which vacuum removes from its
-    # metadata on, and else the bytes.
-    while isinstance(err, ExceptionGroup):  # of reads that ran side by side
+    """Return the error for missing or damaged bytes: the segment was vacuumed, or is damaged."""
+    # Distinguish missing from damaged: the store as a whole, the segment, whose metadata vacuum removes first, or only
+    # the bytes.
+    while isinstance(err, ExceptionGroup):  # of parallel reads
         err = err.exceptions[0]
     if replace(array.location, prefix="").read(MARKER) is None:
         return StoreNotFoundError(
             f"the store at {array.location.url} is gone: its directory was removed, or was the temporary one of a gate "
             "that has been closed; close a gate last, or give backend_args['output_dir']"
         )
-    if array.location.read("zarr.json", max_nbytes=inspection.MAX_METADATA_NBYTES) is None:  # what vacuum removes first
+    if array.location.read("zarr.json", max_nbytes=inspection.MAX_METADATA_NBYTES) is None:  # vacuum removes it first
         return _vacuumed(array)
     where = f"array {array.name!r} of segment {array.location} cannot be {done}"
     if isinstance(err, MemoryError):
@@ -265,7 +265,7 @@ def _vacuumed(array: StoredArray) -> SnapshotExpired:
 
 @functools.lru_cache(maxsize=2048)
 def open_array(array: StoredArray) -> Shards | zarr.Array[Any]:
-    """Open an array once per process; refuse one that is not what its manifest says."""
+    """Open an array once per process; refuse one that does not match its manifest."""
     location, layout = array.location, array.layout
     try:
         metadata, compressor = inspect_array(array)
@@ -273,7 +273,7 @@ def open_array(array: StoredArray) -> Shards | zarr.Array[Any]:
         if location.is_local and not is_text(array.dtype):
             directory = f"{location.url}/{location.key(array.name)}"
             opened = shards_of(directory, metadata, layout.chunk_rows, layout.shard_rows, root=location.url)
-        if opened is None:  # text and stores elsewhere: zarr-python reads, through a guard that knows what may come
+        if opened is None:  # text and other stores: zarr-python reads, through a guard that knows what is legal
             row = row_nbytes(encoding_of(array.dtype).stored, array.row_shape)
             limit = inspection.MAX_CHUNK_NBYTES if is_text(array.dtype) else layout.chunk_rows * row
             n_texts = layout.chunk_rows * math.prod(array.row_shape) if is_text(array.dtype) else None
@@ -287,7 +287,7 @@ def open_array(array: StoredArray) -> Shards | zarr.Array[Any]:
 
 @functools.lru_cache(maxsize=2048)
 def inspect_array(array: StoredArray) -> tuple[dict[str, Any], str | None]:
-    """Refuse an array whose metadata are not such as we write; return them, and what its chunks are compressed with."""
+    """Refuse an array whose metadata this library would not write; return them, and the compression of its chunks."""
     shape = (array.n_rows, *array.row_shape)
     return inspection.require_legal_metadata(
         array.location, array.name, encoding_of(array.dtype).stored, shape, array.layout
@@ -303,13 +303,13 @@ def _encoding_in(array: StoredArray) -> Encoding:
 
 @dataclass(frozen=True, slots=True)
 class StoredIndex:
-    """An index array of an order, kept in a segment: a short one is read once, of a long one the wanted parts."""
+    """An index array of an order, in a segment: a short one is read once, of a long one only the wanted parts."""
 
     array: StoredArray
     is_distinct = False
 
     def __str__(self) -> str:
-        """Return where it lies."""
+        """Return its location."""
         return f"{self.array.location}/{self.array.name}"
 
     def __len__(self) -> int:
@@ -333,19 +333,19 @@ class StoredIndex:
         return self._checked(values)
 
     def find(self, values: Array, /) -> Array:
-        """Return where the index has ``values``, -1 where it does not; reads all of it."""
+        """Return the positions of ``values`` in the index, -1 if absent; reads all of it."""
         return load_index(self.array).find(values)
 
     def _checked(self, values: Array) -> Array:
-        """Return entries as int64; a Take sees which rows there are."""
+        """Return entries as int64; a Take checks their range."""
         return as_int64(values, "an index")
 
     def to_json(self) -> object:
-        """Return the array's place."""
+        """Return the JSON of the array."""
         return self.array.to_json()
 
     def token(self) -> object:
-        """Return the array's segment, which is written once and has its identifier wherever the store lies."""
+        """Return the array's segment, whose identifier is the same wherever the store is."""
         return self.array.to_json()
 
 

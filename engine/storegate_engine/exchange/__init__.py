@@ -2,13 +2,13 @@
 
 What its files know:
 
-    plans         which way permuted rows are read; the sizes, traffic and memory of that way
-    planning      what of a variable decides that
-    driver        the steps of an exchange, and what each of their tasks does
+    plans         how permuted rows are read; sizes, traffic and memory
+    planning      the plan of a variable, from its dtype, order and chunks
+    driver        the steps of an exchange, and their tasks
     bucket_sorts  the rows of one variable, sorted into buckets by spill files
-    spill_files   parts of rows, one for each bucket, in one checksummed file
-    spills        where exchanges spill: created, adopted, shared, handed down, kept, removed
-    executor      the executor of exchanges in threads, or on a cluster
+    spill_files   parts of rows, one per bucket, in one checksummed file
+    spills        the life of spill directories: created, adopted, shared, handed down, kept, removed
+    executor      runs exchanges in threads, or on a cluster
     tasks         small functions, run in threads or on the active dask cluster
 """
 

@@ -1,16 +1,16 @@
-"""Bucket sorts: the rows of one variable, sorted into buckets by spill files: what one task of it does to bytes.
+"""Bucket sorts: the rows of one variable, sorted into buckets by spill files; what one task does to bytes.
 
 ::
 
-    request(k)   logical rows k·R2 .. (k+1)·R2: which stored rows they want, by scatter task; for orders with repeats
+    request(k)   logical rows k·R2 .. (k+1)·R2: the stored rows they need, by scatter task; for orders with repeats
     scatter(p)   stored rows p·R1 .. (p+1)·R1: their destinations, counting-sorted by bucket (stable)
-                 -> one file: header, then K parts of rows, one for every bucket
+                 -> one file: header, then K parts of rows, one per bucket
     split(k)     parts k of all files of a coarse sort -> the files of a fine sort of the rows of bucket k
     collect(k)   logical rows k·R2 .. (k+1)·R2: their stored rows, sorted; part k of every file, placed
 
-Parts are in ascending order of stored rows, so those of all files, end to end, are a bucket's rows sorted by where
-they are stored: no row number is ever written. Files are written under fresh names and renamed; a file that is there
-is whole, and is not written again. Every task can be run again, anywhere.
+Parts are in ascending order of stored rows, so those of all files, concatenated, are a bucket's rows sorted by where
+they are stored: no row number is ever written. Files are written under fresh names and renamed; a file that exists
+is complete, and is not written again. Every task can be run again, anywhere.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ SLICE_NBYTES = 8 * 2**20
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Destinations: TypeAlias = tuple[Array, Array]
-"""The wanted rows of a scatter task by bucket, and how many each bucket gets."""
+"""The wanted rows of a scatter task, by bucket, and their number per bucket."""
 Ranks: TypeAlias = tuple[Array, Array]
-"""The places of a bucket's rows as they are sorted by where they are stored, and where that is."""
+"""The places of a bucket's rows in stored order, and their stored rows."""
 Placement: TypeAlias = tuple[Array, Array]
-"""The places of a bucket's rows in the order of their spill, and where those of each spill file begin there."""
+"""The places of a bucket's rows in the order of their spill, and the first one of each spill file."""
 
 
 @dataclass(frozen=True, slots=True)
 class BucketSort:
-    """What every task of one sort knows; small and picklable."""
+    """Everything that the tasks of one sort need; small and picklable."""
 
     variable: Variable
     """The rows and their order."""
@@ -69,11 +69,11 @@ class BucketSort:
     bucket_rows: int
     """Logical rows of one bucket (R2)."""
     directory: str | Spill | Visit
-    """Where the spill lies: a directory of the caller's, or of a plan, which is there for as long as this is."""
+    """Where the spill is: a directory of the caller, or of a plan, which lives at least as long as this."""
     buckets: tuple[int, int]
-    """The first wanted bucket, and the one after the last."""
+    """The first wanted bucket, and the end."""
     prefix: str = "map"
-    """How its files are called."""
+    """The prefix of its file names."""
 
     @property
     def n_maps(self) -> int:
@@ -87,12 +87,12 @@ class BucketSort:
 
     @property
     def transforms_last(self) -> bool:
-        """Whether rows are spilled as they are stored and transformed when they are collected."""
+        """Whether rows are spilled as stored, and transformed when they are collected."""
         return transforms_last(self.variable)
 
     @property
     def spilled(self) -> Variable:
-        """The stored rows in the form in which they are spilled: the narrower one of stored and transformed."""
+        """The rows as they are spilled: stored or transformed, whichever is narrower."""
         variable = self.variable
         everything = Range(0, variable.offsets[-1])
         if not self.transforms_last:
@@ -105,32 +105,32 @@ class BucketSort:
         return Path(self.directory, name)
 
     def spare(self, path: Path) -> Path:
-        """Return the path of a file that nobody needs any more, if it is there, to be written over as ``path``."""
+        """Return the path of a file that is no longer needed, if there is one, to be overwritten as ``path``."""
         return self.path(SPARE) / path.name
 
     def make_directory(self) -> None:
-        """Make a directory of the caller's; that of a plan is there, or its user has ended."""
+        """Create a directory of the caller; that of a plan exists, or its user has ended."""
         if isinstance(self.directory, str):
             os.makedirs(self.directory, mode=0o700, exist_ok=True)
 
     def request_path(self, bucket: int) -> Path:
-        """Return the path of what one bucket asks for."""
+        """Return the path of the request of one bucket."""
         return self.path(f"{self.prefix}-request-{bucket:06d}")
 
     def map_path(self, number: int) -> Path:
-        """Return the path of what one scatter task writes."""
+        """Return the path of the output of one scatter task."""
         return self.path(f"{self.prefix}-{number:06d}")
 
     def open_request(self, bucket: int, number: int) -> PartFile:
-        """Open what a bucket asks of one scatter task."""
+        """Open the request of a bucket to one scatter task."""
         return self._open(self.request_path(bucket), number, self.n_maps)
 
     def open_map(self, number: int, bucket: int) -> PartFile:
-        """Open what one scatter task wrote for a bucket."""
+        """Open the output of one scatter task for a bucket."""
         return self._open(self.map_path(number), bucket - self.buckets[0], self.n_buckets)
 
     def _open(self, path: Path, number: int, n_parts: int) -> PartFile:
-        """Open a part of a spill file to read; in a plan's directory nobody else's is believed."""
+        """Open a part of a spill file to read; in a plan's directory, files of other users are not trusted."""
         owner = None if isinstance(self.directory, str) else self.directory.owner
         return PartFile(path, number, n_parts, owner=owner)
 
@@ -146,12 +146,12 @@ class BucketSort:
 
 
 # ------------------------------------------------------------------------------
-# Requests: for orders that name a row twice, so that a stored row cannot tell where it is wanted
+# Requests: for orders with repeated rows, whose inverse is not unique
 # ------------------------------------------------------------------------------
 
 
 def request(sort: BucketSort, bucket: int) -> None:
-    """Write which stored rows the logical rows of one bucket ask for, by scatter task; a file that is there is left."""
+    """Write the stored rows that the logical rows of one bucket need, by scatter task; an existing file is kept."""
     path = sort.request_path(bucket)
     if path.exists():
         return
@@ -160,7 +160,7 @@ def request(sort: BucketSort, bucket: int) -> None:
     stored = sort.variable.order.rows(lo, hi)
     maps = stored // sort.map_rows
     sorting = stable_argsort(maps)
-    # counted from the first row of the map and of the bucket, they are short numbers
+    # relative to the first row of the map and of the bucket, numbers are short
     pairs = np.empty((hi - lo, 2), np.uint32)
     pairs[:, 0] = stored - maps * sort.map_rows
     pairs[:, 1] = np.arange(hi - lo)
@@ -169,7 +169,7 @@ def request(sort: BucketSort, bucket: int) -> None:
 
 
 def _requested(sort: BucketSort, number: int) -> tuple[Array, Array]:
-    """Return the stored rows of one scatter task, ascending, counted from its first, and who wants them."""
+    """Return the wanted stored rows of one scatter task, ascending and relative to its first, and their requesters."""
     sources, logical = [], []
     for bucket in range(*sort.buckets):
         with sort.open_request(bucket, number) as file:
@@ -178,7 +178,7 @@ def _requested(sort: BucketSort, number: int) -> tuple[Array, Array]:
         sources.append(pairs[:, 0].copy())
         logical.append(pairs[:, 1].astype(np.int64) + bucket * sort.bucket_rows)
     source, wanted = np.concatenate(sources), np.concatenate(logical)
-    sorting = stable_argsort(source)  # who wants a row twice is in logical order already
+    sorting = stable_argsort(source)  # requests for the same row are in logical order already
     return source[sorting].astype(np.int64), wanted[sorting]
 
 
@@ -196,29 +196,29 @@ def scatter(
     rows: Array | None = None,
     alone: bool = False,
 ) -> None:
-    """Write the rows of one scatter task by destination bucket; a file that is there already is left.
+    """Write the rows of one scatter task by destination bucket; an existing file is kept.
 
     Parameters
     ----------
     sort : BucketSort
         The sort.
     number : int
-        Which of the ``n_maps`` tasks.
+        The number of the task, below ``n_maps``.
     space : Workspace
-        Memory of an earlier task to use again.
+        Memory of an earlier task, to be reused.
     found : tuple of ndarray, optional
-        What :func:`destinations` returned for it.
+        The result of :func:`destinations`, if known.
     rows : ndarray, optional
-        Its stored rows, where they are at hand.
+        The stored rows of the task, if they are at hand.
     alone : bool
-        Read them in this thread, because other tasks run beside it.
+        Read in this thread, because other tasks run, too.
 
     Raises
     ------
     SpillError
-        The file cannot be written (an OSError); it says how much was needed where.
+        The file cannot be written (an OSError); the message says where, and how much space it needs.
     LabelError
-        A label of a row that somebody wants is outside of its classes; its logical row is named.
+        A label of a wanted row is outside its classes; the message names the logical row.
     """
     path = sort.map_path(number)
     if path.exists():
@@ -235,7 +235,7 @@ def scatter(
 
 
 def _read_spilled(sort: BucketSort, number: int, spilled: Variable, wanted: Array, out: Array, *, alone: bool) -> None:
-    """Read the rows of a scatter task; a bad label is an error only in a row that somebody wants, which is named."""
+    """Read the rows of a scatter task; a bad label is an error only in a wanted row, which is named."""
     lo, hi = sort.map_span(number)
     try:
         spilled.read_into(lo, hi, out, alone=alone)
@@ -248,7 +248,7 @@ def _read_spilled(sort: BucketSort, number: int, spilled: Variable, wanted: Arra
 
 
 def _logical_row(sort: BucketSort, number: int, row: int) -> int:
-    """Return the first logical row for which a stored row of a scatter task is wanted."""
+    """Return the first logical row that needs a stored row of a scatter task."""
     order = sort.variable.order
     if order.is_injective:
         lo, _ = sort.map_span(number)
@@ -258,10 +258,10 @@ def _logical_row(sort: BucketSort, number: int, row: int) -> int:
 
 
 def destinations(sort: BucketSort, number: int) -> Destinations:
-    """Return the wanted rows of a scatter task, counted from its first, by bucket, and how many each bucket gets.
+    """Return the wanted rows of a scatter task, relative to its first, by bucket, and their number per bucket.
 
-    They are the same for all sorts of an order with tasks and buckets of the same size. Rows of one bucket stay in the
-    order in which they are stored, for which the sort is stable: :func:`collect` counts on it.
+    They are the same for all sorts of an order with tasks and buckets of the same size. The sort is stable, so that
+    rows of one bucket stay in stored order: :func:`collect` depends on it.
     """
     first, last = sort.buckets
     lo, hi = sort.map_span(number)
@@ -277,28 +277,28 @@ def destinations(sort: BucketSort, number: int) -> Destinations:
 
 
 # ------------------------------------------------------------------------------
-# Split: the pass between scatter and collect, where there are three
+# Split: the pass between scatter and collect, if there are three
 # ------------------------------------------------------------------------------
 
 
 def split(coarse: BucketSort, fine: BucketSort, number: int, space: Workspace) -> None:
-    """Sort one bucket of a sort into the smaller buckets of another, whose files are written in place of a scatter.
+    """Sort one bucket of a sort into the smaller buckets of another, whose files are written instead of a scatter.
 
     Parameters
     ----------
     coarse : BucketSort
         Its files are read.
     fine : BucketSort
-        Its files are written, but those that are there; its buckets are those within the one of ``coarse``.
+        Its files are written, except existing ones; its buckets are those within the one of ``coarse``.
     number : int
         The bucket of ``coarse``.
     space : Workspace
-        Memory of an earlier task to use again.
+        Memory of an earlier task, to be reused.
 
     Raises
     ------
     CorruptStoreError, SpillError
-        As :func:`collect` and :func:`scatter`.
+        See :func:`collect` and :func:`scatter`.
     """
     # A bucket of the coarse sort is a part of each of its files. Several of these parts make one file of the fine sort:
     #
@@ -340,21 +340,21 @@ def split(coarse: BucketSort, fine: BucketSort, number: int, space: Workspace) -
 def collect(sort: BucketSort, bucket: int, space: Workspace, found: Placement | None = None) -> Array:
     """Return the logical rows of one bucket, from its part of every spill file.
 
-    They are in the memory of ``space``, and valid until its next task. ``found`` is what :func:`placement` returned
-    for the bucket.
+    They are in the memory of ``space``, valid until its next task. ``found`` is the result of :func:`placement` for the
+    bucket.
 
     Raises
     ------
     CorruptStoreError
-        A file is missing, shorter than it was, or not what was written; it is named.
+        A file is missing, too short or damaged; the message names it.
     LabelError
-        A label is outside of its classes; its logical row is named.
+        A label is outside its classes; the message names the logical row.
     """
     lo, hi = sort.bucket_span(bucket)
     spilled = sort.spilled
     places, cuts = found or placement(sort, ranks(sort, bucket))
     out = space.array("rows", (hi - lo, *spilled.row_shape), spilled.dtype)
-    # a part is as long as the bucket where rows hardly move: it is placed slice by slice
+    # if rows hardly move, a part is as long as the bucket: it is placed slice by slice
     widest = min(int(np.diff(cuts).max(initial=0)), max(1, SLICE_NBYTES // max(1, spilled.row_nbytes)))
     buffer = space.array("slice", (widest, *spilled.row_shape), spilled.dtype)
     for source in range(sort.n_maps):
@@ -369,19 +369,19 @@ def collect(sort: BucketSort, bucket: int, space: Workspace, found: Placement | 
 
 
 def ranks(sort: BucketSort, bucket: int) -> Ranks:
-    """Return the places of a bucket's rows as they are sorted by where they are stored, and where that is.
+    """Return the places of a bucket's rows in stored order, and their stored rows.
 
     They are the same for all sorts of an order with buckets of one size, and a large part of collecting narrow rows.
     """
-    # Spill files have the rows of a bucket in stored order, with nothing that says whose each is: sorted alike, the
-    # bucket's own rows come in the same order, and so the n-th row of the files belongs at places[n].
+    # Spill files have the rows of a bucket in stored order, without their places: sorted in the same way, the bucket's
+    # own rows come in the same order, so the n-th row of the files belongs at places[n].
     stored = sort.variable.order.rows(*sort.bucket_span(bucket))
     places = stable_argsort(stored)
     return places, stored[places]
 
 
 def placement(sort: BucketSort, found: Ranks) -> Placement:
-    """Return the places of a bucket's rows, in the order of their spill, and where each spill file's begin there."""
+    """Return the places of a bucket's rows in the order of their spill, and the first one of each spill file."""
     places, ascending = found
     bounds = np.arange(sort.n_maps + 1, dtype=np.int64) * sort.map_rows
     return places, np.searchsorted(ascending, bounds)

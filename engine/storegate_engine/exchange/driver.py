@@ -1,22 +1,22 @@
-"""Driver: the steps of an exchange, in order, and what each of their tasks does; runs none of them.
+"""Driver: the steps of an exchange, in order, and their tasks; runs none of them.
 
 ::
 
     step      tasks         after
-    request   a bucket      --                                    only where an order names a row twice
+    request   a bucket      --                                    only if an order repeats rows
     scatter   a map         all requests
-    split     a bucket      all scatters                          only where there are three passes
-    collect   a bucket      all tasks of the last step before
+    split     a bucket      all scatters                          only with three passes
+    collect   a bucket      all tasks of the step before
 
     two passes     scatter -> files of K parts                          -> collect(k) for every bucket
     three passes   scatter -> files of K/F parts, one a coarse bucket
                    split   -> for every coarse bucket, files of F parts -> collect(k) for every bucket
 
-The third pass is for more data than two can sort in parts that a disk reads well: with memory M for a task, two
-passes reach M²/s bytes in parts of s, three reach M³/s².
+The third pass is for more data than two passes can sort in parts that a disk reads well: with memory M for a task,
+two passes reach M²/s bytes in parts of s, three reach M³/s².
 
-Three executors run the steps: `passes` in threads or on a cluster, the layers of `graphs` as tasks of dask, and
-`streams` ahead of their batches. Each puts what it has between two steps: a barrier.
+Three executors run the steps: `executor` in threads or on a cluster, the layers of `graphs` as tasks of dask, and
+`streams` ahead of their batches. Each has its own barrier between two steps.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What comes between two barriers: tasks that run in any order, several at a time, each as often as it has to."""
+    """The tasks between two barriers; they run in any order, several at a time, each as often as needed."""
 
     name: Literal["request", "scatter", "split"]
-    """Which step."""
+    """The kind of step."""
     n_tasks: int
-    """How many tasks it has."""
+    """Number of tasks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +62,9 @@ class Exchange:
     """An exchange of one or several variables over one spill; small and picklable, the same in every process."""
 
     sorts: tuple[BucketSort, ...]
-    """The first sort of each variable; places are found once for those whose order is one object."""
+    """The first sort of each variable; variables with the same order object share their places."""
     coarse: int = 1
-    """Buckets of the last pass in one of these sorts: with more than one, a pass between them splits them."""
+    """Buckets of the last pass in one bucket of these sorts; if more than one, a pass in between splits them."""
     is_last: bool = False
     """Whether the stored rows are read for the last time, and leave the page cache."""
 
@@ -86,17 +86,17 @@ class Exchange:
         Parameters
         ----------
         variables : sequence of Variable
-            The rows and their orders; those whose order is one object share what is worked out from it.
+            The rows and their orders; variables with the same order object share what is computed from it.
         directories : sequence of path or spill
-            Where the spill of each lies.
+            The spill directory of each.
         map_rows : sequence of int
             Stored rows of a scatter task of each.
         bucket_rows : int
             Logical rows of a bucket.
         buckets : tuple of int, optional
-            The first wanted bucket, and the one after the last; default: all.
+            The first wanted bucket, and the end; default: all.
         prefixes : sequence of str, optional
-            How the files of each are called, where several lie in one directory.
+            The prefix of the file names of each, if several share a directory.
         coarse : int
             Buckets that the first of three passes keeps together.
         is_last : bool
@@ -122,7 +122,7 @@ class Exchange:
     # Steps
 
     def steps(self) -> list[Step]:
-        """Return the steps before the buckets can be collected, in order; each begins when the one before is done."""
+        """Return the steps before the buckets can be collected, in order; each begins when the one before has ended."""
         n_requests = sum(sort.n_buckets for sort in self._requesting())
         steps = [Step("request", n_requests)] if n_requests else []
         steps.append(Step("scatter", sum(sorts[0].n_maps for sorts in self._together())))
@@ -131,20 +131,20 @@ class Exchange:
         return steps
 
     def run(self, step: Step, number: int, space: Workspace, rows: Array | None = None, *, alone: bool = False) -> None:
-        """Do one task of a step; what is there already is not done again.
+        """Run one task of a step; existing results are kept.
 
         Parameters
         ----------
         step : Step
             The step.
         number : int
-            Which of its tasks.
+            The number of the task.
         space : Workspace
-            Memory of an earlier task to use again.
+            Memory of an earlier task, to be reused.
         rows : ndarray, optional
-            The stored rows of a scatter task, where they are at hand.
+            The stored rows of a scatter task, if they are at hand.
         alone : bool
-            Read stored rows in this thread, because other tasks run beside it.
+            Read stored rows in this thread, because other tasks run, too.
         """
         if step.name == "request":
             sort, bucket = _at(number, [(sort, sort.n_buckets) for sort in self._requesting()])
@@ -160,7 +160,7 @@ class Exchange:
         return [sort for sort in self.sorts if not sort.variable.order.is_injective]
 
     def _together(self) -> list[list[BucketSort]]:
-        """Return the sorts in lists of those whose destinations are the same."""
+        """Return the sorts in lists of those with the same destinations."""
         groups: dict[tuple[int, int], list[BucketSort]] = {}
         for sort in self.sorts:
             shared = sort.variable.order.is_injective  # requests are read from the files of each
@@ -185,7 +185,7 @@ class Exchange:
         low, n_buckets = number * self.coarse, -(-len(sort.variable) // bucket_rows)
         return replace(
             sort,
-            map_rows=sort.map_rows * sort.n_buckets,  # as many stored rows a file as one task of the first pass read
+            map_rows=sort.map_rows * sort.n_buckets,  # so that a file has as many rows as a task of the first pass
             bucket_rows=bucket_rows,
             buckets=(low, min(low + self.coarse, n_buckets)),
             prefix=f"{sort.prefix.replace('map', 'split')}-{number:06d}",
@@ -194,12 +194,12 @@ class Exchange:
     # Buckets
 
     def collect(self, bucket: int, spaces: Iterable[Workspace]) -> Iterator[Array]:
-        """Yield the rows of one bucket, variable by variable, each in the memory of its space until that is used again.
+        """Yield the rows of one bucket, variable by variable, each in the memory of its space until that is reused.
 
         Raises
         ------
         CorruptStoreError, LabelError
-            As `bucket_sorts.collect`.
+            See `bucket_sorts.collect`.
         """
         of_bucket = bucket // self.coarse
         sorts = self.sorts if self.coarse == 1 else [self._fine(sort, of_bucket) for sort in self.sorts]
@@ -207,7 +207,7 @@ class Exchange:
         for sort, space in zip(sorts, spaces, strict=False):
             order = sort.variable.order
             if (id(order), sort.map_rows) not in found:
-                ranked = ranks(sort, bucket)  # for all at once, because it takes as much memory as narrow rows
+                ranked = ranks(sort, bucket)  # once for all, because it takes as much memory as narrow rows
                 alike = [other for other in sorts if other.variable.order is order]
                 found |= {(id(order), other.map_rows): placement(other, ranked) for other in alike}
                 del ranked
@@ -215,7 +215,7 @@ class Exchange:
 
 
 def _at(number: int, counted: list[tuple[Any, int]]) -> tuple[Any, int]:
-    """Return what has the task of a number, of some that have a number of tasks each, and which of its own it is."""
+    """Return the object that a global task number belongs to, and the number of the task within it."""
     for owner, n_tasks in counted:
         if number < n_tasks:
             return owner, number

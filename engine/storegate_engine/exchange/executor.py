@@ -1,4 +1,4 @@
-"""Executor: exchanges run in threads, or on the active cluster; decides nothing, runs a plan."""
+"""Executor: runs exchanges in threads, or on the active cluster; follows a plan."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def open_exchange(
     *,
     is_last: bool = False,
 ) -> Iterator[Exchange]:
-    """Run all steps of an exchange but the last, and give it, to collect its buckets within.
+    """Run all steps of an exchange before the last, and yield it, so that its buckets can be collected.
 
-    What a killed run wrote is used; the spill is let go of at the end.
+    The spill of a killed run is reused; the spill is released at the end.
 
     Parameters
     ----------
     variables : sequence of Variable
-        What is exchanged, all in the same order.
+        The variables to exchange, all in the same order.
     plan : Plan
-        Sizes of every pass.
+        The sizes of every pass.
     done : callable
-        Is told which share of a pass over all rows a task was.
+        Called with the share that a task is of a pass over all rows.
     is_last : bool
         Whether the stored rows are read for the last time, and leave the page cache.
     """
@@ -64,7 +64,7 @@ def open_exchange(
 
 
 def run_steps(exchange: Exchange, workers: int, done: Callable[[float], object] = lambda share: None) -> None:
-    """Run the steps of an exchange that come before its buckets are collected, at most ``workers`` tasks at a time."""
+    """Run the steps of an exchange before its buckets are collected, at most ``workers`` tasks at a time."""
     for step in exchange.steps():
         share = 0 if step.name == "request" else 1 / max(1, step.n_tasks)
         tasks = (partial(_task, exchange, step, number) for number in range(step.n_tasks))

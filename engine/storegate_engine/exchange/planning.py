@@ -1,4 +1,4 @@
-"""Planning: what of a variable decides how its permuted rows are read; reads none of them."""
+"""Planning: the plan for reading permuted rows of a variable; reads none of them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from storegate_engine.table import Variable
 __all__ = ["moved_row_nbytes", "plan_rows", "spill_row_nbytes", "transforms_last"]
 
 TEXT_COPIES = 2.5
-"""What a row of text takes while it is decoded or encoded, for each copy of it that is counted: as Python's texts, as
-numpy's and as bytes (measured)."""
+"""Bytes of a row of text while it is decoded or encoded, per copy: as text of Python, of numpy and as bytes
+(measured)."""
 
 
 def plan_rows(
@@ -26,20 +26,20 @@ def plan_rows(
     passes: int = 2,
     force: str | None = None,
 ) -> Plan:
-    """Return how ``n_rows`` rows of a variable are read; see `plans`.
+    """Return the plan for reading ``n_rows`` rows of a variable; see `plans`.
 
     Parameters
     ----------
     variable : Variable
-        Whose rows.
+        The variable with the rows.
     n_rows : int
-        How many of them.
+        Number of wanted rows.
     budget_nbytes, workers : int
-        Memory, and tasks that share it.
+        The memory limit, and the number of tasks that share it.
     in_order : bool
-        Whether they are wanted as they are stored.
+        Whether the rows are wanted in stored order.
     align : int
-        Rows of a shard that is written.
+        Rows of a shard to write.
     bucket_rows : int, optional
         Rows of a block of a dask graph.
     copies : float
@@ -47,7 +47,7 @@ def plan_rows(
     passes : {2, 3}
         The most passes of an exchange.
     force : str, optional
-        See `choose`; default: what is configured.
+        See `choose`; default: the configured one.
     """
     is_fixed = bool(variable.pieces) and variable.dtype.kind != "T"  # variable-length text cannot be spilled
     wanted = Wanted(
@@ -77,17 +77,17 @@ def plan_rows(
 
 
 def moved_row_nbytes(variable: Variable) -> int:
-    """Return the bytes of one row in a pass, for each copy of it that is counted."""
+    """Return the bytes of one row in a pass, per copy."""
     return max(1, int(variable.row_nbytes * (TEXT_COPIES if variable.dtype.kind == "T" else 1)))
 
 
 def spill_row_nbytes(variable: Variable) -> int:
-    """Return the bytes of one row as it is spilled: as it is stored, or as it is wanted where that is narrower."""
+    """Return the bytes of one row as it is spilled: stored or transformed, whichever is narrower."""
     return max(1, variable.pieces[0].source_row_nbytes if transforms_last(variable) else variable.row_nbytes)
 
 
 def transforms_last(variable: Variable) -> bool:
-    """Return whether rows are spilled as they are stored and transformed when they are collected."""
+    """Return whether rows are spilled as stored, and transformed when they are collected."""
     if not variable.pieces or not variable.pieces[0].transforms or not variable.is_uniform:
         return False
     return variable.pieces[0].source_row_nbytes < variable.row_nbytes

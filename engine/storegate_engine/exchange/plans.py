@@ -1,10 +1,10 @@
-"""Plans: which way permuted rows are read, and the sizes, traffic and memory of that way; pure, reads nothing.
+"""Plans: how permuted rows are read, with sizes, traffic and memory; pure, reads nothing.
 
 ==========  ============================================  =====================================
 plan        when                                          traffic
 ==========  ============================================  =====================================
-``read``    rows are wanted as they are stored            1 read
-``gather``  what is wanted fits three tasks' memory       1 read of the touched chunks per task
+``read``    rows are wanted in stored order               1 read
+``gather``  the wanted rows fit in three tasks' memory    1 read of the touched chunks per task
 ``exchange``  more than that                              2 reads + 2 writes, or 3 + 3
 ==========  ============================================  =====================================
 """
@@ -25,49 +25,49 @@ Kind: TypeAlias = Literal["read", "gather", "exchange"]
 GATHER_READS = 3
 """A gather reads the source once per task: with more tasks than this an exchange moves fewer bytes."""
 WIDE_ROW_NBYTES = 2**20
-"""Rows as wide as this are read one by one as fast as in order: a gather alone moves them once."""
+"""Rows of this many bytes are read one by one as fast as in order: a gather alone moves them once."""
 COPIES = 2.5
-"""Copies of a task's rows that are in memory at its worst moment (measured)."""
+"""Copies of a task's rows in memory at its peak (measured)."""
 SHARE = 0.6
-"""The share of the memory limit that tasks may plan with; the rest is the process itself."""
+"""Share of the memory limit that tasks may plan with; the rest is for the process itself."""
 MAGIC_NBYTES = 8
-"""What a spill file begins with, which nobody reads by itself: the checksums of its entries count it in."""
+"""Bytes of the magic of a spill file, which is never read alone: the checksums of entries include it."""
 ENTRY_NBYTES = 24
-"""What a spill file keeps of one part, which whoever reads it reads, too."""
+"""Bytes of the entry of one part of a spill file, which is read with the part."""
 REQUEST_NBYTES = 8
-"""What is spilled for each row of an order with repeats before the first pass: which stored row it wants."""
+"""Bytes spilled per row of an order with repeats before the first pass: the stored row it needs."""
 TASK_NBYTES = 64 * 2**20
-"""Rows of one task of an exchange, where no more are needed: small tasks stay in memory that is warm."""
+"""Bytes of rows of one task of an exchange, if no more are needed: small tasks stay in warm memory."""
 GOOD_PART_NBYTES = 2**20
-"""A part of a spill file as long as this is read at the disk's full rate."""
+"""Bytes of a part of a spill file that is read at the disk's full rate."""
 MIN_PART_NBYTES = 256 * 2**10
-"""A part of a spill file shorter than this is read at the disk's seek rate: a third pass makes longer ones."""
+"""A shorter part of a spill file is read at the disk's seek rate: a third pass makes longer ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be read: rows of one variable."""
+    """The rows to read, of one variable."""
 
     n_rows: int
-    """Logical rows that are wanted."""
+    """Number of logical rows to read."""
     n_stored: int
-    """Stored rows among which they lie."""
+    """Number of stored rows among which they lie."""
     row_nbytes: int
-    """Bytes of one row as it is wanted."""
+    """Bytes of one logical row."""
     in_order: bool
-    """Whether they are wanted as they are stored."""
+    """Whether the rows are wanted in stored order."""
     random_access: bool = False
-    """Whether any row is found without reading its neighbours: rows in memory."""
+    """Whether any row can be read without its neighbours: rows in memory."""
     spill_row_nbytes: int | None = None
-    """Bytes of one row as it is spilled, where they are other than as it is wanted."""
+    """Bytes of one row as it is spilled, if different from a logical row."""
     stored_nbytes: int | None = None
-    """Bytes of the stored rows, where they are other than those of as many spilled ones."""
+    """Bytes of the stored rows, if different from as many spilled ones."""
     has_repeats: bool = False
-    """Whether rows may be wanted twice, so that what is wanted is spilled before the rows are."""
+    """Whether rows may be wanted twice, so that requests are spilled before the rows."""
     chunk_rows: int = 1
-    """The most rows that are decoded together."""
+    """Most rows that are decoded together."""
     chunk_nbytes: int = 0
-    """Bytes of these as they are stored."""
+    """Bytes of these rows as stored."""
 
     @property
     def nbytes(self) -> int:
@@ -86,12 +86,12 @@ class Wanted:
 
     @property
     def first_pass_nbytes(self) -> int:
-        """Bytes that are read to spill every row once."""
+        """Bytes read to spill every row once."""
         return self.source_nbytes if self.stored_nbytes is None else self.stored_nbytes
 
     @property
     def decoding_nbytes(self) -> int:
-        """What a task holds beside its rows: a chunk, encoded and decoded."""
+        """Bytes that a task holds besides its rows: a chunk, encoded and decoded."""
         return 2 * self.chunk_nbytes
 
 
@@ -100,45 +100,45 @@ class Plan:
     """One way to read rows."""
 
     kind: Kind
-    """How."""
+    """The kind of plan."""
     map_rows: int
-    """Stored rows of one scatter task; all of them where nothing is scattered."""
+    """Stored rows of one scatter task; all of them if nothing is scattered."""
     bucket_rows: int
     """Logical rows of one collect or gather task."""
     n_maps: int
-    """Scatter tasks."""
+    """Number of scatter tasks."""
     n_buckets: int
-    """Collect or gather tasks."""
+    """Number of collect or gather tasks."""
     read_nbytes: int
-    """Bytes read in all passes, what spill files say of their parts included."""
+    """Bytes read in all passes, with the entries of spill files."""
     write_nbytes: int
-    """Bytes written to spill, the same included."""
+    """Bytes written to spill, with their entries."""
     projected_nbytes: int
     """Peak memory of all workers of one machine."""
     workers: int
-    """Tasks that run at the same time within it."""
+    """Number of tasks that run at the same time on a machine."""
     part_nbytes: int = 0
-    """Bytes of what one task writes for one bucket."""
+    """Bytes that one task writes for one bucket."""
     coarse: int = 1
-    """Buckets that the first pass keeps together, for another pass to sort: one where two passes do."""
+    """Buckets that the first pass keeps together for another pass to sort: one with two passes."""
 
     @property
     def passes(self) -> int:
-        """How often rows are read."""
+        """How many times rows are read."""
         return 1 if self.kind != "exchange" else 2 if self.coarse == 1 else 3
 
     @property
     def at_once(self) -> int:
-        """Tasks that are in memory at the same time: there may be fewer than run at the same time."""
+        """Number of tasks in memory at the same time: may be fewer than run at the same time."""
         return min(self.workers, max(self.n_maps, self.n_buckets))
 
     @property
     def n_tasks(self) -> int:
-        """Tasks of all passes."""
+        """Number of tasks of all passes."""
         return self.n_maps + self.n_buckets + (-(-self.n_buckets // self.coarse) if self.coarse > 1 else 0)
 
     def describe(self) -> str:
-        """Return the plan as a line for people."""
+        """Return the plan as a line of text."""
         spill = f", spill {format_nbytes(self.write_nbytes)}" if self.write_nbytes else ""
         return (
             f"{self.kind}: {self.n_tasks} tasks, reads {format_nbytes(self.read_nbytes)}{spill}, "
@@ -147,7 +147,7 @@ class Plan:
 
 
 def task_nbytes(budget_nbytes: int, workers: int, copies: float = COPIES) -> int:
-    """Return the bytes of rows that one of ``workers`` concurrent tasks may hold, in so many ``copies``.
+    """Return the bytes of rows that one of ``workers`` concurrent tasks may hold, in ``copies`` copies.
 
     >>> task_nbytes(10**9, 2)
     116980101
@@ -158,7 +158,7 @@ def task_nbytes(budget_nbytes: int, workers: int, copies: float = COPIES) -> int
 def permuted_rows(
     row_nbytes: int, n_stored: int, budget_nbytes: int, workers: int, copies: float = COPIES
 ) -> tuple[int, int]:
-    """Return how many permuted rows a task should hold at least, for long enough parts, and can at most."""
+    """Return the least number of permuted rows per task for long enough parts, and the most that fit."""
     limit = task_nbytes(budget_nbytes, workers, copies)
     most = max(1, limit // (row_nbytes + ROW_OVERHEAD_NBYTES))
     least = int(MIN_PART_NBYTES * n_stored / limit)
@@ -176,33 +176,33 @@ def choose(
     copies: float = COPIES,
     passes: int = 2,
 ) -> Plan:
-    """Return the cheapest plan that fits the memory.
+    """Return the cheapest plan that fits in memory.
 
     Parameters
     ----------
     wanted : Wanted
-        What is to be read.
+        The rows to read.
     budget_nbytes : int
         The memory limit.
     workers : int
-        Tasks that run at the same time.
+        Number of tasks that run at the same time.
     align : int
-        Rows of a shard that is written: tasks are whole multiples of it.
+        Rows of a shard to write: tasks are whole multiples of it.
     bucket_rows : int, optional
-        Rows of a bucket where these are given: a block of a dask graph.
+        Rows of a bucket, if they are given: a block of a dask graph.
     force : {"auto", "gather", "exchange"}
-        A plan to take in any case for rows that are not in order.
+        A plan to use for rows out of order, whatever its cost.
     copies : float
         Copies of its rows that a task holds.
     passes : {2, 3}
-        The most passes of an exchange: a third one where parts are short with two.
+        The most passes of an exchange: a third one if parts are short with two.
 
     Raises
     ------
     MemoryBudgetError
         One row, or one aligned task, does not fit.
     ValueError
-        ``force`` is no plan.
+        ``force`` is not a plan.
 
     Examples
     --------
@@ -218,7 +218,7 @@ def choose(
     if wanted.in_order or wanted.random_access:
         enough = max(1, min(fitting // 2, BLOCK_NBYTES // wanted.row_nbytes))
         enough = _whole(enough, wanted.chunk_rows)
-        enough = max(align, enough // align * align)  # shards that are written are whole, whatever they take
+        enough = max(align, enough // align * align)  # shards are written whole, whatever memory they take
         return _read(wanted, bucket_rows or min(enough, wanted.n_rows), budget_nbytes, workers)
     n_gathers = -(-wanted.n_rows // fitting)
     wide = wanted.row_nbytes >= WIDE_ROW_NBYTES
@@ -230,7 +230,7 @@ def choose(
 
 
 def _whole(n_rows: int, chunk_rows: int) -> int:
-    """Return rows of whole chunks where one is not more than so many rows."""
+    """Return rows rounded to whole chunks, unless one chunk has more rows."""
     return n_rows // chunk_rows * chunk_rows if n_rows >= chunk_rows else n_rows
 
 
@@ -264,7 +264,7 @@ def _exchange(
 ) -> Plan:
     enough = max(TASK_NBYTES, math.isqrt(GOOD_PART_NBYTES * wanted.source_nbytes))
     spilled, row_nbytes = wanted.spilled_nbytes, wanted.row_nbytes
-    # where transforms make rows wider, tasks of more stored rows fit than of wanted ones
+    # if transforms make rows wider, more stored rows fit in a task than wanted ones
     fitting_maps = fitting * (row_nbytes + ROW_OVERHEAD_NBYTES) // (spilled + ROW_OVERHEAD_NBYTES)
     map_rows = _whole(max(1, min(fitting_maps, enough // spilled)), math.lcm(align, wanted.chunk_rows))
     map_rows = _whole(map_rows, wanted.chunk_rows)
@@ -274,9 +274,9 @@ def _exchange(
     n_maps, n_buckets = -(-wanted.n_stored // map_rows), -(-wanted.n_rows // bucket_rows)
     at_once = min(workers, max(n_maps, n_buckets))
     projected = reserved_nbytes(budget_nbytes) + int(at_once * copies * held)
-    projected += 2 * at_once * align * row_nbytes  # shards that are encoded
+    projected += 2 * at_once * align * row_nbytes  # shards being encoded
     projected += at_once * wanted.decoding_nbytes
-    require(projected, budget_nbytes, what=f"an exchange of {align} rows a task", remedy=_REMEDY)
+    require(projected, budget_nbytes, what=f"an exchange of {align} rows per task", remedy=_REMEDY)
     plan = Plan(
         "exchange",
         map_rows,
@@ -293,9 +293,9 @@ def _exchange(
 
 
 def _with_a_third_pass(plan: Plan, wanted: Wanted, budget_nbytes: int) -> Plan:
-    """Return a plan whose first pass sorts into about as many buckets as its second; one with two if those are few.
+    """Return a plan whose first pass sorts into about as many buckets as its second; the given plan if those are few.
 
-    A task of the pass between them knows the places of all rows of a coarse bucket, which takes memory.
+    A task of the pass in between knows the places of all rows of a coarse bucket, which takes memory.
     """
     index_nbytes = plan.workers * plan.bucket_rows * ROW_OVERHEAD_NBYTES
     coarse = min(math.isqrt(plan.n_buckets), (budget_nbytes - plan.projected_nbytes) // index_nbytes)
@@ -311,7 +311,7 @@ def _with_a_third_pass(plan: Plan, wanted: Wanted, budget_nbytes: int) -> Plan:
 
 
 def _with_traffic(plan: Plan, wanted: Wanted) -> Plan:
-    """Return an exchange with what it reads and writes: whoever reads a part reads its entry, and no other.
+    """Return an exchange with its traffic: a task that reads a part reads its entry, and no other.
 
     ::
 
@@ -320,7 +320,7 @@ def _with_traffic(plan: Plan, wanted: Wanted) -> Plan:
         scatter   P                   K/F               as spilled
         split     K/F · P/(K/F)       F                 as spilled          only in three passes
 
-    with P scatter tasks, K buckets and F of them in a coarse bucket, one in two passes.
+    with P scatter tasks, K buckets and F of them in a coarse bucket; F = 1 in two passes.
     """
     n_coarse = -(-plan.n_buckets // plan.coarse)
     files, entries, rows_nbytes = plan.n_maps, plan.n_maps * n_coarse, wanted.n_rows * wanted.spilled_nbytes

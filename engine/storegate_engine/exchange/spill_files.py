@@ -1,12 +1,12 @@
-"""Spill files: parts of rows, one for each bucket, in one checksummed file that is whole or not there; knows no order.
+"""Spill files: parts of rows, one per bucket, in one checksummed file that is complete or absent; knows no order.
 
 ::
 
-    magic, 8 bytes | an entry for each part, 24 bytes | rows of the parts, end to end
-    entry: first row and the one behind the last, int64 | CRC-32C of the rows, uint32 | CRC-32C of the entry, uint32
+    magic, 8 bytes | an entry per part, 24 bytes | rows of the parts, concatenated
+    entry: first row and end, int64 | CRC-32C of the rows, uint32 | CRC-32C of the entry, uint32
 
-Every task of a later pass reads one part of every file, and so one entry: it stands for itself. Its checksum counts
-the plan, the file's name and the part's number in, so that what was written over is not taken for what is wanted.
+Every task of a later pass reads one part of every file, and so one entry, which can be checked alone. Its checksum
+includes the plan, the file's name and the part's number, so that overwritten files are not mistaken for others.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["SPILL_FORMAT", "PartFile", "write_from_slices", "write_parts"]
 Array: TypeAlias = np.ndarray[Any, Any]
 
 SPILL_FORMAT = "SGSPILL2"
-"""How spill files begin. Plans are named by it, too: what a process of another format left behind is not theirs."""
+"""The first bytes of a spill file. Plans are also named by it, so that spills of another format are not reused."""
 _MAGIC = np.frombuffer(SPILL_FORMAT.encode(), "u1")
 ENTRY = np.dtype([("first", "<i8"), ("last", "<i8"), ("rows_crc", "<u4"), ("entry_crc", "<u4")])
 _WRITE_NBYTES = 8 * 2**20
@@ -44,17 +44,17 @@ def write_parts(
 ) -> None:
     """Write ``values[rows]`` as consecutive parts of ``counts`` rows, under a fresh name, then rename.
 
-    ``spare`` is a file that is no longer needed, if it is there: it is written over, which takes no new memory and no
-    new place on the disk.
+    ``spare`` is a file that is no longer needed, if there is one: overwriting it takes no new memory and no new space
+    on the disk.
     """
     row_nbytes = values.nbytes // len(values) if len(values) else 0
     ends = np.cumsum(counts)
     with _new_file(path, counts, row_nbytes, spare) as (file, offsets, checksums):
-        # Gathering is worth a call, and writing another, only for many rows: short parts are gathered together, several
+        # Gathering is worth a call, and so is writing, only for many rows: short parts are gathered together, several
         # whole ones at a time, and a part that is longer than a step is gathered in slices.
         first = 0
         step = max(1, min(_WRITE_NBYTES, values.nbytes // 4) // max(1, row_nbytes))
-        while first < len(counts):  # as many whole parts as are gathered at a time, or a slice of a long one
+        while first < len(counts):  # several whole parts, or a slice of a long one
             last = max(first + 1, int(np.searchsorted(ends, offsets[first] + step, side="right")))
             for lo in range(int(offsets[first]), int(offsets[last]), step):
                 wanted = rows[lo : min(lo + step, int(offsets[last]))]
@@ -68,9 +68,9 @@ def write_parts(
 
 
 def write_from_slices(path: Path, counts: Array, row_nbytes: int, slices: Iterable[tuple[Array, Array]]) -> None:
-    """Write parts of ``counts`` rows, as :func:`write_parts` does, from slices that have rows of several.
+    """Write parts of ``counts`` rows, like :func:`write_parts`, from slices that contain rows of several parts.
 
-    Where each part begins is known from the start, and so each slice is cut up and its pieces put where they belong: a
+    The begin of each part is known from the start, so each slice is cut up and its pieces are put where they belong: a
     part grows from slice to slice, and its checksum with it::
 
         parts            | 0            | 1       | 2              |
@@ -86,7 +86,7 @@ def write_from_slices(path: Path, counts: Array, row_nbytes: int, slices: Iterab
     row_nbytes : int
         Bytes of a row.
     slices : iterable of (rows, parts)
-        Rows, and which part each belongs to; those of one part are in order.
+        Rows, and the part that each belongs to; those of one part are in order.
     """
     with _new_file(path, counts, row_nbytes, None) as (file, offsets, checksums):
         begin = file.tell()
@@ -104,12 +104,12 @@ def write_from_slices(path: Path, counts: Array, row_nbytes: int, slices: Iterab
 
 @contextlib.contextmanager
 def _new_file(path: Path, counts: Array, row_nbytes: int, spare: Path | None) -> Iterator[tuple[Any, Array, Array]]:
-    """Open a file under a fresh name where its first part begins; write its header and rename it at the end.
+    """Open a file under a fresh name at its first part; at the end, write its header and rename it.
 
-    Gives the file, where parts begin, in rows, and their checksums, which the caller fills in.
+    Yields the file, the begins of parts, in rows, and their checksums, which the caller fills in.
     """
-    # The header is written last, when the checksums in it are known. Its room is left free until then, and nobody sees
-    # the file before it has its name.
+    # The header is written last, when its checksums are known. Its room is left free until then, and the file is not
+    # visible before it has its name.
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     checksums = np.zeros(len(counts), np.uint32)
     header_nbytes = _header_nbytes(len(counts))
@@ -132,7 +132,7 @@ def _new_file(path: Path, counts: Array, row_nbytes: int, spare: Path | None) ->
             raise
         needed = header_nbytes + int(offsets[-1]) * row_nbytes
         if not path.parent.is_dir():
-            raise SpillError(f"spill file {path} cannot be written: whoever asked for it has ended") from err
+            raise SpillError(f"spill file {path} cannot be written: the process that requested it has ended") from err
         raise SpillError(
             f"spill file {path} of {format_nbytes(needed)} cannot be written: {err.strerror or err}; free space there, "
             "or set storegate.scratch-directory to a larger disk"
@@ -140,16 +140,16 @@ def _new_file(path: Path, counts: Array, row_nbytes: int, spare: Path | None) ->
 
 
 def _moved(source: Path | None, target: Path) -> bool:
-    """Give a file another name, if it is there."""
+    """Rename a file, if it exists."""
     if source is not None:
-        with contextlib.suppress(OSError):  # it is not there, or somebody has it open
+        with contextlib.suppress(OSError):  # it does not exist, or is open
             os.replace(source, target)
             return True
     return False
 
 
 def _entry_checksums(entries: Array, path: Path, first: int = 0) -> list[int]:
-    """Return the checksums of the entries of parts from a first one on."""
+    """Return the checksums of the entries of parts, starting with the given first one."""
     plan = path.parent.name.partition(".")[0]
     of_file = int(crc32c(_MAGIC.tobytes() + f"{plan}/{path.name}".encode()))
     checked = ENTRY.itemsize - 4
@@ -169,12 +169,12 @@ def _open_to_read(path: str, flags: int) -> int:
 
 
 class PartFile:
-    """One of the ``n_parts`` parts of a spill file, open to be read; its entry was read and checked, no other.
+    """One of the ``n_parts`` parts of a spill file, open to be read; only its entry was read and checked.
 
     Raises
     ------
     CorruptStoreError
-        The file is missing, shorter than it was, or not what was written; it is named.
+        The file is missing, too short or damaged; the message names it.
     """
 
     def __init__(self, path: Path, number: int, n_parts: int, *, owner: int | None = None) -> None:
@@ -191,7 +191,7 @@ class PartFile:
         try:
             status = os.fstat(self._file.fileno())
             if not stat.S_ISREG(status.st_mode) or (owner is not None and status.st_uid != owner):
-                raise CorruptStoreError(f"spill file {path} is not what was written: another user has made it")
+                raise CorruptStoreError(f"spill file {path} is not what was written: it belongs to another user")
             self._file.seek(_header_nbytes(number))
             entry = np.empty(1, ENTRY)
             self._read_exactly(entry.view("u1"))
@@ -216,7 +216,7 @@ class PartFile:
         self._file.close()
 
     def require_rows(self, n_rows: int) -> None:
-        """Raise CorruptStoreError unless it has so many rows."""
+        """Raise CorruptStoreError unless the part has ``n_rows`` rows."""
         if self.n_rows != n_rows:
             raise CorruptStoreError(
                 f"spill file {self._path}: part {self._number} has {self.n_rows} rows, expected {n_rows}"
@@ -229,7 +229,7 @@ class PartFile:
             pass
 
     def slices(self, buffer: Array) -> Iterator[tuple[int, Array]]:
-        """Yield the part in slices that fit a buffer, each with its first row; check the checksum at the end."""
+        """Yield the part in slices that fit in a buffer, each with its first row; check the checksum at the end."""
         if not self.n_rows or not buffer.size:
             return
         checksum = 0

@@ -1,15 +1,15 @@
-"""Spills: where exchanges spill, from the first file to the last reader: one life, whoever runs the steps.
+"""Spills: the directories of spills, from the first file to the last reader, whoever runs the steps.
 
 ========  =============================================================================================================
 created   by `spill_of` and `Spills.open`, in the scratch of the variable: the configured one, or in its store
-adopted   by these, too: what a process that was killed, or a stream that was told to, left of the same plan
-shared    all that have a plan in a process have one directory; tasks elsewhere get a `Visit`, see `Spill.for_tasks`
-handed    to the plan that comes next, which writes over the files, see `Spills.hand_down`
-kept      for whoever runs the plan next, in any process, see `Spills.keep`
-removed   when nobody refers to it any more, tasks that may still write included, or when the process ends
+adopted   also by these: the spill of the same plan that was left by a killed process, or kept by a stream
+shared    by all objects of a process with the same plan; tasks elsewhere get a `Visit`, see `Spill.for_tasks`
+handed    to the next plan, which overwrites the files, see `Spills.hand_down`
+kept      for the next run of the plan, in any process, see `Spills.keep`
+removed   when it is no longer used, by tasks that may still write included, or when the process ends
 ========  =============================================================================================================
 
-The directories themselves, and the locks by which processes tell who lives, are a matter of `scratch`.
+`scratch` manages the directories themselves, and the locks that show whether their processes live.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ __all__ = ["Spills", "spill_of"]
 
 
 def spill_of(variable: Variable, plan: str, configured: Path | None = None) -> Spill:
-    """Return the directory of a plan for rows of a variable: one that is there already, or a new one.
+    """Return the directory of a plan for rows of a variable: an existing one, or a new one.
 
     Parameters
     ----------
     variable : Variable
-        What is spilled.
+        The variable to spill.
     plan : str
-        A name in hexadecimal digits, equal where the files would be.
+        A name in hexadecimal digits, equal if the files would be equal.
     configured : Path, optional
-        Where it lies; default: where it is configured now.
+        The parent directory; default: the configured one.
 
     Raises
     ------
     SpillError
-        It cannot be made.
+        The directory cannot be created.
     """
     return open_spill(_scratch_of(variable, configured), plan)
 
 
 def _scratch_of(variable: Variable, configured: Path | None) -> Path:
-    """Return where the spill of a variable lies: where it is configured, in its store, or in the system's scratch."""
+    """Return the parent of a variable's spill: the configured one, one in its store, or the user's scratch."""
     if (place := configured or scratch_directory()) is not None:
         return place
     for piece in variable.pieces:
@@ -66,7 +66,7 @@ def _scratch_of(variable: Variable, configured: Path | None) -> Path:
 
 
 class Spills:
-    """The directories that a call or a stream has, each for as long as it is in here; they do not travel."""
+    """The directories of a call or a stream, each kept as long as it is in here; they are not pickled."""
 
     def __init__(self) -> None:
         self._held: dict[Hashable, Spill] = {}
@@ -76,7 +76,7 @@ class Spills:
 
     @staticmethod
     def plan(*facts: Any) -> str:
-        """Return a name for the plan of whoever would write the same files, in whatever process."""
+        """Return a name for a plan, equal in every process that would write the same files."""
         return hex_id_of(json.dumps([SPILL_FORMAT, *facts]).encode())
 
     def open(self, key: Hashable, variable: Variable, plan: Callable[[], str]) -> Spill:
@@ -88,38 +88,38 @@ class Spills:
         return self._held[key]
 
     def require_seen(self) -> None:
-        """Refuse workers of the active cluster that do not see the directories, before they read any rows."""
+        """Refuse workers of the active cluster that cannot see the directories, before they read any rows."""
         client = active_client()
         if client is None:
             return
         for place, spill in {spill.path.parent: spill for spill in self._held.values()}.items():
             if blind := unseen_by(client, spill.path / LOCK):
                 raise SpillError(
-                    f"scratch directory {place} of the client is not seen from {len(blind)} workers "
+                    f"scratch directory {place} of the client is not visible to {len(blind)} workers "
                     f"({', '.join(blind[:3])}): {SHARED_RULE}"
                 )
 
     def hand_down(self, others: set[Hashable], heir: Hashable) -> None:
-        """Leave the files of some keys to another one, which is written over them."""
+        """Pass the files of some keys to another one, which overwrites them."""
         for key in [key for key in self._held if key in others]:
             self._held.pop(key).leave_to(self._held[heir])
 
     def clear_spare(self, key: Hashable) -> None:
-        """Remove what was not written over, when all is written."""
+        """Remove the files that were not overwritten, once everything is written."""
         if key in self._held:
             shutil.rmtree(self._held[key].path / SPARE, ignore_errors=True)
 
     def keep(self, is_wanted: Callable[[Any], bool]) -> None:
-        """Leave the files of some keys behind when they are let go of, for whoever runs their plans next."""
+        """Keep the files of some keys when they are released, for the next run of their plans."""
         for key, spill in self._held.items():
             if is_wanted(key):
                 spill.leave_behind()
 
     @property
     def keys(self) -> set[Hashable]:
-        """Whose directories are in here."""
+        """The keys whose directories are in here."""
         return set(self._held)
 
     def clear(self) -> None:
-        """Let go of all; they go unless others of this process have them."""
+        """Release all directories; they are removed unless other objects of this process use them."""
         self._held.clear()

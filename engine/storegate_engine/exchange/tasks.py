@@ -1,4 +1,4 @@
-"""Tasks: small functions run in threads of this process, or on the active dask cluster; knows not what they do."""
+"""Tasks: small functions run in threads of this process, or on the active dask cluster."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ T = TypeVar("T")
 
 THREADS = "storegate-task"
 WINDOW = 10_000
-"""Tasks that are handed to a scheduler at a time."""
+"""Tasks handed to a scheduler at a time."""
 RETRIES = 3
-"""How often a task that failed with its worker is tried again."""
+"""Number of retries of a task that failed with its worker."""
 
 
 def run(
     tasks: Iterator[Callable[[], T]], n_threads: int, done: Callable[[], object] = lambda: None, *, here: bool = False
 ) -> list[T]:
-    """Run tasks on the active cluster, else in threads, as always ``here``; an error stops what has not begun.
+    """Run tasks on the active cluster, or in threads (always if ``here``); an error stops tasks that have not begun.
 
-    Of a worker, or of this process, at most ``n_threads`` run them at a time: so it was planned. What they return
-    is small, and comes in no order. In a task of a worker, its thread is given back meanwhile.
+    At most ``n_threads`` tasks run at a time on a worker, or in this process, as planned. Their results are small, and
+    come in any order. In a task of a worker, its thread is given back meanwhile.
 
     Raises
     ------
     ClusterError
-        The cluster was closed, or its scheduler was lost, before all were done.
+        The cluster was closed, or its scheduler was lost, before all tasks were done.
     """
     client = None if here else active_client()
     results: list[T] = []
@@ -49,7 +49,7 @@ def run(
                         results.append(future.result())
                         done()
                 finally:
-                    with contextlib.suppress(Exception):  # a cluster that is gone: the error before it says why
+                    with contextlib.suppress(Exception):  # the cluster is gone: the earlier error says why
                         client.cancel(futures)
         return results
     return _run_here(tasks, n_threads, done)
@@ -60,7 +60,7 @@ _turns_lock = threading.Lock()
 
 
 def in_turn(task: Callable[[], T], n_threads: int) -> T:
-    """Run a task on a worker, which may have more threads than fit in its memory by the plan."""
+    """Run a task on a worker, which may have more threads than the plan allows."""
     from distributed import get_worker  # optional, deferred on purpose
 
     with _turns_lock:
@@ -70,7 +70,7 @@ def in_turn(task: Callable[[], T], n_threads: int) -> T:
 
 
 def _run_here(tasks: Iterator[Callable[[], T]], n_threads: int, done: Callable[[], object] = lambda: None) -> list[T]:
-    """Run tasks in threads of this process; the first error stops what has not begun."""
+    """Run tasks in threads of this process; the first error stops tasks that have not begun."""
     pool = ThreadPool(n_threads, THREADS)
     results: list[T] = []
     try:
@@ -90,7 +90,7 @@ _local = _Local()
 
 
 def workspace() -> Workspace:
-    """Return the memory of this thread, in a thread of ours, else new memory: a worker's threads outlive a task."""
+    """Return the memory of this thread if it is one of ours, else new memory: a worker's threads outlive a task."""
     if not threading.current_thread().name.startswith(THREADS):
         return Workspace()
     if _local.workspace is None:

@@ -1,6 +1,6 @@
-"""Graphs: variables as dask arrays and Datasets; reads no rows until dask asks.
+"""Graphs: variables as dask arrays and Datasets; reads no rows until dask computes.
 
-The public names are found on first use, because importing dask.array and xarray takes most of a second: use them as
+The public names are imported on first use, because dask.array and xarray take most of a second to import: use them as
 ``graphs.to_dask``.
 
 What its files know:
@@ -8,8 +8,8 @@ What its files know:
     datasets           variables as dask arrays, and phases as xarray Datasets
     dask_arrays        a variable as an array whose selections are edits of its order
     layers             blocks of a variable as one symbolic layer of a graph
-    row_layers         blocks under a name, and those of the rows that an index picks
-    persisted          rows in the memory of a cluster's workers, in whatever order
+    row_layers         named layers for variables, and for rows that an index picks
+    persisted          rows in the memory of a cluster's workers, in any order
     array_expressions  blocks as a node of array expressions, of dask or of dask-array
 """
 
@@ -43,7 +43,7 @@ _FILES = {
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first asked for (PEP 562)."""
+    """Import a public name on first use (PEP 562)."""
     if name not in _FILES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(import_module(f"{__name__}.{_FILES[name]}"), name)

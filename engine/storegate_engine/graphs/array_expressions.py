@@ -1,6 +1,6 @@
 """Array expressions: a variable's blocks as a node of the expressions of dask, or of dask-array; reads no rows.
 
-Both have the same base for it, in modules of their own that are imported only once that form is asked for.
+Both packages have the same base class for it, each in its own modules, which are imported on first use.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ __all__ = ["ExpressionForm", "RowsExpr", "expression_of", "with_layers"]
 ExpressionForm: TypeAlias = Literal["dask", "dask_array"]
 
 _BASES: Mapping[str, str] = {"DaskRows": "dask.array._array_expr._expr", "DaskArrayRows": "dask_array._expr"}
-"""Where the base of each class is, by the name that the class has in this module."""
+"""The package and module of the base of each class, by the name of the class in this module."""
 _NAMES: Mapping[ExpressionForm, str] = {"dask": "DaskRows", "dask_array": "DaskArrayRows"}
 
 
 class RowsExpr:
-    """What is the same in the expressions of both packages: the tasks are those of the layer.
+    """The common part of the expressions of both packages: the tasks are those of the layer.
 
-    Operands are the layer and, for rows that tasks are given by the graph, the expression of these.
+    Operands are the layer and, for rows that the graph passes to tasks, the expression of these.
     """
 
     _parameters: ClassVar[list[str]] = ["layer", "stored"]
@@ -38,9 +38,9 @@ class RowsExpr:
     _determ_token: str | None
 
     def __init__(self, *operands: Any, **named: Any) -> None:
-        """Nothing is set up here; without a method of its own, equal names would make one object of two layers.
+        """Do nothing; without this method, equal names would make one object of two layers.
 
-        They may differ in what is configured, and in whether all blocks will be asked for.
+        Layers of one name may differ in settings, and in whether all blocks will be computed.
         """
 
     @property
@@ -81,11 +81,11 @@ class RowsExpr:
         return layer.tasks(layer.get_output_keys())
 
     def lower_once(self, lowered: dict[str, Any]) -> Any:
-        """Return the expression itself, which is as low as it gets: known by name it might be taken for another."""
+        """Return the expression itself, which cannot be lowered; a lookup by name might return another one."""
         return self if self.is_source else super().lower_once(lowered)  # type: ignore[misc]
 
     def _simplify_up(self, parent: Any, dependents: Any) -> Any:
-        """Return what reads only the blocks that a slice needs, where the parent is one."""
+        """Return an expression that reads only the blocks of a slice, if the parent is one."""
         if type(parent).__name__ != "SliceSlicesIntegers" or not self.is_source:
             return None
         first, *rest = parent.index
@@ -105,7 +105,7 @@ def _class(name: str) -> type:
     return type(name, (RowsExpr, base), {"__module__": __name__, "__doc__": RowsExpr.__doc__})
 
 
-def __getattr__(name: str) -> type:  # another process may unpickle an expression before it has made any
+def __getattr__(name: str) -> type:  # another process may unpickle an expression before it has made one
     if name in _BASES:
         return _class(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -119,15 +119,15 @@ def expression_of(layer: RowsLayer, form: ExpressionForm, stored: Any = None) ->
     layer : RowsLayer
         The blocks.
     form : {"dask", "dask_array"}
-        Whose expression it is.
+        The package of the expression.
     stored : expression, optional
-        Gives the rows that tasks are given by the graph.
+        The expression of the rows that the graph passes to tasks.
     """
     return _class(_NAMES[form])(layer, stored)
 
 
 def with_layers(expression: Any, change: Callable[[RowsLayer], RowsLayer]) -> Any:
-    """Return an expression with each layer in it replaced; the same object where there is none."""
+    """Return an expression with each layer in it replaced; the same object if there is none."""
     done: dict[str, Any] = {}
 
     def changed(node: Any) -> Any:

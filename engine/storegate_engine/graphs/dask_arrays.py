@@ -35,20 +35,20 @@ __all__ = ["RowsArray", "as_rows", "for_xarray", "in_full_pass", "layers_of", "r
 
 
 class PickedRows:
-    """What a dask array of a variable's rows has beside: picked rows, by numbers or by a short slice, are an order.
+    """Indexing for dask arrays of a variable's rows: rows picked by numbers or by a short slice become an order.
 
-    dask would compute whole blocks and pick from these, and needs a task for every pair of blocks. Here only the wanted
-    rows are read. Shapes and chunks are those that dask gives; everything else that is done to the array is dask's own.
+    dask would compute whole blocks and pick from these, with a task for every pair of blocks. Here only the wanted rows
+    are read. Shapes and chunks are the same as dask's; everything else is left to dask.
     """
 
     __slots__ = ()
 
     def __getitem__(self, index: Any) -> Any:
-        """Return what ``numpy`` returns for the index, lazily."""
+        """Return the numpy result for the index, lazily."""
         key = index if isinstance(index, tuple) else (index,)
         layer = _own_layer(self)
         if key and layer is not None:
-            # dask-array keeps together what lies in one block, and what is selected beside must be in the same chunks
+            # dask-array keeps the rows of a block together, and other selections must have the same chunks
             is_own = isinstance(self, da.Array) or not isinstance(key[0], (list, np.ndarray))
             rows = picked(layer, key[0], None if is_own else super().__getitem__(key[0]).chunks[0])  # type: ignore[misc]
             if rows is not None:
@@ -59,13 +59,13 @@ class PickedRows:
         return self._dasks(super().__getitem__, index)  # type: ignore[misc]
 
     def _rest(self, layer: RowsLayer, index: tuple[Any, ...]) -> Any:
-        """Return what is left of an index, of the rows of a layer."""
+        """Return the rest of an index, applied to the rows of a layer."""
         rows = _of_form(type(self), layer)
         is_all = all(isinstance(part, slice) and part == slice(None) for part in index)
         return rows if is_all else self._dasks(super(PickedRows, rows).__getitem__, index)  # type: ignore[misc]
 
     def _dasks(self, select: Callable[[Any], Any], index: Any) -> Any:
-        """Return what dask itself selects; still with what its expressions lack, see `__array__`."""
+        """Return dask's own selection, with the methods that its expressions lack, see `__array__`."""
         if not _is_expression(self):
             return select(index)
         try:
@@ -78,7 +78,7 @@ class PickedRows:
             ) from err
 
     def __array__(self, dtype: Any = None, copy: bool | None = None, **options: Any) -> Any:
-        """Return the rows in memory, which dask's expressions do not offer, and xarray asks for."""
+        """Return the rows in memory; xarray needs this, and dask's expressions lack it."""
         return np.asarray(self.compute(), dtype)  # type: ignore[attr-defined]
 
     def __reduce__(self) -> Any:
@@ -91,9 +91,9 @@ class PickedRows:
 
 
 class _SameAs(type):
-    """The class of a class that is equal to the last one of its bases.
+    """The class of a class that equals the last of its bases.
 
-    xarray takes arrays together only if the set of their types has one member.
+    xarray combines arrays only if the set of their types has one member.
     """
 
     def __eq__(cls, other: object) -> bool:
@@ -107,7 +107,7 @@ class RowsArray(PickedRows, da.Array, metaclass=_SameAs):
     """A dask array of a variable's rows."""
 
     __slots__ = ()
-    # some tell an array's library by the module and name of its type, and this is dask's
+    # some libraries recognise an array by the module and name of its type; this is dask's
     __module__ = da.Array.__module__
     __qualname__ = da.Array.__qualname__
 
@@ -117,19 +117,19 @@ RowsArray.__name__ = da.Array.__name__
 
 @cache
 def _dask_array_rows() -> type:
-    """Return the class for xarray where dask-array is its chunk manager, which takes only arrays of that package."""
+    """Return the class for xarray if dask-array is its chunk manager, which accepts only arrays of that package."""
     import dask_array  # optional, deferred on purpose
 
     return _SameAs("RowsArray", (PickedRows, dask_array.Array), {"__slots__": (), "__doc__": RowsArray.__doc__})
 
 
 def _is_expression(data: Any) -> bool:
-    """Return whether an array stands for an expression; its graph is made whenever it is asked for."""
+    """Return whether an array stands for an expression; its graph is built on each access."""
     return hasattr(type(data), "expr")
 
 
 def _plain(data: Any) -> Any:
-    """Return the class of an array without what is ours."""
+    """Return the class of an array without our additions."""
     return next(of for of in type(data).__mro__ if not issubclass(of, PickedRows))
 
 
@@ -138,14 +138,14 @@ def _of_form(form: Any, layer: RowsLayer) -> Any:
 
 
 def to_array(layer: RowsLayer, stored: Any = None) -> da.Array:
-    """Return a layer as what a dask array is in this process: one of a graph, or of an expression.
+    """Return a layer as a dask array in the form of this process: a graph or an expression.
 
     Parameters
     ----------
     layer : RowsLayer
         The blocks.
     stored : dask.array.Array, optional
-        Has the rows that tasks of the layer are given by the graph.
+        The array of the rows that the graph passes to tasks.
     """
     of: Any = RowsArray
     array: da.Array
@@ -159,21 +159,21 @@ def to_array(layer: RowsLayer, stored: Any = None) -> da.Array:
 
 
 def as_rows(array: Any) -> da.Array:
-    """Return a dask array of any rows with what dask's expressions lack; one of a graph as it is."""
+    """Return a dask array of any rows with the methods that dask's expressions lack; one of a graph is unchanged."""
     of: Any = RowsArray
     rows: da.Array = of(array.expr) if _is_expression(array) else array
     return rows
 
 
 def rows_to_dask(variable: Variable, rows: tuple[int, ...], capacity: Capacity) -> da.Array:
-    """Return a variable whose rows any process can read as a dask array; nothing is read.
+    """Return a dask array of a variable whose rows any process can read; nothing is read.
 
     Parameters
     ----------
     variable : Variable
-        What is read on compute.
+        The variable to read on compute.
     rows : tuple of int
-        Rows of every block.
+        Rows of each block.
     capacity : Capacity
         Memory and threads to plan with.
     """
@@ -181,9 +181,9 @@ def rows_to_dask(variable: Variable, rows: tuple[int, ...], capacity: Capacity) 
 
 
 def for_xarray(array: da.Array) -> Any:
-    """Return a dask array as what xarray takes: one of dask-array, where that is its chunk manager.
+    """Return a dask array in the form that xarray accepts: an array of dask-array if that is its chunk manager.
 
-    Blocks that lie on the workers of a cluster go there as a graph, below the expression that puts them in order.
+    Blocks on the workers of a cluster go there as a graph, below the expression that puts them in order.
     """
     manager = sys.modules.get("dask_array.xarray")
     if manager is None or not manager.isactive():
@@ -195,7 +195,7 @@ def for_xarray(array: da.Array) -> Any:
 
 
 def _of_graph(array: da.Array) -> Any:
-    """Return a dask array as one of dask-array, whose graph is there already."""
+    """Return a dask array as one of dask-array, if its graph is built."""
     from dask_array.core import from_graph  # optional, deferred on purpose
 
     keys = [(array.name, *block) for block in product(*map(range, array.numblocks))]
@@ -203,7 +203,7 @@ def _of_graph(array: da.Array) -> Any:
 
 
 def layers_of(data: Any) -> list[RowsLayer]:
-    """Return the layers of ours that any array is made of."""
+    """Return all our layers in an array."""
     if _is_expression(data):
         nodes = data.expr.walk() if hasattr(data.expr, "walk") else ()
         return [node.rows_layer for node in nodes if isinstance(node, RowsExpr)]
@@ -213,13 +213,13 @@ def layers_of(data: Any) -> list[RowsLayer]:
 
 
 def _own_layer(data: Any) -> RowsLayer | None:
-    """Return the layer whose blocks an array is, as they are, and any process can read; None for any other array."""
+    """Return the layer of an unchanged array whose rows any process can read; None for any other array."""
     layer, stored = _given(data)
     return layer if stored is None else None
 
 
 def _given(data: Any) -> tuple[RowsLayer | None, da.Array | None]:
-    """Return the layer whose blocks an array is, and the array of the rows that its tasks are given by the graph."""
+    """Return the layer of an unchanged array, and the array of the rows that the graph passes to its tasks."""
     of: Any = da.Array
     if _is_expression(data):
         layer, stored = data.expr.operands if isinstance(data.expr, RowsExpr) else (None, None)
@@ -236,12 +236,12 @@ def _given(data: Any) -> tuple[RowsLayer | None, da.Array | None]:
 
 
 def in_full_pass(data: Any) -> Any:
-    """Return data that are read whole, some rows at a time; lazy variables among what they are made of plan for that.
+    """Return data that will be read as a whole, in parts; lazy variables in them are then planned for a full pass.
 
     Parameters
     ----------
     data : any
-        A lazy array, or one in xarray; anything else is returned as it is.
+        A lazy array, or one in xarray; anything else is returned unchanged.
     """
     if isinstance(data, (xr.DataArray, xr.Variable)):
         return data.copy(data=in_full_pass(data.data)) if data.chunks is not None else data
@@ -257,8 +257,8 @@ def in_full_pass(data: Any) -> Any:
 
 
 def variable_of(data: Any) -> Variable | None:
-    """Return the variable that a lazy array of :func:`rows_to_dask` stands for, None for any other data."""
+    """Return the variable of a lazy array of :func:`rows_to_dask`, None for any other data."""
     if isinstance(data, xr.DataArray):
-        data = data.variable.data if data.chunks is not None else None  # else this would load what is not of dask
+        data = data.variable.data if data.chunks is not None else None  # otherwise this would load other data
     layer = _own_layer(data)
     return None if layer is None else layer.variable

@@ -27,9 +27,9 @@ def to_dask(variable: Variable, rows: tuple[int, ...], capacity: Capacity) -> da
     Parameters
     ----------
     variable : Variable
-        What is read on compute.
+        The variable to read on compute.
     rows : tuple of int
-        Rows of every block.
+        Rows of each block.
     capacity : Capacity
         Memory and threads to plan with.
     """
@@ -42,13 +42,13 @@ def to_dataset(phase: Phase, attrs: Mapping[str, Any], capacity: Capacity) -> xr
     """Return the variables of a phase as one lazy Dataset; nothing is read.
 
     Dimensions are ``sample``, then ``<variable>_1`` and so on. All variables have the same blocks. Dates and durations
-    have a unit that xarray can save: seconds for coarser ones; durations of months and years, which have no length in
-    seconds, are integers with an attribute ``units``.
+    get a unit that xarray can save: seconds for coarser ones; durations of months and years, which have no length in
+    seconds, become integers with an attribute ``units``.
 
     Raises
     ------
     MemoryBudgetError
-        A variable, or all of them at the same time, would not fit the memory limit when they are computed.
+        A variable, or all of them together, would not fit in the memory limit when they are computed.
     """
     rows = blocks_of(list(phase.values()), capacity)
     _require_together(list(phase.values()), rows, capacity)
@@ -56,14 +56,14 @@ def to_dataset(phase: Phase, attrs: Mapping[str, Any], capacity: Capacity) -> xr
         name: (variable.dims, for_xarray(to_dask(_in_seconds(variable), rows, capacity)), _attrs(variable))
         for name, variable in phase.items()
     }
-    # a variable that is called like a dimension is a coordinate; without an index it stays lazy
+    # a variable with the name of a dimension is a coordinate; without an index it stays lazy
     dims = {dim for of, *_ in variables.values() for dim in of}
     coords = xr.Coordinates({name: variables.pop(name) for name in list(variables) if name in dims}, indexes={})
     return xr.Dataset(variables, coords=coords, attrs=dict(attrs))
 
 
 def _require_together(variables: Sequence[Variable], rows: tuple[int, ...], capacity: Capacity) -> None:
-    """Refuse variables of few blocks each, whose tasks together are as many as run at the same time."""
+    """Refuse variables of few blocks each, if all their tasks may run at the same time and do not fit in memory."""
     starts = (0, *np.cumsum(rows).tolist())
     plans = [plan_blocks(variable, starts, range(len(rows)), capacity) for variable in variables]
     projected = reserved = reserved_nbytes(capacity.budget_nbytes)
@@ -94,14 +94,14 @@ def _attrs(variable: Variable) -> dict[str, Any]:
 
 
 def plans_of(dataset: xr.Dataset, peek_rows: int) -> dict[str, tuple[Plan, Plan]]:
-    """Return, for every lazy variable of ours in a Dataset, how a full pass and how a peek would read it.
+    """Return, for every lazy variable of ours in a Dataset, the plans of a full pass and of a peek.
 
     Parameters
     ----------
     dataset : xr.Dataset
-        What :func:`to_dataset` returned, or something made of it.
+        A Dataset of :func:`to_dataset`, or one made from it.
     peek_rows : int
-        The first rows that the peek wants.
+        Number of first rows that the peek reads.
     """
     found: dict[str, tuple[Plan, Plan]] = {}
     for name, array in dataset.variables.items():

@@ -1,7 +1,7 @@
-"""Layers: blocks of a variable as one symbolic layer of a dask graph, which looks at what is asked; reads no rows.
+"""Layers: blocks of a variable as one symbolic layer of a dask graph, planned for the wanted blocks; reads no rows.
 
-Tasks hold a small spec (places, pieces, order) and read for themselves; a task exists only from the moment at which
-dask culls the graph and so says which blocks are wanted.
+Tasks hold a small spec (places, pieces, order) and read the rows themselves; they are made when dask culls the graph
+and so names the wanted blocks.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ __all__ = ["RowsLayer", "blocks_of", "fitting_rows", "plan_blocks"]
 Array: TypeAlias = np.ndarray[Any, Any]
 
 MAX_BLOCKS = 2**20
-"""Blocks of one array: dask keeps the size of each, and walks over all of them."""
+"""Most blocks of one array: dask keeps the size of each, and loops over all of them."""
 IDLE_BLOCKS = 4
-"""Blocks whose memory waits for the next ones."""
+"""Number of blocks whose memory is kept for later ones."""
 _blocks = Pool(IDLE_BLOCKS * BLOCK_NBYTES)
 
 
@@ -55,33 +55,33 @@ class RowsLayer(Layer):
 
     When dask culls the graph, the wanted blocks decide how they are read, see `plans`::
 
-        read      block                                     a task for every block
+        read      block                                     a task per block
         gather    gather -> block, block, ...               a task for as many blocks as fit, which are cut from it
         exchange  scatter, scatter, ... -> after all -> block, block, ...
 
-    A block has the same key in whatever way it is read, and the same rows. Every other key names all that its task
-    does: a cluster keeps the first task that it gets for a key, whoever asks for it later.
+    A block has the same key and the same rows, however it is read. Every other key names all that its task does: a
+    cluster keeps the first task that it gets for a key, whichever graph sends it.
 
-    Between two steps of an exchange stands one task that depends on all of the first, and on which all of the second
-    depend: P scatter tasks and K blocks have P + K edges, where each block that waited for each scatter would make
-    P · K. Blocks find their rows by the names of files, which follow from the plan; no edge carries any.
+    Between two steps of an exchange is one task that depends on all tasks of the first, and on which all of the second
+    depend: P scatter tasks and K blocks have P + K edges instead of P · K. Blocks find their rows by the names of
+    files, which follow from the plan; no edge carries any.
 
     Parameters
     ----------
     name : str
         Name of the dask array.
     variable : Variable
-        What is read.
+        The variable to read.
     rows : tuple of int
-        Rows of every block, all the same but the last.
+        Rows of each block, all the same except the last.
     capacity : Capacity
         Memory and threads to plan with.
     """
 
     is_full_pass = False
-    """Whether all blocks will be asked for, some at a time, so that each graph plans for all of them."""
+    """Whether all blocks will be computed, in several graphs, so that each graph plans for all of them."""
     given_chunks: tuple[tuple[int, ...], ...] | None = None
-    """The chunks of the array whose rows tasks are given by the graph, None where they read for themselves."""
+    """The chunks of the array whose rows the graph passes to tasks; None if tasks read the rows themselves."""
 
     def __init__(self, name: str, variable: Variable, rows: tuple[int, ...], capacity: Capacity) -> None:
         super().__init__()
@@ -89,21 +89,21 @@ class RowsLayer(Layer):
         self.variable = variable
         self.starts = (0, *np.cumsum(rows).tolist())
         self.capacity = capacity
-        # what plans depend on is what is configured where the layer is made, wherever it is culled
+        # plans use the configuration of the process that makes the layer, wherever it is culled
         self._shuffle = shuffle_plan()
         self._scratch = scratch_directory()
         self._spill: Spill | Visit | None = None
         self._held = temporaries_of(variable)
 
     def in_full_pass(self) -> RowsLayer:
-        """Return the layer for a pass over all blocks, some at a time: rows are exchanged once, not gathered often."""
+        """Return the layer for a pass over all blocks, in parts: rows are exchanged once, not gathered often."""
         layer = object.__new__(type(self))
         layer.__dict__.update(self.__dict__, is_full_pass=True)
         layer.__dict__.pop("_everything", None)
         return layer
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travel without tasks; the spill of a graph that goes to a scheduler is made here and goes with this layer."""
+        """Travel without tasks; the spill of a graph sent to a scheduler is created here and travels with it."""
         state = {key: value for key, value in self.__dict__.items() if key != "_everything"}
         if has_client() and self._exchanges:
             state["_spill"] = self._open_spill()
@@ -112,12 +112,12 @@ class RowsLayer(Layer):
 
     @property
     def rows(self) -> tuple[int, ...]:
-        """Rows of every block."""
+        """Rows of each block."""
         return tuple(stop - start for start, stop in pairwise(self.starts))
 
     @property
     def settings(self) -> tuple[object, ...]:
-        """What two layers of one name may differ in: their rows are the same, and their plans may not be."""
+        """The settings in which two layers of one name may differ: their rows are equal, their plans may not be."""
         return (astuple(self.capacity), self._shuffle, str(self._scratch), self.is_full_pass)
 
     @property
@@ -126,7 +126,7 @@ class RowsLayer(Layer):
         return self.plan(range(len(self.starts) - 1)).kind == "exchange"
 
     def _open_spill(self) -> Spill | Visit:
-        """Return the directory of all spill of this layer, and of others of its name."""
+        """Return the directory of all spills of this layer, and of others with its name."""
         if self._spill is None:
             self._spill = spill_of(self.variable, tokenize(self.name), self._scratch)
         return self._spill
@@ -134,7 +134,7 @@ class RowsLayer(Layer):
     def __repr__(self) -> str:
         return f"<RowsLayer {self.name!r}: {len(self.starts) - 1} blocks of {self.variable.name!r}>"
 
-    has_legacy_tasks = False  # asked by dask, task by task, of a layer that does not say
+    has_legacy_tasks = False  # otherwise dask looks at every task
 
     def __len__(self) -> int:
         return len(self._everything)
@@ -147,7 +147,7 @@ class RowsLayer(Layer):
 
     @cached_property
     def _everything(self) -> dict[Key, GraphNode]:
-        """All tasks, for those who use the graph without culling it."""
+        """All tasks, for users of the graph that do not cull it."""
         return self.tasks(self.get_output_keys())
 
     def is_materialized(self) -> bool:
@@ -159,26 +159,26 @@ class RowsLayer(Layer):
         return {self._key(block) for block in range(len(self.starts) - 1)}
 
     def cull(self, keys: set[Key], all_hlg_keys: Collection[Key]) -> tuple[Layer, Mapping[Key, set[Key]]]:
-        """Return a layer with the wanted blocks only, and what they need."""
+        """Return a layer with only the wanted blocks, and the keys that they need."""
         tasks = self.tasks(keys)
         return MaterializedLayer(tasks), {key: set(task.dependencies) for key, task in tasks.items()}
 
     def plan(self, blocks: Sequence[int]) -> Plan:
-        """Return how these blocks would be read."""
+        """Return the plan for these blocks."""
         return plan_blocks(self.variable, self.starts, blocks, self.capacity, self._shuffle)
 
     @property
     def _spare_nbytes(self) -> int:
-        """Memory that a task has beside its rows, of the copies that the plan counts."""
+        """Memory that a task has besides its rows, within the copies that the plan counts."""
         return int((COPIES - 1) * task_nbytes(*astuple(self.capacity)))
 
     def _key(self, block: int) -> Key:
         return (self.name, block, *(0 for _ in self.variable.row_shape))
 
     def tasks(self, keys: Collection[Key]) -> dict[Key, GraphNode]:
-        """Return the tasks of the blocks among ``keys``, and what they depend on."""
-        # A gather of one block is a read. A pass over all blocks is planned as a whole although each graph has some of
-        # them only: its files serve the next graphs, too.
+        """Return the tasks of the blocks among ``keys``, and those that they depend on."""
+        # A gather of one block is a read. A pass over all blocks is planned as a whole although each graph has only
+        # some of them: its files serve the later graphs, too.
         everything = range(len(self.starts) - 1)
         blocks = [block for block in everything if self._key(block) in keys]
         planned = everything if self.is_full_pass else blocks
@@ -190,8 +190,8 @@ class RowsLayer(Layer):
         return self._read(blocks)
 
     def _read(self, blocks: Sequence[int]) -> dict[Key, GraphNode]:
-        """Return a task for every block that reads it."""
-        # rows in memory would travel with every task: they are one node on which all depend
+        """Return a task per block that reads it."""
+        # rows in memory would travel with every task, so they are one node on which all depend
         spec_key = f"{self.name}-spec"
         small = _is_small(self.variable)
         spec = self.variable if small else TaskRef(spec_key)
@@ -214,15 +214,15 @@ class RowsLayer(Layer):
         return tasks
 
     def _gathered(self, key: Key, spans: Sequence[tuple[int, int]]) -> dict[Key, GraphNode]:
-        """Return what gives the rows of several spans under a key."""
+        """Return the task that gives the rows of several spans under a key."""
         return {key: Task(key, gather_blocks, self.variable, spans, self._spare_nbytes)}
 
     def _scattered(self, number: int) -> TaskRef | None:
-        """Return what gives the rows of a scatter task, None where it reads them itself."""
+        """Return a reference to the rows of a scatter task, None if it reads them itself."""
         return None
 
     def _exchange(self, blocks: Sequence[int], buckets: tuple[int, int], plan: Plan) -> dict[Key, GraphNode]:
-        """Return the steps of an exchange as tasks, with one between two steps on which all of the next wait."""
+        """Return the steps of an exchange as tasks, with one between two steps on which all of the next depend."""
         token = tokenize(self.name, buckets, plan.map_rows)
         spill = self._open_spill()
         exchange = Exchange.of(
@@ -233,7 +233,7 @@ class RowsLayer(Layer):
             buckets=buckets,
             prefixes=[f"map-{token}"],
         )
-        # the place belongs to this process: another client of the same cluster has one of its own
+        # the directory belongs to this process: another client of the same cluster has its own
         token = tokenize(token, str(spill.place))
         tasks: dict[Key, GraphNode] = {}
         before: TaskRef | None = None
@@ -251,7 +251,7 @@ class RowsLayer(Layer):
 
 
 def _groups(blocks: Sequence[int], starts: Sequence[int], n_rows: int) -> list[list[int]]:
-    """Return blocks in groups of at most ``n_rows`` rows, one block at least."""
+    """Return blocks in groups of at most ``n_rows`` rows, or of one block."""
     groups: list[list[int]] = []
     room = 0
     for block in blocks:
@@ -267,9 +267,9 @@ def _groups(blocks: Sequence[int], starts: Sequence[int], n_rows: int) -> list[l
 def plan_blocks(
     variable: Variable, starts: Sequence[int], blocks: Sequence[int], capacity: Capacity, force: str | None = None
 ) -> Plan:
-    """Return how some blocks of a variable are read; see `plans` and, for ``force``, `exchange.plan_rows`."""
-    # Rows that lie in runs from the first block to the last do so in each, and whoever plans a pass asks for all of
-    # them: one question where there are 100,000 blocks.
+    """Return the plan for some blocks of a variable; see `plans` and, for ``force``, `exchange.plan_rows`."""
+    # If the rows from the first block to the last are in runs, so are those of each, and a pass is planned for all of
+    # them: one question for 100,000 blocks.
     lo, hi = (starts[min(blocks)], starts[max(blocks) + 1]) if blocks else (0, 0)
     in_order = variable.order.runs(lo, hi) is not None or all(
         variable.order.runs(starts[block], starts[block + 1]) is not None for block in blocks
@@ -285,7 +285,7 @@ def plan_blocks(
 
 
 def gather_blocks(variable: Variable, spans: Sequence[tuple[int, int]], spare_nbytes: int) -> Array:
-    """Return the logical rows of several spans, reading every stored chunk that they touch once."""
+    """Return the logical rows of several spans; every stored chunk that they touch is read once."""
     if spans[-1][1] - spans[0][0] == sum(hi - lo for lo, hi in spans):
         return variable.read(spans[0][0], spans[-1][1], spare_nbytes=spare_nbytes)
     return variable.take(np.concatenate([np.arange(lo, hi) for lo, hi in spans]), spare_nbytes=spare_nbytes)
@@ -297,22 +297,22 @@ def cut_block(rows: Array, lo: int, hi: int) -> Array:
 
 
 def all_done(*tasks: None) -> None:
-    """Stand between two steps of an exchange: one task on which those of the next step wait."""
+    """Stand between two steps of an exchange, as the task that those of the next step depend on."""
 
 
 def run_task(exchange: Exchange, step: Step, number: int, before: None, rows: Array | None) -> None:
-    """Do one task of a step of an exchange, once the step before is done, with its rows where the graph has them."""
+    """Run one task of a step of an exchange after the step before, with its rows if the graph has them."""
     exchange.run(step, number, Workspace(), rows)
 
 
 def collect_block(exchange: Exchange, block: int, before: None) -> Array:
-    """Return a block, which is a bucket of an exchange, once the last step before is done."""
+    """Return a block, which is a bucket of an exchange, after the last step before it."""
     (rows,) = exchange.collect(block, [Workspace()])
     return rows
 
 
 def read_block(variable: Variable, lo: int, hi: int, spare_nbytes: int) -> np.ndarray[Any, Any]:
-    """Return logical rows ``lo..hi``; what a task of the layer does."""
+    """Return logical rows ``lo..hi``, as a task of the layer."""
     rows = _blocks.array((hi - lo, *variable.row_shape), variable.dtype)
     variable.read_into(lo, hi, rows, spare_nbytes=spare_nbytes, alone=True)  # beside other tasks
     return rows
@@ -324,10 +324,10 @@ def _is_small(variable: Variable) -> bool:
 
 
 def blocks_of(variables: Collection[Variable], capacity: Capacity) -> tuple[int, ...]:
-    """Return the rows of every block, the same for all variables of a phase.
+    """Return the rows of each block, the same for all variables of a phase.
 
-    Blocks are as large as the widest variable allows, and whole stored chunks wherever these are not larger.
-    Where a full pass would be an exchange they are large enough for its parts.
+    Blocks are as large as the widest variable allows, and whole stored chunks if these are not larger. If a full pass
+    would be an exchange, they are large enough for its parts.
     """
     n_rows = max((len(variable) for variable in variables), default=0)
     widest = max((moved_row_nbytes(variable) for variable in variables), default=1)
@@ -349,10 +349,10 @@ def blocks_of(variables: Collection[Variable], capacity: Capacity) -> tuple[int,
 
 
 def fitting_rows(variables: Collection[Variable], n_rows: int, rows: int, capacity: Capacity) -> int:
-    """Return the rows of a block, near ``rows``, with which each of some variables can be read within the memory.
+    """Return the rows of a block, near ``rows``, with which each variable can be read within the memory.
 
     Smaller blocks take less; larger ones are fewer, so that not all threads have one at the same time, each with chunks
-    that it decodes. Where neither fits it is ``rows``, and whoever plans with them is told what it would take.
+    to decode. If neither fits, it is ``rows``, and planning with them raises an error with the memory needed.
     """
     smaller = (rows >> halvings for halvings in range(7) if rows >> halvings)
     larger = (min(rows << doublings, n_rows) for doublings in range(1, (max(1, n_rows) // rows).bit_length() + 1))

@@ -1,7 +1,7 @@
-"""Persisted: rows on the workers of a cluster as dask arrays, in whatever order; the layer of `layers` over blocks.
+"""Persisted: rows on the workers of a cluster as dask arrays, in any order; layers over their blocks.
 
-The blocks that lie on the workers come first in the graph, and tasks take rows out of them, by row numbers that
-they work out for themselves::
+The blocks on the workers come first in the graph, and tasks take rows out of them, by row numbers that they compute
+themselves::
 
     gather    block -> picked, block -> picked, ... -> gathered -> block, block, ...
     exchange  block -> scatter, block -> scatter, ... -> after all -> block, block, ...
@@ -37,7 +37,7 @@ Spans: TypeAlias = Sequence[tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class GivenRows(Fileless):
-    """Stands for rows that tasks are given by the graph: they cannot be read by whoever wants them."""
+    """Stands for rows that the graph passes to tasks: they cannot be read in any other way."""
 
     dtype: np.dtype[Any]
     """The dtype of the rows."""
@@ -46,32 +46,32 @@ class GivenRows(Fileless):
     n_rows: int
     """The number of rows."""
     chunk_rows: int = 1
-    """Blocks may begin anywhere."""
+    """1: blocks may begin anywhere."""
 
     def read_into(self, start: int, stop: int, out: Array, /, *, alone: bool = False) -> None:
-        """Refuse."""
-        raise TypeError("these rows are given to tasks by the graph")
+        """Raise TypeError."""
+        raise TypeError("these rows are passed to tasks by the graph")
 
     def take_into(self, rows: Array, out: Array, /, *, alone: bool = False) -> None:
-        """Refuse."""
+        """Raise TypeError."""
         self.read_into(0, 0, out)
 
 
 class BlocksLayer(RowsLayer):
-    """Blocks of rows in an order of their own, from blocks of a dask array that has them as they are stored.
+    """Blocks of rows in any order, from blocks of a dask array with the stored rows.
 
     Parameters
     ----------
     name : str
         Name of the dask array.
     variable : Variable
-        The order, and what the rows are; its piece only stands for the rows.
+        The order, dtype and shape of the rows; its piece only stands for the rows.
     rows : tuple of int
-        Rows of every block.
+        Rows of each block.
     capacity : Capacity
         Memory and threads to plan with.
     stored : dask.array.Array
-        The stored rows, in blocks of the same size but the last.
+        The stored rows, in blocks of equal size except the last.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class BlocksLayer(RowsLayer):
         return layer
 
     def plan(self, blocks: Sequence[int]) -> Plan:
-        """Return how these blocks would be read: a scatter task takes one block."""
+        """Return the plan for these blocks: a scatter task takes one stored block."""
         return replace(super().plan(blocks), map_rows=self.source_rows, n_maps=self.n_sources)
 
     def _source_key(self, number: int) -> Key:
@@ -125,14 +125,14 @@ def _stored_rows(variable: Variable, spans: Spans) -> Array:
 
 
 def pick(variable: Variable, spans: Spans, first: int, rows: Array) -> Array:
-    """Return those of the stored rows from ``first`` on that some spans of logical rows want, in logical order."""
+    """Return the stored rows, of those from ``first`` on, that spans of logical rows need, in logical order."""
     wanted = _stored_rows(variable, spans) - first
     picked: Array = rows[wanted[(wanted >= 0) & (wanted < len(rows))]]
     return picked
 
 
 def place(variable: Variable, spans: Spans, source_rows: int, *parts: Array) -> Array:
-    """Return the logical rows of some spans from what was picked of every block."""
+    """Return the logical rows of spans from the rows picked from every block."""
     sources = _stored_rows(variable, spans) // source_rows
     out = np.empty((len(sources), *variable.row_shape), variable.dtype)
     for number, part in enumerate(parts):
@@ -141,7 +141,7 @@ def place(variable: Variable, spans: Spans, source_rows: int, *parts: Array) -> 
 
 
 def is_persisted(variable: Variable) -> bool:
-    """Return whether any rows of a variable lie on the workers of a cluster."""
+    """Return whether any rows of a variable are on the workers of a cluster."""
     return any(piece.array.on_workers() is not None for piece in variable.pieces)
 
 

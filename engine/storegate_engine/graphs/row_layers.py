@@ -1,4 +1,4 @@
-"""Row layers: the blocks of a variable under their name, and of the rows that an index picks of it; reads no rows."""
+"""Row layers: named layers of blocks, for a variable and for rows that an index picks from it; reads no rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def rows_layer(variable: Variable, rows: tuple[int, ...], capacity: Capacity) ->
     Raises
     ------
     MemoryBudgetError
-        They could not be computed within the memory.
+        The blocks could not be computed within the memory.
     """
     starts = (0, *np.cumsum(rows).tolist())
     plan = plan_blocks(variable, starts, range(len(rows)), capacity)
@@ -35,15 +35,15 @@ def rows_layer(variable: Variable, rows: tuple[int, ...], capacity: Capacity) ->
 
 
 def is_row(item: Any) -> bool:
-    """Return whether an index is the number of one row."""
+    """Return whether an index is a single row number."""
     return isinstance(item, (int, np.integer)) and not isinstance(item, bool)
 
 
 def picked(layer: RowsLayer, item: Any, rows: tuple[int, ...] | None = None) -> RowsLayer | None:
-    """Return the rows that an index picks, None where dask itself does this as well or says what is wrong.
+    """Return the layer of the rows that an index picks, None if dask itself does as well or raises the error.
 
-    Shapes and chunks are those that dask gives, and ``rows`` where it has cut rows by their numbers in another way;
-    picked rows are an order of rows, so that only these are read.
+    Shapes and chunks are the same as dask's, or ``rows`` if dask cuts rows picked by number in another way. Picked rows
+    are an order, so that only these are read.
     """
     n_rows, blocks = layer.starts[-1], len(layer.starts) - 1
     if is_row(item):
@@ -54,7 +54,7 @@ def picked(layer: RowsLayer, item: Any, rows: tuple[int, ...] | None = None) -> 
             start, stop, step = item.indices(n_rows)
         except TypeError:
             return None
-        # a longer slice is whole blocks, but for its ends
+        # a longer slice consists of whole blocks, except at its ends
         return _cut(layer, start, stop) if step == 1 and 0 < stop - start < layer.starts[1] else None
     if isinstance(item, (list, np.ndarray)):
         index = _index(np.asarray(item), n_rows)
@@ -62,7 +62,7 @@ def picked(layer: RowsLayer, item: Any, rows: tuple[int, ...] | None = None) -> 
             selected = layer.variable.selected(index)
             if rows is not None:
                 return _in_blocks(selected, rows, layer)
-            step = max(1, n_rows // blocks)  # of blocks that dask makes
+            step = max(1, n_rows // blocks)  # rows of the blocks that dask makes
             step = fitting_rows([selected], len(index), step, layer.capacity)
             full, rest = divmod(len(index), step)
             rows = (step,) * full + ((rest,) if rest else ())
@@ -71,7 +71,7 @@ def picked(layer: RowsLayer, item: Any, rows: tuple[int, ...] | None = None) -> 
 
 
 def _cut(layer: RowsLayer, start: int, stop: int) -> RowsLayer | None:
-    """Return a slice that is shorter than a block, in the parts that blocks have of it."""
+    """Return a slice shorter than a block, cut at the ends of blocks."""
     cuts = [start, *(at for at in layer.starts if start < at < stop), stop]
     return _in_blocks(layer.variable.cut(start, stop), tuple(np.diff(cuts).tolist()), layer)
 
@@ -79,15 +79,15 @@ def _cut(layer: RowsLayer, start: int, stop: int) -> RowsLayer | None:
 def _in_blocks(variable: Variable, rows: tuple[int, ...], layer: RowsLayer) -> RowsLayer | None:
     """Return rows of a layer in blocks of any sizes."""
     if plan_blocks(variable, (0, *np.cumsum(rows).tolist()), range(len(rows)), layer.capacity).kind == "exchange":
-        return None  # its buckets are blocks of one size
+        return None  # its buckets must be blocks of one size
     return rows_layer(variable, rows, layer.capacity)
 
 
 def covering(layer: RowsLayer, item: Any) -> tuple[RowsLayer, Any] | None:
-    """Return the fewest blocks in which the rows of an index lie, and the index into these; None where it is of all.
+    """Return the fewest blocks that hold the rows of an index, and the index into these; None if it takes all.
 
-    A graph whose blocks nobody culls before they are planned needs this: it would read all of them. Rows that are
-    picked by their numbers are a matter of `picked`, unless there is none.
+    A graph whose blocks are planned before they are culled needs this: it would read all of them. Rows picked by their
+    numbers are handled by `picked`, unless there are none.
     """
     n_rows, starts = layer.starts[-1], layer.starts
     if layer.is_full_pass:
@@ -113,7 +113,7 @@ def covering(layer: RowsLayer, item: Any) -> tuple[RowsLayer, Any] | None:
 
 
 def _as_range(item: Any, n_rows: int) -> range | None:
-    """Return the rows of a number, a slice, or an index of no row; None for any other."""
+    """Return the rows of a number, a slice, or an empty index as a range; None for any other."""
     if is_row(item):
         row = int(item) + n_rows if item < 0 else int(item)
         return range(row, row + 1) if 0 <= row < n_rows else None
@@ -158,10 +158,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def _token(variable: Variable, rows: Sequence[int], *, is_spilled: bool) -> str:
-    """Return a name for equal content: the same variable of a store always gets the same in a process.
+    """Return a name for equal content: the same in a process for the same variable of a store.
 
-    Blocks that are read in order or gathered have it in all processes. Those that come out of a spill do not: it goes
-    with its process, and another client of the same cluster must not wait for it.
+    Blocks that are read in order or gathered have the same name in all processes. Those from a spill do not: the spill
+    ends with its process, and another client of the same cluster must not wait for it.
     """
     if not is_stored(variable):
         return uuid.uuid4().hex

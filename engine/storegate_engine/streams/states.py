@@ -101,7 +101,9 @@ def require_state(state: object) -> StreamState:
     given = state if isinstance(state, Mapping) else {}
     found = given.get("format") if isinstance(state, Mapping) else shown(state)
     if type(found) is not int or not 1 <= found <= FORMAT:
-        raise StreamStateError(f"the state of a stream has format {FORMAT}, found {found!r}; it was made elsewhere")
+        raise StreamStateError(
+            f"the state of a stream has format {FORMAT}, found {found!r}; load what state_dict() returned"
+        )
     kinds = {"epoch": int, "step": int, "version": int, "order": Mapping, "data": Sequence}
     wrong = [key for key, kind in kinds.items() if not isinstance(given.get(key), kind) or isinstance(given[key], bool)]
     wrong += [key for key in ("epoch", "step") if key not in wrong and given[key] < 0]

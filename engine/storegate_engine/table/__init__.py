@@ -1,15 +1,15 @@
-"""Table: variables, pieces and transforms; immutable state that reads no rows until it is asked.
+"""Table: variables, pieces and transforms; immutable state that reads rows only on request.
 
 What its files know:
 
-    variable     stored rows, and the order in which they are seen
+    variable     stored rows, and their logical order
     table        all phases of a data_id at one moment
-    description  what else is known of a variable than its rows
-    pieces       rows of one array, and what they go through when they are read
+    description  metadata of a variable: dimensions, attributes, categories
+    pieces       rows of one array, and their transforms
     transforms   how stored rows become rows of a variable
     gathers      stored rows in any order, into memory
-    conversions  in which dtype new rows and those of a variable lie together
-    differences  what one table has that another has not
+    conversions  the common dtype of old and new rows
+    differences  what differs between two tables
     json         a table as the JSON of a manifest, and back
 """
 

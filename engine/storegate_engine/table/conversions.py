@@ -1,6 +1,6 @@
-"""Conversions: in which dtype new rows and those of a variable lie together; reads rows where dtypes do not tell.
+"""Conversions: the common dtype of new rows and those of a variable; reads rows if dtypes do not decide.
 
-No stored value changes: a column widens only where all its values, and all new ones, stay what they are.
+No stored value changes: a column widens only if all its values, and all new ones, are unchanged.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ __all__ = ["appended_dtype", "keeps", "require_combinable", "updated_dtype"]
 DType: TypeAlias = np.dtype[Any]
 
 SCAN_NBYTES = 4 * 2**20
-"""Rows that are looked at together."""
+"""Number of rows that are checked together."""
 
 
 def require_combinable(name: str, old: DType, new: DType) -> None:
-    """Refuse rows of a dtype that no row of a variable can lie with, before any is written.
+    """Refuse rows of a dtype that has no common dtype with the variable, before anything is written.
 
     Raises
     ------
     DtypeError
-        Text for numbers, durations for dates, and the like.
+        The dtypes have no common one: text and numbers, durations and dates.
     """
     _common(name, old, new)
 
 
 def _common(name: str, old: DType, new: DType) -> DType:
     if is_float_of_integers(old, new) or (old.kind, new.kind) == ("S", "T"):
-        return old  # none holds all of both; what the variable is may hold these
+        return old  # no dtype holds all values of both; the variable's own may hold these
     try:
         return combined(old, new)
     except DtypeError as err:
@@ -44,7 +44,7 @@ def _common(name: str, old: DType, new: DType) -> DType:
 
 
 def appended_dtype(old: Variable, new: Variable) -> DType:
-    """Return the dtype of a variable with new rows behind its own: the one that both combine to.
+    """Return the dtype of a variable after rows are appended: the common one.
 
     Raises
     ------
@@ -57,14 +57,14 @@ def appended_dtype(old: Variable, new: Variable) -> DType:
 
 
 def updated_dtype(old: Variable, new: Variable) -> DType:
-    """Return the dtype of a variable some of whose rows are replaced: its own, where the new values are in it.
+    """Return the dtype of a variable after rows are replaced: its own, if it holds the new values.
 
     Floats are rounded to narrower ones, unless they would become infinite.
 
     Raises
     ------
     DtypeError
-        The variable cannot hold a new value, and would not keep those that it has in a wider dtype.
+        The variable cannot hold a new value, and a wider dtype would change its own values.
     """
     dtype = _common(old.name, old.dtype, new.dtype)
     if _is_rounding(old.dtype, new.dtype):
@@ -77,12 +77,12 @@ def updated_dtype(old: Variable, new: Variable) -> DType:
 
 
 def keeps(variable: Variable, dtype: DType) -> bool:
-    """Return whether every row of a variable stays what it is under another dtype."""
+    """Return whether every row of a variable is unchanged by another dtype."""
     if holds_all(dtype, variable.dtype):
         return True
     stored = variable.stored_rows()
     if stored.order != variable.order:
-        # in the order in which they lie, which is fast; a row that was replaced may be the only culprit
+        # in stored order, which is fast; but a row that was replaced may be the only culprit
         with contextlib.suppress(LabelError):
             if all(holds(dtype, rows) for rows in _scanned(stored)):
                 return True
@@ -104,7 +104,7 @@ def _stays_finite(dtype: DType, rows: np.ndarray[Any, Any]) -> bool:
 
 
 def _require_kept(old: Variable, new: Variable, dtype: DType) -> None:
-    for variable, what in ((old, "rows that are there"), (new, "new rows")):
+    for variable, what in ((old, "old rows"), (new, "new rows")):
         if not keeps(variable, dtype):
             raise DtypeError(
                 f"variable {old.name!r} is {old.dtype}, the new rows are {new.dtype}, and {dtype} would change values "

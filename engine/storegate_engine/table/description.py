@@ -1,4 +1,4 @@
-"""Descriptions: what else is known of a variable than its rows: dimension names, attributes, categories; pure."""
+"""Descriptions: metadata of a variable: dimension names, attributes, categories; pure."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from storegate_engine.errors import CorruptStoreError, shown
 __all__ = ["PLAIN", "Category", "Description"]
 
 Category: TypeAlias = str | int | float | bool
-"""What a code of a categorical variable stands for."""
+"""The category of one code of a categorical variable."""
 
 _KEYS = {"dims", "attrs", "categories", "is_ordered"}
 
 MAX_DIMS = 64
-"""Dimensions of an array of numpy."""
+"""Most dimensions of a numpy array."""
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a variable means, for those who show it or hand it to other libraries; its rows do not depend on it."""
+    """Metadata of a variable, for display and for other libraries; its rows do not depend on it."""
 
     dims: tuple[str, ...] = ()
-    """The names of the dimensions of a row; none where nobody gave them any."""
+    """The names of the dimensions of a row; empty if they have none."""
     attributes: str = "{}"
-    """Attributes such as units, as a JSON object: a text can be compared and hashed."""
+    """Attributes like units, as a JSON object; text, so that it can be compared and hashed."""
     categories: tuple[Category, ...] | None = None
-    """What the codes 0, 1, ... stand for; None for a variable of plain values."""
+    """The categories of the codes 0, 1, ...; None for a variable of plain values."""
     is_ordered: bool = False
-    """Whether the categories stand in an order that means something."""
+    """Whether the order of the categories is meaningful."""
 
     @classmethod
     def of(
@@ -42,7 +42,7 @@ class Description:
         categories: Iterable[Category] | None = None,
         is_ordered: bool = False,
     ) -> Description:
-        """Return the description of a variable with these attributes, which JSON can say."""
+        """Return the description of a variable with these attributes, as far as JSON can hold them."""
         text = json.dumps(dict(attrs or {}), sort_keys=False)
         return cls(tuple(dims), text, None if categories is None else tuple(categories), is_ordered)
 
@@ -53,7 +53,7 @@ class Description:
         return attrs
 
     def to_json(self) -> dict[str, Any]:
-        """Return what a manifest holds of it: what is there, and no more."""
+        """Return the description as JSON for a manifest, without empty entries."""
         return {
             **({"dims": list(self.dims)} if self.dims else {}),
             **({"attrs": self.attrs} if self.attributes != "{}" else {}),
@@ -63,12 +63,12 @@ class Description:
 
     @classmethod
     def from_json(cls, document: Any) -> Description:
-        """Return the description that a manifest holds.
+        """Return the description from the JSON of a manifest.
 
         Raises
         ------
         CorruptStoreError
-            It is not one that :meth:`to_json` returns.
+            The JSON was not made by :meth:`to_json`.
         """
         if not isinstance(document, dict) or document.keys() - _KEYS:
             raise CorruptStoreError(f"a variable is described by {shown(document)}")
@@ -88,4 +88,4 @@ class Description:
 
 
 PLAIN = Description()
-"""The description of a variable of which nothing else is known."""
+"""The description of a variable without metadata."""

@@ -1,4 +1,4 @@
-"""History: what one state of a table has that another has not; pure, reads nothing."""
+"""Differences: what differs between two states of a table; pure, reads nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Difference", "added", "compare"]
 
 
 def added(before: Table, after: Table) -> tuple[int, int]:
-    """Return how many rows all phases have more, and the bytes of the rows that were stored for it."""
+    """Return the number of rows added in all phases, and the bytes of the rows stored for them."""
     rows = sum(_longest(after, phase) - _longest(before, phase) for phase in PHASES)
     new = _arrays(after) - _arrays(before)
     return rows, sum(array.n_rows * row_nbytes(array.dtype, array.row_shape) for array in new)
@@ -29,7 +29,7 @@ def _arrays(table: Table) -> set[RowArray]:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What became of one variable of one phase."""
+    """What changed in one variable of one phase."""
 
     phase: str
     """The phase."""
@@ -38,13 +38,13 @@ class Difference:
     what: str
     """``added``, ``removed``, or what has changed: ``rows``, ``dtype``, ``shape``, ``values``, ``order``."""
     before: str
-    """Rows, dtype and shape of one row in the first state; ``-`` where it is not there."""
+    """Rows, dtype and shape of one row in the first state; ``-`` if it is not there."""
     after: str
     """The same in the second state."""
 
 
 def compare(before: Table, after: Table) -> list[Difference]:
-    """Return what differs between two tables; variables that are read alike are left out."""
+    """Return the differences between two tables; variables with equal rows are left out."""
     found = []
     for phase in PHASES:
         for name in dict.fromkeys([*before[phase], *after[phase]]):

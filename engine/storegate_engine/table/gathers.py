@@ -1,7 +1,7 @@
-"""Gathers: stored rows in any order, into memory; reads each chunk as rarely as the memory allows, knows no names.
+"""Gathers: stored rows in any order, into memory; reads each chunk as rarely as memory allows.
 
-Where most of the stored rows are wanted and these fit, they are read once, in order, and picked from memory: as fast as
-numpy's own ``rows[index]``. Else the wanted rows are grouped by piece and chunk, a part of them at a time.
+If most of the stored rows are wanted and they fit in memory, they are read once, in order, and picked from memory, as
+fast as numpy's ``rows[index]``. Otherwise the wanted rows are grouped by piece and chunk, a part of them at a time.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ __all__ = ["SPARE_NBYTES", "gather_into"]
 Array: TypeAlias = np.ndarray[Any, Any]
 
 SPARE_NBYTES = 64 * 2**20
-"""Memory that a gather takes beside the rows that are wanted, where nobody says how much it may."""
+"""Default memory of a gather, besides the wanted rows."""
 INDEX_NBYTES = 48
-"""Bytes of row numbers for each row that is grouped: itself, its piece and chunk, and their sorting."""
+"""Bytes of row numbers per grouped row: itself, its piece and chunk, and their sorting."""
 DENSE = 16
-"""Where one stored row of so many is wanted, on average, reading all of them in order costs less than grouping."""
+"""If at least one stored row in this many is wanted, reading all of them in order costs less than grouping."""
 PICK_ROWS = 2**17
-"""Rows that one task picks from memory: their numbers stay in the cache of a core."""
+"""Rows that one task picks from memory: their numbers fit in a core's cache."""
 
 
 def gather_into(
@@ -47,27 +47,27 @@ def gather_into(
     Parameters
     ----------
     pieces : sequence of Piece
-        The stored rows, end to end.
+        The stored rows, concatenated.
     offsets : sequence of int
-        Where each piece starts among them, and where the last one ends.
+        The first row of each piece among them, and the end of the last one.
     stored : callable
-        Returns which stored rows belong at ``lo..hi`` of ``out``, as int64.
+        Returns the stored rows for ``lo..hi`` of ``out``, as int64.
     out : ndarray of shape (n, *row_shape)
         C-contiguous.
     bounds : tuple of int
-        Stored rows, first and last + 1, that hold all wanted ones.
+        The first and last + 1 of the stored rows that contain all wanted ones.
     spare_nbytes : int
-        Memory beside ``out``; one row, and one chunk, are held in any case.
+        Memory besides ``out``; one row and one chunk are held in any case.
     alone : bool
-        Read and pick in this thread, because others ask beside it.
+        Read and pick in this thread, because other threads read, too.
 
     Raises
     ------
     LabelError
-        A transform met a label outside of its classes; the error has the place in ``out`` of the first one.
+        A transform met a label outside its classes; the error has the place in ``out`` of the first one.
     """
-    # Picking from memory reads each stored row once and in order, some of them for nothing. Grouping reads only the
-    # chunks that are wanted, and sorts row numbers for it.
+    # Picking from memory reads each stored row once and in order, some of them needlessly. Grouping reads only the
+    # wanted chunks, and sorts row numbers for it.
     first, last = bounds
     if len(out) * DENSE >= last - first and _whole_nbytes(pieces, offsets, bounds) <= spare_nbytes // 2:
         _gather_whole(pieces, offsets, stored, out, bounds, alone=alone)
@@ -80,7 +80,7 @@ def gather_into(
 
 
 def _whole_nbytes(pieces: Sequence[Piece], offsets: Sequence[int], bounds: tuple[int, int]) -> float:
-    """Return the bytes of a span of stored rows as they are stored; infinite where they cannot be picked from."""
+    """Return the bytes of a span of stored rows as stored; infinite if they cannot be picked from."""
     touched = [piece for piece, lo, hi in zip(pieces, offsets, offsets[1:], strict=False) if _meet(lo, hi, bounds)]
     kinds = {(piece.array.dtype, piece.array.row_shape, piece.transforms) for piece in touched}
     if len(kinds) != 1 or touched[0].array.dtype.hasobject:
@@ -132,7 +132,7 @@ def _gather_whole(
 def _gather_grouped(
     pieces: Sequence[Piece], offsets: Sequence[int], stored: Array, out: Array, spare_nbytes: int, *, alone: bool
 ) -> None:
-    """Ask every piece once for its rows; repeats are read once where their chunk is."""
+    """Read the wanted rows piece by piece; a repeated row is read once with its chunk."""
     if len(pieces) == 1:
         pieces[0].take_into(stored, out, alone=alone)
         return

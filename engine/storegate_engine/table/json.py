@@ -1,4 +1,4 @@
-"""States: a table as the JSON of a manifest, and back; the one place that knows the stored format of a table."""
+"""JSON: a table as the JSON of a manifest, and back; the only file that knows the stored format of a table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["is_stored", "key_of", "stored_arrays", "table_from_state", "table_to
 
 
 def table_to_state(table: Table) -> dict[str, Any]:
-    """Return a table whose rows are all stored as what a manifest holds of it."""
+    """Return the JSON of a table for a manifest; all its rows must be stored."""
     arrays: dict[RowArray, int] = {}
     phases = {phase: [_variable_to_state(variable, arrays) for variable in table[phase].values()] for phase in PHASES}
     return {
@@ -46,7 +46,7 @@ def _array_from_state(document: Any, segments: Location, before: Known, known: K
 
 
 Known: TypeAlias = dict[tuple[str, str], tuple[Any, StoredArray]]
-"""Arrays by segment and name, with what a manifest says of each: the next manifest says it again of most of them."""
+"""Arrays by segment and name, with their JSON: most of them are also in the next manifest."""
 
 
 def _stored_from_state(document: Any, segments: Location, before: Known, known: Known) -> StoredArray:
@@ -63,7 +63,7 @@ def _variable_to_state(
     arrays: dict[RowArray, int],
     index_to_json: Callable[[RowIndex], object] = operator.methodcaller("to_json"),
 ) -> dict[str, Any]:
-    """Return what a manifest holds of one variable; its arrays are numbered in ``arrays``."""
+    """Return the JSON of one variable for a manifest; its arrays are numbered in ``arrays``."""
     pieces = []
     for piece in variable.pieces:
         assert piece.array.is_stored, "a stored table refers to stored arrays"
@@ -82,12 +82,12 @@ def _variable_to_state(
 
 
 def is_stored(variable: Variable) -> bool:
-    """Return whether all rows of a variable lie in storage, or take no space: other processes find them again."""
+    """Return whether all rows of a variable are in storage, or take no space, so that other processes find them."""
     return all(piece.array.is_stored for piece in variable.pieces)
 
 
 def temporaries_of(variable: Variable) -> tuple[Temporary, ...]:
-    """Return the temporary directories in which rows of a variable lie, for whoever reads them later to hold."""
+    """Return the temporary directories that hold rows of a variable, so that later readers can keep them alive."""
     locations = (piece.array.location for piece in variable.pieces)
     urls = {location.url for location in locations if location is not None}
     found = (temporary_at(url) for url in sorted(urls))
@@ -95,9 +95,9 @@ def temporaries_of(variable: Variable) -> tuple[Temporary, ...]:
 
 
 def token_of(variable: Variable, *details: object) -> str:
-    """Return a name for a stored variable's content in its place: equal where the same rows are read from there.
+    """Return a name for the content of a stored variable in its place: equal if the same rows are read from there.
 
-    Its order may have indexes in memory.
+    The indexes of its order may be in memory.
     """
     arrays: dict[RowArray, int] = {}
     state = _variable_to_state(variable, arrays, operator.methodcaller("token"))
@@ -107,20 +107,20 @@ def token_of(variable: Variable, *details: object) -> str:
 
 
 MAX_TRANSFORMS = 1_000
-"""Transforms of one piece that are read."""
+"""Most transforms of one piece."""
 MAX_ALL_TRANSFORMS = 20_000
-"""Those of all pieces of a table."""
+"""Most transforms of all pieces of a table."""
 
 
 def table_from_state(state: Any, segments: Location, where: object = "", known: Known | None = None) -> Table:
-    """Return the table that a manifest, which errors name, describes; its arrays lie below ``segments``.
+    """Return the table of a manifest (``where`` in errors); its arrays lie below ``segments``.
 
-    Those that ``known`` has are not made again; afterwards it has those of this manifest.
+    Arrays in ``known`` are reused; afterwards it holds those of this manifest.
 
     Raises
     ------
     CorruptStoreError
-        The state is not one that :func:`table_to_state` returns.
+        The state was not made by :func:`table_to_state`.
     """
     if state is None:
         return Table()
@@ -131,7 +131,7 @@ def table_from_state(state: Any, segments: Location, where: object = "", known: 
         arrays = [_array_from_state(document, segments, before, known) for document in state["arrays"]]
         pieces = [piece for phase in PHASES for variable in state["phases"][phase] for piece in variable["pieces"]]
         if sum(len(piece[3]) for piece in pieces) > MAX_ALL_TRANSFORMS:
-            raise CorruptStoreError(f"it has more than {MAX_ALL_TRANSFORMS} transforms, which are not read")
+            raise CorruptStoreError(f"it has more than {MAX_ALL_TRANSFORMS} transforms")
         table = Table()
         for phase in PHASES:
             variables = [_variable_from_state(document, arrays, segments) for document in state["phases"][phase]]
@@ -145,7 +145,7 @@ def table_from_state(state: Any, segments: Location, where: object = "", known: 
 
 
 def _transforms(array: RowArray, documents: Any) -> tuple[Transform, ...]:
-    """Return the transforms of a piece, none of which makes rows that are too large to be handled."""
+    """Return the transforms of a piece, after a check that none makes rows too large to handle."""
     if len(documents) > MAX_TRANSFORMS:
         raise CorruptStoreError(f"a piece has {len(documents)} transforms, and at most {MAX_TRANSFORMS} are read")
     transforms = tuple(transform_from_json(item) for item in documents)
@@ -199,9 +199,9 @@ def _dealt_from_state(document: Any) -> Dealt:
 
 
 def key_of(variable: Variable) -> str:
-    """Return a name for a stored variable's content: equal in every version, and wherever the store lies.
+    """Return a name for the content of a stored variable: equal in every version, and wherever the store is.
 
-    Its order may have indexes in memory.
+    The indexes of its order may be in memory.
     """
     arrays: dict[RowArray, int] = {}
     state = _variable_to_state(variable, arrays, operator.methodcaller("token"))
@@ -209,7 +209,7 @@ def key_of(variable: Variable) -> str:
 
 
 def stored_arrays(table: Table) -> dict[StoredArray, list[str]]:
-    """Return every stored array that a table refers to, those of its orders too, with the variables that do."""
+    """Return all stored arrays of a table, those of its orders too, with the variables that use them."""
     found: dict[StoredArray, list[str]] = {}
     for phase, variable in table:
         user = f"{phase}/{variable.name}"

@@ -1,4 +1,4 @@
-"""Pieces: rows of one array, and the transforms that they go through when they are read; knows no order."""
+"""Pieces: rows of one array, and the transforms applied when they are read; knows no order."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ __all__ = ["Piece"]
 Array: TypeAlias = np.ndarray[Any, Any]
 
 TRANSFORM_NBYTES = 2**20
-"""Rows are transformed so many bytes at a time, while they are in the cache of a core."""
+"""Rows are transformed this many bytes at a time, while they are in a core's cache."""
 
 WINDOW_NBYTES = 16 * 2**20
-"""Stored rows that are held at a time where many are picked and transformed."""
+"""Stored rows held at a time if many are picked and transformed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Rows of one array, and what is done to them when they are read."""
+    """Rows of one array, and their transforms."""
 
     array: RowArray
-    """Where the rows lie."""
+    """The array that holds the rows."""
     start: int
     """The first row of the array that belongs to the piece."""
     stop: int
     """The row after the last."""
     transforms: tuple[Transform, ...] = ()
-    """Applied in this order."""
+    """The transforms, in order of application."""
 
     @property
     def n_rows(self) -> int:
@@ -57,12 +57,12 @@ class Piece:
 
     @property
     def source_row_nbytes(self) -> int:
-        """Bytes of one row before the transforms, those of its texts on average."""
+        """Bytes of one row before the transforms, with the average of its texts."""
         return row_nbytes(self.array.dtype, self.array.row_shape) + self.text_nbytes
 
     @property
     def text_nbytes(self) -> int:
-        """Bytes of the variable-length texts of a row, on average; 0 where nobody counted them."""
+        """Average bytes of the variable-length texts of a row; 0 if they were not counted."""
         size = self.array.text
         return 0 if size is None else -(-size.nbytes // max(1, self.array.n_rows))
 
@@ -82,7 +82,7 @@ class Piece:
         return self.array.chunk_rows * self.source_row_nbytes
 
     def is_alike(self, other: Piece) -> bool:
-        """Return whether all rows of this piece are equal to all rows of another: constants, transformed alike."""
+        """Return whether all rows of both pieces are equal: constants, with the same transforms."""
         mine, theirs = self.array, other.array
         if mine.constant is None or mine.constant != theirs.constant:
             return False
@@ -111,7 +111,7 @@ class Piece:
                 raise err.at_row(err.row + start - first) from err
 
     def read_spans(self, spans: Sequence[RowSpan], out: Array, *, alone: bool = False) -> None:
-        """Read spans of rows of the piece to their places in ``out``; raises LabelError with the place."""
+        """Read spans of rows of the piece to their places in ``out``; a LabelError has the place."""
         if not self.transforms:
             self._read_stored(spans, out, alone=alone)
             return
@@ -138,7 +138,7 @@ class Piece:
         if len(rows) <= step:
             self._take_window(rows, out, alone=alone)
             return
-        # windows of neighbours: each chunk is read once, or twice
+        # in windows of neighbours: each chunk is read once, or twice
         places = stable_argsort(rows // max(1, step // 4))
         try:
             for lo in range(0, len(rows), step):
@@ -147,7 +147,7 @@ class Piece:
                 self._take_window(rows[at], part, alone=alone)
                 out[at] = part
         except LabelError:
-            for lo in range(0, len(rows), step):  # as they are wanted: the first bad one is found first
+            for lo in range(0, len(rows), step):  # in the wanted order, so that the first bad row is found first
                 try:
                     self._take_window(rows[lo : lo + step], out[lo : lo + step], alone=alone)
                 except LabelError as err:
@@ -159,7 +159,7 @@ class Piece:
         self.transform_into(source, out)
 
     def transform_into(self, source: Array, out: Array) -> None:
-        """Apply the transforms, some rows at a time; a last cast between numbers is the assignment itself."""
+        """Apply the transforms to some rows at a time; a last cast between numbers is the assignment itself."""
         last = self.transforms[-1]
         is_assigned = isinstance(last, Cast) and source.dtype.kind in "iufb" and out.dtype.kind in "iufb"
         transforms = self.transforms[:-1] if is_assigned else self.transforms

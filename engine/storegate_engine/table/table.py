@@ -4,7 +4,7 @@
 
     Table    = {phase: Phase}, compiled          Phase = {name: Variable}
     Variable = pieces + order                    order: logical row -> stored row, see `orders`
-    Piece    = rows start..stop of one array, and the transforms that are applied when they are read
+    Piece    = rows start..stop of one array, and the transforms applied when they are read
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ __all__ = ["PHASES", "Phase", "Table"]
 Array: TypeAlias = np.ndarray[Any, Any]
 
 TABLE_SHARE = 8
-"""The tables of permutations get this part of a memory limit."""
+"""Share of a memory limit for the tables of permutations."""
 TABLE_LEAST_NBYTES = 2**19
-"""As much as this they get of any limit: shorter files are not worth their opening."""
+"""Least bytes for these tables, whatever the limit: shorter files are not worth opening."""
 PHASES = ("train", "valid", "test")
 """The phases of a table, in the order in which they are concatenated."""
 
@@ -63,7 +63,7 @@ class Table:
         Raises
         ------
         VariableNotFoundError
-            It is not there; the message names near matches.
+            The variable does not exist; the message names near matches.
         """
         found = self.phases[phase].get(name)
         if found is None:
@@ -79,12 +79,12 @@ class Table:
         return self._with_phase(phase, {**self.phases[phase], **{new.name: new for new in variables}})
 
     def without(self, phase: str, names: Iterable[str]) -> Table:
-        """Return the table without variables, not compiled; missing ones are silently passed over."""
+        """Return the table without some variables, not compiled; missing ones are ignored."""
         gone = set(names)
         return self._with_phase(phase, {n: v for n, v in self.phases[phase].items() if n not in gone})
 
     def mapped(self, phase: str, names: Iterable[str], edit: Callable[[Variable], Variable]) -> Table:
-        """Return the table with an edit on some variables; the compiled flag stays."""
+        """Return the table with some variables edited; the compiled flag stays."""
         edited = [edit(self.variable(phase, name)) for name in names]
         return replace(self.with_variables(phase, edited), compiled=self.compiled)
 
@@ -92,7 +92,7 @@ class Table:
         return Table(MappingProxyType({**self.phases, phase: MappingProxyType(dict(variables))}), False)
 
     def within(self, budget_nbytes: int) -> Table:
-        """Return the table, whose permutations take a small share of a memory limit: longer ones are on disk."""
+        """Return the table with permutations that take a small share of a memory limit: longer ones move to disk."""
         nbytes = max(TABLE_LEAST_NBYTES, budget_nbytes // TABLE_SHARE)
         phases = {
             phase: MappingProxyType({name: variable.within(nbytes) for name, variable in variables.items()})
@@ -101,12 +101,12 @@ class Table:
         return Table(MappingProxyType(phases), self.compiled)
 
     def n_rows(self, phase: str) -> int:
-        """Return the rows of one phase.
+        """Return the number of rows of one phase.
 
         Raises
         ------
         ShapeError
-            Its variables disagree; the message lists them.
+            The variables have different numbers of rows; the message lists them.
         """
         counts = {name: len(variable) for name, variable in self.phases[phase].items()}
         if len(set(counts.values())) > 1:
@@ -115,11 +115,11 @@ class Table:
         return next(iter(counts.values()), 0)
 
     def sizes(self) -> dict[str, int]:
-        """Return the rows of every phase."""
+        """Return the number of rows of every phase."""
         return {phase: self.n_rows(phase) for phase in PHASES}
 
     def misaligned(self) -> dict[str, list[list[str]]]:
-        """Return, for each phase in which they differ, the names of variables by how their rows had been shuffled."""
+        """Return, for each phase with differences, the names of variables grouped by how their rows were shuffled."""
         found: dict[str, list[list[str]]] = {}
         for phase, variables in self.phases.items():
             groups: dict[tuple[Dealt, ...], list[str]] = {}
@@ -130,7 +130,7 @@ class Table:
         return found
 
     def with_compiled(self) -> Table:
-        """Return the table, compiled.
+        """Return the compiled table.
 
         Raises
         ------

@@ -1,8 +1,8 @@
 """Transforms: how stored rows become rows of a variable (cast, one-hot, argmax); never change their input.
 
-A transform works on whole rows, ``(n_samples, *row_shape)``: what it does to a row depends on no other row,
-so that any block may be read alone. It is planned on the dtype and row shape (`fold`) and applied when rows
-are read (`apply_all`).
+A transform works on whole rows, ``(n_samples, *row_shape)``: each row is transformed independently, so that any
+block may be read alone. It is planned from dtype and row shape (`fold`) and applied when rows are read
+(`apply_all`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from storegate_engine.orders import as_int
 __all__ = ["ArgMax", "Cast", "OneHot", "Transform", "apply_all", "fold", "transform_from_json"]
 
 MAX_CLASSES = 2**31 - 1
-"""Rows of more float64 classes than this fit no memory."""
+"""Rows of more float64 classes than this do not fit in memory."""
 
 Array: TypeAlias = npt.NDArray[Any]
 DType: TypeAlias = np.dtype[Any]
@@ -44,14 +44,14 @@ def _check_storable(dtype: DType) -> None:
 
 
 def _is_open(dtype: DType) -> bool:
-    """Say whether numpy completes the dtype: a text without a width, or a time without a unit."""
+    """Return whether numpy completes the dtype: text without a width, or time without a unit."""
     if dtype.kind in "mM":
         return np.datetime_data(dtype)[0] == "generic"
     return dtype.kind in "SU" and not dtype.itemsize
 
 
 class Transform(ABC):
-    """A change of dtype or sample shape: an immutable value, applied to rows when they are read."""
+    """An immutable change of dtype or row shape, applied to rows when they are read."""
 
     __slots__ = ()
 
@@ -67,19 +67,19 @@ class Transform(ABC):
 
     @abstractmethod
     def out_row_shape(self, row_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the sample shape of the result for samples of ``row_shape``.
+        """Return the row shape of the result for rows of ``row_shape``.
 
         Raises
         ------
         ShapeError
-            Samples of this shape cannot be transformed.
+            Rows of this shape cannot be transformed.
         """
 
     @abstractmethod
     def apply(self, values: Array) -> Array:
-        """Return the transform of ``(n_samples, *row_shape)`` values, which stay as they are.
+        """Return the transform of ``(n_samples, *row_shape)`` values, which are not changed.
 
-        The result may be ``values`` itself where nothing changes.
+        The result may be ``values`` itself if nothing changes.
         """
 
     @abstractmethod
@@ -88,7 +88,7 @@ class Transform(ABC):
 
 
 MAX_CAST_NBYTES: Final = 2**20
-"""Bytes of one value of the widest text that values are cast to."""
+"""Most bytes of one value of the text that values are cast to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class Cast(Transform):
         Raises
         ------
         DtypeError
-            numpy has no conversion between the two, or the result's dtype depends on the values.
+            numpy has no such conversion, or the result's dtype depends on the values.
         """
         _check_storable(dtype)
         if not np.can_cast(dtype, self.dtype, casting="unsafe"):
@@ -140,24 +140,24 @@ class Cast(Transform):
         return row_shape
 
     def apply(self, values: Array) -> Array:
-        """Return ``values.astype(dtype)``, or ``values`` where they have the dtype already.
+        """Return ``values.astype(dtype)``, or ``values`` if they have that dtype.
 
         Raises
         ------
         DtypeError
-            numpy has no conversion between the two dtypes.
+            numpy has no such conversion.
         ValueError
-            A text is no number.
+            A text is not a number.
         """
         dtype = self.out_dtype(values.dtype)
         if values.dtype.kind == "c" and dtype.kind in "biuf" and not values.imag.any():
-            values = values.real  # nothing is discarded, and nothing to warn of
+            values = values.real  # nothing is discarded, so numpy need not warn
         if overflows(dtype, values):
             raise DtypeError(f"a value of {values.dtype} lies outside of {dtype}; choose a coarser unit")
         try:
             return values.astype(dtype, copy=False)
         except UnicodeError as err:
-            raise DtypeError(f"a value of {values.dtype} is no {dtype}: {err}; choose another dtype") from err
+            raise DtypeError(f"a value of {values.dtype} is not a {dtype}: {err}; choose another dtype") from err
 
     def to_json(self) -> object:
         """Return ``["cast", dtype]``."""
@@ -208,8 +208,8 @@ class OneHot(Transform):
         DtypeError
             The labels are neither integers nor booleans.
         LabelError
-            A label is negative, or ``num_classes`` or more. The error has the first one as its attribute
-            ``label``, and the row of it within ``values`` as ``row``.
+            A label is negative, or ``num_classes`` or more. The error has the first one as ``label``, and its row
+            within ``values`` as ``row``.
         """
         dtype = self.out_dtype(values.dtype)
         labels = values.reshape(-1)
@@ -292,7 +292,7 @@ class ArgMax(Transform):
         return row_shape[: axis - 1] + row_shape[axis:]
 
     def apply(self, values: Array) -> Array:
-        """Return the place of the first largest value along the axis.
+        """Return the index of the first largest value along the axis.
 
         Raises
         ------
@@ -312,12 +312,12 @@ class ArgMax(Transform):
 
 
 def transform_from_json(obj: object) -> Transform:
-    """Return the transform that ``to_json`` wrote; nothing about ``obj`` is trusted.
+    """Return the transform from its JSON, which is not trusted.
 
     Raises
     ------
     CorruptStoreError
-        It is not a transform of this version.
+        It is not a transform that this version knows.
     """
     if not (isinstance(obj, list) and len(obj) == 2):
         raise CorruptStoreError(f"a stored transform is not understood: {shown(obj)}")
@@ -335,12 +335,12 @@ def transform_from_json(obj: object) -> Transform:
 
 
 def fold(transforms: Iterable[Transform], dtype: DType, row_shape: tuple[int, ...]) -> tuple[DType, tuple[int, ...]]:
-    """Return the dtype and sample shape after all ``transforms``, in order.
+    """Return the dtype and row shape after all ``transforms``, in order.
 
     Raises
     ------
     DtypeError, ShapeError
-        A transform cannot follow.
+        A transform cannot be applied.
 
     Examples
     --------

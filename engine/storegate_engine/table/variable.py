@@ -1,6 +1,6 @@
-"""Variables: stored rows and the order in which they are seen, and the pure operations on them; never writes.
+"""Variables: stored rows and their logical order, and pure operations on them; never writes.
 
-The stored rows of a variable are those of its pieces, end to end; its order says which of them each logical row is.
+The stored rows of a variable are those of its pieces, concatenated; its order gives the stored row of each logical row.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 
 class Dealt(NamedTuple):
-    """Rows that were shuffled when they were added, and dealt to phases."""
+    """Rows that were shuffled when they were added, and then split among phases."""
 
     first: int
-    """The first of them, among the rows of the phase."""
+    """The index of their first row among the rows of the phase."""
     n_rows: int
-    """Rows that were shuffled together."""
+    """Number of rows that were shuffled together."""
     seed: int
-    """By which seed."""
+    """The seed of the shuffle."""
     lo: int
-    """The first of the shuffled rows that the phase got."""
+    """The first of the shuffled rows in this phase."""
     hi: int
-    """The one after the last."""
+    """The end of the shuffled rows in this phase."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +55,15 @@ class Variable:
     row_shape: tuple[int, ...]
     """The shape of one row."""
     pieces: tuple[Piece, ...]
-    """The stored rows, end to end."""
+    """The stored rows, concatenated."""
     order: RowOrder
     """Logical row -> stored row."""
     history: tuple[Dealt, ...] = ()
-    """How the rows that were added shuffled had been, for telling which variables belong together."""
+    """The shuffles of rows when they were added, which show whether variables belong together."""
     about: Description = PLAIN
-    """What else is known of it."""
+    """Metadata: dimension names, attributes, categories."""
     offsets: tuple[int, ...] = field(init=False, repr=False, compare=False)
-    """Where each piece starts among the stored rows, and where the last one ends."""
+    """The first stored row of each piece, and the end of the last one."""
 
     def __post_init__(self) -> None:
         """Sum up the pieces once."""
@@ -87,7 +87,7 @@ class Variable:
 
     @property
     def row_nbytes(self) -> int:
-        """Bytes of one row in memory, those of variable-length texts on average."""
+        """Bytes of one row in memory, with the average of variable-length texts."""
         texts = max((piece.text_nbytes for piece in self.pieces), default=0) if self.dtype.kind == "T" else 0
         return row_nbytes(self.dtype, self.row_shape) + texts
 
@@ -99,14 +99,14 @@ class Variable:
     def _allocated(self, n_rows: int) -> Array:
         try:
             return np.empty((n_rows, *self.row_shape), self.dtype)
-        except (MemoryError, ValueError) as err:  # ValueError: more than numpy can count
+        except (MemoryError, ValueError) as err:  # ValueError: too many for numpy
             raise MemoryBudgetError(
                 f"{n_rows} rows of variable {self.name!r} take {n_rows * self.row_nbytes} bytes, which cannot be had: "
                 "read fewer at a time, or use to_xarray()"
             ) from err
 
     def read(self, lo: int, hi: int, *, spare_nbytes: int = SPARE_NBYTES) -> Array:
-        """Return logical rows ``lo..hi``; the array is the caller's own."""
+        """Return logical rows ``lo..hi`` as a new array."""
         out = self._allocated(hi - lo)
         self.read_into(lo, hi, out, spare_nbytes=spare_nbytes)
         return out
@@ -117,18 +117,18 @@ class Variable:
         Parameters
         ----------
         lo, hi : int
-            Which rows.
+            The first row, and the end.
         out : ndarray
             C-contiguous, and of the variable's dtype.
         spare_nbytes : int
-            Memory beside ``out`` for rows that are out of order: with more, stored rows are read fewer times.
+            Memory besides ``out`` for rows out of order: with more, stored rows are read fewer times.
         alone : bool
-            Read in this thread: where others read beside it, handing over costs more than it gains.
+            Read in this thread: if other threads read, too, handing over costs more than it gains.
 
         Raises
         ------
         LabelError
-            A transform met a label outside of its classes; the message names the logical row.
+            A transform met a label outside its classes; the message names the logical row.
         """
         runs = self.order.runs(lo, hi)
         if runs is None:
@@ -149,7 +149,7 @@ class Variable:
         return self._picked(len(indices), lambda lo, hi: indices[lo:hi], spare_nbytes)
 
     def pick(self, index: RowIndex, *, spare_nbytes: int = SPARE_NBYTES) -> Array:
-        """Return the logical rows that an index names, in its order; the array is the caller's own."""
+        """Return the logical rows of an index, in its order, as a new array."""
         return self._picked(len(index), index.slice, spare_nbytes)
 
     def _picked(self, n_rows: int, rows: Callable[[int, int], Array], spare_nbytes: int) -> Array:
@@ -166,21 +166,21 @@ class Variable:
         if not len(out):
             return
         first = self.pieces[0]
-        if all(piece.is_alike(first) for piece in self.pieces):  # an order of equal rows is not worth working out
+        if all(piece.is_alike(first) for piece in self.pieces):  # the order of equal rows does not matter
             first.read_into(0, len(out), out, alone=alone)
             return
         bounds = self.order.bounds
         gather_into(self.pieces, self.offsets, stored, out, bounds=bounds, spare_nbytes=spare_nbytes, alone=alone)
 
     def stored_rows(self, first: int = 0) -> Variable:
-        """Return the stored rows of the pieces from ``first`` on, as they lie, transformed."""
+        """Return the stored rows of the pieces from ``first`` on, in stored order, transformed."""
         pieces = self.pieces[first:]
         return replace(self, pieces=pieces, order=Range(0, sum(piece.n_rows for piece in pieces)))
 
     def read_spans(self, spans: Sequence[tuple[int, int]], out: Array, *, alone: bool = False) -> None:
-        """Read logical rows that lie in runs, as firsts and lasts, end to end into ``out``.
+        """Read runs of logical rows, given as firsts and ends, concatenated into ``out``.
 
-        A chunk that several spans touch is read once. Raises as :meth:`read_into` does.
+        A chunk that several spans touch is read once. Raises like :meth:`read_into`.
         """
         try:
             for piece, parts in self._by_piece(spans).items():
@@ -191,21 +191,21 @@ class Variable:
             raise err.at_row(spans[at][1] - ends[at] + err.row, self.name) from err
 
     def will_read(self, spans: Sequence[tuple[int, int]]) -> None:
-        """Let storage fetch logical rows that lie in runs, while others are read: a hint."""
+        """Ask storage to fetch logical rows stored in runs, while others are read: a hint."""
         for at, parts in self._by_piece(spans).items():
             piece = self.pieces[at]
             piece.array.will_read([(piece.start + lo, piece.start + hi) for lo, hi, _ in parts])
 
     def _by_piece(self, spans: Sequence[tuple[int, int]]) -> dict[int, list[RowSpan]]:
-        """Return which rows of which piece logical rows are that lie in runs, and where they are among these."""
+        """Return the rows of each piece that runs of logical rows name, with their places among these."""
         found: dict[int, list[RowSpan]] = {}
         for piece, start, stop, place in self._parts(join_runs(self.order.runs(lo, hi) for lo, hi in spans) or ()):
             found.setdefault(piece, []).append((start, stop, place))
         return found
 
     def _parts(self, runs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, int, int]]:
-        """Yield runs of stored rows as piece, first and last row within it, and where the first is among the rows."""
-        # pieces lie end to end, so that a run may reach over several of them
+        """Yield runs of stored rows as piece, first and end within it, and the place of the first among the rows."""
+        # a run may span several pieces
         done = 0
         for start, stop in runs:
             at = bisect_right(self.offsets, start) - 1
@@ -217,10 +217,10 @@ class Variable:
                 start, at = end, at + 1
 
     def drop(self, lo: int, hi: int) -> None:
-        """Take stored rows ``lo..hi`` of the pieces, read for the last time, out of the page cache: a hint.
+        """Drop stored rows ``lo..hi``, read for the last time, from the page cache: a hint.
 
-        Their memory serves what is written next. 4 GB were exchanged in 13.5 s so, and in 17 s where the system had to
-        find out by itself what it can reclaim; gathered in memory in 10 s and 13 s.
+        The memory then serves later writes. It reduced an exchange of 4 GB from 17 s to 13.5 s, and a gather in memory
+        from 13 s to 10 s.
         """
         for piece, offset in zip(self.pieces, self.offsets, strict=False):
             first, last = max(lo, offset), min(hi, offset + piece.n_rows)
@@ -229,20 +229,20 @@ class Variable:
 
     @property
     def is_uniform(self) -> bool:
-        """Whether all pieces have stored rows of one kind and the same transforms."""
+        """Whether all pieces have the same kind of stored rows and the same transforms."""
         return len({(piece.array.dtype, piece.array.row_shape, piece.transforms) for piece in self.pieces}) == 1
 
     def transformed_rows(self, rows: Array, lo: int) -> Array:
-        """Return stored rows as logical rows ``lo`` and on, of a variable whose pieces are uniform."""
+        """Return stored rows of a uniform variable as logical rows, the first of which is ``lo``."""
         try:
             return apply_all(self.pieces[0].transforms, rows)
         except LabelError as err:
             raise err.at_row(lo + err.row, self.name) from err
 
-    # Edits: each returns a new variable; no stored row is read or changed.
+    # Edits: each returns a new variable and reads no rows.
 
     def within(self, table_nbytes: int) -> Variable:
-        """Return the variable, whose permutations take no more memory than this; itself where they do not."""
+        """Return the variable with permutations of at most this memory; itself if they already are."""
         order = self.order.within(table_nbytes)
         return self if order is self.order else replace(self, order=order)
 
@@ -259,7 +259,7 @@ class Variable:
         return replace(self, dtype=dtype, row_shape=row_shape, pieces=pieces, about=about)
 
     def cast(self, dtype: np.dtype[Any]) -> Variable:
-        """Return the variable with its rows cast; itself when they have the dtype."""
+        """Return the variable with its rows cast; itself if they have the dtype."""
         return self if dtype == self.dtype else self.transformed(Cast(dtype))
 
     def cut(self, lo: int, hi: int) -> Variable:
@@ -267,11 +267,11 @@ class Variable:
         return replace(self, order=orders.cut(self.order, lo, hi))
 
     def selected(self, index: RowIndex) -> Variable:
-        """Return the logical rows that an index array names, repeats included."""
+        """Return the logical rows of an index array, repeats included."""
         return replace(self, order=Take(self.order, index))
 
     def appended(self, new: Variable) -> Variable:
-        """Return the variable with the rows of another one behind its own.
+        """Return the variable with the rows of another one appended.
 
         Raises
         ------
@@ -284,11 +284,11 @@ class Variable:
         return replace(joined, history=(*self.history, *dealt))
 
     def replaced(self, lo: int, hi: int, new: Variable) -> Variable:
-        """Return the variable with logical rows ``lo..hi`` taken from ``new``, which has ``hi - lo`` rows."""
+        """Return the variable with logical rows ``lo..hi`` replaced by ``new``, which has ``hi - lo`` rows."""
         return self.joined(new, lambda old, order: orders.replace_rows(old, lo, hi, order))
 
     def joined(self, new: Variable, arrange: Callable[[RowOrder, RowOrder], RowOrder]) -> Variable:
-        """Return a variable with the stored rows of both; ``arrange`` makes its order from their two orders."""
+        """Return a variable with the stored rows of both; ``arrange`` makes its order from their orders."""
         try:
             dtype = combined(self.dtype, new.dtype)
         except DtypeError as err:
@@ -307,7 +307,7 @@ class Variable:
 
 
 def rows_of(name: str, array: RowArray, lo: int = 0, hi: int | None = None, *, seed: int | None = None) -> Variable:
-    """Return rows ``lo..hi`` of an array as a variable, of the shuffled array where a seed is given.
+    """Return rows ``lo..hi`` of an array as a variable; of the shuffled array if there is a seed.
 
     Without a seed the piece is just those rows; with one it is the whole array, whose permutation is cut.
     """
@@ -317,6 +317,6 @@ def rows_of(name: str, array: RowArray, lo: int = 0, hi: int | None = None, *, s
         return Variable(name, array.dtype, array.row_shape, (piece,), Range(0, stop - lo))
     piece = Piece(array, 0, array.n_rows)
     order = orders.cut(orders.permute(Range(0, array.n_rows), seed), lo, stop)
-    # One row is in the order in which it came, and of no rows there is nothing to tell.
+    # Shuffling one row changes nothing, and without rows there is nothing to record.
     history = (Dealt(0, array.n_rows, seed, lo, stop),) if array.n_rows > 1 and stop > lo else ()
     return Variable(name, array.dtype, array.row_shape, (piece,), order, history)
