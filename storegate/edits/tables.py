@@ -147,12 +147,17 @@ def appended(new: NewRows, before: Table, *, sizes: dict[str, int] | None = None
                             f"another writer added categories to variable {rows.name!r} of phase {phase!r} meanwhile; "
                             "nothing was changed, try again"
                         )
-                    old = replace(old, about=replace(old.about, categories=rows.about.categories))
+                    old = replace(old, about=with_categories(old.about, rows.about))
                 joined.append(rows if old is None else old.appended(rows))
             table = table.with_variables(phase, joined)
         return table
 
     return edit
+
+
+def with_categories(old: Description, new: Description) -> Description:
+    """Return a description with the categories of both, of which the longer ones begin with the others."""
+    return replace(old, categories=max(old.categories or (), new.categories or (), key=len))
 
 
 def replaced(new: NewRows) -> Callable[[Table], Table]:

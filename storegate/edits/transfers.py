@@ -13,7 +13,7 @@ from storegate_engine import graphs
 from storegate_engine.arrays import RowArray, persist
 from storegate_engine.clusters import Capacity, active_client
 from storegate_engine.errors import ArgumentTypeError, shown
-from storegate_engine.store import Repository, Source, Transaction, VariableSource, write
+from storegate_engine.store import Repository, Source, Transaction, VariableSource, description_of, write
 from storegate_engine.table import Table, Variable, rows_of
 
 __all__ = ["move"]
@@ -69,7 +69,10 @@ def move(
             arrays = _store(change, target, columns, limits)
             histories = {variable.history for variable in variables}
             history = histories.pop() if len(histories) == 1 else ()
-            new = [replace(rows_of(name, array), history=history) for name, array in arrays.items()]
+            new = [
+                replace(rows_of(name, array), history=history, about=description_of(columns[name]))
+                for name, array in arrays.items()
+            ]
             change.edit(tables.put(at, new))
         change.edit(_compiled_if_even)
     if source.in_memory:

@@ -31,10 +31,10 @@ from storegate.parsing import (
     parse_method_index,
     require_equal_rows,
 )
-from storegate_engine.errors import DtypeError, ShapeError
+from storegate_engine.errors import DtypeError, ShapeError, shown
 from storegate_engine.orders import NewIndex, RowIndex
 from storegate_engine.store import Source, Transaction, categories_of, description_of, write
-from storegate_engine.table import Description, Table, appended_dtype, require_combinable, rows_of
+from storegate_engine.table import Category, Description, Table, appended_dtype, require_combinable, rows_of
 
 __all__ = ["add", "assign", "clear", "create_zeros", "delete", "update"]
 
@@ -122,8 +122,11 @@ def _continue_categories(table: Table, columns: Mapping[str, Source], phases: Se
         The variable has plain values, not categories.
     """
     for name, column in columns.items():
+        known = [table[at][name].about.categories or () for at in PHASES if name in table[at]]
+        longest = sorted(known, key=len)[-1] if known else ()
         categories = categories_of(column)
         if categories is None:
+            _require_same_codes(name, description_of(column).categories, longest)
             continue
         for at in phases:
             if name not in table[at]:
@@ -138,8 +141,16 @@ def _continue_categories(table: Table, columns: Mapping[str, Source], phases: Se
                     f"variable {name!r} of phase {at!r} holds {table[at][name].dtype} values, and the new rows are "
                     "categories; convert the column to its values first, as in column.astype(str)"
                 )
-        known = [table[at][name].about.categories or () for at in PHASES if name in table[at]]
-        categories.begin(sorted(known, key=len)[-1] if known else ())
+        categories.begin(longest)
+
+
+def _require_same_codes(name: str, new: tuple[Category, ...] | None, known: tuple[Category, ...]) -> None:
+    """Refuse stored codes of another variable that stand for other categories than those of the rows before."""
+    if new is not None and known and new[: len(known)] != known[: len(new)]:
+        raise DtypeError(
+            f"variable {name!r} has the categories {shown(known)}, and the new codes are of {shown(new)}; add them "
+            "as a table, as in gate.add_data(view.to_pandas()), which gives them new codes"
+        )
 
 
 def _about(columns: Mapping[str, Source]) -> dict[str, Description]:
@@ -156,6 +167,7 @@ def _replace_all(change: Transaction, names: Names, data: object, target: Target
             for at, (lo, hi) in tables.spread(change.table, target, known[0]).items():
                 for name in columns:
                     tables.require_rows(change.table, at, name, hi - lo)
+        _continue_categories(change.table, columns, ())
         arrays = write(change, columns)
         expected.update(array.n_rows for array in arrays.values())
         require_equal_rows({name: array.n_rows for name, array in arrays.items()})
@@ -194,7 +206,7 @@ def _update_rows(change: Transaction, names: Names, data: object, phase: str, se
                 if new is old:
                     continue
                 if about[name].categories is not None:
-                    new = replace(new, about=replace(old.about, categories=about[name].categories))
+                    new = replace(new, about=tables.with_categories(old.about, about[name]))
                 change.edit(tables.put(at, [new]), reads=[(at, name)], touches=[(at, name)])
 
 

@@ -224,6 +224,33 @@ class TestCategories:
         categories = gate.table["train"]["c"].about.categories
         assert [categories[code] for code in gate["train"]["c"][:]] == ["x", "z", "x"]
 
+    def test_they_move_between_memory_and_storage(self, tmp_path):
+        with StoreGate("hybrid", {"output_dir": tmp_path / "store"}, data_id="a") as gate:
+            gate.add_data(pd.DataFrame({"c": pd.Categorical(["x", "y", "x"], ordered=True)}))
+            gate.to_memory("c")
+            gate.set_mode("numpy")
+            assert gate["train"].to_pandas()["c"].tolist() == ["x", "y", "x"]
+            gate.to_storage("c", output_var_names="d")
+            gate.set_mode("zarr")
+            assert gate["train"].to_pandas()["d"].cat.ordered
+
+    def test_stored_codes_of_another_variable_keep_their_meaning(self, tmp_path):
+        with StoreGate("zarr", {"output_dir": tmp_path / "store"}, data_id="a") as gate:
+            gate.add_data(pd.DataFrame({"c": pd.Categorical(["x", "y"]), "d": pd.Categorical(["y", "x"], ["y", "x"])}))
+            gate.add_data("e", gate["train"]["c"].data)
+            assert gate["train"].to_pandas()["e"].tolist() == ["x", "y"]
+            with pytest.raises(errors.DtypeError, match="has the categories .*the new codes are of"):
+                gate.add_data("c", gate["train"]["d"].data)
+            gate.add_data("c", gate["train"]["c"].data)
+            assert gate["train"][["c"]].to_pandas()["c"].tolist() == ["x", "y", "x", "y"]
+
+    def test_a_replaced_phase_has_the_codes_of_the_others(self, gate):
+        gate.add_data(pd.DataFrame({"c": pd.Categorical(["x", "y"])}), phase="train")
+        gate.add_data({"c": [0, 0]}, phase="valid")
+        gate.update_data(["c"], pd.DataFrame({"c": pd.Categorical(["y", "z"])}), phase="valid")
+        assert gate["valid"]["c"][:].tolist() == [1, 2]
+        assert gate["valid"].to_pandas()["c"].tolist() == ["y", "z"]
+
     def test_plain_values_and_categories_do_not_mix(self, gate):
         gate.add_data({"c": np.arange(3)})
         with pytest.raises(errors.DtypeError, match="holds int64 values, and the new rows are categories"):

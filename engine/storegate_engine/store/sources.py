@@ -18,7 +18,7 @@ from storegate_engine.encodings import is_text
 from storegate_engine.errors import DtypeError, ShapeError
 from storegate_engine.orders import STEP_ROWS, NewIndex, spans
 from storegate_engine.store.natives import as_native
-from storegate_engine.table import Variable
+from storegate_engine.table import Description, Variable
 from storegate_engine.texts import TextSize, sampled_nbytes
 
 if TYPE_CHECKING:
@@ -320,6 +320,11 @@ class VariableSource:
     def row_shape(self) -> tuple[int, ...]:
         """The shape of one row."""
         return self.variable.row_shape
+
+    @property
+    def about(self) -> Description:
+        """What else is known of the variable."""
+        return self.variable.about
 
     def blocks(self, block_rows: int) -> Iterator[Array]:
         """Yield rows read from their pieces."""
