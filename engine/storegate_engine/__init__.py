@@ -1,43 +1,42 @@
 """The lazy, chunked array engine under StoreGate; knows nothing of StoreGate's interface.
 
-Seven rooms on a common ground. A room imports only from rooms above it in this list, and of another room only what its
-``__init__`` lists; `graphs`, `store` and `streams` do not know each other. Each room's docstring says what its files
-know.
+Seven rooms on a common ground. A room imports only from rooms above it in this list, and only the names in their
+``__init__``; `graphs`, `store` and `streams` do not import each other. Each room's docstring describes its files.
 
 The ground, which every room may use:
 
-    errors       the exception tree, and how a message names near matches
-    names        what a data_id or a variable may be called
+    errors       the exception tree, and hints for messages
+    names        valid names of data_ids and variables
     identifiers  names in hexadecimal digits
-    integers     sorting row numbers by what they belong to
-    buffers      memory that is used again, rows as the bytes that they are
-    budget       how much memory there is, and the sizes of chunks, shards and blocks that fit in it
+    integers     sorting and grouping row numbers by integer keys
+    buffers      reused memory, rows as bytes, and bytes into files
+    budget       available memory, and the sizes of chunks, shards and blocks that fit in it
     settings     the ``storegate.*`` keys of dask's configuration
-    casts        which values stay what they are under another dtype
-    dtypes       which dtypes can be stored, and the texts that stand for them
-    encodings    values as what zarr v3 has for them, and back
-    texts        how many bytes variable-length text takes
-    documents    JSON that nobody has to trust
-    directories  what lies below a root, out of which no link leads
-    objects      the stores of zarr-python as they are used here
+    casts        values that another dtype holds unchanged
+    dtypes       dtypes that can be stored, and their names
+    encodings    values as zarr v3 stores them, and back
+    texts        bytes of variable-length text
+    documents    untrusted JSON
+    directories  files below a root, which no link leaves
+    objects      the stores of zarr-python, adapted
     locations    a path or URL as a zarr store
-    contents     which keys a store of ours has
-    temporaries  directories that go when nobody needs them any more
+    contents     the keys of a store
+    temporaries  directories that are removed after their last use
     threads      threads whose users may be interrupted at any moment
-    submitted    what clients of a cluster wait for while graphs are sent
-    clusters     what the workers of a dask cluster have, there or promised
-    holds        which process has a directory of scratch files, and where these lie
-    scratch      directories of spill: made, shared, adopted after a crash, removed
+    submitted    objects kept while clients of a cluster wait for graphs that need them
+    clusters     the memory and threads of a dask cluster's workers
+    holds        locks on directories of scratch files, and their places
+    scratch      directories of spills: created, shared, adopted after a crash, removed
 
 The rooms:
 
-    orders       which stored row stands behind a logical row; pure
+    orders       the stored row of each logical row; pure
     arrays       rows as bytes, written once and read in place
     table        variables, pieces and transforms: immutable state
     exchange     an exact permutation of more rows than memory holds, and its plan
-    store        committed tables: what is written, kept and checked
+    store        committed tables: written, kept and checked
     graphs       variables as dask arrays and Datasets
     streams      batches of rows for training
 
-    testing      strategies and a model that the tests of others may use
+    testing      Hypothesis strategies and a reference model, for others to reuse
 """

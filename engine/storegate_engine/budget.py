@@ -1,4 +1,4 @@
-"""Memory budget: how much there is, and the chunk, shard and block sizes that fit in it; reads no data."""
+"""Memory budget: available memory, and the chunk, shard and block sizes that fit in it; reads no data."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ __all__ = [
 ]
 
 CHUNK_NBYTES = 128 * 2**10
-"""What one random row costs to read: the unit of decoding."""
+"""Bytes of a chunk: the cost of reading one random row."""
 SHARD_NBYTES = 16 * 2**20
-"""What one file holds: the unit of writing."""
+"""Bytes of a shard: one file, the unit of writing."""
 BLOCK_NBYTES = 16 * 2**20
-"""What one task of a dask graph holds."""
+"""Bytes of a block: one task of a dask graph."""
 RESERVED_NBYTES = 24 * 2**20
-"""Memory that long operations take whatever their sizes: threads, buffers of files, opened arrays."""
+"""Bytes that long operations take whatever their sizes: threads, buffers of files, opened arrays."""
 ROW_OVERHEAD_NBYTES = 28
-"""Bytes of index arithmetic for a row that is moved, for each copy of it that is counted: its destination, its source
-and their sorting (measured: 70 bytes beside two and a half copies)."""
+"""Bytes of index arithmetic per moved row and copy: its destination, its source and their sorting (measured: 70 bytes
+besides two and a half copies)."""
 WRITES_IN_FLIGHT = 3
-"""Shards that a writer hands to storage before it waits for the first."""
+"""Number of shards that a writer hands to storage before it waits for the first."""
 
 _UNITS = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS |= {f"{unit}b": factor for unit, factor in _UNITS.items() if unit not in ("", "b")}
@@ -63,7 +63,7 @@ def parse_nbytes(value: int | float | str) -> int:
     else:
         found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([a-z]*)\s*", str(value).lower())
         if found is None or found[2] not in _UNITS:
-            raise ArgumentError(f"{value!r} is not a number of bytes; give an int or a text such as '512MiB'")
+            raise ArgumentError(f"{value!r} is not a number of bytes; give an int or a text like '512MiB'")
         try:
             nbytes = float(found[1]) * _UNITS[found[2]]
         except ValueError as err:
@@ -74,7 +74,7 @@ def parse_nbytes(value: int | float | str) -> int:
 
 
 def format_nbytes(nbytes: float) -> str:
-    """Return a number of bytes as people write it.
+    """Return a number of bytes as text.
 
     >>> format_nbytes(16 * 2**20), format_nbytes(999)
     ('16.0 MiB', '999 B')
@@ -102,7 +102,7 @@ def available_nbytes() -> int:
 
 
 def default_budget_nbytes() -> int:
-    """Return the memory limit where none is configured: 60 % of what the process may use."""
+    """Return the default memory limit: 60 % of what the process may use."""
     return int(0.6 * available_nbytes())
 
 
@@ -112,7 +112,7 @@ def require(projected_nbytes: int, budget_nbytes: int, *, what: str, remedy: str
     Raises
     ------
     MemoryBudgetError
-        It names what was asked, both numbers and the remedy.
+        The plan exceeds the budget; the message has what was asked, both numbers and the remedy.
     """
     if projected_nbytes > budget_nbytes:
         raise MemoryBudgetError(
@@ -143,18 +143,18 @@ def _power_of_two(rows: float) -> int:
 def plan_layout(
     row_nbytes: int, n_rows: int | None, *, chunk_rows: int | None = None, budget_nbytes: int | None = None
 ) -> Layout:
-    """Choose chunk and shard rows by bytes, as powers of two, so that variables of a phase line up.
+    """Return chunk and shard rows chosen by bytes, as powers of two, so that variables of a phase line up.
 
     Parameters
     ----------
     row_nbytes : int
         Bytes of one row.
     n_rows : int or None
-        Rows to store, None when not known; fewer rows than a chunk make one small chunk.
+        Rows to store, None if unknown; fewer rows than a chunk make one small chunk.
     chunk_rows : int, optional
-        Rows of a chunk as the user asked for them.
+        Rows of a chunk, if the user chose them.
     budget_nbytes : int, optional
-        Memory limit; shards shrink where a writer of full ones would not fit.
+        Memory limit; shards shrink if a writer of full ones would not fit.
 
     Examples
     --------
@@ -179,12 +179,12 @@ def plan_layout(
 
 
 _WRITER_COPIES = 10
-"""Shards in memory while one variable is written (measured): a block read, the gathered one, raw and encoded ones in
-flight, and what malloc keeps of those before."""
+"""Shards in memory while one variable is written (measured): a block being read, the gathered one, raw and encoded
+ones in flight, and memory that malloc keeps of earlier ones."""
 
 
 def reserved_nbytes(budget_nbytes: int) -> int:
-    """Return what is set aside for what does not grow with the rows: 24 MiB, less where hardly more is allowed."""
+    """Return the bytes reserved for what does not grow with the rows: 24 MiB, less if the limit is hardly larger."""
     return min(RESERVED_NBYTES, budget_nbytes // 4)
 
 
@@ -194,10 +194,10 @@ def ingest_nbytes(row_nbytes: int, layout: Layout, budget_nbytes: int) -> int:
 
 
 def block_rows(row_nbytes: int, n_rows: int, *, align: int = 1, budget_nbytes: int, workers: int = 1) -> int:
-    """Choose the rows of one block of a dask graph.
+    """Return the rows of one block of a dask graph.
 
-    Blocks aim at :data:`BLOCK_NBYTES`, less where ``workers`` of them would not fit the budget, and are
-    whole multiples of ``align`` (rows of a stored chunk) where one chunk fits.
+    Blocks aim at :data:`BLOCK_NBYTES`, less if ``workers`` of them would not fit in the budget, and are
+    whole multiples of ``align`` (rows of a stored chunk) if one chunk fits.
 
     >>> block_rows(1024, 10**6, align=256, budget_nbytes=2**30)
     16384

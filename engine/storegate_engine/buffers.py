@@ -1,4 +1,4 @@
-"""Buffers: memory that is used again, rows as the bytes that they are, and bytes into files; knows no format."""
+"""Buffers: reused memory, rows as bytes, and bytes into files; knows no format."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 
 class Workspace:
-    """Arrays that the tasks of one thread use one after the other: memory that is touched already is fast."""
+    """Arrays that the tasks of one thread reuse: memory that was touched before is faster."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, Array] = {}
@@ -31,15 +31,15 @@ class Workspace:
 
 
 class Pool:
-    """Arrays whose memory is used again when nobody holds them, or a view of them, any more.
+    """Arrays whose memory is reused once neither they nor views of them exist.
 
-    A system gives memory that is touched for the first time page by page, and takes it back: for blocks that live as
+    An operating system hands out new memory page by page, and takes it back: for blocks that live as
     long as one task this costs as much as reading them.
 
     Parameters
     ----------
     idle_nbytes : int
-        The most memory that waits to be used again.
+        Most memory that is kept for reuse.
 
     Examples
     --------
@@ -57,7 +57,7 @@ class Pool:
 
     def __init__(self, idle_nbytes: int) -> None:
         self._idle_nbytes = idle_nbytes
-        self._idle: list[Array] = []  # each use of it is atomic: memory comes back in any thread, at any moment
+        self._idle: list[Array] = []  # each use is atomic: memory comes back in any thread, at any time
 
     def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Return an array with any content."""
@@ -65,7 +65,7 @@ class Pool:
         if dtype.hasobject or not 0 < nbytes <= self._idle_nbytes:
             return np.empty(shape, dtype)
         try:
-            memory = self._idle.pop()  # the latest: it may still be in a cache
+            memory = self._idle.pop()  # the latest, which may still be in a cache
         except IndexError:
             memory = np.empty(nbytes, "u1")
         if not nbytes <= memory.nbytes <= 2 * nbytes:
@@ -73,13 +73,13 @@ class Pool:
         return np.asarray(_Loan(self, memory))[:nbytes].view(dtype).reshape(shape)
 
     def take_back(self, memory: Array) -> None:
-        """Keep memory for the next array, unless enough waits already."""
+        """Keep memory for the next array, unless enough is kept already."""
         if (len(self._idle) + 1) * memory.nbytes <= self._idle_nbytes:
             self._idle.append(memory)
 
 
 class _Loan:
-    """What all views of one array of a pool refer to."""
+    """The owner of the memory of one array, which all its views refer to."""
 
     def __init__(self, pool: Pool, memory: Array) -> None:
         self._pool = pool
@@ -96,14 +96,14 @@ def as_bytes(rows: Array) -> Array:
 
 
 def write_all(file: Any, content: bytes | Array) -> None:
-    """Write all of some bytes to an unbuffered file, which may take a part of them at a time."""
+    """Write all bytes to an unbuffered file, which may take a part of them at a time."""
     view = memoryview(content) if isinstance(content, bytes) else content.data
     while view:
         view = view[file.write(view) :]
 
 
 def crc32c(content: Array | bytes | memoryview, before: int = 0) -> int:
-    """Return the crc32c of bytes, after those whose checksum is ``before``.
+    """Return the crc32c of bytes that follow others with the checksum ``before``.
 
     >>> crc32c(b"67", crc32c(b"12345")) == crc32c(b"1234567")
     True

@@ -1,7 +1,7 @@
-"""Casts: which values stay what they are under another dtype; pure.
+"""Casts: values that another dtype holds unchanged; pure.
 
-numpy's "safe" casts round int64 to float64 and write numbers as words. Here a dtype holds a value only where the value
-comes back: the same number, text, bytes or moment.
+numpy's "safe" casts round int64 to float64 and write numbers as text. Here a dtype holds a value only if it can be
+restored: the same number, text, bytes or time.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ _FAMILIES |= {"U": "text", "T": "text", "S": "bytes", "M": "dates", "m": "durati
 
 
 def combined(first: DType, second: DType) -> DType:
-    """Return the dtype in which values of two dtypes can lie together: ``np.result_type`` of one family.
+    """Return the common dtype of two dtypes: ``np.result_type`` within one family.
 
-    Bytes and text join as what ``first`` is, so that a column stays what it was.
+    Bytes and text take the kind of ``first``, so that a column keeps its kind.
 
     Raises
     ------
     DtypeError
-        Numbers and text, dates and durations, durations without a common unit, or uint64 and negative integers.
+        There is no common dtype: numbers and text, dates and durations, durations without a common unit, or uint64 and
+        negative integers.
 
     Examples
     --------
@@ -52,12 +53,12 @@ def combined(first: DType, second: DType) -> DType:
 
 
 def is_float_of_integers(first: DType, second: DType) -> bool:
-    """Return whether numpy would make floats of integers: of uint64 and signed ones."""
+    """Return whether numpy would make floats of the two integer dtypes: uint64 and a signed one."""
     return first.kind in "iu" and second.kind in "iu" and np.result_type(first, second).kind == "f"
 
 
 def holds_all(target: DType, source: DType) -> bool:
-    """Return whether every value that ``source`` can have stays what it is under ``target``.
+    """Return whether ``target`` holds every possible value of ``source`` unchanged.
 
     >>> holds_all(np.dtype("f8"), np.dtype("i4")), holds_all(np.dtype("f8"), np.dtype("i8"))
     (True, False)
@@ -76,7 +77,7 @@ def holds_all(target: DType, source: DType) -> bool:
 
 
 def holds(target: DType, values: Array) -> bool:
-    """Return whether these values, all of them, stay what they are under ``target``.
+    """Return whether ``target`` holds all of these values unchanged.
 
     >>> holds(np.dtype("f8"), np.array([2**53])), holds(np.dtype("f8"), np.array([2**53 + 1]))
     (True, False)
@@ -95,12 +96,12 @@ def holds(target: DType, values: Array) -> bool:
 
 
 def overflows(target: DType, values: Array) -> bool:
-    """Return whether a date or duration lies outside of a finer unit, where numpy would wrap around."""
+    """Return whether a date or duration is outside the range of a finer unit, in which numpy would wrap around."""
     kinds = {target.kind, values.dtype.kind}
     if kinds not in ({"m"}, {"M"}) or target == values.dtype:
         return False
     old, new = (np.datetime_data(dtype)[0] for dtype in (values.dtype, target))
-    is_average = target.kind == "m" and old in "YM" and new not in "YM"  # months have no number of days
+    is_average = target.kind == "m" and old in "YM" and new not in "YM"  # months have no fixed number of days
     if old not in _UNITS or new not in _UNITS or is_average:
         return False
     return _UNITS.index(new) > _UNITS.index(old) and not holds(target, values)
@@ -123,25 +124,25 @@ def _holds_numbers(target: DType, values: Array) -> bool:
         limits = np.iinfo(target)
         if values.dtype.kind != "f":
             return limits.min <= int(values.min()) and int(values.max()) <= limits.max
-        whole = values.astype(np.float64)  # the number above the highest is a power of two, which it has
+        whole = values.astype(np.float64)  # the number above the highest is a power of two, which float64 has
         inside = (whole >= limits.min) & (whole < 2.0 ** limits.max.bit_length())
         return bool((inside & (whole == np.trunc(whole))).all())
     cast = values.astype(target).real.astype(np.float64)
-    top = 2.0 ** (8 * values.dtype.itemsize - (values.dtype.kind == "i"))  # what rounding up may reach
+    top = 2.0 ** (8 * values.dtype.itemsize - (values.dtype.kind == "i"))  # the value that rounding up may reach
     return bool((np.isfinite(cast) & (cast < top)).all()) and bool((cast.astype(values.dtype) == values).all())
 
 
 def _holds_times(target: DType, values: Array) -> bool:
-    """Compare ticks after the way there and back: a product that wraps around does not come back."""
+    """Compare ticks after a round trip: a product that wraps around is not restored."""
     try:
         back = values.astype(target).astype(values.dtype)
-    except (TypeError, OverflowError):  # durations of months are no number of days
+    except (TypeError, OverflowError):  # durations of months have no fixed number of days
         return False
     return bool((back.view(np.int64) == np.ascontiguousarray(values).view(np.int64)).all())
 
 
 def _holds_text(target: DType, values: Array) -> bool:
-    """Compare as numpy reads them back: ASCII is text and bytes alike, and zeros at the end are padding."""
+    """Compare after a round trip of numpy: ASCII is equal as text and bytes, and zeros at the end are padding."""
     texts = values.reshape(-1).tolist()
     if (values.dtype.kind == "S") != (target.kind == "S") and not all(text.isascii() for text in texts):
         return False

@@ -1,4 +1,4 @@
-"""Clusters: what the workers of a dask cluster have, there or promised, and how it is waited for; knows no rows."""
+"""Clusters: the memory and threads of a dask cluster's workers, running or promised, and waiting for its tasks."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class WorkerLimits:
-    """What one worker may use."""
+    """The memory and threads of one worker."""
 
     memory_nbytes: int | None
-    """Its memory limit, None where it has none."""
+    """Memory limit of the worker, None if it has none."""
     threads: int
-    """Tasks that it runs at the same time."""
+    """Number of tasks that it runs at the same time."""
 
 
 def active_client() -> Any | None:
-    """Return the ``distributed.Client`` that is active in this process, None where there is none, or it was closed.
+    """Return the ``distributed.Client`` that is active in this process, None if there is none or it was closed.
 
-    In a task of a worker it is the worker's own, as it is for dask.
+    In a task of a worker it is the worker's own client, as in dask.
     """
-    if "distributed" not in sys.modules:  # nobody can have made a client
+    if "distributed" not in sys.modules:  # then there is no client
         return None
     from distributed import get_client  # optional, deferred on purpose
 
@@ -55,7 +55,7 @@ def active_client() -> Any | None:
 
 @contextlib.contextmanager
 def asking(client: Any) -> Iterator[None]:
-    """Wait for tasks of a cluster within this; in a task, its thread goes back to the worker, which may need it.
+    """Wait for tasks of a cluster inside this context; in a task, its thread goes back to the worker meanwhile.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def asking(client: Any) -> Iterator[None]:
     from distributed.comm.core import CommClosedError  # optional, deferred on purpose
 
     _require_running(client)
-    address = _address(client)  # afterwards it may be forgotten
+    address = _address(client)  # later it may be unknown
     with thread_given_back():
         try:
             yield
@@ -73,7 +73,7 @@ def asking(client: Any) -> Iterator[None]:
             lost = client.status != "running" or isinstance(err, (CancelledError, CommClosedError))
             if isinstance(err, StoreGateError) or not lost:
                 raise
-            cause = f"{type(err).__name__}: {err}".splitlines()[0]  # dask goes on with what it knows of each task
+            cause = f"{type(err).__name__}: {err}".splitlines()[0]  # dask appends details of each task
             raise ClusterError(
                 f"the cluster at {address} was closed or lost before its tasks were done ({cause}); nothing was "
                 "committed: make the call again with a running cluster"
@@ -82,12 +82,12 @@ def asking(client: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def thread_given_back() -> Iterator[None]:
-    """Let the worker run other tasks in this thread's place; does nothing where the thread is none of a worker's."""
+    """Let the worker run other tasks in place of this thread; does nothing outside a worker's threads."""
     from distributed import rejoin, secede  # optional, deferred on purpose
 
     try:
         secede()  # type: ignore[no-untyped-call]
-    except (AttributeError, KeyError, ValueError):  # in no task, or given back already
+    except (AttributeError, KeyError, ValueError):  # not in a task, or given back already
         yield
         return
     try:
@@ -97,14 +97,14 @@ def thread_given_back() -> Iterator[None]:
 
 
 def raise_failed(futures: list[Any]) -> None:
-    """Raise the error of the first future that has one: those that only hold results are never asked for it."""
+    """Raise the error of the first failed future; results of the others are not fetched."""
     for future in futures:
         if future.status != "finished":
             future.result()
 
 
 def unseen_by(client: Any, path: os.PathLike[str]) -> list[str]:
-    """Return the addresses of the workers that do not see a file of this process, each of which looks for itself."""
+    """Return the addresses of the workers that cannot see a file of this process."""
     with asking(client):
         found = client.run(os.path.isfile, os.fspath(path), on_error="return")
     return sorted(address for address, sees in found.items() if sees is False)
@@ -123,12 +123,12 @@ def _require_running(client: Any) -> None:
 
 
 def worker_limits(client: Any) -> list[WorkerLimits]:
-    """Return the limits of all workers: those that are there, and those that the cluster will start.
+    """Return the limits of all workers: those that run, and those that the cluster will start.
 
     Raises
     ------
     WorkerTimeoutError
-        There is no worker, nothing says what the first will have, and none came in ``storegate.worker-timeout``.
+        There is no worker, its limits are unknown, and none came within ``storegate.worker-timeout``.
     ClusterError
         The scheduler was lost.
     """
@@ -137,7 +137,7 @@ def worker_limits(client: Any) -> list[WorkerLimits]:
         return found
     seconds = settings.worker_timeout()
     try:
-        if seconds > 0:  # distributed takes 0 for no limit
+        if seconds > 0:  # distributed takes 0 as no limit
             client.wait_for_workers(1, timeout=seconds)
             found = _present(client)
     except TimeoutError as err:
@@ -149,16 +149,16 @@ def worker_limits(client: Any) -> list[WorkerLimits]:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """Memory and threads that a plan may count on: this process's, or one worker's of the active cluster."""
+    """Memory and threads to plan with: this process's, or one worker's of the active cluster."""
 
     budget_nbytes: int
     """The memory limit."""
     workers: int
-    """Tasks that run at the same time within it."""
+    """Number of tasks that run at the same time within it."""
 
 
 def capacity(budget_nbytes: int) -> Capacity:
-    """Return what there is to plan with, within ``budget_nbytes``; the smallest worker's share on a cluster."""
+    """Return the memory and threads to plan with, within ``budget_nbytes``; on a cluster, the smallest worker's."""
     client = active_client()
     if client is None:
         return Capacity(budget_nbytes, _n_cores())
@@ -169,7 +169,7 @@ def capacity(budget_nbytes: int) -> Capacity:
 
 
 def _n_cores() -> int:
-    """Return the threads that dask runs tasks in: what the process may use of the machine's cores."""
+    """Return the number of threads in which dask runs tasks: the cores that the process may use."""
     from dask.system import CPU_COUNT  # deferred on purpose: importing StoreGate is quick
 
     return CPU_COUNT
@@ -185,15 +185,15 @@ def _no_workers(client: Any, seconds: float) -> WorkerTimeoutError:
 def _present(client: Any) -> list[WorkerLimits]:
     _require_running(client)
     info: Mapping[str, Any] = client.scheduler_info(n_workers=-1)
-    if "workers" not in info:  # lost since, and what the client knew of it with it
+    if "workers" not in info:  # the connection was lost, and the client's information with it
         raise ClusterError(f"the scheduler at {_address(client)} was lost; connect to a running one")
     return [WorkerLimits(worker["memory_limit"] or None, worker["nthreads"]) for worker in info["workers"].values()]
 
 
 def _promised(cluster: Any | None) -> list[WorkerLimits]:
-    """Return the limits of the workers that a cluster was told to start, else of those that it starts when it scales.
+    """Return the limits of the workers that a cluster was told to start, or of those it starts when it scales.
 
-    Nothing where the cluster has no specification, or one that does not say.
+    Empty if the cluster has no specification, or one without limits.
     """
     specified = getattr(cluster, "worker_spec", None)
     if not isinstance(specified, Mapping):
@@ -207,7 +207,7 @@ def _promised(cluster: Any | None) -> list[WorkerLimits]:
 
 
 def _limits_of(options: Mapping[str, Any]) -> WorkerLimits | None:
-    """Return the limits that the options of a specification mean, None where they are none that are known."""
+    """Return the limits in the options of a specification, None if they are not known."""
     if isinstance(options.get("kwargs"), Mapping):  # of a worker that is started over SSH
         options = options["kwargs"]
     if "config_name" in options:
@@ -219,7 +219,7 @@ def _limits_of(options: Mapping[str, Any]) -> WorkerLimits | None:
 
 
 def _limits_of_job(options: Mapping[str, Any]) -> WorkerLimits | None:
-    """Return the limits of one of the workers into which a job of dask-jobqueue is divided."""
+    """Return the limits of one of the workers of a job of dask-jobqueue."""
     import dask  # deferred on purpose, as all of dask
     from dask.utils import format_bytes, parse_bytes
     from distributed.deploy.utils import nprocesses_nthreads  # optional, too
@@ -237,7 +237,7 @@ def _limits_of_job(options: Mapping[str, Any]) -> WorkerLimits | None:
 
 
 def _memory_nbytes(limit: Any, threads: int) -> int | None:
-    """Return what ``memory_limit`` of a worker means: bytes, a text, a share of its machine's memory, or ``auto``."""
+    """Return the bytes of a worker's ``memory_limit``: bytes, a text, a share of the machine's memory, or ``auto``."""
     from dask.utils import parse_bytes  # deferred on purpose, as all of dask
 
     if limit == "auto":

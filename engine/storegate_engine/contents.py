@@ -1,4 +1,4 @@
-"""Contents: which keys a store of ours has, below its root, a data_id or a segment; pure, and looks at no store.
+"""Contents: the keys of a store, below its root, a data_id or a segment; pure, and reads no store.
 
 ::
 
@@ -9,7 +9,7 @@
     <data_id>/fingerprints/<token>
     <data_id>/scratch/<spill>/...
 
-Whatever is removed is of one of these forms, or a part of one that was not finished.
+Only keys of these forms, or unfinished parts of them, are ever removed.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ FINGERPRINTS: Final = "fingerprints"
 SCRATCH: Final = "scratch"
 _PLACES: Final = ("manifests", "segments", FINGERPRINTS, SCRATCH)
 _ENDING: Final = rf"\.{HEX_ID}\.partial"
-"""How the name of a file ends that somebody is just writing, or was when he was killed."""
+"""The endings of files that are being written, or were when their process was killed."""
 
 
 def _form(stem: str, suffix: str = "") -> re.Pattern[str]:
-    """Return what a file's name may be, finished or not: zarr-python puts its ending in place of the suffix."""
+    """Return a pattern for the names of a file, finished or not: zarr-python replaces the suffix by its own ending."""
     return re.compile(rf"(?:{stem}){suffix}|(?:{stem})(?:{suffix})?{_ENDING}")
 
 
@@ -47,26 +47,26 @@ _CHECKSUMS = _form("shards", r"\.crc32c")
 _SHARD = _form(r"c(?:/(?:0|[1-9][0-9]*))+")
 _SHARDS = re.compile(r"c(?:/(?:0|[1-9][0-9]*))*")
 _SPILL = re.compile(rf"{HEX}{{16,64}}\.[^/]+")
-"""The directory of one plan, see `spill`."""
+"""The directory of one plan, see `scratch`."""
 
 
 def is_partial(name: str) -> bool:
-    """Return whether a file's name is that of one which is not finished."""
+    """Return whether a name belongs to an unfinished file."""
     return _PARTIAL.fullmatch(name) is not None
 
 
 def is_marker(entry: Entry) -> bool:
-    """Return whether something beside the data_ids is the marker, or one that another process is just writing."""
+    """Return whether an entry beside the data_ids is the marker, or one that another process is just writing."""
     return entry.kind == "file" and _MARKER.fullmatch(entry.key) is not None
 
 
 def strangers(entries: Iterable[Entry], place: str = "") -> list[str]:
-    """Return the keys of what is not ours, the outermost only: links, pipes, and names that nothing here writes.
+    """Return the outermost keys that are not ours: links, pipes, and names that this library never writes.
 
     Parameters
     ----------
     entries : iterable of Entry
-        All that lies below one place.
+        All entries below one place.
     place : str
         The key of that place below the root, for example ``a/segments``.
     """
@@ -77,14 +77,14 @@ def strangers(entries: Iterable[Entry], place: str = "") -> list[str]:
         if found and entry.key.startswith(f"{found[-1]}/"):
             continue
         parts = [*place.split("/"), *entry.key.split("/")] if place else entry.key.split("/")
-        is_bare = len(parts) == 1 and entry.kind == "directory" and entry.key not in used  # who knows whose it is
+        is_bare = len(parts) == 1 and entry.kind == "directory" and entry.key not in used  # its owner is unknown
         if entry.kind == "other" or is_bare or not _belongs(parts, is_file=entry.kind == "file"):
             found.append(entry.key)
     return found
 
 
 def _belongs(parts: list[str], *, is_file: bool) -> bool:
-    """Return whether a store of ours has such a file, or such a directory."""
+    """Return whether a store has such a file or directory."""
     match parts:
         case [name]:
             return _MARKER.fullmatch(name) is not None if is_file else _is_name(name, "data_id")

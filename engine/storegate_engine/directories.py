@@ -1,8 +1,8 @@
-"""Directories: what lies below a root, opened one step at a time so that no link leads out of it; knows no format.
+"""Directories: files below a root, opened one step at a time so that no link leaves it; knows no format.
 
-Every step is opened below the descriptor of the one before and follows no link, so that whoever exchanges directories
-meanwhile changes nothing: a path that was looked at is not opened again by its name. Links that stay within the root
-are resolved here, step by step.
+Every step is opened below the descriptor of the one before and follows no link, so that replacing directories meanwhile
+has no effect: a checked path is not opened again by its name. Links that stay within the root are resolved here, step
+by step.
 """
 
 from __future__ import annotations
@@ -36,33 +36,33 @@ _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | _NO_LINK
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _MAX_LINKS = 40
-"""Links on the way to one file, as of Linux."""
+"""Most links on the way to one file, as on Linux."""
 _MAX_DEPTH = 64
-"""Directories in one another that are walked; no store of ours has more."""
+"""Most levels of directories that are walked; a store has fewer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What lies below a directory or a prefix."""
+    """A file or directory below a directory or a prefix."""
 
     key: str
-    """Its key there."""
+    """Its key."""
     kind: str
     """``file``, ``directory``, or ``other``: a link, a pipe, a device."""
     nbytes: int
-    """Bytes of a file; of anything else what the system says."""
+    """Bytes of a file; for anything else as reported by the system."""
     modified: float
-    """Seconds since 1970-01-01 UTC by the clock of the file system or object store; 0 where it does not tell."""
+    """Seconds since 1970-01-01 UTC by the clock of the file system or object store; 0 if not reported."""
 
 
 class Directory:
-    """An open directory; it is closed with its last holder."""
+    """An open directory; it is closed with its last reference."""
 
     __slots__ = ("_descriptor", "path")
 
     def __init__(self, path: str, descriptor: int | None) -> None:
         self.path = path
-        """For messages, and where the system has no descriptors of directories."""
+        """The path, for messages, and for systems without descriptors of directories."""
         self._descriptor = descriptor
 
     @classmethod
@@ -80,7 +80,7 @@ class Directory:
         return name if self._descriptor is not None else os.path.join(self.path, name)
 
     def child(self, name: str) -> Directory:
-        """Open a directory in this one; NotADirectoryError where it is a link or a file."""
+        """Open a directory in this one; NotADirectoryError if it is a link or a file."""
         path = f"{self.path.rstrip('/')}/{name}"
         if self._descriptor is None:
             if os.path.islink(path) or (os.path.lexists(path) and not os.path.isdir(path)):
@@ -95,7 +95,7 @@ class Directory:
             raise
 
     def make(self, name: str) -> Directory:
-        """Open a directory in this one, which is made where there is none."""
+        """Open a directory in this one, which is created if missing."""
         try:
             return self.child(name)
         except FileNotFoundError:
@@ -109,9 +109,9 @@ class Directory:
         Raises
         ------
         CorruptStoreError
-            A link, a pipe, a device.
+            The name is a link, a pipe, a device.
         IsADirectoryError, FileNotFoundError
-            No file.
+            There is no such file.
         """
         try:
             descriptor = os.open(self._at(name), _READ, dir_fd=self._descriptor)
@@ -119,18 +119,18 @@ class Directory:
             if err.errno in (errno.ELOOP, errno.EMLINK):
                 raise CorruptStoreError(f"{self.path}/{name} is a link, which is not followed") from err
             if err.errno == errno.ENXIO:  # a socket
-                raise CorruptStoreError(f"{self.path}/{name} is no file") from err
+                raise CorruptStoreError(f"{self.path}/{name} is not a file") from err
             raise
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             os.close(descriptor)
             if stat.S_ISDIR(mode):
                 raise IsADirectoryError(errno.EISDIR, "a directory", f"{self.path}/{name}")
-            raise CorruptStoreError(f"{self.path}/{name} is no file")
+            raise CorruptStoreError(f"{self.path}/{name} is not a file")
         return descriptor
 
     def open_new(self, name: str) -> int:
-        """Make a file that must not be there yet and return its descriptor, open for writing."""
+        """Create a file that must not exist and return its descriptor, open for writing."""
         return os.open(self._at(name), _NEW, 0o666, dir_fd=self._descriptor)
 
     def open_self(self) -> int:
@@ -139,18 +139,18 @@ class Directory:
         return os.open(self._at("."), flags, dir_fd=self._descriptor)
 
     def status(self, name: str) -> os.stat_result:
-        """Return the status of what a name stands for, a link's own."""
+        """Return the status of a name; for a link, its own."""
         return os.stat(self._at(name), dir_fd=self._descriptor, follow_symlinks=False)
 
     def link_target(self, name: str) -> str | None:
-        """Return where a link leads, None where it is none."""
+        """Return the target of a link, None if it is not a link."""
         try:
             return os.readlink(self._at(name), dir_fd=self._descriptor)
         except OSError:
             return None
 
     def names(self) -> list[str]:
-        """Return what is in the directory, in no order."""
+        """Return the names in the directory, in no order."""
         if self._descriptor is None:
             return os.listdir(self.path)
         descriptor = self.open_self()
@@ -160,36 +160,36 @@ class Directory:
             os.close(descriptor)
 
     def link(self, name: str, other: str) -> None:
-        """Give a file a second name; FileExistsError where that is taken."""
+        """Give a file a second name; FileExistsError if that is taken."""
         both: dict[str, Any] = {"src_dir_fd": self._descriptor, "dst_dir_fd": self._descriptor}
         os.link(self._at(name), self._at(other), **both)
 
     def replace(self, name: str, other: str) -> None:
-        """Give a file another name, in place of what has that."""
+        """Rename a file, replacing any file of the other name."""
         both: dict[str, Any] = {"src_dir_fd": self._descriptor, "dst_dir_fd": self._descriptor}
         os.replace(self._at(name), self._at(other), **both)
 
     def unlink(self, name: str) -> None:
-        """Remove a file or link; nothing happens where there is none."""
+        """Remove a file or link, if it exists."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._at(name), dir_fd=self._descriptor)
 
     def remove(self, name: str) -> None:
-        """Remove a file, a link, or a directory with all that it holds, and nothing behind links."""
+        """Remove a file, a link, or a directory with everything in it; links are not followed."""
         with contextlib.suppress(FileNotFoundError):
-            while stat.S_ISDIR(self.status(name).st_mode):  # again where somebody writes to it meanwhile
+            while stat.S_ISDIR(self.status(name).st_mode):  # again if another process writes to it meanwhile
                 shutil.rmtree(self._at(name), dir_fd=self._descriptor, onerror=_pass_over_changes)
             self.unlink(name)
 
     def entry(self, name: str, key: str = "") -> Entry:
-        """Return what a name stands for, a link itself."""
+        """Return the entry of a name; for a link, the link itself."""
         status = self.status(name)
         is_file, is_directory = stat.S_ISREG(status.st_mode), stat.S_ISDIR(status.st_mode)
         kind = "file" if is_file else "directory" if is_directory else "other"
         return Entry(f"{key}/{name}" if key else name, kind, status.st_size, status.st_mtime)
 
     def walk(self, key: str = "") -> Iterator[Entry]:
-        """Yield all that lies below, directories before what they hold; what goes meanwhile is passed over."""
+        """Yield all entries below, directories before their contents; entries removed meanwhile are skipped."""
         for name in self.names():
             try:
                 entry = self.entry(name, key)
@@ -203,14 +203,14 @@ class Directory:
 
 
 def _pass_over_changes(function: object, path: object, error: Any) -> None:
-    """Go on where another process removed something first, or added something."""
+    """Continue if another process removed or added something first."""
     if not isinstance(error[1], OSError) or error[1].errno not in (errno.ENOENT, errno.ENOTEMPTY):
         raise error[1]
 
 
 @contextlib.contextmanager
 def _holding_none() -> Iterator[None]:
-    """Let an error go without the directories that were opened before it: its frames would keep them open as well."""
+    """Let an error pass without the directories that were opened before it: its frames would keep them open."""
     try:
         yield
     except Exception as err:
@@ -222,14 +222,14 @@ def _holding_none() -> Iterator[None]:
 
 
 def open_parent(root: str, key: str, *, create: bool = False) -> tuple[Directory, str]:
-    """Open the directory in which ``key`` lies and return it with the last part of the key.
+    """Open the directory that contains ``key``, and return it with the last part of the key.
 
     Raises
     ------
     CorruptStoreError
         A link on the way leaves the root.
     FileNotFoundError, NotADirectoryError
-        There is no such directory, and it was not to be made.
+        There is no such directory, and it was not to be created.
     """
     parent, _, name = key.rpartition("/")
     return open_directory(root, parent, create=create), name
@@ -237,7 +237,7 @@ def open_parent(root: str, key: str, *, create: bool = False) -> tuple[Directory
 
 @_holding_none()
 def open_directory(root: str, key: str = "", *, create: bool = False) -> Directory:
-    """Open the directory at ``key``; it is made, with those above it, where ``create`` says so. Raises likewise."""
+    """Open the directory at ``key``; with ``create``, missing ones are created. Raises like `open_parent`."""
     if create and not os.path.isdir(root):
         os.makedirs(root, exist_ok=True)
     way = [Directory.root(root)]
@@ -247,7 +247,7 @@ def open_directory(root: str, key: str = "", *, create: bool = False) -> Directo
         step = steps.popleft()
         if step in ("", "."):
             continue
-        if step == "..":  # of a link: keys have none
+        if step == "..":  # part of a link: keys have none
             if len(way) == 1:
                 raise _leaving(f"{root}/{key}")
             way.pop()
@@ -279,12 +279,12 @@ def _leaving(link: str) -> CorruptStoreError:
 
 @_holding_none()
 def open_file(root: str, key: str) -> int:
-    """Open the file at ``key`` to read and return its descriptor; a link to another file of the root is resolved.
+    """Open the file at ``key`` to read and return its descriptor; a link to another file below the root is resolved.
 
     Raises
     ------
     CorruptStoreError
-        It is no file, or lies behind a link that leaves the root.
+        It is not a file, or is behind a link that leaves the root.
     FileNotFoundError, NotADirectoryError, IsADirectoryError
         There is no such file.
     """
@@ -306,23 +306,23 @@ def open_file(root: str, key: str) -> int:
 def put_file(
     root: str, key: str, content: bytes, *, exclusive: bool, sync: Callable[[int, Path], None] | None = None
 ) -> bool:
-    """Write a file under another name, then give it its own: there is never a part of it.
+    """Write a file under a temporary name, then rename it: it is never visible in part.
 
     Parameters
     ----------
     root, key : str
-        Its place; directories that lead to it are made.
+        Its place; missing directories are created.
     content : bytes
-        All of it.
+        The whole content.
     exclusive : bool
-        Whether a file that is there stays as it is.
+        Whether an existing file stays as it is.
     sync : callable, optional
-        Brings the open file to the disk.
+        Flushes the open file to the disk.
 
     Returns
     -------
     bool
-        Whether it was put there; False where another file has the place.
+        Whether the file was put there; False if another file is in its place.
     """
     parent, name = open_parent(root, key, create=True)
     partial = f"{name}.{uuid.uuid4().hex}.partial"
@@ -335,7 +335,7 @@ def put_file(
         if not exclusive:
             parent.replace(partial, name)
             return True
-        # a second name for the file, which unlike a rename fails where that name is taken
+        # a second name for the file, which unlike a rename fails if that name is taken
         is_put = True
         try:
             _link(parent, partial, name)
@@ -349,7 +349,7 @@ def put_file(
 
 
 def _link(parent: Directory, name: str, other: str) -> None:
-    """Give a file a second name, or say that the file system cannot; nothing else puts a whole file only once."""
+    """Give a file a second name, or raise if the file system cannot: nothing else creates a whole file only once."""
     try:
         parent.link(name, other)
     except OSError as err:
@@ -363,9 +363,9 @@ def _link(parent: Directory, name: str, other: str) -> None:
 
 @contextlib.contextmanager
 def locked(root: str, *, shared: bool) -> Iterator[None]:
-    """Hold the lock of a root: commits share it, and who removes what they refer to has it alone.
+    """Hold the lock of a root: commits share it, and a process that removes their files holds it alone.
 
-    It goes with its process. Where the system has no such locks, nothing is held.
+    The lock ends with its process. On systems without such locks, nothing is held.
     """
     if sys.platform == "win32":
         yield
@@ -383,9 +383,9 @@ def locked(root: str, *, shared: bool) -> Iterator[None]:
 
 @functools.lru_cache(maxsize=128)
 def cached_directory(root: str, key: str) -> Directory:
-    """Return the directory at ``key``, which stays open for the next one who asks; see :func:`open_directory`.
+    """Return the directory at ``key``, which stays open for the next caller; see :func:`open_directory`.
 
-    The way to it is cached as well: of many directories beside one another only the last step is made anew.
+    The way to it is cached as well: for many sibling directories only the last step is repeated.
     """
     above, _, name = key.rpartition("/")
     if above:

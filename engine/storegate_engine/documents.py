@@ -1,6 +1,6 @@
-"""Documents: JSON that nobody has to trust; its bytes, values and nesting are limited before it is parsed.
+"""Documents: untrusted JSON; its bytes, values and nesting are limited before it is parsed.
 
-A text of a megabyte can ask for a hundred megabytes of objects, hence the limit on values.
+One megabyte of text can create a hundred megabytes of objects, hence the limit on values.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["MAX_NBYTES", "MAX_VALUES", "load"]
 MAX_NBYTES: Final = 64 * 2**20
 """Bytes of the largest document that is written or read: a manifest of some ten thousand variables."""
 MAX_VALUES: Final = 4_000_000
-"""Values in it, about."""
+"""Most values in it, approximately."""
 
 
 def load(content: bytes, where: object) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def load(content: bytes, where: object) -> dict[str, Any]:
     Raises
     ------
     CorruptStoreError
-        It is too large, nests too deep, is not JSON, or is no object.
+        The content is too large, nests too deep, is not JSON, or is not an object.
     """
     if len(content) > MAX_NBYTES:
         raise CorruptStoreError(f"{where} has {len(content)} bytes, and at most {MAX_NBYTES} are read")

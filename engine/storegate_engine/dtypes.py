@@ -1,4 +1,4 @@
-"""Dtypes: which can be stored, and the texts that stand for them in what is stored; the one place that reads these.
+"""Dtypes: those that can be stored, and their names; the only file that reads these names.
 
 ========  ============================  ================================================================
 form      example                       where, and which dtypes
@@ -21,7 +21,7 @@ from storegate_engine.errors import CorruptStoreError, DtypeError, shown
 __all__ = ["TEXT", "DtypeForm", "dtype_from_text", "dtype_to_text"]
 
 DtypeForm: TypeAlias = Literal["manifest", "cast", "zarr"]
-"""Where a text stands for a dtype."""
+"""The place of a dtype's name."""
 
 TEXT: Final = np.dtypes.StringDType()
 _NUMBERS = frozenset("b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 c8 c16".split())
@@ -34,12 +34,12 @@ _ANY_TEXT = "string"
 
 
 def dtype_to_text(dtype: np.dtype[Any], form: DtypeForm = "manifest") -> str:
-    """Return the text that stands for a dtype.
+    """Return the name of a dtype.
 
     Raises
     ------
     DtypeError
-        It is refused in manifests: object, structured, unsupported or empty dtypes.
+        Manifests cannot hold the dtype: object, structured, unsupported or empty dtypes.
 
     Examples
     --------
@@ -91,12 +91,12 @@ def _to_manifest(dtype: np.dtype[Any]) -> str:
 
 
 def dtype_from_text(text: object, form: DtypeForm = "manifest") -> np.dtype[Any]:
-    """Return the dtype that a text stands for; nothing about it is trusted.
+    """Return the dtype of a name, which is not trusted.
 
     Raises
     ------
     CorruptStoreError
-        This library writes no such text there.
+        This library writes no such name there.
     """
     found = _from_text(text, form) if isinstance(text, str) else None
     if found is None:
@@ -120,4 +120,4 @@ def _from_text(text: str, form: DtypeForm) -> np.dtype[Any] | None:
         dtype = np.dtype(text)
     except (TypeError, ValueError):
         return None
-    return dtype if dtype.str == text else None  # numpy understands far more than it writes
+    return dtype if dtype.str == text else None  # numpy accepts far more names than it writes

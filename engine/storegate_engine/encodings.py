@@ -1,4 +1,4 @@
-"""Encodings: how values become what zarr v3 specifies, texts and times above all, and back; does no I/O."""
+"""Encodings: values as zarr v3 specifies them, above all text and times, and back; does no I/O."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def row_nbytes(dtype: np.dtype[Any], row_shape: tuple[int, ...]) -> int:
 
 
 def canonical_bytes(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    r"""Return values as bytes that depend on their dtype, order and nothing else: little-endian, in C order.
+    r"""Return values as bytes that depend only on dtype and values: little-endian, in C order.
 
     Variable-length text is the lengths of all texts in UTF-8 (8 bytes each), then the texts.
 
@@ -64,7 +64,7 @@ def canonical_bytes(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How values of one logical dtype lie in zarr."""
+    """The stored form of values of one logical dtype."""
 
     logical: np.dtype[Any]
     """The dtype that users see."""
@@ -86,7 +86,7 @@ class Encoding:
         Raises
         ------
         DtypeError
-            A date that has no number of days, or characters that are no text.
+            A date has no number of days, or characters are not valid text.
         """
         if self.logical.kind in "mM":
             unit = self._unit
@@ -97,7 +97,7 @@ class Encoding:
             # latin-1 maps every byte to one character and back
             return np.char.decode(values.astype(self.logical, copy=False), "latin-1").astype(TEXT)
         if values.dtype.kind == "U":
-            # numpy reads swapped bytes as other characters
+            # numpy would read swapped bytes as other characters
             values = values.astype(values.dtype.newbyteorder("="), copy=False)
         try:
             return values.astype(self.stored, copy=False)
@@ -121,14 +121,14 @@ class Encoding:
         return np.dtype(f"{self.logical.kind}8[{self.unit}]")
 
     def in_days(self) -> Encoding:
-        """Return how durations of months and years were stored before: as days, which rounds them."""
+        """Return the former encoding of durations of months and years: as days, which rounds them."""
         return replace(self, unit="D")
 
 
 def _stored_unit(dtype: np.dtype[Any]) -> str:
     """Return the unit in which times are stored.
 
-    CF has no calendar units, so that dates and weeks become days; months and years have no number of days, and stay.
+    CF has no calendar units, so dates and weeks become days; months and years have no fixed number of days, and stay.
     """
     unit = np.datetime_data(dtype)[0]
     return unit if unit in _CF_UNITS or is_calendar(dtype) else "D"
@@ -140,12 +140,12 @@ def is_calendar(dtype: np.dtype[Any]) -> bool:
 
 
 def require_text(values: np.ndarray[Any, Any], name: str) -> None:
-    """Refuse characters that are no text, which only storage would notice otherwise.
+    """Refuse invalid characters of text, which otherwise only storage would notice.
 
     Raises
     ------
     DtypeError
-        A lone surrogate.
+        The text has a lone surrogate.
     """
     if values.dtype.kind != "U" or not values.size:
         return
@@ -160,9 +160,9 @@ def require_text(values: np.ndarray[Any, Any], name: str) -> None:
 
 @functools.lru_cache(maxsize=256)
 def encoding_of(dtype: np.dtype[Any]) -> Encoding:
-    """Return how values of ``dtype`` are stored.
+    """Return the encoding of values of ``dtype``.
 
-    Numbers are stored as they are; datetime64 and timedelta64 as int64 with CF attributes; text and bytes as
+    Numbers are stored unchanged; datetime64 and timedelta64 as int64 with CF attributes; text and bytes as
     variable-length UTF-8 (bytes as latin-1 characters).
 
     Raises

@@ -1,10 +1,10 @@
-"""Holds: which process has a directory of scratch files, by the lock on a file in it, and where such directories lie.
+"""Holds: locks that show which process owns a directory of scratch files, and the places of such directories.
 
 A directory belongs to the process that holds the lock on a file in it, wherever that process runs: names and numbers
-of processes say nothing between machines and containers. Nobody holds what a process left that was killed::
+of processes mean nothing to other machines and containers. Directories of killed processes are not locked::
 
     <place>/<plan>.<host>.<pid>.<random>/.lock     of a plan; the host and the process are for people
-    <place>/<plan>.<host>.0.<random>/.lock         left behind on purpose for whoever runs the plan next
+    <place>/<plan>.<host>.0.<random>/.lock         left behind on purpose for the next run of the plan
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ __all__ = [
 ]
 
 LOCK = ".lock"
-"""The file in the directory of a plan on which its process holds a lock."""
+"""The file in a plan's directory that its process holds a lock on."""
 _NAME = re.compile(rf"(?P<plan>{HEX}{{16,64}})\.(?P<host>[^.]*)\.(?P<pid>[0-9]+)\.{HEX}{{8}}")
 _HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
-"""Host and process are named for people; nothing goes by them."""
+"""The name of a directory; host and process are for people only."""
 NOBODY = 0
-"""In the place of a process: the directory waits for whoever takes it."""
+"""In place of a process: the directory is left for any process."""
 _MADE = b"1"
-"""In the lock file of a plan whose place did not exist before, or is of others that say so."""
+"""In the lock file of a plan whose place was created by us, now or before."""
 _MAX_TRIES = 100
 
 
 class Hold:
-    """A directory whose lock this process has."""
+    """A directory that this process holds the lock of."""
 
     __slots__ = ("__weakref__", "descriptor", "made_place", "owner", "path", "pid")
 
@@ -58,14 +58,14 @@ class Hold:
         self.path = path
         self.descriptor = descriptor
         self.made_place = os.read(descriptor, 1) == _MADE
-        """Whether the place of the directory was made by one of us, and goes with the last of them."""
+        """Whether we created the place of the directory, so that it is removed with the last directory."""
         self.pid = os.getpid()
         self.owner = path.lstat().st_uid
-        """Whose files are believed; not this user on file systems that give new files to another."""
+        """The user whose files are trusted; not this user on file systems that give new files to another."""
         _holds[path] = self
 
     def rename(self, pid: int) -> None:
-        """Give the directory another name: who has the old one finds nothing there any more."""
+        """Rename the directory, so that users of the old name find nothing there."""
         fresh = _fresh(self.path.parent, self.path.name.partition(".")[0], pid)
         self.path.rename(fresh)
         _holds.pop(self.path, None)
@@ -73,12 +73,12 @@ class Hold:
         _holds[fresh] = self
 
     def release(self) -> None:
-        """Let others have it."""
+        """Release the lock to other processes."""
         _holds.pop(self.path, None)
         os.close(self.descriptor)
 
     def remove(self) -> None:
-        """Remove the directory; whoever still writes to it fails."""
+        """Remove the directory; later writes to it fail."""
         with contextlib.suppress(OSError):
             self.rename(self.pid)
         shutil.rmtree(self.path, ignore_errors=True)
@@ -89,20 +89,20 @@ _holds: weakref.WeakValueDictionary[Path, Hold] = weakref.WeakValueDictionary()
 
 
 def sweep(parent: Path, made_place: bool) -> None:
-    """Remove what killed processes have left in a place, and the place itself, if we made it and nothing is left."""
+    """Remove leftovers of killed processes in a place, and the place itself if we created it and it is empty."""
     with contextlib.suppress(OSError):
         for path in parent.iterdir():
             if (name := _NAME.fullmatch(path.name)) is not None and int(name["pid"]) != NOBODY:
                 made_place |= _says_made(path)
                 remove_orphan(path)
         if made_place:
-            parent.rmdir()  # succeeds when it was the last one
+            parent.rmdir()  # succeeds if it was the last one
 
 
 def adopted(parent: Path, plan: str) -> Hold | None:
-    """Return a directory that somebody left of a plan, now held by this process; None where there is none."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # which `made` says
-        for name in os.listdir(parent):  # a pattern for each plan would fill the cache of glob
+    """Return a directory left behind for a plan, now held by this process; None if there is none."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # which `made` reports
+        for name in os.listdir(parent):  # a pattern per plan would fill the cache of glob
             named = _NAME.fullmatch(name)
             if named is not None and named["plan"] == plan and (hold := _hold(parent / name)) is not None:
                 with contextlib.suppress(OSError):
@@ -113,26 +113,26 @@ def adopted(parent: Path, plan: str) -> Hold | None:
 
 
 def made(parent: Path, plan: str) -> Hold:
-    """Return a new directory of a plan.
+    """Return a new directory for a plan.
 
     Raises
     ------
     SpillError
-        It cannot be made.
+        The directory cannot be created.
     """
     for _ in range(_MAX_TRIES):
         path = _fresh(parent, plan, os.getpid())
         try:
             made_place = _make_place(parent)
             path.mkdir(mode=0o700)
-        except FileNotFoundError:  # the place went with the last one of another process
+        except FileNotFoundError:  # another process removed the place with its last directory
             continue
         except OSError as err:
             raise SpillError(
                 f"spill directory {path} cannot be made: {err.strerror or err}; set storegate.scratch-directory to a "
                 "directory that can be written"
             ) from err
-        if (hold := _hold(path, is_new=True)) is not None:  # else swept between the two steps
+        if (hold := _hold(path, is_new=True)) is not None:  # otherwise it was swept between the two steps
             if made_place:
                 os.write(hold.descriptor, _MADE)
                 hold.made_place = True
@@ -141,7 +141,7 @@ def made(parent: Path, plan: str) -> Hold:
 
 
 def _make_place(parent: Path) -> bool:
-    """Make the directory in which those of plans lie; return whether it is one that was made so, now or before."""
+    """Create the parent of plans' directories; return whether it was created by us, now or before."""
     try:
         parent.mkdir(mode=0o700 if parent.parent == Path(tempfile.gettempdir()) else 0o777, parents=True)
     except FileExistsError:
@@ -152,7 +152,7 @@ def _make_place(parent: Path) -> bool:
 
 
 def _says_made(path: Path) -> bool:
-    """Return what a directory of a plan says of its place."""
+    """Return whether the directory of a plan says that we created its place."""
     with contextlib.suppress(OSError):
         return (path / LOCK).read_bytes()[:1] == _MADE
     return False
@@ -163,14 +163,14 @@ def _fresh(parent: Path, plan: str, pid: int) -> Path:
 
 
 def _hold(path: Path, *, is_new: bool = False) -> Hold | None:
-    """Take the lock on a directory; None where somebody has it, or where it is not this user's alone."""
+    """Take the lock on a directory; None if another process has it, or if others can write to the directory."""
     descriptor = -1
     try:
-        if not _is_own(path) or path in _holds:  # NFS would give it, and lose it
+        if not _is_own(path) or path in _holds:  # NFS would grant it, and lose it
             return None
         descriptor = os.open(path / LOCK, _LOCK_FLAGS, 0o600)
         is_locked = take_lock(descriptor)
-        same = os.path.samestat(os.fstat(descriptor), (path / LOCK).lstat())  # not removed meanwhile
+        same = os.path.samestat(os.fstat(descriptor), (path / LOCK).lstat())  # not replaced meanwhile
         if same and (is_locked or (is_new and is_locked is None)):
             hold, descriptor = Hold(path, descriptor), -1
             return hold
@@ -186,7 +186,7 @@ _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os
 
 
 def take_lock(descriptor: int) -> bool | None:
-    """Lock an open file; False where another process (or another opening of it) has it, None without such locks."""
+    """Lock an open file; False if another process (or another opening) has the lock, None without such locks."""
     try:
         if os.name == "nt":
             import msvcrt  # only there
@@ -198,13 +198,13 @@ def take_lock(descriptor: int) -> bool | None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
-    except OSError:  # a file system without locks: what is left there stays
+    except OSError:  # a file system without locks: leftovers there stay
         return None
     return True
 
 
 def _is_own(path: Path) -> bool:
-    """Return whether a directory is this user's, and nobody else can write to it."""
+    """Return whether a directory belongs to this user, and others cannot write to it."""
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode) or not hasattr(os, "getuid"):
         return stat.S_ISDIR(status.st_mode)
@@ -212,7 +212,7 @@ def _is_own(path: Path) -> bool:
 
 
 def orphans(parent: Path) -> list[Path]:
-    """Return the directories below ``parent`` that nobody holds: left behind, or of processes that have ended."""
+    """Return the directories below ``parent`` that no process holds: left behind, or of ended processes."""
     found = []
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for path in parent.iterdir():
@@ -223,7 +223,7 @@ def orphans(parent: Path) -> list[Path]:
 
 
 def remove_orphan(path: Path) -> bool:
-    """Remove a directory that nobody holds; return whether it was one."""
+    """Remove a directory that no process holds; return whether it was one."""
     hold = _hold(path)
     if hold is not None:
         hold.remove()
@@ -231,9 +231,9 @@ def remove_orphan(path: Path) -> bool:
 
 
 def user_scratch() -> Path:
-    """Return this user's directory in the system's temporary one, to which nobody else has access.
+    """Return this user's directory in the system's temporary one, to which no other user has access.
 
-    Where another user has taken its name, it is a new one.
+    If another user has taken its name, it is a new one.
     """
     user = os.getuid() if hasattr(os, "getuid") else "user"
     path = Path(tempfile.gettempdir(), f"storegate-scratch-{user}")
@@ -269,5 +269,5 @@ def _private_scratch() -> Path:
 
 
 def held() -> list[Hold]:
-    """Return what this process holds."""
+    """Return the directories that this process holds."""
     return list(_holds.values())

@@ -1,4 +1,4 @@
-"""Integers: sorting row numbers by what they belong to, in the time that their range allows; knows no rows."""
+"""Integers: sorting and grouping row numbers by integer keys, as fast as the range of the keys allows."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Places: TypeAlias = npt.NDArray[np.intp]
 
 
 def stable_argsort(keys: IntArray) -> Places:
-    """Return ``np.argsort(keys, kind="stable")`` of one-dimensional integers, faster where their range is short.
+    """Return ``np.argsort(keys, kind="stable")`` of one-dimensional integers, faster if their range is small.
 
-    numpy sorts 16-bit numbers in linear time: 25 ns an entry, where 64-bit ones take 150. Where keys and places fit one
+    numpy sorts 16-bit numbers in linear time: 25 ns per entry, where 64-bit ones take 150. If key and place fit in one
     64-bit number together, sorting these takes 65.
 
     >>> stable_argsort(np.array([70_000, 7, 70_000, 3]))
@@ -40,7 +40,7 @@ def stable_argsort(keys: IntArray) -> Places:
 
 
 def groups_of(keys: IntArray) -> tuple[Places, list[int], list[int]]:
-    """Return the places of keys in ascending order of these, where each key begins there, and the keys.
+    """Return the places of keys in ascending order of keys, the first index of each key there, and the keys.
 
     >>> groups_of(np.array([5, 3, 5]))
     (array([1, 0, 2]), [0, 1, 3], [3, 5])

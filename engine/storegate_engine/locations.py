@@ -36,9 +36,9 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True)
 class Location:
-    """A place that holds files: a directory, or a prefix of an object store.
+    """A directory, or a prefix of an object store.
 
-    Keys are relative, with ``/`` between their parts. A location is small, hashable and picklable: it travels
+    Keys are relative, with ``/`` between their parts. A location is small, hashable and picklable, and is sent
     to other processes instead of an opened store.
     """
 
@@ -47,7 +47,7 @@ class Location:
     prefix: str = ""
     """Key below ``url``, without slashes at its ends."""
     options: str = field(default="{}", repr=False)
-    """What the storage library needs (credentials, endpoint) as JSON; never written anywhere."""
+    """Options of the storage library (credentials, endpoint) as JSON; never written anywhere."""
 
     @property
     def is_local(self) -> bool:
@@ -56,7 +56,7 @@ class Location:
 
     @property
     def path(self) -> Path | None:
-        """The directory, or None where it is not on a file system."""
+        """The directory, or None if it is not on a file system."""
         return Path(self.url, self.prefix) if self.is_local else None
 
     def __truediv__(self, key: str) -> Location:
@@ -64,7 +64,7 @@ class Location:
         return replace(self, prefix=self.key(key))
 
     def __str__(self) -> str:
-        """Return the path or URL as a person would write it."""
+        """Return the path or URL in its usual form."""
         return f"{self.url.rstrip('/')}/{self.prefix}".rstrip("/")
 
     def key(self, key: str) -> str:
@@ -77,12 +77,12 @@ class Location:
         return _open_store(self.url, self.options)
 
     def read(self, key: str, *, max_nbytes: int = documents.MAX_NBYTES) -> bytes | None:
-        """Return the bytes of one key, or None when there is no such key; more than the limit are not fetched.
+        """Return the bytes of one key, or None if it does not exist; no more than the limit are fetched.
 
         Raises
         ------
         CorruptStoreError
-            There are more than ``max_nbytes``, it is no file, or the file lies outside of the root behind a link.
+            It has more than ``max_nbytes``, is not a file, or is behind a link that leaves the root.
         """
         if self.is_local:
             try:
@@ -98,10 +98,10 @@ class Location:
         return content
 
     async def _fetch(self, key: str, max_nbytes: int) -> bytes | None:
-        """Return the first bytes of an object: one request, whatever it says of its size."""
+        """Return the first bytes of an object, in one request, whatever its claimed size."""
         try:
             buffer = await self.store.get(key, default_buffer_prototype(), RangeByteRequest(0, max_nbytes))
-        except Exception:  # each library has its own for an empty object, of which no range can be asked for
+        except Exception:  # each library raises its own error for a range of an empty object
             if await self.store.getsize(key):
                 raise
             return b""
@@ -115,7 +115,7 @@ class Location:
         Returns
         -------
         bool
-            Whether it was certainly written here. Object stores do not tell; there one has to look.
+            Whether it was certainly written here. Object stores do not report this; read the key to find out.
         """
         if self.is_local:
             return self._put(key, content, exclusive=True, sync=sync)
@@ -124,7 +124,7 @@ class Location:
         return False
 
     def write(self, key: str, content: bytes) -> None:
-        """Write one key, over what it holds; for files of a segment that is not sealed yet."""
+        """Write one key, replacing its content; for files of a segment that is not sealed yet."""
         if self.is_local:
             self._put(key, content, exclusive=False, sync=False)
             return
@@ -137,11 +137,11 @@ class Location:
         return is_put
 
     def sync(self) -> None:
-        """Bring all files below, and the directories that lead to them, from the system's memory to the disk."""
+        """Flush all files below, and the directories that lead to them, to the disk."""
         if not self.is_local:
             return
         entries = list(open_directory(self.url, self.prefix).walk())
-        for entry in reversed(entries):  # what a directory holds before itself
+        for entry in reversed(entries):  # contents of a directory before itself
             if entry.kind == "directory":
                 self._sync_directory(self.key(entry.key))
             else:
@@ -149,7 +149,7 @@ class Location:
         self._sync_directories(self.prefix)
 
     def sync_way(self, key: str) -> None:
-        """Bring one file to the disk, and all directories that lead to it: whoever made them may not have."""
+        """Flush one file and all directories that lead to it to the disk: their creators may not have."""
         if not self.is_local:
             return
         self._sync_file(self.key(key))
@@ -157,7 +157,7 @@ class Location:
         for directory in Path(self.url).parents:
             try:
                 _sync_outside(directory)
-            except PermissionError:  # not one that this user could make anything in
+            except PermissionError:  # this user could not have created anything in it
                 return
 
     def _sync_file(self, key: str) -> None:
@@ -185,7 +185,7 @@ class Location:
         _sync_outside(Path(self.url).parent)
 
     def status(self, key: str) -> os.stat_result | None:
-        """Return the status of one file of a file system; None when there is none."""
+        """Return the status of one file of a file system; None if it does not exist."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             parent, name = open_parent(self.url, self.key(key))
             return parent.status(name)
@@ -193,12 +193,12 @@ class Location:
 
     @contextlib.contextmanager
     def locked(self, *, shared: bool) -> Iterator[None]:
-        """Hold the lock of the root, see `directories.locked`; elsewhere than on a file system there is none."""
+        """Hold the lock of the root, see `directories.locked`; only on a file system."""
         with locked(self.url, shared=shared) if self.is_local else contextlib.nullcontext():
             yield
 
     def children(self, key: str = "") -> list[str]:
-        """Return the names directly below a key, in no order; empty when there is none."""
+        """Return the names directly below a key, in no order; empty if it does not exist."""
         if self.is_local:
             try:
                 return open_directory(self.url, self.key(key)).names()
@@ -210,7 +210,7 @@ class Location:
         return [name.rstrip("/") async for name in self.store.list_dir(key)]
 
     def entries(self, key: str = "") -> list[Entry]:
-        """Return all that lies below a key, in no order; what comes or goes meanwhile may be left out."""
+        """Return all entries below a key, in no order; entries that come or go meanwhile may be missing."""
         if not self.is_local:
             return _run(objects_below(self.store, self.key(key)))
         try:
@@ -219,7 +219,7 @@ class Location:
             return []
 
     def entry(self, key: str) -> Entry | None:
-        """Return what lies at one key; None when there is nothing."""
+        """Return the entry of one key; None if it does not exist."""
         parent, _, name = key.rpartition("/")
         if self.is_local:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -228,7 +228,7 @@ class Location:
         return next((found for found in self.entries(parent) if found.key == name), None)
 
     def delete(self, key: str = "") -> None:
-        """Delete one key and everything below it, but nothing behind a link; nothing happens when there is none."""
+        """Delete one key, if it exists, and everything below it, but nothing behind a link."""
         if self.is_local:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 parent, name = open_parent(self.url, self.key(key))
@@ -240,7 +240,7 @@ class Location:
 
 
 def _sync_outside(directory: Path) -> None:
-    """Sync a directory above a root; links that lead to it are its user's choice."""
+    """Sync a directory above a root; links to it are the user's choice."""
     if os.name != "nt":
         descriptor = os.open(directory, os.O_RDONLY)
         try:
@@ -250,13 +250,13 @@ def _sync_outside(directory: Path) -> None:
 
 
 def sync_descriptor(descriptor: int, path: Path) -> None:
-    """Sync one open file; the only place that does, so that tests know what a power failure leaves."""
+    """Sync one open file; the only such place, so that tests can simulate power failures."""
     os.fsync(descriptor)
 
 
 @contextlib.contextmanager
 def writing(where: object) -> Iterator[None]:
-    """Turn what a storage library raises while it writes into a WriteError that names the place and the remedy."""
+    """Turn errors of a storage library during writing into a WriteError that names the place and the remedy."""
     try:
         yield
     except StoreGateError:
@@ -271,7 +271,7 @@ def writing(where: object) -> Iterator[None]:
 
 @contextlib.contextmanager
 def opening(where: object) -> Iterator[None]:
-    """Turn what a storage library, or the system, raises while a place is opened into a StoreError that names it."""
+    """Turn errors of a storage library or the system during opening into a StoreError that names the place."""
     try:
         yield
     except (StoreGateError, PermissionError, MemoryError):
@@ -283,12 +283,12 @@ def opening(where: object) -> Iterator[None]:
 
 
 def _is_of_obstore(err: Exception) -> bool:
-    """Return whether an error is one of obstore's own, which are of no kind that Python knows."""
+    """Return whether an error is one of obstore's own, which have no built-in type."""
     return type(err).__module__.startswith("obstore")
 
 
 def _first_line(err: Exception) -> str:
-    """Return what an error says, without what is meant for the developers of its library."""
+    """Return the message of an error, without details for the developers of its library."""
     return (str(err).splitlines() or [repr(err)])[0]
 
 
@@ -298,7 +298,7 @@ def _run(coroutine: Coroutine[Any, Any, T]) -> T:
     except Exception as err:
         if not _is_of_obstore(err):
             raise
-        raise StoreError(f"the object store does not do what it is asked: {_first_line(err)}; try again") from err
+        raise StoreError(f"the object store failed: {_first_line(err)}; try again") from err
 
 
 def parse_location(url: str | os.PathLike[str], storage_options: dict[str, Any] | None = None) -> Location:
@@ -343,7 +343,7 @@ def _open_store(url: str, options: str) -> Store:
             raise StoreError(f"{url} needs obstore; install it with: python -m pip install 'storegate[s3]'") from err
         try:
             return ObjectStore(obstore.store.from_url(url, **json.loads(options)))
-        except Exception as err:  # of the library's own kinds
+        except Exception as err:  # any error of the library
             raise ArgumentError(
                 f"{url} cannot be opened: {_first_line(err)}; see the URL and backend_args['storage_options']"
             ) from err

@@ -1,8 +1,8 @@
-"""Names: what a data_id or a variable may be called; never looks at a store.
+"""Names: valid names of data_ids and variables; never reads a store.
 
 Names become directories and array names, so that a name must be safe on every store: 1 to 255 bytes of UTF-8,
 made of letters of any script, digits and ``_ - + . : ( ) [ ] space @ %``, in Unicode's composed form (NFC),
-not starting with a dot, and none of the files that a store itself writes.
+not starting with a dot, and not one of the files that a store itself writes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ALLOWED: Final = "allowed are letters of any script, digits and _ - + . : ( ) [
 
 
 def validate_name(name: object, kind: str = "variable") -> str:
-    """Return ``name`` as a plain str when it can be stored safely on every store.
+    """Return ``name`` as a plain str if it can be stored safely on every store.
 
     Letters are those of any script, with the combining marks that belong to them; digits are the decimal
     digits of any script.
@@ -31,15 +31,15 @@ def validate_name(name: object, kind: str = "variable") -> str:
     Parameters
     ----------
     name : object
-        The name asked for.
+        The requested name.
     kind : str
-        What it names, for the message: ``"variable"``, ``"data_id"``.
+        The kind of name, for the message: ``"variable"``, ``"data_id"``.
 
     Raises
     ------
     InvalidNameError
-        The name is not a text, empty, longer than 255 bytes, not in NFC, reserved, starts with a dot, or
-        holds a character that is not allowed.
+        The name is not a str, empty, longer than 255 bytes, not in NFC, reserved, starts with a dot, or
+        has a character that is not allowed.
 
     Examples
     --------
@@ -61,7 +61,7 @@ def validate_name(name: object, kind: str = "variable") -> str:
 
 
 def _reason(text: str) -> str:
-    """Return why a text is no name, or an empty text."""
+    """Return why a text is not a valid name, or an empty text."""
     if not text:
         return f"it is empty; {_ALLOWED}"
     letter = False

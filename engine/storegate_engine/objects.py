@@ -1,6 +1,6 @@
-"""Objects: the stores of zarr-python as they are used here, and listings.
+"""Objects: the stores of zarr-python, adapted, and listings.
 
-A local store that no link leads astray, and an object store that knows forked processes.
+A local store that follows no link out of its root, and an object store that detects forked processes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from storegate_engine.errors import StoreError
 __all__ = ["LocalStore", "ObjectStore", "objects_below"]
 
 _runtime_pid: int | None = None
-"""The process whose threads serve object stores; a forked child inherits the number, and no threads."""
+"""The process whose threads serve object stores; a forked child inherits the number, but no threads."""
 
 
 class LocalStore(zarr.storage.LocalStore):
@@ -30,7 +30,7 @@ class LocalStore(zarr.storage.LocalStore):
     def get_sync(
         self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        """Return the bytes of a key, None when there is no such key."""
+        """Return the bytes of a key, None if it does not exist."""
         try:
             descriptor = open_file(str(self.root), key)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -43,11 +43,11 @@ class LocalStore(zarr.storage.LocalStore):
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        """Return the bytes of a key, None when there is no such key."""
+        """Return the bytes of a key, None if it does not exist."""
         return await asyncio.to_thread(self.get_sync, key, prototype=prototype, byte_range=byte_range)
 
     async def getsize(self, key: str) -> int:
-        """Return how many bytes a key has; FileNotFoundError where there is no such key."""
+        """Return the number of bytes of a key; FileNotFoundError if it does not exist."""
         descriptor = open_file(str(self.root), key)
         try:
             return os.fstat(descriptor).st_size
@@ -55,7 +55,7 @@ class LocalStore(zarr.storage.LocalStore):
             os.close(descriptor)
 
     def set_sync(self, key: str, value: Buffer) -> None:
-        """Write a key, over what it holds."""
+        """Write a key, replacing its content."""
         put_file(str(self.root), key, value.to_bytes(), exclusive=False)
 
     async def _set(self, key: str, value: Buffer, exclusive: bool = False) -> None:
@@ -65,7 +65,7 @@ class LocalStore(zarr.storage.LocalStore):
 class ObjectStore(zarr.storage.ObjectStore[Any]):
     """An object store that refuses to be used in a forked child of a process that has used one.
 
-    The client's threads stay in the parent, and it would wait for them for ever.
+    The client's threads stay in the parent, and the child would wait for them forever.
     """
 
     def __init__(self, store: Any, *, read_only: bool = False) -> None:
@@ -98,7 +98,7 @@ class ObjectStore(zarr.storage.ObjectStore[Any]):
 
 
 def _span(byte_range: ByteRequest | None, n_bytes: int) -> tuple[int, int]:
-    """Return the first byte that is asked for, and how many."""
+    """Return the first requested byte, and the number of bytes."""
     match byte_range:
         case RangeByteRequest(start, end):
             return start, end - start
@@ -110,7 +110,7 @@ def _span(byte_range: ByteRequest | None, n_bytes: int) -> tuple[int, int]:
 
 
 async def objects_below(store: Store, prefix: str) -> list[Entry]:
-    """Return all objects of a store below a prefix, with what it tells of them."""
+    """Return all objects of a store below a prefix, with their sizes and times."""
     skip = len(prefix) + 1 if prefix else 0
     base = f"{prefix}/" if prefix else ""
     if isinstance(store, zarr.storage.FsspecStore):
@@ -130,7 +130,7 @@ async def objects_below(store: Store, prefix: str) -> list[Entry]:
 
 
 def _modified(info: dict[str, Any]) -> float:
-    """Return when a file system of fsspec says that a file was written: each has another word for it."""
+    """Return the time of the last write reported by a file system of fsspec: each has another name for it."""
     for name in ("LastModified", "last_modified", "mtime", "updated", "created"):
         value = info.get(name)
         if isinstance(value, datetime):

@@ -1,8 +1,8 @@
-"""Spill: directories of scratch files, one for each plan; made, shared, adopted after a crash, and removed.
+"""Scratch: directories of spills, one per plan; created, shared, adopted after a crash, and removed.
 
-A directory goes when nothing in its process refers to the plan any more, tasks that may still write included, or when
-the process ends. What a killed process left, or one that was asked to, is taken over by the next one that runs the same
-plan; the rest is removed when the last plan of another process in the same place ends, or by vacuum (`holds.orphans`).
+A directory is removed when no object or task of its process uses the plan any more, or when the process ends. A
+directory left by a killed process, or left on purpose, is adopted by the next run of the same plan; other leftovers are
+removed when the last plan of another process in the same place ends, or by vacuum (`holds.orphans`).
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from storegate_engine.submitted import drop_unwanted, in_cluster_thread, in_work
 __all__ = ["SHARED_RULE", "SPARE", "Spill", "Visit", "open_spill", "sent_with"]
 
 SPARE = "spare"
-"""The directory, in that of a plan, of files that another plan no longer needs: their place is used again."""
+"""The directory, within a plan's, of files that another plan no longer needs: their space is reused."""
 SHARED_RULE = (
     "set storegate.scratch-directory to a directory on a file system that the client and all workers share, by its "
     "absolute path"
 )
-"""What holds for spill on a cluster."""
+"""The rule for spills on a cluster."""
 
 _lock = threading.Lock()
 
 
 class Spill:
-    """The directory of one plan, for as long as somebody holds this object; a path like any other.
+    """The directory of one plan, kept as long as this object exists; can be used as a path.
 
-    In another process it stands for the same directory, which does not become that one's (see `Visit`); but a forked
-    child, which outlives its parent or does not, gets one of its own.
+    In another process it stands for the same directory without owning it (see `Visit`); but a forked child, which may
+    outlive its parent, gets its own.
     """
 
     def __init__(self, parent: Path, plan: str) -> None:
@@ -57,7 +57,7 @@ class Spill:
 
     @property
     def path(self) -> Path:
-        """The directory, which is there."""
+        """The directory, which exists."""
         with _lock:
             if self.is_inherited:
                 self._begin()
@@ -66,7 +66,7 @@ class Spill:
 
     @property
     def owner(self) -> int:
-        """The user whose files are believed."""
+        """The user whose files are trusted."""
         return self._hold.owner
 
     def __fspath__(self) -> str:
@@ -74,24 +74,24 @@ class Spill:
 
     @property
     def place(self) -> Path:
-        """Where the directory is."""
+        """The path of the directory, whether it exists or not."""
         return self.path
 
     def __reduce__(self) -> tuple[Any, ...]:
-        keep_while_wanted(self)  # what is persisted is still computed when nobody here holds it
+        keep_while_wanted(self)  # persisted rows are still computed after the last reference here
         return _visit, (self.path, self._parent, self._plan, self.owner)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Spill:
         return self
 
     def visited(self) -> Visit:
-        """Return what stands for the directory and does not keep it."""
+        """Return an object that stands for the directory without keeping it."""
         return Visit(self.path, self._parent, self._plan, self.owner)
 
     def for_tasks(self) -> Spill | Visit:
-        """Return what tasks of a graph refer to the directory by: they keep it, but not those of a scheduler here.
+        """Return the object for tasks of a graph: it keeps the directory, except for a scheduler in this process.
 
-        A scheduler in this process shares the objects of its graphs, and logs what it sends.
+        Such a scheduler shares the objects of its graphs, and logs what it sends.
         """
         return self.visited() if in_cluster_thread() else self
 
@@ -101,13 +101,13 @@ class Spill:
         return self._pid != os.getpid()
 
     def leave_to(self, heir: Spill) -> None:
-        """When nobody holds this plan any more, leave its files to another one as `SPARE`, instead of removing them."""
+        """Leave the files to another plan as `SPARE` instead of removing them, once this plan is released."""
         if not (self.is_inherited or self._stays):
             self._end.detach()
             self._end = weakref.finalize(self, _leave, self._hold, weakref.ref(heir))
 
     def leave_behind(self) -> None:
-        """When nobody holds this plan any more, leave its files to whoever runs it next, in any process."""
+        """Leave the files to the next run of the plan, in any process, once this plan is released."""
         if not self.is_inherited:
             self._stays = True
             self._end.detach()
@@ -115,33 +115,33 @@ class Spill:
 
 
 class Visit:
-    """The directory of a plan of another process, or of one that somebody else here holds."""
+    """The directory of a plan that another process, or another object here, keeps."""
 
     def __init__(self, path: Path, parent: Path, plan: str, owner: int) -> None:
         self._path, self._parent, self._plan = path, parent, plan
         self._own: Spill | None = None
         self.owner = owner
-        """The user whose files are believed."""
+        """The user whose files are trusted."""
 
     @property
     def place(self) -> Path:
-        """Where the directory is, or was; not looked at."""
+        """The path of the directory, which may not exist."""
         return self._path if self._own is None else self._own.path
 
     @property
     def path(self) -> Path:
-        """The directory; one of this process where the other's has ended.
+        """The directory; a new one of this process if the other's has ended.
 
         Raises
         ------
         SpillError
-            A worker of a cluster does not see it.
+            A worker of a cluster cannot see it.
         """
         if self._own is None and not self._path.is_dir():
             if in_worker():
                 raise SpillError(
                     f"spill directory {self._path} of the client is not there, seen from this worker: {SHARED_RULE} "
-                    "(or the client has let go of the rows that it asked for)"
+                    "(or the client has released the rows that it requested)"
                 )
             self._own = open_spill(self._parent, self._plan)
             self.owner = self._own.owner
@@ -151,7 +151,7 @@ class Visit:
         return str(self.path)
 
     def for_tasks(self) -> Visit:
-        """Return itself."""
+        """Return this object."""
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -159,12 +159,12 @@ class Visit:
 
 
 def sent_with(owner: object) -> None:
-    """When an object is gone that travelled with the spill of its graph, see whether a cluster still wants that."""
+    """Look for unwanted spills once an object that was pickled with the spill of its graph is gone."""
     weakref.finalize(owner, drop_unwanted).atexit = False
 
 
 def _visit(path: Path, parent: Path, plan: str, owner: int) -> Spill | Visit:
-    """Return what came from another process; the very object where it came back to its own, but for a cluster there."""
+    """Return the object for a pickled spill; the same object in its own process, except on a cluster there."""
     with _lock:
         spill = _open.get((parent, plan))
     if spill is not None and not in_cluster_thread() and not spill.is_inherited and spill._hold.path == path:
@@ -210,12 +210,12 @@ _open: weakref.WeakValueDictionary[tuple[Path, str], Spill] = weakref.WeakValueD
 
 
 def open_spill(parent: Path, plan: str) -> Spill:
-    """Return the directory of a plan: the one that this process has, one that a dead process left, or a new one.
+    """Return the directory of a plan: the one of this process, one left by an ended process, or a new one.
 
     Raises
     ------
     SpillError
-        It cannot be made.
+        The directory cannot be created.
     """
     with _lock:
         _end_at_sigterm()
@@ -236,7 +236,7 @@ def _end_all() -> None:
 
 
 def _end_at_sigterm() -> None:
-    """Have SIGTERM, which ends a process without Python's own exit, end the spill before; other handlers stay."""
+    """Make SIGTERM, which skips Python's own exit, end the spills first; other handlers stay."""
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
 
@@ -251,7 +251,7 @@ _ends_in: int | None = None
 
 
 def _end_with_process() -> None:
-    """Have a child of multiprocessing end its spill: it leaves without the finalizers of Python's own exit."""
+    """Make a child of multiprocessing end its spills: it exits without Python's own finalizers."""
     global _ends_in
     if _ends_in != os.getpid() and multiprocessing.parent_process() is not None:
         util.Finalize(None, _end_all, exitpriority=0)
@@ -261,7 +261,7 @@ def _end_with_process() -> None:
 def _after_fork_in_child() -> None:
     global _lock
     _lock = threading.Lock()  # another thread of the parent may hold it
-    for hold in held():  # else the parent's locks would live as long as this child
+    for hold in held():  # otherwise the parent's locks would live as long as this child
         hold.release()
 
 

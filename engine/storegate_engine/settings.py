@@ -1,4 +1,4 @@
-"""Settings: the ``storegate.*`` keys of dask's configuration, and what holds where they are not set."""
+"""Settings: the ``storegate.*`` keys of dask's configuration, and their defaults."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = [
 
 
 def _configured(key: str, default: object = None) -> Any:
-    """Return what dask's configuration has under ``storegate.key``."""
-    import dask  # deferred on purpose: importing StoreGate is quick, and who only imports it configures nothing
+    """Return the value of ``storegate.key`` in dask's configuration."""
+    import dask  # deferred on purpose: importing StoreGate stays quick
 
     return dask.config.get(f"storegate.{key}", default)
 
@@ -29,7 +29,7 @@ def _configured(key: str, default: object = None) -> Any:
 def memory_limit_nbytes(budget: int | str | None = None, *, processes: int = 1) -> int:
     """Return the memory limit in bytes: ``budget``, else ``storegate.memory-limit``, else a share of the machine's.
 
-    Of the latter each of some processes that do the same has its part; what is configured is of each process.
+    The last one is divided among ``processes`` equal processes; a configured limit applies to each process.
 
     >>> import dask
     >>> with dask.config.set({"storegate.memory-limit": "1GiB"}):
@@ -62,12 +62,12 @@ def shuffle_plan() -> str:
 
 
 def fingerprints_at_commit() -> bool:
-    """Return ``storegate.fingerprints``: whether those of all variables are made when a change is committed."""
+    """Return ``storegate.fingerprints``: whether each commit computes those of all variables."""
     return bool(_configured("fingerprints", False))
 
 
 def scratch_directory() -> Path | None:
-    """Return ``storegate.scratch-directory``, None where it is not set; a relative one is of this process."""
+    """Return ``storegate.scratch-directory``, None if not set; a relative path starts at the working directory."""
     configured = _configured("scratch-directory")
     return None if configured is None else Path(configured).expanduser().absolute()
 
@@ -78,7 +78,7 @@ def worker_timeout() -> float:
     Raises
     ------
     ArgumentError
-        It is no duration.
+        The setting is not a duration.
 
     Examples
     --------
@@ -94,5 +94,5 @@ def worker_timeout() -> float:
         return float(parse_timedelta(configured))
     except (KeyError, TypeError, ValueError) as err:
         raise ArgumentError(
-            f"storegate.worker-timeout is a time as '60s' or '5 minutes', or seconds; found {shown(configured)}"
+            f"storegate.worker-timeout is a time like '60s' or '5 minutes', or seconds; found {shown(configured)}"
         ) from err

@@ -1,4 +1,4 @@
-"""Submitted: what the clients of a cluster wait for while graphs are sent, and objects that these graphs need."""
+"""Submitted: objects kept while clients of a cluster wait for graphs that need them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 __all__ = ["drop_unwanted", "has_client", "in_cluster_thread", "in_worker", "keep_while_wanted"]
 
 PERIOD_SECONDS = 1.0
-"""How often futures that are gone are looked for while something is kept for them."""
+"""Seconds between two looks for released futures, while something is kept for them."""
 PATIENCE_SECONDS = 1.0
-"""How long a client may take to notice that a future is gone before that is left to the next look."""
+"""Seconds that a client may take to notice a released future, before that is left to the next look."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,9 +48,9 @@ def has_client() -> bool:
 
 
 def keep_while_wanted(thing: object) -> None:
-    """Keep an object, which is pickled as part of a graph, as long as a client holds what it waits for now.
+    """Keep an object, which is pickled as part of a graph, as long as a client holds the futures that it has now.
 
-    A client makes its futures before it sends their graph; which of them are of this graph it does not say.
+    A client creates its futures before it sends their graph, but does not record which belong to it.
     """
     for client in _clients():
         keys = frozenset(key for key, state in dict(client.futures).items() if state.status == "pending")
@@ -61,7 +61,7 @@ def keep_while_wanted(thing: object) -> None:
 
 
 def _look_later(loop: Any) -> None:
-    # in a thread of its own: what is dropped may be a directory of many files
+    # in a new thread, since dropping may remove a directory of many files
     loop.call_later(PERIOD_SECONDS, lambda: threading.Thread(target=_look, args=(loop,), daemon=True).start())
 
 
@@ -72,10 +72,10 @@ def _look(loop: Any) -> None:
 
 
 def drop_unwanted() -> None:
-    """Let go of what no client waits for any more; clients are given a moment to notice which futures are gone."""
+    """Drop objects that no client waits for; clients get a moment to notice which futures are gone."""
     if not _kept:
         return
-    if in_cluster_thread():  # the garbage collector calls from anywhere, and what a client waits for must go on
+    if in_cluster_thread():  # the garbage collector calls from any thread, and those of a cluster must not wait
         threading.Thread(target=_drop, daemon=True).start()
         return
     for client in {id(client): client for kept in list(_kept) if (client := kept.client()) is not None}.values():
@@ -90,11 +90,11 @@ def _drop() -> None:
     with _lock:
         unwanted = [kept for kept in _kept if not kept.is_wanted()]
         _kept[:] = [kept for kept in _kept if kept not in unwanted]
-    del unwanted  # not under the lock: what goes with it may take long
+    del unwanted  # not under the lock, since this may take long
 
 
 def in_cluster_thread() -> bool:
-    """Return whether this thread is one of a scheduler or worker in this process, which keeps what it unpickles."""
+    """Return whether this is a thread of a scheduler or worker in this process, which keeps what it unpickles."""
     if "distributed" not in sys.modules:
         return False
     name = threading.current_thread().name

@@ -1,4 +1,4 @@
-"""Temporaries: directories that go when nobody needs them any more, known by their path; never looks into them."""
+"""Temporaries: directories that are removed after their last use, known by their path; never reads them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _existing: weakref.WeakValueDictionary[str, Temporary] = weakref.WeakValueDictio
 
 
 class Temporary:
-    """A directory of this process that is removed with the last who holds this."""
+    """A directory of this process, removed with the last reference to this object."""
 
     __slots__ = ("__weakref__", "path", "remove")
 
@@ -26,16 +26,16 @@ class Temporary:
         _existing[self.path] = self
 
     def __reduce__(self) -> Any:
-        """Travel by path: no other process holds the directory, and a copy in this one is the same."""
-        keep_while_wanted(self)  # a graph may be computed when nobody here holds what it was made of
+        """Travel by path: no other process owns the directory, and a copy in this one is the same object."""
+        keep_while_wanted(self)  # a graph may be computed after the last reference here
         return temporary_at, (self.path,)
 
 
 def _remove(path: str, maker: int) -> None:
-    if os.getpid() == maker:  # not a forked child, which lets go of everything that it was given
+    if os.getpid() == maker:  # not a forked child, which drops all that it inherited
         shutil.rmtree(path, ignore_errors=True)
 
 
 def temporary_at(path: str) -> Temporary | None:
-    """Return the temporary directory of this process at a path, to hold it; None for any other place."""
+    """Return the temporary directory of this process at a path, to keep it; None for any other path."""
     return _existing.get(path)

@@ -1,4 +1,4 @@
-"""Testing: Hypothesis strategies and a reference model for stores of samples; for our tests and those of others.
+"""Testing: Hypothesis strategies and a reference model for stores of samples, for our tests and those of others.
 
 Needs the extra ``test``. The model is a plain dict of ndarrays: what a store holds must equal it after every step.
 """
@@ -23,7 +23,7 @@ _OTHERS = ("U3", "S4", "M8[s]", "m8[ms]")
 
 
 def names() -> st.SearchStrategy[str]:
-    """Return legal variable names, few enough to meet again."""
+    """Return legal variable names, few enough that they repeat."""
     return st.sampled_from(["x", "jet_pt", "label", "é_1", "a b"])
 
 
@@ -33,7 +33,7 @@ def dtypes(*, text: bool = True) -> st.SearchStrategy[np.dtype[Any]]:
 
 
 def row_shapes() -> st.SearchStrategy[tuple[int, ...]]:
-    """Return shapes of one row, empty ones among them."""
+    """Return shapes of one row, including empty ones."""
     return st.sampled_from([(), (1,), (3,), (2, 2), (0,)])
 
 
@@ -71,7 +71,7 @@ def random_rows(rng: np.random.Generator, n_rows: int, dtype: np.dtype[Any], row
 
 @st.composite
 def indices(draw: st.DrawFn, n_rows: int) -> Any:
-    """Return what may stand in ``view[index]``: ints, slices, lists, arrays and masks."""
+    """Return an index for ``view[index]``: an int, slice, list, array or mask."""
     row = st.integers(-n_rows, n_rows - 1)
     bound = st.none() | st.integers(-n_rows - 2, n_rows + 2)
     return draw(
@@ -97,12 +97,12 @@ def splits(draw: st.DrawFn, n_rows: int) -> Any:
 
 @dataclass
 class Model:
-    """What a table must hold: plain ndarrays by phase and name."""
+    """The expected content of a table: plain ndarrays by phase and name."""
 
     phases: dict[str, dict[str, Array]] = field(default_factory=lambda: {phase: {} for phase in PHASES})
 
     def append(self, phase: str, name: str, rows: Array) -> None:
-        """Put rows behind those that are there, in the dtype of :meth:`appended_dtype`."""
+        """Append rows to the old ones, in the dtype of :meth:`appended_dtype`."""
         old = self.phases[phase].get(name)
         if old is None:
             self.phases[phase][name] = rows.copy()
@@ -112,7 +112,7 @@ class Model:
         self.phases[phase][name] = np.concatenate([old.astype(dtype), rows.astype(dtype)])
 
     def replace(self, phase: str, name: str, index: Any, rows: Array) -> None:
-        """Replace rows; the dtype stays where it can hold the new values."""
+        """Replace rows; the dtype stays if it can hold the new values."""
         old = self.phases[phase][name]
         if not np.size(np.arange(len(old))[index]):
             return
@@ -124,7 +124,7 @@ class Model:
 
     @staticmethod
     def appended_dtype(old: Array, rows: Array) -> np.dtype[Any] | None:
-        """Return the dtype of a variable with new rows behind its own, None where a value of either would change."""
+        """Return the dtype of a variable after rows are appended, None if a value of either would change."""
         dtype = np.result_type(old.dtype, rows.dtype)
         if dtype.kind == "f" and old.dtype.kind in "iu" and rows.dtype.kind in "iu":
             dtype = old.dtype
@@ -132,7 +132,7 @@ class Model:
 
     @classmethod
     def fitting_dtype(cls, old: Array, rows: Array) -> np.dtype[Any] | None:
-        """Return the dtype of a variable after an update with ``rows``, None where a value would change."""
+        """Return the dtype of a variable after an update with ``rows``, None if a value would change."""
         is_rounded = rows.dtype.kind in "fc" and np.can_cast(rows.dtype, old.dtype, "same_kind")
         with np.errstate(all="ignore"):
             if is_rounded and (np.isfinite(rows.astype(old.dtype)) | ~np.isfinite(rows)).all():
@@ -142,12 +142,12 @@ class Model:
         return cls.appended_dtype(old, rows)
 
     def even(self) -> bool:
-        """Return whether every phase has as many rows of each variable."""
+        """Return whether the variables of each phase have equal numbers of rows."""
         return all(len({len(rows) for rows in phase.values()}) <= 1 for phase in self.phases.values())
 
 
 def _stays(values: Array, dtype: np.dtype[Any]) -> bool:
-    """Return whether values are the same in another dtype, as Python compares numbers: exactly."""
+    """Return whether another dtype holds the values unchanged, compared exactly, as Python compares numbers."""
     if values.dtype == dtype or values.dtype.kind not in "biufc":
         return True
     if values.dtype.kind == "c" and dtype.kind != "c":

@@ -1,4 +1,4 @@
-"""Texts: how many bytes variable-length text takes; pure."""
+"""Texts: bytes of variable-length text; pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SAMPLE_ROWS = 1000
 
 @dataclass(frozen=True, slots=True)
 class TextSize:
-    """What the texts of rows take as UTF-8, with four bytes for the length of each."""
+    """The bytes of the texts of rows as UTF-8, with four bytes for the length of each."""
 
     nbytes: int
     """Bytes of all rows."""
@@ -26,7 +26,7 @@ class TextSize:
 
     @classmethod
     def of(cls, row_nbytes: Array) -> TextSize:
-        """Return the size of rows that take so many bytes each."""
+        """Return the size of rows from the bytes of each."""
         return cls(int(row_nbytes.sum()), int(row_nbytes.max(initial=0)))
 
     def with_rows(self, other: TextSize) -> TextSize:
@@ -35,7 +35,7 @@ class TextSize:
 
 
 def row_text_nbytes(rows: Array) -> Array:
-    """Return the bytes that the texts of each row take.
+    """Return the bytes of the texts of each row.
 
     >>> row_text_nbytes(np.array([["a", "é"], ["", ""]], np.dtypes.StringDType()))
     array([11,  8])
@@ -48,6 +48,6 @@ def row_text_nbytes(rows: Array) -> Array:
 
 
 def sampled_nbytes(rows: Array) -> float:
-    """Return the bytes of a row of text on average, from some of the rows."""
+    """Return the mean bytes of a row of text, from some of the rows."""
     some = rows[:: max(1, len(rows) // SAMPLE_ROWS)]
     return float(row_text_nbytes(some).mean()) if len(some) else 0.0

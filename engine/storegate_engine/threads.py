@@ -1,4 +1,4 @@
-"""Threads: a few of them, whose users may be interrupted at any moment; knows not what they do."""
+"""Threads: a small pool whose users may be interrupted at any time; knows nothing of its tasks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _Tasks: TypeAlias = "SimpleQueue[tuple[Callable[[], Any], Pending[Any]] | None]"
 
 
 class Pending(Generic[T]):
-    """What a task will return."""
+    """The future result of a task."""
 
     def __init__(self) -> None:
         self._outcome: tuple[T | None, BaseException | None] | None = None
@@ -25,7 +25,7 @@ class Pending(Generic[T]):
         self._is_cancelled = False
 
     def cancel(self) -> None:
-        """Do not begin the task; one that runs goes on."""
+        """Do not begin the task; if it runs, it continues."""
         self._is_cancelled = True
 
     def done(self) -> bool:
@@ -33,8 +33,8 @@ class Pending(Generic[T]):
         return self._outcome is not None
 
     def wait(self) -> None:
-        """Wait until the task has returned or raised; one thread may, again after an interrupt."""
-        if self._outcome is None:  # what is taken out of the queue may be lost to an interrupt, and is not needed
+        """Wait until the task has returned or raised; only one thread may, also again after an interrupt."""
+        if self._outcome is None:  # an interrupt may lose the item of the queue, which is not needed
             self._arrived.get()
 
     def result(self) -> T:
@@ -46,7 +46,7 @@ class Pending(Generic[T]):
             try:
                 raise error
             finally:
-                del error  # it leads to this frame
+                del error  # it refers to this frame
         return value  # type: ignore[return-value]
 
     def _run(self, task: Callable[[], T]) -> None:
@@ -58,23 +58,23 @@ class Pending(Generic[T]):
                 self._outcome = task(), None
             except BaseException as err:  # noqa: BLE001 (it is raised where the result is asked for)
                 self._outcome = None, err
-        del self, task  # an error leads to this frame: what has it would stand in a circle with it
+        del self, task  # an error refers to this frame: without this, they would form a cycle
         arrived.put(None)
 
 
 class ThreadPool:
-    """Threads that run tasks in the order in which they come.
+    """Threads that run tasks in order of submission.
 
-    Those of `concurrent.futures` cannot be waited for by somebody who may be interrupted (Ctrl-C): an interrupt that
-    comes just when the waiter has taken a lock leaves it taken, and the thread that has the result waits for it for
-    ever, as does who then waits for the thread. Here both meet in queues of C, which an interrupt leaves whole.
+    With `concurrent.futures`, a caller that waits must not be interrupted (Ctrl-C): an interrupt just after the caller
+    has taken a lock leaves it taken, and the thread with the result waits for it forever, as does any caller that then
+    waits for the thread. Here both meet in queues written in C, which an interrupt leaves intact.
 
     Parameters
     ----------
     n_threads : int
-        Threads; each starts with a task.
+        Number of threads; each starts with a task.
     name : str
-        What their names begin with.
+        Prefix of their names.
     """
 
     def __init__(self, n_threads: int, name: str) -> None:
@@ -86,7 +86,7 @@ class ThreadPool:
         self._is_closed = False
 
     def submit(self, task: Callable[[], T]) -> Pending[T]:
-        """Hand over a task."""
+        """Submit a task."""
         pending: Pending[T] = Pending()
         self._tasks.put((task, pending))
         if len(self._threads) < self._n_threads:
@@ -101,7 +101,7 @@ class ThreadPool:
         return pending
 
     def run(self, tasks: Iterable[Callable[[], T]], ahead: int) -> Iterator[T]:
-        """Yield what tasks return, as they are done; at most ``ahead`` run or wait while one result is consumed."""
+        """Yield the results of tasks, as they finish; at most ``ahead`` run or wait while one result is consumed."""
         finished: SimpleQueue[Pending[T]] = SimpleQueue()
 
         def run(task: Callable[[], T]) -> None:
@@ -120,14 +120,14 @@ class ThreadPool:
             yield finished.get().result()
 
     def close(self, *, wait: bool = True) -> None:
-        """Begin no more tasks, and wait for those that run; who waits for the others gets a CancelledError."""
-        self._is_closed = True  # first: a task that comes behind the others is cancelled by who hands it over
+        """Begin no more tasks, and wait for running ones; waiting for any other raises CancelledError."""
+        self._is_closed = True  # first, so that a later task is cancelled by its submitter
         self._cancel_all()
         for _ in self._threads:
             self._tasks.put(None)
         if wait:
             for thread in self._threads:
-                if thread.ident is not None:  # who started it was not interrupted
+                if thread.ident is not None:  # its start was not interrupted
                     thread.join()
 
     def _cancel_all(self) -> None:
@@ -149,9 +149,9 @@ class ThreadPool:
 
 
 def _work(tasks: _Tasks) -> None:
-    """Run tasks until there is nobody any more who hands over some."""
+    """Run tasks until the pool is closed."""
     while (found := tasks.get()) is not None:
         task, pending = found
         del found
         pending._run(task)
-        del task, pending  # what they hold goes while this waits
+        del task, pending  # so that their memory is released while this waits

@@ -1,17 +1,17 @@
-"""Orders: which stored row stands behind a logical row; index arithmetic that reads no rows.
+"""Orders: the stored row of each logical row; index arithmetic that reads no rows.
 
 What its files know:
 
-    order               what an order answers, in both directions, and rows as they lie
+    order               the interface of orders, in both directions, and rows in stored order
     concats             orders one after the other
-    nested              rows of one other order: cut, shuffled, picked by a list
-    edits               orders out of other orders, in the shortest form
+    nested              rows of another order: cut, shuffled, picked by a list
+    edits               new orders from other orders, in the shortest form
     permutations        seeded orders of 0 .. n-1, for any range and in either direction
-    permutation_tables  those of numpy that this process has built
+    permutation_tables  numpy permutations that this process has built
     permutation_files   a permutation that does not fit in memory, as a file
     disk_shuffles       how such files are made: numpy's shuffle in sequential passes
     indexes             lists of row numbers, read in parts
-    memory_indexes      those that this process holds
+    memory_indexes      lists of row numbers in memory
     json                orders as nested lists of a manifest, and back
 """
 

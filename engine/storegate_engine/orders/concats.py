@@ -1,4 +1,4 @@
-"""Concats: orders one after the other, and the runs of stored rows that they make end to end."""
+"""Concats: orders one after the other, and their concatenated runs of stored rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Concat", "join_runs"]
 class Concat(RowOrder):
     """The rows of one order after the other.
 
-    `RowOrder.find` takes the orders to have no stored row in common; where they have, the first one counts.
+    `RowOrder.find` assumes that the orders have no stored row in common; otherwise the first one counts.
     """
 
     orders: tuple[RowOrder, ...]
@@ -42,7 +42,7 @@ class Concat(RowOrder):
             raise ValueError(f"orders have less than 2**63 rows, but these have {offsets[-1]}")
         filled = [order.bounds for order in orders if len(order)]
         starts = np.array(offsets, dtype=np.int64)
-        shifts = None  # where every child is a Range, row = index + shift of the child
+        shifts = None  # if every child is a Range, row = index + shift of the child
         if all(isinstance(order, Range) for order in orders):
             shifts = np.array([order.bounds[0] for order in orders], dtype=np.int64) - starts[:-1]
         object.__setattr__(self, "orders", orders)
@@ -62,12 +62,12 @@ class Concat(RowOrder):
 
     @property
     def children(self) -> tuple[RowOrder, ...]:
-        """Its parts."""
+        """The concatenated orders."""
         return self.orders
 
     @property
     def parts(self) -> tuple[RowOrder, ...]:
-        """Its parts."""
+        """The concatenated orders."""
         return self.orders
 
     @property
@@ -81,7 +81,7 @@ class Concat(RowOrder):
 
     @property
     def is_injective(self) -> bool:
-        """Where all of its orders are; they have no stored row in common."""
+        """Whether all of its orders are; they are assumed to have no stored row in common."""
         return all(order.is_injective for order in self.orders)
 
     def shifted(self, by: int) -> Concat:
@@ -97,7 +97,7 @@ class Concat(RowOrder):
         return self._depth, self._bounds
 
     def touched(self, lo: int, hi: int) -> list[tuple[RowOrder, int, int]]:
-        """Return ``(order, start, stop)``, start < stop, of every child that holds some rows of lo .. hi-1."""
+        """Return ``(order, start, stop)``, start < stop, of every child with rows among lo .. hi-1."""
         first, last = check_span(lo, hi, len(self))
         if first == last:
             return []
@@ -118,7 +118,7 @@ class Concat(RowOrder):
     def _take(self, indices: Int64Array) -> Int64Array:
         if not indices.size:
             return np.empty(0, np.int64)
-        # rows of one order alone are the usual case; of many, each order is asked once for all of its own
+        # rows of a single order are the usual case; otherwise each order is asked once for all of its rows
         first = bisect_right(self._offsets, int(indices.min())) - 1
         last = bisect_right(self._offsets, int(indices.max())) - 1
         if first == last:
@@ -137,7 +137,7 @@ class Concat(RowOrder):
         out = np.full(stored.size, -1, np.int64)
         if not stored.size:
             return out
-        # bounds tell most orders out of the way without asking them
+        # bounds rule out most orders
         low, high = int(stored.min()), int(stored.max())
         for order, offset in zip(self.orders, self._offsets, strict=False):
             start, stop = order.bounds
@@ -155,7 +155,7 @@ class Concat(RowOrder):
 
 
 def join_runs(parts: Iterable[list[Span] | None]) -> list[Span] | None:
-    """Return runs of stored rows end to end, those that meet as one; None where any part has none."""
+    """Return concatenated runs of stored rows, adjacent ones merged; None if any part has none."""
     merged: list[Span] = []
     for runs in parts:
         if runs is None:

@@ -1,16 +1,16 @@
-"""Disk shuffles: numpy's permutation of more rows than fit in memory, and its inverse, as files; exactly the same.
+"""Disk shuffles: numpy's permutation of more rows than fit in memory, and its inverse, exactly, as files.
 
-``RandomState(seed).shuffle`` swaps position i with a random position j <= i, for i from the last down to 1. That needs
-all positions at hand. Here they are cut into blocks, of which one at a time is in memory, from the last to the first.
-What a step does to another block is a message, kept on disk until that block's turn::
+``RandomState(seed).shuffle`` swaps position i with a random position j <= i, for i from the last down to 1, and needs
+all positions in memory. Here they are cut into blocks, one of which is in memory at a time, from the last to the first.
+The effect of a step on another block is a message, kept on disk until that block's turn::
 
     step i, j in the same block      is done at once: these are few
     step i, j in an earlier block    the value at i becomes a message to j's block, and position i waits
     the turn of j's block            its messages are applied in the order of the steps: each puts its value at j,
-                                     and what was there goes back into the message
-    at the end                       positions that wait take what came back
+                                     and the old value goes back into the message
+    at the end                       waiting positions take the values that came back
 
-Messages are 12 bytes a row, written once and read twice in long runs. A row takes about 150 ns, twice to three times
+Messages are 12 bytes per row, written once and read twice in long runs. A row takes about 150 ns, two to three times
 as long as in memory.
 """
 
@@ -34,11 +34,11 @@ Ints: TypeAlias = npt.NDArray[np.int64]
 UInts: TypeAlias = npt.NDArray[np.uint32]
 
 BLOCK_ROWS = 2**18
-"""Positions of a block, more where messages from one block to another would be few: about 80 bytes each in memory."""
+"""Positions of a block, more if there would be few messages between blocks: about 80 bytes each in memory."""
 FEWEST_MESSAGES = 1024
-"""Messages from one block to another, on average."""
+"""Mean number of messages from one block to another."""
 DRAWN = 2**16
-"""Random numbers that are looked at together."""
+"""Random numbers that are processed together."""
 APPLIED = 2**15
 """Messages that are applied together: few of them are for the same position."""
 
@@ -51,7 +51,7 @@ def _block_rows(n: int) -> int:
 
 
 class _Draws:
-    """The random positions of the steps, as numpy draws them: 32 bits, as many of them as i has, until one is <= i."""
+    """The random positions of the steps, as numpy draws them: with as many bits as i has, until one is <= i."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -60,10 +60,10 @@ class _Draws:
         self._n_drawn = 0
 
     def take(self, high: int, low: int) -> Ints:
-        """Return the positions of the steps high, high - 1, ..., low, which come next."""
+        """Return the positions of the steps high, high - 1, ..., low, the next ones to be drawn."""
         parts = []
         while high >= low:
-            bottom = max(low, 1 << (high.bit_length() - 1))  # down to here, numbers have as many bits
+            bottom = max(low, 1 << (high.bit_length() - 1))  # down to here, numbers have the same number of bits
             parts.append(self._of_one_width(high, bottom))
             high = bottom - 1
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
@@ -77,7 +77,7 @@ class _Draws:
                 self._raw = self._random.randint(0, 2**32, DRAWN, dtype=np.uint32)
                 self._n_drawn += DRAWN
             numbers = (self._raw & mask).astype(np.int64)
-            # each number that is taken lowers the bound of those behind it: guess all bounds until they agree
+            # each accepted number lowers the bound of later ones: guess all bounds until they agree
             taken = numbers <= high - done
             while True:
                 bounds = high - done - (np.cumsum(taken) - taken)
@@ -93,7 +93,7 @@ class _Draws:
         return out
 
     def rest(self) -> np.random.RandomState:
-        """Return a generator that draws what comes next."""
+        """Return a generator for the numbers that come next."""
         random = np.random.RandomState(self._seed)
         left = self._n_drawn - len(self._raw)
         while left:
@@ -104,7 +104,7 @@ class _Draws:
 
 
 class _Messages:
-    """What one block sends to others: columns in a file, by receiving block; the first are positions in that."""
+    """The messages of one block to others: columns in a file, by receiving block; the first are positions in it."""
 
     def __init__(self, path: Path, rows: int, to: Ints, *columns: UInts) -> None:
         blocks = to // rows
@@ -116,7 +116,7 @@ class _Messages:
             _write(self._file, column[places])
 
     def span(self, block: int) -> tuple[int, int]:
-        """Return which messages are for a block."""
+        """Return the span of the messages for a block."""
         lo, hi = self._cuts[block : block + 2].tolist() if block < len(self._cuts) - 1 else (0, 0)
         return lo, hi
 
@@ -125,7 +125,7 @@ class _Messages:
         return read_entries(self._file, column * self.n + lo, hi - lo)
 
     def answer(self, lo: int, values: UInts) -> None:
-        """Put what was at the positions in the place of the values."""
+        """Replace the values of messages by those that were at the positions."""
         _write(self._file, values, 4 * (self.n + lo))
 
     def close(self) -> None:
@@ -140,7 +140,7 @@ def _write(file: int, values: npt.NDArray[Any], offset: int | None = None) -> No
 
 
 def read_entries(file: int, first: int, n: int) -> UInts:
-    """Return unsigned 32-bit numbers of a file; OSError where it has ended before."""
+    """Return unsigned 32-bit numbers of a file; OSError if it is too short."""
     content = b"".join(_read(file, 4 * first, 4 * n))
     return np.frombuffer(content, np.uint32)
 
@@ -160,11 +160,11 @@ def write_permutation(path: Path, n: int, seed: int) -> None:
     Parameters
     ----------
     path : Path
-        The file, in a directory where there is room for 16 bytes a row meanwhile.
+        The file, in a directory with temporary room for 16 bytes per row.
     n : int
         The number of rows, at most 2**32.
     seed : int
-        Of numpy's RandomState.
+        The seed of numpy's RandomState.
 
     Raises
     ------
@@ -202,15 +202,15 @@ def write_permutation(path: Path, n: int, seed: int) -> None:
 
 
 def _swap_within(current: UInts, targets: Ints) -> None:
-    """Do the steps whose positions are both in a block; positions whose step leads away keep the value that leaves.
+    """Do the steps with both positions in a block; positions whose step leads to another block keep the value to send.
 
-    Step i finds at i what the last step before it left there, that is the smallest k > i with target i, and finds at
-    its target what the last step with the same target left.
+    Step i finds at i the value left there by the last step before it, that is the smallest k > i with target i, and at
+    its target the value left by the last step with the same target.
     """
     local = np.flatnonzero((targets >= 0) & (targets != np.arange(len(targets))))[::-1]  # in the order of the steps
     to = targets[local]
     before = current.copy()
-    # where the value at a position comes from: follow the steps that moved it down, back to where it began
+    # the origin of the value at a position: follow the steps that moved it down, back to the first
     origin = np.arange(len(current))
     origin[to] = local  # numpy keeps the last of several
     while True:
@@ -218,7 +218,7 @@ def _swap_within(current: UInts, targets: Ints) -> None:
         if np.array_equal(further, origin):
             break
         origin = further
-    current[:] = before[origin]  # what each step finds at its own position, and what is left where no step was
+    current[:] = before[origin]  # the value that each step finds at its own position, and the others
     by_target = stable_argsort(to)
     again = np.flatnonzero(to[by_target[1:]] == to[by_target[:-1]]) + 1
     found = before[to]
@@ -227,9 +227,9 @@ def _swap_within(current: UInts, targets: Ints) -> None:
 
 
 def _apply_messages(current: UInts, senders: list[_Messages], block: int) -> None:
-    """Apply the messages for a block, in order, and answer each with what was at its position."""
+    """Apply the messages for a block, in order, and answer each with the value that was at its position."""
     # A block may send only a few: messages of several senders are applied together, in their order, about `APPLIED` at
-    # a time. With more of them, more would be for one position, which takes sorting.
+    # a time. With more, too many would be for the same position, which takes sorting.
     marks = np.zeros(len(current), np.uint32)
     is_shared = np.zeros(len(current), bool)
     waiting: list[tuple[_Messages, int, UInts, UInts]] = []
@@ -257,8 +257,8 @@ def _apply_messages(current: UInts, senders: list[_Messages], block: int) -> Non
 
 def _applied(current: UInts, positions: UInts, values: UInts, marks: UInts, is_shared: npt.NDArray[np.bool_]) -> UInts:
     """Put values at positions, one after the other, and return what each found there."""
-    # What most of them find was there before. Of several for one position only the first finds that, and each of the
-    # others what the one before it has put there: these few are found by marks, and sorted by position.
+    # Most of them find the old value. If several are for one position, only the first finds it, and each of the others
+    # finds the value of the one before: these few are found by marks, and sorted by position.
     found = current[positions]
     current[positions] = values  # numpy keeps the last of several
     marks[positions] = numbers = np.arange(len(positions), dtype=np.uint32)
@@ -279,7 +279,7 @@ def write_inverse(path: Path, permutation: int, n: int) -> None:
     Parameters
     ----------
     path : Path
-        The file, in a directory where there is room for 12 bytes a row meanwhile.
+        The file, in a directory with temporary room for 12 bytes per row.
     permutation : int
         Descriptor of the file of :func:`write_permutation`.
     n : int

@@ -1,4 +1,4 @@
-"""Edits: orders out of other orders, in the shortest form; pure."""
+"""Edits: new orders from other orders, in the shortest form; pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["concat", "cut", "flatten", "permute", "replace_rows", "replace_runs"
 def concat(*orders: RowOrder) -> RowOrder:
     """Return the orders one after the other, in the shortest form.
 
-    Empty orders go, nested `Concat` are opened, ranges that meet become one.
+    Empty orders are dropped, nested `Concat` are flattened, adjacent ranges are merged.
 
     >>> concat(Range(0, 4), Range(4, 6), Range(9, 9), Range(7, 8))
     Concat(orders=(Range(start=0, stop=6), Range(start=7, stop=8)))
@@ -56,7 +56,7 @@ def cut(order: RowOrder, start: int, stop: int) -> RowOrder:
     Raises
     ------
     IndexError
-        Unless 0 <= start <= stop <= len(order).
+        0 <= start <= stop <= len(order) does not hold.
 
     Examples
     --------
@@ -83,7 +83,7 @@ def cut(order: RowOrder, start: int, stop: int) -> RowOrder:
 def permute(order: RowOrder, seed: int) -> RowOrder:
     """Return an order shuffled by ``seed``: numpy's permutation up to 2**30 rows, ``feistel8-v1`` above.
 
-    Fewer than two rows are returned as they are.
+    Orders of fewer than two rows are returned unchanged.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def replace_rows(order: RowOrder, lo: int, hi: int, new: RowOrder) -> RowOrder:
     Raises
     ------
     IndexError
-        Unless 0 <= lo <= hi <= len(order).
+        0 <= lo <= hi <= len(order) does not hold.
 
     Examples
     --------
@@ -122,14 +122,14 @@ def replace_rows(order: RowOrder, lo: int, hi: int, new: RowOrder) -> RowOrder:
 
 
 def replace_runs(order: RowOrder, runs: Sequence[tuple[int, RowOrder]]) -> RowOrder:
-    """Return an order in which each run of rows, from its first logical row on, is replaced by as many others.
+    """Return an order in which each run of rows, given by its first logical row, is replaced by an equal number.
 
-    Where runs overlap, the last one counts, as it would if they were replaced one after the other.
+    If runs overlap, the last one counts, as if they were replaced one after the other.
 
     Raises
     ------
     IndexError
-        A run does not lie within the order.
+        A run is not within the order.
 
     Examples
     --------
@@ -138,8 +138,8 @@ def replace_runs(order: RowOrder, runs: Sequence[tuple[int, RowOrder]]) -> RowOr
     """
     check_order(order, "replace_runs")
     spans = [check_span(start, start + len(new), len(order)) for start, new in runs]
-    # Whose rows come between one edge and the next: those of the order itself, or of a run. All parts are cut and
-    # joined once; to replace one run after the other would walk all parts for each of them.
+    # The rows between two edges come from the order itself or from a run. All parts are cut and joined once; replacing
+    # one run after the other would loop over all parts for each.
     edges = np.unique(np.array([(0, len(order)), *spans], dtype=np.int64))
     owners = np.full(len(edges) - 1, -1)
     for number, span in enumerate(spans):
@@ -156,8 +156,8 @@ def replace_runs(order: RowOrder, runs: Sequence[tuple[int, RowOrder]]) -> RowOr
 def flatten(order: RowOrder, store: Callable[[NewIndex], RowIndex] = in_memory) -> Take:
     """Return the same rows as one index: ``Take(Range(first, last), store(rows - first))``.
 
-    For an order that nests so deep that reading through all of its levels costs more than a list of 4 bytes a
-    row (8 bytes where the stored rows span more than 2**32).
+    For an order nested so deep that reading through its levels costs more than a list of 4 bytes per row (8 bytes if
+    the stored rows span more than 2**32).
     """
     check_order(order, "flatten")
     first, last = order.bounds

@@ -1,6 +1,6 @@
-"""Indexes: lists of row numbers, read in parts, whatever holds them; never reads data.
+"""Indexes: the interface of lists of row numbers, read in parts; never reads data.
 
-Those in memory are in `memory_indexes`, those on disk in `arrays`.
+`memory_indexes` has those in memory, `arrays` those on disk.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ __all__ = ["NewIndex", "RowIndex", "Span", "find_last", "runs_of", "spans"]
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 
 STEP_ROWS = 2**20
-"""Entries that are worked on at a time."""
+"""Number of entries processed at a time."""
 
 
 class Span(NamedTuple):
     """Rows ``start .. stop - 1``."""
 
     start: int
-    """The first one."""
+    """The first row."""
     stop: int
-    """The one after the last."""
+    """The row after the last."""
 
 
 def spans(n_rows: int, step: int = STEP_ROWS) -> Iterator[Span]:
-    """Yield 0 .. n_rows in parts.
+    """Yield 0 .. n_rows in spans of at most ``step`` rows.
 
     >>> [tuple(span) for span in spans(5, 2)]
     [(0, 2), (2, 4), (4, 5)]
@@ -44,7 +44,7 @@ class RowIndex(Protocol):
 
     @property
     def is_distinct(self) -> bool:
-        """Whether no row is named twice, as far as that is known without looking."""
+        """Whether no row is named twice, as far as known without a search."""
         ...
 
     def __len__(self) -> int:
@@ -60,26 +60,26 @@ class RowIndex(Protocol):
         ...
 
     def find(self, values: Int64Array, /) -> Int64Array:
-        """Return where each value stands, or -1; NotInvertibleError where the index repeats values."""
+        """Return the position of each value, or -1; NotInvertibleError if the index repeats values."""
         ...
 
     def to_json(self) -> object:
-        """Return what names this index in a manifest."""
+        """Return the name of this index in a manifest."""
         ...
 
     def token(self) -> object:
-        """Return, as JSON, what tells its content from that of any other."""
+        """Return JSON that identifies the content."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class NewIndex:
-    """An index that is worked out in parts while it is written."""
+    """An index that is computed in parts while it is written."""
 
     n_rows: int
     """The number of entries."""
     stop: int
-    """The largest entry plus one, or more."""
+    """An upper bound of the entries: the largest entry plus one, or more."""
     slice: Callable[[int, int], Int64Array]
     """Returns the entries lo .. hi-1."""
 
@@ -95,7 +95,7 @@ class NewIndex:
 
 
 def runs_of(index: RowIndex, most: int) -> list[Span] | None:
-    """Return the entries as runs that ascend by one, None where there are more than ``most``.
+    """Return the entries as runs that ascend by one, None if there are more than ``most`` runs.
 
     >>> from storegate_engine.orders import ArrayIndex
     >>> [tuple(run) for run in runs_of(ArrayIndex([3, 4, 5, 9, 5]), 8)]
@@ -117,7 +117,7 @@ def runs_of(index: RowIndex, most: int) -> list[Span] | None:
 
 
 def find_last(index: RowIndex, lo: int, hi: int) -> Int64Array:
-    """Return where each of the rows lo .. hi-1 stands last, or -1: the entry that counts where rows are replaced.
+    """Return the last position of each of the rows lo .. hi-1, or -1: the entry that counts if rows are replaced.
 
     >>> from storegate_engine.orders import ArrayIndex
     >>> find_last(ArrayIndex([3, 4, 3]), 2, 5)

@@ -1,4 +1,4 @@
-"""Order JSON: row orders as the nested lists of a manifest, and back; trusts nothing that it reads."""
+"""Order JSON: row orders as the nested lists of a manifest, and back; trusts nothing it reads."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def to_json(order: RowOrder, index_to_json: Callable[[RowIndex], object] = opera
     Parameters
     ----------
     order : RowOrder
-        What is written.
+        The order to write.
     index_to_json : callable
-        Returns what stands for an index; by default what names it in a manifest.
+        Returns the JSON of an index; default: its name in a manifest.
 
     Raises
     ------
     TypeError
-        An index is in memory only.
+        An index is only in memory.
     ValueError
         The order nests deeper than `MAX_NESTING`.
     """
@@ -57,12 +57,12 @@ def _to_json(order: RowOrder, index_to_json: Callable[[RowIndex], object], level
 
 
 def n_nodes(order: RowOrder) -> int:
-    """Return how many orders a manifest names for one: those within others each time that they are named.
+    """Return the number of orders in the JSON of one; shared ones count each time.
 
     >>> n_nodes(Concat((Slice(Range(0, 9), 2, 4), Range(0, 9))))
     4
     """
-    known: dict[int, int] = {}  # parts of one order often share what they are parts of
+    known: dict[int, int] = {}  # parts of one order often share their parents
 
     def count(order: RowOrder) -> int:
         if id(order) not in known:
@@ -78,14 +78,14 @@ def from_json(obj: object, resolve_index: Callable[[object], RowIndex]) -> RowOr
     Parameters
     ----------
     obj : object
-        What a manifest holds; nothing about it is trusted.
+        JSON from a manifest, which is not trusted.
     resolve_index : callable
-        Returns the index that a ``["take", order, name]`` names.
+        Returns the index of the name in ``["take", order, name]``.
 
     Raises
     ------
     CorruptStoreError
-        It is not an order: a type, bound, kind or length is wrong, or it nests deeper than `MAX_NESTING`.
+        The JSON is not an order: a type, bound, kind or length is wrong, or it nests deeper than `MAX_NESTING`.
 
     Examples
     --------
@@ -118,7 +118,7 @@ def _from_json(obj: object, resolve_index: Callable[[object], RowIndex], level: 
 
 
 def _build(obj: object, make: Callable[[], RowOrder]) -> RowOrder:
-    if not isinstance(obj, list):  # a tuple matches the same patterns, but no JSON holds one
+    if not isinstance(obj, list):  # a tuple would match the same patterns, but JSON has none
         raise CorruptStoreError(f"a stored order is not understood: {shown(obj)}")
     try:
         return make()

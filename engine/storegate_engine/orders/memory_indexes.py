@@ -1,10 +1,10 @@
-"""Memory indexes: lists of row numbers that this process holds, each in the form that takes least; never reads data.
+"""Memory indexes: lists of row numbers in memory, each in its most compact form; never reads data.
 
 ========== ============================================ ===================
 index      for                                          bytes
 ========== ============================================ ===================
-ArrayIndex any rows, repeats included                   4 or 8 an entry
-MaskIndex  rows that a mask selects, ascending          1/8 a row of the mask
+ArrayIndex any rows, repeats included                   4 or 8 per entry
+MaskIndex  rows that a mask selects, ascending          1/8 per row of the mask
 RangeIndex every k-th row, also backwards               none
 ========== ============================================ ===================
 """
@@ -29,7 +29,7 @@ Int64Array: TypeAlias = npt.NDArray[np.int64]
 
 
 class _InMemory:
-    """What indexes in memory have in common: they have no name in a manifest."""
+    """The common part of indexes in memory: they have no name in a manifest."""
 
     __slots__ = ("__weakref__",)
 
@@ -42,9 +42,9 @@ class _InMemory:
 
 
 class ArrayIndex(_InMemory):
-    """A `RowIndex` in memory: a read-only copy of integers, unsigned 32-bit where they fit.
+    """A `RowIndex` in memory: a read-only copy of integers, unsigned 32-bit if they fit.
 
-    Two of them are equal only when they are the same object.
+    Two of them are equal only if they are the same object.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ class ArrayIndex(_InMemory):
 
     @classmethod
     def of_own(cls, values: npt.NDArray[Any], *, is_distinct: bool = False) -> ArrayIndex:
-        """Wrap an array that nobody else holds, without a copy."""
+        """Wrap an array without a copy; nothing else may hold it."""
         index = cls.__new__(cls)
         index._adopt(values, is_distinct=is_distinct)
         return index
@@ -105,12 +105,12 @@ class ArrayIndex(_InMemory):
 
     @property
     def stop(self) -> int:
-        """The largest entry plus one; 0 when there is none."""
+        """The largest entry plus one; 0 if there is none."""
         return self._stop
 
     @property
     def nbytes(self) -> int:
-        """The bytes of the entries (an inverse, once used, comes on top)."""
+        """The bytes of the entries (without the inverse, once that is used)."""
         return self._values.nbytes
 
     def take(self, rows: Int64Array, /) -> Int64Array:
@@ -122,9 +122,9 @@ class ArrayIndex(_InMemory):
         return self._values[lo:hi].astype(np.int64)
 
     def find(self, values: Int64Array, /) -> Int64Array:
-        """Return where each of ``values`` stands, or -1; NotInvertibleError where a row is repeated."""
+        """Return the position of each of ``values``, or -1; NotInvertibleError if a row is repeated."""
         if self._inverse is None:
-            self._invert()  # twice, at worst, when threads meet here
+            self._invert()  # twice at worst, if threads meet here
         inverted, sorter = self._inverse, self._sorter
         assert inverted is not None
         out = np.full(values.shape, -1, np.int64)
@@ -145,7 +145,7 @@ class ArrayIndex(_InMemory):
         return ["rows", len(self), digest.hexdigest()]
 
     def _invert(self) -> None:
-        # A table over all rows answers at once, and takes 4 bytes for each row below the largest entry; where entries
+        # A table over all rows is fastest, and takes 4 bytes for each row below the largest entry; if entries
         # are few among many rows, they are sorted and searched instead.
         n = self._values.size
         if self._stop <= max(4 * n, 1024) and n < 2**32 - 1:
@@ -160,7 +160,7 @@ class ArrayIndex(_InMemory):
         ordered = self._values[sorter]
         if np.any(ordered[1:] == ordered[:-1]):
             self._refuse_inverse()
-        self._sorter = sorter  # first: another thread may see the inverse at once
+        self._sorter = sorter  # first, since another thread may see the inverse at once
         self._inverse = ordered
 
     def _refuse_inverse(self) -> None:
@@ -178,7 +178,7 @@ def _index_of_own(values: npt.NDArray[Any], is_distinct: bool) -> ArrayIndex:
 
 
 class MaskIndex(_InMemory):
-    """A `RowIndex` of the rows that a mask selects, ascending; one bit for each row of the mask.
+    """A `RowIndex` of the rows that a mask selects, ascending; one bit per row of the mask.
 
     Parameters
     ----------
@@ -195,7 +195,7 @@ class MaskIndex(_InMemory):
     __slots__ = ("_bits", "_n_rows", "_starts")
     is_distinct = True
     BLOCK_ROWS = 2**16
-    """Rows of the mask whose number of selected ones is known."""
+    """Rows of the mask per block with a known number of selected rows."""
 
     def __init__(self, mask: npt.NDArray[np.bool_]) -> None:
         blocks = [np.packbits(mask[lo:hi]) for lo, hi in spans(len(mask), self.BLOCK_ROWS)]
@@ -216,7 +216,7 @@ class MaskIndex(_InMemory):
         return self._n_rows
 
     def _rows_of(self, block: int) -> Int64Array:
-        """Return the rows that are selected in one block of the mask, counted from its first."""
+        """Return the selected rows of one block of the mask, relative to its first row."""
         return np.flatnonzero(self._unpacked(block))
 
     def _unpacked(self, block: int) -> npt.NDArray[np.uint8]:
@@ -246,7 +246,7 @@ class MaskIndex(_InMemory):
         return out
 
     def find(self, values: Int64Array, /) -> Int64Array:
-        """Return where each of ``values`` stands, or -1."""
+        """Return the position of each of ``values``, or -1."""
         out = np.full(len(values), -1, np.int64)
         known = np.flatnonzero((values >= 0) & (values < self._n_rows))
         for block, where in _grouped(values[known] // self.BLOCK_ROWS):
@@ -262,14 +262,14 @@ class MaskIndex(_InMemory):
 
 
 def _grouped(keys: Int64Array) -> Iterator[tuple[int, Int64Array]]:
-    """Yield every key and where it stands."""
+    """Yield every key and its positions."""
     places, cuts, found = groups_of(keys)
     for key, lo, hi in zip(found, cuts, cuts[1:], strict=False):
         yield key, places[lo:hi]
 
 
 class RangeIndex(_InMemory):
-    """A `RowIndex` of the numbers of a Python range, which has one entry at least and none below 0.
+    """A `RowIndex` of the numbers of a Python range, which is not empty and not negative.
 
     >>> RangeIndex(range(8, 0, -3)).find(np.array([2, 3, 8]))
     array([ 2, -1,  0])
@@ -302,12 +302,12 @@ class RangeIndex(_InMemory):
         return rows * self._range.step + self._range.start
 
     def find(self, values: Int64Array, /) -> Int64Array:
-        """Return where each of ``values`` stands, or -1."""
+        """Return the position of each of ``values``, or -1."""
         places, rest = np.divmod(values - self._range.start, self._range.step)
         return np.where((rest == 0) & (places >= 0) & (places < len(self)), places, -1)
 
     def token(self) -> object:
-        """Return its three numbers."""
+        """Return its start, stop and step."""
         return ["range", self._range.start, self._range.stop, self._range.step]
 
 

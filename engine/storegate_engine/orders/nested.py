@@ -1,4 +1,4 @@
-"""Nested: rows of one other order: cut, shuffled, or picked by a list, which may be on disk; never reads data."""
+"""Nested: rows of another order: cut, shuffled, or picked by a list, which may be on disk; never reads data."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ __all__ = ["Nested", "Permute", "Slice", "Take"]
 
 @dataclass(frozen=True, slots=True)
 class Nested(RowOrder):
-    """An order that names rows of one other: the base of all that do."""
+    """The base of orders that name rows of one other order."""
 
     order: RowOrder
-    """The order whose rows it names."""
+    """The other order."""
     _levels = 0
-    """What it adds to the depth."""
+    """Its levels in the depth: 1 or 0."""
 
     @property
     def children(self) -> tuple[RowOrder, ...]:
-        """The order whose rows it names."""
+        """The other order."""
         return (self.order,)
 
     @property
@@ -41,7 +41,7 @@ class Nested(RowOrder):
 
     @property
     def is_injective(self) -> bool:
-        """Where the other order is."""
+        """Whether the other order is."""
         return self.order.is_injective
 
     def shifted(self, by: int) -> Self:
@@ -63,7 +63,7 @@ class Slice(Nested):
     """Logical rows ``start .. stop-1`` of another order."""
 
     start: int
-    """The first logical row of it."""
+    """The first logical row of the other order."""
     stop: int
     """The row after the last."""
 
@@ -99,7 +99,7 @@ class Permute(Nested):
     seed: int
     """Not negative; below 2**32 for ``numpy``."""
     table_nbytes: int = field(default=TABLE_NBYTES, compare=False, repr=False)
-    """Memory for the tables of a permutation and its inverse: longer ones are on disk. Where, not which rows."""
+    """Memory for the tables of a permutation and its inverse; longer ones are on disk. Does not affect the rows."""
     _levels = 1
 
     def __post_init__(self) -> None:
@@ -115,7 +115,7 @@ class Permute(Nested):
         return len(self.order)
 
     def within(self, table_nbytes: int) -> Permute:
-        """Limit this permutation, and the order that is shuffled."""
+        """Limit this permutation, and the other order."""
         limited = self.order.within(table_nbytes)
         if limited is self.order and table_nbytes == self.table_nbytes:
             return self
@@ -141,18 +141,18 @@ class Permute(Nested):
 class Take(Nested):
     """Another order, read through a list of rows: row i is its row ``index[i]``.
 
-    The list may repeat and leave out rows. A list in memory is checked against the order at once, one on disk
+    The list may repeat and omit rows. A list in memory is checked against the order at once, one on disk
     when it is read.
     """
 
     index: RowIndex
-    """The rows of it, in logical order."""
+    """The rows of the other order, in logical order."""
     _levels = 1
 
     def __post_init__(self) -> None:
         check_order(self.order, "Take")
         if not isinstance(self.index, RowIndex):
-            raise TypeError(f"Take takes a RowIndex, such as ArrayIndex, not {type(self.index).__name__}")
+            raise TypeError(f"Take takes a RowIndex, like ArrayIndex, not {type(self.index).__name__}")
         stop = getattr(self.index, "stop", 0)
         if stop > len(self.order):
             raise IndexError(f"index {stop - 1} asked of {len(self.order)} rows")
@@ -164,13 +164,13 @@ class Take(Nested):
         return ("rows picked from a list",)
 
     def indices(self) -> Iterator[RowIndex]:
-        """Yield its own list of rows, then those inside."""
+        """Yield its own list of rows, then those of the other order."""
         yield self.index
         yield from self.order.indices()
 
     @property
     def is_injective(self) -> bool:
-        """Where the index is known to name no row twice, and the order is injective."""
+        """Whether the index is known to name no row twice, and the other order is injective."""
         return self.index.is_distinct and self.order.is_injective
 
     def _rows(self, lo: int, hi: int) -> Int64Array:
@@ -182,7 +182,7 @@ class Take(Nested):
     def _of_index(self, entries: Int64Array) -> Int64Array:
         try:
             return self.order.take(entries)
-        except IndexError as err:  # in memory it was looked at before
+        except IndexError as err:  # one in memory was checked before
             raise CorruptIndexError(f"index {self.index} is not what was written: {err}") from err
 
     def _find(self, stored: Int64Array) -> Int64Array:

@@ -1,19 +1,18 @@
-"""Order: what every row order answers, and the plainest one; pure index arithmetic, never reads data.
+"""Order: the interface of row orders, and the simplest one; pure index arithmetic, never reads data.
 
-An order says which stored row stands behind each logical row of a variable. Orders are small immutable values
+An order gives the stored row of each logical row of a variable. Orders are small immutable values
 that nest; an edit of a table (append, replace, shuffle, split) is a new order around the old one::
 
-    Range(start, stop)            stored rows start .. stop-1, as they lie
+    Range(start, stop)            stored rows start .. stop-1, in stored order
     Concat((o1, o2, ...))         o1, then o2, ...
     Slice(order, start, stop)     logical rows start .. stop-1 of order
     Permute(order, kind, seed)    row i is row p[i] of order, p the permutation of (kind, len, seed)
     Take(order, index)            row i is row index[i] of order
 
-Every order answers in both directions, for any range, in time proportional to the range: `RowOrder.rows` maps
-logical rows to stored rows, `RowOrder.positions` maps stored rows back. Build orders with those of `edits`,
-which keep them short; the classes themselves build exactly what they are told. `Concat` is in `concats`, those of one
-other order in `nested`. The kinds of permutation are described in `permutations`, lists of rows in `indexes`, the
-stored form of an order in `json`.
+Every order works in both directions, for any range, in time proportional to the range: `RowOrder.rows` maps
+logical rows to stored rows, `RowOrder.positions` maps stored rows back. Build orders with `edits`, which keeps them
+short; the classes themselves do not simplify. `Concat` is in `concats`, orders of another order in `nested`, kinds of
+permutation in `permutations`, lists of rows in `indexes`, the stored form of an order in `json`.
 """
 
 from __future__ import annotations
@@ -75,31 +74,31 @@ class RowOrder(ABC):
 
     @property
     def bounds(self) -> Span:
-        """Stored rows that hold all rows of this order; perhaps wider than needed."""
+        """A span that contains the stored rows of all rows of this order; may be wider than needed."""
         return self._describe()[1]
 
     @property
     @abstractmethod
     def is_injective(self) -> bool:
-        """Whether no stored row is named twice, as far as the form tells; then `positions` needs no search."""
+        """Whether no stored row is named twice, as far as the form shows; then `positions` needs no search."""
 
     @abstractmethod
     def shifted(self, by: int) -> RowOrder:
-        """Return the same order over stored rows that lie ``by`` rows further on."""
+        """Return the same order over stored rows shifted by ``by``."""
 
     @property
     def children(self) -> tuple[RowOrder, ...]:
-        """The orders inside of this one."""
+        """The orders inside this one."""
         return ()
 
     @property
     def parts(self) -> tuple[RowOrder, ...]:
-        """The orders that lie end to end in this one; itself where there is one."""
+        """The orders that are concatenated in this one; itself if it is not a concatenation."""
         return (self,)
 
     @property
     def form(self) -> str:
-        """Its outermost form, in a word: ``range``, ``concat``, ``slice``, ``permute`` or ``take``."""
+        """The name of its outermost form: ``range``, ``concat``, ``slice``, ``permute`` or ``take``."""
         return type(self).__name__.lower()
 
     @property
@@ -108,21 +107,21 @@ class RowOrder(ABC):
         return ()
 
     def indices(self) -> Iterator[RowIndex]:
-        """Yield the lists of rows in this order and those inside of it."""
+        """Yield the lists of rows in this order and those inside it."""
         for child in self.children:
             yield from child.indices()
 
     def within(self, table_nbytes: int) -> RowOrder:
-        """Return the same order, whose permutations take no more memory than this: longer ones are on disk."""
+        """Return the same order with permutations of at most this memory: longer ones are on disk."""
         return self
 
     def rows(self, lo: int, hi: int) -> Int64Array:
-        """Return the stored rows of the logical rows lo .. hi-1, int64 of shape (hi - lo,), the caller's own.
+        """Return the stored rows of the logical rows lo .. hi-1, a new int64 array of shape (hi - lo,).
 
         Raises
         ------
         IndexError
-            Unless 0 <= lo <= hi <= len.
+            0 <= lo <= hi <= len does not hold.
         """
         return self._rows(*check_span(lo, hi, len(self)))
 
@@ -132,26 +131,26 @@ class RowOrder(ABC):
         Raises
         ------
         IndexError
-            An index is negative, or the length or larger.
+            An index is negative, or not below the length.
         """
         array = as_int64(indices, "indices")
         check_rows(array, len(self), "index")
         return self._take(array.reshape(-1)).reshape(array.shape)
 
     def positions(self, lo: int, hi: int) -> Int64Array:
-        """Return the logical rows that hold the stored rows lo .. hi-1, or -1 where there is none.
+        """Return the logical rows that hold the stored rows lo .. hi-1, or -1 if there is none.
 
         Raises
         ------
         IndexError
-            Unless 0 <= lo <= hi.
+            0 <= lo <= hi does not hold.
         NotInvertibleError
             An index of this order repeats rows.
         """
         return self._find(np.arange(*check_span(lo, hi, MAX_ROW), dtype=np.int64))
 
     def find(self, stored: npt.ArrayLike) -> Int64Array:
-        """Return the logical rows that hold any ``stored`` rows, or -1 where there is none.
+        """Return the logical rows that hold any ``stored`` rows, or -1 if there is none.
 
         Raises
         ------
@@ -164,13 +163,13 @@ class RowOrder(ABC):
     def runs(self, lo: int, hi: int) -> list[Span] | None:
         """Return the stored rows of lo .. hi-1 as ascending runs, in logical order.
 
-        None where a `Permute` or `Take` stands in the way: then the rows are scattered, see `rows`. The cost
-        does not depend on the number of rows.
+        None if a `Permute` or `Take` scatters the rows, see `rows`. The cost does not depend on the number of
+        rows.
 
         Raises
         ------
         IndexError
-            Unless 0 <= lo <= hi <= len.
+            0 <= lo <= hi <= len does not hold.
         """
         first, last = check_span(lo, hi, len(self))
         return self._runs(first, last) if first < last else []
@@ -195,14 +194,14 @@ class RowOrder(ABC):
 
 
 def check_order(order: object, what: str) -> None:
-    """Raise TypeError unless something is an order."""
+    """Raise TypeError unless the object is an order."""
     if not isinstance(order, RowOrder):
         raise TypeError(f"{what} takes a RowOrder, not {type(order).__name__}")
 
 
 @dataclass(frozen=True, slots=True)
 class Range(RowOrder):
-    """Stored rows ``start .. stop-1``, as they lie."""
+    """Stored rows ``start .. stop-1``, in stored order."""
 
     start: int
     """The first stored row."""
@@ -221,11 +220,11 @@ class Range(RowOrder):
 
     @property
     def is_injective(self) -> bool:
-        """Always."""
+        """Always True."""
         return True
 
     def shifted(self, by: int) -> Range:
-        """Return the same range further on."""
+        """Return the shifted range."""
         return Range(self.start + by, self.stop + by)
 
     def _describe(self) -> tuple[int, Span]:

@@ -1,4 +1,4 @@
-"""Permutation files: a numpy permutation or its inverse on disk, read by range; made within little memory."""
+"""Permutation files: a numpy permutation or its inverse on disk, read by range; built in little memory."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ __all__ = ["PermutationFile"]
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 
 PART_ROWS = 2**18
-"""Entries that are read together where many are wanted."""
+"""Entries that are read together if many are wanted."""
 FEW = 64
-"""Where fewer entries than this are wanted of a part, each is read alone."""
+"""If fewer entries than this are wanted of a part, each is read alone."""
 
 
 class PermutationFile:
-    """``n`` unsigned 32-bit numbers in a file of this process, which goes when nobody holds this object.
+    """``n`` unsigned 32-bit numbers in a file of this process, which is deleted with this object.
 
-    It lies where `storegate.scratch-directory` says, else in the user's own scratch directory.
+    The file is in `storegate.scratch-directory`, or in the user's own scratch directory.
     """
 
     def __init__(self, n: int, write: Callable[[Path], None]) -> None:
         self.nbytes = 4 * n
         parent = settings.scratch_directory() or user_scratch()
-        # by no name that another process would take over: it would have to trust what is in there
+        # with a name that no other process adopts: it would have to trust the content
         self._spill = open_spill(parent, uuid.uuid4().hex)
         path = Path(self._spill.path, "permutation")
         try:
@@ -62,7 +62,7 @@ class PermutationFile:
         return PermutationFile(n, lambda path: write_inverse(path, self.descriptor, n))
 
     def __del__(self) -> None:
-        with contextlib.suppress(AttributeError, OSError):  # it was never made
+        with contextlib.suppress(AttributeError, OSError):  # the file was never created
             os.close(self.descriptor)
 
     def span(self, lo: int, hi: int) -> Int64Array:

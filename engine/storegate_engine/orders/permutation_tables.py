@@ -1,4 +1,4 @@
-"""Permutation tables: numpy permutations that this process has built, in memory or in files; keeps within limits."""
+"""Permutation tables: numpy permutations that this process has built, in memory or in files, within limits."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _Key: TypeAlias = tuple[str, int, int]
 
 
 TABLE_NBYTES: Final = 2**29
-"""Permutation tables that a process keeps in memory, beside the one in use, where nobody says how many it may."""
+"""Default bytes of permutation tables in memory, besides the one in use."""
 
 _FILES_NBYTES: Final = 2**34
-"""Those in files, beside the one in use."""
+"""Bytes of permutation tables in files, besides the one in use."""
 
 
 class _Table(Protocol):
@@ -46,9 +46,9 @@ class _Pending(Generic[_T]):
 
 
 class _Cache(Generic[_T]):
-    """Tables of numpy permutations and of their inverses, least recently used out first.
+    """Tables of numpy permutations and of their inverses; the least recently used are dropped first.
 
-    Concurrent callers of one key build it once. The newest table is kept whatever its size.
+    Concurrent callers with one key build it once. The newest table is kept whatever its size.
     """
 
     def __init__(self, limit_nbytes: int) -> None:
@@ -60,23 +60,23 @@ class _Cache(Generic[_T]):
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all tables that are kept."""
+        """The bytes of all cached tables."""
         return self._nbytes
 
     def clear(self) -> None:
-        """Forget every table."""
+        """Drop every table."""
         with self._lock:
             self._tables.clear()
             self._nbytes = 0
 
     def after_fork(self) -> None:
-        """Start over with the locks in a forked child; what was built stays, what was being built is gone."""
+        """Renew the locks in a forked child; finished tables stay, unfinished ones are dropped."""
         self._lock = threading.Lock()
         self._pending = {}
         self._nbytes = sum(table.nbytes for table in self._tables.values())
 
     def trim(self, limit_nbytes: int) -> None:
-        """Forget the tables that were not used for longest, until those that are left fit a limit, or one is left."""
+        """Drop the least recently used tables, until the rest fits in a limit or one is left."""
         with self._lock:
             while self._nbytes > limit_nbytes and len(self._tables) > 1:
                 _, dropped = self._tables.popitem(last=False)
@@ -98,7 +98,7 @@ class _Cache(Generic[_T]):
             pending.done.wait()
             if pending.table is not None:
                 return pending.table
-            # the other thread failed (no memory, an interrupt): try it here
+            # the other thread failed (no memory, an interrupt): try here
 
     def _build(self, key: _Key, pending: _Pending[_T], build: Callable[[], _T]) -> _T:
         try:
@@ -140,7 +140,7 @@ class FileCache(_Cache[PermutationFile]):
 
 
 def build_forward(n: int, seed: int) -> UInt32Array:
-    # shuffling 32-bit numbers draws the same as shuffling 64-bit ones, in half of the memory
+    # shuffling 32-bit numbers gives the same result as 64-bit ones, in half the memory
     table = np.arange(n, dtype=np.uint32)
     np.random.RandomState(seed).shuffle(table)
     table.setflags(write=False)

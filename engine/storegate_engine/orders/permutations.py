@@ -1,11 +1,11 @@
-"""Permutations: seeded orders of 0 .. n-1, found for any range and in either direction; knows no rows and no store.
+"""Permutations: seeded orders of 0 .. n-1, for any range and in either direction; knows no rows and no store.
 
-The permutations are part of the stored format. A kind names one algorithm for ever:
+The permutations are part of the stored format. A kind names one algorithm forever:
 
 ``numpy``
-    ``np.random.RandomState(seed).permutation(n)``, for 0 <= seed < 2**32 and n <= 2**30. A table of 4 bytes a
-    row, built on first use and kept in a bounded cache of the process, or in a file where it would be larger than
-    it may. The global random state never moves.
+    ``np.random.RandomState(seed).permutation(n)``, for 0 <= seed < 2**32 and n <= 2**30. A table of 4 bytes per
+    row, built on first use and kept in a bounded cache of the process, or in a file if it exceeds the limit. The
+    global random state is never touched.
 
 ``feistel8-v1``
     A keyed bijection that needs no table; the seed is any non-negative integer, n is at most 2**62. With all
@@ -31,10 +31,10 @@ The permutations are part of the stored format. A kind names one algorithm for e
     the rounds backwards and subtracts. After Black and Rogaway, "Ciphers with arbitrary finite domains",
     2002.
 
-    A single multiply-shift will not do for F: it is linear but for its rounding, and so is any number of
+    A single multiply-shift would not do for F: it is linear except for its rounding, and so is any number of
     rounds of it. Chi-square per degree of freedom of adjacent differences was 143 at n = 65,536 and 4,900 at
-    2**20; with the second multiplication it is 1.0. The order mixes well from about 2**16 rows on, and is no
-    cryptography. The keys depend on the length as well as on the seed: n and n + 1 mostly share a and b, and
+    2**20; with the second multiplication it is 1.0. The order mixes well from about 2**16 rows on, and is not
+    cryptographic. The keys depend on the length as well as on the seed: n and n + 1 mostly share a and b, and
     with the same keys they would give nearly the same order.
 """
 
@@ -83,7 +83,7 @@ MAX_ROW: Final = 2**63 - 1
 """The largest number of a row."""
 
 _FEISTEL_ROUNDS: Final = 8
-_SLICE_ROWS: Final = 2**15  # rows a pass: four temporaries of 256 kB stay in the cache of a core
+_SLICE_ROWS: Final = 2**15  # rows per pass: four temporaries of 256 kB fit in a core's cache
 
 
 # ------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ _SLICE_ROWS: Final = 2**15  # rows a pass: four temporaries of 256 kB stay in th
 
 
 def as_int(value: object, what: str) -> int:
-    """Return ``value`` as an int; numpy integers are taken, booleans and floats are not."""
+    """Return ``value`` as an int; numpy integers are accepted, booleans and floats are not."""
     if isinstance(value, bool | np.bool_):
         raise ArgumentTypeError(f"{what} must be an integer, not {shown(value)}")
     try:
@@ -102,12 +102,12 @@ def as_int(value: object, what: str) -> int:
 
 
 def as_int64(values: npt.ArrayLike, what: str) -> Int64Array:
-    """Return integers of any width as int64, unchanged where they already are."""
+    """Return integers of any width as int64, without a copy if they are int64 already."""
     array = np.asarray(values)
     if array.dtype.kind not in "iu":
         if array.size:
             raise TypeError(f"{what} must be integers, not {array.dtype}")
-        return np.empty(array.shape, np.int64)  # an empty list is float64 for numpy
+        return np.empty(array.shape, np.int64)  # numpy makes float64 of an empty list
     if array.dtype == np.uint64 and array.size and int(array.max()) > MAX_ROW:
         raise IndexError(f"{what} go up to {int(array.max())}; rows end at {MAX_ROW}")
     return array.astype(np.int64, copy=False)
@@ -124,7 +124,7 @@ def check_rows(rows: Int64Array, n_rows: int, what: str) -> None:
 
 
 def kind_for(n_rows: int) -> str:
-    """Return the kind that new orders of a length get."""
+    """Return the kind for new orders of a length."""
     return "numpy" if n_rows <= NUMPY_MAX_ROWS else "feistel8-v1"
 
 
@@ -139,7 +139,7 @@ def check_kind(kind: object, n_rows: int) -> str:
 
 
 def check_seed(seed: object, kind: str) -> int:
-    """Return a seed of the kind as an int; raise TypeError for other types, ValueError outside of its range."""
+    """Return a seed of the kind as an int; raise TypeError for other types, ValueError outside its range."""
     number = as_int(seed, "a seed")
     if number < 0:
         raise ValueError(f"a seed is not negative, but {number} was given")
@@ -162,7 +162,7 @@ def _feistel_keys(n: int, seed: int) -> tuple[tuple[np.uint64, np.uint64, np.uin
 
 
 def _feistel_step(x: UInt64Array, n: int, seed: int, *, backwards: bool) -> None:
-    """Replace every x (below a*b) by E(x), or by the x that E takes to it, in place."""
+    """Replace every x (below a*b) by E(x), or by the inverse of E, in place."""
     a = isqrt(n - 1) + 1
     b = -(-n // a)
     shift = np.uint64(32)
@@ -183,7 +183,7 @@ def _feistel_step(x: UInt64Array, n: int, seed: int, *, backwards: bool) -> None
         hashed >>= shift
         hashed *= modulus
         hashed >>= shift
-        # one candidate lies in 0 .. modulus-1, the other wrapped around or is larger: keep the smaller
+        # one candidate is in 0 .. modulus-1, the other wrapped around or is larger: keep the smaller
         if backwards:
             target -= hashed
             np.add(target, modulus, out=hashed)
@@ -217,7 +217,7 @@ def _feistel(values: Int64Array, n: int, seed: int, *, backwards: bool) -> Int64
 
 
 def forward_span(kind: str, n: int, seed: int, lo: int, hi: int, limit_nbytes: int) -> Int64Array:
-    """Return ``p[lo:hi]``, unchecked; tables that take more than a limit are on disk."""
+    """Return ``p[lo:hi]``, unchecked; tables above the memory limit are on disk."""
     if lo == hi:
         return np.empty(0, np.int64)
     if kind == "numpy":
@@ -243,7 +243,7 @@ def forward_rows(kind: str, n: int, seed: int, indices: Int64Array, limit_nbytes
 
 
 def inverse_rows(kind: str, n: int, seed: int, positions: Int64Array, limit_nbytes: int = TABLE_NBYTES) -> Int64Array:
-    """Return where the permutation holds each position, unchecked: the inverse of `forward_rows`.
+    """Return the index of each position in the permutation, unchecked: the inverse of `forward_rows`.
 
     >>> forward_rows("feistel8-v1", 10**15, 7, inverse_rows("feistel8-v1", 10**15, 7, np.array([10, 11])))
     array([10, 11])
