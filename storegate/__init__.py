@@ -9,7 +9,7 @@ What its files and folders know; each imports only from those below it:
     gate        the class StoreGate: the documented interface
     types       the public types for annotations
     views       ``gate["train"]["x"]``
-    explorable  what views have for people who look at data
+    explorable  attributes, first rows, statistics and exports of views
     session     the state that a gate and its views share: backend, mode and repositories
     versions    the history of a table, as records that print as tables
     edits       new tables from old, and the calls that store them

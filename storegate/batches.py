@@ -102,7 +102,7 @@ def _weights_of(
     if values.shape != (n_rows,):
         raise ShapeError(f"weights= takes one weight for each of the {n_rows} rows, found shape {values.shape}")
     if not (np.isfinite(values).all() and (values >= 0).all() and values.any()):
-        raise ArgumentError("weights are finite and not negative, and one of them is more than 0")
+        raise ArgumentError("weights must be finite and not negative, and one of them more than 0")
     return values
 
 

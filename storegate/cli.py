@@ -60,9 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Build a store of real neutrino-telescope data, and do with it what a training would.",
     )
     demo.add_argument("--directory", metavar="DIR", help="where to build the store (default: a new temporary one)")
-    demo.add_argument(
-        "--budget", metavar="SIZE", help="memory to stay within, beside Python and its libraries, as in 64MiB"
-    )
+    demo.add_argument("--budget", metavar="SIZE", help="memory limit, without Python and its libraries, as in 64MiB")
     demo.set_defaults(command=_demo)
 
     info = commands.add_parser(

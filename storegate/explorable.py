@@ -33,7 +33,7 @@ T = TypeVar("T")
 def _n_rows(n: object, what: str) -> int:
     """Return a number of rows, which may exceed those of the view."""
     if (number := as_int(n, what)) < 0:
-        raise ArgumentError(f"{what} takes a number of rows, 0 or more, and not {number}")
+        raise ArgumentError(f"{what} takes a number of rows, 0 or more, found {number}")
     return number
 
 

@@ -63,11 +63,11 @@ class StoreGate:
     backend : {"numpy", "zarr", "hybrid"}
         ``numpy`` keeps rows in memory, ``zarr`` in storage; ``hybrid`` has both, see :meth:`set_mode`.
     backend_args : dict, optional
-        ``output_dir`` (path or URL; a temporary directory when None), ``mode`` (``"a"`` opens or creates,
-        ``"r"`` only reads, ``"r+"`` opens what must be there, ``"w-"`` or ``"x"`` makes what must not, ``"w"`` starts
-        empty), ``chunk`` (rows of a chunk; by bytes when None),
+        ``output_dir`` (path or URL; a temporary directory if None), ``mode`` (``"a"`` opens or creates,
+        ``"r"`` only reads, ``"r+"`` opens an existing store, ``"w-"`` or ``"x"`` creates a new one, ``"w"`` starts
+        empty), ``chunk`` (rows per chunk; chosen by bytes if None),
         ``compressor`` (``"lz4"``, ``"zstd"``, ``"none"`` or a zarr codec), ``storage_options`` (for URLs),
-        ``budget`` (memory limit of long operations, such as ``"512MiB"``), ``copy`` (``False``: the numpy
+        ``budget`` (memory limit of long operations, like ``"512MiB"``), ``copy`` (``False``: the numpy
         backend keeps the arrays it is given instead of copies), ``durability`` (``"process"``, or ``"power"``: a
         change is on the disk when its call returns).
     data_id : str, optional
@@ -78,11 +78,11 @@ class StoreGate:
     Raises
     ------
     BackendNotFoundError
-        An unknown backend (a ValueError and NotImplementedError).
+        The backend is unknown (a ValueError and NotImplementedError).
     TypeError
-        An unknown key of ``backend_args``.
+        ``backend_args`` has an unknown key.
     VersionNotFoundError, SnapshotExpired
-        There was no such version, or it was vacuumed.
+        The version never existed, or it was vacuumed.
 
     Examples
     --------
@@ -117,17 +117,17 @@ class StoreGate:
         version: int | None = None,
         **options: Unpack[OpenArgs],
     ) -> Self:
-        """Open a store at a path or URL, to read it unless ``mode`` says otherwise.
+        """Open a store at a path or URL; read-only unless ``mode`` says otherwise.
 
         Parameters
         ----------
         path : path or str
             A directory, or a URL that zarr opens.
         data_id : str, optional
-            Which of the store's tables; default: the only one.
+            The table to open; default: the only one.
         mode : {"r", "r+", "a", "w-", "x", "w"}
-            ``"r"`` only reads, ``"r+"`` changes what is there, ``"a"`` opens or creates, ``"w-"`` and ``"x"`` make
-            what must not be there, ``"w"`` starts empty.
+            ``"r"`` only reads, ``"r+"`` changes an existing store, ``"a"`` opens or creates, ``"w-"`` and ``"x"``
+            create a new one, ``"w"`` starts empty.
         version : int, optional
             Show this version as it was, read-only.
         **options
@@ -181,7 +181,7 @@ class StoreGate:
         other.__dict__.update(self.__dict__, _session=copy.copy(self._session))
         return other
 
-    # Where the data are
+    # Current data_id, mode and limits
 
     @property
     def data_id(self) -> str | None:
@@ -195,7 +195,7 @@ class StoreGate:
 
     @property
     def mode(self) -> Mode:
-        """What calls see: ``numpy`` (memory) or ``zarr`` (storage); see :meth:`set_mode`."""
+        """Whether calls use memory (``numpy``) or storage (``zarr``); see :meth:`set_mode`."""
         return self._session.mode
 
     @property
@@ -720,7 +720,7 @@ class StoreGate:
     # Hybrid
 
     def set_mode(self, mode: Mode) -> None:
-        """Choose what calls see on the hybrid backend: ``numpy`` (memory) or ``zarr`` (storage); compiles.
+        """Choose whether calls use memory (``numpy``) or storage (``zarr``) on the hybrid backend; compiles.
 
         Raises
         ------
@@ -790,7 +790,7 @@ class StoreGate:
         names, at = parse_names(var_names), parse_reading_phase(phase)
         renamed = names if output_var_names is None else parse_names(output_var_names, validate=True)
         if len(renamed.names) != len(names.names):
-            raise ShapeError(f"{len(names.names)} variables take as many output_var_names, found {renamed.names}")
+            raise ShapeError(f"{len(names.names)} variables take one output_var_name each, found {renamed.names}")
         session = self._session
         into = session.repository(target)
         edits.move(operation, session.repository(source), into, names, renamed, at, callback, session.capacity)

@@ -161,7 +161,7 @@ def require_stackable(variables: Sequence[Variable]) -> None:
         try:
             dtype = combined(dtype, variable.dtype)
         except DtypeError as err:
-            raise DtypeError(f"variable {variable.name!r} cannot be stacked behind {dtype}: {err}; {remedy}") from err
+            raise DtypeError(f"variable {variable.name!r} cannot be stacked with {dtype}: {err}; {remedy}") from err
 
 
 def _read_one(variable: Variable, selection: Selection, spare_nbytes: int) -> Array:
@@ -227,17 +227,17 @@ def subset(
         The index is a single row.
     """
     if phase is None:
-        raise PhaseNotFoundError("a subset is of the rows of one phase: gate['train'].subset(index)")
+        raise PhaseNotFoundError("a subset needs one phase: gate['train'].subset(index)")
     if names is None:
         names = list(dict.fromkeys(name for at in PHASES if phase in (at, ALL) for name in table[at]))
     counts = {name: len(whole(table, phase, name)) for name in names}
     if len(set(counts.values())) != 1:
         found = f"the variables have different numbers of rows: {counts}" if counts else "there are none"
-        raise ShapeError(f"a subset is of variables with equal numbers of rows; {found}")
+        raise ShapeError(f"the variables of a subset need equal numbers of rows; {found}")
     n_rows = next(iter(counts.values()))
     selection = parse_item(index, n_rows if earlier is None else len(earlier))
     if isinstance(selection, OneRow):
-        raise ArgumentTypeError(f"a subset is of several rows, found {index!r}; use a list of rows, [{index!r}]")
+        raise ArgumentTypeError(f"a subset takes several rows, found {index!r}; use a list, [{index!r}]")
     return Subset(n_rows, (*(earlier.selections if earlier is not None else ()), selection))
 
 

@@ -58,7 +58,7 @@ class Session:
     def __init__(self, backend: Backend, options: Options, version: int | None, data_id: str | None) -> None:
         if version is not None and (backend == "numpy" or options.mode == "w"):
             raise VersionNotFoundError(
-                f"version {version}: only what lies in storage has versions, and mode='w' would remove them"
+                f"version {version}: only the zarr backend keeps versions, and mode='w' would remove them"
             )
         if data_id is not None:
             validate_name(data_id, "data_id")
@@ -116,7 +116,7 @@ class Session:
 
     @property
     def place(self) -> str:
-        """Where rows lie, in a word or two: the last name of a store's path, or memory."""
+        """The place of the rows, in a word or two: the last name of a store's path, or memory."""
         if self.root is None or self.mode == "numpy":
             return "in memory"
         return "temporary" if self._temporary is not None else self.root.location.url.rstrip("/").rpartition("/")[2]

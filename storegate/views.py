@@ -173,7 +173,7 @@ class View(Explorable[T], NDArrayOperatorsMixin, Generic[T]):
 
     def _require_whole(self, what: str) -> None:
         if self.chosen is not None:
-            raise ArgumentError(f"{what} goes through the whole phase, and this view is a subset of its rows")
+            raise ArgumentError(f"{what} applies to the whole phase, but this view is a subset of its rows")
 
     @property
     def var_names(self) -> tuple[str, ...]:
@@ -250,7 +250,7 @@ class View(Explorable[T], NDArrayOperatorsMixin, Generic[T]):
         """Return the variables of an array, and whether they are stacked; raise AttributeError for any other view."""
         if not self._is_array:
             raise AttributeError(
-                f"{what} is of a view of one array, gate[phase][name] or gate[phase][name, name]; this is a {self!r}"
+                f"only a view of one array has {what}: gate[phase][name] or gate[phase][name, name]; this is a {self!r}"
             )
         names, variables = self._variables()
         if names.form == "stack":

@@ -29,7 +29,7 @@ def load(content: bytes, where: object) -> dict[str, Any]:
     if len(content) > MAX_NBYTES:
         raise CorruptStoreError(f"{where} has {len(content)} bytes, and at most {MAX_NBYTES} are read")
     if sum(map(content.count, (b",", b"[", b"{"))) > MAX_VALUES:
-        raise CorruptStoreError(f"{where} has more than {MAX_VALUES} values, which are not read")
+        raise CorruptStoreError(f"{where} has more than {MAX_VALUES} values, the most that are read")
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as err:

@@ -91,7 +91,7 @@ class Encoding:
         if self.logical.kind in "mM":
             unit = self._unit
             if not holds(unit, values):
-                raise DtypeError(f"a value of {self.logical} lies too far away to be stored in days; convert it first")
+                raise DtypeError(f"a value of {self.logical} is too far from 1970 to store in days; convert it first")
             return values.astype(unit, copy=False).astype(np.int64)
         if self.logical.kind == "S":
             # latin-1 maps every byte to one character and back

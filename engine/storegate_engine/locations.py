@@ -94,7 +94,7 @@ class Location:
         else:
             content = _run(self._fetch(self.key(key), max_nbytes + 1))
         if content is not None and len(content) > max_nbytes:
-            raise CorruptStoreError(f"{self / key} has more than {max_nbytes} bytes, which are not read")
+            raise CorruptStoreError(f"{self / key} has more than {max_nbytes} bytes, the most that are read")
         return content
 
     async def _fetch(self, key: str, max_nbytes: int) -> bytes | None:
@@ -265,7 +265,7 @@ def writing(where: object) -> Iterator[None]:
         if not isinstance(err, (OSError, ValueError, RuntimeError)) and not _is_of_obstore(err):
             raise
         full = getattr(err, "errno", None) == errno.ENOSPC or "No space left" in str(err)
-        remedy = "free space there and try again" if full else "see the cause, and try again"
+        remedy = "free space there and try again" if full else "remove the cause and try again"
         raise WriteError(f"{where} cannot be written: {_first_line(err)}; the table is as it was: {remedy}") from err
 
 
@@ -317,7 +317,7 @@ def parse_location(url: str | os.PathLike[str], storage_options: dict[str, Any] 
         text = unquote(urlsplit(text).path)
     scheme, _, name = text.partition("://")
     if not name.strip("/") and text.strip("/") and text.startswith(f"{scheme}://"):
-        raise ArgumentError(f"{text} names no bucket or store; give it whole, as in {scheme}://name/path")
+        raise ArgumentError(f"{text} names no bucket or store; give the whole URL, as in {scheme}://name/path")
     if _HALF_URL.match(text):
         raise ArgumentError(f"{text} is neither a URL nor a path; did you mean {text.replace(':/', '://', 1)}?")
     if "://" in text:
@@ -350,7 +350,7 @@ def _open_store(url: str, options: str) -> Store:
     try:
         return zarr.storage.FsspecStore.from_url(url, storage_options=json.loads(options))
     except ImportError as err:
-        raise StoreError(f"{url} cannot be opened: {err}; install what it needs") from err
+        raise StoreError(f"{url} cannot be opened: {err}; install the package it needs") from err
     except (TypeError, ValueError) as err:
         raise ArgumentError(
             f"{url} cannot be opened: {err}; give a directory, or a URL of s3, gs, az, memory or a protocol of fsspec"

@@ -32,7 +32,7 @@ def require_stream(found: object, adapter: str) -> Stream[Any]:
     """
     if not isinstance(found, Stream):
         raise ArgumentTypeError(
-            f"{adapter} takes a stream, as gate[phase][var_names].batches(...) returns it, and not {shown(found)}"
+            f"{adapter} takes a stream, as gate[phase][var_names].batches(...) returns it, not {shown(found)}"
         )
     return found
 

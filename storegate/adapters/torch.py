@@ -164,7 +164,7 @@ class StreamDataset(IterableDataset):
         self.stream.load_state_dict(state)
         self._pools.resume()
         if worker is not None:
-            given = cast(StreamState, state)  # the stream has looked at it; its end of an epoch is none of the next one
+            given = cast(StreamState, state)  # checked by the stream, which turns the end of an epoch into the next one
             worker.loaded = given["epoch"], given["step"]
         else:
             self._go(self.stream.epoch, self.stream.step)
@@ -281,7 +281,7 @@ class MapDataset(Dataset):
         super().__init__()
         if not isinstance(view, View):
             raise ArgumentTypeError(
-                f"MapDataset takes a view, gate[phase][var_names], and not {shown(view)}; streams go into StreamDataset"
+                f"MapDataset takes a view, gate[phase][var_names], not {shown(view)}; streams go into StreamDataset"
             )
         self._names = view.var_names if view.names is None else None
         self.view = view if self._names is None else view[list(self._names)]

@@ -2,7 +2,7 @@
 
 What its files know:
 
-    summary    what a gate or a view holds, phases side by side
+    summary    the contents of a gate or view, phases side by side
     text       tables of cells
     widths     text that fits a terminal
     html       the same for notebooks

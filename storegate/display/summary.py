@@ -1,4 +1,4 @@
-"""Summary: what a gate or a view holds, as text no wider than a terminal, phases side by side; from metadata alone."""
+"""Summary: the contents of a gate or view as text that fits a terminal, phases side by side; from metadata alone."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from storegate_engine.table import ArgMax, Cast, OneHot, Transform, Variable
 __all__ = ["summary"]
 
 MAX_LINES = 40
-"""Variables that are shown; the others are counted."""
+"""Most variables that are shown; the others are counted."""
 
 
 def summary(
     where: str, repository: Repository, data_id: str, phase: str | None = None, names: Sequence[str] | None = None
 ) -> str:
-    """Return what a table, or some variables of a phase, has: sizes, orders, and how each variable is stored.
+    """Return the sizes and orders of a table, or of some variables of a phase, and how each variable is stored.
 
     ::
 
@@ -32,11 +32,11 @@ def summary(
     Parameters
     ----------
     where : str
-        What is shown, and where it lies.
+        The title: what is shown, and its place.
     repository : Repository
-        Whose newest table it is.
+        The repository of the table.
     data_id : str
-        Its data_id.
+        The data_id of the table.
     phase : str, optional
         Only this phase.
     names : sequence of str, optional
@@ -55,7 +55,7 @@ def summary(
 
 
 def _sizes(shown: dict[str, dict[str, Variable]]) -> list[str]:
-    """Return two lines: the phases, and how many samples each has, and in which order."""
+    """Return two lines: the phases, and the number of samples of each with their order."""
     if not any(shown.values()):
         return []
     cells = {at: _count(variables.values()) for at, variables in shown.items()}
@@ -72,13 +72,13 @@ def _sizes(shown: dict[str, dict[str, Variable]]) -> list[str]:
 
 
 def _count(variables: Iterable[Variable]) -> str:
-    """Return how many samples variables have; the fewest and the most where they differ."""
+    """Return the number of samples of variables; the fewest and the most if they differ."""
     counts = sorted({len(variable) for variable in variables})
     return f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,}-{counts[-1]:,}"
 
 
 def _order(variables: Iterable[Variable]) -> str:
-    """Return in which order the rows of a phase are."""
+    """Return the order of the rows of a phase, in words."""
     found = list(dict.fromkeys(_words(variable) for variable in variables))
     return found[0] if len(found) == 1 else "in different orders"
 
@@ -88,7 +88,7 @@ def _words(variable: Variable) -> str:
 
 
 def _variables(shown: dict[str, dict[str, Variable]]) -> list[str]:
-    """Return a line for each variable; several where it is not the same in all phases."""
+    """Return a line per variable; several if it differs between phases."""
     names = dict.fromkeys(name for variables in shown.values() for name in variables)
     common = {at: _most_common(len(variable) for variable in variables.values()) for at, variables in shown.items()}
     is_mixed = {at: len({_words(variable) for variable in variables.values()}) > 1 for at, variables in shown.items()}
@@ -133,7 +133,7 @@ def _dtype(variable: Variable) -> str:
 
 
 def _transforms(variable: Variable) -> str:
-    """Return how stored rows become those of a variable, in words."""
+    """Return the transforms of a variable, in words."""
     chains = dict.fromkeys(_chain(piece.array.dtype, piece.transforms) for piece in variable.pieces)
     words = " | ".join(list(chains)[:3]) if any(chains) else ""
     if (categories := variable.about.categories) is not None:

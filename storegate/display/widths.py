@@ -1,4 +1,4 @@
-"""Widths: how many columns of a terminal text takes, and text that fits; knows nothing of what it says."""
+"""Widths: the columns that text takes in a terminal, and text cut or padded to fit."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from storegate_engine.errors import printable
 __all__ = ["aligned", "cut", "fitted", "padded", "terminal_width", "width_of", "wrapped"]
 
 FALLBACK_WIDTH = 80
-"""Columns of a summary where no terminal tells how many it has."""
+"""Columns of a summary if the width of the terminal is unknown."""
 LEAST_WIDTH = 20
-"""Columns that are used in any case."""
+"""Least columns of a summary."""
 LEAST_CELL = 5
-"""Columns that a cell of a table keeps."""
+"""Least columns of a cell of a table."""
 
 
 def terminal_width() -> int:
-    """Return how many columns a summary may have."""
+    """Return the number of columns that a summary may use."""
     return max(LEAST_WIDTH, shutil.get_terminal_size((FALLBACK_WIDTH, 24)).columns)
 
 
@@ -32,18 +32,18 @@ def width_of(text: str) -> int:
 
 
 def padded(text: str, width: int) -> str:
-    """Return a text with spaces behind it, as wide as ``width`` or itself."""
+    """Return a text padded with spaces to at least ``width`` columns."""
     return text + " " * max(0, width - width_of(text))
 
 
 def fitted(lines: Iterable[str]) -> list[str]:
-    """Return lines cut to the width of the terminal; nothing in them moves the cursor."""
+    """Return lines cut to the width of the terminal; control characters are escaped."""
     width = terminal_width()
     return [cut(_one_line(line), width) for line in lines]
 
 
 def wrapped(first: str, facts: Iterable[str]) -> list[str]:
-    """Return facts in lines that fit the terminal, the first of which begins with ``first``."""
+    """Return facts in lines that fit the terminal; the first line begins with ``first``."""
     width = terminal_width()
     lines = [_one_line(first)]
     for fact in map(_one_line, facts):
@@ -56,9 +56,9 @@ def wrapped(first: str, facts: Iterable[str]) -> list[str]:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of cells as lines of a table; the first one is its header. Nothing in a cell moves the cursor.
+    """Return rows of cells as lines of a table, the first one as header; control characters are escaped.
 
-    In a terminal no line is wider than it is: the widest columns are cut. What goes to a file or a pipe is whole.
+    In a terminal, the widest columns are cut so that lines fit; in a file or a pipe, nothing is cut.
     """
     rows = [[_one_line(cell) for cell in row] for row in rows]
     widths = [max(width_of(row[at]) for row in rows) for at in range(len(rows[0]))]
@@ -79,7 +79,7 @@ def _one_line(text: str) -> str:
 
 
 def cut(line: str, width: int) -> str:
-    """Return a line as wide as ``width`` at most, with an ellipsis where it was longer."""
+    """Return a line of at most ``width`` columns, with an ellipsis if it was cut."""
     if width_of(line) <= width:
         return line
     kept, used = [], 0

@@ -100,9 +100,7 @@ def _column(fields: _Batches, name: str, kind: Any) -> FieldSource:
         )
     dtype = _dtype(types, value)
     if dtype.kind == "O":
-        raise DtypeError(
-            f"column {name!r} is of {kind}, which no array of numbers or text holds; {_remedy(types, kind)}"
-        )
+        raise DtypeError(f"column {name!r} is of {kind}, which is neither numbers nor text; {_remedy(types, kind)}")
     return FieldSource(fields, name, dtype, row_shape, partial(_values, dtype, row_shape))
 
 

@@ -109,7 +109,7 @@ def parse_phase(phase: object) -> Target:
         return _parse_split(phase)
     hint = near_match(phase, (*PHASES, ALL)) if isinstance(phase, str) else ""
     raise PhaseNotFoundError(
-        f"no phase {phase!r}{hint} (phases: train, valid, test, all, auto, or a split such as (0.8, 0.1, 0.1))"
+        f"no phase {phase!r}{hint} (phases: train, valid, test, all, auto, or a split like (0.8, 0.1, 0.1))"
     )
 
 

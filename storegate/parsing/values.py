@@ -48,7 +48,7 @@ def parse_shuffle_seed(seed: object) -> int:
     except TypeError as err:
         raise DtypeError(f"{err}, found {seed!r}") from err
     if not 0 <= number < 2**32:
-        raise ShapeError(f"a seed lies between 0 and 2**32 - 1, found {number}")
+        raise ShapeError(f"a seed is 0 .. 2**32 - 1, found {number}")
     return number
 
 

@@ -132,7 +132,7 @@ class StoredArray:
                 *document["row_shape"],
             ]
             if not is_hex(segment) or any(type(n) is not int or n < 0 for n in counts):
-                raise ValueError("a segment or a size is not a legal one")
+                raise ValueError("an invalid segment or size")
             dtype, row_shape = dtype_from_text(document["dtype"]), tuple(document["row_shape"])
             layout = Layout(document["chunk_rows"], document["shard_rows"])
             inspection.require_within_limits(dtype, row_shape, document["n_rows"], layout)
@@ -140,7 +140,7 @@ class StoredArray:
             if "text_nbytes" in document:
                 nbytes, largest = document["text_nbytes"]
                 if not all(type(n) is int and 0 <= n < 2**62 for n in (nbytes, largest)):
-                    raise ValueError("the bytes of its texts are not legal")
+                    raise ValueError("invalid sizes of its texts")
                 text = TextSize(nbytes, largest)
             return cls(
                 segments / segment,

@@ -72,7 +72,7 @@ class Concat(RowOrder):
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What was done to all of its parts, or that they differ."""
+        """The history of its parts, in words, or that they differ."""
         kinds = dict.fromkeys(", then ".join(order.words) or "as stored" for order in self.orders if len(order))
         if len(kinds) < 2:
             return tuple(word for order in self.orders[:1] for word in order.words)

@@ -33,7 +33,7 @@ class Nested(RowOrder):
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What was done to the other order, and what this one adds."""
+        """The history of the other order, and of this one, in words."""
         return (*self.order.words, *self._own_words())
 
     def _own_words(self) -> tuple[str, ...]:

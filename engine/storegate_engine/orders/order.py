@@ -103,7 +103,7 @@ class RowOrder(ABC):
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What was done to the stored rows, in words, first things first; empty if they are read as stored."""
+        """The edits that lead to this order, in words, the first one first; empty for rows in stored order."""
         return ()
 
     def indices(self) -> Iterator[RowIndex]:

@@ -149,7 +149,7 @@ def parse_manifest(content: bytes, version: int, where: str) -> Manifest:
             raise CorruptStoreError(f"manifest {where} is not one of ours: {name} is {shown(values[name])}")
         values[name] = tuple(values[name])
     if "state" not in document or not 0 <= values["time"] < _MAX_TIME:
-        raise CorruptStoreError(f"manifest {where} is not one of ours: it has no state, or no legal time")
+        raise CorruptStoreError(f"manifest {where} is not one of ours: it has no state, or no valid time")
     return Manifest(version, document["state"], **values)
 
 

@@ -158,7 +158,7 @@ def _of_list(data: list[Any] | tuple[Any, ...], what: str) -> Array:
     if any(issubclass(kind, np.ndarray) or hasattr(kind, "to_numpy") for kind in kinds):
         parts = [as_native(item, what) for item in data]
         if len({part.shape for part in parts}) > 1:
-            raise ShapeError(f"{what}: items of the shapes {shown([part.shape for part in parts])} form no array")
+            raise ShapeError(f"{what}: items of shapes {shown([part.shape for part in parts])} do not form an array")
         return np.stack(_alike(parts, what))
     if np.ma.core.MaskedConstant in kinds:
         raise _missing(what, "a value is masked", "give a value for it with .filled(value)")
@@ -170,7 +170,7 @@ def _of_list(data: list[Any] | tuple[Any, ...], what: str) -> Array:
     try:
         values = np.asarray(data)
     except ValueError as err:
-        raise ShapeError(f"{what}: its items form no array: {err}") from err
+        raise ShapeError(f"{what}: its items do not form an array: {err}") from err
     if values.dtype.kind in "fc" and any(issubclass(kind, (int, np.integer)) for kind in kinds):
         _require_whole(data, what, is_mixed=any(issubclass(kind, (float, complex, np.inexact)) for kind in kinds))
     if values.dtype.kind == "U" and values.nbytes > WIDE * _text_nbytes(values):

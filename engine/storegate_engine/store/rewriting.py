@@ -32,7 +32,7 @@ __all__ = ["blocks_in_order", "plan_rewrite", "rewrite", "write"]
 Array: TypeAlias = np.ndarray[Any, Any]
 
 GATHER_COPIES = 1.3
-"""Copies of the rows of one gather: the rows, and what its tasks have just read."""
+"""Copies of the rows of one gather: the rows, and the rows that its tasks have just read."""
 GATHER_NBYTES = 2 * 2**20
 """Stored rows that a gather task reads at a time, and places while they are in a core's cache."""
 SPAN_NBYTES = 16 * 2**20

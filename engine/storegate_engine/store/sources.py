@@ -323,7 +323,7 @@ class VariableSource:
 
     @property
     def about(self) -> Description:
-        """What else is known of the variable."""
+        """Metadata of the variable."""
         return self.variable.about
 
     def blocks(self, block_rows: int) -> Iterator[Array]:

@@ -119,7 +119,7 @@ class Stream(Generic[T]):
         """Whether a full step, and the last one, give a batch; not if this worker has no rows of it."""
         self._blocks = blocks_of(self._variables, self._epochs, shuffle)
         self.loader = self._choose()
-        """What brings the rows into memory; its class says how."""
+        """The loader of the rows."""
         self._running: weakref.ref[Loop[T]] | None = None
 
     def _choose(self) -> Loader:

@@ -74,16 +74,16 @@ class Description:
             raise CorruptStoreError(f"a variable is described by {shown(document)}")
         dims, attrs, categories = document.get("dims", []), document.get("attrs", {}), document.get("categories")
         if not isinstance(dims, list) or len(dims) > MAX_DIMS or any(not isinstance(dim, str) for dim in dims):
-            raise CorruptStoreError(f"a row has dimensions {shown(dims)}, and not names")
+            raise CorruptStoreError(f"a row has dimensions {shown(dims)}, not names")
         if not isinstance(attrs, dict):
-            raise CorruptStoreError(f"a variable has attributes {shown(attrs)}, and not names and values")
+            raise CorruptStoreError(f"a variable has attributes {shown(attrs)}, not names and values")
         if categories is not None and (
             not isinstance(categories, list) or any(not isinstance(one, Category) for one in categories)
         ):
-            raise CorruptStoreError(f"a variable has categories {shown(categories)}, and not texts or numbers")
+            raise CorruptStoreError(f"a variable has categories {shown(categories)}, not texts or numbers")
         is_ordered = document.get("is_ordered", False)
         if not isinstance(is_ordered, bool):
-            raise CorruptStoreError(f"whether categories are ordered is {shown(is_ordered)}, and not true or false")
+            raise CorruptStoreError(f"whether categories are ordered is {shown(is_ordered)}, not true or false")
         return cls.of(dims=dims, attrs=attrs, categories=categories, is_ordered=is_ordered)
 
 

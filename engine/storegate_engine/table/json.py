@@ -159,7 +159,7 @@ def _transforms(array: RowArray, documents: Any) -> tuple[Transform, ...]:
 def _index_from_state(document: Any, segments: Location) -> StoredIndex:
     array = StoredArray.from_json(document, segments)
     if array.dtype not in (np.uint32, np.int64) or array.row_shape:
-        raise CorruptStoreError(f"an index has rows of {array.dtype} {array.row_shape}, and not one integer each")
+        raise CorruptStoreError(f"an index has rows of {array.dtype} {array.row_shape}, not one integer each")
     return StoredIndex(array)
 
 
@@ -167,7 +167,7 @@ def _variable_from_state(document: Any, arrays: list[RowArray], segments: Locati
     pieces = []
     for number, start, stop, transforms in document["pieces"]:
         if any(type(n) is not int for n in (number, start, stop)):
-            raise CorruptStoreError(f"a piece is {shown([number, start, stop])}, and not three integers")
+            raise CorruptStoreError(f"a piece is {shown([number, start, stop])}, not three integers")
         array = arrays[number]
         if number < 0 or not 0 <= start <= stop <= array.n_rows:
             raise CorruptStoreError(f"a piece {start}..{stop} of an array of {array.n_rows} rows")
@@ -194,7 +194,7 @@ def _variable_from_state(document: Any, arrays: list[RowArray], segments: Locati
 
 def _dealt_from_state(document: Any) -> Dealt:
     if not isinstance(document, list) or any(type(n) is not int or n < 0 for n in document):
-        raise CorruptStoreError(f"rows that were shuffled are {shown(document)}, and not integers")
+        raise CorruptStoreError(f"rows that were shuffled are {shown(document)}, not integers")
     return Dealt(*document)
 
 

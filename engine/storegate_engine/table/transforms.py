@@ -153,7 +153,7 @@ class Cast(Transform):
         if values.dtype.kind == "c" and dtype.kind in "biuf" and not values.imag.any():
             values = values.real  # nothing is discarded, so numpy need not warn
         if overflows(dtype, values):
-            raise DtypeError(f"a value of {values.dtype} lies outside of {dtype}; choose a coarser unit")
+            raise DtypeError(f"a value of {values.dtype} is outside the range of {dtype}; choose a coarser unit")
         try:
             return values.astype(dtype, copy=False)
         except UnicodeError as err:
