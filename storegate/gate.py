@@ -403,7 +403,7 @@ class StoreGate:
     def delete_data(self, var_names: VarNames, phase: PhaseOrSplit = "train", do_compile: bool = True) -> None:
         """Delete variables; names that do not exist are ignored.
 
-        Their rows stay in storage for readers of earlier versions until `vacuum` removes them.
+        Their rows stay in storage for readers of earlier versions until :meth:`vacuum` removes them.
         """
         names, target = parse_names(var_names), parse_phase(phase)
         with self._session.begin("delete_data", var_names=var_names, phase=phase) as change:

@@ -99,7 +99,7 @@ class Session:
             self._temporary.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travel by location and version on disk, by value in memory; a temporary directory stays with its creator."""
+        """Pickle location and version on disk, or values in memory; a temporary directory stays with its creator."""
         return {**self.__dict__, "_temporary": None}
 
     # Current data_id, mode and limits

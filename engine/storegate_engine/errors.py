@@ -108,7 +108,7 @@ class StoreGateError(Exception):
         return printable(Exception.__str__(self))
 
     def __reduce__(self) -> Any:
-        """Travel with arguments and attributes; otherwise tblib, which dask uses, rebuilds only the built-in type."""
+        """Pickle arguments and attributes; otherwise tblib, which dask uses, rebuilds only the built-in type."""
         return super().__reduce__()
 
 

@@ -93,7 +93,7 @@ class ObjectStore(zarr.storage.ObjectStore[Any]):
         return f"object_store://{self._store}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel with the client's configuration."""
+        """Pickle the client's configuration."""
         return partial(type(self), read_only=self.read_only), (self._store,)
 
 

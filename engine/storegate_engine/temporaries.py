@@ -26,7 +26,7 @@ class Temporary:
         _existing[self.path] = self
 
     def __reduce__(self) -> Any:
-        """Travel by path: no other process owns the directory, and a copy in this one is the same object."""
+        """Pickle by path: no other process owns the directory, and a copy in this one is the same object."""
         keep_while_wanted(self)  # a graph may be computed after the last reference here
         return temporary_at, (self.path,)
 

@@ -123,7 +123,7 @@ class StreamDataset(IterableDataset):
         return self._worker
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travel without the rest of a loop."""
+        """Pickle without the rest of a loop."""
         self._warn_of_ranks()
         return {**self.__dict__, "_left_at": None}
 

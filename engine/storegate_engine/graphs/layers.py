@@ -103,7 +103,7 @@ class RowsLayer(Layer):
         return layer
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travel without tasks; the spill of a graph sent to a scheduler is created here and travels with it."""
+        """Pickle without tasks; the spill of a graph sent to a scheduler is created here and travels with it."""
         state = {key: value for key, value in self.__dict__.items() if key != "_everything"}
         if has_client() and self._exchanges:
             state["_spill"] = self._open_spill()

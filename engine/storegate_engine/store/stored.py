@@ -100,7 +100,7 @@ class StoredRepository(VersionedRepository):
             self._head = self._open_newest()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travel without the table: the receiver reads it."""
+        """Pickle without the table: the receiver reads it."""
         state = {key: value for key, value in self.__dict__.items() if key != "_head"}
         return {**state, "_known": {}, "_version": self.version}
 

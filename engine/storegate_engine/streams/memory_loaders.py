@@ -44,7 +44,7 @@ class MemoryLoader(Loader):
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travel without the rows."""
+        """Pickle without the rows."""
         return {**self.__dict__, "_rows": None, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

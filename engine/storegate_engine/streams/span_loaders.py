@@ -46,7 +46,7 @@ class _SpanLoader(Loader):
         self._free: deque[list[Array]] = deque()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travel without memory."""
+        """Pickle without memory."""
         return {**self.__dict__, "_free": deque()}
 
     def close(self, spill_from: int | None = None) -> None:

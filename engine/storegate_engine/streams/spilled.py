@@ -65,7 +65,7 @@ class ExchangeLoader(Loader):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travel without spill and memory."""
+        """Pickle without spill and memory."""
         empty: dict[str, Any] = {name: deque() for name in ("_waiting", "_scattering", "_collecting")}
         return {**self.__dict__, "_following": None, **empty}
 

@@ -345,7 +345,7 @@ class Stream(Generic[T]):
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travel with the place, without threads, rows and spill."""
+        """Pickle the place, without threads, rows and spill."""
         return {**self.__dict__, "_running": None}
 
     # State

@@ -46,7 +46,7 @@ class Table:
     """Whether ``compile`` found the rows of every phase to agree since the last change."""
 
     def __reduce__(self) -> tuple[Callable[..., Table], tuple[Any, ...]]:
-        """Travel as plain dicts (mapping proxies cannot be pickled)."""
+        """Pickle as plain dicts (mapping proxies cannot be pickled)."""
         return _table, ({phase: dict(variables) for phase, variables in self.phases.items()}, self.compiled)
 
     def __getitem__(self, phase: str) -> Phase:
