@@ -57,6 +57,10 @@ class Explorable(Generic[T]):
     def _all_variables(self) -> tuple[Names, list[Variable]]:
         """Return the chosen variables, or all variables of the chosen phase."""
 
+    def __storegate_variables__(self) -> list[Variable]:
+        """Return the variables, for calls that take a view as data."""
+        return self._all_variables()[1]
+
     @abstractmethod
     def _array(self, what: str) -> tuple[list[Variable], bool]:
         """Return the variables of an array, and whether they are stacked; raise AttributeError for any other view."""

@@ -34,7 +34,7 @@ from storegate.parsing import (
     parse_phase,
     parse_reading_phase,
 )
-from storegate.session import Session, only_data_id
+from storegate.session import Session, known_data_id
 from storegate.versions import DAY, Commit, Records, Verification
 from storegate.views import View
 from storegate_engine.clusters import Capacity
@@ -156,7 +156,7 @@ class StoreGate:
         ('run1', array([0. , 0.5, 1. ]))
         """
         backend_args = cast("BackendArgs", {**options, "output_dir": path, "mode": mode})
-        known = only_data_id(Options.parse(backend_args)) if data_id is None else data_id
+        known = known_data_id(Options.parse(backend_args), data_id)
         return cls("zarr", backend_args, known, version=version)
 
     # Life cycle: closing, copying

@@ -32,7 +32,7 @@ from storegate_engine.store import MemoryRepository, Repository, Root, Transacti
 from storegate_engine.table import Table
 from storegate_engine.temporaries import Temporary
 
-__all__ = ["Session", "only_data_id"]
+__all__ = ["Session", "known_data_id"]
 
 
 class Session:
@@ -238,16 +238,22 @@ class Session:
                 raise
 
 
-def only_data_id(options: Options) -> str:
-    """Return the only data_id of a store; nothing is created or changed.
+def known_data_id(options: Options, data_id: str | None) -> str:
+    """Return the data_id that is opened, by default the only one of a store; nothing is made or changed.
 
     Raises
     ------
     DataIdError
-        The store has several data_ids or none, or ``options.mode`` starts an empty store.
+        None is given, and the store has several, or none, or ``options.mode`` starts an empty store.
+    DataIdNotFoundError
+        It is not there, and ``options.mode`` makes none.
     StoreNotFoundError
         There is no store.
     """
+    if data_id is not None:
+        if options.mode == "r+":
+            Session("zarr", replace(options, mode="r"), None, data_id)  # refuses one that is not there
+        return data_id
     if options.mode in ("w", "w-", "x"):
         raise DataIdError(f"mode={options.mode!r} starts an empty store: give data_id=, a name for what you put in it")
     try:

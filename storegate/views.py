@@ -29,6 +29,7 @@ from storegate.parsing import (
     VarNames,
     are_names,
     as_indexer,
+    named,
     parse_names,
 )
 from storegate.reading import Selected, Subset, read_dataset, require_stackable, subset
@@ -148,8 +149,9 @@ class View(Explorable[T], NDArrayOperatorsMixin, Generic[T]):
         """Replace rows: ``gate[phase][var_names][index] = data``."""
         names, phase = self._chosen(item)
         self._require_whole("assigning")
+        names, rows = named(names.given, data)
         with self.session.begin("update_data", var_names=names.names, phase=phase) as change:
-            edits.assign(change, names, data, phase, item)
+            edits.assign(change, names, rows, phase, item)
 
     def __delitem__(self, item: VarNames) -> None:
         """Delete variables: ``del gate[phase][var_names]``."""
@@ -460,11 +462,11 @@ class View(Explorable[T], NDArrayOperatorsMixin, Generic[T]):
     def __repr__(self) -> str:
         """Show sizes and variables, no wider than the terminal; reads no data."""
         session, names = self.session, None if self.names is None else self.names.names
-        chosen = "" if self.chosen is None else f"{len(self.chosen):,} chosen rows of "
-        where = f"view of {chosen}{session.place}"
+        where = f"view of {'' if self.chosen is None else 'chosen rows of '}{session.place}"
         if session.current is None:
             return f"<{where} · no data_id>"
-        return display.summary(where, session.current, str(session.data_id), self.phase, names)
+        n_chosen = None if self.chosen is None else len(self.chosen)
+        return display.summary(where, session.current, str(session.data_id), self.phase, names, n_chosen=n_chosen)
 
     def _repr_html_(self) -> str:
         names = None if self.names is None else self.names.names

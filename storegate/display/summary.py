@@ -17,7 +17,13 @@ MAX_LINES = 40
 
 
 def summary(
-    where: str, repository: Repository, data_id: str, phase: str | None = None, names: Sequence[str] | None = None
+    where: str,
+    repository: Repository,
+    data_id: str,
+    phase: str | None = None,
+    names: Sequence[str] | None = None,
+    *,
+    n_chosen: int | None = None,
 ) -> str:
     """Return the sizes and orders of a table, or of some variables of a phase, and how each variable is stored.
 
@@ -41,13 +47,18 @@ def summary(
         Only this phase.
     names : sequence of str, optional
         Only these variables.
+    n_chosen : int, optional
+        The number of rows of a subset.
     """
     table = repository.table
     phases = [at for at in PHASES if table[at] and phase in (None, ALL, at)]
     shown = {at: {n: v for n, v in table[at].items() if names is None or n in names} for at in phases}
     counts = {at: {len(variable) for variable in variables.values()} for at, variables in shown.items()}
     n_samples = sum(max(found, default=0) for found in counts.values())
-    nbytes = sum(variable.nbytes for variables in shown.values() for variable in variables.values())
+    every = [variable for variables in shown.values() for variable in variables.values()]
+    nbytes = sum(variable.nbytes for variable in every)
+    if n_chosen is not None:
+        n_samples, nbytes = n_chosen, n_chosen * sum(variable.row_nbytes for variable in every)
     state = "" if table.compiled else "not compiled"
     facts = [where, data_id, f"version {repository.version}", f"{n_samples:,} samples", format_nbytes(nbytes), state]
     title = wrapped(f"<{facts[0]}", [fact for fact in facts[1:] if fact])
@@ -135,10 +146,11 @@ def _dtype(variable: Variable) -> str:
 def _transforms(variable: Variable) -> str:
     """Return the transforms of a variable, in words."""
     chains = dict.fromkeys(_chain(piece.array.dtype, piece.transforms) for piece in variable.pieces)
-    words = " | ".join(list(chains)[:3]) if any(chains) else ""
+    words = " | ".join([chain or "as stored" for chain in chains][:3]) if any(chains) else ""
     if (categories := variable.about.categories) is not None:
         listed = ", ".join(map(str, categories[:4])) + (", ..." if len(categories) > 4 else "")
-        words = "; ".join(filter(None, [f"{len(categories)} categories: {listed}", words]))
+        count = f"{len(categories)} categor{'y' if len(categories) == 1 else 'ies'}"
+        words = "; ".join(filter(None, [f"{count}: {listed}", words]))
     return words
 
 

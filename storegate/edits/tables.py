@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -140,14 +140,6 @@ def appended(new: NewRows, before: Table, *, sizes: dict[str, int] | None = None
                         f"another writer changed variable {rows.name!r} of phase {phase!r} to {old.dtype} meanwhile; "
                         "nothing was changed, try again"
                     )
-                if old is not None and rows.about.categories is not None:
-                    known = before[phase].get(rows.name, rows).about
-                    if old.about.categories != known.categories:
-                        raise ConflictError(
-                            f"another writer added categories to variable {rows.name!r} of phase {phase!r} meanwhile; "
-                            "nothing was changed, try again"
-                        )
-                    old = replace(old, about=with_categories(old.about, rows.about))
                 joined.append(rows if old is None else old.appended(rows))
             table = table.with_variables(phase, joined)
         return table
@@ -155,9 +147,25 @@ def appended(new: NewRows, before: Table, *, sizes: dict[str, int] | None = None
     return edit
 
 
-def with_categories(old: Description, new: Description) -> Description:
-    """Return a description with the categories of both, of which the longer ones begin with the others."""
-    return replace(old, categories=max(old.categories or (), new.categories or (), key=len))
+def with_categories_as_in(before: Table, name: str) -> Callable[[Table], Table]:
+    """Return the edit that changes nothing, and refuses a table in which a variable has got other categories."""
+
+    def edit(table: Table) -> Table:
+        for phase in PHASES:
+            old, now = before[phase].get(name), table[phase].get(name)
+            if now is not None and now.about.categories != (None if old is None else old.about.categories):
+                raise ConflictError(
+                    f"another writer changed the categories of variable {name!r} of phase {phase!r} meanwhile; nothing "
+                    "was changed, try again"
+                )
+        return table
+
+    return edit
+
+
+def replaced_phases(table: Table, target: Target, known: Sequence[int]) -> Collection[str]:
+    """Return the phases whose variables are replaced as a whole, by so many rows if they are known."""
+    return spread(table, target, known[0]) if known else touched_phases(target)
 
 
 def replaced(new: NewRows) -> Callable[[Table], Table]:

@@ -13,8 +13,17 @@ from storegate_engine import graphs
 from storegate_engine.arrays import RowArray, persist
 from storegate_engine.clusters import Capacity, active_client
 from storegate_engine.errors import ArgumentTypeError, shown
-from storegate_engine.store import Repository, Source, Transaction, VariableSource, description_of, write
-from storegate_engine.table import Table, Variable, rows_of
+from storegate_engine.store import (
+    Categories,
+    RecodedSource,
+    Repository,
+    Source,
+    Transaction,
+    VariableSource,
+    description_of,
+    write,
+)
+from storegate_engine.table import Table, Variable, longest, rows_of
 
 __all__ = ["move"]
 
@@ -58,11 +67,13 @@ def move(
         for at in phases:
             tables.phases_of(table, at, names.names, operation)
     with target.begin(operation, var_names=list(names.names), phase=phase) as change:
+        categories: dict[str, Categories] = {}
         for at in phases:
             variables = [table.variable(at, name) for name in names.names]
             if callback is None:
-                columns: dict[str, Source] = {
-                    new: VariableSource(old) for new, old in zip(renamed.names, variables, strict=True)
+                columns = {
+                    new: _moved(old, new, target.table, phases, categories)
+                    for new, old in zip(renamed.names, variables, strict=True)
                 }
             else:
                 columns = _called(callback, names, variables, limits)
@@ -80,6 +91,23 @@ def move(
             for at in phases:
                 release.edit(tables.dropped(at, names.names))
             release.edit(_compiled_if_even)
+
+
+def _moved(
+    variable: Variable, name: str, target: Table, phases: Sequence[str], categories: dict[str, Categories]
+) -> Source:
+    """Return a variable as a source; codes of categories go on from those of phases that stay, and of those before."""
+    if variable.about.categories is None:
+        return VariableSource(variable)
+    if name not in categories:
+        stay = [target[at][name].about.categories for at in PHASES if at not in phases and name in target[at]]
+        categories[name] = Categories(is_ordered=variable.about.is_ordered)
+        categories[name].begin(longest(stay))
+    known, own = categories[name].values, variable.about.categories
+    if own[: len(known)] == known[: len(own)]:  # the codes mean the same
+        categories[name].begin(longest((known, own)))
+        return VariableSource(variable)
+    return RecodedSource(variable, categories[name])
 
 
 def _called(callback: Callback, names: Names, variables: Sequence[Variable], limits: Capacity) -> dict[str, Source]:

@@ -34,7 +34,7 @@ from storegate.parsing import (
 from storegate_engine.errors import DtypeError, ShapeError, shown
 from storegate_engine.orders import NewIndex, RowIndex
 from storegate_engine.store import Source, Transaction, categories_of, description_of, write
-from storegate_engine.table import Category, Description, Table, appended_dtype, require_combinable, rows_of
+from storegate_engine.table import Description, Table, appended_dtype, longest, require_combinable, rows_of
 
 __all__ = ["add", "assign", "clear", "create_zeros", "delete", "update"]
 
@@ -96,7 +96,7 @@ def _append(
             if name in table[at]:
                 table[at][name].require_row_shape(column.row_shape)
                 require_combinable(name, table[at][name].dtype, column.dtype)
-    _continue_categories(table, columns, list(phases))
+    _continue_categories(change, columns)
     arrays = write(change, columns)
     expected.update(array.n_rows for array in arrays.values())
     require_equal_rows({name: array.n_rows for name, array in arrays.items()})
@@ -113,44 +113,39 @@ def _append(
     change.edit(tables.appended(new, table, sizes=sizes), reads=widened, touches=touched)
 
 
-def _continue_categories(table: Table, columns: Mapping[str, Source], phases: Sequence[str]) -> None:
-    """Continue the codes of categories that rows of the same name have, in any phase.
+def _continue_categories(
+    change: Transaction, columns: Mapping[str, Source], phases: Sequence[str] = PHASES, *, are_codes_taken: bool = False
+) -> None:
+    """Continue the codes of categories that rows of the same name have in some phases, which must stay as they are.
 
     Raises
     ------
     DtypeError
-        The variable has plain values, not categories.
+        Some rows of a variable would be plain values, others codes; or only some categories are ordered.
     """
     for name, column in columns.items():
-        known = [table[at][name].about.categories or () for at in PHASES if name in table[at]]
-        longest = sorted(known, key=len)[-1] if known else ()
+        olds = {at: change.table[at][name] for at in phases if name in change.table[at]}
         categories = categories_of(column)
-        if categories is None:
-            _require_same_codes(name, description_of(column).categories, longest)
-            continue
-        for at in phases:
-            if name not in table[at]:
-                continue
-            if table[at][name].about.is_ordered != categories.is_ordered:
+        for at, old in olds.items():
+            about = old.about
+            if categories is not None and about.categories is None:
+                raise DtypeError(
+                    f"variable {name!r} of phase {at!r} holds {old.dtype} values, and the new rows are categories; "
+                    "convert the column to its values first, as in column.astype(str)"
+                )
+            if categories is None and about.categories is not None and not are_codes_taken:
+                raise DtypeError(
+                    f"variable {name!r} of phase {at!r} has categories ({shown(about.categories)}), and the new rows "
+                    "are plain values; make them categories, as in frame.astype('category')"
+                )
+            if categories is not None and about.is_ordered != categories.is_ordered:
                 raise DtypeError(
                     f"variable {name!r} of phase {at!r} and the new rows have categories of which only one kind is "
                     "ordered; convert the column, as in column.cat.as_ordered()"
                 )
-            if table[at][name].about.categories is None:
-                raise DtypeError(
-                    f"variable {name!r} of phase {at!r} holds {table[at][name].dtype} values, and the new rows are "
-                    "categories; convert the column to its values first, as in column.astype(str)"
-                )
-        categories.begin(longest)
-
-
-def _require_same_codes(name: str, new: tuple[Category, ...] | None, known: tuple[Category, ...]) -> None:
-    """Refuse stored codes of another variable that stand for other categories than those of the rows before."""
-    if new is not None and known and new[: len(known)] != known[: len(new)]:
-        raise DtypeError(
-            f"variable {name!r} has the categories {shown(known)}, and the new codes are of {shown(new)}; add them "
-            "as a table, as in gate.add_data(view.to_pandas()), which gives them new codes"
-        )
+        if categories is not None:
+            categories.begin(longest(old.about.categories for old in olds.values()))
+            change.edit(tables.with_categories_as_in(change.table, name))
 
 
 def _about(columns: Mapping[str, Source]) -> dict[str, Description]:
@@ -167,7 +162,8 @@ def _replace_all(change: Transaction, names: Names, data: object, target: Target
             for at, (lo, hi) in tables.spread(change.table, target, known[0]).items():
                 for name in columns:
                     tables.require_rows(change.table, at, name, hi - lo)
-        _continue_categories(change.table, columns, ())
+        kept = [at for at in PHASES if at not in tables.replaced_phases(change.table, target, known)]
+        _continue_categories(change, columns, kept)
         arrays = write(change, columns)
         expected.update(array.n_rows for array in arrays.values())
         require_equal_rows({name: array.n_rows for name, array in arrays.items()})
@@ -192,7 +188,7 @@ def _update_rows(change: Transaction, names: Names, data: object, phase: str, se
             require_combinable(name, olds[name].dtype, column.dtype)
             if column.n_rows is not None:
                 updates.require_selected(name, selection, column.n_rows)
-        _continue_categories(table, columns, [at for at in PHASES if at in tables.firsts_of(table, phase)])
+        _continue_categories(change, columns, are_codes_taken=True)
         arrays = write(change, columns)
         about = _about(columns)
         max_runs = min(updates.MAX_RUNS, updates.MAX_ALL_RUNS // len(arrays))
@@ -206,7 +202,7 @@ def _update_rows(change: Transaction, names: Names, data: object, phase: str, se
                 if new is old:
                     continue
                 if about[name].categories is not None:
-                    new = replace(new, about=tables.with_categories(old.about, about[name]))
+                    new = replace(new, about=old.about.joined(about[name]))
                 change.edit(tables.put(at, [new]), reads=[(at, name)], touches=[(at, name)])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate_engine.errors import DtypeError, MissingValueError
+from storegate_engine.errors import DtypeError, IterationError, MissingValueError
 from storegate_engine.store import Categories, FieldSource
 
 __all__ = ["arrow_columns"]
@@ -42,6 +43,10 @@ def arrow_columns(data: Any) -> dict[str, Callable[[], FieldSource]]:
     return {name: partial(_column, fields, name, schema.field(name).type) for name in schema.names}
 
 
+_USED: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Readers that were read: pyarrow gives what is left of them, be it nothing."""
+
+
 @dataclass(slots=True, eq=False)
 class _Batches:
     """The record batches of a stream, which can be read only once."""
@@ -52,6 +57,8 @@ class _Batches:
 
     def __post_init__(self) -> None:
         """Open the stream; rows are read later."""
+        if hasattr(self.data, "read_next_batch") and self.data in _USED:
+            raise IterationError("this reader was read before, all of it or a part; make another one of its data")
         self.reader = self.reader_type.from_stream(self.data)
 
     @property
@@ -70,7 +77,9 @@ class _Batches:
         """Yield slices of record batches, as views."""
         reader, self.reader = self.reader, None
         if reader is None:
-            reader = self.reader_type.from_stream(self.data)  # a table gives a new stream; a used stream raises
+            reader = self.reader_type.from_stream(self.data)  # a table gives a new stream
+        if hasattr(self.data, "read_next_batch"):
+            _USED.add(self.data)
         wanted = list(names)
         for batch in reader:
             for start in range(0, batch.num_rows, block_rows):

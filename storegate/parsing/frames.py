@@ -22,7 +22,7 @@ import numpy as np
 from storegate.parsing.arrow import arrow_columns
 from storegate.parsing.names import Names, are_names, parse_names
 from storegate_engine.errors import ArgumentTypeError, DtypeError, ShapeError, VariableNotFoundError, near_match, shown
-from storegate_engine.store import Categories, CodeSource, FieldSource, as_native
+from storegate_engine.store import Categories, CodeSource, FieldSource, as_native, source_of
 
 __all__ = ["Frame", "named"]
 
@@ -80,27 +80,33 @@ def named(var_names: object, data: object) -> tuple[Names, object]:
     VariableNotFoundError
         The table has no column of that name.
     """
-    if data is None and not are_names(var_names) and var_names is not None:
-        var_names, data = None, var_names
-    if var_names is not None and not isinstance(var_names, list):
-        names = parse_names(var_names, validate=True)
-        if names.form == "one" and isinstance(data, Mapping):
-            return names, _picked(names.names, columns_in(data) or {})[0]
-        return names, data
+    if not are_names(var_names) and var_names is not None:
+        if isinstance(data, str) or (isinstance(data, (tuple, list)) and len(data) == 3):
+            raise ArgumentTypeError(f"the data come after their names; give the phase by name, as in phase={data!r}")
+        if data is None:
+            var_names, data = None, var_names
+    if var_names is None:
+        columns = columns_in(data)
+        if columns is None:
+            hint = "; call its collect() first" if hasattr(data, "collect") else ""
+            raise ArgumentTypeError(
+                "without names the data must have some: a mapping of arrays, a table, a Dataset; found "
+                f"{type(data).__name__}{hint}"
+            )
+        _require_texts(columns)
+        if not columns:
+            raise ShapeError(f"the {type(data).__name__} has no columns")
+        names = parse_names(list(columns), validate=True)
+        return names, _picked(names.names, columns)
+    names = parse_names(var_names, validate=True)
     columns = columns_in(data)
     if columns is None:
-        if var_names is None:
-            raise ArgumentTypeError(
-                f"without names the data must have some: a mapping of arrays, a table, a Dataset; found {shown(data)}"
-            )
-        return parse_names(var_names, validate=True), data
-    if var_names is None:
-        _require_texts(columns)
-        var_names = list(columns)
-        if not var_names:
-            raise ShapeError(f"the {type(data).__name__} has no columns")
-    names = parse_names(var_names, validate=True)
-    return names, _picked(names.names, columns)
+        return names, data
+    if names.form == "one":
+        # a frame without such a column is an array of two dimensions, as it is for numpy
+        is_whole = names.names[0] not in columns and not isinstance(data, Mapping) and hasattr(data, "shape")
+        return (names, data) if is_whole else (names, _picked(names.names, columns)[0])
+    return Names(names.names, "each"), _picked(names.names, columns)
 
 
 def _picked(names: Sequence[str], columns: Mapping[str, Callable[[], Any]]) -> list[Any]:
@@ -124,6 +130,8 @@ def _require_texts(columns: Iterable[object]) -> None:
 
 def columns_in(data: Any) -> dict[Any, Callable[[], Any]] | None:
     """Return a function that makes each column of a table, by name; None if the data are not a table."""
+    if hasattr(data, "__storegate_variables__"):
+        return {variable.name: partial(source_of, variable) for variable in data.__storegate_variables__()}
     if isinstance(data, np.ndarray) or (hasattr(data, "id") and hasattr(data, "dtype")):  # of numpy, or of h5py
         fields = getattr(data.dtype, "names", None)
         return None if fields is None else {name: partial(_field, data, name) for name in fields}
@@ -132,7 +140,7 @@ def columns_in(data: Any) -> dict[Any, Callable[[], Any]] | None:
     if hasattr(data, "data_vars") and hasattr(data, "coords"):
         return {name: partial(_of_dataset, data, name) for name in data.variables}
     if isinstance(data, Mapping):
-        return {name: partial(data.__getitem__, name) for name in data}
+        return {name: partial(_of_mapping, data, name) for name in data}
     if hasattr(data, "obs") and hasattr(data, "layers") and hasattr(data, "X"):
         return _of_anndata(data)
     if hasattr(data, "iloc") and hasattr(data, "columns"):
@@ -184,6 +192,20 @@ class _FileField:
         return values
 
 
+def _of_mapping(data: Any, name: Any) -> Any:
+    """Return what a mapping has under a name: codes if it is categorical."""
+    value = data[name]
+    if isinstance(value, Mapping):  # a group of an HDF5 file, a dict
+        raise DtypeError(
+            f"{name!r} is itself a mapping, of {', '.join(map(str, value)) or 'nothing'}; add it alone, as in "
+            f"gate.add_data(data[{name!r}])"
+        )
+    if hasattr(value, "codes") and hasattr(value, "categories") and hasattr(value, "ordered"):  # pandas.Categorical
+        own = Categories(is_ordered=bool(value.ordered))
+        return CodeSource(np.asarray(value.codes, np.int64), tuple(value.categories), str(name), own)
+    return _series(value, str(name)) if hasattr(value, "cat") else value
+
+
 def _of_dataset(data: Any, name: str) -> Any:
     """Return a variable of a Dataset, whose first dimension is that of the samples."""
     firsts = [str(variable.dims[0]) for variable in data.data_vars.values() if variable.dims]
@@ -221,7 +243,8 @@ def _of_pandas(frame: Any, *, with_index: bool = True) -> dict[Any, Callable[[],
     if len(columns) < len(frame.columns):
         raise DtypeError(f"the frame has several columns of one name: {shown(list(frame.columns))}; rename them")
     index = frame.index
-    says_nothing = type(index).__name__ == "RangeIndex" and index.start == 0 and index.step == 1 and index.name is None
+    # row numbers, also of rows that were filtered or reordered
+    says_nothing = index.name is None and index.dtype.kind == "i" and getattr(index, "nlevels", 1) == 1
     if not with_index or says_nothing:
         return columns
     if getattr(index, "nlevels", 1) > 1:
@@ -279,12 +302,12 @@ def _of_tree(tree: Any) -> dict[str, Callable[[], Any]]:
 
 
 def _branch(fields: _Tree, name: str) -> FieldSource:
-    """Return a branch; its first entry gives the dtype and shape of all."""
+    """Return a branch; the first entry gives the dtype and shape of all."""
+    branch = fields.tree[name]
     first = fields.tree.arrays([name], entry_stop=1, library="np")[name]
-    if first.dtype == object:
-        kind = fields.tree[name].typename
+    if first.dtype == object or type(branch.interpretation).__name__ not in ("AsDtype", "AsDtypeInPlace"):
         raise DtypeError(
-            f"branch {name!r} is of {kind}, whose entries differ in length; choose branches with a list of names, or "
-            "pad it first, as in awkward.to_regular(awkward.pad_none(...))"
+            f"branch {name!r} is of {branch.typename}, whose entries differ in length; choose branches with a list of "
+            "names, or pad it first, as in awkward.to_regular(awkward.pad_none(...))"
         )
     return FieldSource(fields, name, first.dtype.newbyteorder("="), first.shape[1:], as_native)

@@ -20,12 +20,14 @@ from storegate_engine.store import (
     CodeSource,
     ColumnSource,
     FieldSource,
+    RecodedSource,
     Source,
     StreamSource,
     VariableSource,
     as_native,
     as_source,
     is_foreign,
+    source_of,
 )
 from storegate_engine.table import is_stored
 
@@ -81,11 +83,13 @@ def parse_columns(names: Names, data: object) -> dict[str, Source]:
 
 def _source(data: Any, name: str) -> Source:
     """Return data as a source; an unchanged lazy array of a stored variable becomes that variable."""
-    if isinstance(data, (CodeSource, FieldSource)):
+    if isinstance(data, (CodeSource, FieldSource, RecodedSource, VariableSource)):
         return data
+    if hasattr(data, "__storegate_variables__") and len(variables := data.__storegate_variables__()) == 1:
+        return source_of(variables[0])
     variable = graphs.variable_of(data) if _may_be_lazy() else None
     if variable is not None and is_stored(variable) and active_client() is None:  # otherwise the workers compute it
-        return VariableSource(variable)
+        return source_of(variable)
     return as_source(_in_full_pass(data), name)
 
 
@@ -150,6 +154,9 @@ def one_row_columns(names: Names, data: object, row_shapes: dict[str, tuple[int,
         raise ShapeError(f"one row of {len(names.names)} variables takes one entry each, found {data!r}")
     columns: dict[str, Source] = {}
     for name, value in zip(names.names, values, strict=True):
+        if isinstance(value, (CodeSource, FieldSource, RecodedSource, VariableSource)):
+            columns[name] = value  # a column of a table
+            continue
         row = as_native(value, f"variable {name!r}")
         if row.shape == row_shapes[name]:
             row = row[np.newaxis]

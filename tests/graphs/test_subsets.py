@@ -52,7 +52,8 @@ def test_a_subset_is_what_numpy_picks(filled, index):
         np.testing.assert_array_equal(np.concatenate([part[1] for part in found]), y)
         whole = np.concatenate([batch["x"] for batch in subset.batches(16, seed=4)])
         assert sorted(whole) == sorted(x)
-    assert f"{len(x)} rows of" in repr(subset)
+    assert "chosen rows of" in repr(subset)
+    assert f"{len(x)} samples" in repr(subset)
 
 
 def test_a_subset_of_a_subset_and_of_all_phases(filled):

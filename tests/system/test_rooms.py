@@ -26,7 +26,7 @@ PUBLIC = {
     """,
     "storegate_engine.table": """
         ArgMax Cast Category Description Difference Known OneHot PHASES PLAIN Phase Piece Table Transform
-        Variable added appended_dtype apply_all compare is_stored key_of require_combinable rows_of
+        Variable added appended_dtype apply_all compare is_stored key_of longest require_combinable rows_of
         stored_arrays table_from_state table_to_state temporaries_of token_of updated_dtype
     """,
     "storegate_engine.exchange": """
@@ -35,9 +35,9 @@ PUBLIC = {
     """,
     "storegate_engine.store": """
         ArraySource Categories CheckResult CodeSource ColumnSource FieldSource Fields Manifest
-        MemoryRepository Repository Root Source StreamSource Transaction Unreadable VacuumResult
+        MemoryRepository RecodedSource Repository Root Source StreamSource Transaction Unreadable VacuumResult
         VariableSource VersionedRepository as_native as_source categories_of description_of fingerprint
-        fingerprint_all is_foreign known_fingerprints repair rewrite vacuum verify write
+        fingerprint_all is_foreign known_fingerprints repair rewrite source_of vacuum verify write
     """,
     "storegate_engine.graphs": """
         blocks_of in_full_pass plans_of to_dask to_dataset variable_of

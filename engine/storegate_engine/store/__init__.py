@@ -23,7 +23,16 @@ What its files know:
 
 from __future__ import annotations
 
-from storegate_engine.store.fields import Categories, CodeSource, Fields, FieldSource, categories_of, description_of
+from storegate_engine.store.fields import (
+    Categories,
+    CodeSource,
+    Fields,
+    FieldSource,
+    RecodedSource,
+    categories_of,
+    description_of,
+    source_of,
+)
 from storegate_engine.store.fingerprints import fingerprint, fingerprint_all, known_fingerprints
 from storegate_engine.store.inputs import as_source
 from storegate_engine.store.manifests import Manifest, Unreadable
@@ -47,6 +56,7 @@ __all__ = [
     "Fields",
     "Manifest",
     "MemoryRepository",
+    "RecodedSource",
     "Repository",
     "Root",
     "Source",
@@ -66,6 +76,7 @@ __all__ = [
     "known_fingerprints",
     "repair",
     "rewrite",
+    "source_of",
     "vacuum",
     "verify",
     "write",

@@ -9,10 +9,19 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from storegate_engine.errors import DtypeError, MissingValueError, shown
-from storegate_engine.store.sources import Source, as_declared
-from storegate_engine.table import PLAIN, Category, Description
+from storegate_engine.store.sources import Source, VariableSource, as_declared
+from storegate_engine.table import PLAIN, Category, Description, Variable
 
-__all__ = ["Categories", "CodeSource", "FieldSource", "Fields", "categories_of", "description_of"]
+__all__ = [
+    "Categories",
+    "CodeSource",
+    "FieldSource",
+    "Fields",
+    "RecodedSource",
+    "categories_of",
+    "description_of",
+    "source_of",
+]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -24,14 +33,14 @@ class Categories:
     """The categories of codes; they grow while rows are read, since each block of a table may bring new ones."""
 
     def __init__(self, *, is_ordered: bool = False) -> None:
-        self._codes: dict[tuple[type, Category], int] = {}
+        self._codes: dict[Category, int] = {}
         self.is_ordered = is_ordered
         """Whether the categories are ordered; then no new ones are added."""
 
     @property
     def values(self) -> tuple[Category, ...]:
         """The categories of the codes 0, 1, ..."""
-        return tuple(value for _, value in self._codes)
+        return tuple(self._codes)
 
     def begin(self, known: Iterable[Category]) -> None:
         """Continue with the categories of rows that are already stored."""
@@ -52,8 +61,17 @@ class Categories:
         if len(codes) and codes.min() < 0:
             count = int(np.count_nonzero(codes < 0))
             raise MissingValueError(f"{what}: {count} values are null, which cannot be stored; fill them first")
+        values = [_plain(value, what) for value in dictionary]
+        if len(codes) and codes.max() >= len(values):
+            raise DtypeError(f"{what}: a code is {codes.max()}, and there are {len(values)} categories")
+        kinds = {type(value).__name__ for value in (*list(self._codes)[:1], *values)}
+        if len(kinds) > 1:  # 1, 1.0 and True are equal, and would be one category
+            raise DtypeError(
+                f"{what}: its categories are of {' and '.join(sorted(kinds))}, those of the rows before included; "
+                "convert them to one type"
+            )
         n_known = len(self._codes)
-        own = np.array([self._code(_plain(value, what)) for value in dictionary], CODES)
+        own = np.array([self._code(value) for value in values], CODES)
         if self.is_ordered and n_known and (len(self._codes) > n_known or (np.diff(own) < 0).any()):
             raise DtypeError(
                 f"{what}: its ordered categories are others, or in another order, than those of the rows before; give "
@@ -62,12 +80,12 @@ class Categories:
         return own[codes] if len(codes) else np.empty(0, CODES)
 
     def _code(self, value: Category) -> int:
-        return self._codes.setdefault((type(value), value), len(self._codes))
+        return self._codes.setdefault(value, len(self._codes))
 
 
 def _plain(value: Any, what: str) -> Category:
     plain = value.item() if isinstance(value, np.generic) else value
-    if not isinstance(plain, Category):
+    if not isinstance(plain, Category) or plain != plain:
         raise DtypeError(
             f"{what}: categories are texts, numbers or bools, found {shown(value)}; convert the column to its values"
         )
@@ -107,6 +125,45 @@ class CodeSource:
         for start in range(0, max(1, len(self.values)), block_rows):
             rows = self.values[start : start + block_rows]
             yield self.categories.codes(self.dictionary, rows, f"variable {self.name!r}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RecodedSource:
+    """Codes of a variable, as codes of the categories of another one."""
+
+    variable: Variable
+    """Its rows are codes."""
+    categories: Categories
+    """The categories that the new codes stand for."""
+
+    @property
+    def n_rows(self) -> int:
+        """The number of rows."""
+        return len(self.variable)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of codes."""
+        return CODES
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row."""
+        return self.variable.row_shape
+
+    def blocks(self, block_rows: int) -> Iterator[Array]:
+        """Yield the new codes."""
+        known = self.variable.about.categories or ()
+        for rows in VariableSource(self.variable).blocks(block_rows):
+            what = f"variable {self.variable.name!r}"
+            yield self.categories.codes(known, rows.reshape(-1), what).reshape(rows.shape)
+
+
+def source_of(variable: Variable) -> Source:
+    """Return the rows of a variable as a source; codes of categories as such that can go on from others."""
+    if variable.about.categories is None:
+        return VariableSource(variable)
+    return RecodedSource(variable, Categories(is_ordered=variable.about.is_ordered))
 
 
 class Fields(Protocol):

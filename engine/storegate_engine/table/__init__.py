@@ -16,7 +16,7 @@ What its files know:
 from __future__ import annotations
 
 from storegate_engine.table.conversions import appended_dtype, require_combinable, updated_dtype
-from storegate_engine.table.description import PLAIN, Category, Description
+from storegate_engine.table.description import PLAIN, Category, Description, longest
 from storegate_engine.table.differences import Difference, added, compare
 from storegate_engine.table.json import (
     Known,
@@ -54,6 +54,7 @@ __all__ = [
     "compare",
     "is_stored",
     "key_of",
+    "longest",
     "require_combinable",
     "rows_of",
     "stored_arrays",

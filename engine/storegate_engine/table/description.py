@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from storegate_engine.errors import CorruptStoreError, shown
 
-__all__ = ["PLAIN", "Category", "Description"]
+__all__ = ["PLAIN", "Category", "Description", "longest"]
 
 Category: TypeAlias = str | int | float | bool
 """The category of one code of a categorical variable."""
@@ -45,6 +45,10 @@ class Description:
         """Return the description of a variable with these attributes, as far as JSON can hold them."""
         text = json.dumps(dict(attrs or {}), sort_keys=False)
         return cls(tuple(dims), text, None if categories is None else tuple(categories), is_ordered)
+
+    def joined(self, other: Description) -> Description:
+        """Return this description with the categories of both: codes of one go on from those of the other."""
+        return replace(self, categories=longest((self.categories, other.categories)) or None)
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -85,6 +89,12 @@ class Description:
         if not isinstance(is_ordered, bool):
             raise CorruptStoreError(f"whether categories are ordered is {shown(is_ordered)}, not true or false")
         return cls.of(dims=dims, attrs=attrs, categories=categories, is_ordered=is_ordered)
+
+
+def longest(found: Iterable[tuple[Category, ...] | None]) -> tuple[Category, ...]:
+    """Return the longest of lists of categories, each of which begins with the shorter ones."""
+    by_length = sorted((categories or () for categories in found), key=len)
+    return by_length[-1] if by_length else ()
 
 
 PLAIN = Description()

@@ -281,7 +281,7 @@ class Variable:
         self.require_row_shape(new.row_shape)
         joined = self.joined(new, lambda old, order: orders.concat(old, order))
         dealt = tuple(part._replace(first=len(self) + part.first) for part in new.history)
-        return replace(joined, history=(*self.history, *dealt))
+        return replace(joined, history=(*self.history, *dealt), about=self.about.joined(new.about))
 
     def replaced(self, lo: int, hi: int, new: Variable) -> Variable:
         """Return the variable with logical rows ``lo..hi`` replaced by ``new``, which has ``hi - lo`` rows."""
