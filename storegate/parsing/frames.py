@@ -26,6 +26,8 @@ from storegate_engine.store import Categories, CodeSource, FieldSource, as_nativ
 
 __all__ = ["Frame", "named"]
 
+TEXT = np.dtypes.StringDType()
+
 Array: TypeAlias = np.ndarray[Any, Any]
 
 
@@ -302,12 +304,20 @@ def _of_tree(tree: Any) -> dict[str, Callable[[], Any]]:
 
 
 def _branch(fields: _Tree, name: str) -> FieldSource:
-    """Return a branch; the first entry gives the dtype and shape of all."""
+    """Return a branch of a TTree, or a field of an RNTuple; the first entry gives the dtype and shape of all."""
     branch = fields.tree[name]
     first = fields.tree.arrays([name], entry_stop=1, library="np")[name]
-    if first.dtype == object or type(branch.interpretation).__name__ not in ("AsDtype", "AsDtypeInPlace"):
+    # one entry of any length looks like one of a fixed length: only the type tells
+    interpretation = type(getattr(branch, "interpretation", None)).__name__
+    if first.dtype == object or "vector" in branch.typename or interpretation in ("AsJagged", "AsObjects"):
         raise DtypeError(
             f"branch {name!r} is of {branch.typename}, whose entries differ in length; choose branches with a list of "
             "names, or pad it first, as in awkward.to_regular(awkward.pad_none(...))"
         )
+    if first.dtype.kind == "U":
+        return FieldSource(fields, name, TEXT, first.shape[1:], _as_text)
     return FieldSource(fields, name, first.dtype.newbyteorder("="), first.shape[1:], as_native)
+
+
+def _as_text(values: Any, what: str) -> Array:
+    return as_native(values, what).astype(TEXT)

@@ -131,19 +131,28 @@ def test_shapes_of_arrow(gate):
     assert gate["train"]["list"].dtype == np.int32
 
 
-def test_a_tree_of_uproot(gate, tmp_path):
+@pytest.mark.parametrize("make", ["mktree", "mkrntuple"])
+def test_a_tree_of_uproot(gate, tmp_path, make):
     rows = {"i": COLUMNS["i"], "v": RNG.normal(size=(N, 3))}
+    ragged = awkward.Array([[1] * (row % 3 + 1) for row in range(N)])
     with uproot.recreate(tmp_path / "file.root") as file:
-        file.mktree("tree", {"i": "int64", "v": ("f8", (3,)), "ragged": "var * int32"})
-        file["tree"].extend({**rows, "ragged": awkward.Array([[1] * (row % 3) for row in range(N)])})
+        if make == "mktree":
+            file.mktree("tree", {"i": "int64", "v": ("f8", (3,)), "ragged": "var * int32"})
+            file["tree"].extend({**rows, "ragged": ragged})
+        else:
+            data = {"i": rows["i"], "v": awkward.from_numpy(rows["v"], regulararray=True), "ragged": ragged}
+            file.mkrntuple("tree", {**data, "s": awkward.Array([f"s{row}" for row in range(N)])})
     with uproot.open(f"{tmp_path}/file.root:tree") as tree:
         with pytest.raises(errors.DtypeError, match="branch 'ragged' is of .*differ in length"):
             gate.add_data(tree)
         assert gate.variables == ()
         gate.add_data(["i", "v"], tree)
         gate.add_data(tree.arrays(["i", "v"], library="np"))
-    for name, values in rows.items():
-        np.testing.assert_array_equal(gate["train"][name][:], np.concatenate([values, values]))
+        for name, values in rows.items():
+            np.testing.assert_array_equal(gate["train"][name][:], np.concatenate([values, values]))
+        if make == "mkrntuple":
+            gate.add_data("s", tree, phase="test")
+            assert gate["test"]["s"][:].tolist() == [f"s{row}" for row in range(N)]
 
 
 def test_anndata(gate):

@@ -130,7 +130,7 @@ def test_a_share_is_the_slices_of_its_rank(epochs, data):
         inverse[expected] = np.arange(len(expected))
         np.testing.assert_array_equal(share.find(permuted), inverse[permuted])
     else:
-        with pytest.raises(errors.NotInvertibleError, match="twice"):
+        with pytest.raises(errors.NotInvertibleError, match="repeats"):
             share.find(permuted)
 
 
