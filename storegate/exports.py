@@ -21,7 +21,7 @@ Array: TypeAlias = np.ndarray[Any, Any]
 BATCH_NBYTES = 64 * 2**20
 """Most bytes of a record batch; the memory of a task may lower it."""
 
-_PARQUET_UNITS = ("s", "ms", "us", "ns")
+_ARROW_UNITS = ("s", "ms", "us", "ns")
 
 
 def require(package: str, extra: str, what: str) -> Any:
@@ -75,6 +75,9 @@ def pandas_frame(variables: Sequence[Variable], n: int | None) -> pd.DataFrame:
     """Return the first rows of variables, or all, as a frame; rows of several values become arrays in a column."""
     import pandas as pd  # deferred on purpose: it takes a third of a second
 
+    names = [variable.name for variable in variables]
+    if len(set(names)) < len(names):
+        raise ShapeError(f"a frame has one column for each name; found {names}")
     n_rows = _n_rows(variables) if n is None else min(n, _n_rows(variables))
     columns: dict[str, Any] = {}
     for variable in variables:
@@ -141,7 +144,7 @@ def _type(pa: Any, variable: Variable) -> Any:
 def _storable(variable: Variable) -> np.dtype[Any]:
     """Return the dtype to give to Arrow: times in days, or in seconds or finer units."""
     dtype = variable.dtype
-    if dtype.kind not in "mM" or np.datetime_data(dtype)[0] in _PARQUET_UNITS:
+    if dtype.kind not in "mM" or np.datetime_data(dtype)[0] in _ARROW_UNITS:
         return dtype
     unit = np.datetime_data(dtype)[0]
     if dtype.kind == "m" and unit in ("M", "Y"):

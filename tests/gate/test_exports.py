@@ -179,6 +179,13 @@ def test_variables_of_different_lengths_are_no_table():
             getattr(gate["train"], how)()
 
 
+def test_a_name_that_stands_twice_is_refused_by_pandas():
+    gate = StoreGate(data_id="a")
+    gate.add_data("x", [1, 2])
+    with pytest.raises(errors.ShapeError, match="one column for each name"):
+        gate["train"][["x", "x"]].to_pandas()
+
+
 def test_codes_without_a_category_are_refused():
     gate = StoreGate(data_id="a")
     gate.add_data(pd.DataFrame({"c": pd.Categorical(["a", "b"])}))
