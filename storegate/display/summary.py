@@ -149,7 +149,7 @@ def _transforms(variable: Variable) -> str:
     words = " | ".join([chain or "as stored" for chain in chains][:3]) if any(chains) else ""
     if (categories := variable.about.categories) is not None:
         listed = ", ".join(map(str, categories[:4])) + (", ..." if len(categories) > 4 else "")
-        count = f"{len(categories)} categor{'y' if len(categories) == 1 else 'ies'}"
+        count = "1 category" if len(categories) == 1 else f"{len(categories)} categories"
         words = "; ".join(filter(None, [f"{count}: {listed}", words]))
     return words
 
