@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
@@ -125,7 +126,8 @@ class ThreadPool:
         self._cancel_all()
         for _ in self._threads:
             self._tasks.put(None)
-        if wait:
+        # a loop that was left is closed when the interpreter ends, and by then its threads are stopped for good
+        if wait and not sys.is_finalizing():
             for thread in self._threads:
                 if thread.ident is not None:  # its start was not interrupted
                     thread.join()

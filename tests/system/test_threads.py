@@ -142,3 +142,24 @@ def test_an_interrupt_at_any_moment_leaves_nobody_waiting():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "done\n"
+
+
+def test_a_loop_that_was_left_does_not_keep_its_process(tmp_path):
+    """It is closed when the interpreter ends, whose threads are stopped by then: nobody waits for them."""
+    program = """
+import builtins
+from storegate_engine.threads import ThreadPool
+
+def loop():
+    pool = ThreadPool(2, "left")
+    try:
+        pool.submit(int).result()
+        yield
+    finally:
+        pool.close()
+
+builtins.left = loop()
+next(builtins.left)
+"""
+    done = subprocess.run([sys.executable, "-c", program], env=environment(), timeout=60)
+    assert done.returncode == 0
