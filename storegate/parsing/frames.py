@@ -229,7 +229,8 @@ def _of_dataset(data: Any, name: str) -> Any:
 
 def _of_anndata(data: Any) -> dict[str, Callable[[], Any]]:
     columns: dict[str, Callable[[], Any]] = {"X": lambda: data.X} if data.X is not None else {}
-    columns |= {name: partial(data.layers.__getitem__, name) for name in data.layers}
+    # newer versions have X among the layers, under None
+    columns |= {name: partial(data.layers.__getitem__, name) for name in data.layers if name is not None}
     names = data.obs.index.to_series()
     frame: dict[str, Callable[[], Any]] = {"obs_names": partial(_series, names, "obs_names")}
     frame |= _of_pandas(data.obs, with_index=False)
