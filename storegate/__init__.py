@@ -20,6 +20,7 @@ What its files and folders know; each imports only from those below it:
     contents    names, shapes and sizes of a table
     display     text, HTML and plans, for people to read
     parsing     arguments of callers as typed values
+    optional    packages of extras, imported when they are needed
     callers     the line of the user's program that a warning should name
 
 The public names are imported on first use: importing the package (as ``storegate --help`` does) does not import

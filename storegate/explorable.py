@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import numpy as np
 
-from storegate.exports import arrow_reader, pandas_frame, require
+from storegate.exports import arrow_reader, pandas_frame
+from storegate.optional import require_package
 from storegate.parsing import Names
 from storegate.reading import Selected
 from storegate.session import Session
@@ -145,7 +145,7 @@ class Explorable(Generic[T]):
 
     def to_polars(self) -> pl.DataFrame:
         """Return all rows as a DataFrame of polars, from the extra ``storegate[polars]``."""
-        polars = require("polars", "storegate[polars]", "to_polars")
+        polars = require_package("polars", "polars", "to_polars")
         return cast("pl.DataFrame", polars.DataFrame(self._arrow_reader()))
 
     def _arrow_reader(self) -> Any:
@@ -208,11 +208,7 @@ class Explorable(Generic[T]):
             matplotlib is not installed.
         """
         self._array("plot")
-        if importlib.util.find_spec("matplotlib") is None:
-            raise ModuleNotFoundError(
-                'view.plot draws with matplotlib; install it with: python -m pip install "storegate[plot]"',
-                name="matplotlib",
-            )
+        require_package("matplotlib", "plot", "view.plot")
         names = self.var_names
         dataset = self.to_xarray()
         return (dataset[names[0]] if len(names) == 1 else dataset[list(names)].to_dataarray()).plot

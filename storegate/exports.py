@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from storegate.optional import require_package
 from storegate_engine.errors import DtypeError, ShapeError
 from storegate_engine.exchange import task_nbytes
 from storegate_engine.table import Variable
@@ -14,7 +15,7 @@ from storegate_engine.table import Variable
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["arrow_reader", "pandas_frame", "require"]
+__all__ = ["arrow_reader", "pandas_frame"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -22,24 +23,6 @@ BATCH_NBYTES = 64 * 2**20
 """Most bytes of a record batch; the memory of a task may lower it."""
 
 _ARROW_UNITS = ("s", "ms", "us", "ns")
-
-
-def require(package: str, extra: str, what: str) -> Any:
-    """Return an optional package.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        The package is not installed; the message says how to install it.
-    """
-    from importlib import import_module
-
-    try:
-        return import_module(package)
-    except ModuleNotFoundError as err:
-        raise ModuleNotFoundError(
-            f'{what} needs {package}; install it with: python -m pip install "{extra}"', name=package
-        ) from err
 
 
 def arrow_reader(variables: Sequence[Variable], budget_nbytes: int) -> Any:
@@ -56,7 +39,7 @@ def arrow_reader(variables: Sequence[Variable], budget_nbytes: int) -> Any:
     DtypeError
         Arrow has no type for a dtype.
     """
-    pa = require("pyarrow", "storegate[arrow]", "a table of Arrow")
+    pa = require_package("pyarrow", "arrow", "a table of Arrow")
     n_rows = _n_rows(variables)
     schema = pa.schema([(variable.name, _type(pa, variable)) for variable in variables])
     limit = min(BATCH_NBYTES, task_nbytes(budget_nbytes, 1))

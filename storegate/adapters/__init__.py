@@ -13,13 +13,12 @@ What its files know:
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
 from storegate_engine.errors import ArgumentTypeError, shown
 from storegate_engine.streams import Stream
 
-__all__ = ["require_package", "require_stream"]
+__all__ = ["require_stream"]
 
 
 def require_stream(found: object, adapter: str) -> Stream[Any]:
@@ -35,20 +34,3 @@ def require_stream(found: object, adapter: str) -> Stream[Any]:
             f"{adapter} takes a stream, as gate[phase][var_names].batches(...) returns it, not {shown(found)}"
         )
     return found
-
-
-def require_package(package: str, extra: str) -> Any:
-    """Return an imported package.
-
-    Raises
-    ------
-    ImportError
-        The package is not installed; the message names the extra that installs it.
-    """
-    try:
-        return import_module(package)
-    except ImportError as err:
-        raise ImportError(
-            f"storegate.adapters.{extra} needs {package}, which cannot be imported ({err}); "
-            f'python -m pip install "storegate[{extra}]"'
-        ) from err

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from storegate.adapters import require_package, require_stream
+from storegate.adapters import require_stream
+from storegate.optional import require_package
 from storegate_engine.errors import ArgumentError, DtypeError, shown
 from storegate_engine.orders import as_int
 from storegate_engine.streams import Stream, StreamState
 
-jax = require_package("jax", "jax")
+jax = require_package("jax", "jax", "storegate.adapters.jax")
 
 __all__ = ["DeviceBatches"]
 

@@ -6,11 +6,12 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from storegate.adapters import require_package, require_stream
+from storegate.adapters import require_stream
 from storegate.adapters.roles import Named, parse_roles
+from storegate.optional import require_package
 from storegate_engine.streams import Stream
 
-require_package("keras", "keras")
+require_package("keras", "keras", "storegate.adapters.keras")
 
 from keras.utils import PyDataset  # noqa: E402 (after the check)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-from storegate.adapters import require_package
+from storegate.optional import require_package
 from storegate_engine.errors import ArgumentTypeError, VariableNotFoundError, shown
 
-require_package("lightning", "lightning")
+require_package("lightning", "lightning", "storegate.adapters.lightning")
 
 from lightning import LightningDataModule  # noqa: E402 (after the check)
 

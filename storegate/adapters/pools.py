@@ -19,10 +19,10 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
-from storegate.adapters import require_package
+from storegate.optional import require_package
 from storegate_engine.streams import LANES
 
-torch = require_package("torch", "torch")
+torch = require_package("torch", "torch", "storegate.adapters.torch")
 
 __all__ = ["Loop", "Pools"]
 

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from storegate.adapters import require_package, require_stream
+from storegate.adapters import require_stream
 from storegate.adapters.roles import Named, parse_roles
+from storegate.optional import require_package
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, shown
 from storegate_engine.orders import as_int
 from storegate_engine.streams import Stream
 
-require_package("sklearn", "sklearn")
+require_package("sklearn", "sklearn", "storegate.adapters.sklearn")
 
 __all__ = ["partial_fit"]
 

@@ -11,14 +11,15 @@ from typing import Any, cast
 
 import numpy as np
 
-from storegate.adapters import require_package, require_stream
+from storegate.adapters import require_stream
 from storegate.adapters.pools import Loop, Pools
+from storegate.optional import require_package
 from storegate.views import View
 from storegate_engine.errors import ArgumentTypeError, shown
 from storegate_engine.orders import as_int
 from storegate_engine.streams import Stream, StreamState
 
-torch = require_package("torch", "torch")
+torch = require_package("torch", "torch", "storegate.adapters.torch")
 
 from torch import distributed  # noqa: E402 (after the check)
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info  # noqa: E402

@@ -94,6 +94,11 @@ def spread(table: Table, target: Target, n_rows: int) -> dict[str, Span]:
     return Split((sizes["train"], sizes["valid"], sizes["test"])).ranges(n_rows)
 
 
+def target_phases(table: Table, target: Target, known: Sequence[int]) -> Collection[str]:
+    """Return the phases that a target means: those that get rows, if the numbers of rows are known."""
+    return spread(table, target, known[0]) if known else touched_phases(target)
+
+
 def new_rows(
     table: Table,
     target: Target,
@@ -161,11 +166,6 @@ def with_categories_as_in(before: Table, name: str) -> Callable[[Table], Table]:
         return table
 
     return edit
-
-
-def replaced_phases(table: Table, target: Target, known: Sequence[int]) -> Collection[str]:
-    """Return the phases whose variables are replaced as a whole, by so many rows if they are known."""
-    return spread(table, target, known[0]) if known else touched_phases(target)
 
 
 def replaced(new: NewRows) -> Callable[[Table], Table]:

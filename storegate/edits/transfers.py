@@ -15,12 +15,12 @@ from storegate_engine.clusters import Capacity, active_client
 from storegate_engine.errors import ArgumentTypeError, shown
 from storegate_engine.store import (
     Categories,
-    RecodedSource,
     Repository,
     Source,
     Transaction,
     VariableSource,
     description_of,
+    source_of,
     write,
 )
 from storegate_engine.table import Table, Variable, longest, rows_of
@@ -107,7 +107,7 @@ def _moved(
     if own[: len(known)] == known[: len(own)]:  # the codes mean the same
         categories[name].begin(longest((known, own)))
         return VariableSource(variable)
-    return RecodedSource(variable, categories[name])
+    return source_of(variable, categories[name])
 
 
 def _called(callback: Callback, names: Names, variables: Sequence[Variable], limits: Capacity) -> dict[str, Source]:

@@ -90,7 +90,7 @@ def _append(
     table = change.table
     sizes = table.sizes() if target == ALL else None
     known = [column.n_rows for column in columns.values() if column.n_rows is not None]
-    phases = tables.spread(table, target, known[0]) if known else tables.touched_phases(target)
+    phases = tables.target_phases(table, target, known)
     for at in phases:
         for name, column in columns.items():
             if name in table[at]:
@@ -162,8 +162,8 @@ def _replace_all(change: Transaction, names: Names, data: object, target: Target
             for at, (lo, hi) in tables.spread(change.table, target, known[0]).items():
                 for name in columns:
                     tables.require_rows(change.table, at, name, hi - lo)
-        kept = [at for at in PHASES if at not in tables.replaced_phases(change.table, target, known)]
-        _continue_categories(change, columns, kept)
+        replaced = tables.target_phases(change.table, target, known)
+        _continue_categories(change, columns, [at for at in PHASES if at not in replaced])
         arrays = write(change, columns)
         expected.update(array.n_rows for array in arrays.values())
         require_equal_rows({name: array.n_rows for name, array in arrays.items()})

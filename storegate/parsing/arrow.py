@@ -10,13 +10,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from storegate.optional import require_package
+from storegate_engine.dtypes import TEXT
 from storegate_engine.errors import DtypeError, IterationError, MissingValueError
 from storegate_engine.store import Categories, FieldSource
 
 __all__ = ["arrow_columns"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
-TEXT = np.dtypes.StringDType()
 
 
 def arrow_columns(data: Any) -> dict[str, Callable[[], FieldSource]]:
@@ -29,13 +30,7 @@ def arrow_columns(data: Any) -> dict[str, Callable[[], FieldSource]]:
     DtypeError
         A column has a type without a numpy dtype; raised when the column is made.
     """
-    try:
-        import pyarrow as pa  # optional, deferred on purpose
-    except ModuleNotFoundError as err:
-        raise ModuleNotFoundError(
-            f'a {type(data).__name__} is read with pyarrow; install it with: python -m pip install "storegate[arrow]"',
-            name="pyarrow",
-        ) from err
+    pa = require_package("pyarrow", "arrow", f"a {type(data).__name__}")
     fields = _Batches(data, pa.RecordBatchReader)
     schema = fields.schema
     if len(set(schema.names)) < len(schema.names):
@@ -94,10 +89,15 @@ def _column(fields: _Batches, name: str, kind: Any) -> FieldSource:
     types = pa.types
     if types.is_dictionary(kind):
         categories = Categories(is_ordered=kind.ordered)
-        return FieldSource(fields, name, np.dtype(np.int32), (), partial(_codes, categories), categories)
+        return FieldSource(fields, name, categories.dtype, (), partial(_codes, categories), categories)
     row_shape: tuple[int, ...] = ()
     value = kind
     if isinstance(value, pa.FixedShapeTensorType):
+        if value.permutation is not None and list(value.permutation) != list(range(len(value.shape))):
+            raise DtypeError(
+                f"column {name!r} has tensors whose dimensions are stored in the order {value.permutation}; make them "
+                "of arrays in C order, as in FixedShapeTensorArray.from_numpy_ndarray"
+            )
         row_shape, value = tuple(value.shape), value.value_type
     while types.is_fixed_size_list(value):
         row_shape, value = (*row_shape, value.list_size), value.value_type
@@ -173,9 +173,7 @@ def _values(dtype: np.dtype[Any], row_shape: tuple[int, ...], array: Any, what: 
     if dtype.kind not in "mM" or row_shape:  # a time that is null is NaT
         _require_valid(array, what)
     array = getattr(array, "storage", array)  # of a tensor
-    for _ in range(64):
-        if not hasattr(array, "flatten") or not hasattr(array.type, "list_size"):
-            break
+    while hasattr(array.type, "list_size"):
         array = array.flatten()
         _require_valid(array, what)
     values: Array = array.to_numpy(zero_copy_only=False)

@@ -21,12 +21,11 @@ import numpy as np
 
 from storegate.parsing.arrow import arrow_columns
 from storegate.parsing.names import Names, are_names, parse_names
+from storegate_engine.dtypes import TEXT
 from storegate_engine.errors import ArgumentTypeError, DtypeError, ShapeError, VariableNotFoundError, near_match, shown
-from storegate_engine.store import Categories, CodeSource, FieldSource, as_native, source_of
+from storegate_engine.store import FieldSource, as_native, coded, source_of
 
 __all__ = ["Frame", "named"]
-
-TEXT = np.dtypes.StringDType()
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -202,10 +201,7 @@ def _of_mapping(data: Any, name: Any) -> Any:
             f"{name!r} is itself a mapping, of {', '.join(map(str, value)) or 'nothing'}; add it alone, as in "
             f"gate.add_data(data[{name!r}])"
         )
-    if hasattr(value, "codes") and hasattr(value, "categories") and hasattr(value, "ordered"):  # pandas.Categorical
-        own = Categories(is_ordered=bool(value.ordered))
-        return CodeSource(np.asarray(value.codes, np.int64), tuple(value.categories), str(name), own)
-    return _series(value, str(name)) if hasattr(value, "cat") else value
+    return _series(value, str(name))
 
 
 def _of_dataset(data: Any, name: str) -> Any:
@@ -258,14 +254,12 @@ def _of_pandas(frame: Any, *, with_index: bool = True) -> dict[Any, Callable[[],
     return {name: partial(_series, index.to_series(), str(name)), **columns}
 
 
-def _series(series: Any, name: str) -> Any:
-    """Return a column of pandas; its codes if it is categorical."""
-    categories = getattr(series.dtype, "categories", None)
-    if categories is None or getattr(series.dtype, "name", "") == "interval":
-        return series
-    return CodeSource(
-        np.asarray(series.cat.codes, np.int64), tuple(categories), name, Categories(is_ordered=series.dtype.ordered)
-    )
+def _series(column: Any, name: str) -> Any:
+    """Return a column; its codes if it is a categorical one of pandas."""
+    if not hasattr(getattr(column, "dtype", None), "categories"):
+        return column
+    own = getattr(column, "cat", column)  # of a Series; a pandas.Categorical has them itself
+    return coded(np.asarray(own.codes, np.int64), own.categories, name, is_ordered=bool(own.ordered))
 
 
 def _of_records(rows: list[Mapping[Any, Any]]) -> dict[Any, Callable[[], Any]]:
@@ -301,7 +295,7 @@ class _Tree:
 
 def _of_tree(tree: Any) -> dict[str, Callable[[], Any]]:
     fields = _Tree(tree)
-    return {name: partial(_branch, fields, name) for name in tree.keys()}  # noqa: SIM118 - a tree is no mapping
+    return {name: partial(_branch, fields, name) for name in tree.keys()}  # noqa: SIM118 - it iterates over branches
 
 
 def _branch(fields: _Tree, name: str) -> FieldSource:

@@ -20,7 +20,6 @@ from storegate_engine.store import (
     CodeSource,
     ColumnSource,
     FieldSource,
-    RecodedSource,
     Source,
     StreamSource,
     VariableSource,
@@ -31,6 +30,8 @@ from storegate_engine.store import (
 )
 from storegate_engine.table import is_stored
 
+COLUMNS = (CodeSource, FieldSource, VariableSource)
+"""Sources that columns of tables are already."""
 FEW_COLUMNS = 16
 """Columns of an array that are read one after the other; with more, rows are read once for all of them."""
 
@@ -83,7 +84,7 @@ def parse_columns(names: Names, data: object) -> dict[str, Source]:
 
 def _source(data: Any, name: str) -> Source:
     """Return data as a source; an unchanged lazy array of a stored variable becomes that variable."""
-    if isinstance(data, (CodeSource, FieldSource, RecodedSource, VariableSource)):
+    if isinstance(data, COLUMNS):
         return data
     if hasattr(data, "__storegate_variables__") and len(variables := data.__storegate_variables__()) == 1:
         return source_of(variables[0])
@@ -154,7 +155,7 @@ def one_row_columns(names: Names, data: object, row_shapes: dict[str, tuple[int,
         raise ShapeError(f"one row of {len(names.names)} variables takes one entry each, found {data!r}")
     columns: dict[str, Source] = {}
     for name, value in zip(names.names, values, strict=True):
-        if isinstance(value, (CodeSource, FieldSource, RecodedSource, VariableSource)):
+        if isinstance(value, COLUMNS):
             columns[name] = value  # a column of a table
             continue
         row = as_native(value, f"variable {name!r}")

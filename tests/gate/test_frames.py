@@ -131,6 +131,14 @@ def test_shapes_of_arrow(gate):
     assert gate["train"]["list"].dtype == np.int32
 
 
+def test_tensors_in_another_order_of_dimensions_are_refused(gate):
+    kind = pa.fixed_shape_tensor(pa.float64(), (2, 3), permutation=(1, 0))
+    stored = pa.array(np.arange(12.0).reshape(2, 6).tolist(), pa.list_(pa.float64(), 6))
+    with pytest.raises(errors.DtypeError, match=r"stored in the order \[1, 0\]"):
+        gate.add_data(pa.table({"x": pa.ExtensionArray.from_storage(kind, stored)}))
+    assert gate.variables == ()
+
+
 @pytest.mark.parametrize("make", ["mktree", "mkrntuple"])
 def test_a_tree_of_uproot(gate, tmp_path, make):
     rows = {"i": COLUMNS["i"], "v": RNG.normal(size=(N, 3))}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import matplotlib
 import numpy as np
 import pytest
@@ -184,6 +186,6 @@ def test_plots_are_xarrays(gate):
 
 
 def test_without_matplotlib_the_extra_is_named(gate, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ModuleNotFoundError, match=r"storegate\[plot\]"):
         _ = gate["train"]["y"].plot

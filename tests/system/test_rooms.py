@@ -35,8 +35,8 @@ PUBLIC = {
     """,
     "storegate_engine.store": """
         ArraySource Categories CheckResult CodeSource ColumnSource FieldSource Fields Manifest
-        MemoryRepository RecodedSource Repository Root Source StreamSource Transaction Unreadable VacuumResult
-        VariableSource VersionedRepository as_native as_source categories_of description_of fingerprint
+        MemoryRepository Repository Root Source StreamSource Transaction Unreadable VacuumResult
+        VariableSource VersionedRepository as_native as_source categories_of coded description_of fingerprint
         fingerprint_all is_foreign known_fingerprints repair rewrite source_of vacuum verify write
     """,
     "storegate_engine.graphs": """

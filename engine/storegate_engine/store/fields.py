@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from storegate_engine.errors import DtypeError, MissingValueError, shown
-from storegate_engine.store.sources import Source, VariableSource, as_declared
+from storegate_engine.store.sources import ArraySource, Source, VariableSource, as_declared
 from storegate_engine.table import PLAIN, Category, Description, Variable
 
 __all__ = [
@@ -17,20 +17,20 @@ __all__ = [
     "CodeSource",
     "FieldSource",
     "Fields",
-    "RecodedSource",
     "categories_of",
+    "coded",
     "description_of",
     "source_of",
 ]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-CODES = np.dtype(np.int32)
-"""The dtype of codes."""
-
 
 class Categories:
     """The categories of codes; they grow while rows are read, since each block of a table may bring new ones."""
+
+    dtype = np.dtype(np.int32)
+    """The dtype of codes."""
 
     def __init__(self, *, is_ordered: bool = False) -> None:
         self._codes: dict[Category, int] = {}
@@ -58,12 +58,17 @@ class Categories:
         DtypeError
             A category is not text, a number or a bool.
         """
-        if len(codes) and codes.min() < 0:
-            count = int(np.count_nonzero(codes < 0))
-            raise MissingValueError(f"{what}: {count} values are null, which cannot be stored; fill them first")
+        return recoded(codes, self.extended(dictionary, what), what)
+
+    def extended(self, dictionary: Iterable[Any], what: str) -> Array:
+        """Add another dictionary to the categories, and return the code of each of its entries.
+
+        Raises
+        ------
+        DtypeError
+            An entry is not text, a number or a bool, or not of the type of the others, or changes their order.
+        """
         values = [_plain(value, what) for value in dictionary]
-        if len(codes) and codes.max() >= len(values):
-            raise DtypeError(f"{what}: a code is {codes.max()}, and there are {len(values)} categories")
         kinds = {type(value).__name__ for value in (*list(self._codes)[:1], *values)}
         if len(kinds) > 1:  # 1, 1.0 and True are equal, and would be one category
             raise DtypeError(
@@ -71,16 +76,34 @@ class Categories:
                 "convert them to one type"
             )
         n_known = len(self._codes)
-        own = np.array([self._code(value) for value in values], CODES)
+        own = np.array([self._code(value) for value in values], self.dtype)
         if self.is_ordered and n_known and (len(self._codes) > n_known or (np.diff(own) < 0).any()):
             raise DtypeError(
                 f"{what}: its ordered categories are others, or in another order, than those of the rows before; give "
                 "the column the same categories"
             )
-        return own[codes] if len(codes) else np.empty(0, CODES)
+        return own
 
     def _code(self, value: Category) -> int:
         return self._codes.setdefault(value, len(self._codes))
+
+
+def recoded(codes: Array, new: Array, what: str) -> Array:
+    """Return ``new[codes]``, the new codes of rows.
+
+    Raises
+    ------
+    MissingValueError
+        A row has no category.
+    DtypeError
+        A code is not one of a category.
+    """
+    if codes.size and codes.min() < 0:
+        count = int(np.count_nonzero(codes < 0))
+        raise MissingValueError(f"{what}: {count} values are null, which cannot be stored; fill them first")
+    if codes.size and codes.max() >= len(new):
+        raise DtypeError(f"{what}: a code is {codes.max()}, and there are {len(new)} categories")
+    return new[codes] if len(new) else np.empty(codes.shape, new.dtype)
 
 
 def _plain(value: Any, what: str) -> Category:
@@ -94,11 +117,11 @@ def _plain(value: Any, what: str) -> Category:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CodeSource:
-    """Codes of categories, in memory."""
+    """Codes of one dictionary, as codes of the categories of a variable."""
 
-    values: Array
+    codes: Source
     """Codes of the dictionary, -1 for a missing value."""
-    dictionary: tuple[Any, ...]
+    dictionary: Sequence[Any]
     """The categories of these codes."""
     name: str
     """The name of the column, for messages."""
@@ -106,64 +129,38 @@ class CodeSource:
     """The categories of the stored codes."""
 
     @property
-    def n_rows(self) -> int:
+    def n_rows(self) -> int | None:
         """The number of rows."""
-        return len(self.values)
+        return self.codes.n_rows
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype of codes."""
-        return CODES
-
-    @property
-    def row_shape(self) -> tuple[int, ...]:
-        """The shape of one row: one code."""
-        return ()
-
-    def blocks(self, block_rows: int) -> Iterator[Array]:
-        """Yield the codes."""
-        for start in range(0, max(1, len(self.values)), block_rows):
-            rows = self.values[start : start + block_rows]
-            yield self.categories.codes(self.dictionary, rows, f"variable {self.name!r}")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RecodedSource:
-    """Codes of a variable, as codes of the categories of another one."""
-
-    variable: Variable
-    """Its rows are codes."""
-    categories: Categories
-    """The categories that the new codes stand for."""
-
-    @property
-    def n_rows(self) -> int:
-        """The number of rows."""
-        return len(self.variable)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of codes."""
-        return CODES
+        return self.categories.dtype
 
     @property
     def row_shape(self) -> tuple[int, ...]:
         """The shape of one row."""
-        return self.variable.row_shape
+        return self.codes.row_shape
 
     def blocks(self, block_rows: int) -> Iterator[Array]:
-        """Yield the new codes."""
-        known = self.variable.about.categories or ()
-        for rows in VariableSource(self.variable).blocks(block_rows):
-            what = f"variable {self.variable.name!r}"
-            yield self.categories.codes(known, rows.reshape(-1), what).reshape(rows.shape)
+        """Yield the stored codes."""
+        what = f"variable {self.name!r}"
+        new = self.categories.extended(self.dictionary, what)
+        return (recoded(rows, new, what) for rows in self.codes.blocks(block_rows))
 
 
-def source_of(variable: Variable) -> Source:
+def coded(codes: Array, dictionary: Iterable[Any], name: str, *, is_ordered: bool) -> CodeSource:
+    """Return codes in memory as a source."""
+    return CodeSource(ArraySource(codes), tuple(dictionary), name, Categories(is_ordered=is_ordered))
+
+
+def source_of(variable: Variable, categories: Categories | None = None) -> Source:
     """Return the rows of a variable as a source; codes of categories as such that can go on from others."""
-    if variable.about.categories is None:
-        return VariableSource(variable)
-    return RecodedSource(variable, Categories(is_ordered=variable.about.is_ordered))
+    about, codes = variable.about, VariableSource(variable)
+    if about.categories is None:
+        return codes
+    return CodeSource(codes, about.categories, variable.name, categories or Categories(is_ordered=about.is_ordered))
 
 
 class Fields(Protocol):
@@ -232,4 +229,4 @@ def description_of(source: Source) -> Description:
     described: Description = getattr(source, "about", PLAIN)
     if categories is None:
         return described
-    return Description.of(categories=categories.values, is_ordered=categories.is_ordered)
+    return Description(categories.values, categories.is_ordered)

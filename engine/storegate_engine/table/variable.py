@@ -80,9 +80,7 @@ class Variable:
 
     @property
     def dims(self) -> tuple[str, ...]:
-        """The names of the dimensions: ``sample``, then those of a row, or ``<name>_1`` and so on."""
-        if len(self.about.dims) == len(self.row_shape):
-            return ("sample", *self.about.dims)
+        """The names of the dimensions: ``sample``, then ``<name>_1`` and so on."""
         return ("sample", *(f"{self.name}_{axis}" for axis in range(1, len(self.shape))))
 
     @property
@@ -255,7 +253,7 @@ class Variable:
         dtype, row_shape = fold((transform,), self.dtype, self.row_shape)
         pieces = tuple(piece.with_transform(transform) for piece in self.pieces)
         keeps_codes = isinstance(transform, Cast) and dtype.kind in "iu"
-        about = self.about if keeps_codes else replace(self.about, categories=None, is_ordered=False)
+        about = self.about if keeps_codes else PLAIN
         return replace(self, dtype=dtype, row_shape=row_shape, pieces=pieces, about=about)
 
     def cast(self, dtype: np.dtype[Any]) -> Variable:
