@@ -169,3 +169,12 @@ class TestAllPhases:
             gate.to_storage("c", phase="train")
             gate.set_mode("zarr")
             assert gate["all"].to_pandas()["c"].tolist() == ["z", "b", "a", "b"]
+
+    @pytest.mark.parametrize("code", [7, -1])
+    def test_a_code_without_a_category_is_not_passed_on(self, gate, code):
+        gate.add_data(pd.DataFrame({"c": pd.Categorical(["a", "b"])}))
+        gate["train"]["c"][0] = code
+        other = StoreGate(data_id="b")
+        with pytest.raises((errors.DtypeError, errors.MissingValueError), match="2 categories|are null"):
+            other.add_data(gate["train"])
+        assert other.variables == ()
