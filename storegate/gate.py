@@ -828,12 +828,13 @@ class StoreGate:
 
     def __repr__(self) -> str:
         """Show phases, sizes and variables, no wider than the terminal; reads no data."""
-        current, where = self._session.current, f"StoreGate {self._session.place}"
-        return f"<{where} · no data_id>" if current is None else display.summary(where, current, str(self.data_id))
+        return display.summary(self._outline())
 
     def _repr_html_(self) -> str:
-        title = f"StoreGate {self.backend!r}, data_id {self.data_id!r}"
-        return display.table_html(title, display.details(self._session.current))
+        return display.outline_html(self._outline(), repr(self))
+
+    def _outline(self) -> display.Outline:
+        return display.outline(f"StoreGate {self._session.place}", self._session.current, self.data_id)
 
     def __iter__(self) -> Iterator[object]:
         """Refuse: iterate over a phase or its variables instead."""

@@ -8,7 +8,7 @@ from dataclasses import Field, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from storegate.display import aligned
+from storegate.display import aligned, table_html
 from storegate_engine.budget import format_nbytes
 from storegate_engine.errors import ArgumentError, DataIdError, ReadOnlyError, VersionNotFoundError
 from storegate_engine.names import validate_name
@@ -44,9 +44,16 @@ class Records(tuple[T, ...]):
         """Return the table, or ``(none)``."""
         if not self:
             return "(none)"
+        return aligned(self._cells())
+
+    def _repr_html_(self) -> str:
+        header, *rows = self._cells() if self else [["none"]]
+        return table_html(header, rows, repr(self))
+
+    def _cells(self) -> list[list[str]]:
+        """Return the header and a line per record."""
         header = [found.name for found in fields(self[0]) if self._is_printed(found)]  # type: ignore[arg-type]
-        rows = [[_shown(name, getattr(row, name)) for name in header] for row in self]
-        return aligned([header, *rows])
+        return [header, *([_shown(name, getattr(row, name)) for name in header] for row in self)]
 
     def _is_printed(self, found: Field[Any]) -> bool:
         return "is_rare" not in found.metadata or any(getattr(row, found.name) for row in self)

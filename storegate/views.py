@@ -461,14 +461,13 @@ class View(Explorable[T], NDArrayOperatorsMixin, Generic[T]):
 
     def __repr__(self) -> str:
         """Show sizes and variables, no wider than the terminal; reads no data."""
-        session, names = self.session, None if self.names is None else self.names.names
-        where = f"view of {'' if self.chosen is None else 'chosen rows of '}{session.place}"
-        if session.current is None:
-            return f"<{where} · no data_id>"
-        n_chosen = None if self.chosen is None else len(self.chosen)
-        return display.summary(where, session.current, str(session.data_id), self.phase, names, n_chosen=n_chosen)
+        return display.summary(self._outline())
 
     def _repr_html_(self) -> str:
-        names = None if self.names is None else self.names.names
-        title = f"StoreGate view of {self.session.place}"
-        return display.table_html(title, display.details(self.session.current, self.phase, names))
+        return display.outline_html(self._outline(), repr(self))
+
+    def _outline(self) -> display.Outline:
+        session, names = self.session, None if self.names is None else self.names.names
+        where = f"view of {'' if self.chosen is None else 'chosen rows of '}{session.place}"
+        n_chosen = None if self.chosen is None else len(self.chosen)
+        return display.outline(where, session.current, session.data_id, self.phase, names, n_chosen=n_chosen)

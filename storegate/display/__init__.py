@@ -2,10 +2,11 @@
 
 What its files know:
 
-    summary    the contents of a gate or view, phases side by side
-    text       tables of cells
+    outline    the contents of a gate or view, in words
+    summary    outlines as text, phases side by side
+    html       outlines and records for notebooks, with their style.css
+    text       the table of show_info
     widths     text that fits a terminal
-    html       the same for notebooks
     plans      how lazy variables would be read
     alignment  the warning about variables whose rows may not belong together
 """
@@ -13,10 +14,21 @@ What its files know:
 from __future__ import annotations
 
 from storegate.display.alignment import warn_of_misaligned
-from storegate.display.html import table_html
+from storegate.display.html import outline_html, table_html
+from storegate.display.outline import Outline, outline
 from storegate.display.plans import explain
 from storegate.display.summary import summary
-from storegate.display.text import details, table_text
+from storegate.display.text import table_text
 from storegate.display.widths import aligned
 
-__all__ = ["aligned", "details", "explain", "summary", "table_html", "table_text", "warn_of_misaligned"]
+__all__ = [
+    "Outline",
+    "aligned",
+    "explain",
+    "outline",
+    "outline_html",
+    "summary",
+    "table_html",
+    "table_text",
+    "warn_of_misaligned",
+]

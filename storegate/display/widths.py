@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from storegate_engine.errors import printable
 
-__all__ = ["aligned", "cut", "fitted", "padded", "terminal_width", "width_of", "wrapped"]
+__all__ = ["aligned", "cut", "fitted", "one_line", "padded", "terminal_width", "width_of", "wrapped"]
 
 FALLBACK_WIDTH = 80
 """Columns of a summary if the width of the terminal is unknown."""
@@ -39,14 +39,14 @@ def padded(text: str, width: int) -> str:
 def fitted(lines: Iterable[str]) -> list[str]:
     """Return lines cut to the width of the terminal; control characters are escaped."""
     width = terminal_width()
-    return [cut(_one_line(line), width) for line in lines]
+    return [cut(one_line(line), width) for line in lines]
 
 
 def wrapped(first: str, facts: Iterable[str]) -> list[str]:
     """Return facts in lines that fit the terminal; the first line begins with ``first``."""
     width = terminal_width()
-    lines = [_one_line(first)]
-    for fact in map(_one_line, facts):
+    lines = [one_line(first)]
+    for fact in map(one_line, facts):
         if width_of(f"{lines[-1]} · {fact} ·>") <= width:
             lines[-1] += f" · {fact}"
         else:
@@ -60,7 +60,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
     In a terminal, the widest columns are cut so that lines fit; in a file or a pipe, nothing is cut.
     """
-    rows = [[_one_line(cell) for cell in row] for row in rows]
+    rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(width_of(row[at]) for row in rows) for at in range(len(rows[0]))]
     if sys.stdout.isatty():
         room = max(LEAST_WIDTH, shutil.get_terminal_size().columns) - 2 * (len(widths) - 1)
@@ -74,7 +74,8 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Return a text with its control characters and ends of lines escaped."""
     return printable(text).replace("\n", "\\n")
 
 

@@ -109,6 +109,18 @@ def test_the_share_is_of_each_variable_where_they_differ_in_length():
     assert "100%" in html
 
 
+def test_variables_that_some_phases_lack(gate, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    gate.add_data("z", np.zeros(1_000), phase="valid")
+    assert repr(gate["z"]).splitlines() == [
+        "<view of events.zarr · run1 · version 2 · 1,000 samples · 7.8 KiB ·",
+        " not compiled>",
+        "          valid",
+        "samples   1,000",
+        "z      float64   only in valid",
+    ]
+
+
 def test_many_variables_are_counted(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     gate = StoreGate(data_id="a")

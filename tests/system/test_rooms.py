@@ -57,7 +57,7 @@ PUBLIC = {
         Callback add assign clear compact create_zeros delete move shuffle transform update with_active
     """,
     "storegate.display": """
-        aligned details explain summary table_html table_text warn_of_misaligned
+        Outline aligned explain outline outline_html summary table_html table_text warn_of_misaligned
     """,
 }
 
