@@ -54,8 +54,8 @@ def run(directory: str | None = None, *, budget: str = BUDGET) -> None:
     budget : str
         The memory to stay within, as in ``"64MiB"``.
     """
-    directory = directory or tempfile.mkdtemp(prefix="storegate-demo-")
-    print(f"Building a store in {directory} with a memory budget of {budget}.")
+    directory = directory or str(Path(tempfile.mkdtemp(prefix="storegate-"), "demo.zarr"))
+    print(f"Building a store with a budget of {budget} in {directory}")
     start = time.perf_counter()
     load_libraries()
     memory = PeakMemory()
@@ -70,18 +70,26 @@ def run(directory: str | None = None, *, budget: str = BUDGET) -> None:
         decoded_nbytes = add_events(gate, tree)
         prepare(gate, EVENT_FEATURES, label="AnaClass", num_classes=3)
         show(gate, EVENT_FEATURES, label="AnaClass")
+        memory.end_of_step("add, shuffle, means")
         check(gate, tree.keys(), lambda name: event_column(name, tree[name].array(library="np")))
+        memory.end_of_step("check")
         read_batches(gate, EVENT_FEATURES, label="AnaClass", batch_rows=1024)
+        memory.end_of_step("batches")
 
         gate.set_data_id("hits")
         decoded_nbytes += add_hits(gate, hits)
         prepare(gate, HIT_FEATURES, label="triggered", num_classes=2)
         show(gate, HIT_FEATURES, label="triggered")
+        memory.end_of_step("add, shuffle, means")
         check(gate, list(hits), lambda name: hits[name][:])
+        memory.end_of_step("check")
         read_batches(gate, HIT_FEATURES, label="triggered", batch_rows=65_536)
+        memory.end_of_step("batches")
 
-    print(f"\n{memory.report()}; the budget was {budget}, the decoded data are {mib(decoded_nbytes)}.")
-    print("The budget covers what each call holds; Python, its libraries and your own arrays come on top.")
+    print(f"\nIn memory the data would take {mib(decoded_nbytes)}. {memory.report()}")
+    print(f"The budget of {budget} covers what each call of StoreGate holds while it runs. It")
+    print("does not cover Python and its libraries, memory that they keep for later, or")
+    print("arrays of your own: the check holds a column of the file beside its rows.")
     print(f"Done in {time.perf_counter() - start:.0f} s. To look again: storegate info {directory}")
 
 
@@ -118,12 +126,10 @@ def prepare(gate: StoreGate, features: list[str], *, label: str, num_classes: in
 
 
 def show(gate: StoreGate, features: list[str], *, label: str) -> None:
-    """Print the contents of the store, the training rows as a Dataset, and their means in each class."""
-    print()
-    gate.show_info()
-    train = gate["train"].to_xarray()
-    print(f"\n{train}\n\nMeans in each class:")
-    print(class_means(train, features, label=label).compute().to_pandas().to_string(float_format="%.3f"))
+    """Print what the store holds of these variables, and the means of the training rows in each class."""
+    means = class_means(gate["train"].to_xarray(), features, label=label).compute().to_pandas()
+    table = means.rename(lambda at: f"class {at}").rename_axis(None).rename("mean of {}".format, axis=1).T
+    print(f"\n{gate[[*features, label]]}\n{table.to_string(float_format='%.3f')}")
 
 
 def class_means(data: xr.Dataset, features: list[str], *, label: str) -> xr.Dataset:
@@ -156,12 +162,10 @@ def check_column(gate: StoreGate, name: str, expected: npt.NDArray[Any]) -> int:
 
 
 def read_batches(gate: StoreGate, features: list[str], *, label: str, batch_rows: int) -> None:
-    """Read the training rows once, as a training loop does; a tuple of names gives one array."""
-    start = time.perf_counter()
-    train, n_batches = gate["train"], 0
-    for batch in slices(len(train), batch_rows):
-        x, y = train[tuple(features)][batch], train[label][batch]
-        assert len(x) == len(y)  # here a model would learn
+    """Read the training rows once, in a new order, as a training loop does."""
+    start, n_batches = time.perf_counter(), 0
+    for *columns, y in gate["train"][[*features, label]].batches(batch_rows, seed=SEED):
+        assert all(len(x) == len(y) for x in columns)  # here a model would learn
         n_batches += 1
     seconds = time.perf_counter() - start
     print(f"One pass: {n_batches} batches of up to {batch_rows:,} shuffled rows in {seconds:.1f} s.")
@@ -181,25 +185,42 @@ def load_libraries() -> None:
     with StoreGate("zarr", data_id="small") as gate:  # in a temporary directory
         gate.add_data("x", np.zeros(10), phase=SPLIT, shuffle=SEED)
         gate.compile()
-        gate["train"].to_xarray()[["x"]].sum("sample").compute()
+        gate["train"].to_xarray()[["x"]].sum("sample").compute().to_pandas()
+        next(iter(gate["train"]["x"].batches(2, seed=SEED)))
 
 
 class PeakMemory:
-    """The peak of resident memory since this object was made, as counted by the operating system."""
+    """Peaks of resident memory, as counted by the operating system: of the process, and what each step added."""
 
     def __init__(self) -> None:
-        # Only Linux can reset the count; elsewhere a peak before this moment hides a lower one after it.
+        self.before_nbytes = self._peak_nbytes = self._begin_step()
+        self._begin_nbytes = self.before_nbytes
+        self._added: dict[str, int] = {}
+
+    @staticmethod
+    def _begin_step() -> int | None:
+        # Only Linux can reset the count; elsewhere a peak of an earlier step hides a lower one after it.
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
-        self.before_nbytes = peak_nbytes()
+        return peak_nbytes()
+
+    def end_of_step(self, step: str) -> None:
+        """Note what the step that ends here added at its peak; the highest counts for steps of the same name."""
+        peak = peak_nbytes()
+        if peak is not None and self._begin_nbytes is not None and self._peak_nbytes is not None:
+            self._added[step] = max(self._added.get(step, 0), peak - self._begin_nbytes)
+            self._peak_nbytes = max(self._peak_nbytes, peak)
+        self._begin_nbytes = self._begin_step()
 
     def report(self) -> str:
-        """Return the peak as text: above the level at the start, and of the whole process."""
-        peak = peak_nbytes()
-        if peak is None or self.before_nbytes is None:
-            return "Peak memory: not available on this system"
-        above = peak - self.before_nbytes
-        return f"Peak memory: {mib(above)} above the start, {mib(peak)} with Python and its libraries"
+        """Return the peaks as text."""
+        if self._peak_nbytes is None or self.before_nbytes is None:
+            return "Peak memory: not available on this system."
+        steps = ", ".join(f"{step} {mib(nbytes)}" for step, nbytes in self._added.items())
+        return (
+            f"Each step added at most:\n{steps}.\n"
+            f"The process took {mib(self._peak_nbytes)}, of which {mib(self.before_nbytes)} before the first step."
+        )
 
 
 def peak_nbytes() -> int | None:
