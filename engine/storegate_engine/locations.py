@@ -12,25 +12,24 @@ import threading
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
-
-import zarr
-from zarr.abc.store import RangeByteRequest, Store
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
 
 from storegate_engine import documents
 from storegate_engine.directories import Entry, locked, open_directory, open_file, open_parent, put_file
 from storegate_engine.errors import ArgumentError, CorruptStoreError, StoreError, StoreGateError, WriteError
-from storegate_engine.objects import LocalStore, ObjectStore, objects_below
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
+    from zarr.core.buffer import Buffer
+    from zarr.storage import MemoryStore
 
 __all__ = ["Location", "opening", "parse_location", "writing"]
 
 T = TypeVar("T")
 _OBJECT_STORES = ("s3", "s3a", "gs", "az", "abfs", "azure")
 _HALF_URL = re.compile(rf"(?:{'|'.join(_OBJECT_STORES)}|memory|https?|file):/(?!/)")
-_memory_stores: dict[str, zarr.storage.MemoryStore] = {}
+_memory_stores: dict[str, MemoryStore] = {}
 _lock = threading.Lock()
 
 
@@ -99,6 +98,9 @@ class Location:
 
     async def _fetch(self, key: str, max_nbytes: int) -> bytes | None:
         """Return the first bytes of an object, in one request, whatever its claimed size."""
+        from zarr.abc.store import RangeByteRequest  # deferred on purpose, as all of zarr: files are read without it
+        from zarr.core.buffer import default_buffer_prototype
+
         try:
             buffer = await self.store.get(key, default_buffer_prototype(), RangeByteRequest(0, max_nbytes))
         except Exception:  # each library raises its own error for a range of an empty object
@@ -119,8 +121,7 @@ class Location:
         """
         if self.is_local:
             return self._put(key, content, exclusive=True, sync=sync)
-        buffer = default_buffer_prototype().buffer.from_bytes(content)
-        _run(self.store.set_if_not_exists(self.key(key), buffer))
+        _run(self.store.set_if_not_exists(self.key(key), _buffer(content)))
         return False
 
     def write(self, key: str, content: bytes) -> None:
@@ -128,7 +129,7 @@ class Location:
         if self.is_local:
             self._put(key, content, exclusive=False, sync=False)
             return
-        _run(self.store.set(self.key(key), default_buffer_prototype().buffer.from_bytes(content)))
+        _run(self.store.set(self.key(key), _buffer(content)))
 
     def _put(self, key: str, content: bytes, *, exclusive: bool, sync: bool) -> bool:
         is_put = put_file(self.url, self.key(key), content, exclusive=exclusive, sync=sync_descriptor if sync else None)
@@ -212,6 +213,8 @@ class Location:
     def entries(self, key: str = "") -> list[Entry]:
         """Return all entries below a key, in no order; entries that come or go meanwhile may be missing."""
         if not self.is_local:
+            from storegate_engine.objects import objects_below  # imports zarr, as above
+
             return _run(objects_below(self.store, self.key(key)))
         try:
             return list(open_directory(self.url, self.key(key)).walk())
@@ -292,7 +295,15 @@ def _first_line(err: Exception) -> str:
     return (str(err).splitlines() or [repr(err)])[0]
 
 
+def _buffer(content: bytes) -> Buffer:
+    from zarr.core.buffer import default_buffer_prototype  # deferred, as above
+
+    return default_buffer_prototype().buffer.from_bytes(content)
+
+
 def _run(coroutine: Coroutine[Any, Any, T]) -> T:
+    from zarr.core.sync import sync  # deferred, as above
+
     try:
         return sync(coroutine)
     except Exception as err:
@@ -330,6 +341,10 @@ def parse_location(url: str | os.PathLike[str], storage_options: dict[str, Any] 
 
 @functools.lru_cache(maxsize=256)
 def _open_store(url: str, options: str) -> Store:
+    import zarr  # deferred, as above
+
+    from storegate_engine.objects import LocalStore, ObjectStore
+
     scheme, _, name = url.partition("://")
     if not name and "://" not in url:
         return LocalStore(url)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import site
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +25,36 @@ __all__ = [
 
 def _configured(key: str, default: object = None) -> Any:
     """Return the value of ``storegate.key`` in dask's configuration."""
-    import dask  # deferred on purpose: importing StoreGate stays quick
+    if "dask" not in sys.modules and not _may_be_configured():
+        return default
+    import dask  # deferred on purpose: it takes a tenth of a second
 
     return dask.config.get(f"storegate.{key}", default)
+
+
+@functools.cache
+def _may_be_configured() -> bool:
+    """Return whether dask would find settings of StoreGate when it is imported: in the environment or a file."""
+    if any(name.startswith("DASK_") for name in os.environ):
+        return True
+    try:
+        return any(b"storegate" in file.read_bytes() for file in _config_files())
+    except OSError:  # dask says what is wrong
+        return True
+
+
+def _config_files() -> Iterator[Path]:
+    """Yield the files that dask reads its configuration from, if no environment variable names others."""
+    own = Path(os.path.expanduser("~"), ".config", "dask")
+    for place in (Path("/etc/dask"), *(Path(at, "etc", "dask") for at in (sys.prefix, *site.PREFIXES)), own):
+        try:
+            names = os.listdir(place)
+        except FileNotFoundError:
+            continue
+        except NotADirectoryError:
+            yield place
+        else:
+            yield from (place / name for name in names if name.lower().endswith((".json", ".yaml", ".yml")))
 
 
 def memory_limit_nbytes(budget: int | str | None = None, *, processes: int = 1) -> int:

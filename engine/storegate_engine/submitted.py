@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import threading
 import weakref
@@ -97,6 +96,8 @@ def in_cluster_thread() -> bool:
     """Return whether this is a thread of a scheduler or worker in this process, which keeps what it unpickles."""
     if "distributed" not in sys.modules:
         return False
+    import asyncio  # deferred on purpose: distributed has it already
+
     name = threading.current_thread().name
     return name.startswith(("Dask-", "IO loop")) or asyncio._get_running_loop() is not None
 

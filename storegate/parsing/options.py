@@ -6,14 +6,16 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias, TypedDict, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, TypeGuard
 
 import numpy as np
-from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
-from storegate_engine.arrays import DEFAULT_COMPRESSOR, Compressor
+from storegate_engine.arrays import Compressor
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, BackendNotFoundError, near_match, shown
 from storegate_engine.settings import memory_limit_nbytes
+
+if TYPE_CHECKING:
+    from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
 __all__ = [
     "MODES",
@@ -104,7 +106,7 @@ class Options:
     """Directory or URL; a temporary directory if None."""
     chunk: int | None = None
     """Rows per chunk; chosen by bytes if None."""
-    compressor: Compressor = DEFAULT_COMPRESSOR
+    compressor: Compressor | None = None
     """How chunks are compressed."""
     mode: OpenMode = "a"
     """``a`` opens or creates, ``r`` only reads, ``r+`` opens an existing store, ``w-`` or ``x`` creates a new one,
@@ -189,15 +191,10 @@ def _require_storage_options(options: Any) -> None:
 
 _Shuffle: TypeAlias = Literal["noshuffle", "shuffle", "bitshuffle"]
 _BLOSC_SHUFFLES: tuple[_Shuffle, _Shuffle, _Shuffle] = ("noshuffle", "shuffle", "bitshuffle")
-_NAMED: dict[str, Compressor] = {
-    "lz4": DEFAULT_COMPRESSOR,
-    "zstd": (ZstdCodec(level=1),),
-    "none": (),
-}
 
 
-def parse_compressor(compressor: object) -> Compressor:
-    """Return the zarr codecs of a compressor: None (the default), a name, a zarr codec or a numcodecs one.
+def parse_compressor(compressor: object) -> Compressor | None:
+    """Return the zarr codecs of a compressor, given by name or as a codec of zarr or numcodecs; None for the default.
 
     Raises
     ------
@@ -209,10 +206,14 @@ def parse_compressor(compressor: object) -> Compressor:
     >>> parse_compressor("none")
     ()
     """
-    if compressor is None:
-        return DEFAULT_COMPRESSOR
-    if isinstance(compressor, str) and compressor in _NAMED:
-        return _NAMED[compressor]
+    if compressor is None or (isinstance(compressor, str) and compressor == "lz4"):
+        return None
+    if isinstance(compressor, str) and compressor == "none":
+        return ()
+    from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec  # deferred on purpose: what does not write does without
+
+    if isinstance(compressor, str) and compressor == "zstd":
+        return (ZstdCodec(level=1),)
     if isinstance(compressor, (BloscCodec, GzipCodec, ZstdCodec)):
         return (compressor,)
     if hasattr(compressor, "get_config"):  # a numcodecs object, which the predecessor used

@@ -20,7 +20,7 @@ PUBLIC = {
         replace_rows replace_runs runs_of spans to_json
     """,
     "storegate_engine.arrays": """
-        ArraySpec Compressor ConstantArray DEFAULT_COMPRESSOR Fileless MAX_TEXT_NBYTES MemoryArray
+        ArraySpec Compressor ConstantArray Fileless MAX_TEXT_NBYTES MemoryArray
         PersistedArray RowArray RowSpan Segment StoredArray StoredIndex Written check_array made_at persist
         require_within_limits run_tasks shard_checksums write_rows
     """,

@@ -20,7 +20,7 @@ def test_the_keywords_of_batches_are_those_of_its_options():
 
 
 def test_the_keys_of_backend_args_are_those_of_the_options():
-    assert set(get_type_hints(BackendArgs)) == {field.name for field in fields(Options)}
+    assert set(BackendArgs.__annotations__) == {field.name for field in fields(Options)}
 
 
 def test_every_public_type_is_there():

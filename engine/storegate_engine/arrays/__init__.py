@@ -25,13 +25,12 @@ from storegate_engine.arrays.inspection import require_within_limits
 from storegate_engine.arrays.persisted import PersistedArray, persist
 from storegate_engine.arrays.reading_threads import run_tasks
 from storegate_engine.arrays.rows import ConstantArray, Fileless, MemoryArray, RowArray
-from storegate_engine.arrays.segments import DEFAULT_COMPRESSOR, ArraySpec, Compressor, Segment, made_at
+from storegate_engine.arrays.segments import ArraySpec, Compressor, Segment, made_at
 from storegate_engine.arrays.shard_writes import MAX_TEXT_NBYTES, write_rows
 from storegate_engine.arrays.shards import RowSpan
 from storegate_engine.arrays.stored import StoredArray, StoredIndex
 
 __all__ = [
-    "DEFAULT_COMPRESSOR",
     "MAX_TEXT_NBYTES",
     "ArraySpec",
     "Compressor",

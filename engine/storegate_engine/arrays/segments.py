@@ -14,13 +14,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import zarr
-from zarr.abc.codec import BytesBytesCodec
-from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.core.buffer import default_buffer_prototype
 
 from storegate_engine.arrays import checksums
 from storegate_engine.arrays.inspection import (
@@ -39,14 +35,14 @@ from storegate_engine.locations import Location, writing
 from storegate_engine.texts import TextSize, row_text_nbytes
 from storegate_engine.threads import Pending, ThreadPool
 
-__all__ = ["DEFAULT_COMPRESSOR", "ArraySpec", "Compressor", "Segment", "SegmentWriter"]
+if TYPE_CHECKING:
+    import zarr
+    from zarr.abc.codec import BytesBytesCodec
+
+__all__ = ["ArraySpec", "Compressor", "Segment", "SegmentWriter"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
-Compressor: TypeAlias = tuple[BytesBytesCodec, ...]
-
-DEFAULT_COMPRESSOR: Compressor = (BloscCodec(cname="lz4", shuffle="shuffle", clevel=5),)
-"""The codec with the best ratio of time to space (shuffling bits takes twice as long as shuffling bytes, for hardly
-smaller files); checksums are always added."""
+Compressor: TypeAlias = "tuple[BytesBytesCodec, ...]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +98,8 @@ class Segment:
     ----------
     parent : Location
         The directory of segments.
-    compressor : tuple of zarr codecs
-        How chunks are compressed; a crc32c checksum is always added.
+    compressor : tuple of zarr codecs, optional
+        How chunks are compressed; lz4 if None. A crc32c checksum is always added.
     identifier : str
         Its directory's name.
     renew : callable, optional
@@ -111,7 +107,7 @@ class Segment:
     """
 
     parent: Location
-    compressor: Compressor = DEFAULT_COMPRESSOR
+    compressor: Compressor | None = None
     identifier: str = field(default_factory=new_identifier)
     renew: Callable[[], Segment] | None = None
     _arrays: dict[str, StoredArray] = field(default_factory=dict)
@@ -140,7 +136,8 @@ class Segment:
             self.location.write("zarr.json", _GROUP)
         encoding = encoding_of(spec.dtype)
         shape = (_UNKNOWN_ROWS if spec.n_rows is None else spec.n_rows, *spec.row_shape)
-        codecs = _Codecs(self.compressor, json.dumps([codec.to_dict() for codec in self.compressor]))
+        compressor = _default_compressor() if self.compressor is None else self.compressor
+        codecs = _Codecs(compressor, json.dumps([codec.to_dict() for codec in compressor]))
         metadata = _metadata(name, shape, encoding, spec.layout, codecs)
         self.location.write(f"{name}/zarr.json", metadata)
         self._metadata[name] = metadata
@@ -271,7 +268,7 @@ class SegmentWriter:
             self._name, replace(self._spec, layout=Layout(chunk_rows, min(shard_rows, layout.shard_rows)))
         )
         fresh._encoding = self._encoding
-        assert isinstance(self._target, zarr.Array), "text is written by zarr-python"
+        assert not isinstance(self._target, Shards), "text is written by zarr-python"
         for lo in range(0, self._written, layout.chunk_rows):
             fresh._append(np.asarray(self._target[lo : min(lo + layout.chunk_rows, self._written)]))
         if self._buffer is not None:
@@ -329,7 +326,7 @@ class SegmentWriter:
         if not rows.size:
             return
         with writing(self._segment.location / self._name):
-            if isinstance(self._target, zarr.Array):
+            if not isinstance(self._target, Shards):
                 self._target[start:stop] = rows
             elif self._pool is None and rows.nbytes <= SMALL_NBYTES:  # a small append would wait for a thread to start
                 self._target.write(start // self._shard, rows, sync=False)
@@ -349,6 +346,17 @@ class SegmentWriter:
         self._idle = buffer
 
 
+@functools.cache
+def _default_compressor() -> Compressor:
+    """Return the codec with the best ratio of time to space.
+
+    Shuffling bits takes twice as long as shuffling bytes, for hardly smaller files.
+    """
+    from zarr.codecs import BloscCodec  # deferred on purpose, as all of zarr: what does not write is quick to start
+
+    return (BloscCodec(cname="lz4", shuffle="shuffle", clevel=5),)
+
+
 @dataclass(frozen=True, slots=True)
 class _Codecs:
     """Codecs that can be hashed and compared, unlike zarr's own."""
@@ -360,6 +368,10 @@ class _Codecs:
 @functools.lru_cache(maxsize=256)
 def _metadata(name: str, shape: tuple[int, ...], encoding: Encoding, layout: Layout, compressor: _Codecs) -> bytes:
     """Return the ``zarr.json`` of an array; cached, since small appends often repeat it."""
+    import zarr  # deferred on purpose, as above
+    from zarr.codecs import Crc32cCodec
+    from zarr.core.buffer import default_buffer_prototype
+
     tail = tuple(max(1, size) for size in shape[1:])
     array = zarr.create_array(
         zarr.storage.MemoryStore(),

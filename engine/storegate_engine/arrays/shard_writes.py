@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import zarr
-from zarr.storage import StorePath
 
 from storegate_engine.arrays import checksums
 from storegate_engine.arrays.inspection import MAX_CHUNK_NBYTES
@@ -18,6 +16,9 @@ from storegate_engine.encodings import Encoding, encoding_of, is_text
 from storegate_engine.errors import DtypeError, ShapeError
 from storegate_engine.locations import Location, writing
 from storegate_engine.texts import row_text_nbytes
+
+if TYPE_CHECKING:
+    import zarr
 
 __all__ = ["MAX_TEXT_NBYTES", "encoded", "new_shards", "open_with_zarr", "too_much_text", "write_rows"]
 
@@ -100,5 +101,8 @@ def new_shards(
 
 def open_with_zarr(location: Location, name: str) -> zarr.Array[Any]:
     """Return a new array to write with zarr-python, including chunks of zeros."""
+    import zarr  # deferred on purpose: numbers in local files do without it
+    from zarr.storage import StorePath
+
     with zarr.config.set({"array.write_empty_chunks": True}):  # an opened array reads this setting
         return zarr.open_array(StorePath(location.store, location.key(name)), mode="r+")

@@ -11,14 +11,11 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import zarr
-from zarr.storage import StorePath
 
 from storegate_engine.arrays import inspection
-from storegate_engine.arrays.guards import GuardedStore
 from storegate_engine.arrays.shards import RowSpan, Shards, shards_of
 from storegate_engine.budget import Layout
 from storegate_engine.contents import MARKER
@@ -36,6 +33,9 @@ from storegate_engine.locations import Location
 from storegate_engine.names import validate_name
 from storegate_engine.orders import ArrayIndex, as_int64
 from storegate_engine.texts import TextSize
+
+if TYPE_CHECKING:
+    import zarr
 
 __all__ = ["StoredArray", "StoredIndex"]
 
@@ -203,7 +203,7 @@ class StoredArray:
         opened = open_array(self)
         encoding = _encoding_in(self)
         with _reading(self):
-            if isinstance(opened, zarr.Array):
+            if not isinstance(opened, Shards):
                 # a copy, since oindex normalises negative indices in place
                 stored = opened[rows] if isinstance(rows, slice) else opened.oindex[(np.array(rows),)]
                 out[...] = encoding.decode(np.asarray(stored))
@@ -274,6 +274,11 @@ def open_array(array: StoredArray) -> Shards | zarr.Array[Any]:
             directory = f"{location.url}/{location.key(array.name)}"
             opened = shards_of(directory, metadata, layout.chunk_rows, layout.shard_rows, root=location.url)
         if opened is None:  # text and other stores: zarr-python reads, through a guard that knows what is legal
+            import zarr  # deferred on purpose: numbers in local files do without it
+            from zarr.storage import StorePath
+
+            from storegate_engine.arrays.guards import GuardedStore
+
             row = row_nbytes(encoding_of(array.dtype).stored, array.row_shape)
             limit = inspection.MAX_CHUNK_NBYTES if is_text(array.dtype) else layout.chunk_rows * row
             n_texts = layout.chunk_rows * math.prod(array.row_shape) if is_text(array.dtype) else None

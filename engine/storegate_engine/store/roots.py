@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from storegate_engine import documents
-from storegate_engine.arrays import DEFAULT_COMPRESSOR, Compressor
+from storegate_engine.arrays import Compressor
 from storegate_engine.contents import MARKER, is_marker, strangers
 from storegate_engine.errors import (
     CorruptStoreError,
@@ -38,7 +38,7 @@ class Root:
         Memory limit of long operations.
     writable : bool
         Whether tables may change.
-    compressor : tuple of zarr codecs
+    compressor : tuple of zarr codecs, optional
         How new chunks are compressed.
     chunk_rows : int or None
         Rows of new chunks; chosen by bytes if None.
@@ -49,7 +49,7 @@ class Root:
     location: Location
     budget_nbytes: int
     writable: bool = True
-    compressor: Compressor = DEFAULT_COMPRESSOR
+    compressor: Compressor | None = None
     chunk_rows: int | None = None
     durable: bool = False
 

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate_engine import settings
-from storegate_engine.arrays import DEFAULT_COMPRESSOR, ArraySpec, Compressor, RowArray, Segment, StoredIndex
+from storegate_engine.arrays import ArraySpec, Compressor, RowArray, Segment, StoredIndex
 from storegate_engine.contents import MARKER, SCRATCH
 from storegate_engine.errors import (
     ConflictError,
@@ -58,7 +58,7 @@ class StoredRepository(VersionedRepository):
         Memory limit of long operations.
     writable : bool
         Whether the table may change.
-    compressor : tuple of zarr codecs
+    compressor : tuple of zarr codecs, optional
         How new chunks are compressed.
     chunk_rows : int or None
         Rows of new chunks; chosen by bytes if None.
@@ -76,7 +76,7 @@ class StoredRepository(VersionedRepository):
         *,
         budget_nbytes: int,
         writable: bool = True,
-        compressor: Compressor = DEFAULT_COMPRESSOR,
+        compressor: Compressor | None = None,
         chunk_rows: int | None = None,
         durable: bool = False,
         pinned: int | None = None,
