@@ -187,8 +187,9 @@ class Explorable(Generic[T]):
     def dims(self) -> tuple[str, ...]:
         """The names of the dimensions, as in `to_xarray`."""
         variables, is_stacked = self._array("dims")
-        own = variables[0].dims
-        return (own[0], "variable", *own[1:]) if is_stacked else own
+        own = variables[0].dims[1:]
+        sample_dim = self.session.table.sample_dim
+        return (sample_dim, "variable", *own) if is_stacked else (sample_dim, *own)
 
     @property
     def chunks(self) -> tuple[tuple[int, ...], ...]:

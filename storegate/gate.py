@@ -315,6 +315,8 @@ class StoreGate:
         phase: PhaseOrSplit = "train",
         shuffle: bool | int = False,
         do_compile: bool = False,
+        *,
+        sample_dim: str | None = None,
     ) -> None:
         """Append rows to variables; variables that do not exist are created.
 
@@ -338,6 +340,9 @@ class StoreGate:
             ``x[np.random.RandomState(seed).permutation(N)]``. No rows are moved: the order is stored.
         do_compile : bool
             Compile afterwards.
+        sample_dim : str, optional
+            The dimension of a Dataset along which samples lie, by default the one with which every variable begins.
+            Coordinates along it become variables. What has no sample axis is kept once, for all phases.
 
         Raises
         ------
@@ -359,7 +364,7 @@ class StoreGate:
         >>> gate.get_data("x", index=1)
         array([2., 3.])
         """
-        (names, rows), target = parsing.named(var_names, data), parse_phase(phase)
+        (names, rows), target = parsing.named(var_names, data, sample_dim), parse_phase(phase)
         seed = parsing.parse_seed(shuffle)
         with self._session.begin("add_data", var_names=names.given, phase=phase, shuffle=seed) as change:
             edits.add(change, names, rows, target, seed, do_compile=bool(do_compile))
@@ -373,12 +378,14 @@ class StoreGate:
         phase: PhaseOrSplit = "train",
         index: MethodIndex = -1,
         do_compile: bool = True,
+        *,
+        sample_dim: str | None = None,
     ) -> None:
         """Replace rows; a variable that does not exist is created.
 
         Parameters
         ----------
-        var_names, data, phase
+        var_names, data, phase, sample_dim
             As for :meth:`add_data`.
         index : int, tuple, slice, list or array
             -1: all rows, whose number must match; an int: one row, with data of shape ``k`` or ``(1, *k)``;
@@ -394,7 +401,7 @@ class StoreGate:
         IndexError
             A row is out of range.
         """
-        (names, rows), target = parsing.named(var_names, data), parse_phase(phase)
+        (names, rows), target = parsing.named(var_names, data, sample_dim), parse_phase(phase)
         with self._session.begin("update_data", var_names=names.given, phase=phase) as change:
             edits.update(change, names, rows, target, index, do_compile=bool(do_compile))
         if do_compile:
@@ -554,11 +561,11 @@ class StoreGate:
     def to_xarray(self, phase: Phase | None = "train") -> xr.Dataset:
         """Return a phase as a lazy ``xr.Dataset`` of the current version; later changes do not affect it."""
         at, session = parse_reading_phase(phase), self._session
-        return reading.read_dataset(session.repository(), session.data_id, at, session.capacity)
+        return reading.read_dataset(session.repository(), session.source, session.data_id, at, session.capacity)
 
     def to_datatree(self) -> xr.DataTree:
         """Return all phases with rows as a lazy ``xr.DataTree``, one child per phase."""
-        return reading.read_tree(self.repository(), self.data_id, self.capacity)
+        return reading.read_tree(self.repository(), self._session.source, self.data_id, self.capacity)
 
     # Order and transforms: lazy
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -241,25 +240,30 @@ def subset(
     return Subset(n_rows, (*(earlier.selections if earlier is not None else ()), selection))
 
 
-def read_dataset(repository: Repository, data_id: str | None, phase: str, limits: Capacity) -> xr.Dataset:
-    """Return a phase, or all phases concatenated, as a lazy Dataset."""
+def read_dataset(repository: Repository, place: str, data_id: str | None, phase: str, limits: Capacity) -> xr.Dataset:
+    """Return a phase, or all phases concatenated, as a lazy Dataset; its ``encoding`` says where it is from."""
     table = repository.table
     variables = {name: whole(table, phase, name) for name in names_in(table, phase)}
     if phase != ALL:
         table.n_rows(phase)  # refuses variables of different lengths
-    attrs = {"data_id": data_id, "phase": phase, "version": repository.version}
+    first = next((at for at in PHASES if phase in (at, ALL) and table[at]), phase)
+    dataset = graphs.to_dataset(table, variables, table.attrs.get(first, ()), limits)
+    dataset.encoding = {"source": place, "data_id": data_id, "phase": phase, "version": repository.version}
     if known := known_fingerprints(repository, variables):
-        attrs["fingerprints"] = json.dumps(known)  # text, since every format for Datasets can store it
-    return graphs.to_dataset(variables, attrs, limits)
+        dataset.encoding["fingerprints"] = known
+    return dataset
 
 
-def read_tree(repository: Repository, data_id: str | None, limits: Capacity) -> xr.DataTree:
+def read_tree(repository: Repository, place: str, data_id: str | None, limits: Capacity) -> xr.DataTree:
     """Return the phases that have variables as a lazy DataTree."""
     import xarray as xr  # deferred on purpose: few programs need it
 
     phases = [phase for phase in PHASES if repository.table[phase]]
-    tree = xr.DataTree.from_dict({phase: read_dataset(repository, data_id, phase, limits) for phase in phases})
-    tree.attrs = {"data_id": data_id, "version": repository.version}
+    datasets = {phase: read_dataset(repository, place, data_id, phase, limits) for phase in phases}
+    tree = xr.DataTree.from_dict(datasets)
+    for phase, dataset in datasets.items():
+        tree[phase].encoding = dataset.encoding
+    tree.encoding = {"source": place, "data_id": data_id, "version": repository.version}
     return tree
 
 

@@ -121,6 +121,11 @@ class Session:
             return "in memory"
         return "temporary" if self._temporary is not None else self.root.location.url.rstrip("/").rpartition("/")[2]
 
+    @property
+    def source(self) -> str:
+        """Where the rows are, for ``encoding["source"]`` of Datasets: the URL of the store, or memory."""
+        return "memory" if self.root is None or self.mode == "numpy" else self.root.location.url
+
     def set_data_id(self, data_id: str) -> None:
         """Make a data_id the current one; if it is refused, the former one stays.
 

@@ -448,11 +448,11 @@ class View(Explorable[T], NDArrayOperatorsMixin, Generic[T]):
         >>> gate["train"].to_xarray().sizes
         Frozen({'sample': 2, 'x_1': 2})
         """
-        dataset = read_dataset(
-            self.session.repository(), self.session.data_id, self.phase or ALL, self.session.capacity
-        )
+        session = self.session
+        repository, sample_dim = session.repository(), session.table.sample_dim
+        dataset = read_dataset(repository, session.source, session.data_id, self.phase or ALL, session.capacity)
         for selection in self.chosen.selections if self.chosen is not None else ():
-            dataset = dataset.isel(sample=as_indexer(selection))
+            dataset = dataset.isel({sample_dim: as_indexer(selection)})
         return dataset if self.names is None else dataset[list(self.names.names)]
 
     def explain(self) -> str:

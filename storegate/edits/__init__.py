@@ -3,6 +3,7 @@
 What its files know:
 
     tables      new states of a table from written rows; pure
+    labels      dimensions, coordinates and attributes that come with rows
     updates     variables with some rows replaced
     writes      adding, replacing and deleting rows
     transforms  shuffles, casts and encodings

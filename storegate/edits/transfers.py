@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from storegate.edits import tables
+from storegate.edits.labels import carry_labels
 from storegate.parsing import ALL, PHASES, Data, Names, VarNames, parse_columns, parse_names
 from storegate.reading import Selected
 from storegate_engine import graphs
@@ -68,6 +69,7 @@ def move(
             tables.phases_of(table, at, names.names, operation)
     with target.begin(operation, var_names=list(names.names), phase=phase) as change:
         categories: dict[str, Categories] = {}
+        moved: dict[str, Source] = {}
         for at in phases:
             variables = [table.variable(at, name) for name in names.names]
             if callback is None:
@@ -85,6 +87,8 @@ def move(
                 for name, array in arrays.items()
             ]
             change.edit(tables.put(at, new))
+            moved.update(columns)
+        carry_labels(change, table, phases, names.names, moved)
         change.edit(_compiled_if_even)
     if source.in_memory:
         with source.begin(operation, var_names=list(names.names), phase=phase) as release:

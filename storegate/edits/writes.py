@@ -13,9 +13,11 @@ import numpy as np
 from storegate.callers import users_stacklevel
 from storegate.contents import whole
 from storegate.edits import tables, updates
+from storegate.edits.labels import add_labels, described
 from storegate.parsing import (
     ALL,
     PHASES,
+    Labelled,
     Names,
     OneRow,
     RowRange,
@@ -24,6 +26,7 @@ from storegate.parsing import (
     Target,
     hint_of_samples,
     is_everything,
+    labels_of,
     n_selected,
     one_row_columns,
     parse_columns,
@@ -77,15 +80,20 @@ def add(
     change: Transaction, names: Names, data: object, target: Target, seed: int | None, *, do_compile: bool = False
 ) -> None:
     """Append rows to variables; everything is checked before the first row is written."""
-    columns = parse_columns(names, data)
+    columns, labels = parse_columns(names, data), labels_of(names, data)
     with _hinting(change, columns, target) as expected:
-        _append(change, columns, target, seed, expected)
+        _append(change, columns, labels, target, seed, expected)
         if do_compile:
             change.edit(Table.with_compiled)
 
 
 def _append(
-    change: Transaction, columns: Mapping[str, Source], target: Target, seed: int | None, expected: set[int]
+    change: Transaction,
+    columns: Mapping[str, Source],
+    labels: Mapping[str, Labelled],
+    target: Target,
+    seed: int | None,
+    expected: set[int],
 ) -> None:
     table = change.table
     sizes = table.sizes() if target == ALL else None
@@ -97,10 +105,11 @@ def _append(
                 table[at][name].require_row_shape(column.row_shape)
                 require_combinable(name, table[at][name].dtype, column.dtype)
     _continue_categories(change, columns)
+    add_labels(change, columns, labels, phases)
     arrays = write(change, columns)
     expected.update(array.n_rows for array in arrays.values())
     require_equal_rows({name: array.n_rows for name, array in arrays.items()})
-    new = tables.new_rows(table, target, arrays, seed, about=_about(columns))
+    new = tables.new_rows(table, target, arrays, seed, about=_about(columns, labels))
     widened = []
     for at, variables in new.items():
         for place, rows in enumerate(variables):
@@ -148,14 +157,21 @@ def _continue_categories(
             change.edit(tables.with_categories_as_in(change.table, name))
 
 
-def _about(columns: Mapping[str, Source]) -> dict[str, Description]:
+def _about(
+    columns: Mapping[str, Source], labels: Mapping[str, Labelled], replaced: Table | None = None
+) -> dict[str, Description]:
     """Return the descriptions of sources whose rows were read."""
-    return {name: description_of(column) for name, column in columns.items()}
+    found = {}
+    for name, column in columns.items():
+        olds = [] if replaced is None else [replaced[at][name] for at in PHASES if name in replaced[at]]
+        n_axes = 1 + len(column.row_shape)
+        found[name] = described(description_of(column), labels.get(name), olds, n_axes)
+    return found
 
 
 def _replace_all(change: Transaction, names: Names, data: object, target: Target, *, do_compile: bool = False) -> None:
     """Replace whole variables by equal numbers of rows; dtype and row shape may change."""
-    columns = parse_columns(names, data)
+    columns, labels = parse_columns(names, data), labels_of(names, data)
     with _hinting(change, columns, target) as expected:
         known = [column.n_rows for column in columns.values() if column.n_rows is not None]
         if known:
@@ -164,10 +180,11 @@ def _replace_all(change: Transaction, names: Names, data: object, target: Target
                     tables.require_rows(change.table, at, name, hi - lo)
         replaced = tables.target_phases(change.table, target, known)
         _continue_categories(change, columns, [at for at in PHASES if at not in replaced])
+        add_labels(change, columns, labels, replaced, replaced=replaced)
         arrays = write(change, columns)
         expected.update(array.n_rows for array in arrays.values())
         require_equal_rows({name: array.n_rows for name, array in arrays.items()})
-        new = tables.new_rows(change.table, target, arrays, about=_about(columns))
+        new = tables.new_rows(change.table, target, arrays, about=_about(columns, labels, change.table))
         change.edit(tables.replaced(new), reads=[(at, rows.name) for at in new for rows in new[at]])
         if do_compile:
             change.edit(Table.with_compiled)
@@ -190,7 +207,7 @@ def _update_rows(change: Transaction, names: Names, data: object, phase: str, se
                 updates.require_selected(name, selection, column.n_rows)
         _continue_categories(change, columns, are_codes_taken=True)
         arrays = write(change, columns)
-        about = _about(columns)
+        about = _about(columns, {})
         max_runs = min(updates.MAX_RUNS, updates.MAX_ALL_RUNS // len(arrays))
         for at, first in tables.firsts_of(table, phase).items():
             indexes = _OneIndex(change)

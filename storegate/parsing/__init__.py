@@ -10,6 +10,7 @@ What its files know:
     selection  which rows an index means
     inputs     ``data``, as named sources of rows
     frames     tables of other libraries, as columns with names
+    labels     dimensions, coordinates and attributes of xarray
     arrow      those that come through the Arrow C stream
     iterators  single samples, as blocks of rows
 """
@@ -18,8 +19,17 @@ from __future__ import annotations
 
 from storegate.parsing.batches import BatchArgs, BatchOptions, BatchTransform, DropLast, ShuffleBatches
 from storegate.parsing.frames import Frame, named
-from storegate.parsing.inputs import Data, RowsLike, columns_of, one_row_columns, parse_columns, require_equal_rows
+from storegate.parsing.inputs import (
+    Data,
+    RowsLike,
+    columns_of,
+    labels_of,
+    one_row_columns,
+    parse_columns,
+    require_equal_rows,
+)
 from storegate.parsing.iterators import hint_of_samples, samples
+from storegate.parsing.labels import Labelled
 from storegate.parsing.names import Names, VarNames, are_names, parse_names
 from storegate.parsing.options import MODES, Backend, BackendArgs, Mode, OpenArgs, OpenMode, Options, parse_backend
 from storegate.parsing.phases import (
@@ -62,6 +72,7 @@ __all__ = [
     "DropLast",
     "Frame",
     "Index",
+    "Labelled",
     "MethodIndex",
     "Mode",
     "Names",
@@ -85,6 +96,7 @@ __all__ = [
     "columns_of",
     "hint_of_samples",
     "is_everything",
+    "labels_of",
     "n_selected",
     "named",
     "one_row_columns",

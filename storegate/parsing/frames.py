@@ -13,17 +13,19 @@ anything with ``__arrow_c_stream__``            its columns; record batches are 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from storegate.parsing.arrow import arrow_columns
+from storegate.parsing.labels import Labelled, dataset_columns, is_dataarray, is_dataset, require_sample_dim
 from storegate.parsing.names import Names, are_names, parse_names
 from storegate_engine.dtypes import TEXT
 from storegate_engine.errors import ArgumentTypeError, DtypeError, ShapeError, VariableNotFoundError, near_match, shown
 from storegate_engine.store import FieldSource, as_native, coded, source_of
+from storegate_engine.table import Variable
 
 __all__ = ["Frame", "named"]
 
@@ -64,7 +66,7 @@ Frame: TypeAlias = Mapping[Any, Any] | Sequence[Mapping[Any, Any]] | Array | Arr
 """Data with names: a mapping of arrays, a table, a Dataset, a structured array, a list of mappings."""
 
 
-def named(var_names: object, data: object) -> tuple[Names, object]:
+def named(var_names: object, data: Any, sample_dim: str | None = None) -> tuple[Names, object]:
     """Return names and data as given or, if the data have names, their names and a list of columns.
 
     Parameters
@@ -73,6 +75,8 @@ def named(var_names: object, data: object) -> tuple[Names, object]:
         None takes all columns of a table, a list some of them. A table may also be given here alone.
     data : array-like or table
         The data.
+    sample_dim : str or None
+        The dimension of a Dataset along which samples lie; None for the one with which every variable begins.
 
     Raises
     ------
@@ -86,6 +90,16 @@ def named(var_names: object, data: object) -> tuple[Names, object]:
             raise ArgumentTypeError(f"the data come after their names; give the phase by name, as in phase={data!r}")
         if data is None:
             var_names, data = None, var_names
+    if var_names is None and is_dataarray(data):
+        if data.name is None:
+            raise ArgumentTypeError("the DataArray has no name; give one: gate.add_data('x', data)")
+        require_sample_dim(sample_dim, data)
+        data = data.to_dataset()
+    if is_dataset(data):
+        return _of_dataset(var_names, data, sample_dim)
+    if sample_dim is not None:
+        for array in data.values() if isinstance(data, Mapping) else [data]:
+            require_sample_dim(sample_dim, array)
     if var_names is None:
         columns = columns_in(data)
         if columns is None:
@@ -132,14 +146,12 @@ def _require_texts(columns: Iterable[object]) -> None:
 def columns_in(data: Any) -> dict[Any, Callable[[], Any]] | None:
     """Return a function that makes each column of a table, by name; None if the data are not a table."""
     if hasattr(data, "__storegate_variables__"):
-        return {variable.name: partial(source_of, variable) for variable in data.__storegate_variables__()}
+        return _of_view(data)
     if isinstance(data, np.ndarray) or (hasattr(data, "id") and hasattr(data, "dtype")):  # of numpy, or of h5py
         fields = getattr(data.dtype, "names", None)
         return None if fields is None else {name: partial(_field, data, name) for name in fields}
     if hasattr(data, "num_entries") and hasattr(data, "iterate"):
         return _of_tree(data)  # also a mapping of branches
-    if hasattr(data, "data_vars") and hasattr(data, "coords"):
-        return {name: partial(_of_dataset, data, name) for name in data.variables}
     if isinstance(data, Mapping):
         return {name: partial(_of_mapping, data, name) for name in data}
     if hasattr(data, "obs") and hasattr(data, "layers") and hasattr(data, "X"):
@@ -204,23 +216,31 @@ def _of_mapping(data: Any, name: Any) -> Any:
     return _series(value, str(name))
 
 
-def _of_dataset(data: Any, name: str) -> Any:
-    """Return a variable of a Dataset, whose first dimension is that of the samples."""
-    firsts = [str(variable.dims[0]) for variable in data.data_vars.values() if variable.dims]
-    sample_dim = max(firsts, key=firsts.count, default="sample")
-    variable = data[name]
-    if variable.dims[:1] == (sample_dim,):
-        return variable
-    if name in data.coords:
-        others = [str(other) for other in data.coords if sample_dim not in data[other].dims]
-        raise ShapeError(
-            f"coordinate {name!r} of the Dataset has no value for each sample of dimension {sample_dim!r}; name the "
-            f"variables to add, or leave such coordinates out, as in ds.drop_vars({others})"
-        )
-    raise ShapeError(
-        f"variable {name!r} of the Dataset has dimensions {variable.dims}, and samples that of {sample_dim!r}; "
-        f"put it first, as in ds.transpose({sample_dim!r}, ...)"
-    )
+def _of_dataset(var_names: object, data: Any, sample_dim: str | None) -> tuple[Names, object]:
+    """Return names, and the variables of a Dataset."""
+    _require_texts(data.variables)
+    if var_names is None:
+        found = dataset_columns(data, None, sample_dim)
+        return parse_names(list(found), validate=True), list(found.values())
+    names = parse_names(var_names, validate=True)
+    _picked(names.names, {name: partial(data.__getitem__, name) for name in data.variables})
+    found = dataset_columns(data, names.names, sample_dim)
+    columns = [found[name] for name in names.names]
+    return (names, columns[0]) if names.form == "one" else (Names(names.names, "each"), columns)
+
+
+def _of_view(data: Any) -> dict[Any, Callable[[], Any]]:
+    """Return the variables of a view, with what a Dataset of them says."""
+    variables = {variable.name: variable for variable in data.__storegate_variables__()}
+    if all(variable.about.dims is None for variable in variables.values()):
+        return {name: partial(source_of, variable) for name, variable in variables.items()}
+    names = None if data.names is None else list(variables)
+    found = dataset_columns(data.to_xarray(), names, data.session.table.sample_dim)
+    return {name: partial(_of_variable, variable, found[name]) for name, variable in variables.items()}
+
+
+def _of_variable(variable: Variable, labels: Labelled) -> Labelled:
+    return replace(labels, rows=source_of(variable))
 
 
 def _of_anndata(data: Any) -> dict[str, Callable[[], Any]]:

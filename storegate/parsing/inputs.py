@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from storegate.callers import users_stacklevel
+from storegate.parsing.labels import Labelled, labelled
 from storegate.parsing.names import Names
 from storegate_engine import graphs
 from storegate_engine.clusters import active_client
@@ -35,7 +36,7 @@ COLUMNS = (CodeSource, FieldSource, VariableSource)
 FEW_COLUMNS = 16
 """Columns of an array that are read one after the other; with more, rows are read once for all of them."""
 
-__all__ = ["Data", "RowsLike", "columns_of", "one_row_columns", "parse_columns", "require_equal_rows"]
+__all__ = ["Data", "RowsLike", "columns_of", "labels_of", "one_row_columns", "parse_columns", "require_equal_rows"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -82,8 +83,23 @@ def parse_columns(names: Names, data: object) -> dict[str, Source]:
     return columns
 
 
+def labels_of(names: Names, data: Any) -> dict[str, Labelled]:
+    """Return the arrays of xarray among the data of :func:`parse_columns`, with their labels."""
+    match names.form:
+        case "one":
+            entries: list[Any] = [data]
+        case "stack":
+            return {}
+        case _:
+            entries = list(data) if isinstance(data, (list, tuple)) and len(data) == len(names.names) else []
+    found = {name: labelled(entry, name) for name, entry in zip(names.names, entries, strict=False)}
+    return {name: entry for name, entry in found.items() if entry is not None}
+
+
 def _source(data: Any, name: str) -> Source:
     """Return data as a source; an unchanged lazy array of a stored variable becomes that variable."""
+    if isinstance(data, Labelled):
+        data = data.rows
     if isinstance(data, COLUMNS):
         return data
     if hasattr(data, "__storegate_variables__") and len(variables := data.__storegate_variables__()) == 1:
@@ -155,6 +171,8 @@ def one_row_columns(names: Names, data: object, row_shapes: dict[str, tuple[int,
         raise ShapeError(f"one row of {len(names.names)} variables takes one entry each, found {data!r}")
     columns: dict[str, Source] = {}
     for name, value in zip(names.names, values, strict=True):
+        if isinstance(value, Labelled):
+            value = value.rows
         if isinstance(value, COLUMNS):
             columns[name] = value  # a column of a table
             continue

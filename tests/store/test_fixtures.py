@@ -80,7 +80,7 @@ def test_fingerprints_are_the_known_ones(release, tmp_path):
         "word": "110a1c1520cb45392ef18652af55f590655acf02a0323f16c2e43e9e8067b4fe",
     }
     gate = reading(release)
-    assert json.loads(gate["train"].to_xarray().attrs["fingerprints"]) == known
+    assert gate["train"].to_xarray().encoding["fingerprints"] == known
     plain = StoreGate(data_id="a")
     for name, expected in known.items():
         plain.add_data(name, gate.get_data(name))

@@ -29,7 +29,7 @@ class TestPinnedReaders:
         gate.add_data("x", np.zeros((10, 2)))
         gate.compact()
         gate.delete_data("x")
-        assert held.attrs["version"] < gate.repository().version
+        assert held.encoding["version"] < gate.repository().version
         np.testing.assert_array_equal(held["x"].values, expected)
         np.testing.assert_array_equal(lazy.compute(), expected)
 

@@ -25,9 +25,10 @@ PUBLIC = {
         require_within_limits run_tasks shard_checksums write_rows
     """,
     "storegate_engine.table": """
-        ArgMax Cast Category Description Difference Known OneHot PHASES PLAIN Phase Piece Table Transform
-        Variable added appended_dtype apply_all compare is_stored key_of longest require_combinable rows_of
-        stored_arrays table_from_state table_to_state temporaries_of token_of updated_dtype
+        ArgMax Cast Category Description Difference Known OneHot PHASES PLAIN Phase Piece SAMPLE Table Transform
+        Attributes Variable added appended_dtype apply_all attributes_of compare is_stored key_of longest
+        require_combinable rows_of stored_arrays table_from_state table_to_state temporaries_of token_of
+        updated_dtype values_of
     """,
     "storegate_engine.exchange": """
         COPIES Exchange Plan SHARE Spills Step TASK_NBYTES moved_row_nbytes open_exchange permuted_rows
@@ -46,10 +47,10 @@ PUBLIC = {
         Epochs LANES Last MAX_KEY Shuffle Stream StreamState class_weights
     """,
     "storegate.parsing": """
-        BatchTransform DropLast Frame OpenArgs OpenMode PhaseName ShuffleBatches ALL Backend BackendArgs
+        BatchTransform DropLast Frame Labelled OpenArgs OpenMode PhaseName ShuffleBatches ALL Backend BackendArgs
         BatchArgs BatchOptions Data Index MODES MethodIndex Mode Names OneRow Options PHASES Phase
         PhaseOrSplit RowRange Rows RowsLike Selection Split Target VarNames are_names as_indexer columns_of
-        hint_of_samples is_everything n_selected named one_row_columns parse_backend parse_columns parse_dtype
+        hint_of_samples is_everything labels_of n_selected named one_row_columns parse_backend parse_columns parse_dtype
         parse_item parse_method_index parse_names parse_phase parse_reading_phase parse_seed parse_shape
         parse_shuffle_seed require_compiled require_equal_rows samples
     """,

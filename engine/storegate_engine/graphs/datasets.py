@@ -1,8 +1,8 @@
-"""Datasets: variables as dask arrays, and phases as xarray Datasets; reads no rows."""
+"""Datasets: variables as dask arrays, and phases as xarray Datasets; reads no rows but those of short coordinates."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import dask.array as da
@@ -16,7 +16,7 @@ from storegate_engine.exchange import Plan
 from storegate_engine.graphs.dask_arrays import for_xarray, layers_of, rows_to_dask
 from storegate_engine.graphs.layers import blocks_of, plan_blocks
 from storegate_engine.graphs.persisted import is_persisted, persisted_to_dask
-from storegate_engine.table import Phase, Variable
+from storegate_engine.table import Attributes, Phase, Table, Variable, values_of
 
 __all__ = ["plans_of", "to_dask", "to_dataset"]
 
@@ -38,12 +38,24 @@ def to_dask(variable: Variable, rows: tuple[int, ...], capacity: Capacity) -> da
     return rows_to_dask(variable, rows, capacity)
 
 
-def to_dataset(phase: Phase, attrs: Mapping[str, Any], capacity: Capacity) -> xr.Dataset:
-    """Return the variables of a phase as one lazy Dataset; nothing is read.
+def to_dataset(table: Table, phase: Phase, attrs: Attributes, capacity: Capacity) -> xr.Dataset:
+    """Return the variables of a phase as one lazy Dataset; of their rows nothing is read.
 
-    Dimensions are ``sample``, then ``<variable>_1`` and so on. All variables have the same blocks. Dates and durations
-    get a unit that xarray can save: seconds for coarser ones; durations of months and years, which have no length in
-    seconds, become integers with an attribute ``units``.
+    Dimensions have the names that they came with, or ``sample``, ``<variable>_1`` and so on. All variables have the
+    same blocks. Dates and durations get a unit that xarray can save: seconds for coarser ones; durations of months and
+    years, which have no length in seconds, become integers with an attribute ``units``. Indexes are made of coordinates
+    that came as such, unless they are long.
+
+    Parameters
+    ----------
+    table : Table
+        The table of the phase.
+    phase : mapping of str to Variable
+        The variables.
+    attrs : Attributes
+        The attributes of the Dataset.
+    capacity : Capacity
+        Memory and threads to plan with.
 
     Raises
     ------
@@ -52,14 +64,47 @@ def to_dataset(phase: Phase, attrs: Mapping[str, Any], capacity: Capacity) -> xr
     """
     rows = blocks_of(list(phase.values()), capacity)
     _require_together(list(phase.values()), rows, capacity)
+    sample_dim = table.sample_dim
     variables = {
-        name: (variable.dims, for_xarray(to_dask(_in_seconds(variable), rows, capacity)), _attrs(variable))
+        name: ((sample_dim, *variable.dims[1:]), for_xarray(to_dask(_in_seconds(variable), rows, capacity)))
         for name, variable in phase.items()
     }
-    # a variable with the name of a dimension is a coordinate; without an index it stays lazy
-    dims = {dim for of, *_ in variables.values() for dim in of}
-    coords = xr.Coordinates({name: variables.pop(name) for name in list(variables) if name in dims}, indexes={})
-    return xr.Dataset(variables, coords=coords, attrs=dict(attrs))
+    described = dict(phase)
+    if phase:
+        described |= table.shared
+        variables |= {name: (variable.dims, _shared(variable, capacity)) for name, variable in table.shared.items()}
+    # a variable with the name of a dimension is a coordinate, too; without an index it stays lazy
+    dims = {dim for of, _ in variables.values() for dim in of}
+    found = {name: xr.Variable(*variables[name], _attrs(variable)) for name, variable in described.items()}
+    coords = {name: found.pop(name) for name, of in described.items() if of.about.is_coordinate or name in dims}
+    indexes: dict[str, xr.Index] = {}
+    for name, variable in coords.items():
+        if variable.dims == (name,) and described[name].about.is_coordinate and _is_short(described[name], capacity):
+            indexes[name] = index = xr.indexes.PandasIndex.from_variables({name: _in_memory(variable)}, options={})
+            coords |= index.create_variables({name: variable})
+    return xr.Dataset(found, coords=xr.Coordinates(coords, indexes=indexes), attrs=values_of(attrs))
+
+
+INDEX_NBYTES = 2**25
+"""Most bytes of a coordinate that is read for an index, some millions of times: one is made at each ``to_xarray()``."""
+INDEX_SHARE = 16
+"""Share of a memory limit for an index."""
+
+
+def _is_short(variable: Variable, capacity: Capacity) -> bool:
+    return variable.nbytes <= min(INDEX_NBYTES, capacity.budget_nbytes // INDEX_SHARE)
+
+
+def _in_memory(variable: xr.Variable) -> xr.Variable:
+    values = variable.to_numpy()
+    return xr.Variable(variable.dims, values.astype(object) if values.dtype.kind == "T" else values, variable.attrs)
+
+
+def _shared(variable: Variable, capacity: Capacity) -> Any:
+    """Return what has no sample axis; short ones in memory, as xarray has coordinates of files."""
+    if _is_short(variable, capacity):
+        return _in_seconds(variable).read(0, 1)[0]
+    return for_xarray(to_dask(_in_seconds(variable), (1,), capacity))[0]
 
 
 def _require_together(variables: Sequence[Variable], rows: tuple[int, ...], capacity: Capacity) -> None:
@@ -90,7 +135,12 @@ def _in_seconds(variable: Variable) -> Variable:
 
 
 def _attrs(variable: Variable) -> dict[str, Any]:
-    return dict(encoding_of(variable.dtype).attributes) if is_calendar(variable.dtype) else {}
+    about = variable.about
+    return {
+        **values_of(about.attrs),
+        **(dict(encoding_of(variable.dtype).attributes) if is_calendar(variable.dtype) else {}),
+        **({"categories": list(about.categories)} if about.categories is not None else {}),
+    }
 
 
 def plans_of(dataset: xr.Dataset, peek_rows: int) -> dict[str, tuple[Plan, Plan]]:

@@ -67,6 +67,8 @@ def _as_source(data: Any, name: str) -> Source:
         return StreamSource(block, data)
     if hasattr(data, "to_dask_array"):
         raise DtypeError(f"{what}: a dask dataframe has no known rows; pass data.to_dask_array(lengths=True)")
+    if hasattr(data, "to_index") and data.dtype == object:  # texts of netCDF files, and of pandas
+        data = _Texts(data, what)
     if isinstance(getattr(data, "dtype", None), np.dtype) and hasattr(data, "shape") and hasattr(data, "__getitem__"):
         if len(data.shape) < 1:
             raise _no_rows(name, data)
@@ -110,6 +112,31 @@ class _FileTexts:
     def __getitem__(self, rows: slice) -> Array:
         """Read a slice of rows."""
         return np.asarray(self.data.asstr()[rows], dtype=TEXT)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Texts:
+    """An array of xarray whose values are objects: texts, or they are refused when they are read."""
+
+    data: Any
+    what: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the array."""
+        return tuple(self.data.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Variable-length text."""
+        return TEXT
+
+    def __getitem__(self, rows: slice) -> Array:
+        """Read a slice of rows."""
+        values = as_native(np.asarray(self.data[rows]), self.what)
+        if values.size and values.dtype.kind not in "UT":
+            raise DtypeError(f"{self.what}: it has objects that are no texts but {values.dtype}; convert it first")
+        return values.astype(TEXT)
 
 
 def _with_rows(values: Array, name: str) -> Array:

@@ -74,6 +74,8 @@ def as_native(data: Any, what: str) -> Array:
     values = data if isinstance(data, np.memmap) else np.asarray(data)
     if values.dtype.kind == "T" and values.dtype != TEXT:
         return _plain_text(values, what)
+    if values.dtype.kind == "O" and values.size and all(isinstance(text, str) for text in values.flat):
+        return values.astype(TEXT)
     return values
 
 

@@ -5,6 +5,7 @@ What its files know:
     variable     stored rows, and their logical order
     table        all phases of a data_id at one moment
     description  metadata of a variable: dimensions, attributes, categories
+    attributes   what attrs of xarray hold, as JSON
     pieces       rows of one array, and their transforms
     transforms   how stored rows become rows of a variable
     gathers      stored rows in any order, into memory
@@ -15,6 +16,7 @@ What its files know:
 
 from __future__ import annotations
 
+from storegate_engine.table.attributes import Attributes, attributes_of, values_of
 from storegate_engine.table.conversions import appended_dtype, require_combinable, updated_dtype
 from storegate_engine.table.description import PLAIN, Category, Description, longest
 from storegate_engine.table.differences import Difference, added, compare
@@ -31,12 +33,14 @@ from storegate_engine.table.json import (
 from storegate_engine.table.pieces import Piece
 from storegate_engine.table.table import PHASES, Phase, Table
 from storegate_engine.table.transforms import ArgMax, Cast, OneHot, Transform, apply_all
-from storegate_engine.table.variable import Variable, rows_of
+from storegate_engine.table.variable import SAMPLE, Variable, rows_of
 
 __all__ = [
     "PHASES",
     "PLAIN",
+    "SAMPLE",
     "ArgMax",
+    "Attributes",
     "Cast",
     "Category",
     "Description",
@@ -51,6 +55,7 @@ __all__ = [
     "added",
     "appended_dtype",
     "apply_all",
+    "attributes_of",
     "compare",
     "is_stored",
     "key_of",
@@ -63,4 +68,5 @@ __all__ = [
     "temporaries_of",
     "token_of",
     "updated_dtype",
+    "values_of",
 ]

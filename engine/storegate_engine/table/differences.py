@@ -24,7 +24,8 @@ def _longest(table: Table, phase: str) -> int:
 
 
 def _arrays(table: Table) -> set[RowArray]:
-    return {piece.array for _, variable in table for piece in variable.pieces if not hasattr(piece.array, "value")}
+    variables = (*(variable for _, variable in table), *table.shared.values())
+    return {piece.array for variable in variables for piece in variable.pieces if not hasattr(piece.array, "value")}
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from storegate_engine.identifiers import hex_id_of
 from storegate_engine.locations import Location
 from storegate_engine.names import validate_name
 from storegate_engine.orders import RowIndex, RowOrder
+from storegate_engine.table.attributes import attributes_from_json, attributes_to_json
 from storegate_engine.table.description import PLAIN, Description
 from storegate_engine.table.pieces import Piece
 from storegate_engine.table.table import PHASES, Table
@@ -31,11 +32,15 @@ __all__ = ["is_stored", "key_of", "stored_arrays", "table_from_state", "table_to
 def table_to_state(table: Table) -> dict[str, Any]:
     """Return the JSON of a table for a manifest; all its rows must be stored."""
     arrays: dict[RowArray, int] = {}
-    phases = {phase: [_variable_to_state(variable, arrays) for variable in table[phase].values()] for phase in PHASES}
+    phases = {phase: [_described(variable, arrays) for variable in table[phase].values()] for phase in PHASES}
+    shared = [_described(variable, arrays) for variable in table.shared.values()]
+    attrs = {phase: attributes_to_json(attrs) for phase, attrs in table.attrs.items()}
     return {
         "compiled": table.compiled,
         "arrays": [array.to_json() for array in arrays],
         "phases": phases,
+        **({"shared": shared} if shared else {}),
+        **({"attrs": attrs} if attrs else {}),
     }
 
 
@@ -77,8 +82,13 @@ def _variable_to_state(
         "pieces": pieces,
         "order": orders.to_json(variable.order, index_to_json),
         **({"history": [list(dealt) for dealt in variable.history]} if variable.history else {}),
-        **({"about": variable.about.to_json()} if variable.about != PLAIN else {}),
     }
+
+
+def _described(variable: Variable, arrays: dict[RowArray, int]) -> dict[str, Any]:
+    """Return the JSON of one variable, with what its rows do not say."""
+    about = {"about": variable.about.to_json()} if variable.about != PLAIN else {}
+    return {**_variable_to_state(variable, arrays), **about}
 
 
 def is_stored(variable: Variable) -> bool:
@@ -129,13 +139,17 @@ def table_from_state(state: Any, segments: Location, where: object = "", known: 
         before = dict(known)
         known.clear()
         arrays = [_array_from_state(document, segments, before, known) for document in state["arrays"]]
-        pieces = [piece for phase in PHASES for variable in state["phases"][phase] for piece in variable["pieces"]]
+        shared = state.get("shared", [])
+        documents = [*(document for phase in PHASES for document in state["phases"][phase]), *shared]
+        pieces = [piece for document in documents for piece in document["pieces"]]
         if sum(len(piece[3]) for piece in pieces) > MAX_ALL_TRANSFORMS:
             raise CorruptStoreError(f"it has more than {MAX_ALL_TRANSFORMS} transforms")
         table = Table()
         for phase in PHASES:
-            variables = [_variable_from_state(document, arrays, segments) for document in state["phases"][phase]]
+            variables = [_variable_from_state(document, arrays, segments, 1) for document in state["phases"][phase]]
             table = table.with_variables(phase, variables)
+            table = table.with_attrs(phase, attributes_from_json(state.get("attrs", {}).get(phase, [])))
+        table = table.with_shared(_shared_from_state(document, arrays, segments) for document in shared)
         return table.with_compiled() if state["compiled"] is True else table
     except (
         ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RecursionError, TypeError, ValueError
@@ -163,7 +177,7 @@ def _index_from_state(document: Any, segments: Location) -> StoredIndex:
     return StoredIndex(array)
 
 
-def _variable_from_state(document: Any, arrays: list[RowArray], segments: Location) -> Variable:
+def _variable_from_state(document: Any, arrays: list[RowArray], segments: Location, n_sample_axes: int) -> Variable:
     pieces = []
     for number, start, stop, transforms in document["pieces"]:
         if any(type(n) is not int for n in (number, start, stop)):
@@ -183,12 +197,21 @@ def _variable_from_state(document: Any, arrays: list[RowArray], segments: Locati
         tuple(map(_dealt_from_state, document.get("history", []))),
         Description.from_json(document["about"]) if "about" in document else PLAIN,
     )
+    if (dims := variable.about.dims) is not None and len(dims) != n_sample_axes + len(variable.row_shape):
+        raise CorruptStoreError(f"variable {variable.name!r} has the dimensions {dims}, and rows {variable.row_shape}")
     lowest, highest = variable.order.bounds
     if len(variable) and not 0 <= lowest <= highest <= variable.offsets[-1]:
         raise CorruptStoreError(f"variable {variable.name!r} refers to rows that no piece has")
     for piece in pieces:
         if piece.dtype != variable.dtype or piece.row_shape != variable.row_shape:
             raise CorruptStoreError(f"a piece of variable {variable.name!r} has another dtype or shape")
+    return variable
+
+
+def _shared_from_state(document: Any, arrays: list[RowArray], segments: Location) -> Variable:
+    variable = _variable_from_state(document, arrays, segments, 0)
+    if len(variable) != 1 or variable.about.dims is None:
+        raise CorruptStoreError(f"{variable.name!r}, which has no sample axis, is described by {shown(document)}")
     return variable
 
 
@@ -211,8 +234,8 @@ def key_of(variable: Variable) -> str:
 def stored_arrays(table: Table) -> dict[StoredArray, list[str]]:
     """Return all stored arrays of a table, those of its orders too, with the variables that use them."""
     found: dict[StoredArray, list[str]] = {}
-    for phase, variable in table:
-        user = f"{phase}/{variable.name}"
+    users = [*((f"{phase}/{variable.name}", variable) for phase, variable in table), *table.shared.items()]
+    for user, variable in users:
         arrays = [piece.array for piece in variable.pieces if isinstance(piece.array, StoredArray)]
         for array in dict.fromkeys([*arrays, *_indices(variable.order)]):
             found.setdefault(array, []).append(user)

@@ -2,7 +2,7 @@
 
 ::
 
-    Table    = {phase: Phase}, compiled          Phase = {name: Variable}
+    Table    = {phase: Phase}, compiled, shared  Phase = {name: Variable}
     Variable = pieces + order                    order: logical row -> stored row, see `orders`
     Piece    = rows start..stop of one array, and the transforms applied when they are read
 """
@@ -17,7 +17,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate_engine.errors import ShapeError, VariableNotFoundError, near_match
-from storegate_engine.table.variable import Dealt, Variable
+from storegate_engine.table.attributes import Attributes
+from storegate_engine.table.variable import SAMPLE, Dealt, Variable
 
 __all__ = ["PHASES", "Phase", "Table"]
 
@@ -44,10 +45,15 @@ class Table:
     """Variables by phase and name, in the order in which they were added."""
     compiled: bool = False
     """Whether ``compile`` found the rows of every phase to agree since the last change."""
+    shared: Phase = field(default_factory=lambda: MappingProxyType({}))
+    """What has no sample axis and is the same in all phases, such as coordinates of a grid: one row each."""
+    attrs: Mapping[str, Attributes] = field(default_factory=lambda: MappingProxyType({}))
+    """The attributes of phases that have any."""
 
     def __reduce__(self) -> tuple[Callable[..., Table], tuple[Any, ...]]:
         """Pickle as plain dicts (mapping proxies cannot be pickled)."""
-        return _table, ({phase: dict(variables) for phase, variables in self.phases.items()}, self.compiled)
+        phases = {phase: dict(variables) for phase, variables in self.phases.items()}
+        return _table, (phases, self.compiled, dict(self.shared), dict(self.attrs))
 
     def __getitem__(self, phase: str) -> Phase:
         """Return the variables of one phase."""
@@ -56,6 +62,12 @@ class Table:
     def __iter__(self) -> Iterator[tuple[str, Variable]]:
         """Iterate over (phase, variable)."""
         return ((phase, variable) for phase in PHASES for variable in self.phases[phase].values())
+
+    @property
+    def sample_dim(self) -> str:
+        """The name of the sample axis: the one that was given, or ``sample``."""
+        named = (variable.about.dims[0] for _, variable in self if variable.about.dims is not None)
+        return next((dim for dim in named if dim != SAMPLE), SAMPLE)
 
     def variable(self, phase: str, name: str) -> Variable:
         """Return one variable.
@@ -81,7 +93,10 @@ class Table:
     def without(self, phase: str, names: Iterable[str]) -> Table:
         """Return the table without some variables, not compiled; missing ones are ignored."""
         gone = set(names)
-        return self._with_phase(phase, {n: v for n, v in self.phases[phase].items() if n not in gone})
+        left = self._with_phase(phase, {n: v for n, v in self.phases[phase].items() if n not in gone})
+        if not left.phases[phase]:
+            left = left.with_attrs(phase, ())
+        return left if any(left.phases.values()) else left.with_shared((), left.shared)
 
     def mapped(self, phase: str, names: Iterable[str], edit: Callable[[Variable], Variable]) -> Table:
         """Return the table with some variables edited; the compiled flag stays."""
@@ -89,7 +104,18 @@ class Table:
         return replace(self.with_variables(phase, edited), compiled=self.compiled)
 
     def _with_phase(self, phase: str, variables: Mapping[str, Variable]) -> Table:
-        return Table(MappingProxyType({**self.phases, phase: MappingProxyType(dict(variables))}), False)
+        phases = MappingProxyType({**self.phases, phase: MappingProxyType(dict(variables))})
+        return replace(self, phases=phases, compiled=False)
+
+    def with_shared(self, variables: Iterable[Variable], gone: Iterable[str] = ()) -> Table:
+        """Return the table with what has no sample axis added or replaced, and without some of it."""
+        kept = {name: variable for name, variable in self.shared.items() if name not in set(gone)}
+        return replace(self, shared=MappingProxyType({**kept, **{new.name: new for new in variables}}))
+
+    def with_attrs(self, phase: str, attrs: Attributes) -> Table:
+        """Return the table with the attributes of a phase."""
+        others = {at: known for at, known in self.attrs.items() if at != phase}
+        return replace(self, attrs=MappingProxyType({**others, **({phase: attrs} if attrs else {})}))
 
     def within(self, budget_nbytes: int) -> Table:
         """Return the table with permutations that take a small share of a memory limit: longer ones move to disk."""
@@ -98,7 +124,7 @@ class Table:
             phase: MappingProxyType({name: variable.within(nbytes) for name, variable in variables.items()})
             for phase, variables in self.phases.items()
         }
-        return Table(MappingProxyType(phases), self.compiled)
+        return replace(self, phases=MappingProxyType(phases))
 
     def n_rows(self, phase: str) -> int:
         """Return the number of rows of one phase.
@@ -141,5 +167,6 @@ class Table:
         return replace(self, compiled=True)
 
 
-def _table(phases: Mapping[str, Mapping[str, Variable]], compiled: bool) -> Table:
-    return Table(MappingProxyType({p: MappingProxyType(dict(v)) for p, v in phases.items()}), compiled)
+def _table(phases: Mapping[str, Phase], compiled: bool, shared: Phase, attrs: Mapping[str, Attributes]) -> Table:
+    proxies = {phase: MappingProxyType(dict(variables)) for phase, variables in phases.items()}
+    return Table(MappingProxyType(proxies), compiled, MappingProxyType(dict(shared)), MappingProxyType(dict(attrs)))

@@ -76,6 +76,10 @@ class Transform(ABC):
         """
 
     @abstractmethod
+    def out_dims(self, dims: tuple[str, ...], new: str) -> tuple[str, ...]:
+        """Return the names of the dimensions of the result; an axis that is added gets the name ``new``."""
+
+    @abstractmethod
     def apply(self, values: Array) -> Array:
         """Return the transform of ``(n_samples, *row_shape)`` values, which are not changed.
 
@@ -139,6 +143,10 @@ class Cast(Transform):
         """Return ``row_shape``."""
         return row_shape
 
+    def out_dims(self, dims: tuple[str, ...], new: str) -> tuple[str, ...]:
+        """Return ``dims``."""
+        return dims
+
     def apply(self, values: Array) -> Array:
         """Return ``values.astype(dtype)``, or ``values`` if they have that dtype.
 
@@ -199,6 +207,10 @@ class OneHot(Transform):
     def out_row_shape(self, row_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return ``(*row_shape, num_classes)``."""
         return (*row_shape, self.num_classes)
+
+    def out_dims(self, dims: tuple[str, ...], new: str) -> tuple[str, ...]:
+        """Return ``(*dims, new)``."""
+        return (*dims, new)
 
     def apply(self, values: Array) -> Array:
         """Return ``(n_samples, *row_shape, num_classes)`` rows of ``(n_samples, *row_shape)`` labels.
@@ -290,6 +302,11 @@ class ArgMax(Transform):
         if row_shape[axis - 1] == 0:
             raise ShapeError(f"argmax over axis {self.axis} of an array of shape ({shape}): the axis is empty")
         return row_shape[: axis - 1] + row_shape[axis:]
+
+    def out_dims(self, dims: tuple[str, ...], new: str) -> tuple[str, ...]:
+        """Return ``dims`` without that of the axis."""
+        axis = self.axis % len(dims)
+        return dims[:axis] + dims[axis + 1 :]
 
     def apply(self, values: Array) -> Array:
         """Return the index of the first largest value along the axis.

@@ -27,6 +27,8 @@ from storegate_engine.table.transforms import Cast, Transform, apply_all, fold
 __all__ = ["Dealt", "Variable", "rows_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
+SAMPLE = "sample"
+"""The name of the sample axis, if none was given."""
 
 
 class Dealt(NamedTuple):
@@ -80,8 +82,10 @@ class Variable:
 
     @property
     def dims(self) -> tuple[str, ...]:
-        """The names of the dimensions: ``sample``, then ``<name>_1`` and so on."""
-        return ("sample", *(f"{self.name}_{axis}" for axis in range(1, len(self.shape))))
+        """The names of the dimensions: those that were given, or ``sample``, ``<name>_1`` and so on."""
+        if self.about.dims is not None:
+            return self.about.dims
+        return (SAMPLE, *(f"{self.name}_{axis}" for axis in range(1, len(self.shape))))
 
     @property
     def row_nbytes(self) -> int:
@@ -252,8 +256,12 @@ class Variable:
         """Return the variable with a transform on every piece."""
         dtype, row_shape = fold((transform,), self.dtype, self.row_shape)
         pieces = tuple(piece.with_transform(transform) for piece in self.pieces)
-        keeps_codes = isinstance(transform, Cast) and dtype.kind in "iu"
-        about = self.about if keeps_codes else PLAIN
+        about = self.about
+        if not isinstance(transform, Cast):  # other values, about which the attributes say nothing
+            dims = None if about.dims is None else transform.out_dims(about.dims, f"{self.name}_{len(about.dims)}")
+            about = replace(about.plain, dims=dims, attrs=())
+        elif dtype.kind not in "iu":
+            about = about.plain
         return replace(self, dtype=dtype, row_shape=row_shape, pieces=pieces, about=about)
 
     def cast(self, dtype: np.dtype[Any]) -> Variable:
