@@ -20,9 +20,9 @@ PUBLIC = {
         replace_rows replace_runs runs_of spans to_json
     """,
     "storegate_engine.arrays": """
-        ArraySpec Compressor ConstantArray Fileless MAX_TEXT_NBYTES MemoryArray
-        PersistedArray RowArray RowSpan Segment StoredArray StoredIndex Written check_array made_at persist
-        require_within_limits run_tasks shard_checksums write_rows
+        ArraySpec Compressor ConstantArray Fileless MAX_TEXT_NBYTES MemoryArray PersistedArray RowArray RowSpan
+        Segment Statistics StoredArray StoredIndex Tally Written check_array made_at of_written persist
+        require_within_limits run_tasks write_rows
     """,
     "storegate_engine.table": """
         ArgMax Cast Category Description Difference Known OneHot PHASES PLAIN Phase Piece SAMPLE Table Transform

@@ -13,6 +13,7 @@ What its files know:
     frames           one chunk of rows as the bytes of a file, and back
     guards           a zarr store that checks chunks before a codec gets them
     inspection       checks that stored metadata is as this library writes it
+    statistics       smallest and largest values, counted while rows are written
     checksums        checksums of the rows of a shard, independent of codecs
     checks           checks that the stored rows of an array are unchanged
 """
@@ -20,7 +21,7 @@ What its files know:
 from __future__ import annotations
 
 from storegate_engine.arrays.checks import check_array
-from storegate_engine.arrays.checksums import Written, shard_checksums
+from storegate_engine.arrays.checksums import Written, of_written
 from storegate_engine.arrays.inspection import require_within_limits
 from storegate_engine.arrays.persisted import PersistedArray, persist
 from storegate_engine.arrays.reading_threads import run_tasks
@@ -28,6 +29,7 @@ from storegate_engine.arrays.rows import ConstantArray, Fileless, MemoryArray, R
 from storegate_engine.arrays.segments import ArraySpec, Compressor, Segment, made_at
 from storegate_engine.arrays.shard_writes import MAX_TEXT_NBYTES, write_rows
 from storegate_engine.arrays.shards import RowSpan
+from storegate_engine.arrays.statistics import Statistics, Tally
 from storegate_engine.arrays.stored import StoredArray, StoredIndex
 
 __all__ = [
@@ -41,14 +43,16 @@ __all__ = [
     "RowArray",
     "RowSpan",
     "Segment",
+    "Statistics",
     "StoredArray",
     "StoredIndex",
+    "Tally",
     "Written",
     "check_array",
     "made_at",
+    "of_written",
     "persist",
     "require_within_limits",
     "run_tasks",
-    "shard_checksums",
     "write_rows",
 ]

@@ -7,31 +7,45 @@ one. That of an array is the crc32c of the checksums of its shards, in order; a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from storegate_engine.arrays.statistics import WINDOW_NBYTES, Statistics, Tally, joined
 from storegate_engine.buffers import crc32c
 from storegate_engine.encodings import canonical_bytes
 from storegate_engine.errors import CorruptStoreError
 
-__all__ = ["SHARDS_KEY", "Written", "of_array", "of_rows", "pack", "shard_checksums", "unpack"]
+__all__ = ["SHARDS_KEY", "Written", "of_array", "of_rows", "of_written", "pack", "unpack"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
 
 SHARDS_KEY = "shards.crc32c"
 """Name of the file, below an array of several shards, with their checksums: four little-endian bytes each."""
-Written: TypeAlias = tuple[int, list[int]]
-"""The number of the first shard that a task wrote, and the checksums of all shards that it wrote."""
 
 
-def of_rows(values: np.ndarray[Any, Any]) -> int:
-    """Return the checksum of the stored values of one shard."""
-    return of_parts([values])
+class Written(NamedTuple):
+    """What a task wrote of a new array."""
+
+    first: int
+    """The number of its first shard."""
+    shards: list[int]
+    """The checksums of its shards."""
+    statistics: Statistics
+    """The statistics of its stored values."""
 
 
-def of_parts(parts: Iterable[np.ndarray[Any, Any]]) -> int:
+def of_rows(values: Array, tally: Tally) -> int:
+    """Return the checksum of the stored values of one shard, which are counted while they are in a core's cache."""
+    nbytes = max(1, values[:1].nbytes)
+    step = len(values) if values.dtype.kind == "T" else max(1, WINDOW_NBYTES // nbytes)
+    return of_parts((values[lo : lo + step] for lo in range(0, len(values), step)), tally)
+
+
+def of_parts(parts: Iterable[Array], tally: Tally | None = None) -> int:
     """Return the checksum of a shard from its rows, in parts; the bytes of all texts are held meanwhile.
 
-    >>> of_parts([np.arange(3), np.arange(3, 5)]) == of_rows(np.arange(5))
+    >>> of_parts([np.arange(3), np.arange(3, 5)]) == of_parts([np.arange(5)])
     True
     """
     checksum, texts = 0, []
@@ -41,6 +55,10 @@ def of_parts(parts: Iterable[np.ndarray[Any, Any]]) -> int:
             content, text = np.split(content, [8 * values.size])
             texts.append(text)
         checksum = crc32c(content, checksum)
+        if tally is not None and values.dtype.kind == "T":
+            tally.add_text(texts[-1].size)
+        elif tally is not None and values.size:
+            tally.add(values)
     for text in texts:
         checksum = crc32c(text, checksum)
     return int(checksum)
@@ -73,6 +91,7 @@ def unpack(content: bytes) -> list[int]:
     return [int(value) for value in np.frombuffer(content, "<u4")]
 
 
-def shard_checksums(written: Iterable[Written]) -> list[int]:
-    """Return the checksums of an array's shards from the results of its tasks, in any order."""
-    return [checksum for _, shards in sorted(written) for checksum in shards]
+def of_written(written: Iterable[Written]) -> tuple[list[int], Statistics | None]:
+    """Return the checksums of an array's shards, and its statistics, from the results of its tasks, in any order."""
+    parts = sorted(written, key=lambda part: part.first)
+    return [checksum for part in parts for checksum in part.shards], joined(part.statistics for part in parts)

@@ -14,6 +14,7 @@ import numpy as np
 
 from storegate_engine.arrays.inspection import require_within_limits
 from storegate_engine.arrays.shards import RowSpan
+from storegate_engine.arrays.statistics import Statistics, Tally
 from storegate_engine.budget import Layout
 from storegate_engine.dtypes import dtype_from_text, dtype_to_text
 from storegate_engine.encodings import is_text
@@ -72,6 +73,11 @@ class RowArray(Protocol):
     @property
     def text(self) -> TextSize | None:
         """The size of variable-length text; None for other dtypes, or if it was not counted."""
+        ...
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """What is known of the values without reading them; None if nothing is."""
         ...
 
     # Place
@@ -149,6 +155,11 @@ class Fileless:
         return None
 
     @property
+    def statistics(self) -> Statistics | None:
+        """None: the values were not counted."""
+        return None
+
+    @property
     def location(self) -> Location | None:
         """None: there are no files."""
         return None
@@ -178,6 +189,9 @@ class MemoryArray(Fileless):
     """Rows in the memory of this process; pickled with their values."""
 
     values: Array
+    """The rows."""
+    statistics: Statistics | None = None
+    """What is known of the values; None for an array that its owner may change."""
     is_random_access = True
 
     @property
@@ -237,6 +251,16 @@ class ConstantArray(Fileless):
     def constant(self) -> int:
         """The value of all rows."""
         return self.value
+
+    @property
+    def statistics(self) -> Statistics:
+        """Those of one value, if there are any."""
+        tally = Tally(self.dtype)
+        if self.n_rows and 0 not in self.row_shape and not is_text(self.dtype):
+            one = np.empty(1, self.dtype)
+            self.read_into(0, 1, one)
+            tally.add(one)
+        return tally.found()
 
     def to_json(self) -> dict[str, Any]:
         """Return the array as JSON for a manifest, which is all of it."""

@@ -27,6 +27,7 @@ from storegate_engine.arrays.inspection import (
 )
 from storegate_engine.arrays.shard_writes import MAX_TEXT_NBYTES, encoded, new_shards, open_with_zarr, too_much_text
 from storegate_engine.arrays.shards import Shards
+from storegate_engine.arrays.statistics import Statistics, Tally
 from storegate_engine.arrays.stored import StoredArray
 from storegate_engine.budget import WRITES_IN_FLIGHT, Layout, plan_layout
 from storegate_engine.encodings import Encoding, encoding_of, is_text, row_nbytes
@@ -160,11 +161,22 @@ class Segment:
         (self.location / name).delete()
 
     def seal(
-        self, name: str, n_rows: int, encoding: Encoding, shards: Sequence[int], text: TextSize | None = None
+        self,
+        name: str,
+        n_rows: int,
+        encoding: Encoding,
+        shards: Sequence[int],
+        statistics: Statistics | None,
+        text: TextSize | None = None,
     ) -> StoredArray:
-        """Record the final number of rows (and width of text) of an array, and the checksums of its shards."""
+        """Record the final number of rows (and width of text) of an array, and the checksums of its shards.
+
+        ``statistics`` are those of its stored values.
+        """
         with writing(self.location / name):
-            return self._seal(name, n_rows, encoding, shards, text)
+            sealed = self._seal(name, n_rows, encoding, shards, text)
+        self._arrays[name] = sealed = replace(sealed, statistics=Tally.decoded(statistics, sealed.dtype))
+        return sealed
 
     def _seal(
         self, name: str, n_rows: int, encoding: Encoding, shards: Sequence[int], text: TextSize | None
@@ -180,7 +192,6 @@ class Segment:
         if text is not None:
             sealed = replace(sealed, text=text)
         assert sealed.n_shards == len(shards)
-        self._arrays[name] = sealed
         return sealed
 
     def remove(self) -> None:
@@ -209,6 +220,7 @@ class SegmentWriter:
         self._writing: deque[tuple[Pending[None], Array]] = deque()
         self._pool: ThreadPool | None = None
         self._shards: list[int] = []
+        self._tally = Tally(encoding.logical)
         self._chunk_nbytes = 0
         self._text = TextSize(0, 0)
 
@@ -304,7 +316,8 @@ class SegmentWriter:
                 f"array {self._name!r} should have {self._spec.n_rows} rows, but {self._written} were written"
             )
         text = self._text if self._encoding.logical.kind == "T" else None
-        return self._segment.seal(self._name, self._written, self._encoding, self._shards, text)
+        found = self._tally.found()
+        return self._segment.seal(self._name, self._written, self._encoding, self._shards, found, text)
 
     def _fill(self, rows: Array) -> None:
         if self._buffer is None:
@@ -335,7 +348,7 @@ class SegmentWriter:
                     self._pool = ThreadPool(WRITES_IN_FLIGHT, "storegate-write")
                 write = partial(self._target.write, start // self._shard, rows, sync=sync)
                 self._writing.append((self._pool.submit(write), buffer))
-            self._shards.append(checksums.of_rows(rows))  # while storage writes it
+            self._shards.append(checksums.of_rows(rows, self._tally))  # while storage writes it
             if len(self._writing) > WRITES_IN_FLIGHT:
                 self._settle()
 

@@ -10,6 +10,7 @@ import numpy as np
 from storegate_engine.arrays import checksums
 from storegate_engine.arrays.inspection import MAX_CHUNK_NBYTES
 from storegate_engine.arrays.shards import Shards, shards_of
+from storegate_engine.arrays.statistics import Tally
 from storegate_engine.arrays.stored import StoredArray
 from storegate_engine.budget import Layout
 from storegate_engine.encodings import Encoding, encoding_of, is_text
@@ -33,8 +34,8 @@ def write_rows(array: StoredArray, start: int, rows: Array) -> checksums.Written
 
     Returns
     -------
-    tuple of int and list of int
-        The first shard's number and the checksums of all shards, for :meth:`Segment.seal`.
+    Written
+        The first shard's number, the checksums of all shards and the statistics of the rows, for :meth:`Segment.seal`.
 
     Raises
     ------
@@ -43,14 +44,15 @@ def write_rows(array: StoredArray, start: int, rows: Array) -> checksums.Written
     """
     if start % array.layout.shard_rows or (len(rows) % array.layout.shard_rows and start + len(rows) < array.n_rows):
         raise ValueError(f"rows {start}..{start + len(rows)} are not whole shards of {array.layout.shard_rows} rows")
-    first = start // array.layout.shard_rows
-    if not rows.size:
-        return first, []
-    with writing(array.location / array.name):
-        return first, _write_shards(array, start, rows)
+    tally = Tally(array.dtype)
+    shards: list[int] = []
+    if rows.size:
+        with writing(array.location / array.name):
+            shards = _write_shards(array, start, rows, tally)
+    return checksums.Written(start // array.layout.shard_rows, shards, tally.found())
 
 
-def _write_shards(array: StoredArray, start: int, rows: Array) -> list[int]:
+def _write_shards(array: StoredArray, start: int, rows: Array, tally: Tally) -> list[int]:
     values = encoded(array.name, encoding_of(array.dtype), rows)
     metadata = json.loads(array.location.read(f"{array.name}/zarr.json") or b"")
     shards = new_shards(array.location, array.name, array.dtype, array.layout, metadata)
@@ -62,7 +64,7 @@ def _write_shards(array: StoredArray, start: int, rows: Array) -> list[int]:
     else:
         for lo, part in parts.items():
             shards.write((start + lo) // array.layout.shard_rows, part)
-    return [checksums.of_rows(part) for part in parts.values()]
+    return [checksums.of_rows(part, tally) for part in parts.values()]
 
 
 def encoded(name: str, encoding: Encoding, rows: Array) -> Array:

@@ -10,13 +10,14 @@ import functools
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from storegate_engine.arrays import inspection
 from storegate_engine.arrays.shards import RowSpan, Shards, shards_of
+from storegate_engine.arrays.statistics import Statistics
 from storegate_engine.budget import Layout
 from storegate_engine.contents import MARKER
 from storegate_engine.dtypes import dtype_from_text, dtype_to_text
@@ -69,6 +70,8 @@ class StoredArray:
     """The checksum of its rows, see `checksums`; 0 while it is written."""
     text: TextSize | None = None
     """The size of variable-length text; None for other dtypes, and in stores of earlier versions."""
+    statistics: Statistics | None = field(default=None, compare=False, repr=False)
+    """What is known of its values; None while it is written, and in stores of earlier versions."""
 
     # Answers to the protocol, see `rows`; without annotations, which would make them fields.
     is_stored = True
@@ -101,6 +104,7 @@ class StoredArray:
     def to_json(self) -> dict[str, Any]:
         """Return the array as JSON for a manifest, which knows the location."""
         text = {} if self.text is None else {"text_nbytes": [self.text.nbytes, self.text.largest_nbytes]}
+        known = {} if self.statistics is None else {"statistics": self.statistics.to_json()}
         return {
             "segment": self.segment,
             "name": self.name,
@@ -111,6 +115,7 @@ class StoredArray:
             "shard_rows": self.layout.shard_rows,
             "checksum": self.checksum,
             **text,
+            **known,
         }
 
     @classmethod
@@ -142,6 +147,10 @@ class StoredArray:
                 if not all(type(n) is int and 0 <= n < 2**62 for n in (nbytes, largest)):
                     raise ValueError("invalid sizes of its texts")
                 text = TextSize(nbytes, largest)
+            statistics = None
+            if "statistics" in document:
+                n_values = document["n_rows"] * math.prod(row_shape)
+                statistics = Statistics.from_json(document["statistics"], dtype, n_values)
             return cls(
                 segments / segment,
                 validate_name(name),
@@ -151,6 +160,7 @@ class StoredArray:
                 layout,
                 document["checksum"],
                 text,
+                statistics,
             )
         except (KeyError, TypeError, ValueError) as err:
             raise CorruptStoreError(f"the manifest refers to an array in a way that is not ours: {err}") from err

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate_engine.arrays import MemoryArray, RowArray, Segment
+from storegate_engine.arrays import MemoryArray, RowArray, Segment, Tally
 from storegate_engine.casts import holds_all
 from storegate_engine.encodings import encoding_of, is_text, require_text, row_nbytes
 from storegate_engine.errors import VersionNotFoundError
@@ -31,6 +31,7 @@ class _Gathered:
         self._dtype = encoding_of(source.dtype).logical
         self._rows = np.empty((source.n_rows or 0, *source.row_shape), self._dtype)
         self._parts: list[Array] | None = [self._rows] if source.n_rows is None else None
+        self._tally = Tally(self._dtype)
         self._done = 0
 
     def append(self, rows: Array) -> None:
@@ -44,12 +45,22 @@ class _Gathered:
             own[...] = rows
             self._done += len(rows)
         require_text(own, self._name)
+        if own.size and not is_text(self._dtype):
+            self._tally.add(own)  # while it is in a core's cache
 
-    def close(self) -> Array:
+    def close(self) -> MemoryArray:
         if self._parts is not None:  # text may have become wider
             self._rows = np.concatenate(self._parts, dtype=None if is_text(self._dtype) else self._dtype)
         self._rows.flags.writeable = False
-        return self._rows
+        return MemoryArray(self._rows, None if is_text(self._dtype) else self._tally.found())
+
+
+def _counted(rows: Array) -> MemoryArray:
+    if is_text(rows.dtype):
+        return MemoryArray(rows)
+    tally = Tally(rows.dtype)
+    tally.add(rows)
+    return MemoryArray(rows, tally.found())
 
 
 class MemoryRepository(Repository):
@@ -91,22 +102,22 @@ class MemoryRepository(Repository):
 
     def store_arrays(self, sources: Mapping[str, Source], written: list[Segment]) -> dict[str, RowArray]:
         """Write sources as arrays of one new segment, and add that to ``written``."""
-        values: dict[str, Array] = {}
+        arrays: dict[str, RowArray] = {}
         for group in grouped(sources):
-            values |= self._gather(group)
-        return {name: MemoryArray(values[name]) for name in sources}
+            arrays |= self._gather(group)
+        return {name: arrays[name] for name in sources}
 
-    def _gather(self, group: Mapping[str, Source]) -> dict[str, Array]:
+    def _gather(self, group: Mapping[str, Source]) -> dict[str, MemoryArray]:
         """Return the rows of a group of sources as new arrays."""
         first = next(iter(group.values()))
         if isinstance(first, ArraySource) and not self._copy and first.dtype == encoding_of(first.dtype).logical:
             for rows in first.blocks(max(1, COPY_NBYTES // row_nbytes(first.dtype, first.row_shape))):
                 require_text(rows, next(iter(group)))
-            return {name: first.values.view() for name in group}
+            return {name: MemoryArray(first.values.view()) for name in group}  # whose values may change
         if isinstance(first, VariableSource):  # as a whole, so that each stored chunk is read once in any order
             rows = first.variable.read(0, len(first.variable))
             rows.flags.writeable = False
-            return dict.fromkeys(group, rows)
+            return dict.fromkeys(group, _counted(rows))
         block_rows = max(1, COPY_NBYTES // row_nbytes(first.dtype, first.row_shape))
         gathered = {name: _Gathered(name, source) for name, source in group.items()}
         for blocks in blocks_of_group(group, block_rows):

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate_engine import settings
-from storegate_engine.arrays import ArraySpec, RowArray, StoredArray, Written, shard_checksums, write_rows
+from storegate_engine.arrays import ArraySpec, RowArray, StoredArray, Written, of_written, write_rows
 from storegate_engine.buffers import Workspace
 from storegate_engine.clusters import Capacity, active_client
 from storegate_engine.clusters import capacity as capacity_of
@@ -122,7 +122,7 @@ def _move(
                 written = [_gather(group[0], new[0], plan, capacity.workers + 2, bar.update, is_last=is_last)]
             for name, array, parts in zip(names, new, written, strict=True):
                 encoding = encoding_of(array.dtype)
-                arrays[name] = segment.seal(name, array.n_rows, encoding, shard_checksums(parts))
+                arrays[name] = segment.seal(name, array.n_rows, encoding, *of_written(parts))
     return {name: arrays[name] for name in variables}
 
 
