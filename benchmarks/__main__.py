@@ -1,4 +1,4 @@
-"""Command line of the benchmarks: ``python -m benchmarks core``, ``shuffle``, ``narrow``, ``batches`` or ``scale``."""
+"""Command line of the benchmarks: ``python -m benchmarks core``, ``ingest``, ``shuffle``, ``narrow`` and others."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from benchmarks import core
 
         core.run(arguments)
+    elif arguments.benchmark == "ingest":
+        from benchmarks import ingest
+
+        ingest.run(arguments)
     elif arguments.benchmark == "shuffle":
         from benchmarks import shuffle
 
@@ -49,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
 
     core = commands.add_parser("core", parents=[measured], help="writing, reading, casting and opening a store")
     core.add_argument("--size", metavar="SIZE,SIZE", help="bytes of the arrays (default: 256MiB,1GiB)")
+
+    commands.add_parser("ingest", parents=[measured], help="what counting smallest and largest values costs")
 
     shuffle = commands.add_parser("shuffle", parents=[measured], help="an exact shuffle of more than memory")
     shuffle.add_argument("--rows", type=_positive, metavar="N", help="rows of 1 kB (default: 4,000,000)")

@@ -131,6 +131,7 @@ def test_statistics_that_are_not_ours_are_refused(document, dtype):
 
 
 def kept(gate, name="x", phase="train"):
+    """Return what is known of each piece."""
     return [piece.array.statistics for piece in gate.table[phase][name].pieces]
 
 
@@ -256,3 +257,15 @@ def test_stores_without_them_open(tmp_path, monkeypatch):
         for document in state["arrays"]:
             document.pop("statistics")
     assert StoreGate.open(tmp_path).get_data("x").tolist() == [1, 2]
+
+
+def test_rows_in_memory_are_counted_on_first_demand_and_once(monkeypatch):
+    counted = []
+    monkeypatch.setattr(
+        Tally, "add", lambda self, values, add=Tally.add: (counted.append(values.size), add(self, values))
+    )
+    gate = StoreGate(data_id="a")
+    gate.add_data("x", np.arange(1000))
+    assert not counted
+    assert kept(gate) == kept(gate) == [Statistics(0, 999)]
+    assert counted == [1000]

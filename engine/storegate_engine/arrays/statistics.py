@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate_engine.encodings import encoding_of, is_text
+from storegate_engine.encodings import encoding_of
 from storegate_engine.errors import CorruptStoreError, shown
 
 __all__ = ["Statistics", "Tally", "joined"]
@@ -150,7 +150,7 @@ class Tally:
 
     def __init__(self, dtype: DType) -> None:
         self._dtype = dtype
-        self._found = Statistics(text_nbytes=0) if is_text(dtype) else Statistics()
+        self._found = Statistics()
 
     def add(self, values: Array) -> None:
         """Count contiguous values; those of times may be ticks."""
@@ -161,8 +161,7 @@ class Tally:
 
     def add_text(self, nbytes: int) -> None:
         """Count the bytes of texts."""
-        assert self._found.text_nbytes is not None
-        self._found = replace(self._found, text_nbytes=self._found.text_nbytes + nbytes)
+        self._found = replace(self._found, text_nbytes=(self._found.text_nbytes or 0) + nbytes)
 
     def _add(self, values: Array) -> None:
         kind = self._dtype.kind
@@ -202,31 +201,53 @@ def _of_ticks(ticks: Array) -> Statistics:
     return Statistics(least, int(ticks.max()), n_missing)
 
 
-# The bits of floats are ordered as integers: those of positive numbers ascend from 0.0 to inf and on to NaN, and so do,
-# behind the sign, those of negative ones. numpy finds the ends of integers as fast as memory delivers them, also where
-# it has no fast loop for the floats (float16).
+# The bits of floats lie on a ring, and ascend within each of its four arcs; numpy finds the ends of integers as fast as
+# memory delivers them, also where it has no fast loop for the floats (float16):
+#
+#     0.0 .. inf | NaN | -0.0 .. -inf | NaN          as unsigned integers, after which it begins again
+#
+# Turned so that an arc comes last, the greatest bits are the end of that arc if there is any value on it; turned so
+# that it comes first, the least bits are its beginning.
 
 
 def _of_floats(values: Array) -> Statistics:
-    signed, unsigned, infinity = _bits(values)
-    most, least = int(signed.max()), int(unsigned.max())
+    signed, bits, infinity = _bits(values)
     negative = 1 << 8 * values.dtype.itemsize - 1
+    most, least = int(signed.max()), int(bits.max())
     n_missing = n_infinite = 0
-    if most >= infinity or least >= infinity | negative:
-        is_nan = np.isnan(values)
-        n_missing = int(np.count_nonzero(is_nan))
-        n_infinite = int(np.count_nonzero(np.isinf(values)))
+    if most > infinity or least > infinity | negative:
+        n_missing = _n_nan(values, bits, infinity)
         if n_missing == len(values):
             return Statistics(n_missing=n_missing)
-        if n_missing:
-            # in place of NaN, any number that is there
-            signed, unsigned, _ = _bits(np.where(is_nan, values[np.argmin(is_nan)], values))
-            most, least = int(signed.max()), int(unsigned.max())
-    if most < 0 or least < negative:  # all numbers are negative, or none is: the least bits are the other end
-        nearest = int(unsigned.min())
-        most, least = (nearest, least) if most < 0 else (most, nearest)
-    ends = np.array([least, most], unsigned.dtype).view(values.dtype)
+        most, least = _last(bits, infinity), _last(bits, infinity | negative)
+        most = most if most <= infinity else -1
+        least = least if negative <= least <= infinity | negative else 0
+    if most == infinity or least == infinity | negative:
+        n_infinite = int(np.count_nonzero(np.isinf(values)))
+    if most < 0:  # no number is positive, not even 0.0
+        most = _first(bits, negative)
+    elif least < negative:  # none is negative
+        least = int(bits.min())
+    ends = np.array([least, most], bits.dtype).view(values.dtype)
     return Statistics(float(ends[0]), float(ends[1]), n_missing, n_infinite)
+
+
+def _n_nan(values: Array, bits: Array, infinity: int) -> int:
+    if values.dtype != np.float16:
+        return int(np.count_nonzero(np.isnan(values)))
+    return int(np.count_nonzero((bits & bits.dtype.type(0x7FFF)) > bits.dtype.type(infinity)))
+
+
+def _last(bits: Array, end: int) -> int:
+    """Return the greatest bits after the ring is turned so that ``end`` comes last."""
+    turn = bits.dtype.type(np.iinfo(bits.dtype).max - end)
+    return (int((bits + turn).max()) - int(turn)) & int(np.iinfo(bits.dtype).max)
+
+
+def _first(bits: Array, begin: int) -> int:
+    """Return the least bits after the ring is turned so that ``begin`` comes first."""
+    turn = bits.dtype.type(begin)
+    return (int((bits - turn).min()) + int(turn)) & int(np.iinfo(bits.dtype).max)
 
 
 def _of_complex(values: Array) -> Statistics:

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate_engine.arrays import MemoryArray, RowArray, Segment, Tally
+from storegate_engine.arrays import MemoryArray, RowArray, Segment
 from storegate_engine.casts import holds_all
 from storegate_engine.encodings import encoding_of, is_text, require_text, row_nbytes
 from storegate_engine.errors import VersionNotFoundError
@@ -31,7 +31,6 @@ class _Gathered:
         self._dtype = encoding_of(source.dtype).logical
         self._rows = np.empty((source.n_rows or 0, *source.row_shape), self._dtype)
         self._parts: list[Array] | None = [self._rows] if source.n_rows is None else None
-        self._tally = Tally(self._dtype)
         self._done = 0
 
     def append(self, rows: Array) -> None:
@@ -45,22 +44,12 @@ class _Gathered:
             own[...] = rows
             self._done += len(rows)
         require_text(own, self._name)
-        if own.size and not is_text(self._dtype):
-            self._tally.add(own)  # while it is in a core's cache
 
     def close(self) -> MemoryArray:
         if self._parts is not None:  # text may have become wider
             self._rows = np.concatenate(self._parts, dtype=None if is_text(self._dtype) else self._dtype)
         self._rows.flags.writeable = False
-        return MemoryArray(self._rows, None if is_text(self._dtype) else self._tally.found())
-
-
-def _counted(rows: Array) -> MemoryArray:
-    if is_text(rows.dtype):
-        return MemoryArray(rows)
-    tally = Tally(rows.dtype)
-    tally.add(rows)
-    return MemoryArray(rows, tally.found())
+        return MemoryArray(self._rows, is_ours=True)
 
 
 class MemoryRepository(Repository):
@@ -113,11 +102,11 @@ class MemoryRepository(Repository):
         if isinstance(first, ArraySource) and not self._copy and first.dtype == encoding_of(first.dtype).logical:
             for rows in first.blocks(max(1, COPY_NBYTES // row_nbytes(first.dtype, first.row_shape))):
                 require_text(rows, next(iter(group)))
-            return {name: MemoryArray(first.values.view()) for name in group}  # whose values may change
+            return {name: MemoryArray(first.values.view()) for name in group}  # the caller may change them
         if isinstance(first, VariableSource):  # as a whole, so that each stored chunk is read once in any order
             rows = first.variable.read(0, len(first.variable))
             rows.flags.writeable = False
-            return dict.fromkeys(group, _counted(rows))
+            return dict.fromkeys(group, MemoryArray(rows, is_ours=True))
         block_rows = max(1, COPY_NBYTES // row_nbytes(first.dtype, first.row_shape))
         gathered = {name: _Gathered(name, source) for name, source in group.items()}
         for blocks in blocks_of_group(group, block_rows):
