@@ -114,10 +114,10 @@ def computed_columns(dataset: xr.Dataset, functions: Mapping[str, Computable], d
 
 def _field(fields: _Computed, name: str) -> FieldSource:
     array = fields.dataset[name]
-    dtype = TEXT if array.dtype.kind in "OT" else array.dtype
+    dtype = TEXT if array.dtype.kind in "TO" else array.dtype
     return FieldSource(fields, name, dtype.newbyteorder("="), array.shape[1:], _as_rows)
 
 
 def _as_rows(block: Any, what: str) -> Array:
     rows = as_native(block.variable, what)
-    return rows.astype(TEXT) if rows.dtype.kind == "U" and block.dtype.kind in "OT" else rows
+    return rows.astype(TEXT) if rows.dtype.kind == "U" and block.dtype.kind in "TO" else rows
