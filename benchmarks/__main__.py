@@ -27,6 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from benchmarks import narrow
 
         narrow.run(arguments)
+    elif arguments.benchmark == "tables":
+        from benchmarks import tables
+
+        tables.run(arguments)
     elif arguments.benchmark == "batches":
         from benchmarks import batches
 
@@ -64,6 +68,9 @@ def _parser() -> argparse.ArgumentParser:
 
     narrow = commands.add_parser("narrow", parents=[measured], help="shuffled scalars beside numpy's indexing")
     narrow.add_argument("--rows", type=_positive, metavar="N", help="rows of 4 bytes (default: 20,000,000)")
+
+    tables = commands.add_parser("tables", parents=[measured], help="a Parquet file into a store, beside a raw file")
+    tables.add_argument("--rows", type=_positive, metavar="N", help="rows of ten columns (default: 1,000,000)")
 
     batches = commands.add_parser(
         "batches", parents=[measured], help="batches for a training loop, shuffled every epoch"

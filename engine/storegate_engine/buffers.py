@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+from collections import deque
+from itertools import islice
 from typing import Any, TypeAlias
 
 import crc32c as crc32c_of
@@ -11,6 +14,8 @@ import numpy as np
 __all__ = ["Pool", "Workspace", "as_bytes", "crc32c", "write_all"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
+MAX_WRITTEN_TOGETHER = 1024
+"""The most pieces of memory that one call of the system writes."""
 
 
 class Workspace:
@@ -95,11 +100,16 @@ def as_bytes(rows: Array) -> Array:
     return np.ascontiguousarray(rows).reshape(-1).view("u1") if rows.size else np.empty(0, "u1")
 
 
-def write_all(file: Any, content: bytes | Array) -> None:
+def write_all(file: Any, *contents: bytes | Array) -> None:
     """Write all bytes to an unbuffered file, which may take a part of them at a time."""
-    view = memoryview(content) if isinstance(content, bytes) else content.data
-    while view:
-        view = view[file.write(view) :]
+    views = deque(memoryview(content) if isinstance(content, bytes) else content.data for content in contents)
+    while views:
+        some = list(islice(views, MAX_WRITTEN_TOGETHER))
+        written = os.writev(file.fileno(), some) if len(some) > 1 and hasattr(os, "writev") else file.write(some[0])
+        while views and written >= len(views[0]):
+            written -= len(views.popleft())
+        if written:
+            views[0] = views[0][written:]
 
 
 def crc32c(content: Array | bytes | memoryview, before: int = 0) -> int:

@@ -6,7 +6,6 @@ What its files know:
     labels      dimensions, coordinates and attributes that come with rows
     updates     variables with some rows replaced
     writes      adding, replacing and deleting rows
-    computing   new variables from functions of a Dataset
     transforms  shuffles, casts and encodings
     compaction  rows written out once in their logical order
     transfers   variables between memory and storage
@@ -15,7 +14,6 @@ What its files know:
 from __future__ import annotations
 
 from storegate.edits.compaction import compact
-from storegate.edits.computing import compute
 from storegate.edits.tables import with_active
 from storegate.edits.transfers import Callback, move
 from storegate.edits.transforms import shuffle, transform
@@ -27,7 +25,6 @@ __all__ = [
     "assign",
     "clear",
     "compact",
-    "compute",
     "create_zeros",
     "delete",
     "move",

@@ -35,7 +35,12 @@ def arrow_columns(data: Any) -> dict[str, Callable[[], FieldSource]]:
     schema = fields.schema
     if len(set(schema.names)) < len(schema.names):
         raise DtypeError(f"the table has several columns of one name: {', '.join(schema.names)}; rename them")
-    return {name: partial(_column, fields, name, schema.field(name).type) for name in schema.names}
+    if type(data).__module__.partition(".")[0] in ("pyarrow", "polars") and fields.n_rows is not None:
+        # in memory: each column by itself, so that one is read while others are written
+        apart = {name: _Batches(data.select([name]), pa.RecordBatchReader) for name in schema.names}
+    else:
+        apart = dict.fromkeys(schema.names, fields)
+    return {name: partial(_column, apart[name], name, schema.field(name).type) for name in schema.names}
 
 
 _USED: weakref.WeakSet[Any] = weakref.WeakSet()

@@ -68,6 +68,22 @@ def test_a_full_disk_is_a_typed_error_and_no_loss(small_disk, durability, leave_
     np.testing.assert_array_equal(gate.get_data("y"), BIG)
 
 
+@pytest.mark.parametrize("durability", ["process", "power"])
+def test_a_disk_that_is_full_for_some_of_many_variables(small_disk, durability):
+    """The last rows of several variables are written at a time."""
+    args = {"output_dir": small_disk / "store", "durability": durability}
+    gate = StoreGate("zarr", args, "a")
+    gate.add_data("x", X)
+    columns = {f"c{at}": np.random.default_rng(at).random(50_000) for at in range(10)}
+    used = set((small_disk / "store").rglob("*"))
+    with pytest.raises(WriteError, match=r"c\d cannot be written.*free space there"):
+        gate.add_data(columns)
+    assert set((small_disk / "store").rglob("*")) - used == set()
+    assert list(gate.variables) == ["x"]
+    gate.add_data({name: rows[:100] for name, rows in columns.items()}, phase="test")
+    assert np.array_equal(gate["test"]["c7"][:], columns["c7"][:100])
+
+
 def test_a_disk_that_is_full_for_the_manifest(small_disk):
     """No data are written by ``astype``: the manifest alone does not fit."""
     gate = StoreGate("zarr", {"output_dir": small_disk / "store"}, "a")

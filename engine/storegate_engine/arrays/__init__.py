@@ -26,7 +26,7 @@ from storegate_engine.arrays.inspection import require_within_limits
 from storegate_engine.arrays.persisted import PersistedArray, persist
 from storegate_engine.arrays.reading_threads import run_tasks
 from storegate_engine.arrays.rows import ConstantArray, Fileless, MemoryArray, RowArray
-from storegate_engine.arrays.segments import ArraySpec, Compressor, Segment, made_at
+from storegate_engine.arrays.segments import ArraySpec, Compressor, Segment, SegmentWriter, made_at
 from storegate_engine.arrays.shard_writes import MAX_TEXT_NBYTES, write_rows
 from storegate_engine.arrays.shards import RowSpan
 from storegate_engine.arrays.statistics import Statistics, Tally
@@ -43,6 +43,7 @@ __all__ = [
     "RowArray",
     "RowSpan",
     "Segment",
+    "SegmentWriter",
     "Statistics",
     "StoredArray",
     "StoredIndex",

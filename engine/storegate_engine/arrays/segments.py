@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import time
 import uuid
 from collections import deque
@@ -26,7 +27,7 @@ from storegate_engine.arrays.inspection import (
     require_within_limits,
 )
 from storegate_engine.arrays.shard_writes import MAX_TEXT_NBYTES, encoded, new_shards, open_with_zarr, too_much_text
-from storegate_engine.arrays.shards import Shards
+from storegate_engine.arrays.shards import Flush, Shards
 from storegate_engine.arrays.statistics import Statistics, Tally
 from storegate_engine.arrays.stored import StoredArray
 from storegate_engine.budget import WRITES_IN_FLIGHT, Layout, plan_layout
@@ -103,6 +104,8 @@ class Segment:
         How chunks are compressed; lz4 if None. A crc32c checksum is always added.
     identifier : str
         Its directory's name.
+    durable : bool
+        Whether all is synced before it is committed: then the disk begins at once.
     renew : callable, optional
         Makes another segment of the same change, for text that turns out larger than its chunks allow.
     """
@@ -110,15 +113,26 @@ class Segment:
     parent: Location
     compressor: Compressor | None = None
     identifier: str = field(default_factory=new_identifier)
+    durable: bool = False
     renew: Callable[[], Segment] | None = None
     _arrays: dict[str, StoredArray] = field(default_factory=dict)
     _metadata: dict[str, bytes] = field(default_factory=dict)
     """The ``zarr.json`` of each array."""
+    idle: Array | None = None
+    """Memory of a closed writer, for the next one."""
 
     @property
     def location(self) -> Location:
         """The location of the segment."""
         return self.parent / self.identifier
+
+    def memory(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Return an array with any content: memory of a closed writer if it fits, which is faster than new memory."""
+        idle, self.idle = self.idle, None
+        nbytes = math.prod(shape) * dtype.itemsize
+        if idle is None or idle.nbytes != nbytes or not nbytes or "T" in (idle.dtype.kind, dtype.kind):
+            return np.empty(shape, dtype)
+        return idle.reshape(-1).view("u1").view(dtype).reshape(shape)
 
     def create(self, name: str, spec: ArraySpec) -> SegmentWriter:
         """Create one array and return its writer.
@@ -305,12 +319,17 @@ class SegmentWriter:
         if self._pool is not None:
             self._pool.close()
 
+    def put_rest(self) -> None:
+        """Hand the remaining rows to storage; no more may be appended. Large ones are written in another thread."""
+        if self._buffered:
+            self._put("begin" if self._segment.durable else "later")
+
     def close(self) -> StoredArray:
         """Write the remaining rows, check their number, and return the finished array."""
-        if self._buffered:
-            self._put(sync=False)
+        self.put_rest()
         self.flush()
         self.abandon()
+        self._segment.idle, self._idle = self._idle, None
         if self._spec.n_rows is not None and self._written != self._spec.n_rows:
             raise TransactionError(
                 f"array {self._name!r} should have {self._spec.n_rows} rows, but {self._written} were written"
@@ -324,13 +343,13 @@ class SegmentWriter:
             shape = (self._shard, *self._spec.row_shape)
             self._buffer, self._idle = self._idle, None
             if self._buffer is None:
-                self._buffer = np.empty(shape, self._encoding.stored)
+                self._buffer = self._segment.memory(shape, self._encoding.stored)
         self._buffer[self._buffered : self._buffered + len(rows)] = rows
         self._buffered += len(rows)
         if self._buffered == self._shard:
             self._put()
 
-    def _put(self, *, sync: bool = True) -> None:
+    def _put(self, flush: Flush = "wait") -> None:
         """Hand one shard to storage, which writes it while others are encoded; a last few rows are written at once."""
         assert self._buffer is not None
         buffer, rows = self._buffer, self._buffer[: self._buffered]
@@ -342,11 +361,11 @@ class SegmentWriter:
             if not isinstance(self._target, Shards):
                 self._target[start:stop] = rows
             elif self._pool is None and rows.nbytes <= SMALL_NBYTES:  # a small append would wait for a thread to start
-                self._target.write(start // self._shard, rows, sync=False)
+                self._target.write(start // self._shard, rows, flush="later")
             else:
                 if self._pool is None:
                     self._pool = ThreadPool(WRITES_IN_FLIGHT, "storegate-write")
-                write = partial(self._target.write, start // self._shard, rows, sync=sync)
+                write = partial(self._target.write, start // self._shard, rows, flush=flush)
                 self._writing.append((self._pool.submit(write), buffer))
             self._shards.append(checksums.of_rows(rows, self._tally))  # while storage writes it
             if len(self._writing) > WRITES_IN_FLIGHT:

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -27,8 +27,10 @@ from storegate_engine.dtypes import dtype_from_text
 from storegate_engine.errors import CorruptStoreError
 from storegate_engine.integers import groups_of
 
-__all__ = ["RowSpan", "Shards", "shards_of"]
+__all__ = ["Flush", "RowSpan", "Shards", "shards_of"]
 
+Flush: TypeAlias = Literal["later", "begin", "wait"]
+"""When a file gets to the disk: whenever the system writes it, from now on, or before anything else is done."""
 Array: TypeAlias = np.ndarray[Any, Any]
 Places: TypeAlias = Sequence[Array | None]
 """Memory for whole chunks; None for chunks that are not wanted as a whole."""
@@ -40,6 +42,8 @@ Part: TypeAlias = tuple[int, int, int]
 TASK_NBYTES = (2 * 2**20, 16 * 2**20)
 """The fewest and the most decoded bytes of one task of a thread: operating systems read ahead best for long sequential
 reads."""
+WRITE_NBYTES = 2**20
+"""Bytes of frames that are written together."""
 READ_NBYTES = 256 * 2**10
 """Adjacent encoded chunks are fetched together up to this many bytes, which fit in a core's cache."""
 PLAIN_NBYTES = 2**20
@@ -162,11 +166,11 @@ class Shards:
                     if index.is_legal(first) and index.is_legal(last) and begin < end:
                         os.posix_fadvise(file.fileno(), begin, end - begin, os.POSIX_FADV_WILLNEED)
 
-    def write(self, shard: int, rows: Array, *, sync: bool = True) -> None:
+    def write(self, shard: int, rows: Array, *, flush: Flush = "wait") -> None:
         """Write one file: all rows of a shard, or the last rows of the array.
 
-        The file appears whole, and may be written again with the same rows. With ``sync`` it is on the disk when this
-        returns.
+        The file appears whole, and may be written again with the same rows. With ``"wait"`` it is on the disk when this
+        returns; with ``"begin"`` the system is asked to begin with that.
         """
         key, name = self._place(shard)
         parent = open_directory(self.root, key, create=True)
@@ -177,14 +181,20 @@ class Shards:
             with open(parent.open_new(fresh), "wb", buffering=0) as file:
                 # the length of a frame is known only after encoding, so the index is computed last
                 n_chunks = -(-len(rows) // self.chunk_rows)
+                parts: list[Array | bytes] = []  # of several frames, since each call waits for Python's lock
+                nbytes = 0
                 for at, frame in enumerate(self.framing.frames(n_chunks, partial(self._chunk, rows))):
-                    for part in frame:
-                        write_all(file, part)
-                    index[at] = end, sum(map(len, frame))
-                    end += int(index[at, 1])
-                write_all(file, packed_index(index))
-                if sync:
+                    parts.extend(frame)
+                    index[at] = end + nbytes, sum(map(len, frame))
+                    nbytes += int(index[at, 1])
+                    if nbytes >= WRITE_NBYTES:
+                        write_all(file, *parts)
+                        end, nbytes, parts = end + nbytes, 0, []
+                write_all(file, *parts, packed_index(index))
+                if flush == "wait":
                     os.fsync(file.fileno())
+                elif flush == "begin" and hasattr(os, "posix_fadvise"):  # Linux writes what is new before it drops it
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             parent.replace(fresh, name)
         except BaseException:
             with contextlib.suppress(OSError):

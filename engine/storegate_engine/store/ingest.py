@@ -11,13 +11,14 @@ variable is written alone.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from storegate_engine import settings
-from storegate_engine.arrays import MAX_TEXT_NBYTES, ArraySpec, RowArray, Segment
-from storegate_engine.budget import format_nbytes, ingest_nbytes, plan_layout, require
+from storegate_engine.arrays import MAX_TEXT_NBYTES, ArraySpec, RowArray, Segment, SegmentWriter
+from storegate_engine.budget import WRITES_IN_FLIGHT, format_nbytes, ingest_nbytes, plan_layout, require
 from storegate_engine.encodings import is_text, row_nbytes
 from storegate_engine.exchange import task_nbytes
 from storegate_engine.scratch import open_spill
@@ -50,12 +51,13 @@ class Ingest:
         n_together = {name: 1 if self._is_turned(group) else len(group) for group in groups for name in group}
         specs = {name: self.spec(name, source, n_together[name]) for name, source in sources.items()}
         arrays: dict[str, RowArray] = {}
-        with settings.progress_bar("store", total) as bar:
+        with settings.progress_bar("store", total) as bar, _Closing(arrays) as closing:
             for group in groups:
                 if self._is_turned(group):
-                    arrays |= self._write_turned(segment, group, specs, bar.update)
+                    for column in self._turned(group):
+                        self._write(segment, column, specs, bar.update, closing)
                 else:
-                    arrays |= self._write(segment, group, specs, bar.update)
+                    self._write(segment, group, specs, bar.update, closing)
         return {name: arrays[name] for name in sources}
 
     def _is_turned(self, group: Mapping[str, Source]) -> bool:
@@ -69,20 +71,11 @@ class Ingest:
             needed += ingest_nbytes(nbytes, layout, self.budget_nbytes)
         return needed > self.budget_nbytes
 
-    def _write_turned(
-        self,
-        segment: Segment,
-        group: Mapping[str, Source],
-        specs: Mapping[str, ArraySpec],
-        progress: Callable[[int], object],
-    ) -> dict[str, RowArray]:
-        """Write the variables of a group one after the other, from a scratch file."""
+    def _turned(self, group: Mapping[str, Source]) -> Iterator[dict[str, Source]]:
+        """Yield the variables of a group one after the other, from a scratch file."""
         spill = open_spill(self.scratch(), uuid.uuid4().hex)
         columns = turned(group, spill.path, task_nbytes(self.budget_nbytes, 1))
-        arrays: dict[str, RowArray] = {}
-        for name, column in columns.items():
-            arrays |= self._write(segment, {name: column}, specs, progress)
-        return arrays
+        yield from ({name: column} for name, column in columns.items())
 
     def _write(
         self,
@@ -90,19 +83,20 @@ class Ingest:
         group: Mapping[str, Source],
         specs: Mapping[str, ArraySpec],
         progress: Callable[[int], object],
-    ) -> dict[str, RowArray]:
+        closing: _Closing,
+    ) -> None:
         """Write a group of sources as arrays of a segment, in one pass over their common data."""
+        if not all(_is_one_shard(specs[name]) for name in group):
+            closing.close(0)  # these will have as many shards in flight as memory is reserved for
         writers = {name: segment.create(name, specs[name]) for name in group}
-        try:
-            for blocks in blocks_of_group(group, min(specs[name].layout.shard_rows for name in group)):
-                for name, rows in blocks.items():
-                    writers[name].append(rows)
-                    progress(rows.nbytes)
-            return {name: writer.close() for name, writer in writers.items()}
-        except BaseException:
-            for writer in writers.values():
-                writer.abandon()
-            raise
+        closing.writers.update(writers)
+        for blocks in blocks_of_group(group, min(specs[name].layout.shard_rows for name in group)):
+            for name, rows in blocks.items():
+                writers[name].append(rows)
+                progress(rows.nbytes)
+        for writer in writers.values():
+            writer.put_rest()
+            closing.close(WRITES_IN_FLIGHT)
 
     def spec(self, name: str, source: Source, n_together: int = 1) -> ArraySpec:
         """Return how rows would be stored as a new array of a segment, written together with others.
@@ -131,3 +125,35 @@ class Ingest:
         return ArraySpec(
             source.dtype, source.row_shape, layout, source.n_rows, is_fixed=self.chunk_rows is not None, text=text
         )
+
+
+def _is_one_shard(spec: ArraySpec) -> bool:
+    return spec.n_rows is not None and spec.n_rows <= spec.layout.shard_rows and not is_text(spec.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class _Closing:
+    """Writers whose last rows are being written, while others are filled."""
+
+    arrays: dict[str, RowArray]
+    """The arrays that are done."""
+    writers: dict[str, SegmentWriter] = field(default_factory=dict)
+    """The others, the first one first."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def close(self, n_left: int) -> None:
+        """Wait for all writers but some."""
+        while len(self.writers) > n_left:
+            name = next(iter(self.writers))
+            self.arrays[name] = self.writers[name].close()
+            del self.writers[name]
+
+    def __exit__(self, kind: object, err: object, trace: object) -> None:
+        try:
+            if kind is None:
+                self.close(0)
+        finally:
+            for writer in self.writers.values():
+                writer.abandon()

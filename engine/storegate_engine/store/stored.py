@@ -216,7 +216,9 @@ class StoredRepository(VersionedRepository):
         return self._ingest.spec(name, source, n_together)
 
     def _new_segment(self, written: list[Segment]) -> Segment:
-        segment = Segment(self.segments, self._compressor, renew=lambda: self._new_segment(written))
+        segment = Segment(
+            self.segments, self._compressor, durable=self.durable, renew=lambda: self._new_segment(written)
+        )
         written.append(segment)
         return segment
 
