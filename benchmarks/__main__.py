@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 
@@ -11,34 +12,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one benchmark and print its table."""
     arguments = _parser().parse_args(argv)
     # deferred on purpose: --help is immediate, and a benchmark imports no more than it measures
-    if arguments.benchmark == "core":
-        from benchmarks import core
-
-        core.run(arguments)
-    elif arguments.benchmark == "ingest":
-        from benchmarks import ingest
-
-        ingest.run(arguments)
-    elif arguments.benchmark == "shuffle":
-        from benchmarks import shuffle
-
-        shuffle.run(arguments)
-    elif arguments.benchmark == "narrow":
-        from benchmarks import narrow
-
-        narrow.run(arguments)
-    elif arguments.benchmark == "tables":
-        from benchmarks import tables
-
-        tables.run(arguments)
-    elif arguments.benchmark == "batches":
-        from benchmarks import batches
-
-        batches.run(arguments)
-    else:
-        from benchmarks import scale
-
-        scale.run(arguments)
+    importlib.import_module(f"benchmarks.{arguments.benchmark}").run(arguments)
     return 0
 
 
@@ -79,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
 
     scale = commands.add_parser("scale", parents=[common], help="plans of terabytes; runs none of them")
     scale.add_argument("--profile", action="store_true", help="print where the planning time goes")
+
+    commands.add_parser("figure", help="draw the picture of the README from the tables in docs/benchmarks.md")
     return parser
 
 

@@ -6,8 +6,11 @@ import contextlib
 import io
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+
+from benchmarks import figure
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -49,8 +52,32 @@ def test_the_readme_can_be_run_twice_and_prints_what_it_shows(tmp_path: Path, mo
         with contextlib.redirect_stdout(printed):
             for block in blocks(README, "python"):
                 exec(compile(block, "README.md", "exec"), namespace)
+                exec("print(gate)", namespace)
         for shown in blocks(README, "text"):
             assert shown in printed.getvalue()
+
+
+def test_the_first_block_is_ten_lines_that_end_in_batches() -> None:
+    lines = [line for line in blocks(README, "python")[0].splitlines() if line]
+    assert len(lines) <= 10
+    assert any('mode="w"' in line for line in lines)
+    assert ".batches(" in lines[-2]
+    assert "print(gate)" in README.read_text("utf-8")
+
+
+def test_the_picture_is_drawn_from_what_was_measured() -> None:
+    several = figure.measured(figure.PAGE.read_text("utf-8"))
+    assert figure.PICTURE.read_text("utf-8") == figure.svg(several)
+    assert f"[![{figure.in_words(several)}](docs/shuffle.svg)](docs/benchmarks.md)" in README.read_text("utf-8")
+    assert len(several) >= 8
+    assert several[0].name.startswith("StoreGate")
+    ElementTree.fromstring(figure.svg(several))
+
+
+def test_the_readme_says_when_other_software_is_better() -> None:
+    table = README.read_text("utf-8").partition("## When something else is the better choice")[2].partition("\n## ")[0]
+    for name in ("datasets", "Lance", "xarray", "zarr"):
+        assert f"[{name}](https://" in table
 
 
 def test_the_readme_and_the_guide_have_python() -> None:
