@@ -130,26 +130,41 @@ class Explorable(Generic[T]):
         """
         return pandas_frame(self._all_variables()[1], None if n is None else _n_rows(n, "to_pandas"))
 
-    def to_arrow(self) -> pa.Table:
+    def to_arrow(self, *, tensors: bool = True) -> pa.Table:
         """Return all rows as a table of pyarrow, from the extra ``storegate[arrow]``.
 
-        Rows of several values are fixed-shape tensors, categories are dictionaries. To read rows a batch at a time,
-        give the view itself to a library that accepts ``__arrow_c_stream__``, like pyarrow, polars or duckdb.
+        Categories are dictionaries. To read rows a batch at a time, give the view itself to a library that accepts
+        ``__arrow_c_stream__``, like pyarrow, polars or duckdb.
+
+        Parameters
+        ----------
+        tensors : bool
+            Whether rows of several values are fixed-shape tensors, or else nested lists of fixed size, for software
+            that has no tensors, like HF datasets: ``datasets.Dataset(view.to_arrow(tensors=False))``.
 
         Raises
         ------
         DtypeError
             A dtype does not exist in Arrow: complex numbers, durations of months.
         """
-        return self._arrow_reader().read_all()
+        return self._arrow_reader(tensors=bool(tensors)).read_all()
 
     def to_polars(self) -> pl.DataFrame:
-        """Return all rows as a DataFrame of polars, from the extra ``storegate[polars]``."""
-        polars = require_package("polars", "polars", "to_polars")
-        return cast("pl.DataFrame", polars.DataFrame(self._arrow_reader()))
+        """Return all rows as a DataFrame of polars, from the extra ``storegate[polars]``.
 
-    def _arrow_reader(self) -> Any:
-        return arrow_reader(self._all_variables()[1], self.session.budget_nbytes)
+        Ordered categories are an ``Enum``, which keeps their order; others are ``Categorical``.
+        """
+        polars = require_package("polars", "polars", "to_polars")
+        abouts = {variable.name: variable.about for variable in self._all_variables()[1]}
+        enums = {
+            name: polars.Enum(about.categories)
+            for name, about in abouts.items()
+            if about.is_ordered and about.categories and isinstance(about.categories[0], str)
+        }
+        return cast("pl.DataFrame", polars.DataFrame(self._arrow_reader()).cast(enums))
+
+    def _arrow_reader(self, *, tensors: bool = True) -> Any:
+        return arrow_reader(self._all_variables()[1], self.session.budget_nbytes, tensors=tensors)
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """Return the rows as a stream of Arrow record batches of at most 64 MB, read as needed."""

@@ -25,10 +25,10 @@ BATCH_NBYTES = 64 * 2**20
 _ARROW_UNITS = ("s", "ms", "us", "ns")
 
 
-def arrow_reader(variables: Sequence[Variable], budget_nbytes: int) -> Any:
+def arrow_reader(variables: Sequence[Variable], budget_nbytes: int, *, tensors: bool = True) -> Any:
     """Return a ``pyarrow.RecordBatchReader`` of variables, which reads rows as batches are requested.
 
-    Rows of several values are fixed-shape tensors, codes of categories are dictionaries.
+    Rows of several values are fixed-shape tensors, or else nested lists; codes of categories are dictionaries.
 
     Raises
     ------
@@ -41,14 +41,14 @@ def arrow_reader(variables: Sequence[Variable], budget_nbytes: int) -> Any:
     """
     pa = require_package("pyarrow", "arrow", "a table of Arrow")
     n_rows = _n_rows(variables)
-    schema = pa.schema([(variable.name, _type(pa, variable)) for variable in variables])
+    schema = pa.schema([(variable.name, _type(pa, variable, tensors)) for variable in variables])
     limit = min(BATCH_NBYTES, task_nbytes(budget_nbytes, 1))
     step = max(1, limit // max(1, sum(variable.row_nbytes for variable in variables)))
 
     def batches() -> Iterator[Any]:
         for start in range(0, n_rows, step):
             stop = min(start + step, n_rows)
-            arrays = [_array(pa, variable, variable.read(start, stop)) for variable in variables]
+            arrays = [_array(pa, variable, variable.read(start, stop), tensors) for variable in variables]
             yield pa.record_batch(arrays, schema=schema)
 
     return pa.RecordBatchReader.from_batches(schema, batches())
@@ -96,7 +96,7 @@ def _codes(variable: Variable, codes: Array) -> Array:
     return codes
 
 
-def _type(pa: Any, variable: Variable) -> Any:
+def _type(pa: Any, variable: Variable, tensors: bool) -> Any:
     """Return the Arrow type of a variable's rows."""
     if variable.about.categories is not None:
         value = pa.array(list(variable.about.categories)).type
@@ -117,7 +117,7 @@ def _type(pa: Any, variable: Variable) -> Any:
         value = pa.date32()
     if not variable.row_shape:
         return value
-    if kind in "UTSV" or 0 in variable.row_shape:
+    if not tensors or kind in "UTSV" or 0 in variable.row_shape:
         for size in reversed(variable.row_shape):
             value = pa.list_(value, size)
         return value
@@ -136,7 +136,7 @@ def _storable(variable: Variable) -> np.dtype[Any]:
     return np.dtype("M8[D]" if is_day else f"{dtype.kind}8[s]")
 
 
-def _array(pa: Any, variable: Variable, values: Array) -> Any:
+def _array(pa: Any, variable: Variable, values: Array, tensors: bool) -> Any:
     """Return rows as an Arrow array of the type given by :func:`_type`."""
     if variable.about.categories is not None:
         codes = pa.array(_codes(variable, values).astype(np.int32))
@@ -149,7 +149,7 @@ def _array(pa: Any, variable: Variable, values: Array) -> Any:
         array = pa.array(flat.astype(_storable(variable), copy=False))
     if not variable.row_shape:
         return array
-    kind = _type(pa, variable)
+    kind = _type(pa, variable, tensors)
     if isinstance(kind, pa.FixedShapeTensorType):
         stored = pa.FixedSizeListArray.from_arrays(array, int(np.prod(variable.row_shape)))
         return pa.ExtensionArray.from_storage(kind, stored)

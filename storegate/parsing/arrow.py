@@ -15,7 +15,7 @@ from storegate_engine.dtypes import TEXT
 from storegate_engine.errors import DtypeError, IterationError, MissingValueError
 from storegate_engine.store import Categories, FieldSource
 
-__all__ = ["arrow_columns"]
+__all__ = ["ArrowRows", "arrow_columns"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -41,6 +41,30 @@ def arrow_columns(data: Any) -> dict[str, Callable[[], FieldSource]]:
     else:
         apart = dict.fromkeys(schema.names, fields)
     return {name: partial(_column, apart[name], name, schema.field(name).type) for name in schema.names}
+
+
+ROWS_TOGETHER = 4096
+"""Rows of a record batch of a Dataset of HF datasets."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArrowRows:
+    """A Dataset of HF datasets as an Arrow stream: the rows that it shows, in its order, however its table lies."""
+
+    data: Any
+
+    @property
+    def num_rows(self) -> int:
+        """The number of rows."""
+        return int(self.data.num_rows)
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Return the stream."""
+        pa = require_package("pyarrow", "arrow", "a Dataset")
+        tables = self.data.with_format("arrow").iter(batch_size=ROWS_TOGETHER)
+        batches = (batch for table in tables for batch in table.to_batches())
+        reader = pa.RecordBatchReader.from_batches(self.data.features.arrow_schema, batches)
+        return reader.__arrow_c_stream__(requested_schema)
 
 
 _USED: weakref.WeakSet[Any] = weakref.WeakSet()

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from storegate.parsing.arrow import arrow_columns
+from storegate.parsing.arrow import ArrowRows, arrow_columns
 from storegate.parsing.labels import Labelled, dataset_columns, is_dataarray, is_dataset, require_sample_dim
 from storegate.parsing.names import Names, are_names, parse_names
 from storegate_engine.dtypes import TEXT
@@ -160,6 +160,8 @@ def columns_in(data: Any) -> dict[Any, Callable[[], Any]] | None:
         return _of_pandas(data)
     if isinstance(data, list) and data and all(isinstance(row, Mapping) for row in data):
         return _of_records(data)
+    if hasattr(data, "with_format") and hasattr(data, "features") and hasattr(data, "num_rows"):
+        return arrow_columns(ArrowRows(data))
     if hasattr(data, "__arrow_c_stream__") and not hasattr(data, "__array_interface__") and _is_tabular(data):
         return arrow_columns(data)
     return None

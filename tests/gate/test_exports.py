@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import datasets
 import duckdb
 import numpy as np
 import pandas as pd
@@ -124,10 +125,29 @@ def test_rows_of_several_values_are_arrays_in_pandas(gate):
 
 
 def test_polars_and_back(gate):
-    names = [name for name in gate.variables if name not in SHAPED and name not in ("bytes", "f2", "level")]
+    names = [name for name in gate.variables if name not in SHAPED and name not in ("bytes", "f2")]
     frame = gate["train"][names].to_polars()
     assert isinstance(frame, pl.DataFrame)
+    assert frame.schema["level"] == pl.Enum(["low", "mid", "high"])
+    assert frame["level"].sort().to_list()[:: N // 4] == ["low", "low", "mid", "high"]
     assert_same(gate, frame, names)
+
+
+def test_hf_datasets_and_back(gate):
+    names = [name for name in gate.variables if name not in ("bytes", "texts", "empty", "level", "colour", "fixed")]
+    view = gate["train"][names]
+    found = datasets.Dataset(view.to_arrow(tensors=False))
+    assert found["text"][:] == view["text"][:].tolist()
+    for name in ("i8", "f4", "vector", "image", "Mms"):
+        np.testing.assert_array_equal(found.with_format("numpy")[name], view[name][:])
+    assert_same(gate, found, names)
+    shown = found.shuffle(seed=0).select(range(5))  # in another order than its table
+    again = StoreGate(data_id="b")
+    again.add_data(shown)
+    assert again["train"]["i8"][:].tolist() == shown["i8"][:]
+    # row by row, never whole in memory
+    by_rows = datasets.IterableDataset.from_generator(lambda: iter(again["train"]))
+    assert [row["i8"] for row in by_rows] == shown["i8"][:]
 
 
 def test_a_view_is_read_by_who_speaks_arrow(gate):
