@@ -86,13 +86,16 @@ class Explorable(Generic[T]):
         return cast(T, rows)
 
     def describe(self) -> pd.DataFrame:
-        """Return statistics of each variable, over all its values; the rows are read once, within the budget.
+        """Return statistics of each variable, over all its values.
+
+        What is known from when the rows were added is not read again: counts, and the ends of times. Means take one
+        pass over the rows, within the budget.
 
         Returns
         -------
         pandas.DataFrame
-            One line per variable: ``dtype``, ``shape``, ``count`` of values, ``missing`` (NaN and NaT), ``mean``
-            and ``std`` (population) of numbers and bools, ``min`` and ``max`` of these and of times.
+            One line per variable: ``dtype``, ``shape``, ``count`` of values, ``missing`` (NaN and NaT), ``infinite``,
+            ``mean`` and ``std`` (population) of numbers and bools, ``min`` and ``max`` of these and of times.
 
         Examples
         --------

@@ -570,13 +570,41 @@ class StoreGate:
     # Order and transforms: lazy
 
     def astype(self, var_names: VarNames, dtype: npt.DTypeLike, phase: Phase | None = "train") -> None:
-        """Cast variables when they are read, as ``np.ndarray.astype`` does; nothing is rewritten."""
+        """Cast variables when they are read, as ``np.ndarray.astype`` does; nothing is rewritten.
+
+        Rows are read only where a value may have no counterpart, like a text that is no number.
+
+        Raises
+        ------
+        ConversionError
+            A value cannot be converted; nothing changes (a ValueError and TypeError).
+        DtypeError
+            numpy has no such conversion, or the result cannot be stored (a TypeError).
+        """
         self._transform("astype", var_names, Cast(parsing.parse_dtype(dtype)), phase)
 
     def onehot(self, var_names: VarNames, num_classes: int, phase: Phase | None = "train") -> None:
         """Encode integer labels as float64 rows of ``np.identity(num_classes)`` when they are read.
 
-        A label outside ``[0, num_classes)`` raises :class:`LabelError` (a ValueError) when it is read.
+        Usually the smallest and largest label are known from when the rows were added, and nothing is read; otherwise
+        the labels are read once, within the budget.
+
+        Raises
+        ------
+        LabelError
+            A label of a row is outside ``[0, num_classes)``; nothing changes. The error has the first one as ``label``,
+            and its ``row`` (a ValueError).
+        DtypeError
+            The labels are neither integers nor bools (a TypeError).
+
+        Examples
+        --------
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("y", [0, 2, 1])
+        >>> gate.onehot("y", 2)
+        Traceback (most recent call last):
+        storegate_engine.errors.LabelError: variable 'y', row 1: onehot with num_classes=2 takes labels 0..1, found 2; \
+        in phase 'train' the largest label is 2: give num_classes=3, or correct the labels; nothing was changed
         """
         self._transform("onehot", var_names, OneHot(num_classes), phase)
 
@@ -639,6 +667,37 @@ class StoreGate:
         repository, number = self.repository(), as_int(version, "version")
         with self._session.begin("rollback", version=number) as change:
             change.edit(lambda table: repository.table_at(number))
+
+    def undo(self) -> None:
+        """Take the last change back, in all phases that it touched; the gate is as it was before, compiled or not.
+
+        A change is a call after which the variables, their rows or their order differ; :meth:`compile` without
+        ``reset`` and :meth:`vacuum` are none. Another undo takes the change before that back. In storage the former
+        version becomes the newest, as a new version: :meth:`history` has both, and :meth:`rollback` restores either.
+        In memory, former rows are kept while they take no more than a sixteenth of the budget, for 32 changes.
+        On the hybrid backend the last change of this gate is taken back, in either mode; :meth:`to_storage` in both.
+
+        Raises
+        ------
+        VersionNotFoundError
+            There is no change to take back, or the former rows were not kept in memory (a ValueError).
+        SnapshotExpired
+            The former version was vacuumed (an OSError).
+        ConflictError
+            The last change is that of another writer, since this gate opened the data_id (a RuntimeError).
+        ReadOnlyError
+            The store was opened with ``mode="r"``.
+
+        Examples
+        --------
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [1, 2, 3])
+        >>> gate.update_data("x", [7], index=0)
+        >>> gate.undo()
+        >>> gate.get_data("x")
+        array([1, 2, 3])
+        """
+        self._session.undo()
 
     def repair(self, data_id: str) -> int | None:
         """Restore the last version that opens, for a data_id whose newest version cannot be opened.
@@ -800,7 +859,8 @@ class StoreGate:
             raise ShapeError(f"{len(names.names)} variables take one output_var_name each, found {renamed.names}")
         session = self._session
         into = session.repository(target)
-        edits.move(operation, session.repository(source), into, names, renamed, at, callback, session.capacity)
+        with session.changing():
+            edits.move(operation, session.repository(source), into, names, renamed, at, callback, session.capacity)
         session.committed(into)
 
     # Metadata

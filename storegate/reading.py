@@ -34,9 +34,11 @@ if TYPE_CHECKING:
     import dask.array as da
     import xarray as xr
 
-__all__ = ["Selected", "Subset", "fingerprints", "read_dataset", "read_tree", "require_stackable", "subset"]
+__all__ = ["Selected", "Subset", "all_rows", "fingerprints", "read_dataset", "read_tree", "require_stackable", "subset"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
+BLOCK_NBYTES = 16 * 2**20
+"""Bytes of rows, in stored order, held at a time when all are read."""
 ITERATION_NBYTES = 4 * 2**20
 """Bytes read at a time when iterating over rows."""
 
@@ -183,6 +185,18 @@ def _cut(variable: Variable, selection: Selection) -> Variable:
             return variable.cut(start, stop)
         case Rows(index):
             return variable.selected(index)
+
+
+def all_rows(variable: Variable, budget_nbytes: int) -> Iterator[Array]:
+    """Yield all rows once, in the order that needs the least reading."""
+    first, stop = variable.order.bounds if len(variable) else (0, 0)
+    if variable.order.is_injective and stop - first == len(variable):  # a permutation of adjacent rows
+        variable = variable.stored_rows().cut(first, stop)
+    in_order = variable.order.form == "range"
+    nbytes = BLOCK_NBYTES if in_order else task_nbytes(budget_nbytes, 1)
+    step = max(1, min(nbytes, task_nbytes(budget_nbytes, 1)) // max(1, variable.row_nbytes))
+    for start in range(0, len(variable), step):
+        yield variable.read(start, min(start + step, len(variable)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,6 +7,7 @@ storage, begins transactions on it, and knows the limits to plan with.
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -33,6 +34,10 @@ from storegate_engine.table import Table
 from storegate_engine.temporaries import Temporary
 
 __all__ = ["Session", "known_data_id"]
+
+
+MOST_CHANGES = 1000
+"""Most changes of which the modes are noted."""
 
 
 class Session:
@@ -69,6 +74,7 @@ class Session:
         self.data_id: str | None = None
         self._memory: dict[str, MemoryRepository] = {}
         self._stored: dict[str, Repository] = {}
+        self._changes: dict[str, deque[tuple[Mode, ...]]] = {}
         self._temporary: Temporary | None = None
         self.root = None if backend == "numpy" else self._open_root()
         if data_id is not None:
@@ -191,9 +197,40 @@ class Session:
     def begin(self, operation: str, **arguments: object) -> Iterator[Transaction]:
         """Begin a transaction; its arguments are recorded as given, as far as JSON can hold them."""
         repository = self.repository()
-        with repository.begin(operation, **{name: _plain(value) for name, value in arguments.items()}) as change:
+        with (
+            self.changing(),
+            repository.begin(operation, **{name: _plain(value) for name, value in arguments.items()}) as change,
+        ):
             yield change
         self.committed(repository)
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Note in which modes the current data_id changes meanwhile, for :meth:`undo`."""
+        modes = self._modes()
+        before = {mode: self.repository(mode).last_change for mode in modes}
+        yield
+        changed = tuple(mode for mode in modes if self.repository(mode).last_change != before[mode])
+        if changed and self.data_id is not None:
+            self._changes.setdefault(self.data_id, deque(maxlen=MOST_CHANGES)).append(changed)
+
+    def _modes(self) -> tuple[Mode, ...]:
+        return ("zarr", "numpy") if self.backend == "hybrid" else (self.mode,)
+
+    def undo(self) -> None:
+        """Take the last change of the current data_id back: on the hybrid backend, that of this session."""
+        current = self.repository()
+        changes = self._changes.get(self.data_id or "")
+        repositories = [self.repository(mode) for mode in changes[-1]] if changes else [current]
+        for repository in repositories:
+            repository.require_writable("undo")
+            repository.refresh()
+            repository.former()  # raises before the first of two is taken back
+        for repository in repositories:
+            repository.undo()
+            self.committed(repository)
+        if changes:
+            changes.pop()
 
     def committed(self, repository: Repository) -> None:
         """Do what the configuration asks for after each commit."""

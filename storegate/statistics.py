@@ -1,16 +1,17 @@
-"""Statistics: summaries of the rows of variables, in one pass over each that stays within the budget."""
+"""Statistics: summaries of the rows of variables; what is not known takes one pass over them, within the budget."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from storegate_engine.exchange import task_nbytes
-from storegate_engine.table import Variable
+from storegate.reading import all_rows
+from storegate_engine.arrays import Statistics, Tally
+from storegate_engine.table import Variable, known_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["describe"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
-
-BLOCK_NBYTES = 16 * 2**20
-"""Number of rows, in stored order, held at a time."""
 
 
 def describe(variables: Sequence[Variable], budget_nbytes: int) -> pd.DataFrame:
@@ -33,83 +31,89 @@ def describe(variables: Sequence[Variable], budget_nbytes: int) -> pd.DataFrame:
 
 
 @dataclass(slots=True)
-class _Summary:
-    """Running statistics of the values of a variable."""
+class _Moments:
+    """Running mean and deviation of the values that are not missing."""
 
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
     count: int = 0
-    """Number of values that are not missing."""
-    missing: int = 0
-    """Number of values that are NaN or NaT."""
+    """Number of values."""
     mean: float = math.nan
-    squares: float = 0.0
+    squares: float = math.nan
     """The sum of the squared differences from the mean."""
-    least: Any = None
-    most: Any = None
 
     @classmethod
-    def of(cls, variable: Variable, budget_nbytes: int) -> _Summary:
-        """Read all rows of a variable once."""
-        summary = cls(variable.dtype, variable.shape)
-        for rows in _blocks(variable, budget_nbytes):
-            summary.add(rows.reshape(-1))
-        return summary
+    def of_equal(cls, count: int, value: float) -> _Moments:
+        """Return those of equal values."""
+        return cls(count, value, 0.0)
 
     def add(self, values: Array) -> None:
-        """Include more values."""
-        kind = values.dtype.kind
-        if kind in "fc":
-            present = values[~np.isnan(values)]
-        elif kind in "mM":
-            present = values[~np.isnat(values)]
-        else:
-            present = values
-        self.missing += values.size - present.size
-        if not present.size:
+        """Merge more values (Chan, Golub and LeVeque, Algorithms for computing the sample variance, 1983)."""
+        if not values.size:
             return
-        if kind in "biuf":
-            self._add_moments(present)
-        self.count += present.size
-        if kind in "biufmM":
-            least, most = present.min(), present.max()
-            self.least = least if self.least is None else min(self.least, least)
-            self.most = most if self.most is None else max(self.most, most)
-
-    def _add_moments(self, values: Array) -> None:
-        """Merge mean and squares (Chan, Golub and LeVeque, Algorithms for computing the sample variance, 1983)."""
         with np.errstate(invalid="ignore", over="ignore"):  # infinite values count
             mean = float(values.mean(dtype=np.float64))
             squares = float(np.square(values.astype(np.float64) - mean).sum())
             if not self.count:
-                self.mean, self.squares = mean, squares
+                self.count, self.mean, self.squares = values.size, mean, squares
                 return
             both, delta = self.count + values.size, mean - self.mean
             self.mean += delta * values.size / both
             self.squares += squares + delta * delta * self.count * values.size / both
+            self.count = both
+
+    @property
+    def std(self) -> float:
+        """The deviation of the population."""
+        return math.sqrt(self.squares / self.count) if self.count else math.nan
+
+
+@dataclass(slots=True)
+class _Summary:
+    """Statistics of the values of a variable."""
+
+    variable: Variable
+    found: Statistics
+    moments: _Moments = field(default_factory=_Moments)
+
+    @classmethod
+    def of(cls, variable: Variable, budget_nbytes: int) -> _Summary:
+        """Return what is known; read all rows once for the rest: means, and ends that are not exact."""
+        known = known_of(variable)
+        kind = variable.dtype.kind
+        if kind in "UST":
+            return cls(variable, Statistics())
+        if known is not None and known.is_exact:
+            summary = cls(variable, known.statistics)
+            least, most, n_missing = known.statistics.least, known.statistics.most, known.statistics.n_missing
+            if kind not in "biuf" or least is None:
+                return summary
+            if least == most and math.isfinite(least):
+                summary.moments = _Moments.of_equal(math.prod(variable.shape) - n_missing, float(least))
+                return summary
+            for rows in all_rows(variable, budget_nbytes):
+                summary.moments.add(rows[~np.isnan(rows)] if n_missing else rows)
+            return summary
+        return cls._read(variable, budget_nbytes)
+
+    @classmethod
+    def _read(cls, variable: Variable, budget_nbytes: int) -> _Summary:
+        tally, moments = Tally(variable.dtype), _Moments()
+        for rows in all_rows(variable, budget_nbytes):
+            tally.add(rows)
+            if variable.dtype.kind in "biuf":
+                moments.add(rows[~np.isnan(rows)] if variable.dtype.kind == "f" else rows)
+        return cls(variable, tally.found(), moments)
 
     def line(self) -> dict[str, Any]:
         """Return the statistics by name."""
-        has_moments = self.count and self.dtype.kind in "biuf"
+        ends = self.found.extremes(self.variable.dtype)
         return {
-            "dtype": str(self.dtype),
-            "shape": self.shape,
-            "count": self.count,
-            "missing": self.missing,
-            "mean": self.mean if has_moments else math.nan,
-            "std": math.sqrt(self.squares / self.count) if has_moments else math.nan,
-            "min": None if self.least is None else self.least,
-            "max": None if self.most is None else self.most,
+            "dtype": str(self.variable.dtype),
+            "shape": self.variable.shape,
+            "count": math.prod(self.variable.shape) - self.found.n_missing,
+            "missing": self.found.n_missing,
+            "infinite": self.found.n_infinite,
+            "mean": self.moments.mean,
+            "std": self.moments.std,
+            "min": None if ends is None else ends[0],
+            "max": None if ends is None else ends[1],
         }
-
-
-def _blocks(variable: Variable, budget_nbytes: int) -> Iterator[Array]:
-    """Yield all rows once, in the order that needs the least reading."""
-    lowest, highest = variable.order.bounds if len(variable) else (0, -1)
-    if variable.order.is_injective and highest - lowest + 1 == len(variable):  # a permutation of adjacent rows
-        variable = variable.stored_rows().cut(lowest, highest + 1)
-    in_order = variable.order.form == "range"
-    nbytes = BLOCK_NBYTES if in_order else task_nbytes(budget_nbytes, 1)
-    step = max(1, min(nbytes, task_nbytes(budget_nbytes, 1)) // max(1, variable.row_nbytes))
-    for start in range(0, len(variable), step):
-        yield variable.read(start, min(start + step, len(variable)))

@@ -19,7 +19,8 @@
     ├── ShapeError (ValueError)                   rows or sample shapes that do not fit
     ├── LabelError (ValueError)                   a label outside its classes
     ├── DtypeError (TypeError)                    a dtype that cannot be stored
-    │   └── MissingValueError (ValueError)        values that are masked, null or NA
+    │   ├── MissingValueError (ValueError)        values that are masked, null or NA
+    │   └── ConversionError (ValueError)          a value that a cast cannot convert
     ├── ReadOnlyError (PermissionError)           a change of a store opened with ``mode="r"``
     ├── MemoryBudgetError (MemoryError)           a plan that does not fit the memory limit
     ├── ConflictError (RuntimeError)              a conflicting commit of another writer
@@ -59,6 +60,7 @@ __all__ = [
     "BackendNotFoundError",
     "ClusterError",
     "ConflictError",
+    "ConversionError",
     "CorruptIndexError",
     "CorruptStoreError",
     "DataIdError",
@@ -240,6 +242,12 @@ class MissingValueError(DtypeError, ValueError):
     """Values are masked, null or NA, which no stored dtype can express."""
 
     code = "missing_value"
+
+
+class ConversionError(DtypeError, ValueError):
+    """A value cannot be converted to a dtype: a text that is no number, a date outside the range of a unit."""
+
+    code = "conversion"
 
 
 class ReadOnlyError(StoreGateError, PermissionError):

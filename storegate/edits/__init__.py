@@ -7,6 +7,7 @@ What its files know:
     updates     variables with some rows replaced
     writes      adding, replacing and deleting rows
     transforms  shuffles, casts and encodings
+    checks      transforms that some rows would refuse
     compaction  rows written out once in their logical order
     transfers   variables between memory and storage
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from storegate.edits import tables
+from storegate.edits.checks import require_applicable
 from storegate.parsing import ALL, PHASES, Names
 from storegate_engine.store import Transaction
 from storegate_engine.table import Transform
@@ -11,10 +12,14 @@ __all__ = ["shuffle", "transform"]
 
 
 def transform(change: Transaction, names: Names, phase: str, transform: Transform, operation: str) -> None:
-    """Add a transform to those of the variables."""
-    for one in tables.phases_of(change.table, phase, names.names, operation):
+    """Add a transform to those of the variables; nothing changes unless it can be applied to every row of each."""
+    phases = tables.phases_of(change.table, phase, names.names, operation)
+    for one in phases:
         for name in names.names:
-            tables.storable(change.table[one][name].transformed(transform).dtype, [name])
+            old = change.table[one][name]
+            require_applicable(transform, old, one, change.repository.budget_nbytes)
+            tables.storable(old.transformed(transform).dtype, [name])
+    for one in phases:
         edit = tables.mapped(one, names.names, lambda old: old.transformed(transform))
         change.edit(edit, reads=[(one, name) for name in names.names])
 

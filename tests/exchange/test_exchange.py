@@ -23,6 +23,7 @@ from storegate_engine.orders import ArrayIndex, Range, Take, cut, permute
 from storegate_engine.store import rewriting as rewrite
 from storegate_engine.store.rewriting import plan_rewrite
 from storegate_engine.table import Variable
+from tests import unchecked
 from tests.examples import examples
 from tests.exchanges import collected, exchange_of, kind_of, scratch
 
@@ -191,7 +192,7 @@ class TestEqualsNumpy:
         labels[[4000, 70, 2000]] = 5
         gate = StoreGate("zarr", {"output_dir": tmp_path}, "a")
         gate.add_data("y", labels, shuffle=3)
-        gate.onehot("y", 3)
+        unchecked.onehot(gate, "y", 3)
         first = int(np.flatnonzero(labels[np.random.RandomState(3).permutation(5000)])[0])
         with pytest.raises(LabelError, match=f"variable 'y', row {first}:"):
             gate.get_data("y")
@@ -212,7 +213,7 @@ class TestEqualsNumpy:
         assert bad.size
         with StoreGate("zarr", {"output_dir": tmp_path / "store", "chunk": 50}, "a") as gate:
             gate.add_data("y", labels)
-            gate.onehot("y", num_classes)
+            unchecked.onehot(gate, "y", num_classes)
             variable = replace(gate.table["train"]["y"], order=order)
         n_buckets = -(-len(order) // 700)
         plan = BucketSort(variable, 500, 700, str(tmp_path / "spill"), (0, n_buckets))
@@ -238,7 +239,7 @@ class TestEqualsNumpy:
         order = Take(Range(0, 3000), ArrayIndex(np.delete(np.arange(3000), 1777)[::-1].copy()))
         with StoreGate("zarr", {"output_dir": tmp_path / "store"}, "a") as gate:
             gate.add_data("y", labels)
-            gate.onehot("y", 1)
+            unchecked.onehot(gate, "y", 1)
             variable = replace(gate.table["train"]["y"], order=order)
         plan = BucketSort(variable, 500, 3000, str(tmp_path / "spill"), (0, 1))
         bucket_sorts.request(plan, 0)
@@ -374,7 +375,7 @@ class TestEqualsNumpy:
         np.testing.assert_array_equal(gate["train"]["y"].data.compute(), np.identity(5)[(order % 5)[again]])
         gate.update_data("y", np.full(20_000, 7))
         gate.shuffle(seed=8)
-        gate.onehot("y", 5)
+        unchecked.onehot(gate, "y", 5)
         with pytest.raises(ValueError, match=r"'y', row \d+: .*7"):
             gate["train"]["y"].data.compute()
 

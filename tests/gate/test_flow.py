@@ -9,6 +9,7 @@ import pytest
 
 from storegate import StoreGate
 from storegate_engine.errors import LabelError
+from tests import unchecked
 from tests.gate.flow_cases import (
     BOUNDS,
     PHASES,
@@ -86,15 +87,19 @@ class TestSequentialFlow:
         gate, *_ = flow
         gate.update_data("label", 7, phase="train", index=123)
         gate.shuffle("train", seed=1)
-        gate.onehot("label", num_classes=2, phase="all")
         row = int(np.flatnonzero(np.random.RandomState(1).permutation(400) == 123)[0])
-        for read in (
+        with pytest.raises(LabelError) as caught:
+            gate.onehot("label", num_classes=2, phase="all")
+        for phase in gate.phases:
+            unchecked.onehot(gate, "label", 2, phase)
+        assert caught.value.row == row
+        for call in (
             lambda: gate.get_data("label", "train"),
             lambda: gate.get_data("label", "train", index=[0, row]),
             lambda: gate["train"].to_xarray()["label"].compute(),
         ):
             with pytest.raises(LabelError) as caught:
-                read()
+                call()
             error = pickle.loads(pickle.dumps(caught.value))
             assert (error.row, error.label) == (caught.value.row, caught.value.label) == (row, 7)
             assert str(error) == str(caught.value)

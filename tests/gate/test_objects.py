@@ -130,6 +130,30 @@ class TestDescribe:
             assert (line["min"], line["max"]) == (values.min(), values.max())
             np.testing.assert_allclose([line["mean"], line["std"]], [values.mean(dtype="f8"), values.std(dtype="f8")])
 
+    def test_what_is_known_is_not_read(self, tmp_path, unreadable):
+        times = np.array(["2020-01-02", "NaT", "2019-05-05"], "M8[ns]")
+        for args in (None, {"output_dir": tmp_path}):
+            gate = StoreGate("numpy" if args is None else "zarr", args, "a")
+            gate.add_data("t", times)
+            gate.add_data("s", np.array(["a", "bc", "d"]))
+            gate.add_data("c", np.array([1j, np.nan, np.inf]))
+            gate.add_data("e", np.full(3, 7))
+            gate.shuffle("train", 3)
+            gate.astype("t", "M8[s]")
+            found = gate["train"].describe()
+            assert (found.loc["t", "min"], found.loc["t", "max"]) == (times[2], times[0])
+            assert found["missing"].to_dict() == {"t": 1, "s": 0, "c": 1, "e": 0}
+            assert found["infinite"].to_dict() == {"t": 0, "s": 0, "c": 1, "e": 0}
+            assert (found.loc["e", "mean"], found.loc["e", "std"]) == (7.0, 0.0)
+
+    def test_bounds_are_not_shown_as_values(self):
+        gate = StoreGate(data_id="a")
+        times = np.arange(10).astype("M8[D]")
+        gate.add_data("t", times, phase=(0.5, 0.5, 0.0), shuffle=3)
+        for phase in gate.phases:
+            line, shown = gate[phase]["t"].describe().loc["t"], gate.get_data("t", phase)
+            assert (line["min"], line["max"]) == (shown.min(), shown.max())
+
     def test_of_chosen_rows(self, gate):
         values = gate["valid"]["x"][3:9]
         line = gate["valid"].subset(slice(3, 9))["x"].describe().loc["x"]
@@ -163,7 +187,7 @@ class TestDescribe:
         assert found.loc["s", "max"] is None
 
     def test_many_blocks_are_merged_exactly_enough(self, monkeypatch):
-        monkeypatch.setattr("storegate.statistics.BLOCK_NBYTES", 80)
+        monkeypatch.setattr("storegate.reading.BLOCK_NBYTES", 80)
         values = np.random.default_rng(0).normal(1e6, 1.0, 10_007)
         gate = StoreGate(data_id="a")
         gate.add_data("x", values)

@@ -11,6 +11,7 @@ import pytest
 from storegate import StoreGate, errors
 from storegate_engine.streams.memory_loaders import MemoryLoader
 from storegate_engine.streams.spilled import ExchangeLoader
+from tests import unchecked
 from tests.replays import SOURCES, budget_of, exchanging
 
 pytestmark = pytest.mark.usefixtures("scratch")
@@ -96,7 +97,7 @@ def test_a_bad_label_in_a_span_is_named(tmp_path):
     labels[217] = 5
     gate = StoreGate("zarr", {"output_dir": tmp_path, "chunk": 16}, "a")
     gate.add_data("y", labels)
-    gate.onehot("y", 3)
+    unchecked.onehot(gate, "y", 3)
     with pytest.raises(errors.LabelError, match="variable 'y', row 217:"):
         gate.table["train"]["y"].read_spans([(10, 30), (290, 300), (200, 220)], np.empty((50, 3), "f4"))
 
@@ -108,7 +109,7 @@ def test_a_bad_label_in_a_stream_is_named_by_its_row(stored, source, num_classes
     labels = np.zeros(4000, int)
     labels[1234] = 77
     stored.add_data("y", labels, shuffle=3)
-    stored.onehot("y", num_classes)
+    unchecked.onehot(stored, "y", num_classes)
     row = int(np.flatnonzero(labels[np.random.RandomState(3).permutation(4000)])[0])
     with exchanging(source):
         stream = stored["train"]["y"].batches(100, shuffle=shuffle, budget="1MB" if source == "exchange" else "64MiB")

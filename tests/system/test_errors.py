@@ -84,6 +84,7 @@ TREE = {
     "DataIdNotFoundError": ("data_id_not_found", "DataIdError, KeyError"),
     "DtypeError": ("dtype", "StoreGateError, TypeError"),
     "MissingValueError": ("missing_value", "DtypeError, ValueError"),
+    "ConversionError": ("conversion", "DtypeError, ValueError"),
     "ReadOnlyError": ("read_only", "StoreGateError, PermissionError"),
     "MemoryBudgetError": ("memory_budget", "StoreGateError, MemoryError"),
     "ConflictError": ("conflict", "StoreGateError, RuntimeError"),

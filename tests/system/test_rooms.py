@@ -21,14 +21,14 @@ PUBLIC = {
     """,
     "storegate_engine.arrays": """
         ArraySpec Compressor ConstantArray Fileless MAX_TEXT_NBYTES MemoryArray PersistedArray RowArray RowSpan
-        Segment SegmentWriter Statistics StoredArray StoredIndex Tally Written check_array made_at of_written persist
-        require_within_limits run_tasks write_rows
+        Segment SegmentWriter Statistics StoredArray StoredIndex Tally Written check_array joined made_at
+        of_written persist require_within_limits run_tasks write_rows
     """,
     "storegate_engine.table": """
-        ArgMax Cast Category Description Difference Known OneHot PHASES PLAIN Phase Piece SAMPLE Table Transform
-        Attributes Variable added appended_dtype apply_all attributes_of compare is_stored key_of longest
-        require_combinable rows_of stored_arrays table_from_state table_to_state temporaries_of token_of
-        updated_dtype values_of
+        ArgMax Attributes Cast Category Description Difference Known KnownValues OneHot PHASES PLAIN Phase Piece
+        SAMPLE Table Transform Variable accepts added appended_dtype apply_all attributes_of compare is_stored
+        key_of known_of longest require_combinable rows_of stored_arrays table_from_state table_to_state
+        temporaries_of token_of updated_dtype values_of
     """,
     "storegate_engine.exchange": """
         COPIES Exchange Plan SHARE Spills Step TASK_NBYTES moved_row_nbytes open_exchange permuted_rows

@@ -29,7 +29,7 @@ from storegate_engine.arrays.rows import ConstantArray, Fileless, MemoryArray, R
 from storegate_engine.arrays.segments import ArraySpec, Compressor, Segment, SegmentWriter, made_at
 from storegate_engine.arrays.shard_writes import MAX_TEXT_NBYTES, write_rows
 from storegate_engine.arrays.shards import RowSpan
-from storegate_engine.arrays.statistics import Statistics, Tally
+from storegate_engine.arrays.statistics import Statistics, Tally, joined
 from storegate_engine.arrays.stored import StoredArray, StoredIndex
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "Tally",
     "Written",
     "check_array",
+    "joined",
     "made_at",
     "of_written",
     "persist",

@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate_engine.encodings import encoding_of
+from storegate_engine.casts import holds_all, overflows
+from storegate_engine.encodings import encoding_of, is_calendar
 from storegate_engine.errors import CorruptStoreError, shown
 
 __all__ = ["Statistics", "Tally", "joined"]
@@ -54,6 +55,52 @@ class Statistics:
         if dtype.kind in "mM":
             return np.array([self.least, self.most], np.int64).view(dtype)
         return np.array([self.least, self.most], dtype)
+
+    def cast(self, old: DType, new: DType) -> Statistics | None:
+        """Return the statistics of the values after ``astype``; None if these do not tell.
+
+        All casts here keep the order of values, so that the ends stay ends.
+        """
+        if old == new:
+            return self
+        if old.kind in "biufc" and new.kind == "c":
+            return replace(self, least=None, most=None) if holds_all(new, old) else None
+        ends = self.extremes(old)
+        if ends is None:
+            is_empty = not self.n_missing and old.kind in "biufmM" and new.kind in "biufmM"
+            return self if is_empty else None
+        if new.kind == "f" and old.kind in "biuf":
+            return self._as_floats(ends, new)
+        if new.kind == "b" and old.kind in "biuf":
+            return self._as_bools()
+        if new.kind == old.kind and new.kind in "mM":
+            if is_calendar(old) != is_calendar(new) or overflows(new, ends):  # months have no fixed number of days
+                return None
+            least, most = ends.astype(new).view(np.int64).tolist()
+            return replace(self, least=least, most=most)
+        is_integer = (new.kind in "iumM" and old.kind in "biuf") or (new.kind in "iu" and old.kind in "mM")
+        if not is_integer or self.least is None or self.most is None or self.n_missing or self.n_infinite:
+            return None
+        (least, most), (lowest, highest) = (int(self.least), int(self.most)), _range_of(new)
+        return Statistics(least, most) if lowest <= least and most <= highest else None
+
+    def _as_floats(self, ends: Array, new: DType) -> Statistics | None:
+        with np.errstate(over="ignore", under="ignore"):
+            least, most = ends.astype(new).astype(np.float64).tolist()
+        if not self.n_infinite and (math.isinf(least) or math.isinf(most)):
+            return None  # some became infinite, but not all
+        if self.n_infinite and not holds_all(new, ends.dtype):
+            return None
+        return replace(self, least=least, most=most)
+
+    def _as_bools(self) -> Statistics | None:
+        assert self.least is not None
+        assert self.most is not None
+        if self.least > 0 or self.most < 0:
+            return Statistics(1, 1)  # NaN is true, too
+        if self.n_missing or self.least < 0 < self.most:
+            return None  # whether there is a zero is not known
+        return Statistics(0, int(self.least != self.most))
 
     def to_json(self) -> dict[str, Any]:
         """Return the statistics as JSON for a manifest: only what is there."""

@@ -14,6 +14,7 @@ What its files know:
     natives       callers' data as plain ndarrays
     fields        variables that are read together, and codes of categories
     columns       the variables of one source, turned on disk so that each can be written alone
+    undoing       the table before the last change
     rewriting     the logical rows of stored variables as new arrays in that order
     fingerprints  hashes of the rows of variables
     verifying     checks of everything that the kept versions refer to

@@ -14,6 +14,7 @@ from storegate_engine.errors import VersionNotFoundError
 from storegate_engine.orders import NewIndex, RowIndex, in_memory
 from storegate_engine.store.repository import Repository, Target, Transaction, VersionedRepository
 from storegate_engine.store.sources import ArraySource, Source, VariableSource, blocks_of_group, grouped
+from storegate_engine.store.undoing import Former, FormerTables, is_change
 from storegate_engine.table import Table
 
 __all__ = ["MemoryRepository"]
@@ -64,6 +65,7 @@ class MemoryRepository(Repository):
         self._table = Table()
         self._version = 0
         self._operation = "empty"
+        self._former = FormerTables(budget_nbytes)
 
     @property
     def table(self) -> Table:
@@ -119,9 +121,20 @@ class MemoryRepository(Repository):
 
     def commit_changes(self, transaction: Transaction) -> None:
         """Commit a transaction as the newest state."""
-        self._table = transaction.apply(self._table).within(self.budget_nbytes)
+        before, self._table = self._table, transaction.apply(self._table).within(self.budget_nbytes)
         self._version += 1
         self._operation = transaction.operation
+        if is_change(self._operation, before, self._table):
+            self.last_change = self._version
+        self._former.committed(self._operation, self._version, before, self._table)
+
+    def former(self) -> Former:
+        """Return the table before the last change, if what only that holds is little enough to be kept."""
+        return self._former.last()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the newest table only."""
+        return {**self.__dict__, "_former": FormerTables(self.budget_nbytes)}
 
     def _changed_by(self, transaction: Transaction, target: Target) -> str:
         return f"{self._operation} (version {self._version})"

@@ -23,6 +23,7 @@ from storegate_engine.locations import Location, writing
 from storegate_engine.orders import NewIndex, RowIndex, RowOrder, flatten, n_nodes
 from storegate_engine.store.logs import StoredLog
 from storegate_engine.store.sources import Source, VariableSource
+from storegate_engine.store.undoing import UNDO, Former
 from storegate_engine.table import Piece, Table, Variable
 
 __all__ = ["Edit", "Repository", "Target", "Transaction", "VersionedRepository"]
@@ -67,6 +68,8 @@ class Repository:
     durable = False
     """Whether a commit is on the disk before it is acknowledged."""
     budget_nbytes: int
+    last_change: int = 0
+    """The version of the last change that was made here, 0 before the first."""
     fingerprints: Location | None = None
     """Where fingerprints are kept; None if they are not."""
 
@@ -110,6 +113,36 @@ class Repository:
             The version was vacuumed.
         """
         raise NotImplementedError
+
+    def former(self) -> Former:
+        """Return the table before the last change.
+
+        Raises
+        ------
+        VersionNotFoundError
+            There is no change to take back, or the table before it was not kept.
+        SnapshotExpired
+            The version before it was vacuumed.
+        ConflictError
+            The last change is that of another writer.
+        """
+        raise NotImplementedError
+
+    def undo(self) -> Former:
+        """Take the last change back, as a new version; return what was restored. Raises as :meth:`former` does."""
+        with self.begin(UNDO) as change:
+            former = self.former()
+            change.arguments = {"version": former.version}
+
+            def restored(table: Table) -> Table:
+                if table is not change.table:
+                    raise ConflictError(
+                        "undo: another writer committed meanwhile; nothing was changed, look at it first"
+                    )
+                return former.table
+
+            change.edit(restored)
+        return former
 
     def require_versions(self, operation: str) -> VersionedRepository:
         """Return this repository, if its versions are kept.

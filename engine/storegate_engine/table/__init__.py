@@ -8,6 +8,7 @@ What its files know:
     attributes   what attrs of xarray hold, as JSON
     pieces       rows of one array, and their transforms
     transforms   how stored rows become rows of a variable
+    statistics   what is known of the values of a variable without reading them
     gathers      stored rows in any order, into memory
     conversions  the common dtype of old and new rows
     differences  what differs between two tables
@@ -31,6 +32,7 @@ from storegate_engine.table.json import (
     token_of,
 )
 from storegate_engine.table.pieces import Piece
+from storegate_engine.table.statistics import KnownValues, accepts, known_of
 from storegate_engine.table.table import PHASES, Phase, Table
 from storegate_engine.table.transforms import ArgMax, Cast, OneHot, Transform, apply_all
 from storegate_engine.table.variable import SAMPLE, Variable, rows_of
@@ -46,12 +48,14 @@ __all__ = [
     "Description",
     "Difference",
     "Known",
+    "KnownValues",
     "OneHot",
     "Phase",
     "Piece",
     "Table",
     "Transform",
     "Variable",
+    "accepts",
     "added",
     "appended_dtype",
     "apply_all",
@@ -59,6 +63,7 @@ __all__ = [
     "compare",
     "is_stored",
     "key_of",
+    "known_of",
     "longest",
     "require_combinable",
     "rows_of",

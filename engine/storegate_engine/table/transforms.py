@@ -18,7 +18,15 @@ import numpy.typing as npt
 
 from storegate_engine.casts import overflows
 from storegate_engine.dtypes import TEXT, dtype_from_text, dtype_to_text
-from storegate_engine.errors import ArgumentError, CorruptStoreError, DtypeError, LabelError, ShapeError, shown
+from storegate_engine.errors import (
+    ArgumentError,
+    ConversionError,
+    CorruptStoreError,
+    DtypeError,
+    LabelError,
+    ShapeError,
+    shown,
+)
 from storegate_engine.orders import as_int
 
 __all__ = ["ArgMax", "Cast", "OneHot", "Transform", "apply_all", "fold", "transform_from_json"]
@@ -154,18 +162,19 @@ class Cast(Transform):
         ------
         DtypeError
             numpy has no such conversion.
-        ValueError
-            A text is not a number.
+        ConversionError
+            A value cannot be converted: a text that is not a number, a date outside the range of the unit (a
+            DtypeError and ValueError).
         """
         dtype = self.out_dtype(values.dtype)
         if values.dtype.kind == "c" and dtype.kind in "biuf" and not values.imag.any():
             values = values.real  # nothing is discarded, so numpy need not warn
         if overflows(dtype, values):
-            raise DtypeError(f"a value of {values.dtype} is outside the range of {dtype}; choose a coarser unit")
+            raise ConversionError(f"a value of {values.dtype} is outside the range of {dtype}; choose a coarser unit")
         try:
             return values.astype(dtype, copy=False)
-        except UnicodeError as err:
-            raise DtypeError(f"a value of {values.dtype} is not a {dtype}: {err}; choose another dtype") from err
+        except (RuntimeError, ValueError) as err:  # RuntimeError: a date is longer than the text
+            raise ConversionError(f"a value of {values.dtype} is not a {dtype}: {err}; choose another dtype") from err
 
     def to_json(self) -> object:
         """Return ``["cast", dtype]``."""
