@@ -4,15 +4,18 @@ What its files and folders know; each imports only from those below it:
 
     __main__    ``python -m storegate``
     cli         the command line
+    backend     stores as files that xarray opens
     demo        its demonstration
     adapters    streams in the shapes that training frameworks want
     gate        the class StoreGate: the documented interface
     types       the public types for annotations
     views       ``gate["train"]["x"]``
+    accessor    ``ds.storegate`` of Datasets: plans, batches, a way into a store
     explorable  attributes, first rows, statistics and exports of views
     session     the state that a gate and its views share: backend, mode and repositories
     versions    the history of a table, as records that print as tables
     edits       new tables from old, and the calls that store them
+    files       a phase as a file of another format
     exports     rows as tables of other libraries
     statistics  statistics of the rows of variables
     batches     the options of ``batches()`` as a stream
@@ -29,6 +32,7 @@ numpy, zarr, xarray or dask.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -63,3 +67,7 @@ def __getattr__(name: str) -> object:
 def __dir__() -> list[str]:
     """Return the public names, including those not imported yet."""
     return sorted({*globals(), *__all__})
+
+
+if "xarray" in sys.modules:  # otherwise Datasets have ds.storegate once a gate has made one, or xarray opened any file
+    import_module("storegate.accessor")

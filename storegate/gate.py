@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, Unpack, cast, overload
@@ -18,7 +18,9 @@ from storegate.contents import Metadata
 from storegate.parsing import (
     Backend,
     BackendArgs,
+    Computable,
     Data,
+    ExportFormat,
     Frame,
     Index,
     MethodIndex,
@@ -407,6 +409,43 @@ class StoreGate:
         if do_compile:
             display.warn_of_misaligned(self.table)
 
+    def assign(
+        self,
+        variables: Mapping[str, Computable] | None = None,
+        phase: Phase | None = "all",
+        **computed: Computable,
+    ) -> None:
+        """Add variables computed from the others, block by block within the budget; one commit.
+
+        Parameters
+        ----------
+        variables : mapping of str to callable or array, optional
+            Functions of a phase's Dataset (see :meth:`to_xarray`) that return rows for all its samples, lazily; or
+            such rows.
+        phase : str
+            The phase, by default every one that has rows.
+        **computed
+            The same, by keyword.
+
+        Raises
+        ------
+        ShapeError
+            A result has not one row for each sample, with the sample axis first.
+        ArgumentError
+            A function reduces over the samples of many blocks without computing the result.
+
+        Examples
+        --------
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data({"x": [1.0, 2.0], "y": [3.0, 4.0]})
+        >>> gate.assign(z=lambda ds: ds.x * ds.y)
+        >>> gate["train"]["z"][:]
+        array([3., 8.])
+        """
+        functions, at = {**(variables or {}), **computed}, parse_reading_phase(phase)
+        with self._session.begin("assign", var_names=list(functions), phase=phase) as change:
+            edits.compute(change, functions, at, self.capacity)
+
     def delete_data(self, var_names: VarNames, phase: PhaseOrSplit = "train", do_compile: bool = True) -> None:
         """Delete variables; names that do not exist are ignored.
 
@@ -560,12 +599,65 @@ class StoreGate:
 
     def to_xarray(self, phase: Phase | None = "train") -> xr.Dataset:
         """Return a phase as a lazy ``xr.Dataset`` of the current version; later changes do not affect it."""
+        import storegate.accessor  # noqa: F401 - it registers ds.storegate; deferred, since it needs xarray
+
         at, session = parse_reading_phase(phase), self._session
         return reading.read_dataset(session.repository(), session.source, session.data_id, at, session.capacity)
 
     def to_datatree(self) -> xr.DataTree:
         """Return all phases with rows as a lazy ``xr.DataTree``, one child per phase."""
+        import storegate.accessor  # noqa: F401 - it registers ds.storegate; deferred, since it needs xarray
+
         return reading.read_tree(self.repository(), self._session.source, self.data_id, self.capacity)
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        phase: Phase | None = "train",
+        format: ExportFormat | None = None,
+        var_names: VarNames | None = None,
+    ) -> None:
+        """Write a phase as a file that other tools open, in its order, block by block within the budget.
+
+        Parameters
+        ----------
+        path : path or str
+            A local path, at which there is nothing yet; it appears when the file is complete.
+        phase : str
+            The phase, or ``all``.
+        format : {"zarr", "netcdf", "parquet", "hdf5"}, optional
+            By default what the suffix of the path names: ``.zarr``, ``.nc``, ``.parquet``, ``.h5``. Zarr and NetCDF
+            hold dimensions, coordinates and attributes.
+        var_names : str, tuple or list of str, optional
+            The variables, by default all.
+
+        Raises
+        ------
+        ArgumentError
+            The format is unknown.
+        StoreExistsError
+            There is something at the path (a FileExistsError).
+        DtypeError
+            The format has no such dtype or attribute.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import xarray as xr
+        >>> path = tempfile.mkdtemp() + "/events.zarr"
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [0.0, 0.5, 1.0])
+        >>> gate.export(path)
+        >>> xr.open_zarr(path, consolidated=False).x.values
+        array([0. , 0.5, 1. ])
+        """
+        from storegate.files import Exported, export, format_of  # deferred, since it needs xarray
+
+        target, form = format_of(path, format)
+        view: View[Any] = self._view[parse_reading_phase(phase)]
+        if var_names is not None:
+            view = view[list(parse_names(var_names).names)]
+        export(target, form, Exported(view.__storegate_variables__(), view.to_xarray(), self.budget_nbytes))
 
     # Order and transforms: lazy
 

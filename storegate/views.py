@@ -448,6 +448,8 @@ class View(Explorable[T], NDArrayOperatorsMixin, Generic[T]):
         >>> gate["train"].to_xarray().sizes
         Frozen({'sample': 2, 'x_1': 2})
         """
+        import storegate.accessor  # noqa: F401 - it registers ds.storegate; deferred, since it needs xarray
+
         session = self.session
         repository, sample_dim = session.repository(), session.table.sample_dim
         dataset = read_dataset(repository, session.source, session.data_id, self.phase or ALL, session.capacity)

@@ -6,6 +6,7 @@ What its files know:
     labels      dimensions, coordinates and attributes that come with rows
     updates     variables with some rows replaced
     writes      adding, replacing and deleting rows
+    computing   new variables from functions of a Dataset
     transforms  shuffles, casts and encodings
     checks      transforms that some rows would refuse
     compaction  rows written out once in their logical order
@@ -15,6 +16,7 @@ What its files know:
 from __future__ import annotations
 
 from storegate.edits.compaction import compact
+from storegate.edits.computing import compute
 from storegate.edits.tables import with_active
 from storegate.edits.transfers import Callback, move
 from storegate.edits.transforms import shuffle, transform
@@ -26,6 +28,7 @@ __all__ = [
     "assign",
     "clear",
     "compact",
+    "compute",
     "create_zeros",
     "delete",
     "move",

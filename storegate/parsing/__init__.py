@@ -11,6 +11,7 @@ What its files know:
     inputs     ``data``, as named sources of rows
     frames     tables of other libraries, as columns with names
     labels     dimensions, coordinates and attributes of xarray
+    computed   functions of a Dataset, as columns
     arrow      those that come through the Arrow C stream
     iterators  single samples, as blocks of rows
 """
@@ -18,6 +19,7 @@ What its files know:
 from __future__ import annotations
 
 from storegate.parsing.batches import BatchArgs, BatchOptions, BatchTransform, DropLast, ShuffleBatches
+from storegate.parsing.computed import Computable, computed_columns
 from storegate.parsing.frames import Frame, named
 from storegate.parsing.inputs import (
     Data,
@@ -57,7 +59,7 @@ from storegate.parsing.selection import (
     parse_item,
     parse_method_index,
 )
-from storegate.parsing.values import parse_dtype, parse_seed, parse_shape, parse_shuffle_seed
+from storegate.parsing.values import ExportFormat, parse_dtype, parse_seed, parse_shape, parse_shuffle_seed
 
 __all__ = [
     "ALL",
@@ -68,8 +70,10 @@ __all__ = [
     "BatchArgs",
     "BatchOptions",
     "BatchTransform",
+    "Computable",
     "Data",
     "DropLast",
+    "ExportFormat",
     "Frame",
     "Index",
     "Labelled",
@@ -94,6 +98,7 @@ __all__ = [
     "are_names",
     "as_indexer",
     "columns_of",
+    "computed_columns",
     "hint_of_samples",
     "is_everything",
     "labels_of",

@@ -115,8 +115,8 @@ def _in_full_pass(data: Any) -> Any:
 
 
 def _may_be_lazy() -> bool:
-    """Return whether a dask array can exist; importing dask.array to look would take half a second."""
-    return "dask.array" in sys.modules
+    """Return whether a dask array, or one of xarray, can exist; an import to look would take half a second."""
+    return "dask.array" in sys.modules or "xarray" in sys.modules
 
 
 def _stacked(names: Names, source: Source) -> dict[str, Source]:

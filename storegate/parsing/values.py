@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +10,14 @@ import numpy.typing as npt
 from storegate_engine.errors import ArgumentTypeError, DtypeError, ShapeError, shown
 from storegate_engine.orders import as_int
 
-__all__ = ["parse_dtype", "parse_seed", "parse_shape", "parse_shuffle_seed"]
+__all__ = ["ExportFormat", "parse_dtype", "parse_seed", "parse_shape", "parse_shuffle_seed"]
 
 MAX_AXES = 64
 """The most axes that a numpy array can have."""
+
+
+ExportFormat: TypeAlias = Literal["zarr", "netcdf", "parquet", "hdf5"]
+"""A format that other tools open."""
 
 
 def parse_seed(shuffle: object) -> int | None:

@@ -345,7 +345,7 @@ def in_form(code, **environment):
 ROUND_TRIP = """
 import numpy as np
 from storegate import StoreGate
-from storegate_engine.graphs.dask_arrays import variable_of
+from storegate_engine.graphs import variable_of
 gate = StoreGate(data_id="a")
 gate.add_data("x", np.arange(20))
 gate.shuffle("train", seed=1)

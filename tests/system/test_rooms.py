@@ -41,21 +41,21 @@ PUBLIC = {
         fingerprint_all is_foreign known_fingerprints repair rewrite source_of vacuum verify write
     """,
     "storegate_engine.graphs": """
-        blocks_of in_full_pass plans_of to_dask to_dataset variable_of
+        blocks_of blocks_read in_full_pass on_demand plans_of to_dask to_dataset variable_of
     """,
     "storegate_engine.streams": """
         Epochs LANES Last MAX_KEY Shuffle Stream StreamState class_weights
     """,
     "storegate.parsing": """
-        BatchTransform DropLast Frame Labelled OpenArgs OpenMode PhaseName ShuffleBatches ALL Backend BackendArgs
-        BatchArgs BatchOptions Data Index MODES MethodIndex Mode Names OneRow Options PHASES Phase
+        BatchTransform Computable DropLast ExportFormat Frame Labelled OpenArgs OpenMode PhaseName ShuffleBatches ALL
+        Backend BackendArgs BatchArgs BatchOptions Data Index MODES MethodIndex Mode Names OneRow Options PHASES Phase
         PhaseOrSplit RowRange Rows RowsLike Selection Split Target VarNames are_names as_indexer columns_of
-        hint_of_samples is_everything labels_of n_selected named one_row_columns parse_backend parse_columns parse_dtype
-        parse_item parse_method_index parse_names parse_phase parse_reading_phase parse_seed parse_shape
-        parse_shuffle_seed require_compiled require_equal_rows samples
+        computed_columns hint_of_samples is_everything labels_of n_selected named one_row_columns parse_backend
+        parse_columns parse_dtype parse_item parse_method_index parse_names parse_phase parse_reading_phase parse_seed
+        parse_shape parse_shuffle_seed require_compiled require_equal_rows samples
     """,
     "storegate.edits": """
-        Callback add assign clear compact create_zeros delete move shuffle transform update with_active
+        Callback add assign clear compact compute create_zeros delete move shuffle transform update with_active
     """,
     "storegate.display": """
         Outline aligned explain outline outline_html summary table_html table_text warn_of_misaligned

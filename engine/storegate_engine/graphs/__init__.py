@@ -6,6 +6,7 @@ The public names are imported on first use, because dask.array and xarray take m
 What its files know:
 
     datasets           variables as dask arrays, and phases as xarray Datasets
+    backend_arrays     Datasets whose rows are read when they are indexed, as xarray opens files
     dask_arrays        a variable as an array whose selections are edits of its order
     layers             blocks of a variable as one symbolic layer of a graph
     row_layers         named layers for variables, and for rows that an index picks
@@ -19,13 +20,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from storegate_engine.graphs.dask_arrays import in_full_pass, variable_of
+    from storegate_engine.graphs.backend_arrays import on_demand, variable_of
+    from storegate_engine.graphs.dask_arrays import blocks_read, in_full_pass
     from storegate_engine.graphs.datasets import plans_of, to_dask, to_dataset
     from storegate_engine.graphs.layers import blocks_of
 
 __all__ = [
     "blocks_of",
+    "blocks_read",
     "in_full_pass",
+    "on_demand",
     "plans_of",
     "to_dask",
     "to_dataset",
@@ -34,11 +38,13 @@ __all__ = [
 
 _FILES = {
     "blocks_of": "layers",
+    "blocks_read": "dask_arrays",
     "in_full_pass": "dask_arrays",
+    "on_demand": "backend_arrays",
     "plans_of": "datasets",
     "to_dask": "datasets",
     "to_dataset": "datasets",
-    "variable_of": "dask_arrays",
+    "variable_of": "backend_arrays",
 }
 
 

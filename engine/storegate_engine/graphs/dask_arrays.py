@@ -16,12 +16,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import cache
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph
 
 from storegate_engine.clusters import Capacity
@@ -31,7 +32,17 @@ from storegate_engine.graphs.layers import RowsLayer
 from storegate_engine.graphs.row_layers import covering, is_row, picked, rows_layer
 from storegate_engine.table import Variable
 
-__all__ = ["RowsArray", "as_rows", "for_xarray", "in_full_pass", "layers_of", "rows_to_dask", "to_array", "variable_of"]
+__all__ = [
+    "RowsArray",
+    "as_rows",
+    "blocks_read",
+    "for_xarray",
+    "in_full_pass",
+    "layers_of",
+    "rows_to_dask",
+    "to_array",
+    "variable_of_dask",
+]
 
 
 class PickedRows:
@@ -212,6 +223,18 @@ def layers_of(data: Any) -> list[RowsLayer]:
     return []
 
 
+def blocks_read(data: Any) -> int:
+    """Return the most blocks of one of our variables that are read to compute an array; 0 if that cannot be told."""
+    if not isinstance(data, da.Array) or _is_expression(data):
+        return 0
+    culled = data.dask.cull(set(flatten(data.__dask_keys__())))
+    n_blocks = {layer.name: 0 for layer in layers_of(data)}
+    for key in chain.from_iterable(culled.layers.values()):
+        if isinstance(key, tuple) and key[0] in n_blocks:
+            n_blocks[str(key[0])] += 1
+    return max(n_blocks.values(), default=0)
+
+
 def _own_layer(data: Any) -> RowsLayer | None:
     """Return the layer of an unchanged array whose rows any process can read; None for any other array."""
     layer, stored = _given(data)
@@ -256,9 +279,7 @@ def in_full_pass(data: Any) -> Any:
     return da.Array(HighLevelGraph(layers, graph.dependencies), data.name, data.chunks, meta=data._meta)
 
 
-def variable_of(data: Any) -> Variable | None:
+def variable_of_dask(data: Any) -> Variable | None:
     """Return the variable of a lazy array of :func:`rows_to_dask`, None for any other data."""
-    if isinstance(data, xr.DataArray):
-        data = data.variable.data if data.chunks is not None else None  # otherwise this would load other data
     layer = _own_layer(data)
     return None if layer is None else layer.variable

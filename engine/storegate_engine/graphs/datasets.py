@@ -13,6 +13,7 @@ from storegate_engine.budget import require, reserved_nbytes
 from storegate_engine.clusters import Capacity
 from storegate_engine.encodings import encoding_of, is_calendar
 from storegate_engine.exchange import Plan
+from storegate_engine.graphs.backend_arrays import lazy_form
 from storegate_engine.graphs.dask_arrays import for_xarray, layers_of, rows_to_dask
 from storegate_engine.graphs.layers import blocks_of, plan_blocks
 from storegate_engine.graphs.persisted import is_persisted, persisted_to_dask
@@ -155,7 +156,7 @@ def plans_of(dataset: xr.Dataset, peek_rows: int) -> dict[str, tuple[Plan, Plan]
     """
     found: dict[str, tuple[Plan, Plan]] = {}
     for name, array in dataset.variables.items():
-        for layer in layers_of(array.data) if array.chunks is not None else ():
+        for layer in layers_of(lazy_form(array)):
             blocks = range(len(layer.starts) - 1)
             peek = [block for block in blocks if layer.starts[block] < peek_rows]
             found[str(name)] = (layer.plan(blocks), layer.plan(peek))

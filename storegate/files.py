@@ -1,0 +1,177 @@
+"""Files: a phase as a file of another format, written block by block within the budget, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, get_args
+
+import numpy as np
+import xarray as xr
+
+from storegate.exports import arrow_reader
+from storegate.optional import require_package
+from storegate.parsing import ExportFormat
+from storegate_engine.dtypes import TEXT
+from storegate_engine.errors import ArgumentError, ArgumentTypeError, DtypeError, StoreExistsError, near_match, shown
+from storegate_engine.exchange import task_nbytes
+from storegate_engine.table import Variable
+
+__all__ = ["Exported", "export", "format_of"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+_SUFFIXES: Mapping[str, ExportFormat] = {
+    ".zarr": "zarr",
+    ".nc": "netcdf",
+    ".nc4": "netcdf",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Exported:
+    """What is exported: a phase, as variables and as a lazy Dataset."""
+
+    variables: Sequence[Variable]
+    dataset: xr.Dataset
+    budget_nbytes: int
+
+
+def format_of(path: object, form: str | None) -> tuple[Path, ExportFormat]:
+    """Return the path and the format, by default the one that its suffix names.
+
+    Raises
+    ------
+    ArgumentError
+        There is no such format, or the suffix names none, or the path is a URL.
+    StoreExistsError
+        There is something at the path already.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise ArgumentTypeError(f"export takes a path, found {shown(path)}")
+    text = os.fspath(path)
+    if not isinstance(text, str) or "://" in text:
+        raise ArgumentError(f"export writes to a local path, found {shown(path)}; export there, then copy")
+    known = get_args(ExportFormat)
+    if form is not None and form not in known:
+        raise ArgumentError(f"no format {form!r}{near_match(str(form), known)} (formats: {', '.join(known)})")
+    target = Path(text)
+    found = form or _SUFFIXES.get(target.suffix.lower())
+    if found is None:
+        raise ArgumentError(f"the suffix of {text!r} names no format; give format=, one of {', '.join(known)}")
+    if target.exists() or target.is_symlink():
+        raise StoreExistsError(f"there is something at {text} already; remove it, or choose another path")
+    return target, _format(found)
+
+
+def _format(name: str) -> ExportFormat:
+    return next(form for form in get_args(ExportFormat) if form == name)
+
+
+def export(path: Path, form: ExportFormat, exported: Exported) -> None:
+    """Write a phase; a file that is not complete has another name, and is removed if writing fails."""
+    writers: Mapping[str, Callable[[Path, Exported], None]] = {
+        "zarr": _to_zarr,
+        "netcdf": _to_netcdf,
+        "parquet": _to_parquet,
+        "hdf5": _to_hdf5,
+    }
+    with _complete(path) as partial:
+        writers[form](partial, exported)
+
+
+@contextlib.contextmanager
+def _complete(path: Path) -> Iterator[Path]:
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+        if path.exists():  # made by another process meanwhile
+            raise StoreExistsError(f"there is something at {path} by now; choose another path")
+        partial.rename(path)
+    except BaseException:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def _with_texts(dataset: xr.Dataset, kinds: str, dtype: np.dtype[Any]) -> xr.Dataset:
+    """Return a Dataset with texts of some kinds in another dtype."""
+    found = {name: array.astype(dtype) for name, array in dataset.variables.items() if array.dtype.kind in kinds}
+    coords = {name: array for name, array in found.items() if name in dataset.coords}
+    return dataset.assign({name: array for name, array in found.items() if name not in coords}).assign_coords(coords)
+
+
+def _to_zarr(path: Path, exported: Exported) -> None:
+    dataset = _with_texts(exported.dataset, "U", TEXT)  # zarr's format 3 has no text of fixed width yet
+    encoding = {
+        name: {"chunks": tuple(sizes[0] for sizes in array.chunks)}
+        for name, array in dataset.variables.items()
+        if array.chunks is not None and array.size
+    }
+    dataset.drop_encoding().to_zarr(path, mode="w-", zarr_format=3, consolidated=False, encoding=encoding)
+
+
+def _to_netcdf(path: Path, exported: Exported) -> None:
+    require_package("h5netcdf", "netcdf", "export to NetCDF")
+    # says that objects are texts, without a look at all of them
+    dataset = _with_texts(exported.dataset, "T", np.dtype("O", metadata={"element_type": str})).drop_encoding()
+    for what, attrs in {
+        "the phase": dataset.attrs,
+        **{str(n): of.attrs for n, of in dataset.variables.items()},
+    }.items():
+        for name, value in attrs.items():
+            if value is None or isinstance(value, bool | dict):
+                raise DtypeError(
+                    f"attribute {name!r} of {what} is {shown(value)}, and NetCDF has texts, numbers and lists of them; "
+                    "export to zarr, or convert it before it is added"
+                )
+    dataset.to_netcdf(path, engine="h5netcdf", format="NETCDF4")
+
+
+def _to_parquet(path: Path, exported: Exported) -> None:
+    reader = arrow_reader(exported.variables, exported.budget_nbytes)
+    parquet = require_package("pyarrow.parquet", "arrow", "export to Parquet")
+    with parquet.ParquetWriter(path, reader.schema) as writer:
+        for batch in reader:
+            writer.write_batch(batch)
+
+
+def _to_hdf5(path: Path, exported: Exported) -> None:
+    h5py = require_package("h5py", "hdf5", "export to HDF5")
+    with h5py.File(path, "x") as file:
+        for variable in exported.variables:
+            encoded = _in_hdf5(h5py, variable)
+            shape = variable.shape
+            rows = max(1, task_nbytes(exported.budget_nbytes, 1) // max(1, variable.row_nbytes))
+            chunks = (min(rows, max(1, shape[0]), 2**16), *(max(1, size) for size in shape[1:]))
+            made = file.create_dataset(variable.name, shape, encoded, chunks=chunks if variable.nbytes else None)
+            for name, value in exported.dataset[variable.name].attrs.items():
+                made.attrs[name] = value
+            for lo in range(0, shape[0], rows):
+                values = variable.read(lo, min(lo + rows, shape[0]))
+                made[lo : lo + len(values)] = _values(h5py, values)
+
+
+def _in_hdf5(h5py: Any, variable: Variable) -> Any:
+    if variable.dtype.kind in "UT":
+        return h5py.string_dtype()
+    if variable.dtype.kind in "mM":
+        return h5py.opaque_dtype(variable.dtype)
+    return variable.dtype
+
+
+def _values(h5py: Any, values: Array) -> Array:
+    if values.dtype.kind in "mM":
+        return values.astype(h5py.opaque_dtype(values.dtype))
+    return values.astype(object) if values.dtype.kind in "UT" else values

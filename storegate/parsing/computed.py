@@ -1,0 +1,123 @@
+"""Computed: new variables from functions of a Dataset, all of them block by block in one pass; computes nothing yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from storegate.parsing.labels import Labelled, dataset_columns
+from storegate_engine import graphs
+from storegate_engine.dtypes import TEXT
+from storegate_engine.errors import ArgumentError, ArgumentTypeError, ShapeError, shown
+from storegate_engine.store import FieldSource, as_native
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Computable", "computed_columns"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+Computable: TypeAlias = "Callable[[xr.Dataset], Any] | xr.DataArray | Any"
+"""A function of a phase's Dataset, or what one would return: rows for all samples of the phase."""
+
+
+MAX_PASSES = 8
+"""Most passes over the rows to compute a variable that needs them all for each block."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Computed:
+    """Variables of a Dataset, computed block by block along the sample axis."""
+
+    dataset: Any
+    dim: str
+    bounds: tuple[int, ...]
+    """Where each block begins, and the end."""
+
+    @property
+    def n_rows(self) -> int:
+        """The number of rows."""
+        return int(self.dataset.sizes[self.dim])
+
+    def blocks(self, names: Iterable[str], block_rows: int) -> Iterator[Mapping[str, Any]]:
+        """Yield blocks of all variables, each computed in one pass over what they are made of.
+
+        Raises
+        ------
+        ArgumentError
+            Each block needs a reduction over most rows: that would be a pass over all of them for each block.
+        """
+        wanted = self.dataset[list(names)]
+        if len(self.bounds) > MAX_PASSES:
+            for name, array in wanted.isel({self.dim: slice(0, self.bounds[1])}).data_vars.items():
+                if array.chunks is not None and (n_read := graphs.blocks_read(array.data)) > MAX_PASSES:
+                    raise ArgumentError(
+                        f"{name!r} reduces over samples, so that each of {len(self.bounds) - 1} blocks would read "
+                        f"{n_read}; compute the reduction once, as in lambda ds: ds.x - ds.x.mean().compute()"
+                    )
+        for lo, hi in zip(self.bounds, self.bounds[1:], strict=False):
+            block = wanted.isel({self.dim: slice(lo, hi)}).compute()
+            yield {name: block[name] for name in names}
+
+
+def computed_columns(dataset: xr.Dataset, functions: Mapping[str, Computable], dim: str) -> dict[str, Labelled]:
+    """Return new variables as columns, to be computed when they are stored.
+
+    Parameters
+    ----------
+    dataset : xr.Dataset
+        A phase.
+    functions : mapping of str to callable, DataArray or array
+        Functions of the Dataset, and what they would return.
+    dim : str
+        The sample axis.
+
+    Raises
+    ------
+    ShapeError
+        A result has no sample axis, not at first, or another number of rows.
+    """
+    import xarray as xr  # deferred on purpose: it takes half a second
+
+    n_rows, found = dataset.sizes[dim], {}
+    for name, function in functions.items():
+        value = function(dataset) if callable(function) else function
+        if not isinstance(value, xr.DataArray):
+            if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+                raise ArgumentTypeError(
+                    f"the value of {name!r} is an array with rows for all samples, or a function of the Dataset that "
+                    f"returns one; found {shown(value)}"
+                )
+            others = tuple(f"{name}_{axis}" for axis in range(1, len(value.shape)))
+            value = xr.DataArray(value, dims=(dim, *others)) if value.shape else xr.DataArray(value)
+        if value.dims[:1] != (dim,) or value.sizes[dim] != n_rows:
+            raise ShapeError(
+                f"the value of {name!r} has dimensions {dict(value.sizes)}, and rows need {dim!r} with {n_rows} "
+                "entries as the first; transpose it, or reduce over other dimensions only"
+            )
+        found[name] = value.variable
+    whole = xr.Dataset({name: (of.dims, graphs.in_full_pass(of).data, of.attrs) for name, of in found.items()})
+    blocks = next(
+        (of.chunks[0] for of in dataset.variables.values() if of.chunks is not None and of.dims[0] == dim), ()
+    )
+    bounds = (0, *np.cumsum(blocks or (n_rows,)).tolist())
+    fields = _Computed(whole, dim, bounds)
+    return {
+        name: Labelled(partial(_field, fields, name)(), label.about, label.whole)
+        for name, label in dataset_columns(whole, None, dim).items()
+    }
+
+
+def _field(fields: _Computed, name: str) -> FieldSource:
+    array = fields.dataset[name]
+    dtype = TEXT if array.dtype.kind in "TO" else array.dtype
+    return FieldSource(fields, name, dtype.newbyteorder("="), array.shape[1:], _as_rows)
+
+
+def _as_rows(block: Any, what: str) -> Array:
+    rows = as_native(block.variable, what)
+    return rows.astype(TEXT) if rows.dtype.kind == "U" and block.dtype.kind in "TO" else rows
