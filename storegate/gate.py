@@ -766,7 +766,8 @@ class StoreGate:
         A change is a call after which the variables, their rows or their order differ; :meth:`compile` without
         ``reset`` and :meth:`vacuum` are none. Another undo takes the change before that back. In storage the former
         version becomes the newest, as a new version: :meth:`history` has both, and :meth:`rollback` restores either.
-        In memory, former rows are kept while they take no more than a sixteenth of the budget, for 32 changes.
+        In memory, former rows are kept while they take no more than a sixteenth of the budget and 256 MiB, for 32
+        changes.
         On the hybrid backend the last change of this gate is taken back, in either mode; :meth:`to_storage` in both.
 
         Raises

@@ -226,6 +226,13 @@ class TestMemory:
             held = {array for entry in kept._kept for array in arrays_of(entry.former.table)} - arrays_of(gate.table)
             assert sum(array.values.nbytes for array in held) <= kept.nbytes <= kept.limit_nbytes
 
+    def test_the_limit_is_a_share_of_the_budget_up_to_a_constant(self):
+        limits = {}
+        for budget in ("64MiB", "1GiB", "64GiB"):
+            gate = StoreGate("numpy", {"budget": budget}, "a")
+            limits[budget] = gate.repository()._former.limit_nbytes
+        assert limits == {"64MiB": 4 * 2**20, "1GiB": 64 * 2**20, "64GiB": 256 * 2**20}
+
     def test_appends_hold_nothing_more(self):
         gate = StoreGate(data_id="a")
         for _ in range(10):

@@ -24,6 +24,8 @@ UNDO = "undo"
 """The operation of a commit that takes a change back."""
 SHARE = 16
 """Share of a memory limit for what only former tables hold."""
+MOST_NBYTES = 256 * 2**20
+"""Most bytes of it, whatever the limit: nobody expects a deletion to keep more."""
 MOST = 32
 """Most former tables in memory."""
 VARIABLE_NBYTES = 1024
@@ -63,7 +65,7 @@ class FormerTables:
     """Tables in memory before the last changes, while what only they hold fits a share of a memory limit."""
 
     def __init__(self, budget_nbytes: int) -> None:
-        self.limit_nbytes = budget_nbytes // SHARE
+        self.limit_nbytes = min(budget_nbytes // SHARE, MOST_NBYTES)
         """Most bytes that are held for former tables alone."""
         self._kept: list[_Kept] = []
         self._forgotten = ""
@@ -84,8 +86,8 @@ class FormerTables:
             self._forgotten = (
                 f"the rows of before {gone.former.operation} were not kept: they would hold "
                 f"{format_nbytes(gone.nbytes)} of memory, and at most {format_nbytes(self.limit_nbytes)} (a sixteenth "
-                f"of the budget) and {MOST} changes are kept; raise backend_args['budget'] or storegate.memory-limit, "
-                "or use the zarr backend, which keeps every version"
+                f"of the budget, up to {format_nbytes(MOST_NBYTES)}) and {MOST} changes are; use the zarr backend, "
+                "which keeps every version, or raise backend_args['budget'] or storegate.memory-limit"
             )
 
     @property
