@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from storegate import StoreGate, errors
+from tests import unchecked
 from tests.gate.interface_cases import filled
 
 
@@ -128,12 +129,14 @@ class TestTransforms:
         assert gate.get_data("y").dtype == np.int64
 
     @pytest.mark.parametrize("label", [-1, 3])
-    def test_bad_labels_are_found_on_compute_and_named(self, gate, label):
+    def test_bad_labels_are_found_at_the_call_and_on_compute_and_named(self, gate, label):
         labels = np.zeros(100, int)
         labels[41] = label
         gate.add_data("y", labels, shuffle=3)
         row = int(np.flatnonzero(np.random.RandomState(3).permutation(100) == 41)[0])
-        gate.onehot("y", 3)
+        with pytest.raises(ValueError, match=rf"row {row}\b.*{label}"):
+            gate.onehot("y", 3)
+        unchecked.onehot(gate, "y", 3)
         with pytest.raises(ValueError, match=rf"row {row}\b.*{label}"):
             gate.get_data("y")
         with pytest.raises(ValueError, match=rf"row {row}\b"):

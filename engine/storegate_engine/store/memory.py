@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,7 +16,7 @@ from storegate_engine.orders import NewIndex, RowIndex, in_memory
 from storegate_engine.store.repository import Repository, Target, Transaction, VersionedRepository
 from storegate_engine.store.sources import ArraySource, Source, VariableSource, blocks_of_group, grouped
 from storegate_engine.store.undoing import Former, FormerTables, is_change
-from storegate_engine.table import Table
+from storegate_engine.table import Table, rows_of
 
 __all__ = ["MemoryRepository"]
 
@@ -65,7 +66,8 @@ class MemoryRepository(Repository):
         self._table = Table()
         self._version = 0
         self._operation = "empty"
-        self._former = FormerTables(budget_nbytes)
+        self.former_tables = FormerTables(budget_nbytes)
+        """The tables before the last changes."""
 
     @property
     def table(self) -> Table:
@@ -126,15 +128,27 @@ class MemoryRepository(Repository):
         self._operation = transaction.operation
         if is_change(self._operation, before, self._table):
             self.last_change = self._version
-        self._former.committed(self._operation, self._version, before, self._table)
+        if transaction.is_release:
+            self.former_tables.released(self._operation, self._version, transaction.stand_in)
+        else:
+            self.former_tables.committed(self._operation, self._version, before, self._table)
+
+    def _in_place(self, change: Transaction, table: Table) -> Table:
+        """Read the rows that are in storage into memory."""
+        for phase, variable in list(table):
+            if any(piece.array.location is not None for piece in variable.pieces):
+                array = change.store({variable.name: VariableSource(variable)})[variable.name]
+                own = replace(rows_of(variable.name, array), history=variable.history, about=variable.about)
+                table = replace(table.with_variables(phase, [own]), compiled=table.compiled)
+        return table
 
     def former(self) -> Former:
         """Return the table before the last change, if what only that holds is little enough to be kept."""
-        return self._former.last()
+        return self.former_tables.last()
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the newest table only."""
-        return {**self.__dict__, "_former": FormerTables(self.budget_nbytes)}
+        return {**self.__dict__, "former_tables": FormerTables(self.budget_nbytes)}
 
     def _changed_by(self, transaction: Transaction, target: Target) -> str:
         return f"{self._operation} (version {self._version})"

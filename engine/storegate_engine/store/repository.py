@@ -133,16 +133,21 @@ class Repository:
         with self.begin(UNDO) as change:
             former = self.former()
             change.arguments = {"version": former.version}
+            table_before = self._in_place(change, former.table)
 
             def restored(table: Table) -> Table:
                 if table is not change.table:
                     raise ConflictError(
                         "undo: another writer committed meanwhile; nothing was changed, look at it first"
                     )
-                return former.table
+                return table_before
 
             change.edit(restored)
         return former
+
+    def _in_place(self, change: Transaction, table: Table) -> Table:
+        """Return a former table with its rows where those of this repository are."""
+        return table
 
     def require_versions(self, operation: str) -> VersionedRepository:
         """Return this repository, if its versions are kept.
@@ -299,6 +304,10 @@ class Transaction:
         self._touched: list[Target] = []
         self._written: list[Segment] = []
         self._open = True
+        self.is_release = False
+        """Whether the commit is to release memory, so that nothing may be held for an undo."""
+        self.stand_in: Table | None = None
+        """The table that an undo of a release restores, with rows that are in storage; None if there is none."""
         self.kept_from = 1
         """The oldest version to keep; earlier ones are removed after the commit."""
         self.removed: tuple[str, ...] = ()

@@ -70,6 +70,10 @@ class FormerTables:
         self._kept: list[_Kept] = []
         self._forgotten = ""
 
+    def __iter__(self) -> Iterator[Former]:
+        """Iterate over the former tables, the oldest first."""
+        return (kept.former for kept in self._kept)
+
     def committed(self, operation: str, version: int, before: Table, after: Table) -> None:
         """Remember the table before a commit of this version, or forget the one that an undo restored."""
         if operation == UNDO:
@@ -89,6 +93,13 @@ class FormerTables:
                 f"of the budget, up to {format_nbytes(MOST_NBYTES)}) and {MOST} changes are; use the zarr backend, "
                 "which keeps every version, or raise backend_args['budget'] or storegate.memory-limit"
             )
+
+    def released(self, operation: str, version: int, stand_in: Table | None) -> None:
+        """Let go of all former tables for a commit that releases memory; remember one whose rows are in storage."""
+        self._kept.clear()
+        self._forgotten = f"{operation} has released the rows from memory; take them back with to_memory"
+        if stand_in is not None:
+            self._kept.append(_Kept(Former(stand_in, version - 1, version, operation), 0))
 
     @property
     def nbytes(self) -> int:
