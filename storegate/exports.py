@@ -64,6 +64,7 @@ def pandas_frame(variables: Sequence[Variable], n: int | None) -> pd.DataFrame:
     n_rows = _n_rows(variables) if n is None else min(n, _n_rows(variables))
     columns: dict[str, Any] = {}
     for variable in variables:
+        _require_length(variable)
         values = variable.read(0, n_rows)
         if variable.about.categories is not None:
             codes: Any = _codes(variable, values)
@@ -119,9 +120,17 @@ def _type(pa: Any, variable: Variable, tensors: bool) -> Any:
         return value
     if not tensors or kind in "UTSV" or 0 in variable.row_shape:
         for size in reversed(variable.row_shape):
-            value = pa.list_(value, size)
+            value = pa.list_(value, size) if size else pa.list_(value)  # polars fails on fixed lists of nothing
         return value
     return pa.fixed_shape_tensor(value, variable.row_shape)
+
+
+def _require_length(variable: Variable) -> None:
+    """Refuse durations of months, which pandas would take for 30.4 days, rounded."""
+    if variable.dtype.kind == "m" and np.datetime_data(variable.dtype)[0] in ("M", "Y"):
+        raise DtypeError(
+            f"variable {variable.name!r} is {variable.dtype}, and months have no length; cast it to int64 first"
+        )
 
 
 def _storable(variable: Variable) -> np.dtype[Any]:
@@ -129,9 +138,8 @@ def _storable(variable: Variable) -> np.dtype[Any]:
     dtype = variable.dtype
     if dtype.kind not in "mM" or np.datetime_data(dtype)[0] in _ARROW_UNITS:
         return dtype
+    _require_length(variable)
     unit = np.datetime_data(dtype)[0]
-    if dtype.kind == "m" and unit in ("M", "Y"):
-        raise DtypeError(f"variable {variable.name!r} is {dtype}, and months have no length; cast it to int64 first")
     is_day = dtype.kind == "M" and unit in ("D", "W", "M", "Y")
     return np.dtype("M8[D]" if is_day else f"{dtype.kind}8[s]")
 
@@ -158,5 +166,5 @@ def _array(pa: Any, variable: Variable, values: Array, tensors: bool) -> Any:
         if size:
             array = pa.FixedSizeListArray.from_arrays(array, size)
         else:  # lists without items do not say how many they are
-            array = pa.array([[]] * int(np.prod((len(values), *variable.row_shape[:axis]))), pa.list_(array.type, 0))
+            array = pa.array([[]] * int(np.prod((len(values), *variable.row_shape[:axis]))), pa.list_(array.type))
     return array

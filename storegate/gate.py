@@ -36,11 +36,11 @@ from storegate.parsing import (
     parse_phase,
     parse_reading_phase,
 )
-from storegate.session import Session, known_data_id
+from storegate.session import Session, only_data_id
 from storegate.versions import DAY, Commit, Records, Verification
 from storegate.views import View
 from storegate_engine.clusters import Capacity
-from storegate_engine.errors import ArgumentError, ShapeError
+from storegate_engine.errors import ArgumentError, DataIdError, ShapeError, StoreNotFoundError
 from storegate_engine.orders import as_int
 from storegate_engine.store import Repository, VacuumResult
 from storegate_engine.table import ArgMax, Cast, Difference, OneHot, Table, Transform
@@ -158,8 +158,22 @@ class StoreGate:
         ('run1', array([0. , 0.5, 1. ]))
         """
         backend_args = cast("BackendArgs", {**options, "output_dir": path, "mode": mode})
-        known = known_data_id(Options.parse(backend_args), data_id)
-        return cls("zarr", backend_args, known, version=version)
+        is_new = Options.parse(backend_args).mode in ("w", "w-", "x")
+        if is_new and data_id is None:
+            raise DataIdError(f"mode={mode!r} starts an empty store: give data_id=, a name for what you put in it")
+        if is_new or (mode == "a" and data_id is not None):
+            return cls("zarr", backend_args, data_id, version=version)
+        try:  # here there must be a store
+            gate = cls("zarr", {**backend_args, "mode": "r" if mode == "r" else "r+"}, version=version)
+        except StoreNotFoundError as err:
+            if mode != "a":
+                raise
+            raise DataIdError(f"there is no store at {path} yet: give data_id=, a name for what you put in it") from err
+        session = gate._session
+        if session.root is not None and data_id is not None:
+            session.require_known(session.root, data_id)
+        session.set_data_id(only_data_id(session) if data_id is None else data_id)
+        return gate
 
     # Life cycle: closing, copying
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from storegate_engine.errors import (
     ArgumentError,
     DataIdError,
     DataIdNotFoundError,
-    StoreNotFoundError,
     VersionNotFoundError,
     near_match,
 )
@@ -33,7 +31,7 @@ from storegate_engine.store import MemoryRepository, Repository, Root, Transacti
 from storegate_engine.table import Table
 from storegate_engine.temporaries import Temporary
 
-__all__ = ["Session", "known_data_id"]
+__all__ = ["Session", "only_data_id"]
 
 
 MOST_CHANGES = 1000
@@ -142,16 +140,21 @@ class Session:
         """
         validate_name(data_id, "data_id")
         if self.root is not None:
-            self._require_known(self.root, data_id)
+            if not self.root.writable or self.version is not None:
+                self.require_known(self.root, data_id)
             self._stored[data_id] = self.root.repository(data_id, self.version)
         if self.backend != "zarr" and data_id not in self._memory:
             self._memory[data_id] = MemoryRepository(budget_nbytes=self.budget_nbytes, copy=self.options.copy)
         self.data_id = data_id
 
-    def _require_known(self, root: Root, data_id: str) -> None:
-        """Refuse an unknown data_id of a read-only store: a misspelling would read as an empty table."""
-        if root.writable and self.version is None:
-            return
+    def require_known(self, root: Root, data_id: str) -> None:
+        """Refuse an unknown data_id of a store that is only read: a misspelling would read as an empty table.
+
+        Raises
+        ------
+        DataIdNotFoundError
+            There are others.
+        """
         known = root.data_ids()
         if known and data_id not in known:  # a reader of an empty store may wait for its first commit
             raise DataIdNotFoundError(
@@ -280,35 +283,18 @@ class Session:
                 raise
 
 
-def known_data_id(options: Options, data_id: str | None) -> str:
-    """Return the data_id that is opened, by default the only one of a store; nothing is made or changed.
+def only_data_id(session: Session) -> str:
+    """Return the only data_id of a store.
 
     Raises
     ------
     DataIdError
-        None is given, and the store has several, or none, or ``options.mode`` starts an empty store.
-    DataIdNotFoundError
-        It is not there, and ``options.mode`` makes none.
-    StoreNotFoundError
-        There is no store.
+        There are several, or none.
     """
-    if data_id is not None:
-        if options.mode == "r+":
-            Session("zarr", replace(options, mode="r"), None, data_id)  # refuses one that is not there
-        return data_id
-    if options.mode in ("w", "w-", "x"):
-        raise DataIdError(f"mode={options.mode!r} starts an empty store: give data_id=, a name for what you put in it")
-    try:
-        known = Session("zarr", replace(options, mode="r"), None, None).data_ids()
-    except StoreNotFoundError as err:
-        if options.mode != "a":
-            raise
-        raise DataIdError(
-            f"there is no store at {options.output_dir} yet: give data_id=, a name for what you put in it"
-        ) from err
+    known = session.data_ids()
     if len(known) != 1:
         found = f"has {len(known)} data_ids: {', '.join(known)}" if known else "has no data_id yet"
-        raise DataIdError(f"the store at {options.output_dir} {found}; give data_id=")
+        raise DataIdError(f"the store at {session.options.output_dir} {found}; give data_id=")
     return known[0]
 
 

@@ -113,7 +113,8 @@ class View(Explorable[T], NDArrayOperatorsMixin, Generic[T]):
         if are_names(item):
             self._require_known()
             return replace(self, names=parse_names(item))
-        return Selected.by_item(*self._variables(item), item).read(self.session.budget_nbytes)
+        names, variables = self._variables(item) if self.names is not None else self._of_phase(item)
+        return Selected.by_item(names, variables, item).read(self.session.budget_nbytes)
 
     __hash__ = object.__hash__
 
@@ -248,6 +249,10 @@ class View(Explorable[T], NDArrayOperatorsMixin, Generic[T]):
             return self._variables()
         return replace(self, names=Names(self.var_names, "dict"))._variables()
 
+    def _of_phase(self, item: object) -> tuple[Names, list[Variable]]:
+        """Return all variables of the chosen phase, for an index of its rows."""
+        return self._all_variables() if self.phase is not None and self.var_names else self._variables(item)
+
     def _array(self, what: str) -> tuple[list[Variable], bool]:
         """Return the variables of an array, and whether they are stacked; raise AttributeError for any other view."""
         if not self._is_array:
@@ -273,6 +278,11 @@ class View(Explorable[T], NDArrayOperatorsMixin, Generic[T]):
         """Return the rows as one ndarray: ``np.asarray(view)``."""
         if copy is False:
             raise ArgumentError("the rows of a view are always read into a new array; use copy=None")
+        if self.names is None:
+            raise VariableNotFoundError(
+                "several variables are no array: name one, as in gate[phase][var_name], or take a table, with "
+                "to_pandas(), to_arrow() or to_polars()"
+            )
         names, _ = self._chosen(...)
         values = (replace(self, names=replace(names, form="stack")) if names.form == "each" else self)[:]
         return np.asarray(values, dtype=dtype)

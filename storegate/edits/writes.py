@@ -99,12 +99,12 @@ def _append(
     sizes = table.sizes() if target == ALL else None
     known = [column.n_rows for column in columns.values() if column.n_rows is not None]
     phases = tables.target_phases(table, target, known)
+    _continue_categories(change, columns)
     for at in phases:
         for name, column in columns.items():
             if name in table[at]:
                 table[at][name].require_row_shape(column.row_shape)
                 require_combinable(name, table[at][name].dtype, column.dtype)
-    _continue_categories(change, columns)
     add_labels(change, columns, labels, phases)
     arrays = write(change, columns)
     expected.update(array.n_rows for array in arrays.values())

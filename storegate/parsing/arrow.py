@@ -83,7 +83,13 @@ class _Batches:
         """Open the stream; rows are read later."""
         if hasattr(self.data, "read_next_batch") and self.data in _USED:
             raise IterationError("this reader was read before, all of it or a part; make another one of its data")
-        self.reader = self.reader_type.from_stream(self.data)
+        try:
+            self.reader = self.reader_type.from_stream(self.data)
+        except ValueError as err:  # pyarrow's ArrowInvalid
+            raise DtypeError(
+                f"the {type(self.data).__name__} has a column of a type that pyarrow does not know ({err}); cast it to "
+                "another one first, as in frame.cast({'name': polars.Int64})"
+            ) from err
 
     @property
     def schema(self) -> Any:
@@ -204,6 +210,7 @@ def _values(dtype: np.dtype[Any], row_shape: tuple[int, ...], array: Any, what: 
     array = getattr(array, "storage", array)  # of a tensor
     while hasattr(array.type, "list_size"):
         array = array.flatten()
-        _require_valid(array, what)
+        if dtype.kind not in "mM" or hasattr(array.type, "list_size"):
+            _require_valid(array, what)
     values: Array = array.to_numpy(zero_copy_only=False)
     return values.astype(dtype, copy=False).reshape(n_rows, *row_shape)

@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from storegate.optional import require_package
 from storegate.parsing.arrow import ArrowRows, arrow_columns
 from storegate.parsing.labels import Labelled, dataset_columns, is_dataarray, is_dataset, require_sample_dim
 from storegate.parsing.names import Names, are_names, parse_names
@@ -27,7 +28,7 @@ from storegate_engine.errors import ArgumentTypeError, DtypeError, ShapeError, V
 from storegate_engine.store import FieldSource, as_native, coded, source_of
 from storegate_engine.table import Variable
 
-__all__ = ["Frame", "named"]
+__all__ = ["Frame", "categorical", "named"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -111,8 +112,8 @@ def named(var_names: object, data: Any, sample_dim: str | None = None) -> tuple[
         _require_texts(columns)
         if not columns:
             raise ShapeError(f"the {type(data).__name__} has no columns")
-        names = parse_names(list(columns), validate=True)
-        return names, _picked(names.names, columns)
+        picked = _picked(list(columns), columns)  # first, since it knows what to do about groups in groups
+        return parse_names(list(columns), validate=True), picked
     names = parse_names(var_names, validate=True)
     columns = columns_in(data)
     if columns is None:
@@ -215,7 +216,7 @@ def _of_mapping(data: Any, name: Any) -> Any:
             f"{name!r} is itself a mapping, of {', '.join(map(str, value)) or 'nothing'}; add it alone, as in "
             f"gate.add_data(data[{name!r}])"
         )
-    return _series(value, str(name))
+    return categorical(value, str(name))
 
 
 def _of_dataset(var_names: object, data: Any, sample_dim: str | None) -> tuple[Names, object]:
@@ -250,7 +251,7 @@ def _of_anndata(data: Any) -> dict[str, Callable[[], Any]]:
     # newer versions have X among the layers, under None
     columns |= {name: partial(data.layers.__getitem__, name) for name in data.layers if name is not None}
     names = data.obs.index.to_series()
-    frame: dict[str, Callable[[], Any]] = {"obs_names": partial(_series, names, "obs_names")}
+    frame: dict[str, Callable[[], Any]] = {"obs_names": partial(categorical, names, "obs_names")}
     frame |= _of_pandas(data.obs, with_index=False)
     if both := columns.keys() & frame.keys():
         raise DtypeError(f"the AnnData has both a matrix and a column of obs called {', '.join(sorted(both))}; rename")
@@ -259,7 +260,7 @@ def _of_anndata(data: Any) -> dict[str, Callable[[], Any]]:
 
 def _of_pandas(frame: Any, *, with_index: bool = True) -> dict[Any, Callable[[], Any]]:
     columns: dict[Any, Callable[[], Any]] = {
-        name: partial(_series, frame.iloc[:, at], str(name)) for at, name in enumerate(frame.columns)
+        name: partial(categorical, frame.iloc[:, at], str(name)) for at, name in enumerate(frame.columns)
     }
     if len(columns) < len(frame.columns):
         raise DtypeError(f"the frame has several columns of one name: {shown(list(frame.columns))}; rename them")
@@ -273,14 +274,19 @@ def _of_pandas(frame: Any, *, with_index: bool = True) -> dict[Any, Callable[[],
     name = "index" if index.name is None else index.name
     if name in columns:
         raise DtypeError(f"the frame has both an index and a column called {name!r}; rename one, or reset_index()")
-    return {name: partial(_series, index.to_series(), str(name)), **columns}
+    return {name: partial(categorical, index.to_series(), str(name)), **columns}
 
 
-def _series(column: Any, name: str) -> Any:
-    """Return a column; its codes if it is a categorical one of pandas."""
-    if not hasattr(getattr(column, "dtype", None), "categories"):
-        return column
+def categorical(column: Any, name: str) -> Any:
+    """Return a column; its codes with their categories if it is a categorical one of pandas, polars or pyarrow."""
+    dtype, package = getattr(column, "dtype", None), type(column).__module__.partition(".")[0]
+    if package == "polars" and str(dtype).startswith(("Categorical", "Enum")) and hasattr(column, "to_frame"):
+        return arrow_columns(column.to_frame(name))[name]()
+    if package == "pyarrow" and hasattr(getattr(column, "type", None), "index_type"):
+        return arrow_columns(require_package("pyarrow", "arrow", name).table({name: column}))[name]()
     own = getattr(column, "cat", column)  # of a Series; a pandas.Categorical has them itself
+    if not hasattr(dtype, "categories") or not hasattr(own, "codes"):
+        return column
     return coded(np.asarray(own.codes, np.int64), own.categories, name, is_ordered=bool(own.ordered))
 
 

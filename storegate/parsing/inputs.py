@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from storegate.callers import users_stacklevel
+from storegate.parsing.frames import categorical
 from storegate.parsing.labels import Labelled, labelled
 from storegate.parsing.names import Names
 from storegate_engine import graphs
@@ -100,6 +101,7 @@ def _source(data: Any, name: str) -> Source:
     """Return data as a source; an unchanged lazy array of a stored variable becomes that variable."""
     if isinstance(data, Labelled):
         data = data.rows
+    data = categorical(data, name)
     if isinstance(data, COLUMNS):
         return data
     if hasattr(data, "__storegate_variables__") and len(variables := data.__storegate_variables__()) == 1:

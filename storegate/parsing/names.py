@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from storegate_engine.errors import DtypeError, ShapeError
+from storegate.parsing.phases import ALL, PHASES
+from storegate_engine.errors import DtypeError, InvalidNameError, ShapeError
 from storegate_engine.names import validate_name
 
 __all__ = ["Form", "Names", "VarNames", "are_names", "parse_names"]
@@ -40,7 +41,7 @@ def parse_names(var_names: object, *, validate: bool = False) -> Names:
     TypeError
         The argument has another type.
     InvalidNameError
-        A name cannot be stored (only with ``validate``).
+        A name cannot be stored, or is that of a phase (only with ``validate``).
     """
     if isinstance(var_names, str):
         names = Names((var_names,), "one")
@@ -53,6 +54,11 @@ def parse_names(var_names: object, *, validate: bool = False) -> Names:
     if validate:
         for name in names.names:
             validate_name(name)
+            if name in (*PHASES, ALL):
+                raise InvalidNameError(
+                    f"{name!r} cannot name a variable: gate[{name!r}] is the phase of that name; rename it, as in "
+                    f"'{name}_values'"
+                )
         if len(set(names.names)) != len(names.names):
             raise ShapeError(f"var_names repeats a name: {list(names.names)}")
     return names

@@ -29,6 +29,52 @@ CATEGORICAL = {
 }
 
 
+COLUMNS = {
+    "pandas Series": lambda values: pd.Series(values, dtype="category"),
+    "pandas Categorical": pd.Categorical,
+    "pandas CategoricalIndex": pd.CategoricalIndex,
+    "pyarrow Array": lambda values: pa.array(values).dictionary_encode(),
+    "pyarrow ChunkedArray": lambda values: pa.chunked_array([pa.array([one]).dictionary_encode() for one in values]),
+    "polars Categorical": lambda values: pl.Series(values, dtype=pl.Categorical),
+    "polars Enum": lambda values: pl.Series(values, dtype=pl.Enum(sorted(set(values)))),
+}
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+class TestColumnsByThemselves:
+    """The same as columns of tables: codes, with their categories."""
+
+    def test_they_are_codes(self, gate, kind):
+        values = ["b", "a", "b", "c"]
+        gate.add_data("c", COLUMNS[kind](values))
+        gate.add_data(["d", "e"], [COLUMNS[kind](values), [1, 2, 3, 4]])
+        for name in "cd":
+            categories, codes = gate.table["train"][name].about.categories, gate["train"][name][:]
+            assert codes.dtype == np.int32
+            assert [categories[code] for code in codes] == values
+        assert gate["train"].to_pandas()["c"].tolist() == values
+
+    def test_they_go_on(self, gate, kind):
+        gate.add_data("c", COLUMNS[kind](["b", "a"]))
+        if "Enum" not in kind:  # ordered categories must stay the same
+            gate.add_data(pd.DataFrame({"c": pd.Categorical(["d", "b"])}))
+            assert gate["train"].to_pandas()["c"].tolist() == ["b", "a", "d", "b"]
+        gate["train"]["c"][0:1] = COLUMNS[kind](["a"]) if "Enum" not in kind else COLUMNS[kind](["a", "b"])[:1]
+        assert gate["train"].to_pandas()["c"][0] == "a"
+        with pytest.raises(errors.DtypeError, match="plain values; make them categories"):
+            gate.add_data("c", ["a"])
+
+    def test_missing_ones_are_refused(self, gate, kind):
+        if kind == "polars Enum":
+            column = pl.Series(["a", None], dtype=pl.Enum(["a"]))
+        elif kind == "pyarrow ChunkedArray":
+            column = pa.chunked_array([pa.array(["a", None]).dictionary_encode()])
+        else:
+            column = COLUMNS[kind](["a", None])
+        with pytest.raises(errors.MissingValueError, match="'c'"):
+            gate.add_data("c", column)
+
+
 class TestCategories:
     @settings(max_examples=40, deadline=None)
     @given(st.sampled_from(sorted(CATEGORICAL)), st.lists(st.lists(st.sampled_from("abcdé"), min_size=1), min_size=1))

@@ -251,3 +251,28 @@ print(gate["train"].to_pandas()["x"].tolist())
     )
     assert f'pip install "{extra}"' in done.stdout
     assert "[1, 2]" in done.stdout
+
+
+@pytest.mark.parametrize("unit", ["Y", "M"])
+def test_months_have_no_length(unit):
+    gate = StoreGate(data_id="a")
+    gate.add_data("t", np.arange(3).astype(f"m8[{unit}]"))
+    for how in ("to_pandas", "to_arrow", "to_polars"):
+        with pytest.raises(errors.DtypeError, match="months have no length; cast it to int64"):
+            getattr(gate["train"], how)()
+    gate.add_data("when", np.arange(3).astype(f"M8[{unit}]"))
+    assert len(gate["train"][["when"]].to_pandas()) == 3
+
+
+@pytest.mark.parametrize("shape", [(N, 0), (N, 2, 0), (N, 0, 3)])
+def test_rows_of_no_values_go_out(tmp_path, shape):
+    with StoreGate.open(tmp_path / "store", "a", mode="w") as gate:
+        gate.add_data({"e": np.zeros(shape), "i": np.arange(N)})
+        view = gate["train"]
+        for table in (view.to_arrow(), pa.table(view), view.to_arrow(tensors=False)):
+            assert len(table) == N
+        for frame in (view.to_polars(), pl.DataFrame(view), view.to_pandas(), view.head(N)):
+            assert len(frame["e"]) == N
+        assert [len(batch["e"]) for batch in view.batches(7)] == [7, 7, 6]
+        assert view.to_xarray().compute()["e"].shape == shape
+        assert view["e"][:].shape == shape

@@ -371,3 +371,80 @@ except ModuleNotFoundError as err:
         [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
     )
     assert 'pip install "storegate[arrow]"' in done.stdout
+
+
+class TestWhatIsRefused:
+    """Each with a word about what was found, and the way out that fits it."""
+
+    @pytest.mark.parametrize("name", ["train", "valid", "test", "all"])
+    def test_variables_called_like_phases(self, gate, name):
+        for add in (
+            lambda: gate.add_data(name, [1]),
+            lambda: gate.add_data(pd.DataFrame({name: [1]})),
+            lambda: gate.add_data(["x", name], [[1], [2]]),
+            lambda: gate.create_empty(name, (1,)) if hasattr(gate, "create_empty") else gate.add_data({name: [1]}),
+        ):
+            with pytest.raises(
+                errors.InvalidNameError, match=f"gate\\['{name}'\\] is the phase of that name; rename it"
+            ):
+                add()
+        assert gate.variables == ()
+
+    @pytest.mark.parametrize(
+        ("column", "words"),
+        [
+            (pd.Series([1, "a", {}]), r"object \(int, str, dict\).*astype\(str\) for text"),
+            (pd.Series(pd.date_range("2020", periods=3, tz="UTC")), r"\[ns, UTC\].*tz_localize\(None\)"),
+            (pd.Series(pd.period_range("2020", periods=3, freq="M")), r"period\[M\].*to_timestamp\(\)"),
+            (pd.Series(pd.interval_range(0, 3)), r"interval.*\.array\.left"),
+            (pl.Series([1, 2, 3], dtype=pl.Int128), "Int128 have no numpy dtype.*cast"),
+            (h5py.Empty("f4"), "empty dataset of HDF5"),
+        ],
+        ids=lambda given: type(getattr(given, "dtype", given)).__name__,
+    )
+    def test_columns_that_numpy_has_no_dtype_for(self, gate, column, words):
+        with pytest.raises(errors.DtypeError, match=f"'c'.*{words}") as caught:
+            gate.add_data("c", column)
+        assert ("tz_localize" in str(caught.value)) == ("tz_localize" in words)
+        if isinstance(column, pd.Series):
+            with pytest.raises(errors.DtypeError, match=words):
+                gate.add_data(column.to_frame("c"))
+
+    def test_types_that_arrow_does_not_know(self, gate):
+        with pytest.raises(
+            errors.DtypeError, match="DataFrame has a column of a type that pyarrow does not know.*cast"
+        ):
+            gate.add_data(pl.DataFrame({"i": pl.Series([1], dtype=pl.Int128)}))
+
+    def test_an_empty_dataset_among_others(self, gate, tmp_path):
+        with h5py.File(tmp_path / "some.h5", "w") as file:
+            file["nothing"], file["x"] = h5py.Empty("f4"), [1, 2]
+            with pytest.raises(errors.DtypeError, match="'nothing': an empty dataset of HDF5"):
+                gate.add_data(file)
+            gate.add_data(["x"], file)
+        assert gate["train"]["x"][:].tolist() == [1, 2]
+
+
+def test_rows_of_several_values_come_back_from_pandas(gate):
+    times = np.array([["2020", "NaT"], ["2021", "2022"]], "M8[s]")
+    values = {"x": np.arange(12.0).reshape(2, 3, 2), "t": times, "s": np.array([["a", "b"], ["c", "d"]], "T")}
+    gate.add_data(values)
+    again = StoreGate(data_id="b")
+    again.add_data(gate["train"].to_pandas())
+    for name, rows in values.items():
+        np.testing.assert_array_equal(again["train"][name][:], rows)
+    with pytest.raises(errors.ShapeError, match="rows have the shapes"):
+        again.add_data("ragged", pd.Series([np.zeros(2), np.zeros(3)]))
+
+
+@pytest.mark.parametrize("unit", ["D", "s", "ns"])
+@pytest.mark.parametrize("kind", "mM")
+def test_times_that_are_missing_in_rows_of_several_times(gate, kind, unit):
+    values = np.array([[[1, 2], [3, "NaT"]], [["NaT", 5], [6, 7]]], f"{kind}8[{unit}]")
+    gate.add_data("t", values)
+    for how in ("to_arrow", "to_polars", "to_pandas"):
+        again = StoreGate(data_id="b")
+        again.add_data(getattr(gate["train"], how)())
+        found = again["train"]["t"][:]
+        assert found.shape == values.shape
+        np.testing.assert_array_equal(found.astype(values.dtype), values)

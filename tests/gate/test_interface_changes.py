@@ -6,6 +6,7 @@ import copy
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from storegate import StoreGate, errors
@@ -164,9 +165,33 @@ class TestOther:
 
     def test_index_needs_phase_and_names(self, gate):
         filled(gate)
-        for bad in (lambda: gate[0], lambda: gate["x"][0], lambda: gate["train"][0]):
+        for bad in (lambda: gate[0], lambda: gate["x"][0], lambda: gate[:2]):
             with pytest.raises((ValueError, KeyError), match="needs"):
                 bad()
+        gate.clear_data()
+        with pytest.raises((ValueError, KeyError), match="needs"):
+            gate["train"][0]
+
+    @pytest.mark.parametrize(
+        "index", [0, -1, slice(1, 4), slice(None), ..., [2, 0], np.array([True, False] * 3), slice(4, 0, -2)]
+    )
+    def test_an_index_of_a_phase_gives_rows_of_all_variables_by_name(self, gate, index):
+        x, y = filled(gate)
+        found = gate["train"][index]
+        assert list(found) == ["x", "y"]
+        np.testing.assert_array_equal(found["x"], x[:6][index])
+        np.testing.assert_array_equal(found["y"], y[:6][index])
+        chosen = gate["train"].subset([5, 0, 3])[1:]
+        np.testing.assert_array_equal(chosen["x"], x[[0, 3]])
+        with pytest.raises(IndexError):
+            gate["train"][6]
+
+    def test_a_phase_is_no_array_but_a_table(self, gate):
+        filled(gate)
+        for make in (np.asarray, pd.DataFrame):
+            with pytest.raises(KeyError, match=r"name one, as in gate\[phase\]\[var_name\], or .* to_pandas\(\)"):
+                make(gate["train"])
+        assert list(gate["train"].to_pandas()) == ["x", "y"]
 
     def test_order_of_phase_and_names_is_free(self, gate):
         x, _ = filled(gate)

@@ -67,7 +67,6 @@ NATIVE = {
     "Float32": lambda: (pd.Series([1.5, 2], dtype="Float32"), np.array([1.5, 2], "f4")),
     "string": lambda: (pd.Series(["a", "bé"], dtype="string"), np.array(["a", "bé"], TEXT)),
     "str": lambda: (pd.Series(["a", "bé"], dtype="str"), np.array(["a", "bé"], TEXT)),
-    "categories": lambda: (pd.Series([1, 5], dtype="category"), np.array([1, 5])),
     "plain column": lambda: (pd.Series([1.5, np.nan], index=[1.0, 0.0]), np.array([1.5, np.nan])),
     "dates": lambda: (
         pd.Series(np.array(["2020-01-01", "NaT"], "M8[ns]")),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from storegate import StoreGate, errors
+from storegate_engine.store import Root
 from tests.processes import environment
 
 
@@ -129,3 +130,25 @@ def test_python_m_storegate_is_the_command(store):
     )
     assert "run1" in done.stdout
     assert not done.stderr
+
+
+@pytest.mark.parametrize(("mode", "data_id"), [("r", None), ("r+", None), ("a", None), ("r", "run1"), ("r+", "run1")])
+def test_a_store_is_opened_once(store, monkeypatch, mode, data_id):
+    opened = []
+    real = Root.open
+    monkeypatch.setattr(Root, "open", lambda self, *given: (opened.append(given), real(self, *given))[1])
+    with StoreGate.open(store, data_id, mode=mode) as gate:
+        assert gate.data_id == "run1"
+        if mode != "r":
+            gate.add_data("x", [7])
+            assert gate["train"]["x"][-1] == 7
+    assert len(opened) == 1
+
+
+def test_a_misspelled_data_id_of_a_store_to_change(store):
+    before = files(store)
+    with pytest.raises(errors.DataIdNotFoundError, match="did you mean 'run1'"):
+        StoreGate.open(store, "run2", mode="r+")
+    with pytest.raises(ValueError, match="mode"):
+        StoreGate.open(store, mode="rw")
+    assert files(store) == before

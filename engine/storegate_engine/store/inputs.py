@@ -48,6 +48,8 @@ def _as_source(data: Any, name: str) -> Source:
             f"{what}: a sparse matrix of shape {data.shape} cannot be stored yet; pass x.toarray(), or dense blocks of "
             "it: (x[i : i + 1000].toarray() for i in range(0, x.shape[0], 1000))"
         )
+    if type(data).__name__ == "Empty" or getattr(data, "shape", ()) is None:  # of h5py
+        raise DtypeError(f"{what}: an empty dataset of HDF5 has a dtype and no rows; name the others")
     if hasattr(data, "asstr") and "vlen" in (data.dtype.metadata or {}):
         data = _FileTexts(data)
     if isinstance(data, np.ndarray) or is_foreign(data):

@@ -117,15 +117,40 @@ def _of_columns(data: Any, what: str) -> Array:
         return np.asarray(list(data), dtype=TEXT)
     if isinstance(native, np.dtype) and native.kind != "O":
         return np.asarray(data.to_numpy(dtype=native))
-    values = np.asarray(data)
+    try:
+        values = np.asarray(data)
+    except Exception as err:  # each library has its own, for types that numpy lacks
+        raise DtypeError(f"{what}: values of {dtype} have no numpy dtype ({err}); cast them first") from err
     if values.dtype.kind != "O":
         return values
     if all(isinstance(value, str) for value in values.tolist()):
         return values.astype(TEXT)
-    raise DtypeError(
-        f"{what}: values of {dtype or getattr(data, 'type', type(data).__name__)} have no numpy dtype; convert them "
-        "first, with astype or, for times with a zone, tz_localize(None)"
-    )
+    if len(values) and all(isinstance(value, np.ndarray) for value in values.tolist()):  # rows of several values
+        rows = [as_native(row, what) for row in values.tolist()]
+        if len({row.shape for row in rows}) > 1:
+            raise ShapeError(f"{what}: its rows have the shapes {shown(list(dict.fromkeys(r.shape for r in rows)))}")
+        return np.stack(_alike(rows, what))
+    raise DtypeError(f"{what}: values of {_kind_of(data, values)} have no numpy dtype; {_remedy(dtype)}")
+
+
+def _kind_of(data: Any, values: Array) -> str:
+    """Return what a column holds, in words."""
+    dtype = getattr(data, "dtype", getattr(data, "type", type(data).__name__))
+    if str(dtype) != "object":
+        return str(dtype)
+    types = dict.fromkeys(type(value).__name__ for value in values.reshape(-1)[:1000].tolist())
+    return f"object ({', '.join(list(types)[:4])}{', ...' if len(types) > 4 else ''})"
+
+
+def _remedy(dtype: Any) -> str:
+    """Return how a column of pandas becomes one that numpy has a dtype for."""
+    if getattr(dtype, "tz", None) is not None:
+        return "take the zone away with .dt.tz_localize(None)"
+    if hasattr(dtype, "subtype") and hasattr(dtype, "closed"):
+        return "store its ends, as in .array.left and .array.right"
+    if hasattr(dtype, "freq"):
+        return "make its values times with .dt.to_timestamp()"
+    return "convert them first, as in .astype('float64') for numbers or .astype(str) for text"
 
 
 def _columns(data: Any) -> list[Any] | None:
