@@ -269,3 +269,17 @@ def test_rows_in_memory_are_counted_on_first_demand_and_once(monkeypatch):
     assert not counted
     assert kept(gate) == kept(gate) == [Statistics(0, 999)]
     assert counted == [1000]
+
+
+def test_rows_that_workers_write_are_counted(cluster, tmp_path):
+    rows = np.random.default_rng(0).normal(size=(3000, 4)).astype("f4")
+    rows[5, 1], rows[2000, 3] = np.nan, np.inf
+    with StoreGate("zarr", {"output_dir": tmp_path / "store", "chunk": 100, "budget": "16MiB"}, "a") as gate:
+        gate.add_data("x", rows)
+        gate.shuffle("train", 3)
+        gate.compact()
+        assert gate.history()[-1].operation == "compact"
+        assert same(kept(gate)[0], numpys(rows))
+        gate.add_data("t", np.array(["2020-01-01", "NaT"], "M8[W]").repeat(1500))
+        gate.compact(var_names="t")
+        assert same(kept(gate, "t")[0], numpys(gate.get_data("t")))
