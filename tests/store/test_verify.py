@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from storegate import StoreGate
 from storegate_engine import testing
 from storegate_engine.arrays import checks
+from tests import unchecked
 from tests.examples import examples
 from tests.store.versions_cases import X
 
@@ -199,11 +200,12 @@ class TestFingerprints:
     def test_a_version_is_committed_also_where_its_fingerprint_cannot_be_made(self, stored):
         with dask.config.set({"storegate.fingerprints": True}):
             stored.add_data(["x", "y"], [X, np.arange(20)])
+            unchecked.onehot(stored, "y", 10)
             with pytest.warns(
-                UserWarning, match=r"version 2 was committed without a fingerprint of train/y: .*found 10"
+                UserWarning, match=r"version 3 was committed without a fingerprint of train/y: .*found 10"
             ):
-                stored.onehot("y", 10)
-        assert len(stored.history()) == 2
+                stored.astype("x", "f8")
+        assert len(stored.history()) == 3
         assert set(stored["train"].to_xarray().encoding["fingerprints"]) == {"x"}
 
     def test_within_the_memory_limit_by_an_exchange(self, tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ from storegate_engine.store.ingest import Ingest
 from storegate_engine.store.manifests import Manifest, committed
 from storegate_engine.store.repository import Target, Transaction, VersionedRepository
 from storegate_engine.store.sources import IndexSource, Source
-from storegate_engine.store.undoing import UNDO, Former, is_change
+from storegate_engine.store.undoing import Former, is_change, last_change
 from storegate_engine.table import Known, Table, added, stored_arrays, table_from_state, table_to_state
 
 __all__ = ["StoredRepository"]
@@ -171,29 +171,13 @@ class StoredRepository(VersionedRepository):
 
     def former(self) -> Former:
         """Return the version before the last change, which this repository made, or found when it was opened."""
-        version = self.version
-        while version:
-            manifest = self.log.read(version)
-            if manifest.operation == UNDO:
-                self._require_own(manifest)
-                version = _restored_by(manifest)
-            elif manifest.operation != "tidy" and self._differ(version):
-                self._require_own(manifest)
-                try:
-                    return Former(self.table_at(version - 1), version - 1, version, manifest.operation)
-                except SnapshotExpired as err:
-                    raise SnapshotExpired(f"undo: {manifest.operation} cannot be taken back: {err}") from err
-            else:
-                version -= 1
-        raise VersionNotFoundError(f"undo: there is no change to take back: {self.location} is as it was at first")
-
-    def _differ(self, version: int) -> bool:
-        """Return whether a version shows something else than the one before; yes if that was vacuumed."""
+        changed = last_change(self.log, self.version, self._require_own)
+        if changed is None:
+            raise VersionNotFoundError(f"undo: there is no change to take back: {self.location} is as it was at first")
         try:
-            states = [self.log.read(number).state or table_to_state(Table()) for number in (version - 1, version)]
-        except SnapshotExpired:
-            return True
-        return bool(_uncompiled(states[0]) != _uncompiled(states[1]))
+            return Former(self.table_at(changed.version - 1), changed.version - 1, changed.version, changed.operation)
+        except SnapshotExpired as err:
+            raise SnapshotExpired(f"undo: {changed.operation} cannot be taken back: {err}") from err
 
     def _require_own(self, manifest: Manifest) -> None:
         if manifest.version > self._opened_at and manifest.version not in self._own:
@@ -409,15 +393,3 @@ class StoredRepository(VersionedRepository):
             if table[phase].get(name) != before:
                 return f"{manifest.operation} (version {version})"
         return "an operation"
-
-
-def _restored_by(undo: Manifest) -> int:
-    """Return the version that an undo restored."""
-    version = undo.arguments.get("version")
-    if type(version) is not int or not 0 <= version < undo.version:
-        raise CorruptStoreError(f"version {undo.version} is an undo that does not say what it restored")
-    return version
-
-
-def _uncompiled(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in state.items() if name != "compiled"}

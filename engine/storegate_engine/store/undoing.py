@@ -6,19 +6,21 @@ none, and an undo takes back one more.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from storegate_engine.arrays import RowArray
 from storegate_engine.budget import format_nbytes
 from storegate_engine.encodings import row_nbytes
-from storegate_engine.errors import VersionNotFoundError
+from storegate_engine.errors import CorruptStoreError, SnapshotExpired, VersionNotFoundError
 from storegate_engine.orders import RowOrder
-from storegate_engine.table import Table, Variable
+from storegate_engine.store.logs import StoredLog
+from storegate_engine.store.manifests import Manifest
+from storegate_engine.table import Table, Variable, table_to_state
 from storegate_engine.texts import sampled_nbytes
 
-__all__ = ["UNDO", "Former", "FormerTables", "is_change"]
+__all__ = ["UNDO", "Former", "FormerTables", "is_change", "last_change"]
 
 UNDO = "undo"
 """The operation of a commit that takes a change back."""
@@ -50,6 +52,41 @@ def is_change(operation: str, before: Table, after: Table) -> bool:
     if operation in ("tidy", UNDO):
         return False
     return replace(before, compiled=False) != replace(after, compiled=False)
+
+
+def last_change(log: StoredLog, version: int, require_own: Callable[[Manifest], None]) -> Manifest | None:
+    """Return the last change up to a version that was not taken back; None if there is none.
+
+    ``require_own`` refuses changes, and undos, that must not be taken back.
+    """
+    while version:
+        manifest = log.read(version)
+        if manifest.operation == UNDO:
+            require_own(manifest)
+            version = _restored_by(manifest)
+        elif manifest.operation != "tidy" and _differs(log, manifest):
+            require_own(manifest)
+            return manifest
+        else:
+            version -= 1
+    return None
+
+
+def _differs(log: StoredLog, manifest: Manifest) -> bool:
+    """Return whether a version shows something else than the one before; yes if that was vacuumed."""
+    try:
+        before = log.read(manifest.version - 1).state or table_to_state(Table())
+    except SnapshotExpired:
+        return True
+    return bool({**before, "compiled": None} != {**manifest.state, "compiled": None})
+
+
+def _restored_by(undo: Manifest) -> int:
+    """Return the version that an undo restored."""
+    version = undo.arguments.get("version")
+    if type(version) is not int or not 0 <= version < undo.version:
+        raise CorruptStoreError(f"version {undo.version} is an undo that does not say what it restored")
+    return version
 
 
 @dataclass(slots=True)
