@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from storegate.optional import require_package
+from storegate.reading import blocks_in_order
 from storegate_engine.errors import DtypeError, ShapeError
 from storegate_engine.exchange import task_nbytes
 from storegate_engine.table import Variable
@@ -40,15 +41,15 @@ def arrow_reader(variables: Sequence[Variable], budget_nbytes: int, *, tensors: 
         Arrow has no type for a dtype.
     """
     pa = require_package("pyarrow", "arrow", "a table of Arrow")
-    n_rows = _n_rows(variables)
+    _n_rows(variables)  # refuses different numbers
     schema = pa.schema([(variable.name, _type(pa, variable, tensors)) for variable in variables])
     limit = min(BATCH_NBYTES, task_nbytes(budget_nbytes, 1))
     step = max(1, limit // max(1, sum(variable.row_nbytes for variable in variables)))
 
     def batches() -> Iterator[Any]:
-        for start in range(0, n_rows, step):
-            stop = min(start + step, n_rows)
-            arrays = [_array(pa, variable, variable.read(start, stop), tensors) for variable in variables]
+        for blocks in blocks_in_order(variables, step, budget_nbytes):
+            pairs = zip(variables, blocks, strict=True)
+            arrays = [_array(pa, variable, rows, tensors) for variable, rows in pairs]
             yield pa.record_batch(arrays, schema=schema)
 
     return pa.RecordBatchReader.from_batches(schema, batches())

@@ -17,6 +17,7 @@ import xarray as xr
 from storegate.exports import arrow_reader
 from storegate.optional import require_package
 from storegate.parsing import ExportFormat
+from storegate.reading import blocks_in_order
 from storegate_engine.dtypes import TEXT
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, DtypeError, StoreExistsError, near_match, shown
 from storegate_engine.exchange import task_nbytes
@@ -140,27 +141,42 @@ def _to_netcdf(path: Path, exported: Exported) -> None:
 
 
 def _to_parquet(path: Path, exported: Exported) -> None:
-    reader = arrow_reader(exported.variables, exported.budget_nbytes)
+    reader = arrow_reader(exported.variables, exported.budget_nbytes // 2)
     parquet = require_package("pyarrow.parquet", "arrow", "export to Parquet")
+    pyarrow = require_package("pyarrow", "arrow", "export to Parquet")
+    # a row group is encoded, and then compressed, in memory beside its rows
+    group_nbytes = min(ROW_GROUP_NBYTES, task_nbytes(exported.budget_nbytes, 1) // PARQUET_COPIES)
     with parquet.ParquetWriter(path, reader.schema) as writer:
+        held: list[Any] = []
         for batch in reader:
-            writer.write_batch(batch)
+            held.append(batch)
+            if sum(one.nbytes for one in held) >= group_nbytes:
+                writer.write_table(pyarrow.Table.from_batches(held))
+                held = []
+        writer.write_table(pyarrow.Table.from_batches(held, schema=reader.schema))
+
+
+ROW_GROUP_NBYTES = 64 * 2**20
+"""Most bytes of the rows of a row group."""
+PARQUET_COPIES = 4
+"""Copies of a row group's rows while it is written."""
 
 
 def _to_hdf5(path: Path, exported: Exported) -> None:
     h5py = require_package("h5py", "hdf5", "export to HDF5")
     with h5py.File(path, "x") as file:
         for variable in exported.variables:
-            encoded = _in_hdf5(h5py, variable)
             shape = variable.shape
-            rows = max(1, task_nbytes(exported.budget_nbytes, 1) // max(1, variable.row_nbytes))
-            chunks = (min(rows, max(1, shape[0]), 2**16), *(max(1, size) for size in shape[1:]))
-            made = file.create_dataset(variable.name, shape, encoded, chunks=chunks if variable.nbytes else None)
+            step = max(1, task_nbytes(exported.budget_nbytes, 1) // max(1, variable.row_nbytes))
+            chunks = (min(step, max(1, shape[0]), 2**16), *shape[1:])
+            chunking = {"chunks": chunks} if variable.nbytes else {}
+            made = file.create_dataset(variable.name, shape, _in_hdf5(h5py, variable), **chunking)
             for name, value in exported.dataset[variable.name].attrs.items():
                 made.attrs[name] = value
-            for lo in range(0, shape[0], rows):
-                values = variable.read(lo, min(lo + rows, shape[0]))
-                made[lo : lo + len(values)] = _values(h5py, values)
+            lo = 0
+            for (rows,) in blocks_in_order([variable], step, exported.budget_nbytes):
+                made[lo : lo + len(rows)] = _values(h5py, rows)
+                lo += len(rows)
 
 
 def _in_hdf5(h5py: Any, variable: Variable) -> Any:

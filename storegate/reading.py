@@ -25,22 +25,35 @@ from storegate.parsing import (
 from storegate_engine import graphs
 from storegate_engine.casts import combined
 from storegate_engine.clusters import Capacity
-from storegate_engine.errors import ArgumentTypeError, DtypeError, PhaseNotFoundError, ShapeError
+from storegate_engine.errors import ArgumentTypeError, DtypeError, MemoryBudgetError, PhaseNotFoundError, ShapeError
 from storegate_engine.exchange import task_nbytes
 from storegate_engine.store import Repository, fingerprint, known_fingerprints
+from storegate_engine.streams import Epochs, Shuffle, Stream
 from storegate_engine.table import Table, Variable
 
 if TYPE_CHECKING:
     import dask.array as da
     import xarray as xr
 
-__all__ = ["Selected", "Subset", "all_rows", "fingerprints", "read_dataset", "read_tree", "require_stackable", "subset"]
+__all__ = [
+    "Selected",
+    "Subset",
+    "all_rows",
+    "blocks_in_order",
+    "fingerprints",
+    "read_dataset",
+    "read_tree",
+    "require_stackable",
+    "subset",
+]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 BLOCK_NBYTES = 16 * 2**20
 """Bytes of rows, in stored order, held at a time when all are read."""
 ITERATION_NBYTES = 4 * 2**20
 """Bytes read at a time when iterating over rows."""
+GATHERED_NBYTES = 64 * 2**20
+"""Most bytes of rows out of order that are gathered block by block."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,19 +127,16 @@ class Selected:
         stacked: da.Array = da.stack(arrays, axis=0 if isinstance(self.selections[0], OneRow) else 1)
         return stacked
 
-    def one_by_one(self) -> Iterator[Array | list[Array] | dict[str, Array]]:
-        """Yield row by row, reading a few megabytes at a time; all rows must be selected."""
+    def one_by_one(self, budget_nbytes: int) -> Iterator[Array | list[Array] | dict[str, Array]]:
+        """Yield row by row, reading a few megabytes at a time within the budget; all rows must be selected."""
         counts = {variable.name: len(variable) for variable in self.variables}
         if len(set(counts.values())) > 1:
             raise ShapeError(f"the variables have different numbers of rows: {counts}")
         if self.names.form == "stack":
             require_stackable(self.variables)
-        n_rows = len(self.variables[0])
         step = max(1, ITERATION_NBYTES // sum(variable.row_nbytes for variable in self.variables))
-        for start in range(0, n_rows, step):
-            stop = min(start + step, n_rows)
-            blocks = [variable.read(start, stop) for variable in self.variables]
-            for row in range(stop - start):
+        for blocks in blocks_in_order(self.variables, step, budget_nbytes):
+            for row in range(len(blocks[0])):
                 # a copy, so that keeping one row does not keep its whole block
                 parts = [block[row].copy() if block.ndim > 1 else block[row] for block in blocks]
                 match self.names.form:
@@ -138,6 +148,38 @@ class Selected:
                         yield dict(zip(self.names.names, parts, strict=True))
                     case _:
                         yield np.stack(parts)
+
+
+def blocks_in_order(variables: Sequence[Variable], step: int, budget_nbytes: int) -> Iterator[list[Array]]:
+    """Yield blocks of all rows of variables of equal length, of at most ``step`` rows.
+
+    Rows out of order that do not fit in memory go through one exchange, as in batches; a gather for each block would
+    read most of the data again.
+    """
+    n_rows, nbytes = len(variables[0]), sum(variable.nbytes for variable in variables)
+    is_scattered = any(variable.order.runs(0, n_rows) is None for variable in variables)
+    if is_scattered and nbytes > min(GATHERED_NBYTES, task_nbytes(budget_nbytes, 1)):
+        row_nbytes = sum(variable.row_nbytes for variable in variables)
+        most = max(1, min(ITERATION_NBYTES, budget_nbytes // EXCHANGED_SHARE) // max(1, row_nbytes))
+        try:
+            stream = _exchanged(variables, Epochs(n_rows, min(step, most)), budget_nbytes)
+        except MemoryBudgetError:
+            pass  # the rows of each block are gathered, which takes less memory and more time
+        else:
+            with stream:
+                yield from stream
+            return
+    for start in range(0, n_rows, step):
+        stop = min(start + step, n_rows)
+        yield [variable.read(start, stop) for variable in variables]
+
+
+EXCHANGED_SHARE = 32
+"""Share of a memory limit for a block of rows that come out of an exchange, which needs the rest."""
+
+
+def _exchanged(variables: Sequence[Variable], epochs: Epochs, budget_nbytes: int) -> Stream[list[Array]]:
+    return Stream(variables, epochs, Shuffle("none"), form=list, budget_nbytes=budget_nbytes, prefetch=1)
 
 
 def require_stackable(variables: Sequence[Variable]) -> None:

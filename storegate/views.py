@@ -241,7 +241,8 @@ class View(Explorable[T], NDArrayOperatorsMixin, Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         """Iterate over rows, reading a few megabytes at a time; rows of a phase are dicts of all its variables."""
-        return cast(Iterator[T], Selected.everything(*self._all_variables()).one_by_one())
+        rows = Selected.everything(*self._all_variables())
+        return cast(Iterator[T], rows.one_by_one(self.session.budget_nbytes))
 
     def _all_variables(self) -> tuple[Names, list[Variable]]:
         """Return the chosen variables, or all variables of the chosen phase."""
