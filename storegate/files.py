@@ -141,12 +141,14 @@ def _to_netcdf(path: Path, exported: Exported) -> None:
 
 
 def _to_parquet(path: Path, exported: Exported) -> None:
-    reader = arrow_reader(exported.variables, exported.budget_nbytes // 2)
+    reader = arrow_reader(exported.variables, exported.budget_nbytes)
     parquet = require_package("pyarrow.parquet", "arrow", "export to Parquet")
     pyarrow = require_package("pyarrow", "arrow", "export to Parquet")
     # a row group is encoded, and then compressed, in memory beside its rows
     group_nbytes = min(ROW_GROUP_NBYTES, task_nbytes(exported.budget_nbytes, 1) // PARQUET_COPIES)
-    with parquet.ParquetWriter(path, reader.schema) as writer:
+    # dictionaries of numbers that hardly repeat would take tens of megabytes
+    repeating = [variable.name for variable in exported.variables if variable.dtype.kind not in "fcmM"]
+    with parquet.ParquetWriter(path, reader.schema, use_dictionary=repeating) as writer:
         held: list[Any] = []
         for batch in reader:
             held.append(batch)

@@ -164,14 +164,14 @@ def blocks_in_order(variables: Sequence[Variable], step: int, budget_nbytes: int
         try:
             stream = _exchanged(variables, Epochs(n_rows, min(step, most)), budget_nbytes)
         except MemoryBudgetError:
-            pass  # the rows of each block are gathered, which takes less memory and more time
+            step = min(step, most)  # the rows of each block are gathered, which takes less memory and more time
         else:
             with stream:
                 yield from stream
             return
     for start in range(0, n_rows, step):
         stop = min(start + step, n_rows)
-        yield [variable.read(start, stop) for variable in variables]
+        yield [variable.read(start, stop, spare_nbytes=task_nbytes(budget_nbytes, 1)) for variable in variables]
 
 
 EXCHANGED_SHARE = 32

@@ -15,7 +15,7 @@ from storegate_engine.table import Table
 
 __all__ = ["compute"]
 
-SHARE = 4
+SHARE = 2
 """Share of a memory limit for the blocks that functions get: what they make of them on the way takes as much again."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -52,16 +53,25 @@ class _Computed:
             Each block needs a reduction over most rows: that would be a pass over all of them for each block.
         """
         wanted = self.dataset[list(names)]
-        if len(self.bounds) > MAX_PASSES:
+        bounds = self._bounds(block_rows)
+        if len(bounds) > MAX_PASSES:
             for name, array in wanted.isel({self.dim: slice(0, self.bounds[1])}).data_vars.items():
                 if array.chunks is not None and (n_read := graphs.blocks_read(array.data)) > MAX_PASSES:
                     raise ArgumentError(
-                        f"{name!r} reduces over samples, so that each of {len(self.bounds) - 1} blocks would read "
+                        f"{name!r} reduces over samples, so that each of {len(bounds) - 1} blocks would read "
                         f"{n_read}; compute the reduction once, as in lambda ds: ds.x - ds.x.mean().compute()"
                     )
-        for lo, hi in zip(self.bounds, self.bounds[1:], strict=False):
+        for lo, hi in pairwise(bounds):
             block = wanted.isel({self.dim: slice(lo, hi)}).compute()
             yield {name: block[name] for name in names}
+
+    def _bounds(self, block_rows: int) -> list[int]:
+        """Return the bounds of blocks put together to ``block_rows`` rows: each computation plans for all rows."""
+        found = [0]
+        for lo, hi in pairwise(self.bounds):
+            if hi - found[-1] > block_rows and lo > found[-1]:
+                found.append(lo)
+        return [*found, self.bounds[-1]]
 
 
 def computed_columns(dataset: xr.Dataset, functions: Mapping[str, Computable], dim: str) -> dict[str, Labelled]:

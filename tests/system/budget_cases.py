@@ -11,6 +11,7 @@ import gc
 import itertools
 import json
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -119,6 +120,10 @@ def changing(gate: Gate, name: str, rows: Callable[[int], Iterator[np.ndarray]],
     yield "shuffled scan, lazily", lambda: lazily(gate, name)
     yield "shuffled batches", lambda: consume(gate["train"][name].batches(max(1, step // 8), seed=4))
     yield "shuffled, into another store", lambda: copied(gate, name)
+    yield "assign", lambda: gate.assign(new=lambda ds: ds[name] == ds[name])
+    gate.delete_data("new")
+    for form in ("zarr", "parquet", "hdf5"):
+        yield f"shuffled, exported as {form}", lambda form=form: exported(gate, name, form)
     yield "compact of shuffled rows", lambda: gate.compact()
     yield "append", lambda: gate.add_data(name, rows(step))
     yield (
@@ -133,6 +138,12 @@ def lazily(gate, name):
     """Compute every block, and keep a number of each."""
     array = gate["train"].to_xarray()[name].data
     array.map_blocks(lambda block: np.full((1,) * block.ndim, len(block)), chunks=(1,) * array.ndim).compute()
+
+
+def exported(gate, name, form):
+    path = gate.repository().location.path.parents[1] / f"exported.{form}"
+    gate.export(path, format=form, var_names=name)
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def copied(gate, name):
