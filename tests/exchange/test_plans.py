@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,11 @@ class TestPlans:
         assert self.plan(self.rows(10), force="exchange").kind == "exchange"
         with pytest.raises(ValueError, match="auto"):
             self.plan(self.rows(10), force="sort")
+
+    def test_a_plan_says_what_it_spills_if_it_does(self):
+        read, exchange = (self.plan(self.rows(1000), force=force) for force in ("gather", "exchange"))
+        assert re.fullmatch(r"gather: \d+ tasks, reads [\d.]+ \w+, projected memory [\d.]+ \w+", read.describe())
+        assert re.fullmatch(r"exchange: .*, spill [\d.]+ \w+, projected memory [\d.]+ \w+", exchange.describe())
 
     def test_a_plan_that_cannot_fit_is_refused(self):
         with pytest.raises(MemoryBudgetError, match="memory-limit"):

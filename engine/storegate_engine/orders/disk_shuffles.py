@@ -60,15 +60,10 @@ class _Draws:
         self._n_drawn = 0
 
     def take(self, high: int, low: int) -> Ints:
-        """Return the positions of the steps high, high - 1, ..., low, the next ones to be drawn."""
-        parts = []
-        while high >= low:
-            bottom = max(low, 1 << (high.bit_length() - 1))  # down to here, numbers have the same number of bits
-            parts.append(self._of_one_width(high, bottom))
-            high = bottom - 1
-        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+        """Return the positions of the steps high, high - 1, ..., low, the next ones to be drawn.
 
-    def _of_one_width(self, high: int, low: int) -> Ints:
+        All these numbers have as many bits: blocks are powers of two, and start at multiples of their size.
+        """
         mask = np.uint32((1 << high.bit_length()) - 1)
         out = np.empty(high - low + 1, np.int64)
         done = 0

@@ -1,0 +1,125 @@
+"""Edges of orders that random examples seldom meet: several blocks, repeats, texts of errors, sizes of files."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import dask
+import numpy as np
+import pytest
+
+from storegate_engine.errors import NotInvertibleError
+from storegate_engine.orders import (
+    ArrayIndex,
+    Concat,
+    MaskIndex,
+    Range,
+    Take,
+    cut,
+    disk_shuffles,
+    flatten,
+    permute,
+    replace_rows,
+)
+from storegate_engine.orders.permutation_files import PermutationFile
+
+
+@pytest.mark.parametrize(("drawn", "applied"), [(4, 2), (8, 64), (64, 8)])
+def test_files_of_every_small_size(tmp_path, monkeypatch, drawn, applied):
+    sizes = {"BLOCK_ROWS": 4, "FEWEST_MESSAGES": 1, "DRAWN": drawn, "APPLIED": applied}
+    for name, value in sizes.items():
+        monkeypatch.setattr(disk_shuffles, name, value)
+    for n in range(1, 140):
+        forward, inverse = tmp_path / f"{n}", tmp_path / f"{n}-inverse"
+        disk_shuffles.write_permutation(forward, n, n)
+        file = os.open(forward, os.O_RDONLY)
+        disk_shuffles.write_inverse(inverse, file, n)
+        os.close(file)
+        expected = np.random.RandomState(n).permutation(n)
+        np.testing.assert_array_equal(np.fromfile(forward, "u4"), expected)
+        np.testing.assert_array_equal(np.fromfile(inverse, "u4"), np.argsort(expected))
+        assert sorted(tmp_path.iterdir()) == [forward, inverse]
+        assert {stat.S_IMODE(path.stat().st_mode) for path in (forward, inverse)} == {0o600}
+        forward.unlink()
+        inverse.unlink()
+
+
+def test_messages_between_blocks_are_private(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk_shuffles, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(disk_shuffles, "FEWEST_MESSAGES", 1)
+    modes, close = [], os.close
+
+    def noting_modes(file):
+        mode = os.fstat(file).st_mode
+        modes.extend([stat.S_IMODE(mode)] if stat.S_ISREG(mode) else [])
+        close(file)
+
+    monkeypatch.setattr(os, "close", noting_modes)
+    with dask.config.set({"storegate.scratch-directory": str(tmp_path)}):
+        PermutationFile.forward(100, 1).inverse()
+    assert set(modes) == {0o600}
+    assert len(modes) > 10
+
+
+def test_entries_of_masks_of_several_blocks(monkeypatch):
+    monkeypatch.setattr(MaskIndex, "BLOCK_ROWS", 8)
+    mask = np.random.default_rng(0).random(100) < 0.4
+    mask[16:24] = False
+    index, rows = MaskIndex(mask), np.flatnonzero(mask)
+    order = np.random.default_rng(1).permutation(len(rows))
+    np.testing.assert_array_equal(index.take(order), rows[order])
+    np.testing.assert_array_equal(index.slice(0, len(rows)), rows)
+    for lo in range(len(rows)):
+        hi = lo + (len(rows) - lo) // 2
+        np.testing.assert_array_equal(index.slice(lo, hi), rows[lo:hi])
+    found = index.find(np.arange(-3, 110))
+    expected = np.full(113, -1)
+    expected[rows + 3] = np.arange(len(rows))
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("values", [[5, 2, 7, 2, 2, 7], [9, 2**40, 7, 2**40]])
+def test_an_index_without_an_inverse_names_the_row_and_its_places(values):
+    with pytest.raises(NotInvertibleError) as caught:
+        ArrayIndex(np.array(values)).find(np.array([2]))
+    row = min(value for value in values if values.count(value) > 1)
+    first, second = [at for at, value in enumerate(values) if value == row][:2]
+    assert str(caught.value) == (
+        f"row {row} stands at both {first} and {second} of an index of {len(values)} rows, so that stored rows have no "
+        "single position; read it by logical rows, or compact the variable first"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("replace_rows", lambda: replace_rows(3, 0, 0, Range(0, 0))),
+        ("flatten", lambda: flatten([1], print)),
+        ("permute", lambda: permute("abc", 1)),
+        ("cut", lambda: cut(None, 0, 0)),
+    ],
+)
+def test_what_is_no_order_is_refused_by_name(name, call):
+    with pytest.raises(TypeError, match=rf"^{name} takes a RowOrder, not (int|list|str|NoneType)$"):
+        call()
+
+
+def test_a_flat_index_counts_from_the_first_stored_row():
+    stored = []
+
+    def store(new):
+        stored.append(new)
+        return ArrayIndex(new.slice(0, new.n_rows))
+
+    order = permute(Range(1000, 1100), 3)
+    flat = flatten(order, store)
+    assert [(new.n_rows, new.stop) for new in stored] == [(100, 100)]
+    np.testing.assert_array_equal(flat.rows(0, 100), order.rows(0, 100))
+
+
+def test_rows_that_several_orders_have_are_found_at_their_first_place():
+    order = Concat((Range(5, 8), Range(20, 22), Range(5, 9)))
+    np.testing.assert_array_equal(order.find(np.array([5, 7, 8, 20, 22, 4])), [0, 2, 8, 3, -1, -1])
+    taken = Take(Concat((Range(0, 3), Range(6, 9))), ArrayIndex(np.array([5, 0, 3])))
+    np.testing.assert_array_equal(taken.find(np.array([8, 0, 6, 3, 1])), [0, 1, 2, -1, -1])
