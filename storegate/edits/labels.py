@@ -186,9 +186,11 @@ def _require_same_meaning(old: Variable, about: Description) -> None:
         return
     if before.dims[1:] != about.dims[1:] and len(before.dims) == len(about.dims):
         renamed = {new: dim for dim, new in zip(before.dims[1:], about.dims[1:], strict=True) if dim != new}
+        is_transposed = set(before.dims[1:]) == set(about.dims[1:])
+        remedy = f"transpose them, as in ds.transpose{before.dims}" if is_transposed else ""
         raise ShapeError(
-            f"variable {old.name!r} has dimensions {before.dims}, and the new rows {about.dims}; rename them, as in "
-            f"ds.rename({renamed})"
+            f"variable {old.name!r} has dimensions {before.dims}, and the new rows {about.dims}; "
+            f"{remedy or f'rename them, as in ds.rename({renamed})'}"
         )
     known, given = values_of(before.attrs), values_of(about.attrs)
     for key in KEPT:

@@ -27,6 +27,7 @@ from storegate.parsing import (
     hint_of_samples,
     is_everything,
     labels_of,
+    labels_of_row,
     n_selected,
     one_row_columns,
     parse_columns,
@@ -196,8 +197,9 @@ def _update_rows(change: Transaction, names: Names, data: object, phase: str, se
     olds = {name: whole(table, phase, name) for name in names.names}
     if isinstance(selection, OneRow):
         columns = one_row_columns(names, data, {name: old.row_shape for name, old in olds.items()})
+        labels = labels_of_row(names, data, {name: old.dims for name, old in olds.items()})
     else:
-        columns = parse_columns(names, data)
+        columns, labels = parse_columns(names, data), labels_of(names, data)
     with _hinting(change, columns, phase) as expected:
         expected.add(n_selected(selection))
         for name, column in columns.items():
@@ -206,6 +208,9 @@ def _update_rows(change: Transaction, names: Names, data: object, phase: str, se
             if column.n_rows is not None:
                 updates.require_selected(name, selection, column.n_rows)
         _continue_categories(change, columns, are_codes_taken=True)
+        # what has no names of dimensions takes rows with any
+        named = {name: label for name, label in labels.items() if olds[name].about.dims is not None}
+        add_labels(change, {name: columns[name] for name in named}, named, tables.firsts_of(table, phase))
         arrays = write(change, columns)
         about = _about(columns, {})
         max_runs = min(updates.MAX_RUNS, updates.MAX_ALL_RUNS // len(arrays))

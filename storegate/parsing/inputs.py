@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from storegate.callers import users_stacklevel
 from storegate.parsing.frames import categorical
-from storegate.parsing.labels import Labelled, labelled
+from storegate.parsing.labels import Labelled, is_dataarray, labelled
 from storegate.parsing.names import Names
 from storegate_engine import graphs
 from storegate_engine.clusters import active_client
@@ -37,7 +37,16 @@ COLUMNS = (CodeSource, FieldSource, VariableSource)
 FEW_COLUMNS = 16
 """Columns of an array that are read one after the other; with more, rows are read once for all of them."""
 
-__all__ = ["Data", "RowsLike", "columns_of", "labels_of", "one_row_columns", "parse_columns", "require_equal_rows"]
+__all__ = [
+    "Data",
+    "RowsLike",
+    "columns_of",
+    "labels_of",
+    "labels_of_row",
+    "one_row_columns",
+    "parse_columns",
+    "require_equal_rows",
+]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -86,15 +95,31 @@ def parse_columns(names: Names, data: object) -> dict[str, Source]:
 
 def labels_of(names: Names, data: Any) -> dict[str, Labelled]:
     """Return the arrays of xarray among the data of :func:`parse_columns`, with their labels."""
-    match names.form:
-        case "one":
-            entries: list[Any] = [data]
-        case "stack":
-            return {}
-        case _:
-            entries = list(data) if isinstance(data, (list, tuple)) and len(data) == len(names.names) else []
-    found = {name: labelled(entry, name) for name, entry in zip(names.names, entries, strict=False)}
+    found = {name: labelled(entry, name) for name, entry in _named_entries(names, data).items()}
     return {name: entry for name, entry in found.items() if entry is not None}
+
+
+def labels_of_row(names: Names, data: Any, dims: dict[str, tuple[str, ...]]) -> dict[str, Labelled]:
+    """Return the arrays of xarray among the data of :func:`one_row_columns`, with their labels.
+
+    ``dims`` are those of the variables, the samples first.
+    """
+    rows = _named_entries(names, data)
+    for name, row in rows.items():
+        if is_dataarray(row) and row.ndim == len(dims[name]) - 1:
+            # what has no dimension belonged to the samples: it says which of them the row was
+            without = row.drop_vars([key for key in row.coords if not row.coords[key].dims])
+            rows[name] = without.expand_dims(dims[name][0])
+    return labels_of(Names(tuple(rows), "each"), list(rows.values()))
+
+
+def _named_entries(names: Names, data: Any) -> dict[str, Any]:
+    """Return what is given for each name; nothing for data that are one array for several names."""
+    if names.form == "one":
+        return {names.names[0]: data}
+    if names.form == "stack" or not isinstance(data, (list, tuple)) or len(data) != len(names.names):
+        return {}
+    return dict(zip(names.names, data, strict=True))
 
 
 def _source(data: Any, name: str) -> Source:

@@ -1,0 +1,100 @@
+"""Rows of xarray that replace some rows mean the same as those: dimensions, units and coordinates are compared."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from storegate import StoreGate, errors
+
+N = 10
+
+
+def squares() -> xr.DataArray:
+    """Return rows on a grid of equal sides, whose transposed rows have the same shape."""
+    rows = np.random.default_rng(0).random((N, 3, 3))
+    return xr.DataArray(rows, {"x": [1, 2, 3]}, ("time", "x", "y"), "a", {"units": "K"})
+
+
+@pytest.fixture(params=["numpy", "zarr", "hybrid"])
+def gate(request, tmp_path):
+    args = {} if request.param == "numpy" else {"output_dir": tmp_path / "store"}
+    with StoreGate(request.param, args, data_id="a") as gate:
+        gate.add_data(squares())
+        yield gate
+
+
+def _by_range(gate, new):
+    gate.update_data("a", new[2:5], index=(2, 5))
+    return [2, 3, 4]
+
+
+def _by_list_of_names(gate, new):
+    gate["train"][["a"]][2:5] = [new[2:5]]
+    return [2, 3, 4]
+
+
+def _by_dataset(gate, new):
+    gate.update_data(new[:4].to_dataset(), index=(0, 4))
+    return [0, 1, 2, 3]
+
+
+def _by_numbers(gate, new):
+    gate["train"]["a"][[7, 3]] = new[[7, 3]]
+    return [3, 7]
+
+
+def _by_row(gate, new):
+    gate["train"]["a"][2] = new[2]
+    return [2]
+
+
+def _by_rows_of_one(gate, new):
+    gate.update_data("a", new[2:3], index=2)
+    return [2]
+
+
+def _in_all_phases(gate, new):
+    gate.compile()
+    gate.update_data("a", new[2:5], phase="all", index=(2, 5))
+    return [2, 3, 4]
+
+
+WAYS = [_by_range, _by_list_of_names, _by_dataset, _by_numbers, _by_row, _by_rows_of_one, _in_all_phases]
+
+
+@pytest.mark.parametrize("update", WAYS)
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda a: a.transpose("time", "y", "x"), errors.ShapeError, "transpose them, as in ds.transpose"),
+        (lambda a: a.rename(y="z"), errors.ShapeError, r"rename them, as in ds.rename\({'z': 'y'}\)"),
+        (lambda a: a.assign_attrs(units="degC"), errors.DtypeError, "units 'K', and the new rows 'degC'"),
+        (lambda a: a.isel(x=slice(None, None, -1)), errors.ArgumentError, "'x' .* differs from what is stored"),
+    ],
+    ids=["transposed", "renamed", "units", "coordinates"],
+)
+def test_rows_that_mean_something_else_are_refused(gate, update, change, error, message):
+    with pytest.raises(error, match=message):
+        update(gate, change(squares()))
+    xr.testing.assert_identical(gate.to_xarray().compute().a, squares())
+
+
+@pytest.mark.parametrize("update", WAYS)
+def test_rows_that_mean_the_same_are_taken(gate, update):
+    new = (squares() + 1).assign_attrs(units="K").assign_coords(time=np.arange(N))
+    new = new.drop_vars("time") if update is _by_dataset else new
+    expected = squares()
+    rows = update(gate, new)
+    expected[rows] = new.values[rows]
+    xr.testing.assert_identical(gate.to_xarray().compute().a, expected)
+
+
+def test_a_variable_without_names_of_dimensions_takes_any():
+    gate = StoreGate(data_id="a")
+    gate.add_data("a", np.zeros((N, 3, 3)))
+    gate.update_data("a", squares()[2:5], index=(2, 5))
+    gate["train"]["a"][7] = squares()[7]
+    np.testing.assert_array_equal(gate["train"]["a"][2:5], squares()[2:5])
+    np.testing.assert_array_equal(gate["train"]["a"][7], squares()[7])
