@@ -184,4 +184,5 @@ def encoding_of(dtype: np.dtype[Any]) -> Encoding:
         since = f"{_CF_UNITS[unit]} since 1970-01-01" if dtype.kind == "M" else _CF_UNITS[unit]
         calendar = (("calendar", "proleptic_gregorian"),) if dtype.kind == "M" else ()
         return Encoding(dtype, np.dtype(np.int64), (("units", since), *calendar, ("_FillValue", _NOT_A_TIME)), unit)
+    dtype = np.dtype(dtype.str)  # of C's integers of one width, which are equal, zarr knows only one
     return Encoding(dtype, dtype)

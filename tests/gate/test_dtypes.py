@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 
 from storegate import StoreGate
-from storegate_engine.encodings import canonical_bytes
+from storegate_engine.encodings import canonical_bytes, encoding_of
 from storegate_engine.errors import DtypeError
 
 TEXT = np.dtypes.StringDType()
@@ -300,3 +300,20 @@ def test_durations_of_months_that_were_stored_as_days_are_read_as_such(tmp_path)
         found = np.empty(3, "m8[M]")
         replace(stored, dtype=np.dtype("m8[M]")).read_into(0, 3, found)
         assert found.tolist() == np.array([0, 30, 365], "m8[D]").astype("m8[M]").tolist()
+
+
+@pytest.mark.parametrize("char", "bBhHiIlLqQ")
+def test_every_integer_type_of_c_is_the_dtype_that_it_equals(tmp_path, char):
+    encoding_of.cache_clear()  # equal dtypes share an entry, whichever came first
+    values = np.arange(3).astype(char)
+    with StoreGate("zarr", {"output_dir": tmp_path / "store"}, data_id="a") as gate:
+        gate.add_data({"x": values, "y": values.astype(values.dtype.str)})
+        np.testing.assert_array_equal(gate["train"]["x"][:], values)
+        assert gate["train"]["x"].dtype == gate["train"]["y"].dtype == values.dtype
+
+
+def test_a_list_of_large_integers_is_stored(tmp_path):
+    encoding_of.cache_clear()
+    with StoreGate("zarr", {"output_dir": tmp_path / "store"}, data_id="a") as gate:
+        gate.add_data("x", [2**63, 2**64 - 1])
+        assert gate["train"]["x"][:].tolist() == [2**63, 2**64 - 1]
