@@ -68,6 +68,23 @@ class TestOpening:
         found = xr.open_dataset(path, chunks=chunks).isel(index)
         xr.testing.assert_identical(found.compute(), expected.isel(index))
 
+    @pytest.mark.parametrize("chunks", [None, {}], ids=str)
+    @pytest.mark.parametrize("dtype", [np.dtypes.StringDType(), "U9", "S9", "M8[s]", "bool"], ids=str)
+    @pytest.mark.parametrize(
+        "index",
+        [{"time": 3}, {"time": -1, "k": 0}, {"k": 1}, {"time": [4, 0], "k": 1}, {"time": 2, "k": slice(None, None, -1)}],
+        ids=str,
+    )
+    def test_single_values_are_selected_too(self, tmp_path, chunks, dtype, index):
+        values = np.arange(10).reshape(5, 2)
+        values = values.astype("U9").astype(dtype) if np.dtype(dtype).kind in "SUT" else values.astype(dtype)
+        data = xr.Dataset({"text": ("time", values[:, 0]), "grid": (("time", "k"), values)})
+        data.storegate.to_store(tmp_path / "texts.zarr", "run1")
+        found = xr.open_dataset(tmp_path / "texts.zarr", chunks=chunks)
+        for name in data if "time" in index else ["grid"]:
+            chosen = {dim: part for dim, part in index.items() if dim in data[name].dims}
+            np.testing.assert_array_equal(found[name].isel(chosen).values, data[name].isel(chosen).values)
+
     def test_selections_of_selections(self, path, expected):
         found = xr.open_dataset(path).isel(time=slice(1, 11)).isel(time=[7, 2], lat=[1]).transpose("lon", ...)
         wanted = expected.isel(time=slice(1, 11)).isel(time=[7, 2], lat=[1]).transpose("lon", ...)

@@ -44,13 +44,12 @@ class RowsOnDemand(BackendArray):
         rows, *rest = key
         values = _selected(self.variable, rows)
         out = values.read(0, len(values), spare_nbytes=self.spare_nbytes)
-        if isinstance(rows, int | np.integer):
-            out = out[0]
-        axis = out.ndim - len(rest)
-        for part in rest:
-            out = out[(slice(None),) * axis + (part,)]
-            axis += 0 if isinstance(part, int | np.integer) else 1
-        return out
+        for axis, part in enumerate(rest, 1):
+            if not isinstance(part, int | np.integer):
+                out = out[(slice(None),) * axis + (part,)]
+        # numbers last and together, so that a single text stays an array
+        numbers = (0 if isinstance(rows, int | np.integer) else slice(None), *rest)
+        return out[(*(part if isinstance(part, int | np.integer) else slice(None) for part in numbers), ...)]
 
 
 def _selected(variable: Variable, rows: Any) -> Variable:
