@@ -90,6 +90,8 @@ def computed_columns(dataset: xr.Dataset, functions: Mapping[str, Computable], d
     ------
     ShapeError
         A result has no sample axis, not at first, or another number of rows.
+    ArgumentError
+        A result has other coordinates than the Dataset, or the same in another order.
     """
     import xarray as xr  # deferred on purpose: it takes half a second
 
@@ -109,6 +111,7 @@ def computed_columns(dataset: xr.Dataset, functions: Mapping[str, Computable], d
                 f"the value of {name!r} has dimensions {dict(value.sizes)}, and rows need {dim!r} with {n_rows} "
                 "entries as the first; transpose it, or reduce over other dimensions only"
             )
+        _require_aligned(name, value, dataset)
         found[name] = value.variable
     whole = xr.Dataset({name: (of.dims, graphs.in_full_pass(of).data, of.attrs) for name, of in found.items()})
     blocks = next(
@@ -122,10 +125,28 @@ def computed_columns(dataset: xr.Dataset, functions: Mapping[str, Computable], d
     }
 
 
+def _require_aligned(name: str, value: xr.DataArray, dataset: xr.Dataset) -> None:
+    """Refuse values for other coordinates: they would be stored beside those of the Dataset, row by row."""
+    for dim in value.dims:
+        if dim not in value.coords or dim not in dataset.coords:
+            continue
+        one, other = value.indexes.get(dim), dataset.indexes.get(dim)
+        if one is None or other is None:  # too long for an index: the rows of the Dataset, or computed from them
+            first, second = (graphs.variable_of(of.coords[dim].variable) for of in (value, dataset))
+            is_aligned = first == second
+        else:
+            is_aligned = one.equals(other)
+        if not is_aligned:
+            raise ArgumentError(
+                f"the value of {name!r} has another coordinate {dim!r} than the phase, or another order of it; bring "
+                f"it in that order, as in .sel({dim}=ds.{dim}), or leave the coordinate out with .drop_vars({dim!r})"
+            )
+
+
 def _field(fields: _Computed, name: str) -> FieldSource:
     array = fields.dataset[name]
-    dtype = TEXT if array.dtype.kind in "TO" else array.dtype
-    return FieldSource(fields, name, dtype.newbyteorder("="), array.shape[1:], _as_rows)
+    dtype = TEXT if array.dtype.kind in "TO" else array.dtype.newbyteorder("=")
+    return FieldSource(fields, name, dtype, array.shape[1:], _as_rows)
 
 
 def _as_rows(block: Any, what: str) -> Array:

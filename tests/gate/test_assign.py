@@ -119,3 +119,58 @@ def test_few_blocks_may_reduce(gate):
 def test_dask_arrays_of_views_are_datasets_too(gate):
     gate.assign(z=lambda ds: xr.where(ds.y > 4, 1, 0))
     np.testing.assert_array_equal(gate["train"]["z"][:], gate["train"]["y"][:] > 4)
+
+
+@pytest.fixture(params=["numpy", "zarr", "hybrid"])
+def labelled(request, tmp_path):
+    """Return a gate of a shuffled Dataset with coordinates."""
+    args = {} if request.param == "numpy" else {"output_dir": tmp_path / "store"}
+    rows = {
+        "x": (("time", "lat"), X[:30, :3]),
+        "text": ("time", np.array([f"é{n}" * (n % 3) for n in range(30)], object)),
+    }
+    with StoreGate(request.param, args, data_id="a") as gate:
+        gate.add_data(xr.Dataset(rows, {"time": np.arange(30) * 2, "lat": [1.0, 2.0, 3.0]}))
+        gate.shuffle("train", seed=1)
+        yield gate
+
+
+@pytest.mark.parametrize(
+    ("computed", "dim"),
+    [
+        (lambda ds: ds.x[::-1], "time"),
+        (lambda ds: ds.x.sortby("time"), "time"),
+        (lambda ds: ds.x.assign_coords(time=ds.time + 1), "time"),
+        (lambda ds: ds.x.sortby("time").compute(), "time"),
+        (lambda ds: ds.x.isel(lat=[2, 1, 0]), "lat"),
+        (lambda ds: ds.x.assign_coords(lat=[7, 8, 9]), "lat"),
+    ],
+)
+def test_values_in_another_order_than_the_coordinates_are_refused(labelled, computed, dim):
+    with pytest.raises(errors.ArgumentError, match=f"another coordinate '{dim}' .* as in .sel"):
+        labelled.assign(z=computed)
+    assert labelled.variables == ("x", "text", "time")
+
+
+def test_values_are_stored_beside_their_coordinates(labelled):
+    labelled.assign(
+        same=lambda ds: ds.x.sortby("time").sel(time=ds.time) * 2,
+        reversed=lambda ds: ds.x[::-1].drop_vars("time"),
+        mean=lambda ds: ds.x.mean("lat"),
+        upper=lambda ds: ds.text.str.upper(),
+        text2=lambda ds: ds.text,
+    )
+    found = labelled.to_xarray().compute()
+    np.testing.assert_array_equal(found.same, found.x * 2)
+    np.testing.assert_array_equal(found.reversed, found.x[::-1])
+    np.testing.assert_array_equal(found.upper.values.astype("U9"), np.char.upper(found.text.values.astype("U9")))
+    np.testing.assert_array_equal(found.text2.values, found.text.values)
+    np.testing.assert_array_equal(found.sortby("time").x, X[:30, :3])
+
+
+def test_a_coordinate_without_an_index_is_compared_too(labelled, monkeypatch):
+    monkeypatch.setattr("storegate_engine.graphs.datasets.INDEX_NBYTES", 0)
+    labelled.assign(same=lambda ds: ds.x * 2)
+    np.testing.assert_array_equal(labelled["train"]["same"][:], labelled["train"]["x"][:] * 2)
+    with pytest.raises(errors.ArgumentError, match="another coordinate 'time'"):
+        labelled.assign(z=lambda ds: ds.x[::-1])

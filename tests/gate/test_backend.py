@@ -72,7 +72,13 @@ class TestOpening:
     @pytest.mark.parametrize("dtype", [np.dtypes.StringDType(), "U9", "S9", "M8[s]", "bool"], ids=str)
     @pytest.mark.parametrize(
         "index",
-        [{"time": 3}, {"time": -1, "k": 0}, {"k": 1}, {"time": [4, 0], "k": 1}, {"time": 2, "k": slice(None, None, -1)}],
+        [
+            {"time": 3},
+            {"time": -1, "k": 0},
+            {"k": 1},
+            {"time": [4, 0], "k": 1},
+            {"time": 2, "k": slice(None, None, -1)},
+        ],
         ids=str,
     )
     def test_single_values_are_selected_too(self, tmp_path, chunks, dtype, index):

@@ -220,9 +220,9 @@ def as_declared(rows: Array, source: Source, what: str, whose: str) -> Array:
 
     Raises
     ------
-    The rows of the block have another shape.
+    ShapeError
         Its rows have another shape.
-    A value would change.
+    DtypeError
         A value of it would change.
     """
     dtype = source.dtype
