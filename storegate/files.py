@@ -113,6 +113,62 @@ def _with_texts(dataset: xr.Dataset, kinds: str, dtype: np.dtype[Any]) -> xr.Dat
     return dataset.assign({name: array for name, array in found.items() if name not in coords}).assign_coords(coords)
 
 
+_ATTRIBUTES: Mapping[str, tuple[str, str]] = {
+    "netcdf": ("iufUS", "NetCDF has texts, numbers and lists of them; export to zarr"),
+    "hdf5": ("biufcUS", "HDF5 has texts, numbers and arrays of them; export to zarr"),
+    "zarr": ("biufU", "Zarr has texts, numbers, and lists and dicts of them; leave the variable out"),
+}
+"""The kinds of dtypes that attributes of a format may have, and what to say of others."""
+
+
+def _attrs(attrs: Mapping[Any, Any], what: str, form: ExportFormat) -> dict[str, Any]:
+    """Return attributes as a format takes them.
+
+    Raises
+    ------
+    DtypeError
+        The format has no such attributes.
+    """
+    _, remedy = _ATTRIBUTES[form]
+    for name, value in attrs.items():
+        if not (_is_json(value) if form == "zarr" else _is_plain(value, form)):
+            raise DtypeError(
+                f"attribute {name!r} of {what} is {shown(value)}, and {remedy}, or convert it before it is added"
+            )
+    # libraries take lists of texts, but no arrays of them
+    is_text = {name: getattr(value, "dtype", np.dtype("i1")).kind == "U" for name, value in attrs.items()}
+    return {name: value.tolist() if is_text[name] else value for name, value in attrs.items()}
+
+
+def _is_json(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_json, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_json, value))
+    if isinstance(value, np.ndarray | np.generic):
+        return value.dtype.kind in _ATTRIBUTES["zarr"][0]
+    return value is None or isinstance(value, str | bool | int | float)
+
+
+def _is_plain(value: Any, form: ExportFormat) -> bool:
+    """Return whether an attribute is a value or an array of numbers or texts, as files of HDF5 have them."""
+    if isinstance(value, bytes):
+        return 0 not in value
+    if isinstance(value, str):
+        return "\0" not in value
+    if value is None or isinstance(value, dict):
+        return False
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        return False
+    if array.dtype.kind == "U":
+        texts = value if isinstance(value, list | tuple) else array.reshape(-1).tolist()
+        return array.ndim < 2 and all(isinstance(text, str) and "\0" not in text for text in texts)
+    is_netcdf = array.ndim < 2 and array.dtype != np.float16
+    return array.dtype.kind in _ATTRIBUTES[form][0] and (form == "hdf5" or is_netcdf)
+
+
 def _to_zarr(path: Path, exported: Exported) -> None:
     dataset = _with_texts(exported.dataset, "U", TEXT)  # zarr's format 3 has no text of fixed width yet
     encoding = {
@@ -120,23 +176,27 @@ def _to_zarr(path: Path, exported: Exported) -> None:
         for name, array in dataset.variables.items()
         if array.chunks is not None and array.size
     }
+    for what, attrs in {
+        "the phase": dataset.attrs,
+        **{str(n): of.attrs for n, of in dataset.variables.items()},
+    }.items():
+        _attrs(attrs, what, "zarr")
     dataset.drop_encoding().to_zarr(path, mode="w-", zarr_format=3, consolidated=False, encoding=encoding)
 
 
 def _to_netcdf(path: Path, exported: Exported) -> None:
     require_package("h5netcdf", "netcdf", "export to NetCDF")
+    for name, variable in exported.dataset.variables.items():
+        if variable.dtype == np.float16:  # the NetCDF library ends the process that reads it
+            raise DtypeError(
+                f"{str(name)!r} is float16, which NetCDF does not have; cast it first, as in "
+                f"gate.astype({str(name)!r}, 'float32'), or export to zarr or hdf5"
+            )
     # says that objects are texts, without a look at all of them
     dataset = _with_texts(exported.dataset, "T", np.dtype("O", metadata={"element_type": str})).drop_encoding()
-    for what, attrs in {
-        "the phase": dataset.attrs,
-        **{str(n): of.attrs for n, of in dataset.variables.items()},
-    }.items():
-        for name, value in attrs.items():
-            if value is None or isinstance(value, bool | dict):
-                raise DtypeError(
-                    f"attribute {name!r} of {what} is {shown(value)}, and NetCDF has texts, numbers and lists of them; "
-                    "export to zarr, or convert it before it is added"
-                )
+    dataset.attrs = _attrs(dataset.attrs, "the phase", "netcdf")
+    for name, variable in dataset.variables.items():
+        variable.attrs = _attrs(variable.attrs, str(name), "netcdf")
     dataset.to_netcdf(path, engine="h5netcdf", format="NETCDF4")
 
 
@@ -173,7 +233,7 @@ def _to_hdf5(path: Path, exported: Exported) -> None:
             chunks = (min(step, max(1, shape[0]), 2**16), *shape[1:])
             chunking = {"chunks": chunks} if variable.nbytes else {}
             made = file.create_dataset(variable.name, shape, _in_hdf5(h5py, variable), **chunking)
-            for name, value in exported.dataset[variable.name].attrs.items():
+            for name, value in _attrs(exported.dataset[variable.name].attrs, variable.name, "hdf5").items():
                 made.attrs[name] = value
             lo = 0
             for (rows,) in blocks_in_order([variable], step, exported.budget_nbytes):

@@ -102,6 +102,14 @@ class TestFormats:
             np.testing.assert_array_equal(file["y"][:], np.concatenate([expected("y"), COLUMNS["y"]]))
 
 
+ATTRIBUTES = [
+    *(None, {"a": 1}, True, np.True_, [True, False], 2**62, 2**70, 1.5, np.float16(1), np.float32(2), (1, 2), [1, 2.5]),
+    *("é", "", "a\0b", b"x", ["a", "b"], np.array(["a", "é"]), [1, "a"], [[1, 2], [3]], [None], np.zeros((2, 2))),
+    *(np.datetime64("2020-01-01"), np.timedelta64(1, "s"), 1 + 2 * np.ones(1, "c8")),
+]
+"""Attributes that a gate keeps."""
+
+
 class TestRefusals:
     def test_nothing_is_overwritten(self, gate, tmp_path):
         (tmp_path / "out.h5").write_text("precious")
@@ -136,13 +144,54 @@ class TestRefusals:
 
     def test_what_a_format_lacks_is_named(self, tmp_path):
         with StoreGate(data_id="a") as gate:
-            gate.add_data(weather().assign_attrs(nested={"a": 1}))
+            gate.add_data(weather().assign_attrs(nested={"a": 1}, pair="a"))
             with pytest.raises(errors.DtypeError, match="attribute 'nested' of the phase is .*, and NetCDF has texts"):
                 gate.export(tmp_path / "out.nc")
             gate.add_data("c", np.ones(N, "c8"))
             with pytest.raises(errors.DtypeError, match="Arrow has no complex numbers"):
                 gate.export(tmp_path / "out.parquet")
             assert list(tmp_path.iterdir()) == []
+
+    def test_netcdf_has_no_half_precision(self, tmp_path):
+        with StoreGate(data_id="a") as gate:
+            gate.add_data(xr.Dataset({"x": ("t", np.ones(3, "f2")), "k": ("u", np.ones(2, "f2"))}), sample_dim="t")
+            with pytest.raises(errors.DtypeError, match=r"float16, which NetCDF does not have; cast it first, as in"):
+                gate.export(tmp_path / "out.nc")
+            assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("place", ["x", "lat", None])
+    @pytest.mark.parametrize("suffix", [".nc", ".zarr", ".h5"])
+    @pytest.mark.parametrize("value", ATTRIBUTES, ids=repr)
+    def test_attributes_are_written_or_named(self, tmp_path, place, suffix, value):
+        data = xr.Dataset({"x": (("t", "lat"), np.ones((3, 2)))}, {"lat": [1, 2]})
+        (data if place is None else data[place]).attrs["v"] = value
+        path = tmp_path / f"out{suffix}"
+        with StoreGate(data_id="a") as gate:
+            gate.add_data(data)
+            message = ""
+            try:
+                gate.export(path)
+            except errors.DtypeError as err:
+                message = str(err)
+        if message:
+            assert message.startswith(f"attribute 'v' of {place or 'the phase'} is ")
+            assert list(tmp_path.iterdir()) == []
+            return
+        if suffix == ".h5":
+            if place != "x":  # such a file has neither coordinates nor attributes of the phase
+                return
+            with h5py.File(path) as file:
+                found = file["x"].attrs["v"]
+        else:
+            options = {"consolidated": False} if suffix == ".zarr" else {"engine": "netcdf4"}
+            with xr.open_dataset(path, **options) as out:
+                found = (out if place is None else out[place]).attrs["v"]
+        expected = value.decode() if isinstance(value, bytes) else value  # files have texts alone
+        assert_as_given = (
+            np.testing.assert_equal if isinstance(expected, dict | list) else np.testing.assert_array_equal
+        )
+        found = found.tolist() if isinstance(found, np.ndarray) and isinstance(expected, list) else found
+        assert_as_given(found, expected)
 
     def test_a_missing_library_names_its_extra(self, gate, tmp_path, monkeypatch):
         for package, form, extra in [
