@@ -78,7 +78,8 @@ class StoreGateAccessor:
         batch_size : int
             Rows of one step, over all ranks.
         var_names : str, tuple or list of str, optional
-            The variables: an array, stacked arrays or a list of arrays for a batch; None for a dict of all.
+            The variables: an array, stacked arrays or a list of arrays for a batch; None for a dict of all data
+            variables, without those that have no samples, such as the mask of a grid.
         transform : callable, optional
             Makes what a batch becomes, from a batch and a generator.
         **options
@@ -88,6 +89,8 @@ class StoreGateAccessor:
         ------
         ArgumentError
             A variable is computed lazily: it is neither stored nor in memory.
+        ShapeError
+            The variables do not begin with one dimension.
 
         Examples
         --------
@@ -98,7 +101,8 @@ class StoreGateAccessor:
         [array([0, 2]), array([4, 1]), array([3])]
         """
         dataset = self._dataset
-        names = Names(tuple(map(str, dataset.data_vars)), "dict") if var_names is None else parse_names(var_names)
+        names = self._names() if var_names is None else parse_names(var_names)
+        self._require_one_axis(names)
         version = dataset.encoding.get("version", 0)
         stream = open_stream(
             BatchOptions(batch_size=batch_size, transform=transform, **options),
@@ -109,6 +113,23 @@ class StoreGateAccessor:
         )
         stream.warn_of_quality()
         return stream
+
+    def _names(self) -> Names:
+        """Return the data variables along the sample axis: that of stored rows, or the first of every variable."""
+        arrays = {str(name): array.variable for name, array in self._dataset.data_vars.items()}
+        stored = {array.dims[0] for array in arrays.values() if graphs.variable_of(array) is not None}
+        dims = stored or {array.dims[0] for array in arrays.values() if array.dims}
+        return Names(tuple(name for name, array in arrays.items() if dims.intersection(array.dims)), "dict")
+
+    def _require_one_axis(self, names: Names) -> None:
+        """Refuse variables that begin with different dimensions, of which two may have the same size."""
+        arrays = {name: self._dataset[name] for name in names.names if name in self._dataset.variables}
+        if len({array.dims[:1] for array in arrays.values()}) > 1:
+            raise ShapeError(
+                "the variables of the Dataset do not all begin with the same dimension "
+                f"({', '.join(f'{name}: {array.dims}' for name, array in arrays.items())}); name those that do, as in "
+                "var_names=['x', 'y'], or put that of the samples first, as in ds.transpose('time', ...)"
+            )
 
     def _variable(self, name: str) -> Variable:
         if name not in self._dataset.variables:

@@ -183,6 +183,25 @@ class TestAccessor:
         found = np.concatenate(list(data.storegate.batches(5, var_names="t2m", shuffle=False)))
         np.testing.assert_array_equal(found, data.t2m)
 
+    @pytest.mark.parametrize("read", [xr.open_dataset, xr.load_dataset, lambda path: xr.open_dataset(path, chunks={})])
+    def test_what_has_no_samples_is_in_no_batch(self, tmp_path, read):
+        data = xr.Dataset({"x": (("t", "u"), np.arange(12.0).reshape(4, 3)), "mask": ("u", [1, 0, 1]), "crs": 7})
+        data.storegate.to_store(tmp_path / "store", "run1", sample_dim="t")
+        opened = read(tmp_path / "store")
+        if opened.x.variable._in_memory:  # nothing says any more which axis is that of the samples
+            with pytest.raises(errors.ShapeError, match=r"do not all begin .*; name those that do, as in var_names="):
+                opened.storegate.batches(4)
+            opened = opened[["x", "crs"]]
+        (batch,) = opened.storegate.batches(4, shuffle=False)
+        assert batch.keys() == {"x"}
+        np.testing.assert_array_equal(batch["x"], data.x)
+
+    @pytest.mark.parametrize("names", [None, ["a", "b"], ("a", "b")])
+    def test_axes_of_one_size_are_not_mixed(self, names):
+        data = xr.Dataset({"a": (("t", "u"), np.eye(3)), "b": (("u", "t"), np.eye(3))})
+        with pytest.raises(errors.ShapeError, match=r"\(a: \('t', 'u'\), b: \('u', 't'\)\); name those that do"):
+            data.storegate.batches(3, var_names=names)
+
     def test_what_is_computed_or_a_part_is_stored_first(self, path):
         opened = xr.open_dataset(path, chunks={})
         for bad in [opened * 2, opened.isel(time=slice(3)).chunk(time=2), xr.open_dataset(path).isel(time=slice(3))]:
