@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from storegate_engine.casts import holds
-from storegate_engine.dtypes import TEXT, dtype_to_text
+from storegate_engine.dtypes import TEXT, dtype_from_text, dtype_to_text
 from storegate_engine.errors import DtypeError
 
 __all__ = [
@@ -184,5 +184,5 @@ def encoding_of(dtype: np.dtype[Any]) -> Encoding:
         since = f"{_CF_UNITS[unit]} since 1970-01-01" if dtype.kind == "M" else _CF_UNITS[unit]
         calendar = (("calendar", "proleptic_gregorian"),) if dtype.kind == "M" else ()
         return Encoding(dtype, np.dtype(np.int64), (("units", since), *calendar, ("_FillValue", _NOT_A_TIME)), unit)
-    dtype = np.dtype(dtype.str)  # of C's integers of one width, which are equal, zarr knows only one
+    dtype = dtype_from_text(dtype_to_text(dtype))  # of C's integers of one width, which are equal, zarr knows only one
     return Encoding(dtype, dtype)

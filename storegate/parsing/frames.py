@@ -23,6 +23,7 @@ from storegate.optional import require_package
 from storegate.parsing.arrow import ArrowRows, arrow_columns
 from storegate.parsing.labels import Labelled, dataset_columns, is_dataarray, is_dataset, require_sample_dim
 from storegate.parsing.names import Names, are_names, parse_names
+from storegate.parsing.phases import PHASES
 from storegate_engine.dtypes import TEXT
 from storegate_engine.errors import ArgumentTypeError, DtypeError, ShapeError, VariableNotFoundError, near_match, shown
 from storegate_engine.store import FieldSource, as_native, coded, source_of
@@ -91,10 +92,19 @@ def named(var_names: object, data: Any, sample_dim: str | None = None) -> tuple[
             raise ArgumentTypeError(f"the data come after their names; give the phase by name, as in phase={data!r}")
         if data is None:
             var_names, data = None, var_names
+    if is_dataset(data) and hasattr(data, "children"):  # a node of a DataTree
+        if len(data.children):
+            raise ArgumentTypeError(
+                f"the DataTree has the children {shown(list(data.children))}; add its Datasets one by one, as in "
+                f"gate.add_data(tree[{next(iter(data.children))!r}].to_dataset())"
+            )
+        data = data.to_dataset()
     if var_names is None and is_dataarray(data):
         if data.name is None:
             raise ArgumentTypeError("the DataArray has no name; give one: gate.add_data('x', data)")
         require_sample_dim(sample_dim, data)
+        if data.name in data.coords and data.dims:  # a coordinate, of which xarray makes no data variable
+            return _of_dataset(None, data.coords.to_dataset(), str(data.dims[0]))
         data = data.to_dataset()
     if is_dataset(data):
         return _of_dataset(var_names, data, sample_dim)
@@ -211,11 +221,10 @@ class _FileField:
 def _of_mapping(data: Any, name: Any) -> Any:
     """Return what a mapping has under a name: codes if it is categorical."""
     value = data[name]
-    if isinstance(value, Mapping):  # a group of an HDF5 file, a dict
-        raise DtypeError(
-            f"{name!r} is itself a mapping, of {', '.join(map(str, value)) or 'nothing'}; add it alone, as in "
-            f"gate.add_data(data[{name!r}])"
-        )
+    if isinstance(value, Mapping) or (name in PHASES and columns_in(value) is not None):
+        what = f"mapping, of {', '.join(map(str, value)) or 'nothing'}" if isinstance(value, Mapping) else "table"
+        phase = f", phase={name!r}" if name in PHASES else ""
+        raise DtypeError(f"{name!r} is itself a {what}; add it alone, as in gate.add_data(data[{name!r}]{phase})")
     return categorical(value, str(name))
 
 

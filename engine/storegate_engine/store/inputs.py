@@ -148,4 +148,5 @@ def _with_rows(values: Array, name: str) -> Array:
 
 
 def _no_rows(name: str, data: object) -> DtypeError:
-    return DtypeError(f"variable {name!r}: data must have a sample axis, found the scalar {data!r}")
+    hint = "; a file is opened first, as in gate.add_data(pandas.read_csv(path))" if data is None else ""
+    return DtypeError(f"variable {name!r}: data must have a sample axis, found the scalar {data!r}{hint}")

@@ -76,7 +76,32 @@ def as_native(data: Any, what: str) -> Array:
         return _plain_text(values, what)
     if values.dtype.kind == "O" and values.size and all(isinstance(text, str) for text in values.flat):
         return values.astype(TEXT)
+    if values.dtype.kind == "O" and values.size:
+        raise _objects(values, what)
     return values
+
+
+def _objects(values: Array, what: str) -> DtypeError:
+    """Return the error that says what objects there are, and how they become values."""
+    first = next((value for value in values.flat if not isinstance(value, str)), None)
+    names = list(dict.fromkeys(type(value).__name__ for value in values.reshape(-1)[:1000].tolist()))
+    listed = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    remedy = "convert them first, for example with np.asarray(data, dtype='f4'), or dtype='U' for text"
+    if any(value is None for value in values.flat):
+        remedy = "None is no value: convert it to one, such as NaN or an empty text"
+    elif hasattr(first, "timetuple") and hasattr(first, "calendar"):
+        remedy = (
+            "times of another calendar: make them those of numpy, as in ds.convert_calendar('standard', "
+            "use_cftime=False), or keep numbers with their units, as in xr.open_dataset(path, decode_times=False)"
+        )
+    elif hasattr(first, "timetuple"):
+        zone = "; convert those with a zone to UTC, and take it away first" if getattr(first, "tzinfo", None) else ""
+        remedy = f"make them times of numpy, as in np.asarray(data, dtype='M8[us]'){zone}"
+    elif isinstance(first, tuple):
+        remedy = "an index of several levels is stored by its levels: call reset_index() first"
+    elif hasattr(first, "__len__"):
+        remedy = "pad rows of different length to one shape"
+    return DtypeError(f"{what}: data of dtype object ({listed}) cannot be stored without pickle; {remedy}")
 
 
 def _missing(what: str, found: str, remedy: str) -> MissingValueError:
@@ -200,6 +225,8 @@ def _of_list(data: list[Any] | tuple[Any, ...], what: str) -> Array:
         raise ShapeError(f"{what}: its items do not form an array: {err}") from err
     if values.dtype.kind in "fc" and any(issubclass(kind, (int, np.integer)) for kind in kinds):
         _require_whole(data, what, is_mixed=any(issubclass(kind, (float, complex, np.inexact)) for kind in kinds))
+    if values.dtype.kind == "O" and not all(isinstance(value, int) for value in values.flat):
+        raise _objects(values, what)
     if values.dtype.kind == "U" and values.nbytes > WIDE * _text_nbytes(values):
         return values.astype(TEXT)
     if values.dtype.kind in "mM":
