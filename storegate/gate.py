@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, Unpack, cast, o
 import numpy as np
 import numpy.typing as npt
 
-from storegate import contents, display, edits, parsing, reading, versions
+from storegate import contents, display, edits, parsing, readers, reading, versions
 from storegate.contents import Metadata
 from storegate.parsing import (
     Backend,
@@ -36,6 +36,7 @@ from storegate.parsing import (
     parse_phase,
     parse_reading_phase,
 )
+from storegate.readers import ReadOptions
 from storegate.session import Session, only_data_id
 from storegate.versions import DAY, Commit, Records, Verification
 from storegate.views import View
@@ -384,6 +385,66 @@ class StoreGate:
         seed = parsing.parse_seed(shuffle)
         with self._session.begin("add_data", var_names=names.given, phase=phase, shuffle=seed) as change:
             edits.add(change, names, rows, target, seed, do_compile=bool(do_compile))
+        if do_compile:
+            display.warn_of_misaligned(self.table)
+
+    def read(
+        self,
+        path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        var_names: VarNames | None = None,
+        phase: PhaseOrSplit = "train",
+        shuffle: bool | int = False,
+        do_compile: bool = False,
+        *,
+        format: str | None = None,
+        **options: Unpack[ReadOptions],
+    ) -> None:
+        """Append the rows of files to variables, file by file within the budget; one commit for all of them.
+
+        Every file is opened before the first row is written. If a file cannot be read, or the call is killed, the
+        store is as it was, and the same call can be made again.
+
+        Parameters
+        ----------
+        path : path, glob, or list of them
+            Files; those of a glob are sorted by name, ``x2`` before ``x10``. ``"events.h5:group"`` means a group or a
+            dataset inside of the file, or of every file of the glob.
+        var_names : str, tuple or list of str, optional
+            The columns, by default all; a name for files of a single array.
+        phase, shuffle, do_compile
+            As for :meth:`add_data`.
+        format : str, optional
+            The format, by default told from the suffix or the first bytes: ``hdf5`` (also NetCDF4), or that of
+            an entry point of the group ``storegate.readers``.
+        **options
+            Options of the format, see :class:`storegate.types.ReadOptions`.
+
+        Raises
+        ------
+        FilesNotFoundError
+            There is no such file (a FileNotFoundError).
+        UnreadableFileError
+            A file is truncated, or of another format; the message names it (an OSError and ValueError).
+        VariableNotFoundError, DtypeError, ShapeError
+            The columns of a file are not those of the first one; the message names it.
+        ModuleNotFoundError
+            The library of the format is not installed; the message names the extra.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> path = tempfile.mkdtemp() + "/events.h5"
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data({"x": [0.0, 0.5, 1.0], "y": [0, 1, 1]})
+        >>> gate.export(path)
+        >>> gate.read(path, ["x", "y"], phase="test")
+        >>> gate.sizes["test"]
+        3
+        """
+        (names, columns), target = readers.columns_of_files(path, var_names, format, options), parse_phase(phase)
+        seed = parsing.parse_seed(shuffle)
+        with self._session.begin("read", path=path, var_names=names.given, phase=phase, shuffle=seed) as change:
+            edits.add(change, names, columns, target, seed, do_compile=bool(do_compile))
         if do_compile:
             display.warn_of_misaligned(self.table)
 

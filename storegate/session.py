@@ -7,6 +7,7 @@ storage, begins transactions on it, and knows the limits to plan with.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -302,6 +303,8 @@ def _plain(value: Any) -> Any:
     """Return an argument in the form in which a manifest holds it."""
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
     if isinstance(value, str):  # the name of an unknown variable may not be valid text
         return value.encode(errors="replace").decode()
     if isinstance(value, (list, tuple, np.ndarray)):

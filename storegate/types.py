@@ -28,6 +28,7 @@ from storegate.parsing import (
     ShuffleBatches,
     VarNames,
 )
+from storegate.readers import ReadOptions
 from storegate.views import View
 from storegate_engine.streams import Stream, StreamState
 
@@ -45,6 +46,7 @@ __all__ = [
     "OpenArgs",
     "Phase",
     "PhaseName",
+    "ReadOptions",
     "RowsLike",
     "ShuffleBatches",
     "Stream",

@@ -30,6 +30,8 @@
     ├── IterationError (RuntimeError)             a loop over a stream that has moved
     ├── NotInvertibleError (ValueError)           an order with repeated rows
     ├── StreamStateError (ValueError)             the state of another stream
+    ├── UnreadableFileError (OSError, ValueError) a file to read that is truncated, damaged, or of another format
+    ├── FilesNotFoundError (FileNotFoundError)    no file to read at a path, or none that a glob matches
     └── StoreError (OSError)
         ├── WriteError (OSError)              rows or manifests that cannot be written: a full disk, no permission
         ├── SpillError (OSError)              a spill that cannot be written: a full disk, no permission
@@ -66,6 +68,7 @@ __all__ = [
     "DataIdError",
     "DataIdNotFoundError",
     "DtypeError",
+    "FilesNotFoundError",
     "InvalidNameError",
     "IterationError",
     "LabelError",
@@ -87,6 +90,7 @@ __all__ = [
     "StoreNotFoundError",
     "StreamStateError",
     "TransactionError",
+    "UnreadableFileError",
     "UnreadableStateError",
     "VariableExistsError",
     "VariableNotFoundError",
@@ -302,6 +306,18 @@ class StreamStateError(StoreGateError, ValueError):
     """The state belongs to a different stream."""
 
     code = "stream_state"
+
+
+class UnreadableFileError(StoreGateError, OSError, ValueError):
+    """A file that rows are read from is truncated, damaged, or of another format; nothing was stored."""
+
+    code = "unreadable_file"
+
+
+class FilesNotFoundError(StoreGateError, FileNotFoundError):
+    """There is no file at a path, or none that a glob matches."""
+
+    code = "files_not_found"
 
 
 class StoreError(StoreGateError, OSError):

@@ -94,6 +94,8 @@ TREE = {
     "IterationError": ("iteration", "StoreGateError, RuntimeError"),
     "NotInvertibleError": ("not_invertible", "StoreGateError, ValueError"),
     "StreamStateError": ("stream_state", "StoreGateError, ValueError"),
+    "UnreadableFileError": ("unreadable_file", "StoreGateError, OSError, ValueError"),
+    "FilesNotFoundError": ("files_not_found", "StoreGateError, FileNotFoundError"),
     "StoreError": ("store", "StoreGateError, OSError"),
     "WriteError": ("write", "StoreError"),
     "UnreadableStateError": ("unreadable_state", "StoreError, ValueError"),

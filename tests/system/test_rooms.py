@@ -37,8 +37,8 @@ PUBLIC = {
     "storegate_engine.store": """
         ArraySource Categories CheckResult CodeSource ColumnSource FieldSource Fields Manifest
         MemoryRepository Repository Root Source StreamSource Transaction Unreadable VacuumResult
-        VariableSource VersionedRepository as_native as_source categories_of coded description_of fingerprint
-        fingerprint_all is_foreign known_fingerprints repair rewrite source_of vacuum verify write
+        VariableSource VersionedRepository as_native as_source blocks_of_group categories_of coded description_of
+        fingerprint fingerprint_all grouped is_foreign known_fingerprints repair rewrite source_of vacuum verify write
     """,
     "storegate_engine.graphs": """
         blocks_of blocks_read in_full_pass on_demand plans_of to_dask to_dataset variable_of
@@ -53,6 +53,9 @@ PUBLIC = {
         computed_columns hint_of_samples is_everything labels_of labels_of_row n_selected named one_row_columns
         parse_backend parse_columns parse_dtype parse_item parse_method_index parse_names parse_phase
         parse_reading_phase parse_seed parse_shape parse_shuffle_seed require_compiled require_equal_rows samples
+    """,
+    "storegate.readers": """
+        ReadOptions Reader columns_of_files
     """,
     "storegate.edits": """
         Callback add assign clear compact compute create_zeros delete move shuffle transform update with_active

@@ -43,7 +43,15 @@ from storegate_engine.store.repairing import repair
 from storegate_engine.store.repository import Repository, Transaction, VersionedRepository
 from storegate_engine.store.rewriting import rewrite, write
 from storegate_engine.store.roots import Root
-from storegate_engine.store.sources import ArraySource, ColumnSource, Source, StreamSource, VariableSource
+from storegate_engine.store.sources import (
+    ArraySource,
+    ColumnSource,
+    Source,
+    StreamSource,
+    VariableSource,
+    blocks_of_group,
+    grouped,
+)
 from storegate_engine.store.vacuuming import VacuumResult, vacuum
 from storegate_engine.store.verifying import CheckResult, verify
 
@@ -68,11 +76,13 @@ __all__ = [
     "VersionedRepository",
     "as_native",
     "as_source",
+    "blocks_of_group",
     "categories_of",
     "coded",
     "description_of",
     "fingerprint",
     "fingerprint_all",
+    "grouped",
     "is_foreign",
     "known_fingerprints",
     "repair",

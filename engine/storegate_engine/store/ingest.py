@@ -23,7 +23,7 @@ from storegate_engine.encodings import is_text, row_nbytes
 from storegate_engine.exchange import task_nbytes
 from storegate_engine.scratch import open_spill
 from storegate_engine.store.columns import turned
-from storegate_engine.store.sources import SlicedSource, Source, blocks_of_group, grouped, text_of
+from storegate_engine.store.sources import Source, blocks_of_group, grouped, text_of
 
 __all__ = ["Ingest"]
 
@@ -114,7 +114,7 @@ class Ingest:
             fitting = max(1, MAX_TEXT_NBYTES // text.largest_nbytes)  # even if the largest ones share a chunk
             layout = plan_layout(nbytes, source.n_rows, chunk_rows=fitting, budget_nbytes=limit)
         whole = getattr(source, "whole", source)
-        chunk_nbytes = whole.least_rows * nbytes * n_together if isinstance(whole, SlicedSource) else 0
+        chunk_nbytes = getattr(whole, "least_rows", 0) * nbytes * n_together
         given = f", given in chunks of {format_nbytes(chunk_nbytes)}" if chunk_nbytes else ""
         require(
             n_together * ingest_nbytes(nbytes, layout, limit) + chunk_nbytes,

@@ -1,0 +1,64 @@
+"""Formats: which reader a file is for; our own are tried first, then those of other packages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from storegate.readers.hdf5 import Hdf5Reader
+from storegate.readers.protocol import Reader
+from storegate_engine.errors import ArgumentError, near_match
+
+__all__ = ["GROUP", "reader_of", "require_options"]
+
+GROUP = "storegate.readers"
+"""The group of entry points."""
+_OWN: Mapping[str, Reader] = {"hdf5": Hdf5Reader()}
+
+
+@cache
+def _of_others() -> Mapping[str, Reader]:
+    """Return the readers of installed packages, by the name of their entry point."""
+    found = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
+    return {entry.name: entry.load() for entry in found if entry.name not in _OWN}
+
+
+def reader_of(path: Path, form: str | None) -> tuple[str, Reader]:
+    """Return the format of a file, by its name if one is given, by its suffix or its first bytes; and its reader.
+
+    Raises
+    ------
+    ArgumentError
+        There is no such format, or no reader takes the file.
+    """
+    if form is not None and form in _OWN:
+        return form, _OWN[form]
+    known = {**_OWN, **_of_others()}
+    if form is not None:
+        if form not in known:
+            raise ArgumentError(f"no format {form!r}{near_match(form, known)} (formats: {', '.join(known)})")
+        return form, known[form]
+    name = path.name.lower()
+    by_suffix = [(len(suffix), at) for at in known for suffix in known[at].suffixes if name.endswith(suffix)]
+    if by_suffix:
+        longest = max(length for length, _ in by_suffix)
+        found = next(at for length, at in by_suffix if length == longest)
+        return found, known[found]
+    for at, reader in known.items():
+        if reader.holds(path):
+            return at, reader
+    raise ArgumentError(
+        f"{path}: neither its suffix nor its first bytes tell what it is; give format=, one of {', '.join(known)}"
+    )
+
+
+def require_options(form: str, reader: Reader, options: Mapping[str, object]) -> None:
+    """Raise ArgumentError unless a reader has all the options."""
+    for name in options:
+        if name not in reader.options:
+            raise ArgumentError(
+                f"the format {form!r} has no option {name!r}{near_match(name, reader.options)} "
+                f"(options: {', '.join(sorted(reader.options)) or 'none'})"
+            )

@@ -1,0 +1,242 @@
+"""Joined: the columns of many files as sources that read one file after the other; all are looked at first."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from storegate.parsing import Names, named, parse_columns
+from storegate.readers.formats import reader_of, require_options
+from storegate.readers.paths import Place, places
+from storegate.readers.protocol import Reader
+from storegate_engine.encodings import encoding_of, is_text
+from storegate_engine.errors import (
+    ArgumentError,
+    DtypeError,
+    ShapeError,
+    StoreGateError,
+    UnreadableFileError,
+    VariableNotFoundError,
+)
+from storegate_engine.store import Categories, FieldSource, Source, blocks_of_group, categories_of, grouped
+
+__all__ = ["columns_of_files"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file and how it is opened."""
+
+    place: Place
+    reader: Reader
+    options: Mapping[str, Any]
+
+    @contextlib.contextmanager
+    def columns(self, wanted: object) -> Iterator[dict[str, Source]]:
+        """Open the file, as sources of its columns; errors meanwhile name the file."""
+        hint = list(wanted) if isinstance(wanted, (list, tuple)) else [wanted] if isinstance(wanted, str) else None
+        with _naming(self.place), self.reader.open(self.place.path, hint, self.options) as table:
+            names, data = named(wanted, table)
+            yield parse_columns(names, data)
+
+
+@contextlib.contextmanager
+def _naming(place: Place) -> Iterator[None]:
+    """Name the file in errors; those of libraries become one of ours."""
+    try:
+        yield
+    except StoreGateError as err:
+        err.args = (f"{place}: {err}", *err.args[1:])
+        raise
+    except (MemoryError, ImportError):
+        raise
+    except Exception as err:
+        raise UnreadableFileError(
+            f"{place} cannot be read, it may be truncated or of another format ({type(err).__name__}: {err}); nothing "
+            "was stored"
+        ) from err
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """What is known of a column of all files."""
+
+    dtype: np.dtype[Any]
+    row_shape: tuple[int, ...]
+    is_ordered: bool | None
+    """Whether its categories are ordered; None for plain values."""
+
+    @classmethod
+    def of(cls, source: Source) -> _Column:
+        """Return what a source says."""
+        categories = categories_of(source)
+        return cls(
+            encoding_of(source.dtype).logical,
+            tuple(source.row_shape),
+            None if categories is None else categories.is_ordered,
+        )
+
+    def joined(self, other: _Column, name: str, first: Place) -> _Column:
+        """Return the column of these files and another one: texts may be wider, all else is the same.
+
+        Raises
+        ------
+        DtypeError, ShapeError
+            It is not.
+        """
+        if other.row_shape != self.row_shape:
+            raise ShapeError(
+                f"column {name!r} has rows of shape {other.row_shape}, and {self.row_shape} in {first}; read the files "
+                "into two variables"
+            )
+        if other == self:
+            return self
+        is_one_text = is_text(self.dtype) and self.dtype.kind == other.dtype.kind
+        if other.is_ordered != self.is_ordered or not (is_one_text or self.dtype.kind == other.dtype.kind in "US"):
+            raise DtypeError(
+                f"column {name!r} is of {other.said}, and of {self.said} in {first}; read it alone and cast it with "
+                "astype, or write the files with one dtype"
+            )
+        return replace(self, dtype=np.promote_types(self.dtype, other.dtype))
+
+    @property
+    def said(self) -> str:
+        """The dtype, in words."""
+        kind = {None: str(self.dtype), False: "categories", True: "ordered categories"}
+        return kind[self.is_ordered]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Files:
+    """Columns of files that are read together."""
+
+    files: Sequence[_File]
+    wanted: object
+    """The names that each file is asked for."""
+    n_file_rows: Sequence[int | None]
+    """The rows of each file."""
+    least_rows: int
+    """The most rows that a file gives only as a whole."""
+
+    @property
+    def n_rows(self) -> int | None:
+        """The number of rows, None if a file does not tell."""
+        known = [n_rows for n_rows in self.n_file_rows if n_rows is not None]
+        return sum(known) if len(known) == len(self.n_file_rows) else None
+
+    def blocks(self, names: Iterable[str], block_rows: int) -> Iterator[Mapping[str, Any]]:
+        """Yield blocks of rows, file by file; those of categories together with what their codes mean."""
+        read = list(names)
+        for file, expected in zip(self.files, self.n_file_rows, strict=True):
+            with file.columns(self.wanted if isinstance(self.wanted, (str, tuple)) else read) as sources:
+                group = {name: sources[name] for name in read}
+                categories = {name: categories_of(source) for name, source in group.items()}
+                n_rows = 0
+                for block in blocks_of_group(group, block_rows * len(group)):  # which divides them by their number
+                    n_rows += len(block[read[0]])
+                    yield {
+                        name: rows if (known := categories[name]) is None else (known.values, rows)
+                        for name, rows in block.items()
+                    }
+                if expected not in (None, n_rows):
+                    raise UnreadableFileError(f"it had {expected} rows, and {n_rows} were read; it changed meanwhile")
+
+
+def columns_of_files(
+    path: object, var_names: object, form: str | None, options: Mapping[str, object]
+) -> tuple[Names, list[Source]]:
+    """Return the names of columns of files, and a source for each; every file was opened once.
+
+    Parameters
+    ----------
+    path : path, glob or list of them
+        The files; those of a glob are sorted by name.
+    var_names : str, tuple or list of str, or None
+        The columns, None for all.
+    form : str or None
+        The format, None to tell it from the files.
+    options : mapping of str to object
+        Options of the reader.
+
+    Raises
+    ------
+    FilesNotFoundError
+        There is no such file.
+    UnreadableFileError
+        A file is truncated, or not of the format.
+    VariableNotFoundError, DtypeError, ShapeError
+        A file has other columns than the first. All errors name the file.
+    """
+    files = _files(path, form, options)
+    columns: dict[str, _Column] = {}
+    groups: list[list[str]] = []
+    counts: dict[str, list[int | None]] = {}
+    least_rows: dict[str, int] = {}
+    for file in files:
+        with file.columns(var_names) as sources:
+            if not columns:
+                columns = {name: _Column.of(source) for name, source in sources.items()}
+                groups = [list(group) for group in grouped(sources)]
+                counts, least_rows = {name: [] for name in columns}, dict.fromkeys(columns, 0)
+            _require_names(sources, columns, files[0].place)
+            for name, source in sources.items():
+                columns[name] = columns[name].joined(_Column.of(source), name, files[0].place)
+                counts[name].append(source.n_rows)
+                whole = getattr(source, "whole", source)
+                least_rows[name] = max(least_rows[name], getattr(whole, "least_rows", 0))
+            if any(len(grouped({name: sources[name] for name in group})) != 1 for group in groups):
+                raise ArgumentError("its columns cannot be read together, as those of the first file are")
+    found: dict[str, Source] = {}
+    for group in groups:
+        whole = _Files(files, var_names, counts[group[0]], max(least_rows[name] for name in group))
+        found |= {name: _source(whole, name, columns[name]) for name in group}
+    return Names(tuple(columns), "each"), [found[name] for name in columns]
+
+
+def _files(path: object, form: str | None, options: Mapping[str, object]) -> list[_File]:
+    """Return files with their reader, which is the same for all."""
+    found: list[_File] = []
+    first = ""
+    for place in places(path):
+        own, reader = reader_of(place.path, form)
+        first = first or own
+        if own != first:
+            raise ArgumentError(
+                f"{place} is of the format {own!r}, and {found[0].place} of {first!r}; read them one after the other"
+            )
+        if place.inside is not None and "group" in options:
+            raise ArgumentError(f"{place} names a group, and group={options['group']!r} another; give one of them")
+        given = options if place.inside is None else {**options, "group": place.inside}
+        require_options(own, reader, given)
+        found.append(_File(place, reader, given))
+    return found
+
+
+def _require_names(sources: Mapping[str, Source], columns: Mapping[str, _Column], first: Place) -> None:
+    """Raise VariableNotFoundError unless a file has the columns of the first, in any order."""
+    missing = [name for name in columns if name not in sources]
+    more = [name for name in sources if name not in columns]
+    if missing or more:
+        has = [f"does not have {', '.join(map(repr, missing))}"] * bool(missing)
+        has += [f"has also {', '.join(map(repr, more))}"] * bool(more)
+        raise VariableNotFoundError(
+            f"it {' and '.join(has)}, in contrast to {first}; choose columns that all files have, by var_names"
+        )
+
+
+def _source(whole: _Files, name: str, column: _Column) -> FieldSource:
+    if column.is_ordered is None:
+        return FieldSource(whole, name, column.dtype, column.row_shape, lambda rows, what: rows)
+    categories = Categories(is_ordered=column.is_ordered)
+    return FieldSource(whole, name, categories.dtype, column.row_shape, partial(_codes, categories), categories)
+
+
+def _codes(categories: Categories, block: tuple[Sequence[Any], Array], what: str) -> Array:
+    return categories.codes(block[0], block[1], what)
