@@ -13,7 +13,7 @@ import numpy as np
 from storegate.callers import users_stacklevel
 from storegate.contents import whole
 from storegate.edits import tables, updates
-from storegate.edits.labels import add_labels, described
+from storegate.edits.labels import add_labels, described, require_same_samples
 from storegate.parsing import (
     ALL,
     PHASES,
@@ -106,6 +106,9 @@ def _append(
             if name in table[at]:
                 table[at][name].require_row_shape(column.row_shape)
                 require_combinable(name, table[at][name].dtype, column.dtype)
+    if known and seed is None:  # rows that are shuffled have no place yet
+        new_labels = {name: label for name, label in labels.items() if all(name not in table[at] for at in phases)}
+        require_same_samples(table, tables.spread(table, target, known[0]), columns, new_labels)
     add_labels(change, columns, labels, phases)
     arrays = write(change, columns)
     expected.update(array.n_rows for array in arrays.values())
@@ -179,6 +182,7 @@ def _replace_all(change: Transaction, names: Names, data: object, target: Target
             for at, (lo, hi) in tables.spread(change.table, target, known[0]).items():
                 for name in columns:
                     tables.require_rows(change.table, at, name, hi - lo)
+            require_same_samples(change.table, tables.spread(change.table, target, known[0]), columns, labels)
         replaced = tables.target_phases(change.table, target, known)
         _continue_categories(change, columns, [at for at in PHASES if at not in replaced])
         add_labels(change, columns, labels, replaced, replaced=replaced)

@@ -32,7 +32,7 @@ from storegate.parsing.inputs import (
     require_equal_rows,
 )
 from storegate.parsing.iterators import hint_of_samples, samples
-from storegate.parsing.labels import Labelled
+from storegate.parsing.labels import Labelled, is_dataarray
 from storegate.parsing.names import Names, VarNames, are_names, parse_names
 from storegate.parsing.options import MODES, Backend, BackendArgs, Mode, OpenArgs, OpenMode, Options, parse_backend
 from storegate.parsing.phases import (
@@ -101,6 +101,7 @@ __all__ = [
     "columns_of",
     "computed_columns",
     "hint_of_samples",
+    "is_dataarray",
     "is_everything",
     "labels_of",
     "labels_of_row",

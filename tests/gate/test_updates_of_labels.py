@@ -98,3 +98,49 @@ def test_a_variable_without_names_of_dimensions_takes_any():
     gate["train"]["a"][7] = squares()[7]
     np.testing.assert_array_equal(gate["train"]["a"][2:5], squares()[2:5])
     np.testing.assert_array_equal(gate["train"]["a"][7], squares()[7])
+
+
+@pytest.fixture(params=["numpy", "zarr", "hybrid"])
+def timed(request, tmp_path):
+    args = {} if request.param == "numpy" else {"output_dir": tmp_path / "store"}
+    with StoreGate(request.param, args, data_id="a") as gate:
+        gate.add_data(TIMED, phase=(0.5, 0.5, 0))
+        gate.shuffle("train", seed=1)
+        gate.compile()
+        yield gate
+
+
+TIMED = squares().assign_coords(time=np.arange(N) * 3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda gate: gate.update_data("a", TIMED[:5] + 1),
+        lambda gate: gate.add_data("new", TIMED[:5]),
+        lambda gate: gate.add_data("new", TIMED, phase="all"),
+        lambda gate: gate.update_data(["a"], TIMED[:5].to_dataset()),
+        lambda gate: gate.update_data("a", TIMED[4::-1], phase="valid"),
+    ],
+)
+def test_whole_variables_of_other_samples_are_refused(timed, change):
+    before = timed.to_xarray("all").compute()
+    with pytest.raises(errors.ArgumentError, match="has another coordinate 'time' .*as in x.sel"):
+        change(timed)
+    xr.testing.assert_identical(timed.to_xarray("all").compute(), before)
+
+
+def test_whole_variables_of_the_same_samples_are_taken(timed):
+    in_order = TIMED.sel(time=timed.to_xarray("train").time)
+    timed.update_data("a", in_order + 1)
+    timed.add_data("new", in_order * 2)
+    timed.add_data("by_position", TIMED[:5].drop_vars("time"))
+    found = timed.to_xarray("train").compute()
+    np.testing.assert_array_equal(found.sortby("time").a, TIMED[:5] + 1)
+    np.testing.assert_array_equal(found.sortby("time").new, TIMED[:5] * 2)
+    np.testing.assert_array_equal(found.by_position, TIMED[:5])
+
+
+def test_the_coordinate_itself_may_come_along(timed):
+    timed.update_data((TIMED[:5] + 1).to_dataset())
+    xr.testing.assert_equal(timed.to_xarray("train").compute().a, TIMED[:5] + 1)

@@ -50,8 +50,8 @@ PUBLIC = {
         BatchTransform Computable DropLast ExportFormat Frame Labelled OpenArgs OpenMode PhaseName ShuffleBatches ALL
         Backend BackendArgs BatchArgs BatchOptions Data Index MODES MethodIndex Mode Names OneRow Options PHASES Phase
         PhaseOrSplit RowRange Rows RowsLike Selection Split Target VarNames are_names as_indexer columns_of
-        computed_columns hint_of_samples is_everything labels_of labels_of_row n_selected named one_row_columns
-        parse_backend parse_columns parse_dtype parse_item parse_method_index parse_names parse_phase
+        computed_columns hint_of_samples is_dataarray is_everything labels_of labels_of_row n_selected named
+        one_row_columns parse_backend parse_columns parse_dtype parse_item parse_method_index parse_names parse_phase
         parse_reading_phase parse_seed parse_shape parse_shuffle_seed require_compiled require_equal_rows samples
     """,
     "storegate.readers": """
