@@ -477,6 +477,8 @@ class StoreGate:
             The number of rows or their shape differs; nothing is stored.
         IndexError
             A row is out of range.
+        ArgumentError
+            An array of xarray has other coordinates than the rows that it replaces (a ValueError).
         """
         (names, rows), target = parsing.named(var_names, data, sample_dim), parse_phase(phase)
         with self._session.begin("update_data", var_names=names.given, phase=phase) as change:
@@ -507,7 +509,8 @@ class StoreGate:
         ShapeError
             A result has not one row for each sample, with the sample axis first.
         ArgumentError
-            A function reduces over the samples of many blocks without computing the result.
+            A function reduces over the samples of many blocks without computing the result, or its values have
+            other coordinates than the Dataset, or the same in another order.
 
         Examples
         --------
