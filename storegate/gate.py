@@ -21,6 +21,7 @@ from storegate.parsing import (
     Computable,
     Data,
     ExportFormat,
+    ForeignFormat,
     Frame,
     Index,
     MethodIndex,
@@ -447,6 +448,63 @@ class StoreGate:
             edits.add(change, names, columns, target, seed, do_compile=bool(do_compile))
         if do_compile:
             display.warn_of_misaligned(self.table)
+
+    def attach(
+        self,
+        files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        var_names: VarNames | None = None,
+        phase: PhaseOrSplit = "train",
+        shuffle: bool | int = False,
+        *,
+        format: ForeignFormat | None = None,
+        dtype: npt.DTypeLike | None = None,
+        row_shape: int | Sequence[int] = (),
+    ) -> None:
+        """Append the rows of files to variables without copying them: they are read where they are.
+
+        Parameters
+        ----------
+        files : path, pattern or list of paths
+            Files of one format, whose rows follow one another; a pattern such as ``"runs/*.h5"`` is sorted with numbers
+            in their order.
+        var_names : str, tuple or list of str, optional
+            The arrays in the files; by default all that HDF5, NetCDF4, zarr and Parquet files name.
+        phase, shuffle
+            As for :meth:`add_data`.
+        format : {"hdf5", "npy", "parquet", "raw", "zarr"}, optional
+            By default what the suffix names; NetCDF4 is HDF5.
+        dtype, row_shape
+            Of raw rows, which do not say it themselves.
+
+        Raises
+        ------
+        SourceError
+            A file is not there, cannot be opened, or has other arrays than the first (an OSError).
+        DtypeError
+            The files hold values that are not read in place, such as text of variable length.
+
+        Notes
+        -----
+        A file that is changed later is refused with a :class:`~storegate.errors.SourceChangedError`. Who opens the
+        store again says which directories may be read: ``backend_args={"references": ["/data"]}``. :meth:`compact`
+        copies the rows into the store.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import numpy as np
+        >>> path = tempfile.mkdtemp() + "/x.npy"
+        >>> np.save(path, np.arange(10.0))
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.attach(path, "x", phase=(0.8, 0.1, 0.1), shuffle=1)
+        >>> len(gate.table["train"]["x"])
+        8
+        """
+        sources, target = edits.sources_of(files, var_names, format, dtype, row_shape), parse_phase(phase)
+        seed = parsing.parse_seed(shuffle)
+        self._session.allow(sources.directories)
+        with self._session.begin("attach", var_names=sources.names, phase=phase, shuffle=seed) as change:
+            edits.attach(change, sources, target, seed, self._session.references)
 
     def update_data(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -92,6 +92,7 @@ class Session:
             compressor=options.compressor,
             chunk_rows=options.chunk,
             durable=options.durability == "power",
+            references=list(options.references),
         )
         root.open(options.mode if self.version is None else "r")
         return root
@@ -130,6 +131,15 @@ class Session:
     def source(self) -> str:
         """Where the rows are, for ``encoding["source"]`` of Datasets: the URL of the store, or memory."""
         return "memory" if self.root is None or self.mode == "numpy" else self.root.location.url
+
+    @property
+    def references(self) -> list[str]:
+        """The directories below which attached files may be read."""
+        return [] if self.root is None else self.root.references
+
+    def allow(self, directories: Iterable[str]) -> None:
+        """Allow to read attached files below directories, which the caller has named."""
+        self.references.extend(place for place in directories if place not in self.references)
 
     def set_data_id(self, data_id: str) -> None:
         """Make a data_id the current one; if it is refused, the former one stays.

@@ -38,6 +38,9 @@
         ├── UnreadableStateError (ValueError)     a change after which the store could not be opened
         ├── NotAStoreError (OSError)              a directory that holds something else
         │   └── StoreNotFoundError (FileNotFoundError)
+        ├── SourceError (OSError)                 a file of another format that cannot be read
+        │   ├── SourceChangedError (OSError)      one that is not as it was when it was attached
+        │   └── SourceNotAllowedError (PermissionError)  one outside of the directories that are allowed
         ├── StoreExistsError (FileExistsError)    a store where the mode creates a new one
         ├── CorruptStoreError (OSError)           stored bytes that are missing or damaged
         │   ├── CorruptIndexError (IndexError)    an index of rows that do not exist
@@ -83,6 +86,9 @@ __all__ = [
     "RowsMemoryError",
     "ShapeError",
     "SnapshotExpired",
+    "SourceChangedError",
+    "SourceError",
+    "SourceNotAllowedError",
     "SpillError",
     "StoreError",
     "StoreExistsError",
@@ -342,6 +348,24 @@ class SpillError(StoreError):
     """A spill cannot be written; the store is unchanged."""
 
     code = "spill"
+
+
+class SourceError(StoreError):
+    """A file of another format cannot be read."""
+
+    code = "source"
+
+
+class SourceChangedError(SourceError):
+    """A file is not as it was when it was attached."""
+
+    code = "source_changed"
+
+
+class SourceNotAllowedError(SourceError, PermissionError):
+    """A store refers to a file outside of the directories that are allowed."""
+
+    code = "source_not_allowed"
 
 
 class NotAStoreError(StoreError):

@@ -5,6 +5,7 @@ What its files know:
     tables      new states of a table from written rows; pure
     labels      dimensions, coordinates and attributes that come with rows
     updates     variables with some rows replaced
+    attaching   variables whose rows stay in files of other programs
     writes      adding, replacing and deleting rows
     computing   new variables from functions of a Dataset
     transforms  shuffles, casts and encodings
@@ -15,6 +16,7 @@ What its files know:
 
 from __future__ import annotations
 
+from storegate.edits.attaching import attach, sources_of
 from storegate.edits.compaction import compact
 from storegate.edits.computing import compute
 from storegate.edits.tables import with_active
@@ -26,6 +28,7 @@ __all__ = [
     "Callback",
     "add",
     "assign",
+    "attach",
     "clear",
     "compact",
     "compute",
@@ -33,6 +36,7 @@ __all__ = [
     "delete",
     "move",
     "shuffle",
+    "sources_of",
     "transform",
     "update",
     "with_active",

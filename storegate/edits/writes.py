@@ -35,12 +35,13 @@ from storegate.parsing import (
     parse_method_index,
     require_equal_rows,
 )
+from storegate_engine.arrays import RowArray
 from storegate_engine.errors import DtypeError, ShapeError, shown
 from storegate_engine.orders import NewIndex, RowIndex
 from storegate_engine.store import Source, Transaction, categories_of, description_of, write
 from storegate_engine.table import Description, Table, appended_dtype, longest, require_combinable, rows_of
 
-__all__ = ["add", "assign", "clear", "create_zeros", "delete", "update"]
+__all__ = ["add", "append_arrays", "assign", "clear", "create_zeros", "delete", "update"]
 
 
 @contextlib.contextmanager
@@ -113,7 +114,20 @@ def _append(
     arrays = write(change, columns)
     expected.update(array.n_rows for array in arrays.values())
     require_equal_rows({name: array.n_rows for name, array in arrays.items()})
-    new = tables.new_rows(table, target, arrays, seed, about=_about(columns, labels))
+    append_arrays(change, arrays, target, seed, _about(columns, labels), sizes)
+
+
+def append_arrays(
+    change: Transaction,
+    arrays: Mapping[str, RowArray],
+    target: Target,
+    seed: int | None,
+    about: Mapping[str, Description],
+    sizes: dict[str, int] | None,
+) -> None:
+    """Append the rows of arrays, which are there already; ``sizes`` are those that phases must still have."""
+    table = change.table
+    new = tables.new_rows(table, target, arrays, seed, about=about)
     widened = []
     for at, variables in new.items():
         for place, rows in enumerate(variables):

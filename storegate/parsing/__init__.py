@@ -60,7 +60,14 @@ from storegate.parsing.selection import (
     parse_item,
     parse_method_index,
 )
-from storegate.parsing.values import ExportFormat, parse_dtype, parse_seed, parse_shape, parse_shuffle_seed
+from storegate.parsing.values import (
+    ExportFormat,
+    ForeignFormat,
+    parse_dtype,
+    parse_seed,
+    parse_shape,
+    parse_shuffle_seed,
+)
 
 __all__ = [
     "ALL",
@@ -75,6 +82,7 @@ __all__ = [
     "Data",
     "DropLast",
     "ExportFormat",
+    "ForeignFormat",
     "Frame",
     "Index",
     "Labelled",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, TypeGuard
 
@@ -81,6 +81,8 @@ class OpenArgs(TypedDict, total=False):
     """Memory limit of long operations; ``storegate.memory-limit`` if None."""
     durability: Durability
     """``process``: a commit survives the end of its process; ``power``: it also survives a power failure."""
+    references: Sequence[str | os.PathLike[str]]
+    """Directories below which attached files may be read."""
 
 
 class BackendArgs(OpenArgs, total=False):
@@ -119,6 +121,8 @@ class Options:
     """Whether the numpy backend copies the arrays it is given."""
     durability: Durability = "process"
     """``process``: a commit survives the end of its process; ``power``: it also survives a power failure."""
+    references: Sequence[str] = ()
+    """Directories below which attached files may be read."""
 
     @property
     def budget_nbytes(self) -> int:
@@ -157,6 +161,7 @@ class Options:
             raise ArgumentError(f"backend_args mode is one of {known}, found {given['mode']!r}")
         if given.setdefault("durability", "process") not in ("process", "power"):
             raise ArgumentError(f"backend_args durability is 'process' or 'power', found {given['durability']!r}")
+        given["references"] = _parse_references(given.get("references"))
         given["compressor"] = parse_compressor(given.get("compressor"))
         options = cls(**given)
         memory_limit_nbytes(options.budget)
@@ -178,6 +183,14 @@ def _parse_directory(directory: Any) -> str:
     if not is_name:
         raise ArgumentError(f"output_dir has characters that a path cannot have: {shown(path)}")
     return path
+
+
+def _parse_references(references: Any) -> tuple[str, ...]:
+    if references is None:
+        return ()
+    if isinstance(references, (str, os.PathLike)) or not isinstance(references, Sequence):
+        raise ArgumentTypeError(f"references is a list of directories, found {shown(references)}")
+    return tuple(os.path.abspath(_parse_directory(directory)) for directory in references)
 
 
 def _require_storage_options(options: Any) -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from storegate_engine.errors import ArgumentTypeError, DtypeError, ShapeError, shown
 from storegate_engine.orders import as_int
 
-__all__ = ["ExportFormat", "parse_dtype", "parse_seed", "parse_shape", "parse_shuffle_seed"]
+__all__ = ["ExportFormat", "ForeignFormat", "parse_dtype", "parse_seed", "parse_shape", "parse_shuffle_seed"]
 
 MAX_AXES = 64
 """The most axes that a numpy array can have."""
@@ -18,6 +18,8 @@ MAX_AXES = 64
 
 ExportFormat: TypeAlias = Literal["zarr", "netcdf", "parquet", "hdf5"]
 """A format that other tools open."""
+ForeignFormat: TypeAlias = Literal["hdf5", "npy", "parquet", "raw", "zarr"]
+"""A format of files that are read where they are."""
 
 
 def parse_seed(shuffle: object) -> int | None:

@@ -21,14 +21,15 @@ PUBLIC = {
     """,
     "storegate_engine.arrays": """
         ArraySpec Compressor ConstantArray Fileless MAX_TEXT_NBYTES MemoryArray PersistedArray RowArray RowSpan
-        Segment SegmentWriter Statistics StoredArray StoredIndex Tally Written check_array joined made_at
-        of_written persist require_within_limits run_tasks write_rows
+        Segment SegmentWriter Statistics StoredArray StoredIndex Tally Written check_array joined made_at of_written
+        persist require_within_limits run_tasks write_rows FORMATS ForeignArray arrays_in format_of list_of
+        open_foreign source_file
     """,
     "storegate_engine.table": """
         ArgMax Attributes Cast Category Description Difference Known KnownValues OneHot PHASES PLAIN Phase Piece
-        SAMPLE Table Transform Variable accepts added appended_dtype apply_all attributes_of compare is_stored
-        key_of known_of longest require_combinable rows_of stored_arrays table_from_state table_to_state
-        temporaries_of token_of updated_dtype values_of
+        SAMPLE Table Transform Variable accepts added appended_dtype apply_all attributes_of compare is_stored key_of
+        known_of longest require_combinable rows_of stored_arrays table_from_state table_to_state temporaries_of
+        token_of updated_dtype values_of foreign_arrays
     """,
     "storegate_engine.exchange": """
         COPIES Exchange Plan SHARE Spills Step TASK_NBYTES moved_row_nbytes open_exchange permuted_rows
@@ -53,12 +54,14 @@ PUBLIC = {
         computed_columns hint_of_samples is_dataarray is_everything labels_of labels_of_row n_selected named
         one_row_columns parse_backend parse_columns parse_dtype parse_item parse_method_index parse_names parse_phase
         parse_reading_phase parse_seed parse_shape parse_shuffle_seed require_compiled require_equal_rows samples
+        ForeignFormat
     """,
     "storegate.readers": """
         ReadOptions Reader columns_of_files
     """,
     "storegate.edits": """
-        Callback add assign clear compact compute create_zeros delete move shuffle transform update with_active
+        Callback add assign clear compact compute create_zeros delete move shuffle transform update with_active attach
+        sources_of
     """,
     "storegate.display": """
         Outline aligned explain outline outline_html summary table_html table_text warn_of_misaligned
@@ -95,7 +98,7 @@ def test_the_docstring_names_every_file_once(room):
 # kind is right only where somebody thought of it. Orders build each other, and may look inside.
 
 PROTOCOLS = {
-    "arrays": "ConstantArray Fileless GivenRows MemoryArray PersistedArray RowArray StoredArray",
+    "arrays": "ConstantArray Fileless ForeignArray GivenRows MemoryArray PersistedArray RowArray StoredArray",
     "repositories": "MemoryRepository Repository StoredRepository VersionedRepository",
     "orders": "Concat Nested Permute Range RowOrder Share Slice Take",
 }

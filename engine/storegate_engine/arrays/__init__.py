@@ -5,6 +5,8 @@ What its files know:
     rows             the protocol of arrays of rows, and arrays in memory
     stored           arrays of rows in storage, opened and read
     persisted        rows persisted on the workers of a cluster
+    foreign          rows of files that other programs wrote
+    foreign_formats  one array in such a file, read by the library of its format
     segments         new arrays of rows in storage
     shard_writes     rows as whole shards of a new array
     shards           the files of a sharded zarr array on a file system
@@ -22,6 +24,8 @@ from __future__ import annotations
 
 from storegate_engine.arrays.checks import check_array
 from storegate_engine.arrays.checksums import Written, of_written
+from storegate_engine.arrays.foreign import ForeignArray, list_of, source_file
+from storegate_engine.arrays.foreign_formats import FORMATS, arrays_in, format_of, open_foreign
 from storegate_engine.arrays.inspection import require_within_limits
 from storegate_engine.arrays.persisted import PersistedArray, persist
 from storegate_engine.arrays.reading_threads import run_tasks
@@ -33,11 +37,13 @@ from storegate_engine.arrays.statistics import Statistics, Tally, joined
 from storegate_engine.arrays.stored import StoredArray, StoredIndex
 
 __all__ = [
+    "FORMATS",
     "MAX_TEXT_NBYTES",
     "ArraySpec",
     "Compressor",
     "ConstantArray",
     "Fileless",
+    "ForeignArray",
     "MemoryArray",
     "PersistedArray",
     "RowArray",
@@ -49,12 +55,17 @@ __all__ = [
     "StoredIndex",
     "Tally",
     "Written",
+    "arrays_in",
     "check_array",
+    "format_of",
     "joined",
+    "list_of",
     "made_at",
     "of_written",
+    "open_foreign",
     "persist",
     "require_within_limits",
     "run_tasks",
+    "source_file",
     "write_rows",
 ]

@@ -6,7 +6,7 @@ their common answers from `Fileless`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -32,6 +32,10 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 class RowArray(Protocol):
     """Rows that can be read: the only interface between plans and bytes."""
+
+    def __hash__(self) -> int:
+        """Return the hash of the array, not of its values."""
+        ...
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -90,6 +94,15 @@ class RowArray(Protocol):
     @property
     def location(self) -> Location | None:
         """The segment with the files; None if there are none."""
+        ...
+
+    @property
+    def sources(self) -> RowArray | None:
+        """The list of files of other programs that hold the rows; None if they are the store's own."""
+        ...
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with files of other programs."""
         ...
 
     def on_workers(self) -> da.Array | None:
@@ -163,6 +176,15 @@ class Fileless:
     def location(self) -> Location | None:
         """None: there are no files."""
         return None
+
+    @property
+    def sources(self) -> RowArray | None:
+        """None: there are no files of other programs."""
+        return None
+
+    def problems(self) -> Iterator[str]:
+        """Yield nothing."""
+        return iter(())
 
     def on_workers(self) -> da.Array | None:
         """Return None: the rows are in this process."""

@@ -77,6 +77,11 @@ class StoredArray:
     is_stored = True
     is_random_access = False
     constant = None
+    sources = None
+
+    def problems(self) -> Iterator[str]:
+        """Yield nothing: the files are the store's own."""
+        return iter(())
 
     def on_workers(self) -> None:
         """Return None: workers read the rows from storage."""

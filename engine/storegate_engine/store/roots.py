@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from storegate_engine import documents
@@ -44,6 +44,8 @@ class Root:
         Rows of new chunks; chosen by bytes if None.
     durable : bool
         Whether a commit is on the disk before it is acknowledged.
+    references : list of str
+        Directories below which files of other formats may be read; what is attached here is added.
     """
 
     location: Location
@@ -52,6 +54,7 @@ class Root:
     compressor: Compressor | None = None
     chunk_rows: int | None = None
     durable: bool = False
+    references: list[str] = field(default_factory=list)
 
     def open(self, mode: Literal["a", "r", "r+", "w", "w-", "x"]) -> None:
         """Check what is there; create the root, or clear it for ``mode="w"``.
@@ -144,6 +147,7 @@ class Root:
             chunk_rows=self.chunk_rows,
             durable=self.durable,
             pinned=version,
+            references=self.references,
         )
 
 

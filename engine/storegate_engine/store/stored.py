@@ -67,6 +67,8 @@ class StoredRepository(VersionedRepository):
         Whether a commit is on the disk before it is acknowledged.
     pinned : int or None
         A version to show, read-only; None for the newest.
+    references : sequence of str
+        Directories below which files of other formats may be read, if the table refers to any.
     """
 
     backend = "zarr"
@@ -81,8 +83,10 @@ class StoredRepository(VersionedRepository):
         chunk_rows: int | None = None,
         durable: bool = False,
         pinned: int | None = None,
+        references: Sequence[str] = (),
     ) -> None:
         super().__init__(location)
+        self.references = references
         self.durable = durable
         self._pinned = pinned
         self.writable = writable and pinned is None
@@ -214,7 +218,8 @@ class StoredRepository(VersionedRepository):
 
     def _load(self, manifest: Manifest) -> tuple[Manifest, Table]:
         where = f"{self.location}/{self.log.key(manifest.version)}"
-        return manifest, table_from_state(manifest.state, self.segments, where, self._known).within(self.budget_nbytes)
+        table = table_from_state(manifest.state, self.segments, where, self._known, self.references)
+        return manifest, table.within(self.budget_nbytes)
 
     @property
     def _ingest(self) -> Ingest:

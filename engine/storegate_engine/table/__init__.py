@@ -23,6 +23,7 @@ from storegate_engine.table.description import PLAIN, Category, Description, lon
 from storegate_engine.table.differences import Difference, added, compare
 from storegate_engine.table.json import (
     Known,
+    foreign_arrays,
     is_stored,
     key_of,
     stored_arrays,
@@ -61,6 +62,7 @@ __all__ = [
     "apply_all",
     "attributes_of",
     "compare",
+    "foreign_arrays",
     "is_stored",
     "key_of",
     "known_of",

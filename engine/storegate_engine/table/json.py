@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from storegate_engine import orders
-from storegate_engine.arrays import ConstantArray, RowArray, StoredArray, StoredIndex, require_within_limits
+from storegate_engine.arrays import (
+    ConstantArray,
+    ForeignArray,
+    RowArray,
+    StoredArray,
+    StoredIndex,
+    require_within_limits,
+)
 from storegate_engine.budget import Layout
 from storegate_engine.dtypes import dtype_from_text, dtype_to_text
 from storegate_engine.errors import CorruptStoreError, StoreGateError, shown
@@ -26,7 +33,16 @@ from storegate_engine.table.transforms import Transform, fold, transform_from_js
 from storegate_engine.table.variable import Dealt, Variable
 from storegate_engine.temporaries import Temporary, temporary_at
 
-__all__ = ["is_stored", "key_of", "stored_arrays", "table_from_state", "table_to_state", "temporaries_of", "token_of"]
+__all__ = [
+    "foreign_arrays",
+    "is_stored",
+    "key_of",
+    "stored_arrays",
+    "table_from_state",
+    "table_to_state",
+    "temporaries_of",
+    "token_of",
+]
 
 
 def table_to_state(table: Table) -> dict[str, Any]:
@@ -44,9 +60,14 @@ def table_to_state(table: Table) -> dict[str, Any]:
     }
 
 
-def _array_from_state(document: Any, segments: Location, before: Known, known: Known) -> RowArray:
+def _array_from_state(
+    document: Any, segments: Location, before: Known, known: Known, references: Sequence[str]
+) -> RowArray:
     if "constant" in document:
         return ConstantArray.from_json(document)
+    if "foreign" in document:
+        files = _stored_from_state(document["files"], segments, {**before, **known}, known)
+        return ForeignArray.from_json(document, files, references)
     return _stored_from_state(document, segments, before, known)
 
 
@@ -122,10 +143,17 @@ MAX_ALL_TRANSFORMS = 20_000
 """Most transforms of all pieces of a table."""
 
 
-def table_from_state(state: Any, segments: Location, where: object = "", known: Known | None = None) -> Table:
+def table_from_state(
+    state: Any,
+    segments: Location,
+    where: object = "",
+    known: Known | None = None,
+    references: Sequence[str] = (),
+) -> Table:
     """Return the table of a manifest (``where`` in errors); its arrays lie below ``segments``.
 
-    Arrays in ``known`` are reused; afterwards it holds those of this manifest.
+    Arrays in ``known`` are reused; afterwards it holds those of this manifest. Files of other formats that it refers to
+    are opened only below ``references``.
 
     Raises
     ------
@@ -138,7 +166,7 @@ def table_from_state(state: Any, segments: Location, where: object = "", known: 
         known = {} if known is None else known
         before = dict(known)
         known.clear()
-        arrays = [_array_from_state(document, segments, before, known) for document in state["arrays"]]
+        arrays = [_array_from_state(document, segments, before, known, references) for document in state["arrays"]]
         shared = state.get("shared", [])
         documents = [*(document for phase in PHASES for document in state["phases"][phase]), *shared]
         pieces = [piece for document in documents for piece in document["pieces"]]
@@ -236,9 +264,20 @@ def stored_arrays(table: Table) -> dict[StoredArray, list[str]]:
     found: dict[StoredArray, list[str]] = {}
     users = [*((f"{phase}/{variable.name}", variable) for phase, variable in table), *table.shared.items()]
     for user, variable in users:
-        arrays = [piece.array for piece in variable.pieces if isinstance(piece.array, StoredArray)]
+        pieces = [piece.array.sources or piece.array for piece in variable.pieces]
+        arrays = [array for array in pieces if isinstance(array, StoredArray)]
         for array in dict.fromkeys([*arrays, *_indices(variable.order)]):
             found.setdefault(array, []).append(user)
+    return found
+
+
+def foreign_arrays(table: Table) -> dict[RowArray, list[str]]:
+    """Return all arrays of files of other programs, with the variables that use them."""
+    found: dict[RowArray, list[str]] = {}
+    for phase, variable in table:
+        for array in dict.fromkeys(piece.array for piece in variable.pieces):
+            if array.sources is not None:
+                found.setdefault(array, []).append(f"{phase}/{variable.name}")
     return found
 
 

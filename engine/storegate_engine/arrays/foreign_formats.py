@@ -1,0 +1,244 @@
+"""Foreign formats: one array in a file that another program wrote, read by the library of its format.
+
+A format is a function that opens an array and returns an object with ``shape``, ``dtype``, ``chunk_rows`` and
+``read(start, stop)``. The libraries are imported when a file is opened.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from storegate_engine.errors import DtypeError, SourceError, shown
+
+__all__ = ["FORMATS", "ForeignFile", "arrays_in", "format_of", "open_foreign"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+class ForeignFile(Protocol):
+    """An array in an open file."""
+
+    shape: tuple[int, ...]
+    """Its shape, samples first."""
+    dtype: np.dtype[Any]
+    """The dtype of what ``read`` returns."""
+    chunk_rows: int
+    """Rows that are decoded together."""
+
+    def read(self, start: int, stop: int) -> Array:
+        """Return rows ``start..stop``."""
+
+
+def open_foreign(form: str, path: str, inside: str) -> ForeignFile:
+    """Open an array of a file.
+
+    Parameters
+    ----------
+    form : str
+        A key of ``FORMATS``.
+    path : str
+        The file, or the directory of a zarr store.
+    inside : str
+        Which array in it, in words of the format.
+
+    Raises
+    ------
+    SourceError
+        The file cannot be opened, or has no such array.
+    """
+    try:
+        return FORMATS[form](path, inside)
+    except ImportError as err:
+        package, extra = _LIBRARIES[form]
+        raise type(err)(
+            f"attached files of {form} need {package}, which cannot be imported ({err}); python -m pip install "
+            f'"storegate[{extra}]"',
+            name=package,
+        ) from err
+    except DtypeError:
+        raise
+    except Exception as err:  # each library has errors of its own for damaged files
+        what = f"array {inside!r} of " if inside else ""
+        raise SourceError(f"{what}{path} cannot be opened as {form}: {str(err) or repr(err)}") from err
+
+
+def _native(dtype: Any, what: str) -> np.dtype[Any]:
+    found: np.dtype[Any] = np.dtype(dtype)
+    if found.kind not in "biufcmMSU" or found.metadata:
+        raise DtypeError(
+            f"{what} has dtype {found}, which is not read in place; copy it into the store, as in gate.add_data or "
+            "gate.read"
+        )
+    return found.newbyteorder("=")
+
+
+class _Hdf5:
+    """A dataset of an HDF5 or NetCDF4 file."""
+
+    def __init__(self, path: str, inside: str) -> None:
+        h5py = import_module("h5py")
+        data = _hdf5_file(os.getpid(), path, os.stat(path).st_mtime_ns)[inside]
+        self._data = data
+        self.shape = tuple(int(size) for size in data.shape)
+        vlen = h5py.check_string_dtype(data.dtype) is not None and data.dtype.kind == "O"
+        self.dtype = _native("O" if vlen else data.dtype, f"dataset {inside!r} of {path}")
+        self.chunk_rows = int(data.chunks[0]) if data.chunks else 1
+
+    def read(self, start: int, stop: int) -> Array:
+        values: Array = self._data[start:stop]
+        return values
+
+
+class _Npy:
+    """The array of an ``.npy`` file."""
+
+    def __init__(self, path: str, inside: str) -> None:
+        self._data = np.load(path, mmap_mode="r", allow_pickle=False)
+        self.shape = tuple(self._data.shape)
+        self.dtype = _native(self._data.dtype, path)
+        self.chunk_rows = 1
+
+    def read(self, start: int, stop: int) -> Array:
+        return np.asarray(self._data[start:stop])
+
+
+class _Raw:
+    """Rows of one dtype and shape, and nothing else; ``inside`` is ``dtype:sizes:offset``."""
+
+    def __init__(self, path: str, inside: str) -> None:
+        dtype, sizes, offset = inside.split(":")
+        row_shape = tuple(int(size) for size in sizes.split(",") if size)
+        stored = np.dtype(dtype)
+        data = np.memmap(path, stored, "r", int(offset))
+        n_values = int(np.prod(row_shape))
+        if not n_values or len(data) % n_values:
+            raise ValueError(f"{len(data)} values are not whole rows of shape {row_shape}")
+        self._data = data.reshape(-1, *row_shape)
+        self.shape = tuple(self._data.shape)
+        self.dtype = _native(stored, path)
+        self.chunk_rows = 1
+
+    def read(self, start: int, stop: int) -> Array:
+        return np.asarray(self._data[start:stop])
+
+
+class _Zarr:
+    """An array of a zarr store, of format 2 or 3."""
+
+    def __init__(self, path: str, inside: str) -> None:
+        zarr = import_module("zarr")
+        data = zarr.open_array(path, path=inside, mode="r") if inside else zarr.open_array(path, mode="r")
+        self._data = data
+        self.shape = tuple(data.shape)
+        self.dtype = _native(data.dtype, f"array {inside!r} of {path}")
+        self.chunk_rows = int((getattr(data, "shards", None) or data.chunks)[0])
+
+    def read(self, start: int, stop: int) -> Array:
+        return np.asarray(self._data[start:stop])
+
+
+class _Parquet:
+    """A column of a Parquet file, read by row groups."""
+
+    def __init__(self, path: str, inside: str) -> None:
+        parquet = import_module("pyarrow.parquet")
+        self._file = parquet.ParquetFile(path)
+        field = self._file.schema_arrow.field(inside)
+        self._name = inside
+        self._lock = threading.Lock()  # a reader is of one thread
+        sizes = [self._file.metadata.row_group(at).num_rows for at in range(self._file.num_row_groups)]
+        self._starts = np.cumsum([0, *sizes])
+        self.shape: tuple[int, ...] = (int(self._starts[-1]),)
+        self.dtype = _native(field.type.to_pandas_dtype(), f"column {inside!r} of {path}")
+        self.chunk_rows = max(sizes, default=1) or 1
+
+    def read(self, start: int, stop: int) -> Array:
+        first = int(np.searchsorted(self._starts, start, side="right")) - 1
+        last = int(np.searchsorted(self._starts, stop, side="left"))
+        with self._lock:
+            column = self._file.read_row_groups(range(first, last), [self._name]).column(0)
+        if column.null_count:
+            raise ValueError(f"{column.null_count} values of column {self._name!r} are null, and rows have none")
+        values: Array = column.to_numpy()
+        return values[start - int(self._starts[first]) : stop - int(self._starts[first])]
+
+
+FORMATS: Mapping[str, Callable[[str, str], ForeignFile]] = {
+    "hdf5": _Hdf5,
+    "npy": _Npy,
+    "parquet": _Parquet,
+    "raw": _Raw,
+    "zarr": _Zarr,
+}
+"""How to open an array of each format."""
+
+_LIBRARIES = {"hdf5": ("h5py", "hdf5"), "parquet": ("pyarrow", "arrow"), "zarr": ("zarr", "zarr")}
+
+
+@functools.lru_cache(maxsize=64)
+def _hdf5_file(process: int, path: str, changed: int) -> Any:
+    """Open a file once for all its datasets; a forked child, and a file that was replaced, are opened anew."""
+    return import_module("h5py").File(path, "r")
+
+
+_SUFFIXES = {
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".he5": "hdf5",
+    ".nc": "hdf5",
+    ".nc4": "hdf5",
+    ".npy": "npy",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".zarr": "zarr",
+}
+
+
+def format_of(path: str) -> str | None:
+    """Return the format that the suffix of a path names, None for any other."""
+    return _SUFFIXES.get(os.path.splitext(path)[1].lower())
+
+
+def arrays_in(form: str, path: str) -> list[str]:
+    """Return the names of the arrays in a file, in its order; of a file of one array, an empty name.
+
+    Raises
+    ------
+    SourceError
+        The file cannot be opened.
+    """
+    try:
+        if form == "hdf5":
+            file = _hdf5_file(os.getpid(), path, os.stat(path).st_mtime_ns)
+            return [name for name, item in file.items() if hasattr(item, "shape") and item.shape]
+        if form == "parquet":
+            return list(import_module("pyarrow.parquet").ParquetFile(path).schema_arrow.names)
+        if form == "zarr":
+            opened = import_module("zarr").open(path, mode="r")
+            return sorted(name for name, _ in opened.arrays()) if hasattr(opened, "arrays") else [""]
+    except ImportError:
+        open_foreign(form, path, "")  # says what to install
+        raise
+    except Exception as err:  # each library has errors of its own for damaged files
+        raise SourceError(f"{path} cannot be opened as {form}: {str(err) or repr(err)}") from err
+    return [""]
+
+
+def known_format(name: object) -> str:
+    """Return the name of a format in a manifest.
+
+    Raises
+    ------
+    ValueError
+        There is no such format.
+    """
+    if not isinstance(name, str) or name not in FORMATS:
+        raise ValueError(f"no format {shown(name)}")
+    return name

@@ -1,0 +1,165 @@
+"""Attaching: variables whose rows stay in the files of other programs; only metadata of the files are read."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from storegate.edits import tables
+from storegate.edits.writes import append_arrays
+from storegate.parsing import ALL, Target, VarNames, parse_names
+from storegate_engine.arrays import FORMATS, ForeignArray, arrays_in, format_of, list_of, open_foreign, source_file
+from storegate_engine.errors import ArgumentError, ArgumentTypeError, ShapeError, SourceError, near_match, shown
+from storegate_engine.store import ArraySource, Transaction
+from storegate_engine.table import require_combinable
+
+__all__ = ["Sources", "attach", "sources_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Files to attach, and which array of each is which variable."""
+
+    form: str
+    """The format."""
+    paths: tuple[str, ...]
+    """The files, in order, without links."""
+    names: tuple[str, ...]
+    """The names of the variables."""
+    inside: tuple[str, ...]
+    """Their arrays in each file, in words of the format."""
+
+    @property
+    def directories(self) -> list[str]:
+        """The directories of the files."""
+        return sorted({os.path.dirname(path) for path in self.paths})
+
+
+def sources_of(
+    files: object,
+    var_names: VarNames | None,
+    form: str | None,
+    dtype: npt.DTypeLike | None,
+    row_shape: int | Sequence[int],
+) -> Sources:
+    """Return the files that a path, a pattern or a list of them means, and their variables.
+
+    Raises
+    ------
+    SourceError
+        No file matches, or the first one cannot be opened.
+    ArgumentError
+        The format is unknown, or names are needed.
+    """
+    paths = _paths_of(files)
+    found = form or format_of(paths[0]) or (None if dtype is None else "raw")
+    if found is None or found not in FORMATS:
+        raise ArgumentError(
+            f"{paths[0]} is of no format that can be attached{near_match(str(found), FORMATS) if found else ''}; give "
+            f"format=, one of {', '.join(FORMATS)}, or dtype= for raw rows"
+        )
+    if found == "raw":
+        if dtype is None:
+            raise ArgumentError("raw rows have no dtype of their own; give dtype= and, if rows are arrays, row_shape=")
+        sizes = (row_shape,) if isinstance(row_shape, int) else tuple(row_shape)
+        known = [f"{np.dtype(dtype).str}:{','.join(str(int(size)) for size in sizes)}:0"]
+    else:
+        if dtype is not None or row_shape not in ((), []):
+            raise ArgumentError(f"dtype= and row_shape= describe raw rows, and these are of {found}")
+        known = arrays_in(found, paths[0])
+    if var_names is None:
+        if found in ("raw", "npy") or known == [""]:
+            raise ArgumentError(f"files of {found} have no names; give one, as in gate.attach({paths[0]!r}, 'x')")
+        names = parse_names(known, validate=True).names
+        return Sources(found, paths, names, names)
+    names = parse_names(var_names, validate=True).names
+    if known == [""] or found == "raw":
+        if len(names) != 1:
+            raise ArgumentError(f"a file of {found} has one array, and {len(names)} names are given")
+        return Sources(found, paths, names, (known[0],))
+    for name in names:
+        if name not in known:
+            raise SourceError(
+                f"{paths[0]} has no array {name!r}{near_match(name, known)} (arrays: {', '.join(known) or 'none'})"
+            )
+    return Sources(found, paths, names, names)
+
+
+def _paths_of(files: Any) -> tuple[str, ...]:
+    if isinstance(files, str | os.PathLike):
+        text = os.fspath(files)
+        if not isinstance(text, str) or "://" in text:
+            raise ArgumentError(f"attach takes local files, found {shown(files)}; mount the place, or copy the rows")
+        listed = [text] if os.path.exists(text) or not glob.has_magic(text) else sorted(glob.glob(text), key=_natural)
+        if not listed:
+            raise SourceError(f"no file matches {text!r}")
+    elif isinstance(files, Sequence) and files and all(isinstance(file, str | os.PathLike) for file in files):
+        listed = [os.fspath(file) for file in files]
+    else:
+        raise ArgumentTypeError(f"attach takes a path, a pattern or a list of paths, found {shown(files)}")
+    for path in listed:
+        if not os.path.exists(path):
+            raise SourceError(f"there is no file {path!r}")
+    return tuple(os.path.realpath(path) for path in listed)
+
+
+def _natural(path: str) -> list[tuple[int, int | str]]:
+    """Return a key that sorts ``run2`` before ``run10``."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", path) if part]
+
+
+def attach(change: Transaction, sources: Sources, target: Target, seed: int | None, references: Sequence[str]) -> None:
+    """Append the rows of files to variables; none are copied.
+
+    Raises
+    ------
+    SourceError
+        A file cannot be opened, or has other arrays than the first.
+    ShapeError
+        The arrays of a file have different numbers of rows.
+    """
+    table = change.table
+    first: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+    chunk_rows = dict.fromkeys(sources.names, 1)
+    found = []
+    for path in sources.paths:
+        counts = {}
+        for name, inside in zip(sources.names, sources.inside, strict=True):
+            opened = open_foreign(sources.form, path, inside)
+            if not opened.shape:
+                raise ShapeError(
+                    f"array {inside!r} of {path} is a scalar, without a sample axis; choose others by name"
+                )
+            kind = (opened.dtype, opened.shape[1:])
+            if first.setdefault(name, kind) != kind:
+                raise SourceError(
+                    f"array {inside!r} of {path} has dtype {kind[0]} and rows of shape {kind[1]}, and that of "
+                    f"{sources.paths[0]} {first[name][0]} and {first[name][1]}; nothing was attached"
+                )
+            counts[name] = opened.shape[0]
+            chunk_rows[name] = max(chunk_rows[name], opened.chunk_rows)
+        if len(set(counts.values())) > 1:
+            raise ShapeError(
+                f"the arrays of {path} have different numbers of rows ({counts}); choose those of the samples by name"
+            )
+        found.append(source_file(path, next(iter(counts.values()))))
+    n_rows = sum(source.n_rows for source in found)
+    for at in tables.target_phases(table, target, [n_rows]):
+        for name, (dtype, row_shape) in first.items():
+            if name in table[at]:
+                table[at][name].require_row_shape(row_shape)
+                require_combinable(name, table[at][name].dtype, dtype)
+    files = change.store({"files": ArraySource(list_of(found))})["files"]
+    roots = (*references, *sources.directories)
+    arrays = {
+        name: ForeignArray(sources.form, inside, files, *first[name], n_rows, chunk_rows[name], roots)
+        for name, inside in zip(sources.names, sources.inside, strict=True)
+    }
+    append_arrays(change, arrays, target, seed, {}, table.sizes() if target == ALL else None)
