@@ -415,8 +415,8 @@ class StoreGate:
         phase, shuffle, do_compile
             As for :meth:`add_data`.
         format : str, optional
-            The format, by default told from the suffix or the first bytes: ``hdf5`` (also NetCDF4), or that of
-            an entry point of the group ``storegate.readers``.
+            The format, by default told from the suffix or the first bytes: ``hdf5`` (also NetCDF4),
+            ``parquet``, ``arrow``, ``csv``, ``npy``, ``npz``, or an entry point of the group ``storegate.readers``.
         **options
             Options of the format, see :class:`storegate.types.ReadOptions`.
 

@@ -2,11 +2,16 @@
 
 What its files know:
 
-    protocol  what a reader of a format is, and the options of ``gate.read``
-    formats   which reader a file is for: our own, and those of other packages
-    paths     globs, groups inside of files, and the order of files
-    joined    the columns of many files, one file after the other
-    hdf5      HDF5, and NetCDF4
+    protocol   what a reader of a format is, and the options of ``gate.read``
+    formats    which reader a file is for: our own, and those of other packages
+    paths      globs, groups inside of files, and the order of files
+    joined     the columns of many files, one file after the other
+    batches    record batches of Arrow, as a table
+    hdf5       HDF5, and NetCDF4
+    parquet    Parquet
+    arrow      Arrow and Feather
+    npy        numpy's own files
+    delimited  CSV
 """
 
 from __future__ import annotations

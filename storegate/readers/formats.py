@@ -7,7 +7,11 @@ from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from storegate.readers.arrow import ArrowReader
+from storegate.readers.delimited import CsvReader
 from storegate.readers.hdf5 import Hdf5Reader
+from storegate.readers.npy import NpyReader, NpzReader
+from storegate.readers.parquet import ParquetReader
 from storegate.readers.protocol import Reader
 from storegate_engine.errors import ArgumentError, near_match
 
@@ -15,7 +19,14 @@ __all__ = ["GROUP", "reader_of", "require_options"]
 
 GROUP = "storegate.readers"
 """The group of entry points."""
-_OWN: Mapping[str, Reader] = {"hdf5": Hdf5Reader()}
+_OWN: Mapping[str, Reader] = {
+    "hdf5": Hdf5Reader(),
+    "parquet": ParquetReader(),
+    "arrow": ArrowReader(),
+    "npy": NpyReader(),
+    "npz": NpzReader(),
+    "csv": CsvReader(),
+}
 
 
 @cache

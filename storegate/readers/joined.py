@@ -83,7 +83,7 @@ class _Column:
             None if categories is None else categories.is_ordered,
         )
 
-    def joined(self, other: _Column, name: str, first: Place) -> _Column:
+    def joined(self, other: _Column, name: str, first: Place, remedy: str) -> _Column:
         """Return the column of these files and another one: texts may be wider, all else is the same.
 
         Raises
@@ -100,10 +100,7 @@ class _Column:
             return self
         is_one_text = is_text(self.dtype) and self.dtype.kind == other.dtype.kind
         if other.is_ordered != self.is_ordered or not (is_one_text or self.dtype.kind == other.dtype.kind in "US"):
-            raise DtypeError(
-                f"column {name!r} is of {other.said}, and of {self.said} in {first}; read it alone and cast it with "
-                "astype, or write the files with one dtype"
-            )
+            raise DtypeError(f"column {name!r} is of {other.said}, and of {self.said} in {first}; {remedy}")
         return replace(self, dtype=np.promote_types(self.dtype, other.dtype))
 
     @property
@@ -187,7 +184,9 @@ def columns_of_files(
                 counts, least_rows = {name: [] for name in columns}, dict.fromkeys(columns, 0)
             _require_names(sources, columns, files[0].place)
             for name, source in sources.items():
-                columns[name] = columns[name].joined(_Column.of(source), name, files[0].place)
+                columns[name] = columns[name].joined(
+                    _Column.of(source), name, files[0].place, _remedy(file.reader, name)
+                )
                 counts[name].append(source.n_rows)
                 whole = getattr(source, "whole", source)
                 least_rows[name] = max(least_rows[name], getattr(whole, "least_rows", 0))
@@ -229,6 +228,13 @@ def _require_names(sources: Mapping[str, Source], columns: Mapping[str, _Column]
         raise VariableNotFoundError(
             f"it {' and '.join(has)}, in contrast to {first}; choose columns that all files have, by var_names"
         )
+
+
+def _remedy(reader: Reader, name: str) -> str:
+    """Return what to do about two dtypes."""
+    if "dtypes" in reader.options:
+        return f"say which, as in dtypes={{{name!r}: 'float64'}}"
+    return "write the files with one dtype, or add the rows of one of them with add_data(rows.astype(dtype))"
 
 
 def _source(whole: _Files, name: str, column: _Column) -> FieldSource:

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
+import numpy.typing as npt
+
 __all__ = ["ReadOptions", "Reader"]
 
 
@@ -49,3 +51,7 @@ class ReadOptions(TypedDict, total=False):
 
     group: str
     """HDF5, NetCDF4, zarr: a group or an array inside of the file. ROOT: a tree."""
+    delimiter: str
+    """CSV: what separates the values of a line, by default a comma, and a tab in ``.tsv``."""
+    dtypes: Mapping[str, npt.DTypeLike]
+    """CSV: the dtypes of columns, where the first rows of a file do not tell them."""

@@ -15,8 +15,7 @@ from storegate import StoreGate
 from storegate.readers import formats
 from storegate_engine.errors import ArgumentError, DtypeError, UnreadableFileError
 from tests.processes import environment
-
-MIB = 2**20
+from tests.readers.measuring import MIB, grown
 
 
 @pytest.fixture
@@ -109,38 +108,6 @@ def test_names_are_those_of_variables(tmp_path, gate):
     assert (gate.get_var_names("train"), gate.get_var_names("test")) == (["y"], ["y", "x"])
     with pytest.raises(DtypeError):
         gate.read(tmp_path / "a.h5", 3)
-
-
-READ = """
-import sys, json
-sys.path.insert(0, {tests!r})
-from budget_cases import peak_nbytes, settle
-from storegate import StoreGate
-with StoreGate("zarr", {{"output_dir": {store!r}, "budget": {budget}}}, data_id="a") as gate:
-    gate.read({warm!r}, {names!r}, phase="test", **{options!r})
-    settled = settle()
-    gate.read({path!r}, {names!r}, **{options!r})
-    print(peak_nbytes() - settled)
-"""
-
-
-def grown(tmp_path, path, warm, budget, names=None, **options):
-    """Return by how much a process grows while it reads files, after a small file has loaded the libraries."""
-    from tests.system import test_budgets
-
-    tests = str(test_budgets.PROGRAM.parent)
-    program = READ.format(
-        tests=tests,
-        store=str(tmp_path / "store"),
-        budget=budget,
-        path=str(path),
-        warm=str(warm),
-        names=names,
-        options=options,
-    )
-    done = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout.split()[-1])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a single call is known on Linux alone")
