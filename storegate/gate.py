@@ -415,8 +415,9 @@ class StoreGate:
         phase, shuffle, do_compile
             As for :meth:`add_data`.
         format : str, optional
-            The format, by default told from the suffix or the first bytes: ``hdf5`` (also NetCDF4),
-            ``parquet``, ``arrow``, ``csv``, ``npy``, ``npz``, or an entry point of the group ``storegate.readers``.
+            ``hdf5`` (also NetCDF4), ``parquet``, ``arrow``, ``csv``, ``npy``, ``npz``, ``root``, ``zarr``, ``h5ad``,
+            ``images``, or the name of an entry point of the group ``storegate.readers``; by default told from the
+            suffix or the first bytes.
         **options
             Options of the format, see :class:`storegate.types.ReadOptions`.
 

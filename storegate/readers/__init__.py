@@ -2,16 +2,21 @@
 
 What its files know:
 
-    protocol   what a reader of a format is, and the options of ``gate.read``
-    formats    which reader a file is for: our own, and those of other packages
-    paths      globs, groups inside of files, and the order of files
-    joined     the columns of many files, one file after the other
-    batches    record batches of Arrow, as a table
-    hdf5       HDF5, and NetCDF4
-    parquet    Parquet
-    arrow      Arrow and Feather
-    npy        numpy's own files
-    delimited  CSV
+    protocol     what a reader of a format is, and the options of ``gate.read``
+    formats      which reader a file is for: our own, and those of other packages
+    paths        globs, groups inside of files, and the order of files
+    joined       the columns of many files, one file after the other
+    batches      record batches of Arrow, as a table
+    groups       the arrays of a group that are variables
+    hdf5         HDF5, and NetCDF4
+    parquet      Parquet
+    arrow        Arrow and Feather
+    npy          numpy's own files
+    delimited    CSV
+    root         TTrees and RNTuples of ROOT
+    zarr_arrays  zarr
+    h5ad         AnnData
+    images       folders of images
 """
 
 from __future__ import annotations

@@ -9,10 +9,14 @@ from pathlib import Path
 
 from storegate.readers.arrow import ArrowReader
 from storegate.readers.delimited import CsvReader
+from storegate.readers.h5ad import H5adReader
 from storegate.readers.hdf5 import Hdf5Reader
+from storegate.readers.images import ImageReader
 from storegate.readers.npy import NpyReader, NpzReader
 from storegate.readers.parquet import ParquetReader
 from storegate.readers.protocol import Reader
+from storegate.readers.root import RootReader
+from storegate.readers.zarr_arrays import ZarrReader
 from storegate_engine.errors import ArgumentError, near_match
 
 __all__ = ["GROUP", "reader_of", "require_options"]
@@ -26,6 +30,10 @@ _OWN: Mapping[str, Reader] = {
     "npy": NpyReader(),
     "npz": NpzReader(),
     "csv": CsvReader(),
+    "root": RootReader(),
+    "zarr": ZarrReader(),
+    "h5ad": H5adReader(),
+    "images": ImageReader(),
 }
 
 

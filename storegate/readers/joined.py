@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -65,6 +65,29 @@ def _naming(place: Place) -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
+class _Remedy:
+    """What to do about files that differ, with the options that their reader has."""
+
+    options: Collection[str]
+    name: str
+    """The name of the column."""
+
+    @property
+    def of_shapes(self) -> str:
+        """What to do about rows of two shapes."""
+        if "size" in self.options:
+            return "give one to all, as in size=(64, 64), and colors='RGB'"
+        return "read the files into two variables"
+
+    @property
+    def of_dtypes(self) -> str:
+        """What to do about two dtypes."""
+        if "dtypes" in self.options:
+            return f"say which, as in dtypes={{{self.name!r}: 'float64'}}"
+        return "write the files with one dtype, or add the rows of one of them with add_data(rows.astype(dtype))"
+
+
+@dataclass(frozen=True, slots=True)
 class _Column:
     """What is known of a column of all files."""
 
@@ -83,7 +106,7 @@ class _Column:
             None if categories is None else categories.is_ordered,
         )
 
-    def joined(self, other: _Column, name: str, first: Place, remedy: str) -> _Column:
+    def joined(self, other: _Column, name: str, first: Place, remedy: _Remedy) -> _Column:
         """Return the column of these files and another one: texts may be wider, all else is the same.
 
         Raises
@@ -93,14 +116,14 @@ class _Column:
         """
         if other.row_shape != self.row_shape:
             raise ShapeError(
-                f"column {name!r} has rows of shape {other.row_shape}, and {self.row_shape} in {first}; read the files "
-                "into two variables"
+                f"column {name!r} has rows of shape {other.row_shape}, and {self.row_shape} in {first}; "
+                f"{remedy.of_shapes}"
             )
         if other == self:
             return self
         is_one_text = is_text(self.dtype) and self.dtype.kind == other.dtype.kind
         if other.is_ordered != self.is_ordered or not (is_one_text or self.dtype.kind == other.dtype.kind in "US"):
-            raise DtypeError(f"column {name!r} is of {other.said}, and of {self.said} in {first}; {remedy}")
+            raise DtypeError(f"column {name!r} is of {other.said}, and of {self.said} in {first}; {remedy.of_dtypes}")
         return replace(self, dtype=np.promote_types(self.dtype, other.dtype))
 
     @property
@@ -185,7 +208,7 @@ def columns_of_files(
             _require_names(sources, columns, files[0].place)
             for name, source in sources.items():
                 columns[name] = columns[name].joined(
-                    _Column.of(source), name, files[0].place, _remedy(file.reader, name)
+                    _Column.of(source), name, files[0].place, _Remedy(file.reader.options, name)
                 )
                 counts[name].append(source.n_rows)
                 whole = getattr(source, "whole", source)
@@ -228,13 +251,6 @@ def _require_names(sources: Mapping[str, Source], columns: Mapping[str, _Column]
         raise VariableNotFoundError(
             f"it {' and '.join(has)}, in contrast to {first}; choose columns that all files have, by var_names"
         )
-
-
-def _remedy(reader: Reader, name: str) -> str:
-    """Return what to do about two dtypes."""
-    if "dtypes" in reader.options:
-        return f"say which, as in dtypes={{{name!r}: 'float64'}}"
-    return "write the files with one dtype, or add the rows of one of them with add_data(rows.astype(dtype))"
 
 
 def _source(whole: _Files, name: str, column: _Column) -> FieldSource:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict
 
 import numpy.typing as npt
 
@@ -51,6 +51,14 @@ class ReadOptions(TypedDict, total=False):
 
     group: str
     """HDF5, NetCDF4, zarr: a group or an array inside of the file. ROOT: a tree."""
+    cut: str
+    """ROOT: an expression of branches; only entries for which it is true are read."""
+    size: tuple[int, int]
+    """Images: ``(height, width)`` to which all are scaled; needed unless all have one size."""
+    colors: Literal["L", "RGB", "RGBA"]
+    """Images: grey, colors, or colors with an alpha channel, to which all are converted; as stored by default."""
+    label: Literal["folder"]
+    """Images: a variable ``label``, of categories: the names of the folders of the files."""
     delimiter: str
     """CSV: what separates the values of a line, by default a comma, and a tab in ``.tsv``."""
     dtypes: Mapping[str, npt.DTypeLike]

@@ -82,7 +82,7 @@ def test_groups_are_named_where_one_must_be_chosen(gate, tmp_path, unchanged):
     with unchanged(gate):
         with pytest.raises(DtypeError, match=r"run\.h5: 'deep' of '/' are groups; choose one, as in group='deep'"):
             gate.read(tmp_path / "run.h5")
-        with pytest.raises(VariableNotFoundError, match="no group or dataset .*did you mean .deep/events."):
+        with pytest.raises(VariableNotFoundError, match="no group or array .*did you mean .deep/events."):
             gate.read(tmp_path / "run.h5", group="deep/event")
         with pytest.raises(ArgumentError, match="names a group"):
             gate.read(f"{tmp_path}/run.h5:deep", group="deep/events")

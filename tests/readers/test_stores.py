@@ -1,0 +1,208 @@
+"""zarr, AnnData and images: what their own libraries wrote comes in as numpy has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import PIL.Image
+import pytest
+import scipy.sparse
+import zarr
+
+from storegate import StoreGate
+from storegate_engine.errors import (
+    ArgumentError,
+    DtypeError,
+    FilesNotFoundError,
+    ShapeError,
+    UnreadableFileError,
+    VariableNotFoundError,
+)
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+
+
+def assert_rows(gate, expected, phase="train"):
+    assert gate.get_var_names(phase) == list(expected)
+    for name, rows in expected.items():
+        found = gate.get_data(name, phase)
+        assert found.dtype == rows.dtype
+        np.testing.assert_array_equal(found, rows)
+
+
+# -------------------------------------------------------------------------------------------- zarr
+
+
+def columns(n_rows, seed=0):
+    rng = np.random.default_rng(seed)
+    return {"x": rng.random((n_rows, 3), dtype="f4"), "y": rng.integers(0, 9, n_rows)}
+
+
+def write(path, rows, zarr_format, group=""):
+    root = zarr.open_group(path, mode="a", zarr_format=zarr_format)
+    root = root.require_group(group) if group else root
+    for name, part in rows.items():
+        array = root.create_array(name, shape=part.shape, dtype=part.dtype, chunks=(7, *part.shape[1:]))
+        array[...] = part
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_globs_of_zarr(gate, tmp_path, zarr_format):
+    parts = [columns(n_rows, n_rows) for n_rows in (30, 1, 12)]
+    for at, part in enumerate(parts):
+        write(tmp_path / f"{at}.zarr", part, zarr_format)
+    write(tmp_path / "other", parts[2], zarr_format, "a/b")
+    gate.read(tmp_path / "*.zarr")
+    gate.read(tmp_path / "other", group="a/b", phase="test")
+    gate.read(f"{tmp_path}/0.zarr:y", "y", "valid")
+    assert_rows(gate, {name: np.concatenate([part[name] for part in parts]) for name in "xy"})
+    assert_rows(gate, parts[2], "test")
+    assert_rows(gate, {"y": parts[0]["y"]}, "valid")
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_groups_of_zarr_and_damage(gate, tmp_path, zarr_format, unchanged):
+    part = columns(30)
+    write(tmp_path / "a.zarr", part, zarr_format, "deep")
+    write(tmp_path / "b.zarr", part, zarr_format, "deep")
+    with unchanged(gate):
+        with pytest.raises(DtypeError, match=r"a\.zarr: 'deep' of '' are groups; choose one, as in group='deep'"):
+            gate.read(tmp_path / "a.zarr")
+        with pytest.raises(VariableNotFoundError, match="no group or array 'deeb'; did you mean 'deep'"):
+            gate.read(tmp_path / "a.zarr", group="deeb")
+        chunk = max(path for path in (tmp_path / "b.zarr/deep/y").rglob("*") if path.is_file() and "." not in path.name)
+        chunk.write_bytes(chunk.read_bytes()[:10])
+        with pytest.raises(UnreadableFileError, match=r"b\.zarr:deep cannot be read"):
+            gate.read(f"{tmp_path}/*.zarr:deep")
+
+
+def test_a_store_of_the_predecessor(gate):
+    for phase, numbers in (("train", range(6)), ("valid", range(6, 8)), ("test", range(8, 10))):
+        gate.read(FIXTURES / "multiml-v2.zarr", phase=phase, group=f"conf/{phase}")
+        i = np.array(numbers)
+        expected = {"f": i / 2, "i": i, "s": i.astype("U3"), "v": i[:, np.newaxis] * 3 + np.arange(3)}
+        assert_rows(gate, expected, phase)
+    with pytest.raises(DtypeError, match="'conf' of '' are groups"):
+        gate.read(FIXTURES / "multiml-v2.zarr")
+    with pytest.raises(DtypeError, match="'test', 'train', 'valid' of 'conf' are groups; .*group='conf/test'"):
+        gate.read(FIXTURES / "multiml-v2.zarr", group="conf")
+
+
+# ----------------------------------------------------------------------------------------- AnnData
+
+
+def cells(n_rows, seed=0, sparse=False):
+    rng = np.random.default_rng(seed)
+    x = rng.random((n_rows, 5), dtype="f4")
+    frame = pd.DataFrame(
+        {"kind": pd.Categorical(rng.choice(["T", "B"], n_rows)), "depth": rng.integers(0, 99, n_rows)},
+        index=[f"cell{seed}-{at}" for at in range(n_rows)],
+    )
+    return anndata.AnnData(scipy.sparse.csr_matrix(x) if sparse else x, obs=frame, layers={"raw": x * 2})
+
+
+def test_anndata(gate, tmp_path):
+    parts = [cells(20, 1), cells(3, 2)]
+    for at, part in enumerate(parts):
+        part.write_h5ad(tmp_path / f"{at}.h5ad")
+    gate.read(tmp_path / "*.h5ad")
+    for name, rows in (
+        ("X", [part.X for part in parts]),
+        ("raw", [part.layers["raw"] for part in parts]),
+        ("depth", [part.obs["depth"].to_numpy() for part in parts]),
+        ("obs_names", [part.obs_names.to_numpy(str) for part in parts]),
+    ):
+        np.testing.assert_array_equal(gate.get_data(name), np.concatenate(rows))
+    values = gate.table["train"]["kind"].about.categories
+    assert [values[code] for code in gate.get_data("kind")] == [kind for part in parts for kind in part.obs["kind"]]
+
+
+def test_sparse_matrices_are_refused_by_name(gate, tmp_path, unchanged):
+    cells(20, sparse=True).write_h5ad(tmp_path / "a.h5ad")
+    with unchanged(gate), pytest.raises(DtypeError, match=r"a\.h5ad: variable 'X': a sparse matrix of shape \(20, 5\)"):
+        gate.read(tmp_path / "a.h5ad")
+    gate.read(tmp_path / "a.h5ad", ["raw", "depth"])
+    assert gate.sizes["train"] == 20
+
+
+def test_a_truncated_anndata(gate, tmp_path, unchanged):
+    for at in range(2):
+        cells(200, at).write_h5ad(tmp_path / f"{at}.h5ad")
+    whole = (tmp_path / "1.h5ad").read_bytes()
+    (tmp_path / "1.h5ad").write_bytes(whole[: len(whole) // 2])
+    with unchanged(gate), pytest.raises(UnreadableFileError, match=r"1\.h5ad cannot be read"):
+        gate.read(tmp_path / "*.h5ad")
+
+
+# ------------------------------------------------------------------------------------------ images
+
+
+@pytest.fixture
+def imgs(tmp_path):
+    """Return a folder of images of two classes, and their pixels in the order of their paths."""
+    rng = np.random.default_rng(0)
+    pixels = []
+    for folder, numbers in (("cat", (1, 2, 10)), ("dog", (3, 20))):
+        (tmp_path / "imgs" / folder).mkdir(parents=True)
+        for number in numbers:
+            pixels.append(rng.integers(0, 256, (8, 6, 3), dtype="u1"))
+            PIL.Image.fromarray(pixels[-1]).save(tmp_path / "imgs" / folder / f"{number}.png")
+    return tmp_path / "imgs", np.stack(pixels)
+
+
+def test_folders_of_images(gate, imgs):
+    folder, pixels = imgs
+    gate.read(folder / "*" / "*", label="folder")
+    assert_rows(gate, {"image": pixels, "label": np.array([0, 0, 0, 1, 1], "i4")})
+    assert gate.table["train"]["label"].about.categories == ("cat", "dog")
+    gate.read(folder / "dog" / "*", ["label"], "test", label="folder")  # the codes go on
+    assert gate.get_data("label", "test").tolist() == [1, 1]
+
+
+def test_sizes_and_colors(gate, imgs):
+    folder, pixels = imgs
+    PIL.Image.fromarray(pixels[0, :4, :, 0]).save(folder / "cat" / "11.png")  # grey, and lower
+    with pytest.raises(ShapeError, match=r"11\.png: column 'image' has rows of shape \(4, 6\).*size=.*colors='RGB'"):
+        gate.read(folder / "*" / "*")
+    gate.read(folder / "*" / "*", size=(4, 2), colors="RGB")
+    images = [PIL.Image.fromarray(rows) for rows in (*pixels[:3], pixels[0, :4, :, 0], *pixels[3:])]
+    expected = np.stack([np.asarray(image.convert("RGB").resize((2, 4))) for image in images])
+    np.testing.assert_array_equal(gate.get_data("image"), expected)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "I;16", "I", "F"])
+def test_modes_of_images(tmp_path, mode):
+    rng = np.random.default_rng(0)
+    rows = {
+        "1": rng.random((5, 4)) < 0.5,
+        "I;16": rng.integers(0, 2**16, (5, 4), dtype="u2"),
+        "I": rng.integers(0, 2**30, (5, 4), dtype="i4"),
+        "F": rng.random((5, 4), dtype="f4"),
+    }.get(mode, rng.integers(0, 256, (5, 4, len(mode))[: 2 + (len(mode) > 1)], dtype="u1"))
+    image = PIL.Image.fromarray(rows)
+    assert image.mode == mode
+    image.save(tmp_path / ("a.tiff" if mode in ("I", "F") else "a.png"))
+    with StoreGate(data_id="a") as gate:
+        gate.read(tmp_path / "a.*")
+        assert_rows(gate, {"image": rows[np.newaxis]})
+
+
+def test_images_that_cannot_be_read(gate, imgs, unchanged):
+    folder, pixels = imgs
+    with unchanged(gate):
+        with pytest.raises(ArgumentError, match=r"1\.png: size is \(height, width\) in pixels, found 64"):
+            gate.read(folder / "*" / "*", size=64)
+        with pytest.raises(ArgumentError, match="label='name' is not known; give label='folder'"):
+            gate.read(folder / "*" / "*", label="name")
+        with pytest.raises(FilesNotFoundError, match="no file"):
+            gate.read(folder / "*" / "*" / "*")
+        PIL.Image.fromarray(pixels[0]).convert("P").save(folder / "cat" / "3.png")
+        with pytest.raises(DtypeError, match=r"3\.png: its pixels are of mode 'P'.*colors='RGB'"):
+            gate.read(folder / "*" / "*")
+        whole = (folder / "cat" / "1.png").read_bytes()
+        (folder / "cat" / "3.png").write_bytes(whole[: len(whole) * 2 // 3])
+        with pytest.raises(UnreadableFileError, match=r"3\.png cannot be read"):
+            gate.read(folder / "*" / "*")
