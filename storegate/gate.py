@@ -407,9 +407,10 @@ class StoreGate:
 
         Parameters
         ----------
-        path : path, glob, or list of them
+        path : path, URL, glob, or list of them
             Files; those of a glob are sorted by name, ``x2`` before ``x10``. ``"events.h5:group"`` means a group or a
-            dataset inside of the file, or of every file of the glob.
+            dataset inside of the file, or of every file of the glob. Files at URLs, which fsspec opens, are copied to
+            the scratch directory meanwhile.
         var_names : str, tuple or list of str, optional
             The columns, by default all; a name for files of a single array.
         phase, shuffle, do_compile

@@ -42,7 +42,7 @@ class _File:
     def columns(self, wanted: object) -> Iterator[dict[str, Source]]:
         """Open the file, as sources of its columns; errors meanwhile name the file."""
         hint = list(wanted) if isinstance(wanted, (list, tuple)) else [wanted] if isinstance(wanted, str) else None
-        with _naming(self.place), self.reader.open(self.place.path, hint, self.options) as table:
+        with _naming(self.place), self.reader.open(self.place.local(), hint, self.options) as table:
             names, data = named(wanted, table)
             yield parse_columns(names, data)
 
@@ -226,16 +226,17 @@ def _files(path: object, form: str | None, options: Mapping[str, object]) -> lis
     """Return files with their reader, which is the same for all."""
     found: list[_File] = []
     first = ""
-    for place in places(path):
+    own_options = dict(options)
+    for place in places(path, own_options.pop("storage_options", None)):
         own, reader = reader_of(place.path, form)
         first = first or own
         if own != first:
             raise ArgumentError(
                 f"{place} is of the format {own!r}, and {found[0].place} of {first!r}; read them one after the other"
             )
-        if place.inside is not None and "group" in options:
-            raise ArgumentError(f"{place} names a group, and group={options['group']!r} another; give one of them")
-        given = options if place.inside is None else {**options, "group": place.inside}
+        if place.inside is not None and "group" in own_options:
+            raise ArgumentError(f"{place} names a group, and group={own_options['group']!r} another; give one of them")
+        given = own_options if place.inside is None else {**own_options, "group": place.inside}
         require_options(own, reader, given)
         found.append(_File(place, reader, given))
     return found

@@ -61,5 +61,7 @@ class ReadOptions(TypedDict, total=False):
     """Images: a variable ``label``, of categories: the names of the folders of the files."""
     delimiter: str
     """CSV: what separates the values of a line, by default a comma, and a tab in ``.tsv``."""
+    storage_options: Mapping[str, object]
+    """URLs: options of the file system of fsspec."""
     dtypes: Mapping[str, npt.DTypeLike]
     """CSV: the dtypes of columns, where the first rows of a file do not tell them."""

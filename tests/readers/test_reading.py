@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import subprocess
 import sys
 import textwrap
 
+import dask
 import h5py
 import numpy as np
 import pytest
 
 from storegate import StoreGate
 from storegate.readers import formats
-from storegate_engine.errors import ArgumentError, DtypeError, UnreadableFileError
+from storegate_engine.errors import (
+    ArgumentError,
+    DtypeError,
+    FilesNotFoundError,
+    UnreadableFileError,
+    VariableNotFoundError,
+)
 from tests.processes import environment
 from tests.readers.measuring import MIB, grown
 
@@ -167,3 +175,64 @@ def test_a_killed_read_can_be_made_again(tmp_path):
         assert gate.history()[-1].operation == "read"
         gate.vacuum(older_than=0)
         assert not gate.verify().problems
+
+
+@pytest.fixture
+def remote(tmp_path):
+    """Return a directory of fsspec's memory with two files, their rows, and the scratch directory."""
+    fsspec = pytest.importorskip("fsspec")
+    files = fsspec.filesystem("memory")
+    parts = [np.random.default_rng(at).random((50, 2)) for at in range(2)]
+    for at, rows in enumerate(parts):
+        with h5py.File(tmp_path / f"{at}.h5", "w") as file:
+            file["deep/x"], file["deep/y"] = rows, rows[:, 0]
+        files.put(str(tmp_path / f"{at}.h5"), f"/of-this-test/{at}.h5")
+    (tmp_path / "scratch").mkdir()
+    with dask.config.set({"storegate.scratch-directory": str(tmp_path / "scratch")}):
+        yield "memory://of-this-test", np.concatenate(parts), tmp_path / "scratch"
+    files.rm("/of-this-test", recursive=True)
+
+
+def test_urls_of_fsspec(remote, gate):
+    url, rows, scratch = remote
+    gate.read(f"{url}/*.h5:deep")
+    gate.read(f"{url}/1.h5", group="deep", phase="test", storage_options={})
+    np.testing.assert_array_equal(gate.get_data("x"), rows)
+    np.testing.assert_array_equal(gate.get_data("y", "test"), rows[50:, 0])
+    gc.collect()
+    assert not list(scratch.iterdir())
+
+
+def test_urls_that_cannot_be_read(remote, gate, unchanged, monkeypatch, tmp_path):
+    url, _, scratch = remote
+    with unchanged(gate):
+        with pytest.raises(FilesNotFoundError, match="there is no file 'memory://of-this-test/2.h5'"):
+            gate.read(f"{url}/2.h5")
+        with pytest.raises(ArgumentError, match="'nothing://x.h5' is of a kind that fsspec does not know"):
+            gate.read("nothing://x.h5")
+        with pytest.raises(ArgumentError, match="storage_options are those of URLs"):
+            gate.read(tmp_path / "0.h5", storage_options={})
+        with pytest.raises(VariableNotFoundError, match=r"memory://\S*/0\.h5: it has no group or array 'dep'"):
+            gate.read(f"{url}/*.h5", group="dep")
+        monkeypatch.setitem(sys.modules, "fsspec.core", None)
+        with pytest.raises(ModuleNotFoundError, match=r"needs fsspec.core.*storegate\[urls\]"):
+            gate.read(f"{url}/0.h5")
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [
+        ("a.h5", "h5py", "hdf5"),
+        ("a.parquet", "pyarrow", "parquet"),
+        ("a.feather", "pyarrow", "arrow"),
+        ("a.csv", "pyarrow", "arrow"),
+        ("a.root", "uproot", "root"),
+        ("a.h5ad", "anndata.io", "anndata"),
+        ("a.png", "PIL.Image", "images"),
+    ],
+)
+def test_a_missing_library_is_named_with_its_extra(tmp_path, gate, unchanged, monkeypatch, name, package, extra):
+    (tmp_path / name).touch()
+    monkeypatch.setitem(sys.modules, package, None)
+    with unchanged(gate), pytest.raises(ModuleNotFoundError, match=rf"a\.\w+ needs {package}.*storegate\[{extra}\]"):
+        gate.read(tmp_path / name)
