@@ -28,6 +28,12 @@ def opened(where: Path) -> StoreGate:
     return StoreGate.open(where, version=3, **more)
 
 
+def read(gate: StoreGate, where: Path) -> None:
+    gate.read(where / "*.h5", ["x", "y"], phase=(0.8, 0.1, 0.1), shuffle=3, group="events")
+    gate.read([where, "s3://bucket/a.csv"], dtypes={"x": np.float32}, storage_options={"anon": True})
+    gate.read("imgs/*/*", size=(64, 64), colors="RGB", label="folder", format="images")
+
+
 def facts(gate: StoreGate) -> None:
     assert_type(gate.backend, Literal["numpy", "zarr", "hybrid"])
     assert_type(gate.mode, Literal["numpy", "zarr"])

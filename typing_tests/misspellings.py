@@ -15,6 +15,7 @@ def backends(backend: str) -> None:
     StoreGate("zarr", {"compressor": "gzip9"})  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     StoreGate("zarr", {"durability": "disk"})  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     StoreGate.open("store", budgett=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    StoreGate().read("a.h5", grup="x")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     BackendArgs(chunks=3)  # type: ignore[typeddict-unknown-key]  # pyright: ignore[reportCallIssue]
 
 

@@ -19,7 +19,7 @@ from storegate.readers.root import RootReader
 from storegate.readers.zarr_arrays import ZarrReader
 from storegate_engine.errors import ArgumentError, near_match
 
-__all__ = ["GROUP", "reader_of", "require_options"]
+__all__ = ["GROUP", "installed", "reader_of", "require_options"]
 
 GROUP = "storegate.readers"
 """The group of entry points."""
@@ -38,7 +38,7 @@ _OWN: Mapping[str, Reader] = {
 
 
 @cache
-def _of_others() -> Mapping[str, Reader]:
+def installed() -> Mapping[str, Reader]:
     """Return the readers of installed packages, by the name of their entry point."""
     found = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
     return {entry.name: entry.load() for entry in found if entry.name not in _OWN}
@@ -54,7 +54,7 @@ def reader_of(path: Path, form: str | None) -> tuple[str, Reader]:
     """
     if form is not None and form in _OWN:
         return form, _OWN[form]
-    known = {**_OWN, **_of_others()}
+    known = {**_OWN, **installed()}
     if form is not None:
         if form not in known:
             raise ArgumentError(f"no format {form!r}{near_match(form, known)} (formats: {', '.join(known)})")

@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from storegate.readers.groups import no_group, variables_in
+from storegate.readers.paths import head_of
+from storegate_engine.errors import UnreadableFileError
 
 __all__ = ["ZarrReader"]
 
+BLOSC_HEADER = 16
+"""Bytes of the header of a frame of Blosc, of which the last four tell the length of the frame."""
 METADATA = ("zarr.json", ".zgroup", ".zarray")
 
 
@@ -36,10 +40,26 @@ class ZarrReader:
             raise no_group(group, _groups_in(root) if is_group else [])
         found = root[group] if group else root
         if hasattr(found, "dtype"):
-            name = group.rpartition("/")[2] or path.stem
-            yield variables_in({name: found}, group, names)
+            items = {group.rpartition("/")[2] or path.stem: found}
         else:
-            yield variables_in(dict(sorted(found.members())), group, names)
+            items = dict(sorted(found.members()))
+        variables = variables_in(items, group, names)
+        for name in variables if names is None else variables.keys() & set(names):
+            _require_whole(variables[name], path / variables[name].path)
+        yield variables
+
+
+def _require_whole(array: Any, directory: Path) -> None:
+    """Raise UnreadableFileError if a chunk is shorter than Blosc wrote it: its decoder reads beyond the end."""
+    codec = array.compressors[-1] if array.compressors and array.shards is None else None
+    if "blosc" not in type(codec).__name__.lower():
+        return
+    for file in directory.rglob("*"):
+        if file.is_dir() or file.name in (*METADATA, ".zattrs"):
+            continue
+        frame = head_of(file, BLOSC_HEADER)
+        if len(frame) < BLOSC_HEADER or int.from_bytes(frame[12:16], "little") != file.stat().st_size:
+            raise UnreadableFileError(f"chunk {file} is truncated; nothing was stored")
 
 
 def _groups_in(root: Any) -> list[str]:

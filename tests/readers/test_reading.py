@@ -29,7 +29,7 @@ from tests.readers.measuring import MIB, grown
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """Return a function that installs a package with a reader, for this process."""
-    formats._of_others.cache_clear()
+    formats.installed.cache_clear()
 
     def install(source):
         site = tmp_path / "site"
@@ -41,7 +41,7 @@ def package(tmp_path, monkeypatch):
         monkeypatch.syspath_prepend(site)
 
     yield install
-    formats._of_others.cache_clear()
+    formats.installed.cache_clear()
     sys.modules.pop("dumps_for_storegate", None)
 
 

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import sys
+import tempfile
+from pathlib import Path
 
+import hypothesis
+import hypothesis.extra.numpy
+import hypothesis.strategies as st
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
@@ -323,3 +329,39 @@ def test_large_files_are_read_within_the_budget(tmp_path, form):
         assert gate.sizes["train"] == len(table)
         last = gate.get_data("x", index=(7_999_000, 8_000_000)).reshape(1000, -1)[:, 0]
         assert np.array_equal(last, table["x"][-1000:])
+
+
+NUMBERS = hypothesis.extra.numpy.boolean_dtypes() | hypothesis.extra.numpy.integer_dtypes(endianness="=")
+NUMBERS |= hypothesis.extra.numpy.floating_dtypes(endianness="=", sizes=(32, 64))
+
+
+@st.composite
+def tables(draw):
+    """Draw columns of any numbers and texts, and where they are cut into files."""
+    n_rows = draw(st.integers(0, 40))
+    kinds = draw(st.lists(NUMBERS | st.just(np.dtypes.StringDType()), min_size=1, max_size=4))
+    drawn = {}
+    for at, kind in enumerate(kinds):
+        if kind.kind == "T":
+            letters = st.characters(codec="utf-8", exclude_characters="\0")
+            texts = draw(st.lists(st.text(letters, max_size=9), min_size=n_rows, max_size=n_rows))
+            drawn[f"v{at}"] = np.array(texts, kind)
+        else:
+            drawn[f"v{at}"] = draw(hypothesis.extra.numpy.arrays(kind, n_rows))
+    return drawn, sorted(draw(st.lists(st.integers(0, n_rows), max_size=3)))
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow", "feather", "npz"])
+@hypothesis.given(tables(), st.integers(1, 9))
+@hypothesis.settings(max_examples=25, deadline=None)
+def test_any_table_in_any_number_of_files(form, table, step):
+    drawn, cuts = table
+    with tempfile.TemporaryDirectory() as directory, StoreGate(data_id="a") as gate:
+        path, n_rows = Path(directory), len(drawn["v0"])
+        for number, (lo, hi) in enumerate(itertools.pairwise([0, *cuts, n_rows])):
+            FORMATS[form](path / f"{number * step}.{form}", {name: rows[lo:hi] for name, rows in drawn.items()})
+        gate.read(path / "*")
+        for name, rows in drawn.items():
+            found = gate.get_data(name)
+            assert found.dtype == rows.dtype or {found.dtype.kind, rows.dtype.kind} == {"U", "T"}
+            np.testing.assert_array_equal(found, rows)
