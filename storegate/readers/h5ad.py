@@ -1,4 +1,4 @@
-"""H5ad: the matrices and the observations of files of AnnData; matrices stay in the file."""
+"""H5ad: the matrices and the observations of files of AnnData, which stay in the file until their rows are read."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from storegate.optional import require_package
+from storegate_engine.errors import DtypeError
+from storegate_engine.store import Categories, CodeSource, as_source
 
 __all__ = ["H5adReader"]
 
@@ -25,21 +27,20 @@ class H5adReader:
 
     @contextlib.contextmanager
     def open(self, path: Path, names: Sequence[str] | None, options: Mapping[str, Any]) -> Iterator[object]:
-        """Open a file, as an AnnData of which only the table of observations is in memory."""
+        """Open a file, as a mapping of its matrices and columns; None for those not asked for."""
         h5py = require_package("h5py", "anndata", str(path))
         io = require_package("anndata.io", "anndata", str(path))
         with h5py.File(path, "r") as file:
-            layers = {name: _matrix(item) for name, item in file.get("layers", {}).items()}
-            yield _AnnData(_matrix(file["X"]) if "X" in file else None, layers, io.read_elem(file["obs"]))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _AnnData:
-    """What rows are made of."""
-
-    X: Any
-    layers: Mapping[str, Any]
-    obs: Any
+            matrices = ({"X": file["X"]} if "X" in file else {}) | dict(file.get("layers", {}))
+            obs = file["obs"]
+            columns = {"obs_names": obs[obs.attrs["_index"]]}
+            columns |= {name: obs[name] for name in obs.attrs["column-order"]}
+            if both := matrices.keys() & columns.keys():
+                raise DtypeError(f"it has both a matrix and a column of obs called {', '.join(sorted(both))}; rename")
+            wanted = {*matrices, *columns} if names is None else set(names)
+            table = {name: _matrix(item) if name in wanted else None for name, item in matrices.items()}
+            table |= {name: _column(io, name, item) if name in wanted else None for name, item in columns.items()}
+            yield table
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,3 +53,13 @@ class _Sparse:
 
 def _matrix(item: Any) -> Any:
     return item if hasattr(item, "dtype") else _Sparse(tuple(int(size) for size in item.attrs.get("shape", ())))
+
+
+def _column(io: Any, name: str, item: Any) -> Any:
+    """Return a column of observations: numbers, texts and codes stay in the file, other kinds are small and rare."""
+    if hasattr(item, "dtype") and "categories" not in item.attrs:  # which early versions of AnnData have
+        return item
+    if item.attrs.get("encoding-type") != "categorical":
+        return io.read_elem(item)
+    categories = Categories(is_ordered=bool(item.attrs["ordered"]))
+    return CodeSource(as_source(item["codes"], name), tuple(io.read_elem(item["categories"])), name, categories)

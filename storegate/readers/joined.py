@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -126,6 +125,10 @@ class _Column:
             raise DtypeError(f"column {name!r} is of {other.said}, and of {self.said} in {first}; {remedy.of_dtypes}")
         return replace(self, dtype=np.promote_types(self.dtype, other.dtype))
 
+    def new_categories(self) -> Categories | None:
+        """Return categories that grow with the files; None for plain values."""
+        return None if self.is_ordered is None else Categories(is_ordered=self.is_ordered)
+
     @property
     def said(self) -> str:
         """The dtype, in words."""
@@ -144,6 +147,8 @@ class _Files:
     """The rows of each file."""
     least_rows: int
     """The most rows that a file gives only as a whole."""
+    categories: Mapping[str, Categories]
+    """The categories of all files, of columns that have some."""
 
     @property
     def n_rows(self) -> int | None:
@@ -152,21 +157,21 @@ class _Files:
         return sum(known) if len(known) == len(self.n_file_rows) else None
 
     def blocks(self, names: Iterable[str], block_rows: int) -> Iterator[Mapping[str, Any]]:
-        """Yield blocks of rows, file by file; those of categories together with what their codes mean."""
+        """Yield blocks of rows, file by file; codes are those of the categories of all files."""
         read = list(names)
         for file, expected in zip(self.files, self.n_file_rows, strict=True):
             with file.columns(self.wanted if isinstance(self.wanted, (str, tuple)) else read) as sources:
                 group = {name: sources[name] for name in read}
-                categories = {name: categories_of(source) for name, source in group.items()}
                 n_rows = 0
                 for block in blocks_of_group(group, block_rows * len(group)):  # which divides them by their number
                     n_rows += len(block[read[0]])
-                    yield {
-                        name: rows if (known := categories[name]) is None else (known.values, rows)
-                        for name, rows in block.items()
-                    }
+                    yield {name: self._rows(name, group[name], rows) for name, rows in block.items()}
                 if expected not in (None, n_rows):
                     raise UnreadableFileError(f"it had {expected} rows, and {n_rows} were read; it changed meanwhile")
+
+    def _rows(self, name: str, source: Source, rows: Array) -> Array:
+        own = categories_of(source)
+        return rows if own is None else self.categories[name].codes(own.values, rows, f"column {name!r}")
 
 
 def columns_of_files(
@@ -217,7 +222,9 @@ def columns_of_files(
                 raise ArgumentError("its columns cannot be read together, as those of the first file are")
     found: dict[str, Source] = {}
     for group in groups:
-        whole = _Files(files, var_names, counts[group[0]], max(least_rows[name] for name in group))
+        categories = {name: columns[name].new_categories() for name in group}
+        known = {name: made for name, made in categories.items() if made is not None}
+        whole = _Files(files, var_names, counts[group[0]], max(least_rows[name] for name in group), known)
         found |= {name: _source(whole, name, columns[name]) for name in group}
     return Names(tuple(columns), "each"), [found[name] for name in columns]
 
@@ -255,11 +262,8 @@ def _require_names(sources: Mapping[str, Source], columns: Mapping[str, _Column]
 
 
 def _source(whole: _Files, name: str, column: _Column) -> FieldSource:
-    if column.is_ordered is None:
-        return FieldSource(whole, name, column.dtype, column.row_shape, lambda rows, what: rows)
-    categories = Categories(is_ordered=column.is_ordered)
-    return FieldSource(whole, name, categories.dtype, column.row_shape, partial(_codes, categories), categories)
+    return FieldSource(whole, name, column.dtype, column.row_shape, _as_read, whole.categories.get(name))
 
 
-def _codes(categories: Categories, block: tuple[Sequence[Any], Array], what: str) -> Array:
-    return categories.codes(block[0], block[1], what)
+def _as_read(rows: Array, what: str) -> Array:
+    return rows

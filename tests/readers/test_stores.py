@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import anndata
@@ -18,10 +19,12 @@ from storegate_engine.errors import (
     ArgumentError,
     DtypeError,
     FilesNotFoundError,
+    MissingValueError,
     ShapeError,
     UnreadableFileError,
     VariableNotFoundError,
 )
+from tests.readers.measuring import MIB, grown
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -145,6 +148,41 @@ def test_anndata(gate, tmp_path):
     assert [values[code] for code in gate.get_data("kind")] == [kind for part in parts for kind in part.obs["kind"]]
 
 
+def test_columns_of_observations(gate, tmp_path, unchanged):
+    frame = pd.DataFrame(
+        {
+            "ok": [True, False, True],
+            "score": np.array([0.5, np.nan, 2.0], "f4"),
+            "text": ["é", "", "c"],
+            "stage": pd.Categorical(["late", "early", "late"], ["early", "late"], ordered=True),
+            "count": pd.array([1, 2, 3], "Int64"),
+            "number": pd.Categorical([30, 10, 30]),
+        },
+        index=["a", "b", "c"],
+    )
+    anndata.AnnData(obs=frame).write_h5ad(tmp_path / "a.h5ad")
+    gate.read(tmp_path / "a.h5ad")
+    assert gate.get_var_names() == ["obs_names", *frame]
+    for name in ("ok", "score", "text", "count"):
+        np.testing.assert_array_equal(gate.get_data(name), frame[name].to_numpy())
+    table = gate.table["train"]
+    assert (table["stage"].about.categories, table["stage"].about.is_ordered) == (("early", "late"), True)
+    assert (table["number"].about.categories, gate.get_data("number").tolist()) == ((10, 30), [1, 0, 1])
+    frame["stage"] = pd.Categorical(["late", None, "late"], ["early", "late"], ordered=True)
+    anndata.AnnData(obs=frame).write_h5ad(tmp_path / "b.h5ad")
+    with unchanged(gate), pytest.raises(MissingValueError, match=r"b\.h5ad: variable 'stage': 1 values are null"):
+        gate.read(tmp_path / "*.h5ad", phase="test")
+    frame["number"] = pd.Categorical(list("aba"))
+    anndata.AnnData(obs=frame).write_h5ad(tmp_path / "b.h5ad")
+    with (
+        unchanged(gate),
+        pytest.raises(DtypeError, match=r"b\.h5ad: column 'number': .* of int and str"),
+    ):
+        gate.read(tmp_path / "*.h5ad", ["number"], phase="test")
+    gate.read(tmp_path / "*.h5ad", ["score", "obs_names"], phase="test")
+    assert gate.get_data("obs_names", "test").tolist() == list("abcabc")
+
+
 def test_sparse_matrices_are_refused_by_name(gate, tmp_path, unchanged):
     cells(20, sparse=True).write_h5ad(tmp_path / "a.h5ad")
     with unchanged(gate), pytest.raises(DtypeError, match=r"a\.h5ad: variable 'X': a sparse matrix of shape \(20, 5\)"):
@@ -231,3 +269,45 @@ def test_images_that_cannot_be_read(gate, imgs, unchanged):
         (folder / "cat" / "3.png").write_bytes(whole[: len(whole) * 2 // 3])
         with pytest.raises(UnreadableFileError, match=r"3\.png cannot be read"):
             gate.read(folder / "*" / "*")
+
+
+# ------------------------------------------------------------------------------------------ memory
+
+
+def large(path, rows):
+    """Write 200 MB as zarr or h5ad."""
+    rng = np.random.default_rng(1)
+    if path.suffix == ".zarr":
+        array = zarr.open_group(path, mode="w").create_array("X", shape=(rows, 64), dtype="f4", chunks=(5000, 64))
+        for lo in range(0, rows, 50_000):
+            array[lo : lo + 50_000] = rng.random((min(50_000, rows - lo), 64), dtype="f4")
+        return
+    frame = pd.DataFrame({"depth": np.arange(rows)}, index=np.arange(rows).astype(str))
+    x = rng.random((rows, 64), dtype="f4")
+    anndata.AnnData(x, obs=frame, layers={"raw": x}).write_h5ad(path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a single call is known on Linux alone")
+@pytest.mark.parametrize(("form", "names"), [("zarr", ["X"]), ("h5ad", ["X", "raw", "depth"])])
+def test_large_stores_are_read_within_the_budget(tmp_path, form, names):
+    large(tmp_path / f"warm.{form}", 100)
+    large(tmp_path / f"large.{form}", 600_000)
+    found = grown(tmp_path, tmp_path / f"large.{form}", tmp_path / f"warm.{form}", 64 * MIB, names)
+    print(f"{form}: {found / MIB:.1f} MiB")
+    assert found <= 64 * MIB
+    with StoreGate.open(tmp_path / "store") as gate:
+        assert gate.sizes["train"] == 600_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a single call is known on Linux alone")
+def test_many_images_are_read_within_the_budget(tmp_path):
+    rng = np.random.default_rng(1)
+    for folder, count in (("warm", 2), ("large", 400)):
+        (tmp_path / folder).mkdir()
+        for at in range(count):
+            PIL.Image.fromarray(rng.integers(0, 256, (512, 512, 3), dtype="u1")).save(tmp_path / folder / f"{at}.bmp")
+    found = grown(tmp_path, tmp_path / "large" / "*", tmp_path / "warm" / "*", 64 * MIB, label="folder")
+    print(f"images: {found / MIB:.1f} MiB")
+    assert found <= 64 * MIB
