@@ -180,8 +180,8 @@ def test_no_file_and_wrong_options_are_refused(gate, tmp_path):
     with pytest.raises(ArgumentError, match=r"notes\.txt: neither its suffix nor.*give format=, one of"):
         gate.read(tmp_path / "notes.txt")
     write(tmp_path / "a.h5", 2)
-    with pytest.raises(ArgumentError, match="no option 'grup'; did you mean 'group'"):
-        gate.read(tmp_path / "a.h5", grup="x")
+    with pytest.raises(ArgumentError, match="no option 'groupx'; did you mean 'group'"):
+        gate.read(tmp_path / "a.h5", groupx="x")
     with pytest.raises(ArgumentError, match="no format 'hdf6'; did you mean 'hdf5'"):
         gate.read(tmp_path / "a.h5", format="hdf6")
 

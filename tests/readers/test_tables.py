@@ -234,8 +234,8 @@ def test_dtypes_of_csv_are_told_where_the_first_rows_do_not(gate, tmp_path, unch
             gate.read(tmp_path / "none.csv", ["x"])
         with pytest.raises(MissingValueError, match=r"gap\.csv: column 'x' has no value in 1 rows.*dtypes={'x'"):
             gate.read(tmp_path / "gap.csv")
-        with pytest.raises(VariableNotFoundError, match="dtypes names the column 'nam'; did you mean 'name'"):
-            gate.read(tmp_path / "gap.csv", dtypes={"nam": "str"})
+        with pytest.raises(VariableNotFoundError, match="dtypes names the column 'namee'; did you mean 'name'"):
+            gate.read(tmp_path / "gap.csv", dtypes={"namee": "str"})
     gate.read(tmp_path / "*.csv", dtypes={"x": "float32", "name": "str"})
     x, name = gate.get_data("x"), gate.get_data("name")
     assert x.dtype == np.float32
