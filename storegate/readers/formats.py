@@ -54,23 +54,26 @@ def reader_of(path: Path, form: str | None) -> tuple[str, Reader]:
     """
     if form is not None and form in _OWN:
         return form, _OWN[form]
-    known = {**_OWN, **installed()}
+    if form is None and (found := _by_suffix(path, _OWN)) is not None:
+        return found, _OWN[found]
+    known = {**_OWN, **installed()}  # those of other packages are imported only where ours do not do
     if form is not None:
         if form not in known:
             raise ArgumentError(f"no format {form!r}{near_match(form, known)} (formats: {', '.join(known)})")
         return form, known[form]
-    name = path.name.lower()
-    by_suffix = [(len(suffix), at) for at in known for suffix in known[at].suffixes if name.endswith(suffix)]
-    if by_suffix:
-        longest = max(length for length, _ in by_suffix)
-        found = next(at for length, at in by_suffix if length == longest)
+    found = _by_suffix(path, known) or next((at for at, reader in known.items() if reader.holds(path)), None)
+    if found is not None:
         return found, known[found]
-    for at, reader in known.items():
-        if reader.holds(path):
-            return at, reader
     raise ArgumentError(
         f"{path}: neither its suffix nor its first bytes tell what it is; give format=, one of {', '.join(known)}"
     )
+
+
+def _by_suffix(path: Path, readers: Mapping[str, Reader]) -> str | None:
+    """Return the format with the longest suffix that a name has, None if there is none."""
+    name = path.name.lower()
+    found = [(len(suffix), at) for at in readers for suffix in readers[at].suffixes if name.endswith(suffix)]
+    return max(found, key=lambda one: one[0])[1] if found else None
 
 
 def require_options(form: str, reader: Reader, options: Mapping[str, object]) -> None:
