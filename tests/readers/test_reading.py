@@ -19,6 +19,7 @@ from storegate_engine.errors import (
     ArgumentError,
     DtypeError,
     FilesNotFoundError,
+    MemoryBudgetError,
     UnreadableFileError,
     VariableNotFoundError,
 )
@@ -236,3 +237,42 @@ def test_a_missing_library_is_named_with_its_extra(tmp_path, gate, unchanged, mo
     monkeypatch.setitem(sys.modules, package, None)
     with unchanged(gate), pytest.raises(ModuleNotFoundError, match=rf"a\.\w+ needs {package}.*storegate\[{extra}\]"):
         gate.read(tmp_path / name)
+
+
+def test_chunks_beyond_the_budget_are_refused_before_anything_is_read(tmp_path, unchanged):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("x", (12 * MIB,), "f8", chunks=(12 * MIB,))  # a chunk of 96 MiB, which is decoded whole
+    args = {"output_dir": tmp_path / "store", "budget": "64MiB"}
+    refused = pytest.raises(MemoryBudgetError, match="'x'.*given in chunks of 96")
+    with StoreGate("zarr", args, data_id="a") as gate, unchanged(gate), refused:
+        gate.read(tmp_path / "a.h5")
+
+
+def test_a_read_is_one_change(tmp_path, gate):
+    for at in range(3):
+        with h5py.File(tmp_path / f"{at}.h5", "w") as file:
+            file["x"], file["y"] = np.arange(4), np.arange(4.0)
+    gate.read(tmp_path / "0.h5")
+    before = gate.table
+    gate.read(tmp_path / "*.h5", shuffle=1, do_compile=True)
+    assert gate.table.compiled
+    assert gate.sizes["train"] == 16
+    gate.undo()
+    assert gate.table == before
+
+
+def test_a_real_file_of_a_neutrino_telescope(gate):
+    uproot = pytest.importorskip("uproot")
+    testdata = pytest.importorskip("km3net_testdata")
+    path = testdata.data_path("oscillations/ORCA6_433kt-y_opendata_v0.5_testdata.root")
+    with uproot.open(path) as file:
+        expected = file["binned_nu_response"].arrays(library="np")
+    gate.read(path, group="binned_nu_response")
+    gate.read(path, ["W", "Pdg"], "test", group="binned_nu_response", cut="(AnaClass == 2) & (W > 0)")
+    passing = (expected["AnaClass"] == 2) & (expected["W"] > 0)
+    assert 0 < passing.sum() < len(passing)
+    for name, rows in expected.items():
+        assert gate.get_data(name).dtype == rows.dtype
+        np.testing.assert_array_equal(gate.get_data(name), rows)
+    for name in ("W", "Pdg"):
+        np.testing.assert_array_equal(gate.get_data(name, "test"), expected[name][passing])
