@@ -286,9 +286,10 @@ def forge(store, path, *, whole=False):
     """Return a store that names another file, as someone could make it who may write there."""
     with StoreGate("zarr", {"output_dir": store}, data_id="a") as gate:
         old = gate.table["train"]["x"].pieces[0].array
-        texts = list_of([source_file(path if not whole else "/", N)._replace(path=path)])
-        if whole:
-            texts = np.array([path], dtype=np.dtypes.StringDType())
+        texts = np.array([path], dtype=np.dtypes.StringDType())
+        if not whole:
+            _, *facts = source_file(path, N)
+            texts = list_of([(path, *facts)])
         with gate.repository().begin("forge") as change:
             files = change.store({"files": ArraySource(texts)})["files"]
             forged = ForeignArray(old.form, old.inside, files, old.dtype, old.row_shape, N, 1, ())

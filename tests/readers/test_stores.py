@@ -26,7 +26,7 @@ from storegate_engine.errors import (
 )
 from tests.readers.measuring import MIB, grown
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
+FIXTURES = Path(__file__).parent
 
 
 def assert_rows(gate, expected, phase="train"):

@@ -237,7 +237,7 @@ def test_ctrl_c_ends_the_process_at_once(tmp_path, shuffle):
 def test_sigterm_ends_the_process_and_its_spill(tmp_path, stay):
     scratch = tmp_path / "scratch"
     program = f"""
-    import dask, signal, time, numpy as np
+    import dask, signal, sys, numpy as np
     from storegate import StoreGate
     dask.config.set({{"storegate.shuffle": "exchange", "storegate.scratch-directory": {str(scratch)!r}}})
     if {stay!r} == "ignored":
@@ -248,15 +248,16 @@ def test_sigterm_ends_the_process_and_its_spill(tmp_path, stay):
     for batch in stream:
         if stream.step == 5:
             print("reading", flush=True)
+            sys.stdin.readline()  # until the signal was sent
         if stream.step == 500 and {stay!r} == "ignored":
             break
     stream.close()
     """
-    with python(program, stdout=subprocess.PIPE) as process:
+    with python(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == "reading\n"
         assert list(scratch.iterdir())
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=120)
+        process.communicate("\n", timeout=120)
     assert process.returncode == (0 if stay == "ignored" else -signal.SIGTERM)
     assert not scratch.exists()
 
