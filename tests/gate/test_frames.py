@@ -394,7 +394,7 @@ class TestWhatIsRefused:
         ("column", "words"),
         [
             (pd.Series([1, "a", {}]), r"object \(int, str, dict\).*astype\(str\) for text"),
-            (pd.Series(pd.date_range("2020", periods=3, tz="UTC")), r"\[ns, UTC\].*tz_localize\(None\)"),
+            (pd.Series(pd.date_range("2020", periods=3, tz="UTC")), r"\[[nu]s, UTC\].*tz_localize\(None\)"),
             (pd.Series(pd.period_range("2020", periods=3, freq="M")), r"period\[M\].*to_timestamp\(\)"),
             (pd.Series(pd.interval_range(0, 3)), r"interval.*\.array\.left"),
             (pl.Series([1, 2, 3], dtype=pl.Int128), "Int128 have no numpy dtype.*cast"),

@@ -27,6 +27,8 @@ from storegate_engine.errors import (
 from tests.readers.measuring import MIB, grown
 
 FIXTURES = Path(__file__).parent
+# of anndata, when it writes a file with the newest pandas
+pytestmark = pytest.mark.filterwarnings("ignore:The 'future.infer_string' option is deprecated")
 
 
 def assert_rows(gate, expected, phase="train"):
