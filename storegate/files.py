@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import Any, TypeAlias, cast, get_args
 
 import numpy as np
 import xarray as xr
@@ -70,11 +70,7 @@ def format_of(path: object, form: str | None) -> tuple[Path, ExportFormat]:
         raise ArgumentError(f"the suffix of {text!r} names no format; give format=, one of {', '.join(known)}")
     if target.exists() or target.is_symlink():
         raise StoreExistsError(f"there is something at {text} already; remove it, or choose another path")
-    return target, _format(found)
-
-
-def _format(name: str) -> ExportFormat:
-    return next(form for form in get_args(ExportFormat) if form == name)
+    return target, cast("ExportFormat", found)
 
 
 def export(path: Path, form: ExportFormat, exported: Exported) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ import numpy.typing as npt
 
 from storegate.edits import tables
 from storegate.edits.writes import append_arrays
-from storegate.parsing import ALL, Target, VarNames, parse_names
+from storegate.parsing import ALL, Target, VarNames, natural_key, parse_names
 from storegate_engine.arrays import FORMATS, ForeignArray, arrays_in, format_of, list_of, open_foreign, source_file
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, ShapeError, SourceError, near_match, shown
 from storegate_engine.store import ArraySource, Transaction
@@ -97,7 +96,9 @@ def _paths_of(files: Any) -> tuple[str, ...]:
         text = os.fspath(files)
         if not isinstance(text, str) or "://" in text:
             raise ArgumentError(f"attach takes local files, found {shown(files)}; mount the place, or copy the rows")
-        listed = [text] if os.path.exists(text) or not glob.has_magic(text) else sorted(glob.glob(text), key=_natural)
+        listed = (
+            [text] if os.path.exists(text) or not glob.has_magic(text) else sorted(glob.glob(text), key=natural_key)
+        )
         if not listed:
             raise SourceError(f"no file matches {text!r}")
     elif isinstance(files, Sequence) and files and all(isinstance(file, str | os.PathLike) for file in files):
@@ -108,11 +109,6 @@ def _paths_of(files: Any) -> tuple[str, ...]:
         if not os.path.exists(path):
             raise SourceError(f"there is no file {path!r}")
     return tuple(os.path.realpath(path) for path in listed)
-
-
-def _natural(path: str) -> list[tuple[int, int | str]]:
-    """Return a key that sorts ``run2`` before ``run10``."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", path) if part]
 
 
 def attach(change: Transaction, sources: Sources, target: Target, seed: int | None, references: Sequence[str]) -> None:

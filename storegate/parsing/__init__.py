@@ -2,7 +2,7 @@
 
 What its files know:
 
-    names      which variables are named, and the form of their data
+    names      which variables are named, the form of their data, and the order of names
     phases     names of phases, and splits
     values     seeds, shapes and dtypes
     batches    the options of ``view.batches``
@@ -33,7 +33,7 @@ from storegate.parsing.inputs import (
 )
 from storegate.parsing.iterators import hint_of_samples, samples
 from storegate.parsing.labels import Labelled, is_dataarray
-from storegate.parsing.names import Names, VarNames, are_names, parse_names
+from storegate.parsing.names import Names, VarNames, are_names, natural_key, parse_names
 from storegate.parsing.options import MODES, Backend, BackendArgs, Mode, OpenArgs, OpenMode, Options, parse_backend
 from storegate.parsing.phases import (
     ALL,
@@ -115,6 +115,7 @@ __all__ = [
     "labels_of_row",
     "n_selected",
     "named",
+    "natural_key",
     "one_row_columns",
     "parse_backend",
     "parse_columns",

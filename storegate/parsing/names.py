@@ -1,7 +1,8 @@
-"""Names: the variables of ``var_names``, and the form of their data; pure."""
+"""Names: the variables of ``var_names``, the form of their data, and the order of names; pure."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -9,7 +10,7 @@ from storegate.parsing.phases import ALL, PHASES
 from storegate_engine.errors import DtypeError, InvalidNameError, ShapeError
 from storegate_engine.names import validate_name
 
-__all__ = ["Form", "Names", "VarNames", "are_names", "parse_names"]
+__all__ = ["Form", "Names", "VarNames", "are_names", "natural_key", "parse_names"]
 
 VarNames: TypeAlias = str | tuple[str, ...] | list[str]
 """One variable; several, stacked into one array; or several, one array each."""
@@ -69,3 +70,13 @@ def are_names(item: object) -> bool:
     return isinstance(item, str) or (
         isinstance(item, (tuple, list)) and len(item) > 0 and all(isinstance(name, str) for name in item)
     )
+
+
+def natural_key(name: str) -> tuple[tuple[str, int], ...]:
+    """Return a key that sorts numbers in names by their value.
+
+    >>> sorted(["x10", "x2", "x²"], key=natural_key)
+    ['x2', 'x10', 'x²']
+    """
+    parts = re.split(r"([0-9]+)", name)  # texts and numbers in turn
+    return tuple((text, int(number)) for text, number in zip(parts[::2], [*parts[1::2], "-1"], strict=True))

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from storegate.optional import require_package
+from storegate.parsing import natural_key
 from storegate_engine import settings
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, FilesNotFoundError, shown
 
@@ -77,7 +78,7 @@ def places(given: object, storage_options: object = None) -> tuple[Place, ...]:
         It is a URL, and fsspec or what it needs for such URLs is not installed.
     """
     if isinstance(given, (str, os.PathLike)):
-        return tuple(sorted(_places(given, storage_options), key=lambda place: _natural(str(place))))
+        return tuple(sorted(_places(given, storage_options), key=lambda place: natural_key(str(place))))
     if not isinstance(given, Sequence) or isinstance(given, (bytes, bytearray)):
         raise ArgumentTypeError(f"read takes a path, a glob or a list of paths, found {shown(given)}")
     if not given:
@@ -124,12 +125,6 @@ def _remote(url: str, storage_options: Any) -> list[Place]:
         raise ArgumentError(f"{url!r} is of a kind that fsspec does not know ({err}); copy the files first") from err
     found = [root] if files.exists(root) else files.glob(root) if glob.has_magic(root) else []
     return [Place(Path(PurePosixPath(name).name), None, Remote(files.unstrip_protocol(name), files)) for name in found]
-
-
-def _natural(name: str) -> tuple[tuple[str, int], ...]:
-    """Return a key that sorts numbers in names by their value."""
-    parts = re.split(r"([0-9]+)", name)  # texts and numbers in turn
-    return tuple((text, int(number)) for text, number in zip(parts[::2], [*parts[1::2], "-1"], strict=True))
 
 
 def head_of(path: Path, n_bytes: int = 8) -> bytes:

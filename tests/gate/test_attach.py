@@ -112,7 +112,10 @@ class TestFormats:
         for at in (1, 2, 10):
             np.save(files / f"run{at}.npy", [at])
         gate.attach(files / "run*.npy", "x")
+        np.save(files / "run².npy", [3])  # a digit that is no number
+        gate.attach(files / "run*.npy", "y")
         assert gate["train"]["x"][:].tolist() == [1, 2, 10]
+        assert gate["train"]["y"][:].tolist() == [1, 2, 10, 3]
 
 
 class TestUse:

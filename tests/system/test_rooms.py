@@ -54,7 +54,7 @@ PUBLIC = {
         computed_columns hint_of_samples is_dataarray is_everything labels_of labels_of_row n_selected named
         one_row_columns parse_backend parse_columns parse_dtype parse_item parse_method_index parse_names parse_phase
         parse_reading_phase parse_seed parse_shape parse_shuffle_seed require_compiled require_equal_rows samples
-        ForeignFormat
+        ForeignFormat natural_key
     """,
     "storegate.readers": """
         ReadOptions Reader columns_of_files

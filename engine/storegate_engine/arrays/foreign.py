@@ -20,7 +20,6 @@ import numpy as np
 from storegate_engine.arrays.foreign_formats import ForeignFile, known_format, open_foreign
 from storegate_engine.arrays.inspection import require_within_limits
 from storegate_engine.arrays.rows import Fileless, RowArray
-from storegate_engine.arrays.shards import RowSpan
 from storegate_engine.budget import Layout
 from storegate_engine.dtypes import dtype_from_text, dtype_to_text
 from storegate_engine.encodings import row_nbytes
@@ -34,7 +33,7 @@ from storegate_engine.errors import (
 from storegate_engine.locations import Location
 
 if TYPE_CHECKING:
-    import dask.array as da
+    pass
 
 __all__ = ["ForeignArray", "SourceFile", "found_at", "list_of", "source_file"]
 
@@ -101,10 +100,6 @@ class ForeignArray(Fileless):
         """The list of files."""
         return self.files
 
-    def on_workers(self) -> da.Array | None:
-        """Return None: workers read the files."""
-        return None
-
     def to_json(self) -> dict[str, Any]:
         """Return the array as JSON for a manifest."""
         return {
@@ -153,11 +148,6 @@ class ForeignArray(Fileless):
         """Read rows ``start..stop`` into ``out``."""
         for at, lo, hi, first in self._parts(start, stop):
             self._read_file(at, lo, hi, out[first - start : first - start + hi - lo])
-
-    def read_spans(self, spans: Sequence[RowSpan], out: Array, /, *, alone: bool = False) -> None:
-        """Read spans of rows to their places in ``out``; adjacent ones at once."""
-        for start, stop, place in spans:
-            self.read_into(start, stop, out[place : place + stop - start])
 
     def take_into(self, rows: Array, out: Array, /, *, alone: bool = False) -> None:
         """Read ``rows`` into ``out``; what is decoded together is read once."""
