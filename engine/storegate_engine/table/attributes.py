@@ -84,14 +84,17 @@ def attributes_from_json(document: Any) -> Attributes:
 
 def _to_json(value: Any) -> Any:
     match value:
-        case np.ndarray() | np.generic() if not isinstance(value, str | bytes):
-            return _array_to_json(value)
-        case None | bool() | int() | str():
-            return str(value) if isinstance(value, str) else value
-        case float():
-            return value if math.isfinite(value) else {"float": repr(value)}
+        # Text and bytes stand first: numpy's str_ and bytes_ are kinds of them, and np.float64 is a kind of float.
+        case str():
+            return str(value)
         case bytes():
             return {"bytes": base64.b64encode(value).decode()}
+        case np.ndarray() | np.generic():
+            return _array_to_json(value)
+        case None | bool() | int():
+            return value
+        case float():
+            return value if math.isfinite(value) else {"float": repr(value)}
         case list():
             return [_to_json(item) for item in value]
         case tuple():
