@@ -4,6 +4,7 @@ What its files know:
 
     tables      new states of a table from written rows; pure
     labels      dimensions, coordinates and attributes that come with rows
+    samples     whether rows with a coordinate belong where they would be stored
     updates     variables with some rows replaced
     attaching   variables whose rows stay in files of other programs
     writes      adding, replacing and deleting rows

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from storegate.parsing import PHASES, Labelled, is_dataarray
+from storegate.parsing import PHASES, Labelled
 from storegate_engine.errors import ArgumentError, ConflictError, DtypeError, ShapeError, VariableExistsError
 from storegate_engine.orders import Range
 from storegate_engine.store import Source, Transaction, VariableSource, as_source
 from storegate_engine.table import SAMPLE, Description, Table, Variable, rows_of, values_of
 
-__all__ = ["add_labels", "carry_labels", "described", "require_same_samples"]
+__all__ = ["add_labels", "carry_labels", "described"]
 
 KEPT = ("units", "calendar")
 """Attributes that say what the values mean: rows to append must have the same."""
@@ -67,57 +67,6 @@ def add_labels(
     _share(change, given, _without(change.table, columns, replaced))
     if labels or change.table.shared:
         change.edit(_agreeing)
-
-
-def require_same_samples(
-    table: Table, spans: Mapping[str, tuple[int, int]], columns: Collection[str], labels: Mapping[str, Labelled]
-) -> None:
-    """Refuse arrays whose coordinate along the samples is not that of the rows beside which they would be stored.
-
-    Parameters
-    ----------
-    table : Table
-        The table.
-    spans : mapping of str to (int, int)
-        The new rows that each phase gets.
-    columns : collection of str
-        The names of the new rows, of which one may be the coordinate.
-    labels : mapping of str to Labelled
-        The arrays of xarray among them.
-
-    Raises
-    ------
-    ArgumentError
-        The coordinate has other values, or the same in another order.
-    """
-    for name, label in labels.items():
-        dim = str(label.about.dims[0]) if label.about.dims else ""
-        index = label.rows.indexes.get(dim) if is_dataarray(label.rows) else None
-        if index is None or dim in columns:
-            continue
-        for at, (lo, hi) in spans.items():
-            known = table[at].get(dim)
-            if known is not None and len(known) == hi - lo and not _is_index(known, index[lo:hi]):
-                raise ArgumentError(
-                    f"{name!r} has another coordinate {dim!r} than phase {at!r}, or another order of it, so that its "
-                    f"rows belong to other samples; bring them in order, as in x.sel({dim}=gate.to_xarray({at!r})."
-                    f"{dim}), or leave the coordinate out with x.drop_vars({dim!r})"
-                )
-
-
-COMPARED_ROWS = 2**16
-"""Rows of a coordinate that are compared at a time."""
-
-
-def _is_index(known: Variable, index: Any) -> bool:
-    for lo in range(0, len(known), COMPARED_ROWS):
-        hi = min(lo + COMPARED_ROWS, len(known))
-        one, other = known.read(lo, hi), np.asarray(index[lo:hi])
-        if one.dtype.kind in "UT":
-            one, other = one.astype(object), other.astype(object)
-        if not np.array_equal(one, other, equal_nan={one.dtype.kind, other.dtype.kind} <= set("fcmM")):
-            return False
-    return True
 
 
 def described(about: Description, label: Labelled | None, olds: Sequence[Variable], n_axes: int) -> Description:

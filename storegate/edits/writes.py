@@ -13,7 +13,8 @@ import numpy as np
 from storegate.callers import users_stacklevel
 from storegate.contents import whole
 from storegate.edits import tables, updates
-from storegate.edits.labels import add_labels, described, require_same_samples
+from storegate.edits.labels import add_labels, described
+from storegate.edits.samples import Place, require_same_samples
 from storegate.parsing import (
     ALL,
     PHASES,
@@ -37,7 +38,7 @@ from storegate.parsing import (
 )
 from storegate_engine.arrays import RowArray
 from storegate_engine.errors import DtypeError, ShapeError, shown
-from storegate_engine.orders import NewIndex, RowIndex
+from storegate_engine.orders import NewIndex, Range, RowIndex, RowOrder, cut, permute
 from storegate_engine.store import Source, Transaction, categories_of, description_of, write
 from storegate_engine.table import Description, Table, appended_dtype, longest, require_combinable, rows_of
 
@@ -107,9 +108,9 @@ def _append(
             if name in table[at]:
                 table[at][name].require_row_shape(column.row_shape)
                 require_combinable(name, table[at][name].dtype, column.dtype)
-    if known and seed is None:  # rows that are shuffled have no place yet
+    if known:
         new_labels = {name: label for name, label in labels.items() if all(name not in table[at] for at in phases)}
-        require_same_samples(table, tables.spread(table, target, known[0]), columns, new_labels)
+        require_same_samples(table, _places(table, target, known[0], seed), columns, new_labels)
     add_labels(change, columns, labels, phases)
     arrays = write(change, columns)
     expected.update(array.n_rows for array in arrays.values())
@@ -196,7 +197,7 @@ def _replace_all(change: Transaction, names: Names, data: object, target: Target
             for at, (lo, hi) in tables.spread(change.table, target, known[0]).items():
                 for name in columns:
                     tables.require_rows(change.table, at, name, hi - lo)
-            require_same_samples(change.table, tables.spread(change.table, target, known[0]), columns, labels)
+            require_same_samples(change.table, _places(change.table, target, known[0]), columns, labels)
         replaced = tables.target_phases(change.table, target, known)
         _continue_categories(change, columns, [at for at in PHASES if at not in replaced])
         add_labels(change, columns, labels, replaced, replaced=replaced)
@@ -207,6 +208,14 @@ def _replace_all(change: Transaction, names: Names, data: object, target: Target
         change.edit(tables.replaced(new), reads=[(at, rows.name) for at in new for rows in new[at]])
         if do_compile:
             change.edit(Table.with_compiled)
+
+
+def _places(table: Table, target: Target, n_rows: int, seed: int | None = None) -> list[Place]:
+    """Return where each phase gets rows of whole variables."""
+    rows: RowOrder = Range(0, n_rows)
+    if seed is not None:
+        rows = permute(rows, seed)
+    return [Place(at, cut(rows, lo, hi)) for at, (lo, hi) in tables.spread(table, target, n_rows).items()]
 
 
 def _update_rows(change: Transaction, names: Names, data: object, phase: str, selection: Selection) -> None:
@@ -226,6 +235,7 @@ def _update_rows(change: Transaction, names: Names, data: object, phase: str, se
             if column.n_rows is not None:
                 updates.require_selected(name, selection, column.n_rows)
         _continue_categories(change, columns, are_codes_taken=True)
+        require_same_samples(table, [Place(phase, Range(0, n_selected(selection)), selection)], columns, labels)
         # what has no names of dimensions takes rows with any
         named = {name: label for name, label in labels.items() if olds[name].about.dims is not None}
         add_labels(change, {name: columns[name] for name in named}, named, tables.firsts_of(table, phase))

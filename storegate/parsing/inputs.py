@@ -107,9 +107,10 @@ def labels_of_row(names: Names, data: Any, dims: dict[str, tuple[str, ...]]) -> 
     rows = _named_entries(names, data)
     for name, row in rows.items():
         if is_dataarray(row) and row.ndim == len(dims[name]) - 1:
-            # what has no dimension belonged to the samples: it says which of them the row was
-            without = row.drop_vars([key for key in row.coords if not row.coords[key].dims])
-            rows[name] = without.expand_dims(dims[name][0])
+            # what has no dimension belonged to the samples; only the coordinate of these says which of them the row was
+            sample_dim = dims[name][0]
+            without = row.drop_vars([key for key in row.coords if not row.coords[key].dims and key != sample_dim])
+            rows[name] = without.expand_dims(sample_dim)
     return labels_of(Names(tuple(rows), "each"), list(rows.values()))
 
 

@@ -144,3 +144,59 @@ def test_whole_variables_of_the_same_samples_are_taken(timed):
 def test_the_coordinate_itself_may_come_along(timed):
     timed.update_data((TIMED[:5] + 1).to_dataset())
     xr.testing.assert_equal(timed.to_xarray("train").compute().a, TIMED[:5] + 1)
+
+
+WHICH = {
+    "slice": (lambda gate, rows: gate["train"]["a"].__setitem__(slice(1, 4), rows), slice(1, 4), "train"),
+    "numbers": (lambda gate, rows: gate["train"]["a"].__setitem__([3, 0, 4], rows), [3, 0, 4], "train"),
+    "mask": (lambda gate, rows: gate["valid"]["a"].__setitem__(np.arange(5) % 2 == 0, rows), [0, 2, 4], "valid"),
+    "range": (lambda gate, rows: gate.update_data("a", rows, phase="valid", index=(2, None)), slice(2, 5), "valid"),
+    "names": (lambda gate, rows: gate["train"][["a"]].__setitem__(slice(1, 4), [rows]), slice(1, 4), "train"),
+    "all": (lambda gate, rows: gate.update_data("a", rows, phase="all", index=(3, 6)), slice(3, 6), "all"),
+    "row": (lambda gate, row: gate["train"]["a"].__setitem__(2, row), 2, "train"),
+    "row of all": (lambda gate, row: gate.update_data("a", row, phase="all", index=7), 7, "all"),
+}
+
+
+@pytest.mark.parametrize("update", WHICH)
+@pytest.mark.parametrize("index", [True, False], ids=["index", "no index"])
+def test_rows_go_only_where_their_coordinate_is(timed, update, index):
+    put, where, phase = WHICH[update]
+    there = timed.to_xarray(phase).time.values[where]
+    rows = TIMED.sel(time=there) + 1
+    before = timed.to_xarray("all").compute()
+    others = TIMED.isel(time=TIMED.time.values == (there + 3) % 30) if np.ndim(there) == 0 else rows[::-1]
+    others = others.squeeze() if np.ndim(there) == 0 else others
+    with pytest.raises(errors.ArgumentError, match="has another coordinate 'time' than the selected rows of phase"):
+        put(timed, others if index or others.ndim == 2 else others.drop_indexes("time"))
+    xr.testing.assert_identical(timed.to_xarray("all").compute(), before)
+    put(timed, rows if index or rows.ndim == 2 else rows.drop_indexes("time"))
+    changed = np.isin(before.time, there)
+    np.testing.assert_array_equal(timed.to_xarray("all").a, np.where(changed[:, None, None], before.a + 1, before.a))
+
+
+def test_shuffled_rows_are_taken_where_the_same_shuffle_brought_the_coordinate(tmp_path):
+    for backend in ("numpy", "zarr"):
+        gate = StoreGate(backend, {"output_dir": tmp_path} if backend == "zarr" else {}, data_id="a")
+        gate.add_data(TIMED, phase=(0.6, 0.4, 0), shuffle=3)
+        gate.compile()
+        before = gate.to_xarray("all").compute()
+        for seed in (False, 4):
+            with pytest.raises(errors.ArgumentError, match="has another coordinate 'time'"):
+                gate.add_data("b", TIMED * 2, phase=(0.6, 0.4, 0), shuffle=seed)
+        xr.testing.assert_identical(gate.to_xarray("all").compute(), before)
+        gate.add_data("b", TIMED * 2, phase=(0.6, 0.4, 0), shuffle=3)
+        gate.compile()
+        after = gate.to_xarray("all").compute()
+        np.testing.assert_array_equal(after.b, after.a * 2)
+        gate.close()
+
+
+def test_a_coordinate_of_text_is_compared_as_text():
+    gate = StoreGate(data_id="a")
+    rows = xr.DataArray(np.arange(4.0), {"run": ["a", "bb", "c", "d"]}, ("run",), "x")
+    gate.add_data(rows)
+    gate["train"]["x"][1:3] = rows[1:3] + 1
+    with pytest.raises(errors.ArgumentError, match=r"as in x.sel\(run=gate.to_xarray\('train'\).run\[rows\]\)"):
+        gate["train"]["x"][1:3] = rows[2:4]
+    np.testing.assert_array_equal(gate["train"]["x"][:], [0, 2, 3, 3])
