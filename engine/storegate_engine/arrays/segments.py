@@ -328,7 +328,10 @@ class SegmentWriter:
         """Write the remaining rows, check their number, and return the finished array."""
         self.put_rest()
         self.flush()
-        self.abandon()
+        if (
+            self._pool is not None
+        ):  # its threads have nothing left to do: waiting for their end costs as much as a write
+            self._pool.close(wait=False)
         self._segment.idle, self._idle = self._idle, None
         if self._spec.n_rows is not None and self._written != self._spec.n_rows:
             raise TransactionError(
