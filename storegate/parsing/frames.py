@@ -108,6 +108,10 @@ def named(var_names: object, data: Any, sample_dim: str | None = None) -> tuple[
         data = data.to_dataset()
     if is_dataset(data):
         return _of_dataset(var_names, data, sample_dim)
+    if var_names is None and type(data).__name__ == "Series" and hasattr(data, "to_frame"):  # of pandas or polars
+        if data.name is None or data.name == "":
+            raise ArgumentTypeError("the Series has no name; give one: gate.add_data('x', data)")
+        data = data.to_frame()
     if sample_dim is not None:
         for array in data.values() if isinstance(data, Mapping) else [data]:
             require_sample_dim(sample_dim, array)
