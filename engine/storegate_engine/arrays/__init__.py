@@ -6,7 +6,9 @@ What its files know:
     stored           arrays of rows in storage, opened and read
     persisted        rows persisted on the workers of a cluster
     foreign          rows of files that other programs wrote
+    source_files     those files: lists of them, and whether one may be opened
     foreign_formats  one array in such a file, read by the library of its format
+    byte_ranges      rows at known places of such a file, read without its library
     segments         new arrays of rows in storage
     shard_writes     rows as whole shards of a new array
     shards           the files of a sharded zarr array on a file system
@@ -24,7 +26,7 @@ from __future__ import annotations
 
 from storegate_engine.arrays.checks import check_array
 from storegate_engine.arrays.checksums import Written, of_written
-from storegate_engine.arrays.foreign import ForeignArray, list_of, source_file
+from storegate_engine.arrays.foreign import ForeignArray
 from storegate_engine.arrays.foreign_formats import FORMATS, arrays_in, format_of, open_foreign
 from storegate_engine.arrays.inspection import require_within_limits
 from storegate_engine.arrays.persisted import PersistedArray, persist
@@ -33,6 +35,7 @@ from storegate_engine.arrays.rows import ConstantArray, Fileless, MemoryArray, R
 from storegate_engine.arrays.segments import ArraySpec, Compressor, Segment, SegmentWriter, made_at
 from storegate_engine.arrays.shard_writes import MAX_TEXT_NBYTES, write_rows
 from storegate_engine.arrays.shards import RowSpan
+from storegate_engine.arrays.source_files import list_of, source_file
 from storegate_engine.arrays.statistics import Statistics, Tally, joined
 from storegate_engine.arrays.stored import StoredArray, StoredIndex
 

@@ -1,7 +1,7 @@
 """Foreign formats: one array in a file that another program wrote, read by the library of its format.
 
-A format is a function that opens an array and returns an object with ``shape``, ``dtype``, ``chunk_rows`` and
-``read(start, stop)``. The libraries are imported when a file is opened.
+A format is a function that opens an array and returns a `ForeignFile`. Where the library tells at which bytes the rows
+lie, they are read without it. The libraries are imported when a file is opened.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from storegate_engine.arrays.byte_ranges import ChunkRanges, Ranges, RowRange
 from storegate_engine.errors import DtypeError, SourceError, shown
 
 __all__ = ["FORMATS", "ForeignFile", "arrays_in", "format_of", "open_foreign"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
+
+CHUNK_NBYTES = {True: 16 * 2**10, False: 64 * 2**10}
+"""Chunks of fewer bytes, deflated or not, are left to the library, which handles each faster (measured)."""
 
 
 class ForeignFile(Protocol):
@@ -32,8 +36,11 @@ class ForeignFile(Protocol):
     chunk_rows: int
     """Rows that are decoded together."""
 
-    def read(self, start: int, stop: int) -> Array:
-        """Return rows ``start..stop``."""
+    def read_into(self, start: int, stop: int, out: Array) -> None:
+        """Read rows ``start..stop`` into ``out``."""
+
+    def ranges(self) -> Ranges | None:
+        """Return the places of the rows in the file; None if only the library can read them."""
 
 
 def open_foreign(form: str, path: str, inside: str) -> ForeignFile:
@@ -84,29 +91,78 @@ class _Hdf5:
 
     def __init__(self, path: str, inside: str) -> None:
         h5py = import_module("h5py")
-        data = _hdf5_file(os.getpid(), path, os.stat(path).st_mtime_ns)[inside]
+        file = _hdf5_file(os.getpid(), path, os.stat(path).st_mtime_ns)
+        data = file[inside]
+        others = {source.file_name for source in data.virtual_sources()} if data.is_virtual else set()
+        if data.file != file or data.external or others - {"."}:  # of which nobody knows whether they are allowed
+            raise ValueError("its values are in another file; attach that")
         self._data = data
         self.shape = tuple(int(size) for size in data.shape)
         vlen = h5py.check_string_dtype(data.dtype) is not None and data.dtype.kind == "O"
         self.dtype = _native("O" if vlen else data.dtype, f"dataset {inside!r} of {path}")
         self.chunk_rows = int(data.chunks[0]) if data.chunks else 1
 
-    def read(self, start: int, stop: int) -> Array:
-        values: Array = self._data[start:stop]
-        return values
+    def read_into(self, start: int, stop: int, out: Array) -> None:
+        if out.size:
+            self._data.read_direct(out, np.s_[start:stop])
+
+    def ranges(self) -> Ranges | None:
+        """Return the places of rows that are contiguous, or in chunks that are plain, shuffled or deflated."""
+        h5py = import_module("h5py")
+        data = self._data
+        converted = not data.id.get_type().equal(h5py.h5t.py_create(data.dtype, logical=True))
+        if converted or data.file.userblock_size:  # before which versions of HDF5 begin to count, or after it
+            return None
+        if not data.chunks:
+            offset = None if data.is_virtual else data.id.get_offset()
+            return None if offset is None else _row_range(offset, self.shape, data.dtype)
+        filters = _filters(data.id.get_create_plist())
+        chunk_nbytes = data.dtype.itemsize * int(np.prod(data.chunks))
+        if filters is None or chunk_nbytes < CHUNK_NBYTES[filters[0]] or not hasattr(data.id, "chunk_iter"):
+            return None
+        grid = tuple(-(-size // chunk) for size, chunk in zip(self.shape, data.chunks, strict=True))
+        begins, nbytes, masks = np.full(grid, -1, np.int64), np.zeros(grid, np.int64), set()
+
+        def found(chunk: Any) -> None:
+            at = tuple(first // size for first, size in zip(chunk.chunk_offset, data.chunks, strict=True))
+            begins[at], nbytes[at] = chunk.byte_offset, chunk.size
+            masks.add(chunk.filter_mask)
+
+        data.id.chunk_iter(found)
+        if masks - {0}:  # some chunks were written without their filters
+            return None
+        return ChunkRanges(self.shape, data.chunks, data.dtype, begins, nbytes, *filters, data.fillvalue)
+
+
+def _filters(made: Any) -> tuple[bool, bool] | None:
+    """Return whether chunks are deflated, and shuffled; None if they have other filters."""
+    h5z = import_module("h5py").h5z
+    codes = [made.get_filter(at)[0] for at in range(made.get_nfilters())]
+    shuffled, deflated = [h5z.FILTER_SHUFFLE], [h5z.FILTER_DEFLATE]
+    if codes not in ([], shuffled, deflated, shuffled + deflated):
+        return None
+    return h5z.FILTER_DEFLATE in codes, h5z.FILTER_SHUFFLE in codes
+
+
+def _row_range(offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Ranges:
+    return RowRange(offset, dtype.itemsize * int(np.prod(shape[1:])), not dtype.isnative)
 
 
 class _Npy:
     """The array of an ``.npy`` file."""
 
     def __init__(self, path: str, inside: str) -> None:
-        self._data = np.load(path, mmap_mode="r", allow_pickle=False)
+        self._data: np.memmap[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         self.shape = tuple(self._data.shape)
         self.dtype = _native(self._data.dtype, path)
         self.chunk_rows = 1
 
-    def read(self, start: int, stop: int) -> Array:
-        return np.asarray(self._data[start:stop])
+    def read_into(self, start: int, stop: int, out: Array) -> None:
+        out[...] = self._data[start:stop]
+
+    def ranges(self) -> Ranges | None:
+        data = self._data
+        return _row_range(data.offset, self.shape, data.dtype) if data.flags.c_contiguous else None  # else by columns
 
 
 class _Raw:
@@ -124,9 +180,13 @@ class _Raw:
         self.shape = tuple(self._data.shape)
         self.dtype = _native(stored, path)
         self.chunk_rows = 1
+        self._ranges = _row_range(int(offset), self.shape, stored)
 
-    def read(self, start: int, stop: int) -> Array:
-        return np.asarray(self._data[start:stop])
+    def read_into(self, start: int, stop: int, out: Array) -> None:
+        out[...] = self._data[start:stop]
+
+    def ranges(self) -> Ranges:
+        return self._ranges
 
 
 class _Zarr:
@@ -140,8 +200,11 @@ class _Zarr:
         self.dtype = _native(data.dtype, f"array {inside!r} of {path}")
         self.chunk_rows = int((getattr(data, "shards", None) or data.chunks)[0])
 
-    def read(self, start: int, stop: int) -> Array:
-        return np.asarray(self._data[start:stop])
+    def read_into(self, start: int, stop: int, out: Array) -> None:
+        out[...] = self._data[start:stop]
+
+    def ranges(self) -> None:
+        """Return None: chunks are files."""
 
 
 class _Parquet:
@@ -159,15 +222,17 @@ class _Parquet:
         self.dtype = _native(field.type.to_pandas_dtype(), f"column {inside!r} of {path}")
         self.chunk_rows = max(sizes, default=1) or 1
 
-    def read(self, start: int, stop: int) -> Array:
+    def read_into(self, start: int, stop: int, out: Array) -> None:
         first = int(np.searchsorted(self._starts, start, side="right")) - 1
         last = int(np.searchsorted(self._starts, stop, side="left"))
         with self._lock:
             column = self._file.read_row_groups(range(first, last), [self._name]).column(0)
         if column.null_count:
             raise ValueError(f"{column.null_count} values of column {self._name!r} are null, and rows have none")
-        values: Array = column.to_numpy()
-        return values[start - int(self._starts[first]) : stop - int(self._starts[first])]
+        out[...] = column.slice(start - int(self._starts[first]), stop - start).to_numpy()
+
+    def ranges(self) -> None:
+        """Return None: the pages of Parquet have encodings of their own."""
 
 
 FORMATS: Mapping[str, Callable[[str, str], ForeignFile]] = {

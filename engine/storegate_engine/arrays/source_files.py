@@ -1,0 +1,270 @@
+"""Source files: files of other programs that arrays refer to; opens them only where it is allowed, and unchanged.
+
+A list of files is stored as an array of texts. It is a way out of the store, so files are opened only below directories
+that the one who opens the store allows, and only if they are as they were when they were attached. Both are checked
+when a file is opened; that it is still the same, whenever it is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+
+from storegate_engine.arrays.byte_ranges import OpenFile, Ranges, open_file_at
+from storegate_engine.arrays.foreign_formats import ForeignFile, open_foreign
+from storegate_engine.arrays.rows import RowArray
+from storegate_engine.arrays.shards import RowSpan
+from storegate_engine.errors import CorruptStoreError, SourceChangedError, SourceError, SourceNotAllowedError
+
+__all__ = ["Inside", "SourceFile", "files_in", "list_of", "opened", "read_source", "source_file"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+class SourceFile(NamedTuple):
+    """One of the files of an array, as it was when it was attached."""
+
+    path: str
+    """Its absolute path, without links."""
+    n_rows: int
+    """Its rows."""
+    nbytes: int
+    """Its size; of a directory, that of its metadata."""
+    changed: int
+    """When it was last changed, in nanoseconds."""
+
+
+class Inside(NamedTuple):
+    """What is read from each file of a list, and where these may lie."""
+
+    form: str
+    """The format, a key of `FORMATS`."""
+    name: str
+    """Which array of each file, in words of the format."""
+    dtype: np.dtype[Any]
+    """The dtype of the rows."""
+    row_shape: tuple[int, ...]
+    """The shape of one row."""
+    roots: tuple[str, ...]
+    """The directories below which files may be opened."""
+
+
+class Opened(Protocol):
+    """Rows of an open file."""
+
+    @property
+    def is_parallel(self) -> bool:
+        """Whether several threads read faster than one."""
+
+    def read_spans(self, spans: Sequence[RowSpan], out: Array) -> None:
+        """Read ascending spans of rows to their places in ``out``, C-contiguous and of the array's dtype."""
+
+    def will_read(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Ask the system to fetch ascending spans of rows: a hint."""
+
+
+class _Placed(NamedTuple):
+    """Rows at known places."""
+
+    ranges: Ranges
+    file: OpenFile
+    is_parallel: bool = True
+
+    def read_spans(self, spans: Sequence[RowSpan], out: Array) -> None:
+        self.ranges.read_spans(self.file, spans, out)
+
+    def will_read(self, spans: Sequence[tuple[int, int]]) -> None:
+        self.ranges.will_read(self.file, spans)
+
+
+class _Decoded(NamedTuple):
+    """Rows that the library of the format reads."""
+
+    file: ForeignFile
+    is_parallel: bool = False
+
+    def read_spans(self, spans: Sequence[RowSpan], out: Array) -> None:
+        for together in _sharing_chunks(spans, self.file.chunk_rows):
+            if len(together) == 1:
+                lo, hi, place = together[0]
+                self.file.read_into(lo, hi, out[place : place + hi - lo])
+                continue
+            first, last = together[0][0], max(hi for _, hi, _ in together)
+            rows = np.empty((last - first, *out.shape[1:]), out.dtype)
+            self.file.read_into(first, last, rows)
+            for lo, hi, place in together:
+                out[place : place + hi - lo] = rows[lo - first : hi - first]
+
+    def will_read(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Do nothing: libraries read what they decode."""
+
+
+def _sharing_chunks(spans: Sequence[RowSpan], chunk_rows: int) -> Iterator[list[RowSpan]]:
+    """Yield ascending spans in groups, each of which lies in one chunk or is a single span."""
+    group: list[RowSpan] = []
+    for span in spans:
+        if group and (chunk_rows == 1 or (span[1] - 1) // chunk_rows != group[0][0] // chunk_rows):
+            yield group
+            group = []
+        group.append(span)
+    if group:
+        yield group
+
+
+# ------------------------------------------------------------------------------
+# Opening
+# ------------------------------------------------------------------------------
+
+
+def read_source(inside: Inside, source: SourceFile, spans: Sequence[RowSpan], out: Array) -> None:
+    """Read ascending spans of rows of a file to their places in ``out``.
+
+    Raises
+    ------
+    SourceChangedError
+        The file was changed since it was attached, or while it was read.
+    SourceNotAllowedError
+        It lies nowhere where files may be opened.
+    SourceError
+        It cannot be read.
+    """
+    found = opened(inside, source)
+    try:
+        found.read_spans(spans, out)
+    except Exception as err:  # each library has errors of its own for damaged files
+        _identity(source)
+        lo, hi = spans[0][0], max(hi for _, hi, _ in spans)
+        raise SourceError(f"rows {lo} to {hi} of {source.path} cannot be read: {str(err) or repr(err)}") from err
+    _identity(source)
+
+
+def opened(inside: Inside, source: SourceFile) -> Opened:
+    """Return a file as it is open in this process.
+
+    Raises
+    ------
+    SourceChangedError, SourceNotAllowedError, SourceError
+        As for :func:`read_source`.
+    """
+    identity = _identity(source)
+    ranges = _ranges(inside, source, identity)
+    if ranges is not None:
+        return _Placed(ranges, open_file_at(source.path, identity))
+    return _Decoded(_file(os.getpid(), inside, source, identity))
+
+
+# Keyed by device and inode, so that a file that takes the place of another is opened, and looked at, anew. The places
+# of rows take little memory, so that they are kept for more files than may be open.
+
+
+@functools.lru_cache(maxsize=4096)
+def _ranges(inside: Inside, source: SourceFile, identity: tuple[int, int]) -> Ranges | None:
+    opened_file = _file(os.getpid(), inside, source, identity)
+    return opened_file.ranges() if hasattr(os, "preadv") else None  # not on Windows
+
+
+@functools.lru_cache(maxsize=64)
+def _file(process: int, inside: Inside, source: SourceFile, identity: tuple[int, int]) -> ForeignFile:
+    """Open a file once in a process: a forked child has handles of its own."""
+    _require_allowed(source, inside.roots)
+    found = open_foreign(inside.form, source.path, inside.name)
+    if found.shape != (source.n_rows, *inside.row_shape) or found.dtype != inside.dtype:
+        raise SourceChangedError(
+            f"array {inside.name!r} of {source.path} has shape {found.shape} and dtype {found.dtype}, and was "
+            f"attached with {(source.n_rows, *inside.row_shape)} and {inside.dtype}; attach it anew"
+        )
+    return found
+
+
+def _require_allowed(source: SourceFile, roots: Sequence[str]) -> None:
+    """Raise SourceNotAllowedError if a file lies outside of the directories that are allowed; links are resolved."""
+    if not _is_below(os.path.realpath(source.path), roots):
+        place = os.path.dirname(source.path)
+        raise SourceNotAllowedError(
+            f"the store refers to files in {place}, which nobody has allowed; if you trust it, open it with "
+            f"backend_args={{'references': [{place!r}]}}"
+        )
+
+
+def _is_below(path: str, roots: Iterable[str]) -> bool:
+    return any(path == root or path.startswith(root.rstrip(os.sep) + os.sep) for root in map(os.path.realpath, roots))
+
+
+# ------------------------------------------------------------------------------
+# States
+# ------------------------------------------------------------------------------
+
+
+def source_file(path: str, n_rows: int) -> SourceFile:
+    """Return a file as it is now."""
+    place = os.path.realpath(path)
+    return SourceFile(place, n_rows, *_state(place)[:2])
+
+
+def _identity(source: SourceFile) -> tuple[int, int]:
+    """Return the device and the inode of a file.
+
+    Raises
+    ------
+    SourceChangedError
+        The file is not as it was when it was attached.
+    """
+    nbytes, changed, *identity = _state(source.path)
+    if (nbytes, changed) != (source.nbytes, source.changed):
+        raise SourceChangedError(
+            f"{source.path} is not as it was when it was attached: it was changed, replaced or removed; restore "
+            "it, or attach it anew"
+        )
+    return identity[0], identity[1]
+
+
+def _state(path: str) -> tuple[int, int, int, int]:
+    """Return the size of a file, when it was changed, its device and inode; zeros if there is none.
+
+    Of a directory, such as a zarr store, the size and time are those of the metadata in it.
+    """
+    try:
+        status = os.stat(path)
+        if not os.path.isdir(path):
+            return status.st_size, status.st_mtime_ns, status.st_dev, status.st_ino
+    except OSError:
+        return 0, 0, 0, 0
+    nbytes = changed = 0
+    for name in ("zarr.json", ".zarray", ".zgroup"):
+        with contextlib.suppress(OSError):
+            inner = os.stat(os.path.join(path, name))
+            nbytes, changed = nbytes + inner.st_size, max(changed, inner.st_mtime_ns)
+    return nbytes, changed, status.st_dev, status.st_ino
+
+
+# ------------------------------------------------------------------------------
+# Lists
+# ------------------------------------------------------------------------------
+
+
+def list_of(sources: Iterable[SourceFile]) -> Array:
+    """Return the list of files as it is stored: texts of JSON."""
+    return np.array([json.dumps(list(source)) for source in sources], dtype=np.dtypes.StringDType())
+
+
+@functools.lru_cache(maxsize=256)
+def files_in(files: RowArray) -> tuple[list[SourceFile], Array]:
+    """Return the files of a list, and the first row of each, and the end of the last."""
+    texts = np.empty(files.n_rows, files.dtype)
+    files.read_into(0, files.n_rows, texts)
+    found = []
+    try:
+        for text in texts.tolist():
+            path, n_rows, nbytes, changed = json.loads(text)
+            if not isinstance(path, str) or any(type(n) is not int or n < 0 for n in (n_rows, nbytes, changed)):
+                raise ValueError(f"it has {text!r}")
+            found.append(SourceFile(path, n_rows, nbytes, changed))
+    except (TypeError, ValueError) as err:
+        raise CorruptStoreError(f"a list of attached files is not ours: {err}") from err
+    return found, np.cumsum([0, *(source.n_rows for source in found)], dtype=np.int64)
