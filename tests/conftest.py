@@ -118,24 +118,29 @@ def spill_goes(request):
     assert becomes_true(lambda: spill_below(directory) == before), spill_below(directory)
 
 
+@pytest.fixture(scope="module")
+def worker_processes(tmp_path_factory):
+    """Two single-thread workers in processes of their own, on loopback, which come back where a test kills them."""
+    with LocalCluster(
+        n_workers=2,
+        threads_per_worker=1,
+        memory_limit="700MB",
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+        local_directory=str(tmp_path_factory.mktemp("dask")),
+    ) as running:
+        yield running
+
+
 @pytest.fixture(params=SCHEDULERS)
 def cluster(request, tmp_path):
-    """Two single-thread workers in processes of their own, on loopback; with a scheduler here, or in one too."""
+    """A client of two such workers; with a scheduler here, or in a process too."""
     if request.param == "of its own":
         with dask_processes(tmp_path / "dask") as client:
             yield client
         return
-    with (
-        LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            memory_limit="700MB",
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            local_directory=str(tmp_path / "dask"),
-        ) as running,
-        Client(running) as client,
-    ):
+    with Client(request.getfixturevalue("worker_processes")) as client:
+        client.wait_for_workers(2, timeout=120)
         yield client
 
 

@@ -22,11 +22,11 @@ from tests.clusters import gone
 
 @pytest.fixture
 def shuffled(tmp_path):
-    rows = np.random.default_rng(0).random((100_000, 64), dtype="f4")
-    args = {"output_dir": tmp_path / "store", "budget": "4MiB"}
+    rows = np.random.default_rng(0).random((20_000, 64), dtype="f4")
+    args = {"output_dir": tmp_path / "store", "budget": "2MiB"}
     gate = StoreGate("zarr", args, "test_id")
-    gate.add_data(["x", "y"], [rows, np.arange(100_000)], shuffle=3)
-    order = np.random.RandomState(3).permutation(100_000)
+    gate.add_data(["x", "y"], [rows, np.arange(20_000)], shuffle=3)
+    order = np.random.RandomState(3).permutation(20_000)
     return gate, rows[order], order
 
 
@@ -45,10 +45,10 @@ def test_the_same_rows_on_a_cluster(cluster, shuffled):
 
 @pytest.mark.parametrize(("n_workers", "chunk"), [(1, 1000), (3, 1000), (3, 730)])
 def test_the_same_rows_whatever_the_workers_and_the_chunks(tmp_path, n_workers, chunk):
-    rows = np.random.default_rng(0).random((100_000, 16), dtype="f4")
-    gate = StoreGate("zarr", {"output_dir": tmp_path / "store", "budget": "4MiB", "chunk": chunk}, "test_id")
+    rows = np.random.default_rng(0).random((30_000, 16), dtype="f4")
+    gate = StoreGate("zarr", {"output_dir": tmp_path / "store", "budget": "1MiB", "chunk": chunk}, "test_id")
     gate.add_data("x", rows, shuffle=3)
-    expected = rows[np.random.RandomState(3).permutation(100_000)]
+    expected = rows[np.random.RandomState(3).permutation(30_000)]
     with (
         LocalCluster(
             n_workers=n_workers,

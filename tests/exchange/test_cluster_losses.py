@@ -24,13 +24,13 @@ from storegate_engine.errors import ClusterError, SpillError
 from storegate_engine.exchange import run
 from tests.clusters import gone, scheduler_here
 
-ROWS, SEED = 100_000, 3
+ROWS, SEED = 20_000, 3
 VALUES = np.random.default_rng(0).random((ROWS, 64), dtype="f4")
 PERMUTED = np.random.RandomState(SEED).permutation(ROWS)
 REPEATED = np.random.default_rng(1).integers(0, ROWS, ROWS)
 
 
-def opened(store, budget="4MiB"):
+def opened(store, budget="2MiB"):
     return StoreGate("zarr", {"output_dir": store, "budget": budget, "chunk": 100}, "test_id")
 
 
@@ -167,7 +167,7 @@ def test_a_relative_scratch_directory_is_the_clients(cluster, store, tmp_path, m
 
 @pytest.mark.parametrize("road", [compute, pytest.param(compact, marks=pytest.mark.slow)])
 def test_a_store_on_s3_is_shared_as_a_directory_is(cluster, s3_args, tmp_path, road):
-    gate = StoreGate("zarr", {**s3_args, "budget": "4MiB"}, "test_id")
+    gate = StoreGate("zarr", {**s3_args, "budget": "2MiB"}, "test_id")
     gate.add_data("x", VALUES, shuffle=SEED)
     with dask.config.set({"storegate.scratch-directory": tmp_path / "scratch"}):
         with as_soon_as((tmp_path / "scratch").exists, lambda: None):
