@@ -121,11 +121,15 @@ def open_all(browser) -> None:
 
 
 CONTRASTS = """
+const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+const known = new Map();
 const parsed = text => {
-  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-  canvas.fillStyle = text; canvas.fillRect(0, 0, 1, 1);
-  const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
-  return [r, g, b, a / 255];
+  if (!known.has(text)) {
+    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = text; canvas.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
+    known.set(text, [r, g, b, a / 255]);
+  }
+  return known.get(text);
 };
 const over = (top, below) => [0, 1, 2].map(at => top[at] * top[3] + below[at] * (1 - top[3])).concat(1);
 const luminance = colour => {

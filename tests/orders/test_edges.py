@@ -24,13 +24,21 @@ from storegate_engine.orders import (
 )
 from storegate_engine.orders.permutation_files import PermutationFile
 
+SIZES = [(4, 2), (8, 64), (64, 8)]
 
-@pytest.mark.parametrize(("drawn", "applied"), [(4, 2), (8, 64), (64, 8)])
-def test_files_of_every_small_size(tmp_path, monkeypatch, drawn, applied):
+
+@pytest.mark.parametrize(
+    ("drawn", "applied", "lengths"),
+    [
+        *((*sizes, range(1 + at, 140, 3)) for at, sizes in enumerate(SIZES)),
+        *(pytest.param(*sizes, range(1, 140), marks=pytest.mark.slow) for sizes in SIZES),
+    ],
+)
+def test_files_of_every_small_size(tmp_path, monkeypatch, drawn, applied, lengths):
     sizes = {"BLOCK_ROWS": 4, "FEWEST_MESSAGES": 1, "DRAWN": drawn, "APPLIED": applied}
     for name, value in sizes.items():
         monkeypatch.setattr(disk_shuffles, name, value)
-    for n in range(1, 140):
+    for n in lengths:
         forward, inverse = tmp_path / f"{n}", tmp_path / f"{n}-inverse"
         disk_shuffles.write_permutation(forward, n, n)
         file = os.open(forward, os.O_RDONLY)

@@ -44,11 +44,12 @@ def test_global_random_state_stays() -> None:
     assert pickle.dumps(np.random.get_state()) == before
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2**64 + 3])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2**64 + 3))])
 def test_feistel_is_a_bijection_at_every_small_length(seed: int) -> None:
     for n in range(1, 4097):
         found = forward_rows("feistel8-v1", n, seed, np.arange(n))
-        assert np.bincount(found, minlength=n).tolist() == [1] * n, n
+        assert len(found) == n
+        assert (np.bincount(found, minlength=n) == 1).all(), n
         if n % 3 == 0:
             np.testing.assert_array_equal(inverse_rows("feistel8-v1", n, seed, found), np.arange(n))
 

@@ -78,6 +78,9 @@ class Others:
         patch.setattr(kind, name, stopped)
 
 
+OTHERS = [(1, 0), (6, 0), (1, 1), (2, 1), (6, 1), (0, 2), (1, 3)]
+"""How often others commit and vacuum."""
+SOME_OTHERS = [(1, 0), (6, 1), (0, 2)]
 MOMENTS = ["begun", "written", "looked", "put", "read back"]
 STOPS = [
     pytest.param(where, moment, change, marks=() if (on_disk + at + number) % 2 == 0 else pytest.mark.slow)
@@ -91,13 +94,16 @@ STOPS = [
 class TestStoppedWriters:
     """A writer that was stopped at any point, while others commit and vacuum everything that they may."""
 
+    @pytest.mark.parametrize(
+        "others_do", [[(1, 0), (6, 1), (0, 2)], pytest.param(OTHERS, marks=pytest.mark.slow)], ids=len
+    )
     @pytest.mark.parametrize(("where", "stopped", "change"), STOPS)
-    def test_what_is_acknowledged_is_there_once(self, tmp_path, monkeypatch, where, stopped, change):
+    def test_what_is_acknowledged_is_there_once(self, tmp_path, monkeypatch, where, stopped, change, others_do):
         args = {"output_dir": tmp_path / "store" if where == "disk" else f"memory://{tmp_path}"}
         monkeypatch.setattr(repository, "COMMIT_LOCK", contextlib.nullcontext())  # of this process: others have none
         monkeypatch.setattr(manifests, "RECENT", 5)
         outcomes = set()
-        for n_commits, n_vacuums in ((1, 0), (6, 0), (1, 1), (2, 1), (6, 1), (0, 2), (1, 3)):
+        for n_commits, n_vacuums in others_do:
             args = {**args, "output_dir": f"{args['output_dir']}-{n_commits}-{n_vacuums}"}
             gate = StoreGate("zarr", args, "a")
             gate.add_data("x", X)

@@ -82,17 +82,25 @@ def test_every_kind_of_data_has_a_script() -> None:
     assert awkward.__version__  # uproot needs it for branches of any kind
 
 
+ONCE_AND_AGAIN = "import runpy, sys; [runpy.run_path(sys.argv[1], run_name='__main__') for _ in range(2)]"
+
+
+@pytest.mark.parametrize("n_processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_six_lines_to_the_first_batch(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_six_lines_to_the_first_batch(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_processes: int
+) -> None:
+    """A second run begins anew, in the same process or in another one."""
     monkeypatch.chdir(tmp_path)
     DATA[script.stem.removeprefix("from_")]()
     body = ast.parse(script.read_text()).body[1:]  # without the docstring
     statements = [node for node in body if not isinstance(node, (ast.Import, ast.ImportFrom))]
     assert statements[-1].end_lineno - statements[0].lineno + 1 <= 6
-    for _ in range(2):  # a second run begins anew
+    code = ["-c", ONCE_AND_AGAIN] if n_processes == 1 else []
+    for _ in range(n_processes):
         done = subprocess.run(
-            [sys.executable, "-W", "error", str(script)], env=environment(), capture_output=True, text=True
+            [sys.executable, "-W", "error", *code, str(script)], env=environment(), capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
-        assert "(32" in done.stdout
+        assert done.stdout.count("(32") >= 2 // n_processes
         assert not done.stderr
