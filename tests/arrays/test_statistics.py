@@ -17,6 +17,7 @@ from storegate_engine import testing
 from storegate_engine.arrays import Statistics, Tally
 from storegate_engine.errors import CorruptStoreError
 from storegate_engine.table import table_to_state
+from tests.examples import examples, in_turns
 
 KINDS = "b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 c8 c16 M8[s] m8[ns] M8[W] m8[M]".split()
 BACKENDS = ("numpy", "zarr")
@@ -63,7 +64,7 @@ def any_bits(dtype):
 
 @pytest.mark.parametrize("dtype", KINDS)
 def test_counting_equals_numpy_in_any_blocks(dtype):
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=examples(100), deadline=None)
     @given(any_bits(dtype), st.integers(1, 9))
     def check(values, n_blocks):
         tally = Tally(values.dtype)
@@ -144,9 +145,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", KINDS)
+@pytest.mark.parametrize(("backend", "dtype", "way"), in_turns(BACKENDS, KINDS, WAYS))
 def test_every_way_in_keeps_them(tmp_path, backend, dtype, way):
     bits = np.random.default_rng(0).integers(0, 256, (40, 3, 16), "u1")
     rows = bits.view("b1" if dtype == "b1" else dtype) if dtype != "b1" else (bits & 1).view("b1")

@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 
 from storegate import StoreGate, errors
+from tests.examples import in_turns
 from tests.gate.test_datasets import N, weather
 from tests.processes import environment
 
@@ -34,8 +35,11 @@ CHUNKS = [None, {}, "auto", -1, 4, {"time": 5, "lat": 1}]
 
 
 class TestOpening:
-    @pytest.mark.parametrize("options", [{}, {"engine": "storegate"}, {"group": "run1/train"}, {"group": "train"}])
-    @pytest.mark.parametrize("chunks", CHUNKS, ids=str)
+    @pytest.mark.parametrize(
+        ("options", "chunks"),
+        in_turns([{}, {"engine": "storegate"}, {"group": "run1/train"}, {"group": "train"}], CHUNKS),
+        ids=str,
+    )
     @pytest.mark.filterwarnings("ignore:The specified chunks separate the stored chunks")
     def test_a_phase_is_opened_lazily(self, path, expected, options, chunks):
         if chunks == "auto":  # of which xarray makes none for text

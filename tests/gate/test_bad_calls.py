@@ -269,7 +269,11 @@ def test_a_matrix_is_its_array(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kept", "what"),
-    [(name, what) for name in BACKENDS for what in CALLS if name in _backends(what)],
+    [
+        pytest.param(name, what, marks=() if at == number % len(_backends(what)) else pytest.mark.slow)
+        for number, what in enumerate(CALLS)
+        for at, name in enumerate(_backends(what))
+    ],
     indirect=["kept"],
 )
 def test_a_bad_call_is_a_typed_error_and_changes_nothing(kept: tuple[StoreGate, Path], what: str) -> None:

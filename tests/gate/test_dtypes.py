@@ -14,8 +14,10 @@ import xarray as xr
 from storegate import StoreGate
 from storegate_engine.encodings import canonical_bytes, encoding_of
 from storegate_engine.errors import DtypeError
+from tests.examples import in_turns
 
 TEXT = np.dtypes.StringDType()
+BACKENDS = ["numpy", "zarr", "hybrid"]
 UNITS = "Y M W D h m s ms us ns".split()
 
 
@@ -160,7 +162,7 @@ PATHS = [
 @pytest.mark.parametrize("name", VALUES)
 def test_every_path(backend, tmp_path, name, turn):
     """A dtype takes each path on one of the backends in a turn, which is another one for the next dtype."""
-    turn += ["numpy", "zarr", "hybrid"].index(backend) + list(VALUES).index(name)
+    turn += BACKENDS.index(backend) + list(VALUES).index(name)
     for number, path in enumerate(PATHS[turn % 3 :: 3]):
         with StoreGate(backend, {"output_dir": tmp_path / "store"} if backend != "numpy" else None) as gate:
             gate.set_data_id(f"{number}")
@@ -192,7 +194,9 @@ def test_moves_and_fingerprints(tmp_path, name):
         assert not gate.verify().problems
 
 
-@pytest.mark.parametrize("name", [name for name in VALUES if "far" not in name])
+@pytest.mark.parametrize(
+    ("backend", "name"), in_turns(BACKENDS, [name for name in VALUES if "far" not in name], every=3)
+)
 def test_xarray_saves_it(gate, tmp_path, name):
     x = native(VALUES[name])
     gate.add_data("x", x)
@@ -216,7 +220,10 @@ def test_xarray_refuses_dates_that_it_cannot_have(gate):
         gate.to_xarray()["x"].compute()
 
 
-@pytest.mark.parametrize("name", [name for name in VALUES if not name.startswith(("far", "T,"))])
+@pytest.mark.parametrize(
+    ("backend", "name"),
+    in_turns(BACKENDS, [name for name in VALUES if not name.startswith(("far", "T,"))], every=3),
+)
 def test_create_empty_is_zeros(gate, tmp_path, name):
     dtype = native(VALUES[name]).dtype
     gate.create_empty("t", (3, 2), dtype=dtype)

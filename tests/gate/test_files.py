@@ -13,6 +13,7 @@ import xarray as xr
 import zarr
 
 from storegate import StoreGate, errors
+from tests.examples import in_turns
 from tests.gate.test_datasets import N, weather
 
 COLUMNS = {
@@ -159,9 +160,11 @@ class TestRefusals:
                 gate.export(tmp_path / "out.nc")
             assert list(tmp_path.iterdir()) == []
 
-    @pytest.mark.parametrize("place", ["x", "lat", None])
-    @pytest.mark.parametrize("suffix", [".nc", ".zarr", ".h5"])
-    @pytest.mark.parametrize("value", ATTRIBUTES, ids=repr)
+    @pytest.mark.parametrize(
+        ("suffix", "place", "value"),
+        in_turns([".nc", ".zarr", ".h5"], ["x", "lat", None], ATTRIBUTES, every=3),
+        ids=repr,
+    )
     def test_attributes_are_written_or_named(self, tmp_path, place, suffix, value):
         data = xr.Dataset({"x": (("t", "lat"), np.ones((3, 2)))}, {"lat": [1, 2]})
         (data if place is None else data[place]).attrs["v"] = value

@@ -13,6 +13,7 @@ import zarr
 from zarr.storage import LocalStore
 
 from storegate import StoreGate
+from tests.examples import in_turns
 from tests.gate.input_cases import N, X
 
 
@@ -110,8 +111,8 @@ def equal(found, expected, dtype=None):
 # ------------------------------------------------------------------------------ as numpy has it
 
 
-@pytest.mark.parametrize("kind", KINDS)
 class TestEqualsNumpy:
+    @pytest.mark.parametrize(("small_backend", "kind"), in_turns(["numpy", "zarr"], KINDS, first=0))
     def test_single_name(self, small, make, kind):
         small.add_data("x", make(kind, X))
         dtype = np.dtype("f8") if kind == "nested_list" else X.dtype
@@ -119,11 +120,13 @@ class TestEqualsNumpy:
         equal(small["train"]["x"][[999, 0, 599, 600]], X[[999, 0, 599, 600]], dtype)
         equal(small.get_data("x", index=(590, 620)), X[590:620], dtype)
 
+    @pytest.mark.parametrize(("small_backend", "kind"), in_turns(["numpy", "zarr"], KINDS, first=1))
     def test_append(self, small, make, kind):
         small.add_data("x", X[:7])
         small.add_data("x", make(kind, X))
         np.testing.assert_array_equal(small.get_data("x"), np.concatenate([X[:7], X]))
 
+    @pytest.mark.parametrize(("small_backend", "kind"), in_turns(["numpy", "zarr"], KINDS, first=0))
     def test_list_of_names_split_and_shuffled(self, small, make, kind):
         y = np.arange(N) * 3
         before = X.copy()
@@ -134,6 +137,7 @@ class TestEqualsNumpy:
         np.testing.assert_array_equal(small["test"].to_xarray()["x"].values, X[order][750:])
         np.testing.assert_array_equal(X, before)
 
+    @pytest.mark.parametrize(("small_backend", "kind"), in_turns(["numpy", "zarr"], KINDS, first=1))
     def test_counts_and_another_order_of_reading(self, small, make, kind):
         small.add_data("x", make(kind, X), phase=(1, 0, 999), shuffle=True)
         order = np.random.RandomState(1).permutation(N)
@@ -141,6 +145,7 @@ class TestEqualsNumpy:
         assert small.get_var_names("valid") == []
         np.testing.assert_array_equal(small["test"]["x"][::-50], X[order][1:][::-50])
 
+    @pytest.mark.parametrize(("small_backend", "kind"), in_turns(["numpy", "zarr"], KINDS, first=0))
     def test_update_of_all_rows_and_of_a_range(self, small, make, kind):
         small.add_data("x", np.zeros((N, 3), "f4"))
         small.update_data("x", make(kind, X))
@@ -153,7 +158,7 @@ class TestEqualsNumpy:
 TUPLES = [kind for kind in KINDS if not kind.startswith(("generator", "iterator")) and kind != "big_endian_blocks"]
 
 
-@pytest.mark.parametrize("kind", TUPLES)
+@pytest.mark.parametrize(("small_backend", "kind"), in_turns(["numpy", "zarr"], TUPLES))
 def test_tuple_of_names_takes_the_second_axis(small, make, kind):
     rows = np.arange(N * 2 * 4, dtype="f4").reshape(N, 2, 4)
     small.add_data(("a", "b"), make(kind, rows), phase=(500, 400, 100), shuffle=3, do_compile=True)
@@ -269,8 +274,10 @@ def test_no_rows_of_a_split(small):
     assert [small.get_var_names(phase) for phase in ("train", "valid", "test")] == [[], [], []]
 
 
-@pytest.mark.parametrize("kind", ["dask", "memmap", "generator", "h5py", "zarr"])
-@pytest.mark.parametrize("shape", [(9, 300, 300), (3, 1500, 1500)])
+@pytest.mark.parametrize(
+    ("small_backend", "shape", "kind"),
+    in_turns(["numpy", "zarr"], [(9, 300, 300), (3, 1500, 1500)], ["dask", "memmap", "generator", "h5py", "zarr"]),
+)
 def test_rows_larger_than_a_chunk(small_backend, tmp_path, kind, shape):
     """Samples of 360 kB and of 9 MB; a chunk is 256 kB."""
     rows = np.random.default_rng(1).random(shape, "f4")

@@ -24,6 +24,7 @@ from storegate_engine.errors import (
     UnreadableFileError,
     VariableNotFoundError,
 )
+from tests.examples import in_turns
 from tests.readers.measuring import MIB, grown
 
 FIXTURES = Path(__file__).parent
@@ -91,9 +92,9 @@ CODECS = {
 }
 
 
-@pytest.mark.parametrize("cut", [1, 5, 30])
-@pytest.mark.parametrize(("zarr_format", "codec"), CODECS)
-def test_truncated_chunks_of_zarr(gate, tmp_path, zarr_format, codec, cut, unchanged):
+@pytest.mark.parametrize(("cut", "zarr_format_and_codec"), in_turns([1, 5, 30], CODECS))
+def test_truncated_chunks_of_zarr(gate, tmp_path, zarr_format_and_codec, cut, unchanged):
+    zarr_format, codec = zarr_format_and_codec
     rows = np.random.default_rng(0).integers(0, 1000, 30)
     for name in "abc":
         root = zarr.open_group(tmp_path / f"{name}.zarr", mode="w", zarr_format=zarr_format)

@@ -14,7 +14,7 @@ from storegate import StoreGate
 from storegate_engine.streams import Epochs
 from storegate_engine.streams.blocks import Blocks, default_blocks
 from storegate_engine.streams.quality import variance_factor
-from tests.examples import examples
+from tests.examples import examples, in_turns
 
 DEAL_ORDER = sorted(range(64), key=lambda lane: f"{lane:06b}"[::-1])
 
@@ -164,7 +164,7 @@ def test_the_quality_is_that_of_simulated_batches(n_rows, k, b, m, rho):
     assert variance_factor(blocks, rho) <= 1 + rho * (k - 1) * (b - 1) / (min(n_rows, round_rows) - 1) + 1e-9
 
 
-@pytest.mark.parametrize("n_rows", [65_607, *(2**power + 1 for power in range(7, 18))])
+@pytest.mark.parametrize("n_rows", [65_607, *in_turns([2**power + 1 for power in range(7, 18)])])
 def test_the_quality_is_that_of_simulated_batches_at_awkward_lengths(n_rows):
     """One row more than makes a whole number of blocks, or of rounds; where chance puts it makes a difference."""
     blocks = Blocks(Epochs(n_rows, 32, "drop"), 0, *default_blocks(n_rows, 1024, 1))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from storegate import StoreGate, errors
 from storegate_engine.table import stored_arrays
-from tests.examples import examples
+from tests.examples import examples, in_turns
 from tests.replays import KINDS, SOURCES, budget_of, exchanging, replayed, steps_of
 
 pytestmark = pytest.mark.usefixtures("scratch")
@@ -97,10 +97,10 @@ def take_by_next(stream, n):
 TAKES = [take_by_list, take_by_islice, take_by_zip, take_by_break, take_by_next]
 
 
-@pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("kind", sorted(KINDS))
-@pytest.mark.parametrize("drop_last", [False, True, "pad"])
-@pytest.mark.parametrize("k", [32, 100, 300])
+@pytest.mark.parametrize(
+    ("k", "drop_last", "kind", "source"),
+    in_turns([32, 100, 300], [False, True, "pad"], sorted(KINDS), SOURCES, every=3),
+)
 def test_epochs_are_whole_however_their_batches_are_taken(opened, kind, source, drop_last, k):
     options = {"block_rows": 7, "buffer_blocks": 9} if kind == "blocks" else {}
     with exchanging(source), warnings.catch_warnings():
