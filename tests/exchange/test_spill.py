@@ -22,6 +22,7 @@ from storegate_engine import scratch as spill
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import SpillError
 from storegate_engine.exchange import bucket_sorts, spill_files
+from tests.clusters import becomes_true
 from tests.exchange.spill_cases import EXPECTED, PLAN, ROWS
 from tests.processes import environment
 
@@ -132,11 +133,8 @@ class TestLazy:
         gc.collect()
         go_on.set()
         assert ended.wait(60)
-        for thread in threading.enumerate():
-            if thread.name.startswith("ThreadPoolExecutor"):
-                thread.join(0.5)
         sys.last_value = None
-        assert files(spill_scratch) == []
+        assert becomes_true(lambda: files(spill_scratch) == []), "once the thread has let it go"
 
     def test_who_ended_is_not_written_to(self, tmp_path):
         mine = spill.open_spill(tmp_path / "scratch", PLAN)

@@ -23,10 +23,8 @@ class Disk:
         self.root = root
         self.contents: dict[tuple[int, int], bytes] = {}
         self.entries: dict[Path, dict[str, tuple[int, int] | None]] = {}
-        sync = locations.sync_descriptor
 
-        def synced(descriptor, path):
-            sync(descriptor, path)
+        def synced(descriptor, path):  # and not by the real disk, which takes longer
             status = os.fstat(descriptor)
             if not path.is_relative_to(root):
                 return  # of others, where directories come and go

@@ -43,18 +43,18 @@ class TestText:
     @pytest.mark.parametrize("how", ["array", "dask", "iterator"])
     def test_chunk_rows_follow_the_bytes_of_text(self, tmp_path, how):
         """8,192 rows of 9 kB in one chunk would be more than any chunk that is read."""
-        rows = np.array([f"{number:04d}" * 2250 for number in range(3000)], TEXT)
-        data = {"array": rows, "dask": da.from_array(rows, chunks=500), "iterator": iter(np.split(rows, 6))}[how]
+        rows = np.array([f"{number:04d}" * 2250 for number in range(1200)], TEXT)
+        data = {"array": rows, "dask": da.from_array(rows, chunks=200), "iterator": iter(np.split(rows, 6))}[how]
         with opened(tmp_path) as gate:
             gate.add_data("x", data)
         array = require_opens(tmp_path, rows)
         assert array.layout.chunk_rows * 9004 <= 2 * segments.TEXT_CHUNK_NBYTES
-        assert array.text.nbytes == 3000 * 9004
+        assert array.text.nbytes == 1200 * 9004
         assert array.text.largest_nbytes == 9004
         with opened(tmp_path) as gate:
             gate.shuffle(seed=1)
             gate.compact()
-        array = require_opens(tmp_path, rows[np.random.RandomState(1).permutation(3000)])
+        array = require_opens(tmp_path, rows[np.random.RandomState(1).permutation(1200)])
         assert array.layout.chunk_rows * 9004 <= 2 * segments.TEXT_CHUNK_NBYTES
         assert array.text.largest_nbytes == 9004
 

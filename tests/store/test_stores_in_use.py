@@ -190,10 +190,11 @@ class TestProgress:
     def test_long_work_shows_a_bar_in_a_terminal(self, shown):
         pty = pytest.importorskip("pty")  # Windows has none
         code = (
-            "import dask, time; from storegate_engine.settings import progress_bar\n"
+            "import dask, tqdm.std; from storegate_engine.settings import progress_bar\n"
             f"dask.config.set({{'storegate.progress': {shown}}})\n"
+            "now = 0.0; tqdm.std.time = lambda: now\n"
             "with progress_bar('store', 100) as bar:\n"
-            "    bar.update(10); time.sleep(2.2); bar.update(50)\n"
+            "    bar.update(10); now = 2.2; bar.update(50)\n"
         )
         master, slave = pty.openpty()
         termios = pytest.importorskip("termios")
