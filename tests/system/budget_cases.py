@@ -18,7 +18,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dask
+import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 
 from storegate import StoreGate
 from storegate_engine.errors import MemoryBudgetError
@@ -247,6 +250,30 @@ def large_chunks(gate: Gate, scale: float) -> Calls:
     yield from changing(gate, "x", lambda n: numbers(n, (256,), seed=9), n_rows, 1000)
 
 
+def attached(gate: Gate, scale: float) -> Calls:
+    """Rows of files: contiguous ones, deflated ones in chunks of 2 MiB, and a column of Parquet."""
+    n_rows = max(4096, int(400_000 * scale))
+    directory = gate.repository().location.path.parents[1]
+    for at, options in enumerate(({}, {"chunks": (2048, 256), "compression": "gzip", "compression_opts": 1})):
+        with h5py.File(directory / f"{at}.h5", "w") as file:
+            data = file.create_dataset("x", (n_rows // 2, 256), "f4", **options)
+            done = 0
+            for rows in numbers(n_rows // 2, (256,), seed=at):
+                data[done : done + len(rows)] = rows
+                done += len(rows)
+    yield "attach", lambda: gate.attach([directory / "0.h5", directory / "1.h5"], "x")
+    yield from reading(gate, "x", 1000)
+    yield from changing(gate, "x", lambda n: numbers(n, (256,), seed=9), 2 * (n_rows // 2), 1000)
+    schema = pa.schema([("p", pa.float64())])
+    with pyarrow.parquet.ParquetWriter(directory / "p.parquet", schema) as file:
+        for rows in numbers(64 * n_rows, (), "f8"):
+            file.write_table(pa.table([rows], schema), row_group_size=2**17)
+    yield "attach Parquet", lambda: gate.attach(directory / "p.parquet", phase="valid")
+    yield "a range of it", lambda: gate["valid"]["p"][5:70_000]
+    yield "batches of it", lambda: consume(gate["valid"]["p"].batches(4096, shuffle=False))
+    yield "uniform batches of it", lambda: consume(gate["valid"]["p"].batches(4096, seed=1))
+
+
 KINDS: dict[str, tuple[Callable[[Gate, float], Calls], dict[str, object]]] = {
     "narrow": (narrow, {}),
     "masks": (masks, {}),
@@ -256,6 +283,7 @@ KINDS: dict[str, tuple[Callable[[Gate, float], Calls], dict[str, object]]] = {
     "many variables": (many_variables, {}),
     "many classes": (many_classes, {}),
     "large chunks": (large_chunks, {"chunk": 2048}),
+    "attached": (attached, {}),
 }
 
 

@@ -22,6 +22,7 @@ KINDS = {
     "many classes": 0.6,
     "large chunks": 0.5,
     "text": 0.1,
+    "attached": 0.5,
 }
 """Kinds of tables, and the share of its full size that is tried: all are several times as large as 64 MiB when they are
 read, but for narrow rows, whose row numbers are."""

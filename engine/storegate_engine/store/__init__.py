@@ -4,6 +4,7 @@ What its files know:
 
     roots         a directory or URL that holds tables, one per data_id
     repository    one data_id's committed table, and transactions on it
+    tidiness      which variables have too many pieces, or orders that are too deep
     stored        the table of one data_id in storage
     ingest        sources of rows as arrays of a new segment
     memory        the table of one data_id in the memory of this process

@@ -20,9 +20,10 @@ from storegate_engine.arrays import ArraySpec, RowArray, Segment
 from storegate_engine.contents import FINGERPRINTS
 from storegate_engine.errors import ConflictError, LabelError, ReadOnlyError, TransactionError
 from storegate_engine.locations import Location, writing
-from storegate_engine.orders import NewIndex, RowIndex, RowOrder, flatten, n_nodes
+from storegate_engine.orders import NewIndex, RowIndex, RowOrder, flatten
 from storegate_engine.store.logs import StoredLog
 from storegate_engine.store.sources import Source, VariableSource
+from storegate_engine.store.tidiness import is_nested, is_untidy, max_parts, to_merge
 from storegate_engine.store.undoing import UNDO, Former
 from storegate_engine.table import Piece, Table, Variable
 
@@ -32,17 +33,6 @@ Array: TypeAlias = np.ndarray[Any, Any]
 Edit: TypeAlias = Callable[[Table], Table]
 Target: TypeAlias = tuple[str, str]
 """A phase and the name of a variable."""
-
-MAX_PIECES = 50
-"""A variable with more pieces is merged (208 pieces made a read 7 times slower)."""
-MAX_DEPTH = 8
-"""An order composes this many nested permutations when it is read; a deeper one becomes an index array."""
-MAX_PARTS = 1024
-"""Orders that one order may contain, concatenated or nested; one with more becomes an index array."""
-LEAST_PARTS = 8
-"""Parts that any order may have, however many variables there are: an index array, sliced and shuffled."""
-MAX_ALL_PARTS = 64 * MAX_PARTS
-"""Parts of the orders of all variables: a manifest lists each of them."""
 
 _log = logging.getLogger("storegate")
 COMMIT_LOCK = threading.RLock()  # threads that share a repository commit one after the other
@@ -169,11 +159,9 @@ class Repository:
         The rows do not change. After a conflict, the next call does it.
         """
         table = self.table  # another process may commit at any moment
-        max_parts = _max_parts(table)
+        most = max_parts(table)
         untidy = [
-            (phase, name)
-            for phase, name in targets
-            if name in table[phase] and _is_untidy(table[phase][name], max_parts)
+            (phase, name) for phase, name in targets if name in table[phase] and is_untidy(table[phase][name], most)
         ]
         if not untidy:
             return
@@ -184,9 +172,9 @@ class Repository:
                     if name not in transaction.table[phase]:
                         continue
                     tidied = _merged(transaction, transaction.table[phase][name])
-                    if _is_nested(tidied.order, max_parts):
+                    if is_nested(tidied.order, most):
                         if tidied.order not in flat:
-                            flat[tidied.order] = _flattened(transaction, tidied.order)
+                            flat[tidied.order] = flatten(tidied.order, transaction.store_index)
                         tidied = replace(tidied, order=flat[tidied.order])
                     transaction.edit(_put(phase, tidied), reads=[(phase, name)])
         except (ConflictError, LabelError):
@@ -243,44 +231,13 @@ def _put(phase: str, variable: Variable) -> Edit:
     return edit
 
 
-def _max_parts(table: Table) -> int:
-    """Return the most parts that an order may have, given the number of variables."""
-    return min(MAX_PARTS, MAX_ALL_PARTS // max(1, sum(1 for _ in table)))
-
-
-def _is_untidy(variable: Variable, max_parts: int) -> bool:
-    return len(variable.pieces) > MAX_PIECES or _is_nested(variable.order, max_parts)
-
-
-def _is_nested(order: RowOrder, max_parts: int) -> bool:
-    return order.depth > MAX_DEPTH or n_nodes(order) > max(LEAST_PARTS, max_parts)
-
-
-def _flattened(transaction: Transaction, order: RowOrder) -> RowOrder:
-    """Return an order as one stored index array: 4 bytes per row."""
-    return flatten(order, transaction.store_index)
-
-
 def _merged(transaction: Transaction, old: Variable) -> Variable:
-    """Return a variable with its last pieces merged, if it has too many."""
-    if len(old.pieces) <= MAX_PIECES:
-        return old
-    first = _first_to_merge(old)
-    array = transaction.store({old.name: VariableSource(old.stored_rows(first))})[old.name]
-    return replace(old, pieces=(*old.pieces[:first], Piece(array, 0, array.n_rows)))
-
-
-def _first_to_merge(variable: Variable) -> int:
-    """Return the index of the first piece to merge: no merged piece is much larger than all pieces after it.
-
-    A row is rewritten only when its piece grows by at least half, so n appends cost O(n log n).
-    """
-    sizes = [piece.n_rows for piece in variable.pieces]
-    first, total = len(sizes) - 1, sizes[-1]
-    while first > 0 and (sizes[first - 1] <= 2 * total or len(sizes) - first < 2):
-        first -= 1
-        total += sizes[first]
-    return first
+    """Return a variable with pieces merged where it has too many."""
+    pieces = list(old.pieces)
+    for first, end in reversed(to_merge(old)):
+        array = transaction.store({old.name: VariableSource(old.stored_rows(first, end))})[old.name]
+        pieces[first:end] = [Piece(array, 0, array.n_rows)]
+    return replace(old, pieces=tuple(pieces)) if len(pieces) < len(old.pieces) else old
 
 
 class Transaction:

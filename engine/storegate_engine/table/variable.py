@@ -174,9 +174,9 @@ class Variable:
         bounds = self.order.bounds
         gather_into(self.pieces, self.offsets, stored, out, bounds=bounds, spare_nbytes=spare_nbytes, alone=alone)
 
-    def stored_rows(self, first: int = 0) -> Variable:
-        """Return the stored rows of the pieces from ``first`` on, in stored order, transformed."""
-        pieces = self.pieces[first:]
+    def stored_rows(self, first: int = 0, end: int | None = None) -> Variable:
+        """Return the stored rows of the pieces ``first..end``, by default of all, in stored order, transformed."""
+        pieces = self.pieces[first:end]
         return replace(self, pieces=pieces, order=Range(0, sum(piece.n_rows for piece in pieces)))
 
     def read_spans(self, spans: Sequence[tuple[int, int]], out: Array, *, alone: bool = False) -> None:
