@@ -483,10 +483,11 @@ class StoreGate:
         SourceError
             A file is not there, cannot be opened, or has other arrays than the first (an OSError).
         DtypeError
-            The files hold values that are not read in place, such as text of variable length.
+            The files hold values that are not read in place, such as rows of unequal length.
 
         Notes
         -----
+        Text of variable length is read once, to know how much memory it takes; nothing else is read.
         A file that is changed later is refused with a :class:`~storegate.errors.SourceChangedError`. Who opens the
         store again says which directories may be read: ``backend_args={"references": ["/data"]}``. :meth:`compact`
         copies the rows into the store.

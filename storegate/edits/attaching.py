@@ -155,7 +155,9 @@ def attach(change: Transaction, sources: Sources, target: Target, seed: int | No
     files = change.store({"files": ArraySource(list_of(found))})["files"]
     roots = (*references, *sources.directories)
     arrays = {
-        name: ForeignArray(sources.form, inside, files, *first[name], n_rows, chunk_rows[name], roots)
+        name: ForeignArray(
+            sources.form, inside, files, *first[name], n_rows, chunk_rows[name], roots
+        ).with_counted_text()
         for name, inside in zip(sources.names, sources.inside, strict=True)
     }
     append_arrays(change, arrays, target, seed, {}, table.sizes() if target == ALL else None)

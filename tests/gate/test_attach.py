@@ -335,7 +335,8 @@ class TestRefusals:
         np.save(files / "x.npy", Y)
         (files / "x.txt").write_bytes(bytes(80))
         with h5py.File(files / "a.h5", "w") as file:
-            file["x"], file["y"], file["t"] = np.zeros(3), np.zeros(4), ["a", "b", "c"]
+            file["x"], file["y"] = np.zeros(3), np.zeros(4)
+            file.create_dataset("t", (3,), h5py.vlen_dtype("i4"))
         with h5py.File(files / "b.h5", "w") as file:
             file["x"] = [1, 2]
         (files / "c.h5").write_bytes((files / "a.h5").read_bytes()[:500])
@@ -368,3 +369,82 @@ class TestRefusals:
     def test_options(self, tmp_path):
         with pytest.raises(errors.ArgumentTypeError, match="references is a list of directories, found '/data'"):
             StoreGate("zarr", {"references": "/data"})
+
+
+TEXTS = np.array([f"é{at}" * (at % 5) for at in range(N)], object)
+
+
+def hdf5_texts(directory):
+    for at, (lo, hi) in enumerate(itertools.pairwise(CUTS)):
+        with h5py.File(directory / f"run{at}.h5", "w") as file:
+            options = {"chunks": (16,), "compression": "gzip"} if at % 2 and hi > lo else {}
+            file.create_dataset("t", data=TEXTS[lo:hi], dtype=h5py.string_dtype(), **options)
+    return directory / "*.h5"
+
+
+def parquet_texts(directory):
+    for at, (lo, hi) in enumerate(itertools.pairwise(CUTS)):
+        kind = [pa.string(), pa.large_string()][at % 2]
+        table = pa.table({"t": pa.array(TEXTS[lo:hi], kind)})
+        pyarrow.parquet.write_table(table, directory / f"run{at}.parquet", row_group_size=70)
+    return directory / "*.parquet"
+
+
+def zarr_texts(version):
+    def write(directory):
+        for at, (lo, hi) in enumerate(itertools.pairwise(CUTS)):
+            group = zarr.open_group(directory / f"run{at}.zarr", mode="w", zarr_format=version)
+            array = group.create_array("t", shape=(hi - lo,), chunks=(50,), dtype=str)
+            array[:] = TEXTS[lo:hi]
+        return directory / "*.zarr"
+
+    return write
+
+
+class TestTexts:
+    @pytest.mark.parametrize("write", [hdf5_texts, parquet_texts, zarr_texts(2), zarr_texts(3)])
+    def test_texts_of_any_length_are_read_where_they_are(self, gate, files, write):
+        gate.attach(write(files), shuffle=3)
+        expected = TEXTS[np.random.RandomState(3).permutation(N)]
+        assert gate["train"]["t"].dtype == np.dtypes.StringDType()
+        np.testing.assert_array_equal(gate["train"]["t"][:], expected)
+        np.testing.assert_array_equal(gate["train"]["t"][[999, 4, 4]], expected[[999, 4, 4]])
+        for shuffle in (True, False):
+            batches = list(gate["train"]["t"].batches(64, shuffle=shuffle))
+            assert sorted(np.concatenate(batches).tolist()) == sorted(TEXTS)
+        with StoreGate(data_id="b") as direct:
+            direct.add_data("t", TEXTS.astype(np.dtypes.StringDType()), shuffle=3)
+            assert gate.fingerprint("t") == direct.fingerprint("t")
+        size = gate.table["train"]["t"].pieces[0].array.text
+        nbytes = [4 + len(text.encode()) for text in TEXTS]
+        assert (size.nbytes, size.largest_nbytes) == (sum(nbytes), max(nbytes))
+        if gate.backend != "numpy":
+            with StoreGate.open(gate.repository().location.path.parent, references=[files]) as again:
+                assert again.table["train"]["t"].pieces[0].array.text == size
+        gate.compact()
+        np.testing.assert_array_equal(gate["train"]["t"][:], expected)
+
+    @pytest.mark.parametrize("charset", ["ascii", "utf-8"])
+    def test_texts_of_one_width_are_those_of_numpy(self, gate, files, charset):
+        texts = np.array([b"a", b"", b"abc"], "S5")
+        with h5py.File(files / "a.h5", "w") as file:
+            file["t"] = texts.astype(h5py.string_dtype(charset, 5))
+            rows = np.tile(texts, (2, 1)).T.astype(h5py.string_dtype(charset, 5))
+            file.create_dataset("rows", data=rows, chunks=(2, 2), compression="lzf")
+        np.save(files / "u.npy", np.array(["é", "ab"]))
+        gate.attach(files / "a.h5")
+        gate.attach(files / "u.npy", "u", phase="test")
+        assert gate["train"]["t"].dtype == np.dtype("S5")
+        np.testing.assert_array_equal(gate["train"]["t"][:], texts)
+        np.testing.assert_array_equal(gate["train"]["rows"][[2, 0]], np.tile(texts, (2, 1)).T[[2, 0]])
+        np.testing.assert_array_equal(gate["test"]["u"][:], ["é", "ab"])
+
+    def test_what_is_no_text_names_the_file(self, gate, files):
+        with h5py.File(files / "a.h5", "w") as file:
+            file.create_dataset("t", data=np.array([b"\xff\xfe"], object), dtype=h5py.string_dtype())
+        with pytest.raises(errors.SourceError, match=r"rows 0 to 1 of .*a\.h5 cannot be read: .*decode"):
+            gate.attach(files / "a.h5")
+        pyarrow.parquet.write_table(pa.table({"t": ["a", None]}), files / "n.parquet")
+        with pytest.raises(errors.SourceError, match=r"n\.parquet .* 1 values of column 't' are null"):
+            gate.attach(files / "n.parquet")
+        assert gate.variables == ()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from storegate import StoreGate, errors
-from storegate_engine.arrays import ForeignArray, foreign, source_files
+from storegate_engine.arrays import ForeignArray, byte_ranges, foreign
 from tests.streams.test_killed_streams import run_until_killed
 
 N = 6000
@@ -84,14 +84,14 @@ class TestKills:
         child = os.fork()
         if not child:
             try:
-                reads, read = itertools.count(1), source_files._Placed.read_spans
+                reads, read = itertools.count(1), foreign.read_source
 
                 def killed(*args):
                     if next(reads) == 3:
                         os.kill(os.getpid(), signal.SIGKILL)
                     read(*args)
 
-                monkeypatch.setattr(source_files._Placed, "read_spans", killed)
+                monkeypatch.setattr(foreign, "read_source", killed)
                 run(gate)
             finally:
                 os._exit(1)
@@ -163,13 +163,13 @@ class TestChanges:
         assert set(rows.tolist()) <= set(X.tolist()), "no row of the changed file is made up"
 
     def test_a_file_that_changes_while_it_is_read_is_named(self, gate, files, monkeypatch):
-        real = source_files._Placed.read_spans
+        real = byte_ranges.RowRange.read_spans
 
-        def changed(self, spans, out):
-            real(self, spans, out)
+        def changed(*args):
+            real(*args)
             os.utime(files / "0.h5")
 
-        monkeypatch.setattr(source_files._Placed, "read_spans", changed)
+        monkeypatch.setattr(byte_ranges.RowRange, "read_spans", changed)
         with pytest.raises(errors.SourceChangedError, match=r"0\.h5"):
             gate["train"]["x"][:100]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, TypeAlias
@@ -26,6 +26,8 @@ from storegate_engine.dtypes import dtype_from_text, dtype_to_text
 from storegate_engine.encodings import row_nbytes
 from storegate_engine.errors import CorruptStoreError, StoreError
 from storegate_engine.locations import Location
+from storegate_engine.orders import spans
+from storegate_engine.texts import TextSize, row_text_nbytes
 
 __all__ = ["ForeignArray"]
 
@@ -35,6 +37,8 @@ TASK_NBYTES = 4 * 2**20
 """Rows that one thread reads at a time."""
 NEAR_NBYTES = 64 * 2**10
 """Picked rows that lie this close together are one read."""
+COUNTED_ROWS = 4096
+"""Rows whose texts are counted at a time."""
 TASK_GROUPS = 16
 """Groups of picked rows that one thread reads at a time."""
 
@@ -59,6 +63,8 @@ class ForeignArray(Fileless):
     """Most rows that a file decodes together."""
     roots: tuple[str, ...] = field(default=(), compare=False)
     """The directories below which files may be opened."""
+    text: TextSize | None = field(default=None, compare=False)
+    """The size of variable-length text, counted when the files were attached; None for other dtypes."""
 
     def __hash__(self) -> int:
         """Hash what identifies an array quickly."""
@@ -93,6 +99,7 @@ class ForeignArray(Fileless):
             "row_shape": list(self.row_shape),
             "n_rows": self.n_rows,
             "chunk_rows": self.chunk_rows,
+            **({} if self.text is None else {"text_nbytes": [self.text.nbytes, self.text.largest_nbytes]}),
         }
 
     @classmethod
@@ -112,6 +119,11 @@ class ForeignArray(Fileless):
                 raise ValueError(f"a list of files of {files.dtype}")
             dtype, row_shape = dtype_from_text(document["dtype"]), tuple(document["row_shape"])
             require_within_limits(dtype, row_shape, document["n_rows"], Layout(1, 1))
+            text = None
+            if dtype.kind == "T":
+                text = TextSize(*document["text_nbytes"])
+                if any(type(n) is not int or not 0 <= n < 2**62 for n in (text.nbytes, text.largest_nbytes)):
+                    raise ValueError("invalid sizes of its texts")
             return cls(
                 known_format(document["foreign"]),
                 document["inside"],
@@ -121,9 +133,21 @@ class ForeignArray(Fileless):
                 document["n_rows"],
                 max(1, document["chunk_rows"]),
                 tuple(roots),
+                text,
             )
         except (KeyError, TypeError, ValueError) as err:
             raise CorruptStoreError(f"the manifest refers to files in a way that is not ours: {err}") from err
+
+    def with_counted_text(self) -> ForeignArray:
+        """Return the array with the size of its variable-length text, which no format tells: all texts are read."""
+        if self.dtype.kind != "T":
+            return self
+        size = TextSize(0, 0)
+        for lo, hi in spans(self.n_rows, max(self.chunk_rows, COUNTED_ROWS)):
+            rows = np.empty((hi - lo, *self.row_shape), self.dtype)
+            self.read_into(lo, hi, rows)
+            size = size.with_rows(TextSize.of(row_text_nbytes(rows)))
+        return replace(self, text=size)
 
     # Reading
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from storegate_engine.arrays.byte_ranges import ChunkRanges, Ranges, RowRange
+from storegate_engine.dtypes import TEXT
 from storegate_engine.errors import DtypeError, SourceError, shown
 
 __all__ = ["FORMATS", "ForeignFile", "arrays_in", "format_of", "open_foreign"]
@@ -77,13 +78,22 @@ def open_foreign(form: str, path: str, inside: str) -> ForeignFile:
 
 
 def _native(dtype: Any, what: str) -> np.dtype[Any]:
+    """Return the dtype of rows in memory."""
     found: np.dtype[Any] = np.dtype(dtype)
+    if found.kind == "T":
+        return TEXT
+    found = _without_alphabet(found)
     if found.kind not in "biufcmMSU" or found.metadata:
         raise DtypeError(
             f"{what} has dtype {found}, which is not read in place; copy it into the store, as in gate.add_data or "
             "gate.read"
         )
     return found.newbyteorder("=")
+
+
+def _without_alphabet(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype of bytes without what h5py says about them; any other as it is."""
+    return np.dtype((np.bytes_, dtype.itemsize)) if dtype.kind == "S" else dtype
 
 
 class _Hdf5:
@@ -98,26 +108,31 @@ class _Hdf5:
             raise ValueError("its values are in another file; attach that")
         self._data = data
         self.shape = tuple(int(size) for size in data.shape)
-        vlen = h5py.check_string_dtype(data.dtype) is not None and data.dtype.kind == "O"
-        self.dtype = _native("O" if vlen else data.dtype, f"dataset {inside!r} of {path}")
+        self._is_text = data.dtype.kind == "O" and h5py.check_string_dtype(data.dtype) is not None
+        self.dtype = TEXT if self._is_text else _native(data.dtype, f"dataset {inside!r} of {path}")
         self.chunk_rows = int(data.chunks[0]) if data.chunks else 1
 
     def read_into(self, start: int, stop: int, out: Array) -> None:
-        if out.size:
+        if self._is_text:
+            out[...] = self._data.asstr()[start:stop]
+        elif self.dtype.kind == "S":  # which HDF5 does not convert from one alphabet to another
+            out[...] = self._data[start:stop]
+        elif out.size:
             self._data.read_direct(out, np.s_[start:stop])
 
     def ranges(self) -> Ranges | None:
         """Return the places of rows that are contiguous, or in chunks that are plain, shuffled or deflated."""
         h5py = import_module("h5py")
         data = self._data
-        converted = not data.id.get_type().equal(h5py.h5t.py_create(data.dtype, logical=True))
+        converted = self._is_text or not data.id.get_type().equal(h5py.h5t.py_create(data.dtype, logical=True))
+        dtype = _without_alphabet(data.dtype)
         if converted or data.file.userblock_size:  # before which versions of HDF5 begin to count, or after it
             return None
         if not data.chunks:
             offset = None if data.is_virtual else data.id.get_offset()
-            return None if offset is None else _row_range(offset, self.shape, data.dtype)
+            return None if offset is None else _row_range(offset, self.shape, dtype)
         filters = _filters(data.id.get_create_plist())
-        chunk_nbytes = data.dtype.itemsize * int(np.prod(data.chunks))
+        chunk_nbytes = dtype.itemsize * int(np.prod(data.chunks))
         if filters is None or chunk_nbytes < CHUNK_NBYTES[filters[0]] or not hasattr(data.id, "chunk_iter"):
             return None
         grid = tuple(-(-size // chunk) for size, chunk in zip(self.shape, data.chunks, strict=True))
@@ -131,7 +146,7 @@ class _Hdf5:
         data.id.chunk_iter(found)
         if masks - {0}:  # some chunks were written without their filters
             return None
-        return ChunkRanges(self.shape, data.chunks, data.dtype, begins, nbytes, *filters, data.fillvalue)
+        return ChunkRanges(self.shape, data.chunks, dtype, begins, nbytes, *filters, data.fillvalue)
 
 
 def _filters(made: Any) -> tuple[bool, bool] | None:
@@ -219,7 +234,8 @@ class _Parquet:
         sizes = [self._file.metadata.row_group(at).num_rows for at in range(self._file.num_row_groups)]
         self._starts = np.cumsum([0, *sizes])
         self.shape: tuple[int, ...] = (int(self._starts[-1]),)
-        self.dtype = _native(field.type.to_pandas_dtype(), f"column {inside!r} of {path}")
+        is_text = str(field.type) in ("string", "large_string", "string_view")
+        self.dtype = TEXT if is_text else _native(field.type.to_pandas_dtype(), f"column {inside!r} of {path}")
         self.chunk_rows = max(sizes, default=1) or 1
 
     def read_into(self, start: int, stop: int, out: Array) -> None:
