@@ -503,8 +503,8 @@ class StoreGate:
         >>> len(gate.table["train"]["x"])
         8
         """
-        sources, target = edits.sources_of(files, var_names, format, dtype, row_shape), parse_phase(phase)
-        seed = parsing.parse_seed(shuffle)
+        sources = edits.sources_of(files, var_names, format, dtype, row_shape, readers.labels_in)
+        target, seed = parse_phase(phase), parsing.parse_seed(shuffle)
         self._session.allow(sources.directories)
         with self._session.begin("attach", var_names=sources.names, phase=phase, shuffle=seed) as change:
             edits.attach(change, sources, target, seed, self._session.references)

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from storegate.edits import tables
+from storegate.edits.labels import add_labels
 from storegate.edits.writes import append_arrays
-from storegate.parsing import ALL, Target, VarNames, natural_key, parse_names
+from storegate.parsing import ALL, Labelled, Target, VarNames, natural_key, parse_names, require_same_meaning
 from storegate_engine.arrays import FORMATS, ForeignArray, arrays_in, format_of, list_of, open_foreign, source_file
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, ShapeError, SourceError, near_match, shown
-from storegate_engine.store import ArraySource, Transaction
-from storegate_engine.table import require_combinable
+from storegate_engine.store import ArraySource, Source, Transaction, VariableSource
+from storegate_engine.table import require_combinable, rows_of
 
 __all__ = ["Sources", "attach", "sources_of"]
+
+
+LabelsIn: TypeAlias = Callable[[str, Sequence[str] | None], dict[str, Labelled]]
+"""Returns what a file says about arrays in it, by name or about all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,10 @@ class Sources:
     """The names of the variables."""
     inside: tuple[str, ...]
     """Their arrays in each file, in words of the format."""
+    labels_in: LabelsIn
+    """What a file says about them."""
+    labels: Mapping[str, Labelled] = field(default_factory=dict)
+    """What the first file says."""
 
     @property
     def directories(self) -> list[str]:
@@ -47,6 +56,7 @@ def sources_of(
     form: str | None,
     dtype: npt.DTypeLike | None,
     row_shape: int | Sequence[int],
+    labels_in: LabelsIn,
 ) -> Sources:
     """Return the files that a path, a pattern or a list of them means, and their variables.
 
@@ -76,19 +86,20 @@ def sources_of(
     if var_names is None:
         if found in ("raw", "npy") or known == [""]:
             raise ArgumentError(f"files of {found} have no names; give one, as in gate.attach({paths[0]!r}, 'x')")
-        names = parse_names(known, validate=True).names
-        return Sources(found, paths, names, names)
+        labels = labels_in(paths[0], None) if found == "hdf5" else {}
+        names = parse_names(list(labels) or known, validate=True).names
+        return Sources(found, paths, names, names, labels_in, labels)
     names = parse_names(var_names, validate=True).names
     if known == [""] or found == "raw":
         if len(names) != 1:
             raise ArgumentError(f"a file of {found} has one array, and {len(names)} names are given")
-        return Sources(found, paths, names, (known[0],))
+        return Sources(found, paths, names, (known[0],), labels_in)
     for name in names:
         if name not in known:
             raise SourceError(
                 f"{paths[0]} has no array {name!r}{near_match(name, known)} (arrays: {', '.join(known) or 'none'})"
             )
-    return Sources(found, paths, names, names)
+    return Sources(found, paths, names, names, labels_in, labels_in(paths[0], names) if found == "hdf5" else {})
 
 
 def _paths_of(files: Any) -> tuple[str, ...]:
@@ -145,9 +156,12 @@ def attach(change: Transaction, sources: Sources, target: Target, seed: int | No
             raise ShapeError(
                 f"the arrays of {path} have different numbers of rows ({counts}); choose those of the samples by name"
             )
+        if sources.labels:
+            require_same_meaning(sources.labels, sources.labels_in(path, sources.names), sources.paths[0])
         found.append(source_file(path, next(iter(counts.values()))))
     n_rows = sum(source.n_rows for source in found)
-    for at in tables.target_phases(table, target, [n_rows]):
+    phases = tables.target_phases(table, target, [n_rows])
+    for at in phases:
         for name, (dtype, row_shape) in first.items():
             if name in table[at]:
                 table[at][name].require_row_shape(row_shape)
@@ -160,4 +174,7 @@ def attach(change: Transaction, sources: Sources, target: Target, seed: int | No
         ).with_counted_text()
         for name, inside in zip(sources.names, sources.inside, strict=True)
     }
-    append_arrays(change, arrays, target, seed, {}, table.sizes() if target == ALL else None)
+    columns: dict[str, Source] = {name: VariableSource(rows_of(name, array)) for name, array in arrays.items()}
+    add_labels(change, columns, sources.labels, phases)
+    abouts = {name: label.about for name, label in sources.labels.items()}
+    append_arrays(change, arrays, target, seed, abouts, table.sizes() if target == ALL else None)

@@ -32,7 +32,7 @@ from storegate.parsing.inputs import (
     require_equal_rows,
 )
 from storegate.parsing.iterators import hint_of_samples, samples
-from storegate.parsing.labels import Labelled, is_dataarray
+from storegate.parsing.labels import Labelled, Whole, is_dataarray, require_same_meaning
 from storegate.parsing.names import Names, VarNames, are_names, natural_key, parse_names
 from storegate.parsing.options import MODES, Backend, BackendArgs, Mode, OpenArgs, OpenMode, Options, parse_backend
 from storegate.parsing.phases import (
@@ -104,6 +104,7 @@ __all__ = [
     "Split",
     "Target",
     "VarNames",
+    "Whole",
     "are_names",
     "as_indexer",
     "columns_of",
@@ -130,5 +131,6 @@ __all__ = [
     "parse_shuffle_seed",
     "require_compiled",
     "require_equal_rows",
+    "require_same_meaning",
     "samples",
 ]

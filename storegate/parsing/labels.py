@@ -10,11 +10,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from storegate_engine.errors import ArgumentError, ArgumentTypeError, ShapeError, near_match
+from storegate_engine.errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, near_match
 from storegate_engine.names import validate_name
 from storegate_engine.table import Attributes, Description, attributes_of
 
-__all__ = ["Labelled", "Whole", "dataset_columns", "is_dataarray", "is_dataset", "labelled", "require_sample_dim"]
+__all__ = [
+    "Labelled",
+    "Whole",
+    "dataset_columns",
+    "is_dataarray",
+    "is_dataset",
+    "labelled",
+    "require_same_meaning",
+    "require_sample_dim",
+]
+
+KEPT = ("units", "calendar")
+"""Attributes that say what numbers mean: rows of all files have the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,3 +178,25 @@ def require_sample_dim(sample_dim: str | None, data: Any) -> None:
             f"the array has dimensions {data.dims}, and samples lie along {sample_dim!r}; put that first, as in "
             f"x.transpose({sample_dim!r}, ...)"
         )
+
+
+def require_same_meaning(first: Mapping[str, Labelled], other: Mapping[str, Labelled], place: object) -> None:
+    """Refuse rows of another file that have other dimensions, units or calendars.
+
+    Raises
+    ------
+    DtypeError
+        They have; the message names the first file.
+    """
+    for name in first.keys() & other.keys():
+        old, new = first[name].about, other[name].about
+        before, after = ({key: text for key, text in about.attrs if key in KEPT} for about in (old, new))
+        if (old.dims, before) != (new.dims, after):
+            raise DtypeError(
+                f"variable {name!r} has dimensions {new.dims} and {_said(after)}, and in {place} {old.dims} and "
+                f"{_said(before)}; convert the rows, then add those of one file after the other"
+            )
+
+
+def _said(kept: Mapping[str, str]) -> str:
+    return ", ".join(f"{key} {text}" for key, text in kept.items()) or "no units"

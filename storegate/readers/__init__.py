@@ -9,6 +9,7 @@ What its files know:
     batches      record batches of Arrow, as a table
     groups       the arrays of a group that are variables
     hdf5         HDF5, and NetCDF4
+    netcdf       what files of NetCDF4 say about their arrays
     parquet      Parquet
     arrow        Arrow and Feather
     npy          numpy's own files
@@ -22,6 +23,7 @@ What its files know:
 from __future__ import annotations
 
 from storegate.readers.joined import columns_of_files
+from storegate.readers.netcdf import labels_in
 from storegate.readers.protocol import Reader, ReadOptions
 
-__all__ = ["ReadOptions", "Reader", "columns_of_files"]
+__all__ = ["ReadOptions", "Reader", "columns_of_files", "labels_in"]

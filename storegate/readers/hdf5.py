@@ -9,14 +9,13 @@ from typing import Any
 
 from storegate.optional import require_package
 from storegate.readers.groups import no_group, variables_in
+from storegate.readers.netcdf import is_size, labels_of_group
 from storegate.readers.paths import head_of
 from storegate_engine.errors import UnreadableFileError
 
 __all__ = ["Hdf5Reader"]
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
-NO_VARIABLE = b"This is a netCDF dimension but not a netCDF variable"
-"""What NetCDF4 calls a dataset that is only the size of a dimension."""
 
 
 class Hdf5Reader:
@@ -41,8 +40,8 @@ class Hdf5Reader:
                 raise no_group(group, _groups_in(file))
             found = file[group]
             if not hasattr(found, "dtype"):
-                items = {name: item for name, item in found.items() if not _is_size(item)}
-                yield variables_in(items, found.name, names)
+                items = {name: item for name, item in found.items() if not is_size(item)}
+                yield labels_of_group(found, names) or variables_in(items, found.name, names)
             elif found.dtype.names is not None:
                 yield found
             else:
@@ -54,9 +53,3 @@ def _groups_in(file: Any) -> list[str]:
     known: list[str] = []
     file.visititems(lambda name, item: known.append(name) if not hasattr(item, "dtype") else None)
     return known
-
-
-def _is_size(item: Any) -> bool:
-    """Return whether a dataset is only the size of a dimension of NetCDF."""
-    name = item.attrs.get("NAME", b"")
-    return (name.encode() if isinstance(name, str) else bytes(name)).startswith(NO_VARIABLE)

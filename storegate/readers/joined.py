@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate.parsing import Names, named, parse_columns
+from storegate.parsing import Labelled, Names, labels_of, named, parse_columns, require_same_meaning
 from storegate.readers.formats import reader_of, require_options
 from storegate.readers.paths import Place, places
 from storegate.readers.protocol import Reader
@@ -38,12 +38,12 @@ class _File:
     options: Mapping[str, Any]
 
     @contextlib.contextmanager
-    def columns(self, wanted: object) -> Iterator[dict[str, Source]]:
-        """Open the file, as sources of its columns; errors meanwhile name the file."""
+    def columns(self, wanted: object) -> Iterator[tuple[dict[str, Source], dict[str, Labelled]]]:
+        """Open the file, as sources of its columns, and what it says about them; errors meanwhile name the file."""
         hint = list(wanted) if isinstance(wanted, (list, tuple)) else [wanted] if isinstance(wanted, str) else None
         with _naming(self.place), self.reader.open(self.place.local(), hint, self.options) as table:
             names, data = named(wanted, table)
-            yield parse_columns(names, data)
+            yield parse_columns(names, data), labels_of(names, data)
 
 
 @contextlib.contextmanager
@@ -160,7 +160,7 @@ class _Files:
         """Yield blocks of rows, file by file; codes are those of the categories of all files."""
         read = list(names)
         for file, expected in zip(self.files, self.n_file_rows, strict=True):
-            with file.columns(self.wanted if isinstance(self.wanted, (str, tuple)) else read) as sources:
+            with file.columns(self.wanted if isinstance(self.wanted, (str, tuple)) else read) as (sources, _):
                 group = {name: sources[name] for name in read}
                 n_rows = 0
                 for block in blocks_of_group(group, block_rows * len(group)):  # which divides them by their number
@@ -176,7 +176,7 @@ class _Files:
 
 def columns_of_files(
     path: object, var_names: object, form: str | None, options: Mapping[str, object]
-) -> tuple[Names, list[Source]]:
+) -> tuple[Names, list[Source | Labelled]]:
     """Return the names of columns of files, and a source for each; every file was opened once.
 
     Parameters
@@ -204,8 +204,11 @@ def columns_of_files(
     groups: list[list[str]] = []
     counts: dict[str, list[int | None]] = {}
     least_rows: dict[str, int] = {}
+    labels: dict[str, Labelled] = {}
     for file in files:
-        with file.columns(var_names) as sources:
+        with file.columns(var_names) as (sources, found_labels):
+            labels = labels or found_labels
+            require_same_meaning(labels, found_labels, files[0].place)
             if not columns:
                 columns = {name: _Column.of(source) for name, source in sources.items()}
                 groups = [list(group) for group in grouped(sources)]
@@ -226,7 +229,11 @@ def columns_of_files(
         known = {name: made for name, made in categories.items() if made is not None}
         whole = _Files(files, var_names, counts[group[0]], max(least_rows[name] for name in group), known)
         found |= {name: _source(whole, name, columns[name]) for name in group}
-    return Names(tuple(columns), "each"), [found[name] for name in columns]
+    return Names(tuple(columns), "each"), [_labelled(found[name], labels.get(name)) for name in columns]
+
+
+def _labelled(source: Source, label: Labelled | None) -> Source | Labelled:
+    return source if label is None else replace(label, rows=source)
 
 
 def _files(path: object, form: str | None, options: Mapping[str, object]) -> list[_File]:

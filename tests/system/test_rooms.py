@@ -53,11 +53,11 @@ PUBLIC = {
         PhaseOrSplit RowRange Rows RowsLike Selection Split Target VarNames are_names as_indexer columns_of
         computed_columns hint_of_samples is_dataarray is_everything labels_of labels_of_row n_selected named
         one_row_columns parse_backend parse_columns parse_dtype parse_item parse_method_index parse_names parse_phase
-        parse_reading_phase parse_seed parse_shape parse_shuffle_seed require_compiled require_equal_rows samples
+        parse_reading_phase parse_seed parse_shape parse_shuffle_seed require_compiled require_equal_rows samples require_same_meaning Whole
         ForeignFormat natural_key
     """,
     "storegate.readers": """
-        ReadOptions Reader columns_of_files
+        ReadOptions Reader columns_of_files labels_in
     """,
     "storegate.edits": """
         Callback add assign clear compact compute create_zeros delete move shuffle transform update with_active attach

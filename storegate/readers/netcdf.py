@@ -1,0 +1,262 @@
+"""NetCDF: what the files of NetCDF4, which are HDF5, say about their arrays; reads coordinates, but no rows.
+
+The sample axis is the dimension with which all data variables begin, or else the only unlimited one. Arrays without it,
+such as the latitudes of a grid, are kept once for all rows. Numbers of the conventions CF that stand for missing values
+become NaN while they are copied; what is stored as other numbers than it means is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from storegate.optional import require_package
+from storegate.parsing import Labelled, Whole
+from storegate_engine.errors import DtypeError, MissingValueError, ShapeError
+from storegate_engine.names import validate_name
+from storegate_engine.table import Description, attributes_of
+
+__all__ = ["is_size", "labels_in", "labels_of_group"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+INTERNAL = (
+    "CLASS",
+    "DIMENSION_LABELS",
+    "DIMENSION_LIST",
+    "NAME",
+    "REFERENCE_LIST",
+    "_NCProperties",
+    "_Netcdf4Coordinates",
+    "_Netcdf4Dimid",
+    "_nc3_strict",
+)
+"""Attributes of the format itself."""
+PACKED = ("scale_factor", "add_offset", "_Unsigned")
+"""Attributes of variables that are stored as other numbers than they mean."""
+MISSING = ("_FillValue", "missing_value")
+"""Attributes with numbers that stand for missing values."""
+NO_VARIABLE = b"This is a netCDF dimension but not a netCDF variable"
+"""What NetCDF4 calls a dataset that is only the size of a dimension."""
+
+
+def labels_in(path: str, names: Sequence[str] | None) -> dict[str, Labelled]:
+    """Return what a file says about arrays whose rows are read where they are; nothing if it is not of NetCDF.
+
+    Raises
+    ------
+    DtypeError
+        Numbers of a variable stand for other ones, or for missing values.
+    """
+    h5py = require_package("h5py", "hdf5", path)
+    with h5py.File(path, "r") as file:
+        labels = labels_of_group(file, names)
+        for name, label in labels.items():
+            if isinstance(label.rows, _Filled):
+                raise DtypeError(
+                    f"variable {name!r} of {path} has {label.rows.missing[0]} for missing values, which are not "
+                    "converted in place; copy it with gate.read"
+                )
+        return labels
+
+
+def labels_of_group(group: Any, names: Sequence[str] | None) -> dict[str, Labelled]:
+    """Return the arrays of a group of h5py along its sample axis, with their labels; nothing if it is not of NetCDF.
+
+    Raises
+    ------
+    ShapeError
+        There is no one sample axis, or it does not come first in an array.
+    DtypeError
+        An array is stored as other numbers than it means.
+    """
+    items = {name: item for name, item in group.items() if hasattr(item, "dtype")}
+    if not any("DIMENSION_LIST" in item.attrs or _is_scale(item) for item in items.values()):
+        return {}
+    sizes = {name: item for name, item in items.items() if is_size(item)}
+    ids = {item.attrs["_Netcdf4Dimid"]: name for name, item in items.items() if "_Netcdf4Dimid" in item.attrs}
+    dims = {name: _dims(item, name, ids) for name, item in items.items() if name not in sizes}
+    if any(found is None for found in dims.values()):
+        return {}
+    known: dict[str, tuple[str, ...]] = {name: found for name, found in dims.items() if found is not None}
+    coordinates = _coordinates(group, items, known)
+    wanted = [name for name in known if name not in coordinates] if names is None else [*names]
+    if any(name not in known for name in wanted):
+        return {}  # who asks for them says that they are not there
+    dim = _sample_dim(known, wanted, items, is_given=names is not None)
+    along = [name for name, found in known.items() if dim in found]
+    chosen = along if names is None else wanted
+    for name in chosen:
+        if known[name][:1] != (dim,):
+            raise ShapeError(
+                f"variable {name!r} has dimensions {known[name]}, and samples lie along {dim!r}; choose others by "
+                "name, or transpose it, as in add_data(xarray.open_dataset(path).transpose(...))"
+            )
+    used = {of for name in chosen for of in known[name]}
+    shared = [
+        name
+        for name in known
+        if name not in along and (names is None or (name in coordinates and used.issuperset(known[name])))
+    ]
+    abouts = {name: _about(items[name], name, known[name], coordinates) for name in (*chosen, *shared)}
+    whole = Whole(
+        attributes_of(_attributes(group), "the file"),
+        {name: _Values(_values(items[name])) for name in shared},
+        {validate_name(name): abouts[name] for name in shared},
+    )
+    return {name: Labelled(_rows(name, items[name]), abouts[name], whole) for name in chosen}
+
+
+def is_size(item: Any) -> bool:
+    """Return whether a dataset is only the size of a dimension of NetCDF."""
+    name = item.attrs.get("NAME", b"")
+    return (name.encode() if isinstance(name, str) else bytes(name)).startswith(NO_VARIABLE)
+
+
+def _is_scale(item: Any) -> bool:
+    return _text(item.attrs.get("CLASS", "")) == "DIMENSION_SCALE"
+
+
+def _dims(item: Any, name: str, ids: Mapping[int, str]) -> tuple[str, ...] | None:
+    """Return the names of the dimensions of an array, None if some have none."""
+    if _is_scale(item):
+        if item.ndim == 1:
+            return (name,)
+        return (
+            tuple(ids[at] for at in item.attrs["_Netcdf4Coordinates"]) if "_Netcdf4Coordinates" in item.attrs else None
+        )
+    scales = [axis[0].name.rpartition("/")[2] if len(axis) else None for axis in item.dims]
+    return None if None in scales else tuple(str(scale) for scale in scales)
+
+
+def _coordinates(group: Any, items: Mapping[str, Any], dims: Mapping[str, tuple[str, ...]]) -> set[str]:
+    """Return the arrays that have the name of a dimension, or are named as coordinates by others."""
+    named = {name for holder in (group, *items.values()) for name in _text(holder.attrs.get("coordinates", "")).split()}
+    of_dims = {name for found in dims.values() for name in found}
+    return {name for name in dims if name in named or name in of_dims}
+
+
+def _sample_dim(
+    dims: Mapping[str, tuple[str, ...]], wanted: Iterable[str], items: Mapping[str, Any], *, is_given: bool
+) -> str:
+    firsts = {name: dims[name][:1] for name in wanted}
+    found = {first for first in firsts.values() if first or is_given}
+    if len(found) > 1 and not is_given:
+        unlimited = {name for name in items if _is_scale(items[name]) and items[name].maxshape[:1] == (None,)}
+        found = {first for first in found if first[0] in unlimited}
+    if len(found) == 1 and () not in found:
+        return found.pop()[0]
+    listed = ", ".join(f"{name}: {dims[name]}" for name in firsts)
+    raise ShapeError(
+        f"the variables do not all begin with the same dimension ({listed}); choose those of the samples by var_names"
+    )
+
+
+def _about(item: Any, name: str, dims: tuple[str, ...], coordinates: set[str]) -> Description:
+    if packed := [attribute for attribute in PACKED if attribute in item.attrs]:
+        raise DtypeError(
+            f"variable {name!r} is packed, with {' and '.join(packed)}; unpack it with "
+            "add_data(xarray.open_dataset(path))"
+        )
+    attrs = {key: value for key, value in _attributes(item).items() if key not in MISSING}
+    names = tuple(validate_name(dim, "dimension") for dim in dims)
+    return Description(dims=names, attrs=attributes_of(attrs, f"variable {name!r}"), is_coordinate=name in coordinates)
+
+
+def _attributes(holder: Any) -> dict[str, Any]:
+    """Return attributes as xarray has them: single values as such, texts as text; coordinates are known otherwise."""
+    found: dict[str, Any] = {}
+    for key, value in holder.attrs.items():
+        if key in INTERNAL or key == "coordinates":
+            continue
+        if isinstance(value, np.ndarray) and value.shape == (1,):
+            value = value[0]
+        if isinstance(value, np.ndarray) and value.dtype.kind in "OS":
+            value = [_text(one) for one in value.tolist()]
+        is_text = isinstance(value, (str, bytes)) or type(value).__name__ == "Empty"
+        found[key] = _text(value) if is_text else value
+    return found
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        value = value.reshape(-1)[0] if value.size else ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value if isinstance(value, str) else ""
+
+
+# ------------------------------------------------------------------------------
+# Values
+# ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Values:
+    """An array without samples."""
+
+    values: Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Filled:
+    """An array in which some numbers stand for missing values: they become NaN, or are refused."""
+
+    name: str
+    item: Any
+    missing: tuple[Any, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the array."""
+        return tuple(self.item.shape)
+
+    @property
+    def ndim(self) -> int:
+        """The number of its dimensions."""
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of its values."""
+        found: np.dtype[Any] = self.item.dtype
+        return found
+
+    @property
+    def chunks(self) -> Any:
+        """The shape of its chunks."""
+        return self.item.chunks
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> Array:
+        """Return some rows."""
+        values: Array = self.item[rows]
+        absent = np.isin(values, self.missing)
+        if not absent.any():
+            return values
+        if self.dtype.kind not in "fc":
+            raise MissingValueError(
+                f"variable {self.name!r}: {int(absent.sum())} values are {self.missing[0]}, which stands for missing "
+                "ones; choose a value for them with add_data(xarray.open_dataset(path).fillna(value))"
+            )
+        values[absent] = np.nan
+        return values
+
+
+def _rows(name: str, item: Any) -> Any:
+    given = [value for key in MISSING for value in np.ravel(item.attrs.get(key, ())).tolist()]
+    missing = tuple(dict.fromkeys(value for value in given if value == value))  # NaN means itself
+    return _Filled(name, item, missing) if missing and item.dtype.kind in "biufc" else item
+
+
+def _values(item: Any) -> Array:
+    rows = _rows(item.name, item)
+    if isinstance(rows, _Filled) and not item.ndim:
+        return np.asarray(rows.item[()])
+    return np.asarray(item.asstr()[()] if item.dtype.kind == "O" else rows[()])

@@ -1,0 +1,167 @@
+"""NetCDF4: dimensions, coordinates, attributes and missing values, of copies and of attached files, as xarray has them."""
+
+from __future__ import annotations
+
+import netCDF4
+import numpy as np
+import pytest
+import xarray as xr
+
+from storegate import errors
+
+TIMES, LATITUDES = 6, 4
+HOURS = {"units": "hours since 2000-01-01", "calendar": "noleap"}
+
+
+def dataset(first=0, **attrs):
+    rng = np.random.default_rng(first)
+    return xr.Dataset(
+        {
+            "t": (("time", "lat"), rng.random((TIMES, LATITUDES), "f4"), {"units": "K", "long_name": "temperature"}),
+            "n": (("time",), np.arange(TIMES) + first, {"flags": np.array([1, 2], "i2")}),
+            "quality": (("time",), rng.random(TIMES), {"units": "1"}),
+        },
+        {
+            "time": (
+                "time",
+                np.arange(TIMES, dtype="f8") + first,
+                HOURS,
+            ),
+            "lat": ("lat", np.linspace(-60, 60, LATITUDES), {"units": "degrees_north"}),
+            "area": ("lat", np.ones(LATITUDES)),
+            "station": ((), 7),
+        },
+        {"title": "a run", "version": 3, **attrs},
+    ).set_coords("quality")
+
+
+@pytest.fixture(params=["read", "attach"])
+def take(request, gate):
+    def call(*args, **options):
+        getattr(gate, request.param)(*args, **options)
+
+    call.way = request.param
+    return call
+
+
+def write(path, data, engine="netcdf4"):
+    data.to_netcdf(path, unlimited_dims=["time"], engine=engine)
+
+
+def expected(*parts):
+    return xr.concat(parts, "time", data_vars="minimal", coords="minimal", compat="override", join="override")
+
+
+@pytest.mark.parametrize("engine", ["netcdf4", "h5netcdf"])
+def test_datasets_come_back_with_all_that_xarray_says(gate, take, tmp_path, engine):
+    parts = [dataset(at * TIMES) for at in range(3)]
+    for at, part in enumerate(parts):
+        write(tmp_path / f"{at}.nc", part, engine)
+    take(tmp_path / "*.nc")
+    gate.compile()
+    found = gate["train"].to_xarray().load()
+    oracle = expected(*(xr.open_dataset(tmp_path / f"{at}.nc", decode_times=False, engine=engine) for at in range(3)))
+    xr.testing.assert_identical(found[sorted(found.variables)], oracle[sorted(oracle.variables)].load())
+    assert set(found.coords) == {"time", "lat", "area", "station", "quality"}
+    assert found.t.attrs == {"units": "K", "long_name": "temperature"}
+
+
+def test_some_variables_bring_the_coordinates_of_their_dimensions(gate, take, tmp_path):
+    write(tmp_path / "a.nc", dataset())
+    take(tmp_path / "a.nc", ["n"])
+    assert set(gate["train"].to_xarray().variables) == {"n", "station"}
+    take(tmp_path / "a.nc", ["t"], phase="valid")
+    assert set(gate["valid"].to_xarray().variables) == {"t", "lat", "area", "station"}
+
+
+def test_dimensions_without_a_variable_and_variables_of_fixed_size(gate, take, tmp_path):
+    with netCDF4.Dataset(tmp_path / "a.nc", "w") as file:
+        file.createDimension("time", None)
+        file.createDimension("lat", 4)
+        file.createDimension("corner", 2)
+        file.createVariable("t", "f4", ("time", "lat"))[:] = np.arange(12).reshape(3, 4)
+        file.createVariable("mask", "i1", ("lat", "corner"))[:] = np.arange(8).reshape(4, 2)
+        file.createVariable("crs", "i4", ())[...] = 5
+    take(tmp_path / "a.nc")
+    found = gate["train"].to_xarray()
+    oracle = xr.open_dataset(tmp_path / "a.nc")
+    assert found.t.dims == ("time", "lat")
+    np.testing.assert_array_equal(found.t, oracle.t)
+    np.testing.assert_array_equal(found.mask, oracle.mask)
+    assert int(found.crs) == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda ds: ds.assign(t=ds.t.assign_attrs(units="C")), r'units "C".*units "K"'),
+        (lambda ds: ds.assign_coords(time=ds.time.assign_attrs(units="hours since 2001-01-01")), "2001.*2000"),
+        (lambda ds: ds.rename(lat="latitude"), "dimensions .*'latitude'.*'lat'"),
+    ],
+)
+def test_files_that_mean_other_things_are_refused(gate, take, tmp_path, change, message):
+    write(tmp_path / "0.nc", dataset())
+    write(tmp_path / "1.nc", change(dataset(TIMES)))
+    with pytest.raises(errors.DtypeError, match=message):
+        take(tmp_path / "*.nc", ["t", "time"])
+    assert gate.variables == ()
+
+
+class TestMissingValues:
+    def written(self, path, dtype, fill, values, attribute="_FillValue"):
+        with netCDF4.Dataset(path, "w") as file:
+            file.createDimension("time", None)
+            given = {"fill_value": fill} if attribute == "_FillValue" else {}
+            variable = file.createVariable("t", dtype, ("time",), **given)
+            variable.set_auto_mask(False)
+            if attribute != "_FillValue":
+                variable.setncattr(attribute, np.array(fill, dtype))
+            variable[:] = values
+        return path
+
+    @pytest.mark.parametrize("attribute", ["_FillValue", "missing_value"])
+    def test_those_of_floats_are_nan(self, gate, tmp_path, attribute):
+        path = self.written(tmp_path / "a.nc", "f4", 1e20, [1, 1e20, 3], attribute)
+        gate.read(path)
+        np.testing.assert_array_equal(gate["train"]["t"][:], xr.open_dataset(path).t)
+        assert np.isnan(gate["train"]["t"][1])
+        assert attribute not in gate["train"].to_xarray().t.attrs
+
+    def test_those_of_integers_are_refused_where_there_are_some(self, gate, tmp_path):
+        gate.read(self.written(tmp_path / "a.nc", "i4", -99, [1, 2, 3]))
+        assert gate["train"]["t"][:].tolist() == [1, 2, 3]
+        path = self.written(tmp_path / "b.nc", "i4", -99, [1, -99, -99])
+        with pytest.raises(errors.MissingValueError, match=r"b\.nc: variable 't': 2 values are -99, .*fillna"):
+            gate.read(path)
+
+    @pytest.mark.parametrize("dtype", ["f4", "i4"])
+    def test_they_are_not_attached(self, gate, tmp_path, dtype):
+        path = self.written(tmp_path / "a.nc", dtype, -99, [1, 2, 3])
+        with pytest.raises(errors.DtypeError, match=r"'t' of .*a\.nc has -99.* for missing .*copy it with gate\.read"):
+            gate.attach(path)
+        gate.attach(self.written(tmp_path / "nan.nc", "f4", np.nan, [1, np.nan, 3]))
+        np.testing.assert_array_equal(gate["train"]["t"][:], np.array([1, np.nan, 3], "f4"))
+
+    @pytest.mark.parametrize("attribute", ["scale_factor", "add_offset", "_Unsigned"])
+    def test_packed_variables_are_refused(self, gate, take, tmp_path, attribute):
+        with netCDF4.Dataset(tmp_path / "a.nc", "w") as file:
+            file.createDimension("time", None)
+            variable = file.createVariable("t", "i2", ("time",))
+            variable.set_auto_maskandscale(False)
+            variable.setncattr(attribute, "true" if attribute == "_Unsigned" else 0.5)
+            variable[:] = [1, 2]
+        with pytest.raises(errors.DtypeError, match=f"'t' is packed, with {attribute}; unpack it"):
+            take(tmp_path / "a.nc")
+
+
+def test_the_sample_axis_is_one_and_comes_first(gate, take, tmp_path):
+    xr.Dataset({"a": ("x", [1, 2]), "b": ("y", [1, 2, 3])}).to_netcdf(tmp_path / "a.nc")
+    with pytest.raises(errors.ShapeError, match=r"do not all begin with the same dimension \(a.*b.*by var_names"):
+        take(tmp_path / "a.nc")
+    take(tmp_path / "a.nc", "b")
+    assert gate["train"].to_xarray().b.dims == ("y",)
+    xr.Dataset({"a": ("x", [1, 2]), "b": (("y", "x"), np.ones((3, 2)))}).to_netcdf(
+        tmp_path / "b.nc", unlimited_dims=["x"]
+    )
+    with pytest.raises(errors.ShapeError, match=r"'b' has dimensions \('y', 'x'\), and samples lie along 'x'"):
+        take(tmp_path / "b.nc", phase="test")
