@@ -22,6 +22,7 @@ from storegate_engine import documents, locations
 from storegate_engine.arrays import inspection
 from storegate_engine.arrays import stored as arrays
 from storegate_engine.errors import CorruptStoreError, MemoryBudgetError, StoreError
+from tests.examples import in_turns
 
 ROWS = np.random.default_rng(0).random((64, 16), dtype="f4")
 TEXTS = np.array(["a", "bc"] * 32, np.dtypes.StringDType())
@@ -46,7 +47,9 @@ def store(tmp_path):
 class TestObjects:
     """What lies at a URL is not fetched before its size is known to be legal."""
 
-    @pytest.fixture(params=["memory", "fsspec", "s3", "disk"])
+    PLACES = ("memory", "fsspec", "s3", "disk")
+
+    @pytest.fixture(params=PLACES)
     def args(self, request, tmp_path):
         fsspec.register_implementation("fsspectest", MemoryFileSystem, clobber=True)
         MemoryFileSystem.store.clear()
@@ -80,10 +83,12 @@ class TestObjects:
         return next(entry.key for entry in location.entries() if entry.key.endswith(ending))
 
     @pytest.mark.parametrize(
-        ("ending", "limit"),
-        [("00000002.json", documents.MAX_NBYTES), ("t/zarr.json", inspection.MAX_METADATA_NBYTES)],
+        ("args", "limited"),
+        in_turns(PLACES, [("00000002.json", documents.MAX_NBYTES), ("t/zarr.json", inspection.MAX_METADATA_NBYTES)]),
+        indirect=["args"],
     )
-    def test_a_large_one_is_refused_before_it_is_fetched(self, args, gate, fetched, ending, limit):
+    def test_a_large_one_is_refused_before_it_is_fetched(self, args, gate, fetched, limited):
+        ending, limit = limited
         key = self.key_of(gate, ending)
         gate.repository().location.write(key, b" " * (limit + 2**20))
         fetched.clear()
@@ -206,10 +211,14 @@ def claim(store, name, *, n_rows=64, shard_rows=None):
     path.write_text(json.dumps(document))
 
 
-@pytest.mark.parametrize("name", VALUES)
-@pytest.mark.parametrize(("n_rows", "shard_rows"), [(2**17, None), (2**50, None), (64, 2**50), (2**50, 2**50)])
-def test_rows_that_a_store_claims_and_has_not(store, name, n_rows, shard_rows):
+CLAIMS = [(2**17, None), (2**50, None), (64, 2**50), (2**50, 2**50)]
+"""Rows, and rows of a shard."""
+
+
+@pytest.mark.parametrize(("name", "claimed"), in_turns(VALUES, CLAIMS))
+def test_rows_that_a_store_claims_and_has_not(store, name, claimed):
     """In a few megabytes, and in no time: nothing is allocated or listed for what is only claimed."""
+    n_rows, shard_rows = claimed
     claim(store, name, n_rows=n_rows, shard_rows=shard_rows)
     gate = StoreGate("zarr", {"output_dir": store, "mode": "r", "budget": "64MiB"}, "a")
     reads = {

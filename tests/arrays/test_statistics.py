@@ -86,7 +86,7 @@ def test_windows_within_a_block_are_joined(monkeypatch):
 
 @pytest.mark.parametrize("dtype", KINDS)
 def test_json_is_exact(dtype):
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=examples(100), deadline=None)
     @given(any_bits(dtype))
     def check(values):
         found = numpys(values)
@@ -162,7 +162,7 @@ def test_every_way_in_keeps_them(tmp_path, backend, dtype, way):
         assert same(kept(again)[0], numpys(rows))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(testing.dtypes(text=False).flatmap(lambda dtype: hnp.arrays(dtype, hnp.array_shapes(max_dims=2, max_side=5))))
 def test_of_any_rows_on_both_backends(tmp_path_factory, rows):
     for args in (None, {"output_dir": tmp_path_factory.mktemp("store"), "chunk": 2}):

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storegate import StoreGate, errors
+from tests.examples import examples
 
 
 @pytest.fixture(params=["numpy", "zarr"])
@@ -76,7 +77,7 @@ class TestColumnsByThemselves:
 
 
 class TestCategories:
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=examples(100), deadline=None)
     @given(st.sampled_from(sorted(CATEGORICAL)), st.lists(st.lists(st.sampled_from("abcdé"), min_size=1), min_size=1))
     def test_they_become_codes_that_go_on(self, kind, parts):
         """Phases and appends with other categories, in another order, share one list of categories."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from storegate import StoreGate, errors
 from storegate_engine import arrays
+from tests.examples import examples
 
 N = 100
 
@@ -159,7 +160,7 @@ class TestDescribe:
         line = gate["valid"].subset(slice(3, 9))["x"].describe().loc["x"]
         assert (line["count"], line["min"], line["max"]) == (values.size, values.min(), values.max())
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=examples(100), deadline=None)
     @given(st.lists(st.floats(width=32) | st.just(float("nan")), max_size=50), st.integers(1, 7))
     def test_missing_and_infinite_values(self, values, block_rows):
         given_values = np.array(values, "f4")

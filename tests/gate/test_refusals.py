@@ -11,6 +11,7 @@ from storegate import StoreGate
 from storegate_engine import arrays
 from storegate_engine.errors import ConversionError, DtypeError, LabelError, ShapeError
 from storegate_engine.table import Cast, OneHot
+from tests.examples import examples
 
 BACKENDS = ("numpy", "zarr", "hybrid", "memory of hybrid", "kept arrays")
 
@@ -207,7 +208,7 @@ def without_statistics(cls, document, segments, read=arrays.StoredArray.from_jso
     return read(cls, {key: value for key, value in document.items() if key != "statistics"}, segments)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_refused_exactly_if_a_shown_label_is_no_class(tmp_path_factory, data):
     backend = data.draw(st.sampled_from(["numpy", "zarr"]))

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from storegate import StoreGate
 from storegate_engine.errors import ConflictError, ReadOnlyError, SnapshotExpired, VersionNotFoundError
+from tests.examples import examples
 
 BACKENDS = ("numpy", "zarr", "hybrid", "memory of hybrid")
 
@@ -375,4 +376,4 @@ class UndoMachine(RuleBasedStateMachine):
 
 
 TestMachine = UndoMachine.TestCase
-TestMachine.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+TestMachine.settings = settings(max_examples=examples(100), stateful_step_count=25, deadline=None)

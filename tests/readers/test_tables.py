@@ -26,6 +26,7 @@ from storegate_engine.errors import (
     UnreadableFileError,
     VariableNotFoundError,
 )
+from tests.examples import examples
 from tests.readers.measuring import MIB, grown
 
 
@@ -353,7 +354,7 @@ def tables(draw):
 
 @pytest.mark.parametrize("form", ["parquet", "arrow", "feather", "npz"])
 @hypothesis.given(tables(), st.integers(1, 9))
-@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.settings(max_examples=examples(50), deadline=None)
 def test_any_table_in_any_number_of_files(form, table, step):
     drawn, cuts = table
     with tempfile.TemporaryDirectory() as directory, StoreGate(data_id="a") as gate:

@@ -22,14 +22,13 @@ from tests.replays import KINDS, SOURCES, budget_of, exchanging, replayed, steps
 pytestmark = pytest.mark.usefixtures("scratch")
 
 
-RANKS = [(4, 3), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((1, 4), (4, 1)))]
+RANKS = [(4, 3), (1, 4), (4, 1)]
 """Before and after."""
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
-@pytest.mark.parametrize(("before", "after"), RANKS)
-@pytest.mark.parametrize("source", SOURCES)
-def test_a_resumed_epoch_goes_on_with_the_same_steps(opened, kind, before, after, source):
+@pytest.mark.parametrize(("source", "kind", "ranks"), in_turns(SOURCES, sorted(KINDS), RANKS, every=3))
+def test_a_resumed_epoch_goes_on_with_the_same_steps(opened, kind, ranks, source):
+    before, after = ranks
     view = opened(300, 10)["train"]["x"]
     options = {"block_rows": 7, "buffer_blocks": 9} if kind == "blocks" else {}
     options |= {"shuffle": KINDS[kind], "seed": 5, "epoch": 1, "budget": budget_of(source)}

@@ -19,6 +19,7 @@ from storegate_engine.streams.epochs import keyed_permutation
 from storegate_engine.streams.memory_loaders import MemoryLoader
 from storegate_engine.streams.span_loaders import BlockLoader, RunLoader
 from storegate_engine.streams.spilled import ExchangeLoader
+from tests.examples import in_turns
 from tests.processes import environment
 from tests.replays import SOURCES, budget_of, exchanging
 
@@ -136,8 +137,7 @@ def test_the_peak_of_twenty_epochs_is_not_above_the_projection(tmp_path, shuffle
     assert found["peaks"][-1] <= found["projected"]
 
 
-@pytest.mark.parametrize("shuffle", [False, True, "blocks"])
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(("shuffle", "source"), in_turns([False, True, "blocks"], SOURCES, first=1))
 @pytest.mark.filterwarnings("ignore:shuffle=.blocks.:UserWarning")
 def test_nothing_is_kept_from_epoch_to_epoch(opened, shuffle, source):
     options = {"label": "x", "block_rows": 50, "buffer_blocks": 4} if shuffle == "blocks" else {}

@@ -137,13 +137,20 @@ def files_of_code():
         )
 
 
+@pytest.fixture(scope="module")
+def asked_for():
+    """Whoever asks for a class: the file, the function and the class."""
+    return [
+        (file, *found) for file, path in files_of_code() for found in classes_asked_for(ast.parse(path.read_text()))
+    ]
+
+
 @pytest.mark.parametrize("kind", PROTOCOLS)
-def test_nobody_asks_of_what_class_something_is(kind):
+def test_nobody_asks_of_what_class_something_is(asked_for, kind):
     classes = set(PROTOCOLS[kind].split())
     asked = {
         (file, function, name)
-        for file, path in files_of_code()
-        for function, name in classes_asked_for(ast.parse(path.read_text()))
+        for file, function, name in asked_for
         if name in classes and not (kind == "orders" and file.startswith("storegate_engine/orders/"))
     }
     assert asked == {found for found in MAY_ASK if found[2] in classes}
