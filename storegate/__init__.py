@@ -9,9 +9,11 @@ What its files and folders know; each imports only from those below it:
     adapters    streams in the shapes that training frameworks want
     gate        the class StoreGate: the documented interface
     types       the public types for annotations
+    choosing    methods of a gate that change which rows its phases have
     views       ``gate["train"]["x"]``
     accessor    ``ds.storegate`` of Datasets: plans, batches, a way into a store
     explorable  attributes, first rows, statistics and exports of views
+    foldable    views of folds, for cross-validation
     session     the state that a gate and its views share: backend, mode and repositories
     versions    the history of a table, as records that print as tables
     edits       new tables from old, and the calls that store them

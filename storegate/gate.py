@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from storegate import contents, display, edits, parsing, readers, reading, versions
+from storegate.choosing import Choosing
 from storegate.contents import Metadata
 from storegate.parsing import (
     Backend,
@@ -56,7 +57,7 @@ __all__ = ["StoreGate"]
 Array: TypeAlias = np.ndarray[Any, Any]
 
 
-class StoreGate:
+class StoreGate(Choosing):
     """Sample tables for machine learning: arrays by ``data_id``, phase and variable name.
 
     Each phase (train, valid, test) is a table of variables with samples along the first axis. Selection,

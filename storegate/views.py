@@ -15,6 +15,7 @@ from storegate import display, edits
 from storegate.batches import open_stream
 from storegate.contents import first_names, has_variable, n_samples, require_known, whole
 from storegate.explorable import Explorable
+from storegate.foldable import Foldable
 from storegate.parsing import (
     ALL,
     PHASES,
@@ -73,7 +74,7 @@ class LazyRows:
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class View(Explorable[T], NDArrayOperatorsMixin, Generic[T]):
+class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
     """A phase, variables, or variables of a phase of a gate.
 
     Each ``[]`` with a name returns a new view; once phase and variables are chosen, ``[]`` with an index returns
@@ -192,7 +193,7 @@ class View(Explorable[T], NDArrayOperatorsMixin, Generic[T]):
         variable = whole(table, phase, name)
         return variable if self.chosen is None else self.chosen.of(variable)
 
-    def subset(self, index: Index) -> View[T]:
+    def subset(self, index: Index) -> Self:
         """Return a view of some rows of the phase, in the given order; nothing is read.
 
         Indexing, iteration, `data`, `to_xarray` and `batches` (with its `weights`) then use these rows. Once the number

@@ -9,6 +9,8 @@ What its files know:
     attaching   variables whose rows stay in files of other programs
     writes      adding, replacing and deleting rows
     computing   new variables from functions of a Dataset
+    rows        phases with other rows: picked, sampled, sorted, filtered
+    splits      all rows dealt anew to the phases
     transforms  shuffles, casts and encodings
     checks      transforms that some rows would refuse
     compaction  rows written out once in their logical order
@@ -20,6 +22,8 @@ from __future__ import annotations
 from storegate.edits.attaching import attach, sources_of
 from storegate.edits.compaction import compact
 from storegate.edits.computing import compute
+from storegate.edits.rows import filter_rows, sample, select, sort
+from storegate.edits.splits import fold_of_each, split
 from storegate.edits.tables import with_active
 from storegate.edits.transfers import Callback, move
 from storegate.edits.transforms import shuffle, transform
@@ -35,9 +39,15 @@ __all__ = [
     "compute",
     "create_zeros",
     "delete",
+    "filter_rows",
+    "fold_of_each",
     "move",
+    "sample",
+    "select",
     "shuffle",
+    "sort",
     "sources_of",
+    "split",
     "transform",
     "update",
     "with_active",

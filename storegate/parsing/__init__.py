@@ -3,7 +3,8 @@
 What its files know:
 
     names      which variables are named, the form of their data, and the order of names
-    phases     names of phases, and splits
+    phases     names of phases, and shares of them
+    splits     what decides to which phase or fold rows are dealt
     values     seeds, shapes and dtypes
     batches    the options of ``view.batches``
     options    ``backend`` and ``backend_args``
@@ -60,6 +61,7 @@ from storegate.parsing.selection import (
     parse_item,
     parse_method_index,
 )
+from storegate.parsing.splits import Rule, Thresholds, parse_n_folds, parse_shares
 from storegate.parsing.values import (
     ExportFormat,
     ForeignFormat,
@@ -99,10 +101,12 @@ __all__ = [
     "RowRange",
     "Rows",
     "RowsLike",
+    "Rule",
     "Selection",
     "ShuffleBatches",
     "Split",
     "Target",
+    "Thresholds",
     "VarNames",
     "Whole",
     "are_names",
@@ -123,11 +127,13 @@ __all__ = [
     "parse_dtype",
     "parse_item",
     "parse_method_index",
+    "parse_n_folds",
     "parse_names",
     "parse_phase",
     "parse_reading_phase",
     "parse_seed",
     "parse_shape",
+    "parse_shares",
     "parse_shuffle_seed",
     "require_compiled",
     "require_equal_rows",

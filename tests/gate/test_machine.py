@@ -195,6 +195,54 @@ class StoreMachine(RuleBasedStateMachine):
             for name, rows in self.model.phases[at].items():
                 self.model.phases[at][name] = rows[np.random.RandomState(seed).permutation(len(rows))]
 
+    @precondition(lambda self: self.model.even())
+    @rule(data=st.data(), how=st.sampled_from(["filter", "select", "sample", "sort"]))
+    def choose(self, data, how):
+        if (target := self.pick(data)) is None:
+            return
+        phase, name = target
+        rows = self.model.phases[phase][name]
+        places = np.arange(len(rows))
+        if how == "filter":
+            index = np.array(data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows))), bool)
+            kept, call = places[index], lambda: self.gate.filter(index, phase)
+        elif how == "select":
+            index = data.draw(testing.indices(len(rows)), "index")
+            kept, call = places[index], lambda: self.gate.select(index, phase)
+        elif how == "sample":
+            n_rows, seed = data.draw(st.integers(1, len(rows))), data.draw(st.integers(0, 2**32 - 1))
+            kept = np.random.RandomState(seed).permutation(len(rows))[:n_rows]
+            call = lambda: self.gate.sample(n_rows, seed, phase)  # noqa: E731
+        else:
+            if rows.ndim > 1 or rows.dtype.kind not in "biufmM":
+                return
+            kept, call = np.argsort(rows, kind="stable"), lambda: self.gate.sort(name, phase)
+        if not np.ndim(kept) or not len(kept):
+            return
+        call()
+        for name, rows in self.model.phases[phase].items():
+            self.model.phases[phase][name] = rows[kept]
+
+    @precondition(lambda self: self.model.even())
+    @rule(seed=st.one_of(st.none(), st.integers(0, 2**32 - 1)))
+    def split(self, seed):
+        filled = [phase for phase in PHASES if self.known(phase)]
+        names = self.known(filled[0]) if filled else []
+        parts = {name: [self.model.phases[phase].get(name) for phase in filled] for name in names}
+        is_common = all(set(self.known(phase)) == set(names) for phase in filled)
+        if not is_common or any(len({(of.dtype, of.shape[1:]) for of in part}) > 1 for part in parts.values()):
+            return
+        wholes = {name: np.concatenate(part) for name, part in parts.items()}
+        n_rows = len(next(iter(wholes.values()))) if wholes else 0
+        if not n_rows:
+            return
+        cuts = boundaries((0.5, 0.25, 0.25), n_rows)
+        order = np.arange(n_rows) if seed is None else np.random.RandomState(seed).permutation(n_rows)
+        self.gate.split((0.5, 0.25, 0.25), seed=seed)
+        self.model.phases.update({phase: {} for phase in PHASES})
+        for phase, cut in cuts.items():
+            self.model.phases[phase] = {name: rows[order[cut]] for name, rows in wholes.items()}
+
     @rule(phase=st.sampled_from([*PHASES, "all"]))
     def compact(self, phase):
         self.gate.compact(phase)

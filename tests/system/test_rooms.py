@@ -16,7 +16,7 @@ import storegate_engine
 PUBLIC = {
     "storegate_engine.orders": """
         ArrayIndex Concat MaskIndex Nested NewIndex Permute Range RangeIndex RowIndex RowOrder STEP_ROWS Slice
-        Span Take as_int as_int64 concat cut find_last flatten from_json in_memory join_runs n_nodes permute
+        deal_by_threshold deal_classes deal_evenly deal_groups hash_rows parts_of_hashes Span Take as_int as_int64 concat cut find_last flatten from_json in_memory join_runs n_nodes permute
         replace_rows replace_runs runs_of spans to_json
     """,
     "storegate_engine.arrays": """
@@ -48,6 +48,7 @@ PUBLIC = {
         Epochs LANES Last MAX_KEY Shuffle Stream StreamState class_weights
     """,
     "storegate.parsing": """
+        Rule Thresholds parse_n_folds parse_shares
         BatchTransform Computable DropLast ExportFormat Frame Labelled OpenArgs OpenMode PhaseName ShuffleBatches ALL
         Backend BackendArgs BatchArgs BatchOptions Data Index MODES MethodIndex Mode Names OneRow Options PHASES Phase
         PhaseOrSplit RowRange Rows RowsLike Selection Split Target VarNames are_names as_indexer columns_of
@@ -61,7 +62,7 @@ PUBLIC = {
     """,
     "storegate.edits": """
         Callback add assign clear compact compute create_zeros delete move shuffle transform update with_active attach
-        sources_of
+        sources_of filter_rows fold_of_each sample select sort split
     """,
     "storegate.display": """
         Outline aligned explain outline outline_html summary table_html table_text warn_of_misaligned

@@ -12,12 +12,21 @@ What its files know:
     disk_shuffles       how such files are made: numpy's shuffle in sequential passes
     indexes             lists of row numbers, read in parts
     memory_indexes      lists of row numbers in memory
+    deals               which part, such as a phase or a fold, each row gets
     json                orders as nested lists of a manifest, and back
 """
 
 from __future__ import annotations
 
 from storegate_engine.orders.concats import Concat, join_runs
+from storegate_engine.orders.deals import (
+    deal_by_threshold,
+    deal_classes,
+    deal_evenly,
+    deal_groups,
+    hash_rows,
+    parts_of_hashes,
+)
 from storegate_engine.orders.edits import concat, cut, flatten, permute, replace_rows, replace_runs
 from storegate_engine.orders.indexes import STEP_ROWS, NewIndex, RowIndex, Span, find_last, runs_of, spans
 from storegate_engine.orders.json import from_json, n_nodes, to_json
@@ -45,12 +54,18 @@ __all__ = [
     "as_int64",
     "concat",
     "cut",
+    "deal_by_threshold",
+    "deal_classes",
+    "deal_evenly",
+    "deal_groups",
     "find_last",
     "flatten",
     "from_json",
+    "hash_rows",
     "in_memory",
     "join_runs",
     "n_nodes",
+    "parts_of_hashes",
     "permute",
     "replace_rows",
     "replace_runs",

@@ -1,0 +1,303 @@
+"""Splits: rows dealt anew, with every variable beside the others, on every backend, and what follows a split."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from storegate import StoreGate, errors
+
+N = 200
+RNG = np.random.default_rng(0)
+ROWS = {
+    "x": np.arange(N),
+    "y": RNG.integers(0, 3, N),
+    "run": np.repeat(np.arange(20), 10),
+    "time": np.datetime64("2020-01-01") + np.arange(N) // 2,
+    "name": np.array([f"event {number}" for number in range(N)], np.dtypes.StringDType()),
+}
+PHASES = ("train", "valid", "test")
+
+
+@pytest.fixture(params=["numpy", "zarr", "hybrid"])
+def gate(request, tmp_path):
+    args = {} if request.param == "numpy" else {"output_dir": tmp_path / "store", "chunk": 16}
+    with StoreGate(request.param, args, data_id="a") as gate:
+        gate.add_data({name: rows[:150] for name, rows in ROWS.items()})
+        gate.add_data({name: rows[150:] for name, rows in ROWS.items()}, phase="test")
+        yield gate
+
+
+def rows_of(gate):
+    """Return the row numbers of each phase, and require that all variables go with them."""
+    found = {}
+    for phase in PHASES:
+        if not gate[phase].var_names:
+            found[phase] = np.empty(0, int)
+            continue
+        found[phase] = gate[phase]["x"][:]
+        for name, rows in ROWS.items():
+            np.testing.assert_array_equal(gate[phase][name][:], rows[found[phase]])
+    return found
+
+
+def test_rows_are_shuffled_and_cut(gate):
+    gate.split((0.7, 0.2, 0.1), seed=3)
+    everything = np.random.RandomState(3).permutation(N)
+    found = rows_of(gate)
+    np.testing.assert_array_equal(np.concatenate([found[phase] for phase in PHASES]), everything)
+    assert [len(found[phase]) for phase in PHASES] == [140, 40, 20]
+
+
+def test_rows_are_cut_in_their_order_without_a_seed(gate):
+    gate.split((20, 80, 100), seed=None)
+    assert {phase: rows.tolist() for phase, rows in rows_of(gate).items()} == {
+        "train": list(range(20)),
+        "valid": list(range(20, 100)),
+        "test": list(range(100, 200)),
+    }
+
+
+def test_classes_have_their_shares(gate):
+    gate.split((0.8, 0.1, 0.1), stratify="y", seed=1)
+    found = rows_of(gate)
+    assert sorted(np.concatenate(list(found.values())).tolist()) == list(range(N))
+    for one in range(3):
+        n_rows = np.count_nonzero(ROWS["y"] == one)
+        for phase, share in zip(PHASES, (0.8, 0.1, 0.1), strict=True):
+            assert abs(np.count_nonzero(ROWS["y"][found[phase]] == one) - share * n_rows) < 1
+            assert (np.diff(found[phase]) > 0).all()
+
+
+def test_combinations_of_labels_are_classes(gate):
+    gate.add_data("parity", np.arange(150) % 2)
+    gate.add_data("parity", np.arange(150, N) % 2, phase="test")
+    gate.split((0.5, 0.25, 0.25), stratify=["y", "parity"])
+    found = rows_of(gate)
+    for phase, share in zip(PHASES, (0.5, 0.25, 0.25), strict=True):
+        for label in range(3):
+            for parity in range(2):
+                mask = (ROWS["y"] == label) & (np.arange(N) % 2 == parity)
+                assert abs(np.count_nonzero(mask[found[phase]]) - share * mask.sum()) < 1
+
+
+def test_groups_are_in_one_phase(gate):
+    gate.split((0.6, 0.2, 0.2), groups="run", seed=2)
+    found = rows_of(gate)
+    runs = [set(ROWS["run"][found[phase]].tolist()) for phase in PHASES]
+    assert [len(of) for of in runs] == [12, 4, 4]
+    assert len(set.union(*runs)) == 20
+
+
+def test_values_are_split_by_their_rank_and_equal_ones_stay_together(gate):
+    gate.split((0.505, 0.25, 0.245), by="time")
+    found = rows_of(gate)
+    days = [set(ROWS["time"][found[phase]].tolist()) for phase in PHASES]
+    assert not days[0] & days[1]
+    assert not days[1] & days[2]
+    assert [len(found[phase]) for phase in PHASES] == [100, 50, 50]
+
+
+def test_values_between_thresholds_and_purged_ones(gate):
+    gate.split((np.datetime64("2020-02-01"), "2020-03-01"), by="time", purge=4)
+    found = rows_of(gate)
+    days = {phase: ROWS["time"][rows] for phase, rows in found.items()}
+    assert days["train"].max() == np.datetime64("2020-01-27")
+    assert days["valid"].min() == np.datetime64("2020-02-01")
+    assert days["valid"].max() == np.datetime64("2020-02-25")
+    assert days["test"].min() == np.datetime64("2020-03-01")
+    assert sum(map(len, found.values())) == N - 2 * 4 * 2
+
+
+def test_a_hash_keeps_rows_where_they_are_when_data_grow(gate):
+    gate.split((0.6, 0.2, 0.2), hash="name", seed=5)
+    before = rows_of(gate)
+    assert all(len(rows) > 20 for rows in before.values())
+    gate.add_data({name: rows[:0] for name, rows in ROWS.items()})
+    other = StoreGate(data_id="b")
+    mixed = RNG.permutation(N)
+    other.add_data({name: np.concatenate([rows, rows])[np.concatenate([mixed, mixed])] for name, rows in ROWS.items()})
+    other.split((0.6, 0.2, 0.2), hash="name", seed=5)
+    for phase, rows in before.items():
+        assert sorted(other[phase]["x"][:].tolist()) == sorted([*rows.tolist()] * 2)
+
+
+def test_a_split_again_begins_with_all_rows(gate):
+    gate.split((1.0, 0.0, 0.0), seed=1)
+    assert gate.sizes == {"train": N}
+    gate.split((0.5, 0.25, 0.25), stratify="y")
+    assert sorted(np.concatenate(list(rows_of(gate).values())).tolist()) == list(range(N))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"stratify": "y"}, {"groups": "run"}, {"by": "time"}, {"hash": "x"}],
+    ids=lambda of: next(iter(of), "-"),
+)
+def test_what_follows_a_split(gate, options):
+    gate.split((0.6, 0.2, 0.2), seed=4, **options)
+    split = rows_of(gate)
+    batches = [batch["x"] for batch in gate["train"].batches(7, shuffle=False)]
+    np.testing.assert_array_equal(np.concatenate(batches), split["train"])
+    assert sorted(np.concatenate([b["x"] for b in gate["train"].batches(7, seed=1)]).tolist()) == sorted(split["train"])
+    np.testing.assert_array_equal(gate.to_xarray("valid").x, split["valid"])
+    gate.shuffle("train", seed=9)
+    shuffled = split["train"][np.random.RandomState(9).permutation(len(split["train"]))]
+    np.testing.assert_array_equal(rows_of(gate)["train"], shuffled)
+    gate.compact()
+    np.testing.assert_array_equal(rows_of(gate)["train"], shuffled)
+    gate.add_data({name: rows[:3] for name, rows in ROWS.items()}, phase="valid")
+    np.testing.assert_array_equal(rows_of(gate)["valid"], [*split["valid"], 0, 1, 2])
+    for _ in range(4):  # the rows, the compaction, the shuffle and the split
+        gate.undo()
+    assert gate.sizes == {"train": 150, "test": 50}
+    np.testing.assert_array_equal(rows_of(gate)["train"], np.arange(150))
+
+
+def test_a_split_is_there_when_the_store_is_opened_again_and_is_made_again_from_its_record(tmp_path):
+    with StoreGate("zarr", {"output_dir": tmp_path / "s"}, data_id="a") as gate:
+        gate.add_data(ROWS)
+        gate.split((0.5, 0.3, 0.2), stratify="y", seed=11)
+        before = rows_of(gate)
+    with StoreGate("zarr", {"output_dir": tmp_path / "s"}, data_id="a") as gate:
+        for phase, rows in rows_of(gate).items():
+            np.testing.assert_array_equal(rows, before[phase])
+        record = gate.history()[-1]
+        assert record.operation == "split"
+        gate.undo()
+        said = dict(record.arguments)
+        gate.split(said["shares"], stratify=said["stratify"], seed=said["seed"])
+        for phase, rows in rows_of(gate).items():
+            np.testing.assert_array_equal(rows, before[phase])
+
+
+def test_no_rows_are_copied(tmp_path):
+    with StoreGate("zarr", {"output_dir": tmp_path / "s", "compressor": "none"}, data_id="a") as gate:
+        gate.add_data("x", RNG.random((10_000, 100)))
+        gate.add_data("y", RNG.integers(0, 10, 10_000))
+
+        def stored():
+            return sum(path.stat().st_size for path in (tmp_path / "s").rglob("*") if path.is_file())
+
+        before = stored()
+        gate.split((0.8, 0.1, 0.1), seed=1)
+        assert stored() - before < 10_000
+        gate.split((0.8, 0.1, 0.1), stratify="y")
+        assert stored() - before < 100_000  # 8 MB of rows, and a list of 4 bytes each
+
+
+REFUSED = [
+    ({"shares": "train"}, TypeError, "a split takes the shares"),
+    ({"shares": (0.5, 0.2)}, ValueError, "three shares"),
+    ({"shares": (0.5, 0.2, 0.2)}, ValueError, "must sum to 1"),
+    ({"shares": (100, 50, 20)}, ValueError, "sum to 170, and the data have 200 rows"),
+    ({"stratify": "y", "groups": "run"}, ValueError, "one rule, found stratify and groups"),
+    ({"purge": 2}, ValueError, "without by there are none"),
+    ({"by": "time", "purge": -1}, ValueError, "from 0 on, found -1"),
+    ({"stratify": "z"}, KeyError, "no variable 'z' to deal rows by"),
+    ({"shares": (100, 50, 50), "groups": "run"}, ValueError, "groups are dealt whole"),
+    ({"shares": (100, 50, 50), "hash": "x"}, ValueError, "dealt by chance"),
+    ({"shares": (101, 50, 49), "by": "time"}, ValueError, "equal values stay together; give fractions"),
+    ({"shares": ("2021", "2020"), "by": "time"}, ValueError, "not in ascending order"),
+    ({"shares": ("a", "b"), "by": "x"}, TypeError, "thresholds between int64 values"),
+    ({"by": ["x", "y"]}, ValueError, "by takes one variable"),
+    ({"stratify": "y", "seed": None}, ValueError, "give a seed"),
+    ({"seed": -1}, ValueError, "a seed is 0"),
+    ({"stratify": "wide"}, ValueError, r"rows of variable 'wide' have shape \(2,\)"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), REFUSED)
+def test_what_is_refused_changes_nothing(gate, options, error, message):
+    for phase, n_rows in (("train", 150), ("test", 50)):
+        gate.add_data("wide", np.zeros((n_rows, 2)), phase=phase)
+    with pytest.raises(error, match=message):
+        gate.split(**options)
+    assert gate.sizes == {"train": 150, "test": 50}
+    np.testing.assert_array_equal(rows_of(gate)["train"], np.arange(150))
+
+
+def test_missing_values_and_variables_are_refused(gate):
+    gate.add_data("z", np.where(np.arange(150) == 7, np.nan, 1.0))
+    with pytest.raises(errors.VariableNotFoundError, match="variable 'z' of phase 'train' is not in all phases"):
+        gate.split(by="z")
+    gate.add_data("z", np.zeros(50), phase="test")
+    with pytest.raises(errors.MissingValueError, match="'z' has missing values"):
+        gate.split(by="z")
+    with pytest.raises(errors.VariableNotFoundError, match="no rows to split"):
+        StoreGate(data_id="empty").split()
+    gate.select(slice(0, 0))
+    gate.select(slice(0, 0), phase="test")
+    with pytest.raises(errors.ShapeError, match="the phases have no rows"):
+        gate.split()
+
+
+def test_a_purge_that_leaves_nothing_is_refused(gate):
+    with pytest.raises(errors.ShapeError, match="purge=500 leaves none of 200 rows"):
+        gate.split((0, 10**6), by="x", purge=500)
+    assert gate.sizes == {"train": 150, "test": 50}
+
+
+def test_a_rule_beyond_the_budget_is_refused(tmp_path):
+    with StoreGate("zarr", {"output_dir": tmp_path / "s", "budget": "1MiB"}, data_id="a") as gate:
+        gate.add_data("x", np.arange(100_000))
+        with pytest.raises(errors.MemoryBudgetError, match="stratify= with variable 'x' of 100000 rows"):
+            gate.split(stratify="x")
+        gate.split((0.5, 0.25, 0.25), hash="x")
+        assert sum(gate.sizes.values()) == 100_000
+
+
+class TestFolds:
+    def test_each_row_is_valid_once(self, gate):
+        folds = gate["train"].folds(4, seed=3)
+        assert len(folds) == 4
+        valid = [fold.valid["x"][:] for fold in folds]
+        assert sorted(np.concatenate(valid).tolist()) == list(range(150))
+        for fold, rows in zip(folds, valid, strict=True):
+            assert sorted([*fold.train["x"][:], *rows]) == list(range(150))
+            assert len(rows) in (37, 38)
+            np.testing.assert_array_equal(fold.train["name"][:], ROWS["name"][fold.train["x"][:]])
+
+    def test_classes_and_groups(self, gate):
+        for fold in gate["train"].folds(3, stratify="y"):
+            for label in range(3):
+                share = np.count_nonzero(ROWS["y"][:150] == label) / 3
+                assert abs(np.count_nonzero(fold.valid["y"][:] == label) - share) < 1
+        for fold in gate["train"].folds(3, groups="run"):
+            assert not set(fold.train["run"][:]) & set(fold.valid["run"][:])
+
+    def test_repeated_and_nested(self, gate):
+        twice = gate["train"].folds(5, repeats=2, seed=1)
+        assert len(twice) == 10
+        assert (twice[0].valid["x"][:] != twice[5].valid["x"][:]).any()
+        np.testing.assert_array_equal(twice[5].valid["x"][:], gate["train"].folds(5, seed=2)[0].valid["x"][:])
+        outer = twice[0]
+        inner = outer.train.folds(3, stratify="y")
+        found = np.concatenate([fold.valid["x"][:] for fold in inner])
+        assert sorted(found.tolist()) == sorted(outer.train["x"][:].tolist())
+        assert not set(found.tolist()) & set(outer.valid["x"][:].tolist())
+
+    def test_a_fold_gives_batches_and_frames(self, gate):
+        fold = gate["train"].folds(3)[1]
+        seen = np.concatenate([batch["x"] for batch in fold.train.batches(16, seed=2)])
+        assert sorted(seen.tolist()) == sorted(fold.train["x"][:].tolist())
+        pd.testing.assert_series_equal(fold.valid.to_pandas()["x"], pd.Series(fold.valid["x"][:], name="x"))
+
+    @pytest.mark.parametrize(
+        ("options", "error", "message"),
+        [
+            ({"k": 1}, ValueError, "folds of 150 rows are 2 to 150, found 1"),
+            ({"k": 151}, ValueError, "found 151"),
+            ({"k": 16, "groups": "run"}, ValueError, "15 groups cannot make 16 folds"),
+            ({"repeats": 0}, ValueError, "repeats is 1 or more"),
+            ({"stratify": "y", "groups": "run"}, ValueError, "one rule"),
+        ],
+    )
+    def test_refused(self, gate, options, error, message):
+        with pytest.raises(error, match=message):
+            gate["train"].folds(**options)
+
+    def test_a_phase_is_needed(self, gate):
+        with pytest.raises(errors.PhaseNotFoundError, match="folds need a phase"):
+            gate["x"].folds(2)
