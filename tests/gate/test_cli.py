@@ -78,28 +78,24 @@ def test_wrong_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFix
     assert "usage: storegate" in capsys.readouterr().err
 
 
-def test_demo_without_its_packages_names_the_extra() -> None:
-    packages = ["uproot", "h5py", "km3net_testdata"]
+@pytest.mark.parametrize("missing", ["uproot", "h5py", "km3net_testdata"])
+def test_demo_without_its_packages_names_the_extra(missing: str) -> None:
     done = run(
         "import sys\n"
-        "missing = None\n"
         "class Block:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == missing:\n"
+        f"        if name == {missing!r}:\n"
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
         "sys.meta_path.insert(0, Block())\n"
         "from storegate.cli import main\n"
-        f"for missing in {packages}:\n"
-        "    assert main(['demo']) == 2\n"
-        "sys.exit(2)\n"
+        "sys.exit(main(['demo']))\n"
     )
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.splitlines() == [
+    assert done.stderr == (
         f"storegate: error: the demo needs the package {missing!r}; install it with: "
-        'python -m pip install "storegate[demo]"'
-        for missing in packages
-    ]
+        'python -m pip install "storegate[demo]"\n'
+    )
 
 
 def test_a_missing_core_package_is_no_matter_of_extras() -> None:
