@@ -469,20 +469,22 @@ class StoreGate(Choosing):
         ----------
         files : path, pattern or list of paths
             Files of one format, whose rows follow one another; a pattern such as ``"runs/*.h5"`` is sorted with numbers
-            in their order.
+            in their order. ``"run.h5:deep/events"`` is a group inside of a file of HDF5 or zarr, or an array.
         var_names : str, tuple or list of str, optional
             The arrays in the files; by default all that HDF5, NetCDF4, zarr and Parquet files name.
         phase, shuffle
             As for :meth:`add_data`.
         format : {"hdf5", "npy", "parquet", "raw", "zarr"}, optional
-            By default what the suffix names; NetCDF4 is HDF5.
+            By default told from the suffix or the first bytes, as for :meth:`read`; NetCDF4 is HDF5.
         dtype, row_shape
             Of raw rows, which do not say it themselves.
 
         Raises
         ------
+        FilesNotFoundError
+            There is no such file (a FileNotFoundError).
         SourceError
-            A file is not there, cannot be opened, or has other arrays than the first (an OSError).
+            A file cannot be opened, or has other arrays than the first (an OSError).
         DtypeError
             The files hold values that are not read in place, such as rows of unequal length.
 
@@ -504,7 +506,8 @@ class StoreGate(Choosing):
         >>> len(gate.table["train"]["x"])
         8
         """
-        sources = edits.sources_of(files, var_names, format, dtype, row_shape, readers.labels_in)
+        form, found = readers.local_files(files, format)
+        sources = edits.sources_of(found, var_names, form, dtype, row_shape, readers.labels_in)
         target, seed = parse_phase(phase), parsing.parse_seed(shuffle)
         self._session.allow(sources.directories)
         with self._session.begin("attach", var_names=sources.names, phase=phase, shuffle=seed) as change:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,17 +13,17 @@ import numpy.typing as npt
 from storegate.edits import tables
 from storegate.edits.labels import add_labels
 from storegate.edits.writes import append_arrays
-from storegate.parsing import ALL, Labelled, Target, VarNames, natural_key, parse_names, require_same_meaning
-from storegate_engine.arrays import FORMATS, ForeignArray, arrays_in, format_of, list_of, open_foreign, source_file
-from storegate_engine.errors import ArgumentError, ArgumentTypeError, ShapeError, SourceError, near_match, shown
+from storegate.parsing import ALL, Labelled, Target, VarNames, parse_names, require_same_meaning
+from storegate_engine.arrays import FORMATS, ForeignArray, arrays_in, list_of, open_foreign, source_file
+from storegate_engine.errors import ArgumentError, ShapeError, SourceError, near_match
 from storegate_engine.store import ArraySource, Source, Transaction, VariableSource
 from storegate_engine.table import require_combinable, rows_of
 
 __all__ = ["Sources", "attach", "sources_of"]
 
 
-LabelsIn: TypeAlias = Callable[[str, Sequence[str] | None], dict[str, Labelled]]
-"""Returns what a file says about arrays in it, by name or about all."""
+LabelsIn: TypeAlias = Callable[[str, str, Sequence[str] | None], dict[str, Labelled]]
+"""Returns what a file says about arrays of a group, by name or about all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +42,8 @@ class Sources:
     """What a file says about them."""
     labels: Mapping[str, Labelled] = field(default_factory=dict)
     """What the first file says."""
+    group: str = ""
+    """The group that is meant in each file."""
 
     @property
     def directories(self) -> list[str]:
@@ -51,75 +52,70 @@ class Sources:
 
 
 def sources_of(
-    files: object,
+    files: Sequence[tuple[str, str]],
     var_names: VarNames | None,
     form: str | None,
     dtype: npt.DTypeLike | None,
     row_shape: int | Sequence[int],
     labels_in: LabelsIn,
 ) -> Sources:
-    """Return the files that a path, a pattern or a list of them means, and their variables.
+    """Return which arrays of files become which variables.
+
+    Parameters
+    ----------
+    files : sequence of tuple of str
+        Their paths, and the group that is meant in each.
+    var_names, dtype, row_shape
+        As for ``gate.attach``.
+    form : str or None
+        The format; None if nothing tells it.
+    labels_in : callable
+        Returns what a file says about some arrays in it.
 
     Raises
     ------
     SourceError
-        No file matches, or the first one cannot be opened.
+        The first file cannot be opened, or has no such array.
     ArgumentError
-        The format is unknown, or names are needed.
+        The files cannot be attached, or names are needed.
     """
-    paths = _paths_of(files)
-    found = form or format_of(paths[0]) or (None if dtype is None else "raw")
+    paths, groups = tuple(path for path, _ in files), {group for _, group in files}
+    found = "raw" if form is None and dtype is not None else form
     if found is None or found not in FORMATS:
+        near = near_match(str(found), FORMATS) if found else ""
         raise ArgumentError(
-            f"{paths[0]} is of no format that can be attached{near_match(str(found), FORMATS) if found else ''}; give "
-            f"format=, one of {', '.join(FORMATS)}, or dtype= for raw rows"
+            f"{paths[0]} is of no format that can be attached{near}; copy it with gate.read, or give format=, one of "
+            f"{', '.join(FORMATS)}, or dtype= for raw rows"
+        )
+    if len(groups) > 1:
+        raise ArgumentError(
+            f"the files name different groups ({', '.join(sorted(groups))}); attach one after the other"
         )
     if found == "raw":
         if dtype is None:
             raise ArgumentError("raw rows have no dtype of their own; give dtype= and, if rows are arrays, row_shape=")
         sizes = (row_shape,) if isinstance(row_shape, int) else tuple(row_shape)
-        known = [f"{np.dtype(dtype).str}:{','.join(str(int(size)) for size in sizes)}:0"]
+        known = {"": f"{np.dtype(dtype).str}:{','.join(str(int(size)) for size in sizes)}:0"}
     else:
         if dtype is not None or row_shape not in ((), []):
             raise ArgumentError(f"dtype= and row_shape= describe raw rows, and these are of {found}")
-        known = arrays_in(found, paths[0])
-    if var_names is None:
-        if found in ("raw", "npy") or known == [""]:
+        known = arrays_in(found, *files[0])
+    if list(known) == [""]:
+        if var_names is None:
             raise ArgumentError(f"files of {found} have no names; give one, as in gate.attach({paths[0]!r}, 'x')")
-        labels = labels_in(paths[0], None) if found == "hdf5" else {}
-        names = parse_names(list(labels) or known, validate=True).names
-        return Sources(found, paths, names, names, labels_in, labels)
-    names = parse_names(var_names, validate=True).names
-    if known == [""] or found == "raw":
+        names = parse_names(var_names, validate=True).names
         if len(names) != 1:
             raise ArgumentError(f"a file of {found} has one array, and {len(names)} names are given")
-        return Sources(found, paths, names, (known[0],), labels_in)
-    for name in names:
+        return Sources(found, paths, names, (known[""],), labels_in)
+    wanted = None if var_names is None else parse_names(var_names, validate=True).names
+    for name in wanted or ():
         if name not in known:
             raise SourceError(
                 f"{paths[0]} has no array {name!r}{near_match(name, known)} (arrays: {', '.join(known) or 'none'})"
             )
-    return Sources(found, paths, names, names, labels_in, labels_in(paths[0], names) if found == "hdf5" else {})
-
-
-def _paths_of(files: Any) -> tuple[str, ...]:
-    if isinstance(files, str | os.PathLike):
-        text = os.fspath(files)
-        if not isinstance(text, str) or "://" in text:
-            raise ArgumentError(f"attach takes local files, found {shown(files)}; mount the place, or copy the rows")
-        listed = (
-            [text] if os.path.exists(text) or not glob.has_magic(text) else sorted(glob.glob(text), key=natural_key)
-        )
-        if not listed:
-            raise SourceError(f"no file matches {text!r}")
-    elif isinstance(files, Sequence) and files and all(isinstance(file, str | os.PathLike) for file in files):
-        listed = [os.fspath(file) for file in files]
-    else:
-        raise ArgumentTypeError(f"attach takes a path, a pattern or a list of paths, found {shown(files)}")
-    for path in listed:
-        if not os.path.exists(path):
-            raise SourceError(f"there is no file {path!r}")
-    return tuple(os.path.realpath(path) for path in listed)
+    labels = labels_in(*files[0], wanted) if found == "hdf5" else {}
+    names = wanted or parse_names(list(labels or known), validate=True).names
+    return Sources(found, paths, names, tuple(known[name] for name in names), labels_in, labels, *groups)
 
 
 def attach(change: Transaction, sources: Sources, target: Target, seed: int | None, references: Sequence[str]) -> None:
@@ -157,7 +153,9 @@ def attach(change: Transaction, sources: Sources, target: Target, seed: int | No
                 f"the arrays of {path} have different numbers of rows ({counts}); choose those of the samples by name"
             )
         if sources.labels:
-            require_same_meaning(sources.labels, sources.labels_in(path, sources.names), sources.paths[0])
+            require_same_meaning(
+                sources.labels, sources.labels_in(path, sources.group, sources.names), sources.paths[0]
+            )
         found.append(source_file(path, next(iter(counts.values()))))
     n_rows = sum(source.n_rows for source in found)
     phases = tables.target_phases(table, target, [n_rows])

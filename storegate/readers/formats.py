@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import entry_points
@@ -14,12 +16,13 @@ from storegate.readers.hdf5 import Hdf5Reader
 from storegate.readers.images import ImageReader
 from storegate.readers.npy import NpyReader, NpzReader
 from storegate.readers.parquet import ParquetReader
+from storegate.readers.paths import places
 from storegate.readers.protocol import Reader
 from storegate.readers.root import RootReader
 from storegate.readers.zarr_arrays import ZarrReader
 from storegate_engine.errors import ArgumentError, near_match
 
-__all__ = ["GROUP", "installed", "reader_of", "require_options"]
+__all__ = ["GROUP", "installed", "local_files", "reader_of", "require_options"]
 
 GROUP = "storegate.readers"
 """The group of entry points."""
@@ -74,6 +77,29 @@ def _by_suffix(path: Path, readers: Mapping[str, Reader]) -> str | None:
     name = path.name.lower()
     found = [(len(suffix), at) for at in readers for suffix in readers[at].suffixes if name.endswith(suffix)]
     return max(found, key=lambda one: one[0])[1] if found else None
+
+
+def local_files(given: object, form: str | None) -> tuple[str | None, list[tuple[str, str]]]:
+    """Return the format of files, None if nothing tells it; and their paths without links, with the groups inside.
+
+    Raises
+    ------
+    ArgumentError
+        They are of several formats, or behind URLs.
+    FilesNotFoundError
+        There is no such file.
+    """
+    found, forms = [], set()
+    for place in places(given):
+        if place.remote is not None:
+            raise ArgumentError(f"attach takes local files, found {place}; mount the place, or copy it with gate.read")
+        found.append((os.path.realpath(place.path), place.inside or ""))
+        if form is None:
+            with contextlib.suppress(ArgumentError):
+                forms.add(reader_of(place.path, None)[0])
+    if len(forms) > 1:
+        raise ArgumentError(f"the files are of the formats {', '.join(sorted(forms))}; attach one after the other")
+    return (forms.pop() if forms else form), found
 
 
 def require_options(form: str, reader: Reader, options: Mapping[str, object]) -> None:

@@ -43,8 +43,8 @@ NO_VARIABLE = b"This is a netCDF dimension but not a netCDF variable"
 """What NetCDF4 calls a dataset that is only the size of a dimension."""
 
 
-def labels_in(path: str, names: Sequence[str] | None) -> dict[str, Labelled]:
-    """Return what a file says about arrays whose rows are read where they are; nothing if it is not of NetCDF.
+def labels_in(path: str, group: str, names: Sequence[str] | None) -> dict[str, Labelled]:
+    """Return what a file says about arrays of a group that are read where they are; nothing if it is not of NetCDF.
 
     Raises
     ------
@@ -53,7 +53,8 @@ def labels_in(path: str, names: Sequence[str] | None) -> dict[str, Labelled]:
     """
     h5py = require_package("h5py", "hdf5", path)
     with h5py.File(path, "r") as file:
-        labels = labels_of_group(file, names)
+        found = file[group or "/"]
+        labels = {} if hasattr(found, "dtype") else labels_of_group(found, names)
         for name, label in labels.items():
             if isinstance(label.rows, _Filled):
                 raise DtypeError(

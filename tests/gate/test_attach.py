@@ -117,6 +117,24 @@ class TestFormats:
         assert gate["train"]["x"][:].tolist() == [1, 2, 10]
         assert gate["train"]["y"][:].tolist() == [1, 2, 10, 3]
 
+    def test_groups_and_single_arrays_inside_of_files(self, gate, files):
+        for at in range(2):
+            with h5py.File(files / f"{at}", "w") as file:  # without a suffix, as first bytes tell what it is
+                file["deep/events/x"], file["deep/events/y"], file["other"] = X[at::2], Y[at::2], [1]
+            group = zarr.open_group(files / f"{at}.zarr", mode="w")
+            group.create_array("deep/x", data=X[at::2])
+        gate.attach([f"{files}/0"], "other", phase="valid")
+        with pytest.raises(errors.FilesNotFoundError):
+            gate.attach([f"{files}/0:deep/events"])  # a name without a suffix may hold a colon
+        for at in range(2):
+            (files / f"{at}").rename(files / f"{at}.dat")
+        gate.attach([f"{files}/{at}.dat:deep/events" for at in range(2)])
+        np.testing.assert_array_equal(gate["train"]["x"][:], np.concatenate([X[::2], X[1::2]]))
+        gate.attach(f"{files}/*.dat:deep/events/y", phase="test")
+        np.testing.assert_array_equal(gate["test"]["y"][:], np.concatenate([Y[::2], Y[1::2]]))
+        gate.attach(f"{files}/*.zarr:deep", phase="test")
+        np.testing.assert_array_equal(gate["test"]["x"][:], np.concatenate([X[::2], X[1::2]]))
+
 
 class TestUse:
     def test_all_that_stored_rows_can_do(self, gate, files):
@@ -308,13 +326,16 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("call", "error", "message"),
         [
-            (lambda g, d: g.attach(d / "nothing*.h5"), errors.SourceError, "no file matches"),
-            (lambda g, d: g.attach(d / "nothing.h5"), errors.SourceError, "there is no file"),
-            (lambda g, d: g.attach([d / "a.h5", d / "nothing.h5"]), errors.SourceError, "there is no file"),
+            (lambda g, d: g.attach(d / "nothing*.h5"), errors.FilesNotFoundError, "there is no file"),
+            (lambda g, d: g.attach(d / "nothing.h5"), errors.FilesNotFoundError, "there is no file"),
+            (lambda g, d: g.attach([d / "a.h5", d / "nothing.h5"]), errors.FilesNotFoundError, "there is no file"),
             (lambda g, d: g.attach(d / "x.npy"), errors.ArgumentError, r"have no names; give one, as in gate\.attach"),
+            (lambda g, d: g.attach([d / "a.h5", d / "x.npy"], "x"), errors.ArgumentError, "the formats hdf5, npy"),
+            (lambda g, d: g.attach(f"{d}/a.h5:deep"), errors.SourceError, "group 'deep' of .*a.h5 cannot be opened"),
+            (lambda g, d: g.attach(d / "x.csv"), errors.ArgumentError, r"no format that can be attached; .*gate\.read"),
             (lambda g, d: g.attach(d / "x.npy", ["x", "y"]), errors.ArgumentError, "one array, and 2 names"),
             (lambda g, d: g.attach(d / "x.npy", "x", dtype="f4"), errors.ArgumentError, "describe raw rows"),
-            (lambda g, d: g.attach(d / "x.txt", "x"), errors.ArgumentError, "of no format that can be attached; give"),
+            (lambda g, d: g.attach(d / "x.txt", "x"), errors.ArgumentError, "of no format that can be attached; .* or dtype="),
             (lambda g, d: g.attach(d / "a.h5", format="hdf"), errors.ArgumentError, "did you mean 'hdf5'"),
             (lambda g, d: g.attach(d / "x.txt", "x", dtype="f8", row_shape=7), errors.SourceError, "not whole rows"),
             (lambda g, d: g.attach(d / "a.h5", "z"), errors.SourceError, r"no array 'z' \(arrays: t, x, y\)"),
@@ -327,13 +348,14 @@ class TestRefusals:
                 r"c\.h5 cannot be opened",
             ),
             (lambda g, d: g.attach([d / "a.h5", d / "d.h5"], "x"), errors.SourceError, r"array 'x' of .*d\.h5 cannot"),
-            (lambda g, d: g.attach("s3://bucket/x.h5"), errors.ArgumentError, "takes local files"),
-            (lambda g, d: g.attach(3), errors.ArgumentTypeError, "takes a path, a pattern or a list of paths, found 3"),
+            (lambda g, d: g.attach(f"memory://{d}/x.h5"), errors.FilesNotFoundError, "there is no file"),
+            (lambda g, d: g.attach(3), errors.ArgumentTypeError, "takes a path, a glob or a list of paths, found 3"),
         ],
     )
     def test_the_error_names_the_file_and_nothing_changes(self, gate, files, call, error, message):
         np.save(files / "x.npy", Y)
         (files / "x.txt").write_bytes(bytes(80))
+        (files / "x.csv").write_text("x\n1\n")
         with h5py.File(files / "a.h5", "w") as file:
             file["x"], file["y"] = np.zeros(3), np.zeros(4)
             file.create_dataset("t", (3,), h5py.vlen_dtype("i4"))

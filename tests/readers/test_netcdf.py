@@ -1,4 +1,4 @@
-"""NetCDF4: dimensions, coordinates, attributes and missing values, of copies and of attached files, as xarray has them."""
+"""NetCDF4: dimensions, coordinates, attributes and missing values, in copies and attached files; xarray is the oracle."""
 
 from __future__ import annotations
 

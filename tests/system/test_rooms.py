@@ -22,7 +22,7 @@ PUBLIC = {
     "storegate_engine.arrays": """
         ArraySpec Compressor ConstantArray Fileless MAX_TEXT_NBYTES MemoryArray PersistedArray RowArray RowSpan
         Segment SegmentWriter Statistics StoredArray StoredIndex Tally Written check_array joined made_at of_written
-        persist require_within_limits run_tasks write_rows FORMATS ForeignArray arrays_in format_of list_of
+        persist require_within_limits run_tasks write_rows FORMATS ForeignArray arrays_in list_of
         open_foreign source_file
     """,
     "storegate_engine.table": """
@@ -54,11 +54,11 @@ PUBLIC = {
         PhaseOrSplit RowRange Rows RowsLike Selection Split Target VarNames are_names as_indexer columns_of
         computed_columns hint_of_samples is_dataarray is_everything labels_of labels_of_row n_selected named
         one_row_columns parse_backend parse_columns parse_dtype parse_item parse_method_index parse_names parse_phase
-        parse_reading_phase parse_seed parse_shape parse_shuffle_seed require_compiled require_equal_rows samples require_same_meaning Whole
-        ForeignFormat natural_key
+        parse_reading_phase parse_seed parse_shape parse_shuffle_seed require_compiled require_equal_rows samples
+        ForeignFormat natural_key require_same_meaning Whole
     """,
     "storegate.readers": """
-        ReadOptions Reader columns_of_files labels_in
+        ReadOptions Reader columns_of_files labels_in local_files
     """,
     "storegate.edits": """
         Callback add assign clear compact compute create_zeros delete move shuffle transform update with_active attach

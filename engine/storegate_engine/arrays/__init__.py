@@ -27,7 +27,7 @@ from __future__ import annotations
 from storegate_engine.arrays.checks import check_array
 from storegate_engine.arrays.checksums import Written, of_written
 from storegate_engine.arrays.foreign import ForeignArray
-from storegate_engine.arrays.foreign_formats import FORMATS, arrays_in, format_of, open_foreign
+from storegate_engine.arrays.foreign_formats import FORMATS, arrays_in, open_foreign
 from storegate_engine.arrays.inspection import require_within_limits
 from storegate_engine.arrays.persisted import PersistedArray, persist
 from storegate_engine.arrays.reading_threads import run_tasks
@@ -60,7 +60,6 @@ __all__ = [
     "Written",
     "arrays_in",
     "check_array",
-    "format_of",
     "joined",
     "list_of",
     "made_at",

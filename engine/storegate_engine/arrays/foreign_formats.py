@@ -19,7 +19,7 @@ from storegate_engine.arrays.byte_ranges import ChunkRanges, Ranges, RowRange
 from storegate_engine.dtypes import TEXT
 from storegate_engine.errors import DtypeError, SourceError, shown
 
-__all__ = ["FORMATS", "ForeignFile", "arrays_in", "format_of", "open_foreign"]
+__all__ = ["FORMATS", "ForeignFile", "arrays_in", "open_foreign"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -269,47 +269,41 @@ def _hdf5_file(process: int, path: str, changed: int) -> Any:
     return import_module("h5py").File(path, "r")
 
 
-_SUFFIXES = {
-    ".h5": "hdf5",
-    ".hdf5": "hdf5",
-    ".he5": "hdf5",
-    ".nc": "hdf5",
-    ".nc4": "hdf5",
-    ".npy": "npy",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".zarr": "zarr",
-}
+def arrays_in(form: str, path: str, group: str = "") -> dict[str, str]:
+    """Return the arrays of a group of a file: their names, and where they are, in words of the format.
 
-
-def format_of(path: str) -> str | None:
-    """Return the format that the suffix of a path names, None for any other."""
-    return _SUFFIXES.get(os.path.splitext(path)[1].lower())
-
-
-def arrays_in(form: str, path: str) -> list[str]:
-    """Return the names of the arrays in a file, in its order; of a file of one array, an empty name.
+    A file of one array without a name has an empty name.
 
     Raises
     ------
     SourceError
-        The file cannot be opened.
+        The file cannot be opened, or has no such group.
     """
     try:
         if form == "hdf5":
-            file = _hdf5_file(os.getpid(), path, os.stat(path).st_mtime_ns)
-            return [name for name, item in file.items() if hasattr(item, "shape") and item.shape]
-        if form == "parquet":
-            return list(import_module("pyarrow.parquet").ParquetFile(path).schema_arrow.names)
+            return _arrays_of(_hdf5_file(os.getpid(), path, os.stat(path).st_mtime_ns), group)
         if form == "zarr":
             opened = import_module("zarr").open(path, mode="r")
-            return sorted(name for name, _ in opened.arrays()) if hasattr(opened, "arrays") else [""]
+            return _arrays_of(opened, group) if hasattr(opened, "arrays") else {"": ""}
+        if form == "parquet":
+            return {name: name for name in import_module("pyarrow.parquet").ParquetFile(path).schema_arrow.names}
     except ImportError:
         open_foreign(form, path, "")  # says what to install
         raise
     except Exception as err:  # each library has errors of its own for damaged files
-        raise SourceError(f"{path} cannot be opened as {form}: {str(err) or repr(err)}") from err
-    return [""]
+        where = f"group {group!r} of {path}" if group else path
+        raise SourceError(f"{where} cannot be opened as {form}: {str(err) or repr(err)}") from err
+    return {"": ""}
+
+
+def _arrays_of(file: Any, group: str) -> dict[str, str]:
+    """Return the arrays of a group of HDF5 or zarr, or the one that is meant."""
+    place = group.strip("/")
+    found = file[place] if place else file
+    if hasattr(found, "shape"):
+        return {place.rpartition("/")[2]: place}
+    items = found.items() if hasattr(found, "items") else sorted(found.arrays())
+    return {name: f"{place}/{name}".strip("/") for name, item in items if getattr(item, "shape", None)}
 
 
 def known_format(name: object) -> str:
