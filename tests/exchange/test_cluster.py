@@ -30,7 +30,6 @@ def shuffled(tmp_path):
     return gate, rows[order], order
 
 
-@pytest.mark.parametrize("cluster", ["in this process", "of its own"], indirect=True)
 def test_the_same_rows_on_a_cluster(cluster, shuffled):
     gate, expected, order = shuffled
     dataset = gate["train"].to_xarray()

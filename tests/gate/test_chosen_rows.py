@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 from storegate import StoreGate, errors
+from tests.examples import in_turns
 
 N = 300
 RNG = np.random.default_rng(1)
@@ -50,18 +51,18 @@ def require(gate, phase, expected):
     np.testing.assert_array_equal(gate[phase]["x"][:], expected)
 
 
-@pytest.mark.parametrize(
-    "condition",
-    [
-        lambda ds: ds.pt > 20,
-        lambda ds: (ds.pt > 20).data,
-        lambda ds: (ds.pt > 20) & (ds.label != 2),
-        lambda ds: (ds.image > 0.1).all(ds.image.dims[1:]),
-        lambda ds: ds.pt > -1,
-        lambda ds: ds.pt < -1,
-        lambda ds: (ds.x >= 50) & (ds.x < 250),
-    ],
-)
+CONDITIONS = [
+    lambda ds: ds.pt > 20,
+    lambda ds: (ds.pt > 20).data,
+    lambda ds: (ds.pt > 20) & (ds.label != 2),
+    lambda ds: (ds.image > 0.1).all(ds.image.dims[1:]),
+    lambda ds: ds.pt > -1,
+    lambda ds: ds.pt < -1,
+    lambda ds: (ds.x >= 50) & (ds.x < 250),
+]
+
+
+@pytest.mark.parametrize(("gate", "condition"), in_turns(["numpy", "zarr"], CONDITIONS), indirect=["gate"])
 def test_a_condition_keeps_the_rows_of_each_phase(gate, condition):
     whole = xr.Dataset(
         {name: (("sample", *"bc"[: rows.ndim - 1]), rows) for name, rows in ROWS.items() if name != "name"}
@@ -72,7 +73,11 @@ def test_a_condition_keeps_the_rows_of_each_phase(gate, condition):
     require(gate, "valid", 200 + np.flatnonzero(kept[VALID]))
 
 
-@pytest.mark.parametrize("form", [np.asarray, list, lambda mask: da.from_array(mask, 7), xr.DataArray])
+@pytest.mark.parametrize(
+    ("gate", "form"),
+    in_turns(["numpy", "zarr"], [np.asarray, list, lambda mask: da.from_array(mask, 7), xr.DataArray]),
+    indirect=["gate"],
+)
 def test_a_mask_of_all_rows_or_of_a_phase(gate, form):
     mask = RNG.random(N) > 0.5
     gate.filter(form(mask))
@@ -112,8 +117,11 @@ def test_a_sample(gate):
     require(gate, "valid", 200 + np.random.RandomState(5).permutation(100)[:10])
 
 
-@pytest.mark.parametrize("descending", [False, True])
-@pytest.mark.parametrize("by", ["pt", "label", "name", ["label", "pt"], ["name", "label"]])
+@pytest.mark.parametrize(
+    ("gate", "by", "descending"),
+    in_turns(["numpy", "zarr"], ["pt", "label", "name", ["label", "pt"], ["name", "label"]], [False, True]),
+    indirect=["gate"],
+)
 def test_sorted_rows(gate, by, descending):
     gate.shuffle("all", seed=2)
     before = {phase: gate[phase]["x"][:] for phase in ("train", "valid")}

@@ -20,6 +20,7 @@ import uproot
 import xarray as xr
 
 from storegate import StoreGate, errors
+from tests.examples import in_turns
 from tests.processes import environment
 
 N = 10
@@ -75,8 +76,9 @@ FRAMES = {
 }
 
 
-@pytest.mark.parametrize("kind", FRAMES)
-@pytest.mark.parametrize("how", ["alone", "data=", "None"])
+@pytest.mark.parametrize(
+    ("gate", "how", "kind"), in_turns(["numpy", "zarr"], ["alone", "data=", "None"], FRAMES), indirect=["gate"]
+)
 def test_names_and_values_come_from_the_data(gate, kind, how):
     frame = FRAMES[kind]()
     if how == "alone":

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from storegate import StoreGate, errors
+from tests.examples import in_turns
 
 N = 200
 RNG = np.random.default_rng(0)
@@ -131,9 +132,12 @@ def test_a_split_again_begins_with_all_rows(gate):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"stratify": "y"}, {"groups": "run"}, {"by": "time"}, {"hash": "x"}],
-    ids=lambda of: next(iter(of), "-"),
+    ("gate", "options"),
+    in_turns(
+        ["numpy", "zarr", "hybrid"], [{}, {"stratify": "y"}, {"groups": "run"}, {"by": "time"}, {"hash": "x"}], every=3
+    ),
+    indirect=["gate"],
+    ids=str,
 )
 def test_what_follows_a_split(gate, options):
     gate.split((0.6, 0.2, 0.2), seed=4, **options)

@@ -366,7 +366,7 @@ def test_expressions_of_dask_are_given_and_taken():
 
 @in_graphs
 @needs_dask_array
-@pytest.mark.parametrize("planning", ["false", "true"])
+@pytest.mark.parametrize("planning", [pytest.param("false", marks=pytest.mark.slow), "true"])
 def test_expressions_of_dask_array_are_given_and_taken(planning):
     code = f"import dask_array.xarray\ndask_array.xarray.register()\n{ROUND_TRIP}"
     assert in_form(code, DASK_ARRAY__QUERY_PLANNING=planning) == "DaskArrayRows\n"

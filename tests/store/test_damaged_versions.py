@@ -12,6 +12,7 @@ from storegate.cli import main
 from storegate_engine.errors import CorruptStoreError, SnapshotExpired, StoreError
 from storegate_engine.store.logs import StoredLog
 from storegate_engine.store.manifests import parse_manifest
+from tests.examples import in_turns
 
 
 def path_of(store, version, data_id="a"):
@@ -70,8 +71,9 @@ def damage(request):
     return request.param
 
 
-@pytest.mark.parametrize("is_repaired", [False, True], ids=["as it is", "repaired"])
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("version", "damage", "is_repaired"), in_turns(VERSIONS, DAMAGES, [False, True]), indirect=["damage"]
+)
 def test_what_can_be_read_is_shown_and_what_cannot_is_named(store, damage, version, is_repaired, capsys):
     DAMAGES[damage](path_of(store, version))
     is_newest = version == VERSIONS[-1] and damage != "missing"  # without it the one before is the newest

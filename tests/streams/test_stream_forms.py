@@ -12,6 +12,7 @@ from storegate import StoreGate, errors
 from storegate_engine.streams.memory_loaders import MemoryLoader
 from storegate_engine.streams.spilled import ExchangeLoader
 from tests import unchecked
+from tests.examples import in_turns
 from tests.replays import SOURCES, budget_of, exchanging
 
 pytestmark = pytest.mark.usefixtures("scratch")
@@ -152,9 +153,13 @@ def test_what_makes_no_sense_is_refused(options, said):
         gate["train"]["x"].batches(**{"batch_size": 4, **options})
 
 
-@pytest.mark.parametrize("shuffle", [False, True, "blocks"])
-@pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("k", [101, 10**6, 10**12, 2**63, 10**30])
+@pytest.mark.parametrize(
+    ("gate", "source", "shuffle", "k"),
+    in_turns(
+        ["numpy", "zarr", "hybrid"], SOURCES, [False, True, "blocks"], [101, 10**6, 10**12, 2**63, 10**30], every=3
+    ),
+    indirect=["gate"],
+)
 def test_a_batch_may_be_larger_than_the_data(gate, shuffle, source, k):
     gate.add_data("x", np.arange(100))
     view = gate["train"]["x"]
