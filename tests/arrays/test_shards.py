@@ -166,7 +166,7 @@ class TestPlain:
         content = bytearray(shard.read_bytes())
         content[at] ^= 2
         shard.write_bytes(content)
-        with pytest.raises(CorruptStoreError, match=r"chunk 0 of .*c/0/0 is not what was written"):
+        with pytest.raises(CorruptStoreError, match=r"chunk 0 of .*c/0/0 is not what was written: (?!None)\w"):
             opened(tmp_path / "a").read_into(0, 32, np.empty_like(rows[:32]))
 
 
@@ -301,7 +301,7 @@ class TestLies:
     @pytest.mark.parametrize("field", [4, 12])
     def test_a_blosc_header_that_names_another_length(self, shard, field):
         self.change(shard, field, (10**9).to_bytes(4, "little"))
-        with pytest.raises(CorruptStoreError, match=r"chunk 0 of .*c/0/0 is not what was written"):
+        with pytest.raises(CorruptStoreError, match=r"chunk 0 of .*c/0/0 is not what was written: (?!None)\w"):
             self.read(shard)
 
     def test_an_index_that_was_changed(self, shard):

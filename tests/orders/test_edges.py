@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -70,6 +71,28 @@ def test_messages_between_blocks_are_private(tmp_path, monkeypatch):
     assert len(modes) > 10
 
 
+@pytest.mark.parametrize("write", [disk_shuffles.write_permutation, disk_shuffles.write_inverse])
+def test_the_error_of_a_file_that_cannot_be_made_is_the_one_that_is_raised(tmp_path, monkeypatch, write):
+    monkeypatch.setattr(disk_shuffles, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(disk_shuffles, "FEWEST_MESSAGES", 1)
+    disk_shuffles.write_permutation(tmp_path / "permutation", 100, 1)
+    open_file = os.open
+
+    def full(path, *args):
+        if str(path).endswith(".3"):  # the messages of a block
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return open_file(path, *args)
+
+    monkeypatch.setattr(os, "open", full)
+    file = open_file(tmp_path / "permutation", os.O_RDONLY)
+    arguments = (100, 1) if write is disk_shuffles.write_permutation else (file, 100)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write(tmp_path / "new", *arguments)
+    os.close(file)
+    assert caught.value.errno == errno.ENOSPC
+    assert {path.name for path in tmp_path.iterdir()} <= {"permutation", "new"}, "no messages are left"
+
+
 def test_entries_of_masks_of_several_blocks(monkeypatch):
     monkeypatch.setattr(MaskIndex, "BLOCK_ROWS", 8)
     mask = np.random.default_rng(0).random(100) < 0.4
@@ -124,6 +147,11 @@ def test_a_flat_index_counts_from_the_first_stored_row():
     flat = flatten(order, store)
     assert [(new.n_rows, new.stop) for new in stored] == [(100, 100)]
     np.testing.assert_array_equal(flat.rows(0, 100), order.rows(0, 100))
+
+
+def test_rows_within_the_bounds_of_an_order_that_lacks_them_are_not_found():
+    order = Concat((Range(0, 3), Take(Range(10, 20), ArrayIndex(np.array([2, 7, 4])))))
+    np.testing.assert_array_equal(order.find(np.array([13, 12, 17, 19, 14, 2])), [-1, 3, 4, -1, 5, 2])
 
 
 def test_rows_that_several_orders_have_are_found_at_their_first_place():

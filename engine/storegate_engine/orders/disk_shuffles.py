@@ -303,4 +303,4 @@ def write_inverse(path: Path, permutation: int, n: int) -> None:
             for sender in sent.values():
                 lo, hi = sender.span(block)
                 current[sender.read(0, lo, hi)] = sender.read(1, lo, hi)
-            _write(file, current, 4 * block * rows)
+            _write(file, current)
