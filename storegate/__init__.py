@@ -10,6 +10,7 @@ What its files and folders know; each imports only from those below it:
     gate        the class StoreGate: the documented interface
     types       the public types for annotations
     choosing    methods of a gate that change which rows its phases have
+    scaling     methods of a gate that scale values by what was fitted to one phase
     views       ``gate["train"]["x"]``
     accessor    ``ds.storegate`` of Datasets: plans, batches, a way into a store
     explorable  attributes, first rows, statistics and exports of views

@@ -39,6 +39,7 @@ from storegate.parsing import (
     parse_reading_phase,
 )
 from storegate.readers import ReadOptions
+from storegate.scaling import Scaling
 from storegate.session import Session, only_data_id
 from storegate.versions import DAY, Commit, Records, Verification
 from storegate.views import View
@@ -57,7 +58,7 @@ __all__ = ["StoreGate"]
 Array: TypeAlias = np.ndarray[Any, Any]
 
 
-class StoreGate(Choosing):
+class StoreGate(Choosing, Scaling):
     """Sample tables for machine learning: arrays by ``data_id``, phase and variable name.
 
     Each phase (train, valid, test) is a table of variables with samples along the first axis. Selection,

@@ -231,6 +231,12 @@ def _cut(variable: Variable, selection: Selection) -> Variable:
 
 def all_rows(variable: Variable, budget_nbytes: int) -> Iterator[Array]:
     """Yield all rows once, in the order that needs the least reading."""
+    for rows, lo, hi in parts_of(variable, budget_nbytes):
+        yield rows.read(lo, hi)
+
+
+def parts_of(variable: Variable, budget_nbytes: int) -> Iterator[tuple[Variable, int, int]]:
+    """Yield spans of a variable with the same rows, to be read in the order that needs the least reading."""
     first, stop = variable.order.bounds if len(variable) else (0, 0)
     if variable.order.is_injective and stop - first == len(variable):  # a permutation of adjacent rows
         variable = variable.stored_rows().cut(first, stop)
@@ -238,7 +244,7 @@ def all_rows(variable: Variable, budget_nbytes: int) -> Iterator[Array]:
     nbytes = BLOCK_NBYTES if in_order else task_nbytes(budget_nbytes, 1)
     step = max(1, min(nbytes, task_nbytes(budget_nbytes, 1)) // max(1, variable.row_nbytes))
     for start in range(0, len(variable), step):
-        yield variable.read(start, min(start + step, len(variable)))
+        yield variable, start, min(start + step, len(variable))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

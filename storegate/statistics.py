@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import math
+import os
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from storegate.reading import all_rows
+from storegate.reading import all_rows, parts_of
 from storegate_engine.arrays import Statistics, Tally
-from storegate_engine.table import Variable, known_of
+from storegate_engine.table import Moments, Variable, known_of
+from storegate_engine.threads import Pending, ThreadPool
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["describe"]
+__all__ = ["describe", "moments_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
+
+N_THREADS = min(4, os.cpu_count() or 1)
+"""Threads that read and count."""
 
 
 def describe(variables: Sequence[Variable], budget_nbytes: int) -> pd.DataFrame:
@@ -30,40 +37,31 @@ def describe(variables: Sequence[Variable], budget_nbytes: int) -> pd.DataFrame:
     return found.astype({"min": object, "max": object}) if variables else found  # integers stay exact beside floats
 
 
-@dataclass(slots=True)
-class _Moments:
-    """Running mean and deviation of the values that are not missing."""
+def moments_of(variable: Variable, axes: tuple[int, ...], budget_nbytes: int, *, ends: bool = False) -> Moments:
+    """Return the moments of all rows over the samples and some other axes, read once by several threads.
 
-    count: int = 0
-    """Number of values."""
-    mean: float = math.nan
-    squares: float = math.nan
-    """The sum of the squared differences from the mean."""
+    Rows of a shuffled phase are read in stored order; blocks are joined in the same order on every machine.
+    """
+    shape = tuple(1 if axis in axes else size for axis, size in enumerate(variable.shape))[1:]
+    found = Moments.none(shape)
+    pool = ThreadPool(N_THREADS, "storegate-moments")
+    waiting: deque[Pending[Moments]] = deque()
+    try:
+        for part in parts_of(variable, budget_nbytes // (N_THREADS + 1)):
+            waiting.append(pool.submit(partial(_moments_of, *part, axes, ends)))
+            if len(waiting) > 2 * N_THREADS:
+                found = found.joined(waiting.popleft().result())
+        for pending in waiting:
+            found = found.joined(pending.result())
+    finally:
+        pool.close()
+    return found
 
-    @classmethod
-    def of_equal(cls, count: int, value: float) -> _Moments:
-        """Return those of equal values."""
-        return cls(count, value, 0.0)
 
-    def add(self, values: Array) -> None:
-        """Merge more values (Chan, Golub and LeVeque, Algorithms for computing the sample variance, 1983)."""
-        if not values.size:
-            return
-        with np.errstate(invalid="ignore", over="ignore"):  # infinite values count
-            mean = float(values.mean(dtype=np.float64))
-            squares = float(np.square(values.astype(np.float64) - mean).sum())
-            if not self.count:
-                self.count, self.mean, self.squares = values.size, mean, squares
-                return
-            both, delta = self.count + values.size, mean - self.mean
-            self.mean += delta * values.size / both
-            self.squares += squares + delta * delta * self.count * values.size / both
-            self.count = both
-
-    @property
-    def std(self) -> float:
-        """The deviation of the population."""
-        return math.sqrt(self.squares / self.count) if self.count else math.nan
+def _moments_of(variable: Variable, lo: int, hi: int, axes: tuple[int, ...], ends: bool) -> Moments:
+    rows = np.empty((hi - lo, *variable.row_shape), variable.dtype)
+    variable.read_into(lo, hi, rows, alone=True)
+    return Moments.of(rows, axes, ends=ends)
 
 
 @dataclass(slots=True)
@@ -72,7 +70,8 @@ class _Summary:
 
     variable: Variable
     found: Statistics
-    moments: _Moments = field(default_factory=_Moments)
+    mean: float = math.nan
+    std: float = math.nan
 
     @classmethod
     def of(cls, variable: Variable, budget_nbytes: int) -> _Summary:
@@ -83,25 +82,30 @@ class _Summary:
             return cls(variable, Statistics())
         if known is not None and known.is_exact:
             summary = cls(variable, known.statistics)
-            least, most, n_missing = known.statistics.least, known.statistics.most, known.statistics.n_missing
+            least, most = known.statistics.least, known.statistics.most
             if kind not in "biuf" or least is None:
                 return summary
             if least == most and math.isfinite(least):
-                summary.moments = _Moments.of_equal(math.prod(variable.shape) - n_missing, float(least))
-                return summary
-            for rows in all_rows(variable, budget_nbytes):
-                summary.moments.add(rows[~np.isnan(rows)] if n_missing else rows)
+                summary.mean, summary.std = float(least), 0.0
+            else:
+                summary._count(moments_of(variable, tuple(range(len(variable.shape))), budget_nbytes))
             return summary
         return cls._read(variable, budget_nbytes)
 
     @classmethod
     def _read(cls, variable: Variable, budget_nbytes: int) -> _Summary:
-        tally, moments = Tally(variable.dtype), _Moments()
+        tally, moments = Tally(variable.dtype), Moments.none((1,) * len(variable.row_shape))
         for rows in all_rows(variable, budget_nbytes):
             tally.add(rows)
             if variable.dtype.kind in "biuf":
-                moments.add(rows[~np.isnan(rows)] if variable.dtype.kind == "f" else rows)
-        return cls(variable, tally.found(), moments)
+                moments = moments.joined(Moments.of(rows, tuple(range(rows.ndim))))
+        summary = cls(variable, tally.found())
+        summary._count(moments)
+        return summary
+
+    def _count(self, moments: Moments) -> None:
+        if moments.count.item():
+            self.mean, self.std = moments.mean.item(), moments.std.item()
 
     def line(self) -> dict[str, Any]:
         """Return the statistics by name."""
@@ -112,8 +116,8 @@ class _Summary:
             "count": math.prod(self.variable.shape) - self.found.n_missing,
             "missing": self.found.n_missing,
             "infinite": self.found.n_infinite,
-            "mean": self.moments.mean,
-            "std": self.moments.std,
+            "mean": self.mean,
+            "std": self.std,
             "min": None if ends is None else ends[0],
             "max": None if ends is None else ends[1],
         }

@@ -271,6 +271,56 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
         phases = [at for at in PHASES if self.session.table[at]] if self.phase is None else []
         return [*phases, *(first_names(self.session.table, self.phase) if self.names is None else ())]
 
+    def scaled(self: View[Array], values: npt.ArrayLike) -> Array:
+        """Return values as ``standardize`` and the like would show them: the variable's own scale for others.
+
+        Parameters
+        ----------
+        values : array-like, shape (n, *row_shape)
+            Values as they were before the variable was scaled.
+
+        Raises
+        ------
+        ArgumentError
+            The variable was not scaled.
+        """
+        return edits.scaled(self._one_variable("a scale"), values)
+
+    def inverse(self: View[Array], values: npt.ArrayLike) -> Array:
+        """Return values, such as predictions, as they were before ``standardize`` and the like.
+
+        Parameters
+        ----------
+        values : array-like, shape (n, *row_shape)
+            Values on the scale of the variable.
+
+        Returns
+        -------
+        ndarray of float64
+            Values that were clipped stay so.
+
+        Raises
+        ------
+        ArgumentError
+            The variable was not scaled, or holds numbers of bins.
+
+        Examples
+        --------
+        >>> from storegate import StoreGate
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [10.0, 30.0])
+        >>> gate.standardize("x")
+        >>> gate["train"]["x"].inverse([0.0, 2.0])
+        array([20., 40.])
+        """
+        return edits.inverse(self._one_variable("a scale"), values)
+
+    def _one_variable(self, what: str) -> Variable:
+        variables, is_stacked = self._array(what)
+        if is_stacked:
+            raise ArgumentError(f"each variable has {what} of its own: take one of {', '.join(self.var_names)}")
+        return variables[0]
+
     @LazyRows
     def data(self) -> da.Array | list[da.Array]:
         """Return the rows as a dask array, or a list of dask arrays for a list of names; nothing is read."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from storegate.parsing import ALL, PHASES
 from storegate_engine.budget import format_nbytes
 from storegate_engine.store import Repository
-from storegate_engine.table import ArgMax, Cast, OneHot, Transform, Variable
+from storegate_engine.table import Affine, ArgMax, Bins, Cast, Clip, OneHot, Transform, Variable
 
 __all__ = ["DETAILS", "Outline", "PhaseLine", "VariableLine", "outline"]
 
@@ -208,6 +208,8 @@ def _chain(dtype: object, transforms: Sequence[Transform]) -> str:
             return f"one-hot of {dtype}, {n} classes"
         case (ArgMax(),):
             return f"argmax of {dtype}"
+        case (Affine() | Clip() | Bins() as only,):
+            return f"{_step(only)} {dtype}"
     return ", then ".join([f"stored {dtype}", *map(_step, transforms)])
 
 
@@ -219,4 +221,10 @@ def _step(transform: Transform) -> str:
             return f"one-hot, {n} classes"
         case ArgMax():
             return "argmax"
+        case Affine(kind):
+            return {"standardize": "standardized", "normalize": "normalized"}[kind]
+        case Clip(low, high):
+            return f"clipped to {'' if low is None else low}..{'' if high is None else high}"
+        case Bins(edges):
+            return f"{len(edges) + 1} quantile bins"
     return str(transform)

@@ -11,6 +11,7 @@ What its files know:
     computing   new variables from functions of a Dataset
     rows        phases with other rows: picked, sampled, sorted, filtered
     splits      all rows dealt anew to the phases
+    scalings    values fitted to one phase, by which all are scaled
     transforms  shuffles, casts and encodings
     checks      transforms that some rows would refuse
     compaction  rows written out once in their logical order
@@ -23,6 +24,7 @@ from storegate.edits.attaching import attach, sources_of
 from storegate.edits.compaction import compact
 from storegate.edits.computing import compute
 from storegate.edits.rows import filter_rows, sample, select, sort
+from storegate.edits.scalings import inverse, quantile_bins, rescale, scaled
 from storegate.edits.splits import fold_of_each, split
 from storegate.edits.tables import with_active
 from storegate.edits.transfers import Callback, move
@@ -41,8 +43,12 @@ __all__ = [
     "delete",
     "filter_rows",
     "fold_of_each",
+    "inverse",
     "move",
+    "quantile_bins",
+    "rescale",
     "sample",
+    "scaled",
     "select",
     "shuffle",
     "sort",

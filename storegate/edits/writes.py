@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from storegate.contents import whole
 from storegate.edits import tables, updates
 from storegate.edits.labels import add_labels, described
 from storegate.edits.samples import Place, require_same_samples
+from storegate.edits.scalings import is_scaled
 from storegate.parsing import (
     ALL,
     PHASES,
@@ -108,6 +109,7 @@ def _append(
             if name in table[at]:
                 table[at][name].require_row_shape(column.row_shape)
                 require_combinable(name, table[at][name].dtype, column.dtype)
+    _warn_of_scales(table, phases, columns)
     if known:
         new_labels = {name: label for name, label in labels.items() if all(name not in table[at] for at in phases)}
         require_same_samples(table, _places(table, target, known[0], seed), columns, new_labels)
@@ -116,6 +118,20 @@ def _append(
     expected.update(array.n_rows for array in arrays.values())
     require_equal_rows({name: array.n_rows for name, array in arrays.items()})
     append_arrays(change, arrays, target, seed, _about(columns, labels), sizes)
+
+
+def _warn_of_scales(table: Table, phases: Collection[str], names: Collection[str]) -> None:
+    """Warn if rows are added beside others that were scaled after they were added."""
+    for at in phases:
+        for name in names:
+            if name in table[at] and is_scaled(table[at][name]):
+                warnings.warn(
+                    f"rows are added to variable {name!r} of phase {at!r} as they are, and those that are there were "
+                    f"scaled; bring them to the same scale first, with gate[{at!r}][{name!r}].scaled(rows)",
+                    UserWarning,
+                    stacklevel=users_stacklevel(),
+                )
+                return
 
 
 def append_arrays(

@@ -16,7 +16,8 @@ import storegate_engine
 PUBLIC = {
     "storegate_engine.orders": """
         ArrayIndex Concat MaskIndex Nested NewIndex Permute Range RangeIndex RowIndex RowOrder STEP_ROWS Slice
-        deal_by_threshold deal_classes deal_evenly deal_groups hash_rows parts_of_hashes Span Take as_int as_int64 concat cut find_last flatten from_json in_memory join_runs n_nodes permute
+        deal_by_threshold deal_classes deal_evenly deal_groups hash_rows parts_of_hashes
+        Span Take as_int as_int64 concat cut find_last flatten from_json in_memory join_runs n_nodes permute
         replace_rows replace_runs runs_of spans to_json
     """,
     "storegate_engine.arrays": """
@@ -26,6 +27,7 @@ PUBLIC = {
         open_foreign source_file
     """,
     "storegate_engine.table": """
+        Affine Bins Clip Moments
         ArgMax Attributes Cast Category Description Difference Known KnownValues OneHot PHASES PLAIN Phase Piece
         SAMPLE Table Transform Variable accepts added appended_dtype apply_all attributes_of compare is_stored key_of
         known_of longest require_combinable rows_of stored_arrays table_from_state table_to_state temporaries_of
@@ -62,7 +64,7 @@ PUBLIC = {
     """,
     "storegate.edits": """
         Callback add assign clear compact compute create_zeros delete move shuffle transform update with_active attach
-        sources_of filter_rows fold_of_each sample select sort split
+        sources_of filter_rows fold_of_each inverse quantile_bins rescale sample scaled select sort split
     """,
     "storegate.display": """
         Outline aligned explain outline outline_html summary table_html table_text warn_of_misaligned

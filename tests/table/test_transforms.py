@@ -15,7 +15,8 @@ from hypothesis.extra import numpy as hnp
 
 from storegate_engine.errors import CorruptStoreError, DtypeError, LabelError, ShapeError
 from storegate_engine.table import ArgMax, Cast, OneHot, Transform, apply_all
-from storegate_engine.table.transforms import fold, transform_from_json
+from storegate_engine.table.json import transform_from_json
+from storegate_engine.table.transforms import fold
 
 TEXT: Any = np.dtypes.StringDType()  # type: ignore[attr-defined,unused-ignore]
 

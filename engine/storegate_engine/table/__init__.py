@@ -8,6 +8,8 @@ What its files know:
     attributes   what attrs of xarray hold, as JSON
     pieces       rows of one array, and their transforms
     transforms   how stored rows become rows of a variable
+    scalings     numbers by fitted values: shifted and divided, clipped, in bins
+    moments      means, deviations and ends of many rows, joined block by block
     statistics   what is known of the values of a variable without reading them
     gathers      stored rows in any order, into memory
     conversions  the common dtype of old and new rows
@@ -32,7 +34,9 @@ from storegate_engine.table.json import (
     temporaries_of,
     token_of,
 )
+from storegate_engine.table.moments import Moments
 from storegate_engine.table.pieces import Piece
+from storegate_engine.table.scalings import Affine, Bins, Clip
 from storegate_engine.table.statistics import KnownValues, accepts, known_of
 from storegate_engine.table.table import PHASES, Phase, Table
 from storegate_engine.table.transforms import ArgMax, Cast, OneHot, Transform, apply_all
@@ -42,14 +46,18 @@ __all__ = [
     "PHASES",
     "PLAIN",
     "SAMPLE",
+    "Affine",
     "ArgMax",
     "Attributes",
+    "Bins",
     "Cast",
     "Category",
+    "Clip",
     "Description",
     "Difference",
     "Known",
     "KnownValues",
+    "Moments",
     "OneHot",
     "Phase",
     "Piece",

@@ -28,8 +28,9 @@ from storegate_engine.orders import RowIndex, RowOrder
 from storegate_engine.table.attributes import attributes_from_json, attributes_to_json
 from storegate_engine.table.description import PLAIN, Description
 from storegate_engine.table.pieces import Piece
+from storegate_engine.table.scalings import scaling_from_json
 from storegate_engine.table.table import PHASES, Table
-from storegate_engine.table.transforms import Transform, fold, transform_from_json
+from storegate_engine.table.transforms import ArgMax, Cast, OneHot, Transform, fold
 from storegate_engine.table.variable import Dealt, Variable
 from storegate_engine.temporaries import Temporary, temporary_at
 
@@ -184,6 +185,32 @@ def table_from_state(
     ) as err:  # fmt: skip
         found = str(err) if isinstance(err, StoreGateError) else repr(err)
         raise CorruptStoreError(f"manifest {where} describes no table: {found}") from err
+
+
+def transform_from_json(obj: object) -> Transform:
+    """Return the transform from its JSON, which is not trusted.
+
+    Raises
+    ------
+    CorruptStoreError
+        It is not a transform that this version knows.
+    """
+    if not (isinstance(obj, list) and len(obj) == 2):
+        raise CorruptStoreError(f"a stored transform is not understood: {shown(obj)}")
+    name, value = obj
+    try:
+        if name == "cast" and isinstance(value, str):
+            return Cast(dtype_from_text(value, "cast"))
+        if name == "onehot" and type(value) is int:
+            return OneHot(value)
+        if name == "argmax" and type(value) is int:
+            return ArgMax(value)
+        scaling = scaling_from_json(name, value) if isinstance(name, str) and isinstance(value, list) else None
+        if scaling is not None:
+            return scaling
+    except (TypeError, ValueError, CorruptStoreError) as err:
+        raise CorruptStoreError(f"a stored transform is wrong: {err}: {shown(obj)}") from err
+    raise CorruptStoreError(f"a stored transform is not understood: {shown(obj)}")
 
 
 def _transforms(array: RowArray, documents: Any) -> tuple[Transform, ...]:

@@ -73,8 +73,10 @@ def _known_of_piece(piece: Piece) -> KnownValues | None:
             case ArgMax(axis):
                 size = row_shape[axis % (len(row_shape) + 1) - 1]
                 found, is_exact = Statistics(0, size - 1), size == 1
-            case _ if found is not None:
+            case Cast() if found is not None:
                 found = found.cast(dtype, after[0])
+            case _:
+                found = None
         dtype, row_shape = after
     return None if found is None else KnownValues(found, is_exact)
 

@@ -17,11 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from storegate_engine.casts import overflows
-from storegate_engine.dtypes import TEXT, dtype_from_text, dtype_to_text
+from storegate_engine.dtypes import TEXT, dtype_to_text
 from storegate_engine.errors import (
     ArgumentError,
     ConversionError,
-    CorruptStoreError,
     DtypeError,
     LabelError,
     ShapeError,
@@ -29,7 +28,7 @@ from storegate_engine.errors import (
 )
 from storegate_engine.orders import as_int
 
-__all__ = ["ArgMax", "Cast", "OneHot", "Transform", "apply_all", "fold", "transform_from_json"]
+__all__ = ["ArgMax", "Cast", "OneHot", "Transform", "apply_all", "fold"]
 
 MAX_CLASSES = 2**31 - 1
 """Rows of more float64 classes than this do not fit in memory."""
@@ -62,6 +61,8 @@ class Transform(ABC):
     """An immutable change of dtype or row shape, applied to rows when they are read."""
 
     __slots__ = ()
+    keeps_attrs = False
+    """Whether attributes, such as the unit, hold for the result, too."""
 
     @abstractmethod
     def out_dtype(self, dtype: DType) -> DType:
@@ -96,7 +97,7 @@ class Transform(ABC):
 
     @abstractmethod
     def to_json(self) -> object:
-        """Return a list of a name and numbers or texts, for `transform_from_json`."""
+        """Return a list of a name and its JSON, for `transform_from_json`."""
 
 
 MAX_CAST_NBYTES: Final = 2**20
@@ -113,6 +114,7 @@ class Cast(Transform):
 
     dtype: DType
     """The dtype of the result; numpy completes a text without a width and a time without a unit."""
+    keeps_attrs = True
 
     def __post_init__(self) -> None:
         try:
@@ -335,29 +337,6 @@ class ArgMax(Transform):
     def to_json(self) -> object:
         """Return ``["argmax", axis]``."""
         return ["argmax", self.axis]
-
-
-def transform_from_json(obj: object) -> Transform:
-    """Return the transform from its JSON, which is not trusted.
-
-    Raises
-    ------
-    CorruptStoreError
-        It is not a transform that this version knows.
-    """
-    if not (isinstance(obj, list) and len(obj) == 2):
-        raise CorruptStoreError(f"a stored transform is not understood: {shown(obj)}")
-    name, value = obj
-    try:
-        if name == "cast" and isinstance(value, str):
-            return Cast(dtype_from_text(value, "cast"))
-        if name == "onehot" and type(value) is int:
-            return OneHot(value)
-        if name == "argmax" and type(value) is int:
-            return ArgMax(value)
-    except (TypeError, ValueError, CorruptStoreError) as err:
-        raise CorruptStoreError(f"a stored transform is wrong: {err}: {shown(obj)}") from err
-    raise CorruptStoreError(f"a stored transform is not understood: {shown(obj)}")
 
 
 def fold(transforms: Iterable[Transform], dtype: DType, row_shape: tuple[int, ...]) -> tuple[DType, tuple[int, ...]]:

@@ -257,10 +257,10 @@ class Variable:
         dtype, row_shape = fold((transform,), self.dtype, self.row_shape)
         pieces = tuple(piece.with_transform(transform) for piece in self.pieces)
         about = self.about
-        if not isinstance(transform, Cast):  # other values, about which the attributes say nothing
+        if not transform.keeps_attrs:  # other values, about which the attributes say nothing
             dims = None if about.dims is None else transform.out_dims(about.dims, f"{self.name}_{len(about.dims)}")
             about = replace(about.plain, dims=dims, attrs=())
-        elif dtype.kind not in "iu":
+        elif dtype.kind not in "iu" or not isinstance(transform, Cast):
             about = about.plain
         return replace(self, dtype=dtype, row_shape=row_shape, pieces=pieces, about=about)
 

@@ -1,0 +1,126 @@
+"""Moments: number, mean, deviation and ends of values, counted block by block and joined; reads no rows itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Moments"]
+
+Array: TypeAlias = npt.NDArray[Any]
+
+CACHED_VALUES = 2**17
+"""Values that are counted at a time, while they are in a core's cache."""
+WIDTH = 1024
+"""Values that are added up side by side."""
+FIRST_ROWS = 256
+"""Rows whose mean is near that of all: their differences from it are small numbers, whose squares lose no digits."""
+LEAST_SHARE = 1e-6
+"""Variances of a smaller share of the squared mean are counted about a mean."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moments:
+    """Those of values over the samples and some other axes; each array has the shape of a row, 1 where it was reduced.
+
+    Sums of squares about the mean are joined exactly as if all values had been counted at once (Chan, Golub and
+    LeVeque, Algorithms for computing the sample variance, 1983), so that a large offset costs no digits.
+    """
+
+    count: Array
+    """How many values there are that are not missing, as int64."""
+    mean: Array
+    """Their means, in float64."""
+    squares: Array
+    """The sums of their squared differences from the mean."""
+    least: Array
+    """The smallest ones; infinite if there are none, or they were not counted."""
+    most: Array
+    """The largest ones."""
+
+    @classmethod
+    def none(cls, shape: tuple[int, ...]) -> Self:
+        """Return those of no values."""
+        zeros = np.zeros(shape)
+        return cls(zeros.astype(np.int64), zeros, zeros, zeros + np.inf, zeros - np.inf)
+
+    @classmethod
+    def of(cls, rows: Array, axes: tuple[int, ...], *, ends: bool = False) -> Self:
+        """Return those of rows, over axis 0 and some others; with the smallest and largest only if asked."""
+        shape = tuple(1 if axis in axes else size for axis, size in enumerate(rows.shape))[1:]
+        if not rows.size:
+            return cls.none(shape)
+        with np.errstate(invalid="ignore", over="ignore"):  # infinite values count
+            count: Array = np.full((1, *shape), rows.size // math.prod(shape), np.int64)
+            found = cls._about(None, rows, axes, count)
+            if rows.dtype.kind == "f" and np.isnan(found.mean).any():  # a value is missing, or infinite ones meet
+                count = np.count_nonzero(~np.isnan(rows), axis=axes, keepdims=True)
+                near = np.nan_to_num(rows, nan=0, posinf=np.inf, neginf=-np.inf).sum(axes, np.float64, keepdims=True)
+                found = cls._about(near / np.maximum(count, 1), rows, axes, count, some_missing=True)
+            elif (found.squares < LEAST_SHARE * found.count * np.square(found.mean)).any():  # digits were lost
+                near = rows[:FIRST_ROWS].mean(axis=axes, keepdims=True, dtype=np.float64)
+                found = cls._about(near, rows, axes, count)
+            if ends:
+                least, most = (of.reduce(rows, axes, keepdims=True)[0] for of in (np.fmin, np.fmax))
+                found = replace(found, least=least.astype(np.float64), most=most.astype(np.float64))
+        return found
+
+    @classmethod
+    def _about(
+        cls, near: Array | None, rows: Array, axes: tuple[int, ...], count: Array, *, some_missing: bool = False
+    ) -> Self:
+        """Return those of rows, counted as differences from ``near`` if it is given."""
+        sums, squares = np.zeros(count.shape), np.zeros(count.shape)
+        step = max(1, CACHED_VALUES // rows[:1].size)
+        for lo in range(0, len(rows), step):
+            values = rows[lo : lo + step].astype(np.float64)
+            if near is not None:
+                values -= near
+            if some_missing:
+                values[np.isnan(rows[lo : lo + step])] = 0
+            more, squared = _sums(values, axes)
+            sums += more
+            squares += squared
+        shift = sums / np.maximum(count, 1)
+        squares = np.maximum(squares - shift * sums, 0)
+        none = cls.none(sums.shape[1:])
+        mean = shift if near is None else near + shift
+        return cls(count[0], mean[0], squares[0], none.least, none.most)
+
+    def joined(self, other: Moments) -> Self:
+        """Return those of the values of both."""
+        both = self.count + other.count
+        share = other.count / np.maximum(both, 1)
+        with np.errstate(invalid="ignore", over="ignore"):
+            delta = other.mean - self.mean
+            mean = self.mean + delta * share
+            squares = self.squares + other.squares + delta * delta * self.count * share
+        least, most = np.fmin(self.least, other.least), np.fmax(self.most, other.most)
+        return type(self)(both, mean, squares, least, most)
+
+    @property
+    def std(self) -> Array:
+        """The deviations of the population; 0 where there are no values."""
+        deviations: Array = np.sqrt(self.squares / np.maximum(self.count, 1))
+        return deviations
+
+
+def _sums(values: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """Return the sums of values and of their squares over axes, which are kept with one entry."""
+    if 1 < len(axes) < values.ndim:
+        return values.sum(axis=axes, keepdims=True), np.square(values).sum(axis=axes, keepdims=True)
+    # several rows are added up side by side: numpy is slow where the last axis is short
+    n_values = values[:1].size
+    together = max(1, WIDTH // n_values)
+    n_whole = len(values) // together * together
+    sums, squares = np.zeros(n_values), np.zeros(n_values)
+    for part in (values[:n_whole].reshape(-1, together * n_values), values[n_whole:].reshape(-1, n_values)):
+        sums += part.sum(axis=0).reshape(-1, n_values).sum(axis=0)
+        squares += np.einsum("ij,ij->j", part, part).reshape(-1, n_values).sum(axis=0)
+    shape = (1, *values.shape[1:])
+    sums, squares = sums.reshape(shape), squares.reshape(shape)
+    return (sums, squares) if len(axes) == 1 else (sums.sum(keepdims=True), squares.sum(keepdims=True))

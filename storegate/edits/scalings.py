@@ -1,0 +1,157 @@
+"""Scalings: transforms whose values are fitted to the rows of one phase, and applied to those of all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from storegate.edits import tables
+from storegate.parsing import ALL, PHASES, Names
+from storegate.reading import all_rows
+from storegate.statistics import moments_of
+from storegate_engine.budget import require
+from storegate_engine.errors import ArgumentError, DtypeError, ShapeError, VariableNotFoundError
+from storegate_engine.store import Transaction
+from storegate_engine.table import Affine, Bins, Transform, Variable
+
+__all__ = ["inverse", "is_scaled", "quantile_bins", "rescale", "scaled"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+def rescale(
+    change: Transaction, kind: str, names: Names, fit: str, phase: str, axes: tuple[int, ...], budget_nbytes: int
+) -> None:
+    """Shift and divide variables so that those of the phase ``fit`` have mean 0 and deviation 1, or lie in 0..1.
+
+    Raises
+    ------
+    ShapeError, DtypeError
+        Rows cannot be scaled, or not alike in all phases.
+    ArgumentError
+        There are no values to fit to, or infinite ones.
+    """
+    for name in names.names:
+        variable = _fitted(change, name, fit, phase)
+        _transform(change, name, fit, phase, _affine(kind, variable, fit, axes, budget_nbytes))
+
+
+def _affine(kind: str, variable: Variable, fit: str, axes: tuple[int, ...], budget_nbytes: int) -> Affine:
+    if any(not 0 <= axis < len(variable.shape) for axis in axes):
+        raise ShapeError(f"axis={axes} of variable {variable.name!r}, which has {len(variable.shape)} axes")
+    if variable.dtype.kind not in "biuf":
+        raise DtypeError(f"variable {variable.name!r} holds {variable.dtype} values; {kind} takes numbers")
+    found = moments_of(variable, axes, budget_nbytes, ends=kind == "normalize")
+    if not len(variable) or (found.count == 0).any():
+        raise ArgumentError(f"variable {variable.name!r} of phase {fit!r} has no values to fit to")
+    if not np.isfinite(found.mean).all():
+        raise ArgumentError(
+            f"variable {variable.name!r} of phase {fit!r} has infinite values; clip them first, as in gate.clip("
+            f"{variable.name!r}, -1e6, 1e6), or leave the rows out with filter()"
+        )
+    offset, scale = (found.mean, found.std) if kind == "standardize" else (found.least, found.most - found.least)
+    # a value that never varies becomes 0: rounding of its mean may leave it a deviation
+    is_constant = scale <= 4 * np.finfo(float).eps * np.abs(offset)
+    return Affine.of(kind, offset, np.where(is_constant, 1.0, scale))
+
+
+def quantile_bins(change: Transaction, names: Names, n_bins: int, fit: str, phase: str, budget_nbytes: int) -> None:
+    """Replace values by the numbers of bins that have equally many values of the phase ``fit``.
+
+    Raises
+    ------
+    ArgumentError
+        There are fewer than two bins, or no values.
+    MemoryBudgetError
+        The values do not fit in memory.
+    """
+    if n_bins < 2:
+        raise ArgumentError(f"bins are two or more, found {n_bins}")
+    for name in names.names:
+        variable = _fitted(change, name, fit, phase)
+        if variable.dtype.kind not in "biuf":
+            raise DtypeError(f"variable {name!r} holds {variable.dtype} values; bins are made of numbers")
+        require(
+            2 * variable.nbytes + 8 * variable.nbytes // max(1, variable.dtype.itemsize),
+            budget_nbytes,
+            what=f"quantiles of variable {name!r} of {len(variable)} rows",
+            remedy="raise storegate.memory-limit",
+        )
+        values = np.concatenate([rows.reshape(-1) for rows in all_rows(variable, budget_nbytes)] or [np.empty(0)])
+        values = values[np.isfinite(values)].astype(np.float64)
+        if not values.size:
+            raise ArgumentError(f"variable {name!r} of phase {fit!r} has no finite values to fit to")
+        edges = np.unique(np.quantile(values, np.arange(1, n_bins) / n_bins))
+        _transform(change, name, fit, phase, Bins(tuple(edges.tolist())))
+
+
+def _fitted(change: Transaction, name: str, fit: str, phase: str) -> Variable:
+    """Return the variable to fit to; those to scale must be like it."""
+    found = change.table.variable(fit, name)
+    for at in _phases(change, name, phase):
+        other = change.table[at][name]
+        if (other.dtype, other.row_shape) != (found.dtype, found.row_shape):
+            raise ShapeError(
+                f"variable {name!r} has {other.dtype} rows of shape {other.row_shape} in phase {at!r}, and "
+                f"{found.dtype} rows of shape {found.row_shape} in {fit!r}; make them alike first"
+            )
+    return found
+
+
+def _phases(change: Transaction, name: str, phase: str) -> list[str]:
+    found = [at for at in PHASES if phase in (at, ALL) and name in change.table[at]]
+    if not found:
+        raise VariableNotFoundError(f"no variable {name!r} in phase {phase!r}")
+    return found
+
+
+def _transform(change: Transaction, name: str, fit: str, phase: str, transform: Transform) -> None:
+    for at in _phases(change, name, phase):
+        edit = tables.mapped(at, [name], lambda old: old.transformed(transform))
+        change.edit(edit, reads=[(at, name), (fit, name)])
+
+
+def is_scaled(variable: Variable) -> bool:
+    """Return whether values that rows had when they were added were scaled since."""
+    return any(_first(piece.transforms) < len(piece.transforms) for piece in variable.pieces)
+
+
+def scaled(variable: Variable, values: Any) -> Array:
+    """Return values as the scalings of a variable would show them."""
+    found = np.asarray(values)
+    for transform in _scalings(variable):
+        found = transform.apply(found)
+    return found
+
+
+def inverse(variable: Variable, values: Any) -> Array:
+    """Return values as they were before the scalings of a variable, as float64.
+
+    Raises
+    ------
+    ArgumentError
+        The variable was not scaled, or bins have no inverse.
+    """
+    found = np.asarray(values, np.float64)
+    for transform in reversed(_scalings(variable)):
+        if isinstance(transform, Bins):
+            raise ArgumentError(f"variable {variable.name!r} holds numbers of bins, from which no values come back")
+        if isinstance(transform, Affine):
+            found = transform.invert(found)
+    return found
+
+
+def _scalings(variable: Variable) -> Sequence[Transform]:
+    """Return the scalings of a variable, and what follows the first of them."""
+    chains = {piece.transforms for piece in variable.pieces}
+    tails = {chain[_first(chain) :] for chain in chains}
+    if len(tails) != 1 or not (tail := next(iter(tails))):
+        how = "in several ways" if len(tails) > 1 else "not"
+        raise ArgumentError(f"variable {variable.name!r} is {how} scaled; standardize() and normalize() scale it")
+    return tail
+
+
+def _first(chain: Sequence[Transform]) -> int:
+    return next((at for at, one in enumerate(chain) if isinstance(one, (Affine, Bins))), len(chain))
