@@ -46,6 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     tables = commands.add_parser("tables", parents=[measured], help="a Parquet file into a store, beside a raw file")
     tables.add_argument("--rows", type=_positive, metavar="N", help="rows of ten columns (default: 1,000,000)")
 
+    files = commands.add_parser("io", parents=[measured], help="files of other programs: attached, and copied")
+    files.add_argument("--size", metavar="SIZE", help="bytes of the rows of each file or set of files (default: 1GiB)")
+
     batches = commands.add_parser(
         "batches", parents=[measured], help="batches for a training loop, shuffled every epoch"
     )

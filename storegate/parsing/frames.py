@@ -318,6 +318,10 @@ def _of_key(rows: list[Mapping[Any, Any]], key: Any) -> Array:
     return as_native([row[key] for row in rows], f"variable {key!r}")
 
 
+COLLECTION = "_collection"
+"""How the fields of RNTuples begin that hold the rows of several jagged fields, which refer to them."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Tree:
     """The branches of a tree of uproot, read in blocks of entries."""
@@ -336,16 +340,18 @@ class _Tree:
 
 def _of_tree(tree: Any) -> dict[str, Callable[[], Any]]:
     fields = _Tree(tree)
-    return {name: partial(_branch, fields, name) for name in tree.keys()}  # noqa: SIM118 - it iterates over branches
+    names = [name for name in tree.keys() if not name.startswith(COLLECTION)]  # noqa: SIM118 - it iterates over branches
+    return {name: partial(_branch, fields, name) for name in names}
 
 
 def _branch(fields: _Tree, name: str) -> FieldSource:
     """Return a branch of a TTree, or a field of an RNTuple; the first entry gives the dtype and shape of all."""
     branch = fields.tree[name]
-    first = fields.tree.arrays([name], entry_stop=1, library="np")[name]
+    first = branch.array(entry_stop=1, library="np")  # of a tree, `arrays` would go through all names again
     # one entry of any length looks like one of a fixed length: only the type tells
     interpretation = type(getattr(branch, "interpretation", None)).__name__
-    if first.dtype == object or "vector" in branch.typename or interpretation in ("AsJagged", "AsObjects"):
+    is_jagged = interpretation in ("AsJagged", "AsObjects") or "vector" in branch.typename or "RVec" in branch.typename
+    if first.dtype == object or is_jagged:
         raise DtypeError(
             f"branch {name!r} is of {branch.typename}, whose entries differ in length; choose branches with a list of "
             "names, or pad it first, as in awkward.to_regular(awkward.pad_none(...))"

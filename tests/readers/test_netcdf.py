@@ -1,4 +1,4 @@
-"""NetCDF4: dimensions, coordinates, attributes and missing values, in copies and attached files; xarray is the oracle."""
+"""NetCDF4: dimensions, coordinates, attributes and missing values, in copies and attached files, as xarray has them."""
 
 from __future__ import annotations
 
