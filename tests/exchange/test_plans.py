@@ -44,8 +44,12 @@ class TestPlans:
 
     def test_a_plan_says_what_it_spills_if_it_does(self):
         read, exchange = (self.plan(self.rows(1000), force=force) for force in ("gather", "exchange"))
-        assert re.fullmatch(r"gather: \d+ tasks, reads [\d.]+ \w+, projected memory [\d.]+ \w+", read.describe())
-        assert re.fullmatch(r"exchange: .*, spill [\d.]+ \w+, projected memory [\d.]+ \w+", exchange.describe())
+        assert re.fullmatch(
+            r"gather: \d+ tasks, reads [\d.]+ [KMGT]?i?B, projected memory [\d.]+ [KMGT]iB", read.describe()
+        )
+        assert re.fullmatch(
+            r"exchange: .*, spill [\d.]+ [KMGT]iB, projected memory [\d.]+ [KMGT]iB", exchange.describe()
+        )
 
     def test_a_plan_that_cannot_fit_is_refused(self):
         with pytest.raises(MemoryBudgetError, match="memory-limit"):

@@ -15,13 +15,17 @@ from storegate_engine.orders import (
     ArrayIndex,
     Concat,
     MaskIndex,
+    Permute,
     Range,
+    Slice,
     Take,
+    concat,
     cut,
     disk_shuffles,
     flatten,
     permute,
     replace_rows,
+    replace_runs,
 )
 from storegate_engine.orders.permutation_files import PermutationFile
 
@@ -129,6 +133,12 @@ def test_an_index_without_an_inverse_names_the_row_and_its_places(values):
         ("flatten", lambda: flatten([1], print)),
         ("permute", lambda: permute("abc", 1)),
         ("cut", lambda: cut(None, 0, 0)),
+        ("replace_runs", lambda: replace_runs(3, [(0, Range(0, 1))])),
+        ("concat", lambda: concat([3])),
+        ("Concat", lambda: Concat((Range(0, 1), 3))),
+        ("Slice", lambda: Slice(3, 0, 1)),
+        ("Permute", lambda: Permute(3, "numpy", 1)),
+        ("Take", lambda: Take(3, ArrayIndex(np.array([0])))),
     ],
 )
 def test_what_is_no_order_is_refused_by_name(name, call):
