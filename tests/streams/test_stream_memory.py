@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import subprocess
 import sys
 import tracemalloc
@@ -139,6 +140,7 @@ def test_the_peak_of_twenty_epochs_is_not_above_the_projection(tmp_path, shuffle
 
 @pytest.mark.parametrize(("shuffle", "source"), in_turns([False, True, "blocks"], SOURCES, first=1))
 @pytest.mark.filterwarnings("ignore:shuffle=.blocks.:UserWarning")
+@pytest.mark.skipif("COVERAGE_RUN" in os.environ, reason="what coverage keeps would be counted")
 def test_nothing_is_kept_from_epoch_to_epoch(opened, shuffle, source):
     options = {"label": "x", "block_rows": 50, "buffer_blocks": 4} if shuffle == "blocks" else {}
     with exchanging(source):

@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from storegate import StoreGate
 from storegate_engine.errors import CorruptStoreError, DtypeError, LabelError, ShapeError
 from storegate_engine.table import ArgMax, Cast, OneHot, Transform, apply_all
 from storegate_engine.table.json import transform_from_json
 from storegate_engine.table.transforms import fold
+from tests import unchecked
 
 TEXT: Any = np.dtypes.StringDType()  # type: ignore[attr-defined,unused-ignore]
 
@@ -289,3 +291,32 @@ def test_hostile_json_is_a_corrupt_store(obj: object) -> None:
     with pytest.raises(CorruptStoreError, match="a stored transform") as info:
         transform_from_json(obj)
     assert len(str(info.value)) < 500
+
+
+@pytest.mark.parametrize("window", [2**8, 2**10, 2**24])
+class TestFewRowsOfMany:
+    """They are read and transformed in windows of neighbours, and come in the order in which they were asked for."""
+
+    INDEX = np.random.default_rng(0).integers(0, 5000, 200)
+
+    @pytest.fixture
+    def gate(self, tmp_path, monkeypatch, window):
+        monkeypatch.setattr("storegate_engine.table.pieces.WINDOW_NBYTES", window)
+        with StoreGate("zarr", {"output_dir": tmp_path, "chunk": 100}, "a") as gate:
+            yield gate
+
+    def test_equal_numpy(self, gate):
+        rows = np.random.default_rng(1).random((5000, 8))
+        gate.add_data({"x": rows, "y": np.arange(5000) % 9})
+        gate.astype("x", "f4")
+        gate.onehot("y", 9)
+        np.testing.assert_array_equal(gate["train"]["x"][self.INDEX], rows[self.INDEX].astype("f4"))
+        np.testing.assert_array_equal(gate["train"]["y"][self.INDEX], np.identity(9)[self.INDEX % 9])
+
+    def test_the_first_bad_label_is_named(self, gate):
+        labels = np.zeros(5000, int)
+        labels[self.INDEX[[7, 150, 190]]] = 5
+        gate.add_data("y", labels)
+        unchecked.onehot(gate, "y", 3)
+        with pytest.raises(LabelError, match=f"variable 'y', row {self.INDEX[7]}:"):
+            gate["train"]["y"][self.INDEX]
