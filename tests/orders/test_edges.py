@@ -12,6 +12,7 @@ import pytest
 
 from storegate_engine.errors import NotInvertibleError
 from storegate_engine.orders import (
+    STEP_ROWS,
     ArrayIndex,
     Concat,
     MaskIndex,
@@ -23,9 +24,11 @@ from storegate_engine.orders import (
     cut,
     disk_shuffles,
     flatten,
+    permutation_tables,
     permute,
     replace_rows,
     replace_runs,
+    runs_of,
 )
 from storegate_engine.orders.permutation_files import PermutationFile
 
@@ -95,6 +98,24 @@ def test_the_error_of_a_file_that_cannot_be_made_is_the_one_that_is_raised(tmp_p
     os.close(file)
     assert caught.value.errno == errno.ENOSPC
     assert {path.name for path in tmp_path.iterdir()} <= {"permutation", "new"}, "no messages are left"
+
+
+def test_a_file_is_made_in_a_scratch_directory_that_is_not_there_yet(tmp_path):
+    with dask.config.set({"storegate.scratch-directory": str(tmp_path / "a" / "b")}):
+        made = PermutationFile(3, lambda path: path.write_bytes(np.array([2, 0, 1], "u4").tobytes()))
+        np.testing.assert_array_equal(made.take(np.arange(3)), [2, 0, 1])
+
+
+def test_a_table_and_its_inverse_take_four_bytes_a_row():
+    forward = permutation_tables.build_forward(1000, 3)
+    inverse = permutation_tables.build_inverse(forward)
+    assert forward.dtype == inverse.dtype == np.uint32
+    np.testing.assert_array_equal(inverse[forward], np.arange(1000))
+
+
+def test_runs_go_on_from_one_slice_of_work_to_the_next():
+    rows = np.concatenate([np.arange(7, 2 * STEP_ROWS + 9), [3]])
+    assert runs_of(ArrayIndex(rows), 8) == [(7, 2 * STEP_ROWS + 9), (3, 4)]
 
 
 def test_entries_of_masks_of_several_blocks(monkeypatch):
