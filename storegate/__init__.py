@@ -14,6 +14,7 @@ What its files and folders know; each imports only from those below it:
     views       ``gate["train"]["x"]``
     accessor    ``ds.storegate`` of Datasets: plans, batches, a way into a store
     explorable  attributes, first rows, statistics and exports of views
+    windows     pairs of adjacent rows, as a lazy sequence
     foldable    views of folds, for cross-validation
     session     the state that a gate and its views share: backend, mode and repositories
     versions    the history of a table, as records that print as tables

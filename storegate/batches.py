@@ -18,7 +18,7 @@ from storegate_engine.store import as_native
 from storegate_engine.streams import Epochs, Shuffle, Stream, class_weights
 from storegate_engine.table import Variable
 
-__all__ = ["open_stream"]
+__all__ = ["form_of", "open_stream"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Batch: TypeAlias = Array | list[Array] | dict[str, Array]
@@ -32,6 +32,7 @@ def open_stream(
     *,
     version: int,
     budget: int | str | None,
+    form: Callable[[list[Array]], Any] | None = None,
 ) -> Stream[Any]:
     """Return a stream of batches of variables.
 
@@ -47,6 +48,8 @@ def open_stream(
         The version of the table that they belong to.
     budget : int, str or None
         The memory limit if the options have none.
+    form : callable, optional
+        Makes a batch from the arrays of the variables; as their names say if None.
     """
     if not names.names:
         raise VariableNotFoundError("there are no variables to make batches of; add data first")
@@ -65,7 +68,7 @@ def open_stream(
             None if options.label is None else variable(options.label),
             _weights_of(variable, options.weights, options.balance, n_rows),
         ),
-        form=_form(names),
+        form=form_of(names) if form is None else form,
         budget_nbytes=memory_limit_nbytes(
             budget if options.budget is None else options.budget, processes=_local_ranks(options.world)
         ),
@@ -106,7 +109,8 @@ def _weights_of(
     return values
 
 
-def _form(names: Names) -> Callable[[list[Array]], Batch]:
+def form_of(names: Names) -> Callable[[list[Array]], Batch]:
+    """Return the function that makes a batch from the arrays of variables."""
     match names.form:
         case "one":
             return _as_one

@@ -35,6 +35,7 @@ from storegate.parsing import (
 )
 from storegate.reading import Selected, Subset, read_dataset, require_stackable, subset
 from storegate.session import Session
+from storegate.windows import Windows, make_windows
 from storegate_engine.errors import (
     ArgumentError,
     PhaseNotFoundError,
@@ -498,6 +499,79 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
         )
         stream.warn_of_quality()
         return stream
+
+    def windows(
+        self,
+        input: int,
+        target: int = 1,
+        *,
+        gap: int = 0,
+        stride: int = 1,
+        var_names: VarNames | None = None,
+        within: VarNames | None = None,
+    ) -> Windows[Any]:
+        """Return pairs of adjacent rows: what a model sees, and what it is to say; nothing is copied or stored.
+
+        Parameters
+        ----------
+        input : int
+            Rows that a model sees.
+        target : int
+            Rows that come after them; 0 for windows of input alone.
+        gap : int
+            Rows between both.
+        stride : int
+            Rows from one window to the next.
+        var_names : str, tuple or list of str, optional
+            The variables, if the view has none yet; without any, each side is a dict of all variables.
+        within : str or list of str, optional
+            No window goes over a change of these variables: a run, a station, a patient.
+
+        Returns
+        -------
+        Windows
+            Its ``len``, ``[i]``, ``batches`` and ``to_xarray``. No window goes over the end of a phase or of an
+            attached file, or over a place where rows were left out or moved, until :meth:`StoreGate.compact` makes
+            those on both sides neighbours.
+
+        Raises
+        ------
+        ShapeError
+            No window fits, as in a shuffled phase.
+        ArgumentError
+            A number is too small.
+
+        Examples
+        --------
+        >>> from storegate import StoreGate
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data({"x": [10, 11, 12, 13, 20, 21, 22], "run": [1, 1, 1, 1, 2, 2, 2]})
+        >>> windows = gate["train"]["x"].windows(input=2, target=1, within="run")
+        >>> len(windows), windows[0], windows[-1]
+        (3, (array([10, 11]), array([12])), (array([20, 21]), array([22])))
+        """
+        names = self.names
+        if var_names is not None:
+            if names is not None:
+                raise ArgumentError(f"var_names={var_names!r} was given, but the view has {list(names.names)} already")
+            names = parse_names(var_names)
+        if self.phase in (None, ALL):
+            raise PhaseNotFoundError(
+                "windows need one phase, whose end none of them crosses: gate['train'].windows(...)"
+            )
+        repository = self.session.repository()
+        version, table, phase = repository.version, repository.table, str(self.phase)
+        chosen = names if names is not None else Names(first_names(table, phase), "dict")
+        others = () if within is None else parse_names(within).names
+        return make_windows(
+            [self._variable(table, phase, name) for name in chosen.names],
+            chosen,
+            [self._variable(table, phase, name) for name in others],
+            (input, target, gap, stride),
+            version=version,
+            budget=self.session.options.budget,
+            limits=self.session.capacity,
+        )
 
     def to_xarray(self) -> xr.Dataset:
         """Return the view as a lazy ``xr.Dataset``, with dims ``sample``, ``<variable>_1`` and so on.

@@ -21,13 +21,14 @@ PUBLIC = {
         replace_rows replace_runs runs_of spans to_json
     """,
     "storegate_engine.arrays": """
+        files_in
         ArraySpec Compressor ConstantArray Fileless MAX_TEXT_NBYTES MemoryArray PersistedArray RowArray RowSpan
         Segment SegmentWriter Statistics StoredArray StoredIndex Tally Written check_array joined made_at of_written
         persist require_within_limits run_tasks write_rows FORMATS ForeignArray arrays_in list_of
         open_foreign source_file
     """,
     "storegate_engine.table": """
-        Affine Bins Clip Moments
+        Affine Bins Clip Moments WindowArray WindowPlan series_of
         ArgMax Attributes Cast Category Description Difference Known KnownValues OneHot PHASES PLAIN Phase Piece
         SAMPLE Table Transform Variable accepts added appended_dtype apply_all attributes_of compare is_stored key_of
         known_of longest require_combinable rows_of stored_arrays table_from_state table_to_state temporaries_of
@@ -101,7 +102,9 @@ def test_the_docstring_names_every_file_once(room):
 # kind is right only where somebody thought of it. Orders build each other, and may look inside.
 
 PROTOCOLS = {
-    "arrays": "ConstantArray Fileless ForeignArray GivenRows MemoryArray PersistedArray RowArray StoredArray",
+    "arrays": """
+        ConstantArray Fileless ForeignArray GivenRows MemoryArray PersistedArray RowArray StoredArray WindowArray
+    """,
     "repositories": "MemoryRepository Repository StoredRepository VersionedRepository",
     "orders": "Concat Nested Permute Range RowOrder Share Slice Take",
 }

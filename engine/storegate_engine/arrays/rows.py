@@ -70,6 +70,11 @@ class RowArray(Protocol):
         ...
 
     @property
+    def is_overlapping(self) -> bool:
+        """Whether rows share bytes, as windows do: written out, they would take several times their space."""
+        ...
+
+    @property
     def constant(self) -> int | None:
         """The value of all rows, 0 (for text: empty) or 1; then nothing is read. None if rows may differ."""
         ...
@@ -155,6 +160,7 @@ class Fileless:
 
     shard_rows = 1
     is_random_access = False
+    is_overlapping = False
     is_stored = False
 
     @property

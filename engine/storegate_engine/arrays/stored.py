@@ -76,6 +76,7 @@ class StoredArray:
     # Answers to the protocol, see `rows`; without annotations, which would make them fields.
     is_stored = True
     is_random_access = False
+    is_overlapping = False
     constant = None
     sources = None
 

@@ -7,7 +7,7 @@ spans     rows in order or in blocks, stored in runs             each chunk once
 memory    any order of rows that fit in the budget               the phase once, for all epochs
 exchange  any order of more rows, see `spilled`                  the phase once per epoch, into a spill,
                                                                  while the epoch before streams
-gather    any order of more text than fits                       each chunk for many loads
+gather    any order of more text, or windows, than fit           each chunk for many loads
 ========  =====================================================  ====================================
 
 A loader yields tasks, in order. Each runs in a thread and returns one `Ready`; while one is consumed, at most

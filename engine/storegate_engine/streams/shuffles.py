@@ -99,7 +99,8 @@ def loader_of(
     fits = reserved_nbytes(budget_nbytes) + memory.projected_nbytes <= budget_nbytes
     if fits and shuffle_plan() != "exchange":
         return memory
-    if any(variable.dtype.kind == "T" for variable in variables):  # text has no width, and cannot be spilled
+    # text has no width, and cannot be spilled; windows would be spilled with each of their rows many times
+    if any(variable.dtype.kind == "T" or variable.is_overlapping for variable in variables):
         return GatherLoader(variables, epochs, order, budget_nbytes, prefetch)
     return ExchangeLoader(variables, epochs, order, budget_nbytes, prefetch, name=name())
 

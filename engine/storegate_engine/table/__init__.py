@@ -10,6 +10,7 @@ What its files know:
     transforms   how stored rows become rows of a variable
     scalings     numbers by fitted values: shifted and divided, clipped, in bins
     moments      means, deviations and ends of many rows, joined block by block
+    windows      adjacent rows as one row of an array
     statistics   what is known of the values of a variable without reading them
     gathers      stored rows in any order, into memory
     conversions  the common dtype of old and new rows
@@ -41,6 +42,7 @@ from storegate_engine.table.statistics import KnownValues, accepts, known_of
 from storegate_engine.table.table import PHASES, Phase, Table
 from storegate_engine.table.transforms import ArgMax, Cast, OneHot, Transform, apply_all
 from storegate_engine.table.variable import SAMPLE, Variable, rows_of
+from storegate_engine.table.windows import WindowArray, WindowPlan, series_of
 
 __all__ = [
     "PHASES",
@@ -64,6 +66,8 @@ __all__ = [
     "Table",
     "Transform",
     "Variable",
+    "WindowArray",
+    "WindowPlan",
     "accepts",
     "added",
     "appended_dtype",
@@ -77,6 +81,7 @@ __all__ = [
     "longest",
     "require_combinable",
     "rows_of",
+    "series_of",
     "stored_arrays",
     "table_from_state",
     "table_to_state",

@@ -234,6 +234,11 @@ class Variable:
         """Whether all pieces have the same kind of stored rows and the same transforms."""
         return len({(piece.array.dtype, piece.array.row_shape, piece.transforms) for piece in self.pieces}) == 1
 
+    @property
+    def is_overlapping(self) -> bool:
+        """Whether rows share bytes, as windows do."""
+        return any(piece.array.is_overlapping for piece in self.pieces)
+
     def transformed_rows(self, rows: Array, lo: int) -> Array:
         """Return stored rows of a uniform variable as logical rows, the first of which is ``lo``."""
         try:

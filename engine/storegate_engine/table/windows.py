@@ -1,0 +1,236 @@
+"""Windows: adjacent rows of a variable as one row of an array, which reads each row once for all windows that share it.
+
+::
+
+    rows     0 1 2 3 4 5 | 6 7 8 9         two series: no window goes from one to the next
+    windows  0 1 2                         of three rows, stride 1
+               1 2 3
+                 2 3 4
+                   3 4 5
+                           6 7 8
+                             7 8 9
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from storegate_engine.arrays import Fileless, files_in
+from storegate_engine.errors import ShapeError
+from storegate_engine.orders import Range, spans
+from storegate_engine.table.description import PLAIN
+from storegate_engine.table.pieces import Piece
+from storegate_engine.table.variable import Variable
+
+__all__ = ["WindowArray", "WindowPlan", "series_of"]
+
+Array: TypeAlias = npt.NDArray[Any]
+Int64Array: TypeAlias = npt.NDArray[np.int64]
+
+READ_NBYTES = 16 * 2**20
+"""Bytes of rows that are read at a time to make windows of them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WindowPlan:
+    """Which rows each window has."""
+
+    firsts: Int64Array
+    """The first row of each series."""
+    ends: Int64Array
+    """The number of windows of all series up to each, itself included."""
+    length: int
+    """Rows of a window."""
+    stride: int
+    """Rows from the beginning of a window to that of the next one."""
+
+    @classmethod
+    def of(cls, bounds: Int64Array, length: int, stride: int) -> Self:
+        """Return the plan of series that begin and end at ``bounds``."""
+        sizes = np.diff(bounds)
+        counts = np.where(sizes >= length, (sizes - length) // stride + 1, 0)
+        has_any = counts > 0
+        return cls(bounds[:-1][has_any], np.cumsum(counts[has_any]), length, stride)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def starts(self, windows: Int64Array) -> Int64Array:
+        """Return the first rows of windows."""
+        series = np.searchsorted(self.ends, windows, side="right")
+        before = np.concatenate([[0], self.ends[:-1]])
+        rows: Int64Array = self.firsts[series] + (windows - before[series]) * self.stride
+        return rows
+
+    def parts(self, lo: int, hi: int) -> Iterator[tuple[int, int, int]]:
+        """Yield the first row of adjacent windows, and which windows they are, for windows ``lo .. hi - 1``."""
+        series = int(np.searchsorted(self.ends, lo, side="right"))
+        while lo < hi:
+            stop = min(hi, int(self.ends[series]))
+            before = int(self.ends[series - 1]) if series else 0
+            yield int(self.firsts[series]) + (lo - before) * self.stride, lo, stop
+            lo, series = stop, series + 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WindowArray(Fileless):
+    """Windows of a variable as rows of shape ``(length, *row_shape)``."""
+
+    variable: Variable
+    """The rows."""
+    plan: WindowPlan
+    """The windows."""
+    is_overlapping = True
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the rows."""
+        return self.variable.dtype
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """``(length, *row_shape)``."""
+        return (self.plan.length, *self.variable.row_shape)
+
+    @property
+    def n_rows(self) -> int:
+        """The number of windows."""
+        return len(self.plan)
+
+    @property
+    def chunk_rows(self) -> int:
+        """As many windows as take the memory of the rows that are decoded together."""
+        most = max((piece.array.chunk_rows for piece in self.variable.pieces), default=1)
+        return max(1, most // self.plan.length)
+
+    @property
+    def is_random_access(self) -> bool:  # type: ignore[override]
+        """Whether any row can be read alone."""
+        return all(piece.array.is_random_access for piece in self.variable.pieces)
+
+    def as_variable(self) -> Variable:
+        """Return the windows as a variable, in their order."""
+        piece = Piece(self, 0, self.n_rows)
+        name = f"{self.variable.name} in windows of {self.plan.length}, stride {self.plan.stride}"
+        return Variable(name, self.dtype, self.row_shape, (piece,), Range(0, self.n_rows), about=PLAIN)
+
+    def read_into(self, start: int, stop: int, out: Array, /, *, alone: bool = False) -> None:
+        """Read windows ``start..stop``: rows that they share are read once."""
+        length, stride = self.plan.length, self.plan.stride
+        together = max(1, READ_NBYTES // max(1, self.variable.row_nbytes * stride))
+        for first, lo, hi in self.plan.parts(start, stop):
+            for at in range(lo, hi, together):
+                upto = min(at + together, hi)
+                begin = first + (at - lo) * stride
+                rows = np.empty((((upto - at - 1) * stride + length), *self.variable.row_shape), self.dtype)
+                self.variable.read_into(begin, begin + len(rows), rows, alone=alone)
+                if self.dtype.kind == "T":  # numpy makes no such view of texts
+                    places = np.arange(0, len(rows) - length + 1, stride)[:, None] + np.arange(length)
+                    out[at - start : upto - start] = rows[places]
+                    continue
+                windows = np.lib.stride_tricks.sliding_window_view(rows, length, axis=0)[::stride]
+                out[at - start : upto - start] = np.moveaxis(windows, -1, 1)
+
+    def take_into(self, rows: Array, out: Array, /, *, alone: bool = False) -> None:
+        """Read windows anywhere."""
+        length = self.plan.length
+        together = max(1, READ_NBYTES // max(1, self.variable.row_nbytes * length))
+        for at in range(0, len(rows), together):
+            starts = self.plan.starts(rows[at : at + together])
+            wanted = (starts[:, None] + np.arange(length)).reshape(-1)
+            found = self.variable.take(wanted)
+            out[at : at + together] = found.reshape(len(starts), length, *self.variable.row_shape)
+
+
+def series_of(variable: Variable, others: Sequence[Variable] = ()) -> Int64Array:
+    """Return where the series of a variable begin and end, within which rows are neighbours.
+
+    A series ends where rows were left out or moved, where another file of another program begins, and where a value of
+    ``others`` changes. Rows that replaced others in their places do not end one.
+
+    Returns
+    -------
+    ndarray of int64
+        Ascending, from 0 to the number of rows.
+    """
+    begins = np.unique(np.concatenate([_moved(variable), *map(_changed, others)]))
+    inner = begins[(begins > 0) & (begins < len(variable))]
+    return np.concatenate([[0], inner, [len(variable)]]).astype(np.int64)
+
+
+def _moved(variable: Variable) -> Int64Array:
+    """Return the rows that are no neighbours of those before them, by where they are stored."""
+    edges = _edges_of_files(variable)
+    found: list[Int64Array] = []
+    before: int | None = None
+    for lo, hi in spans(len(variable)):
+        stored = variable.order.rows(lo, hi)
+        earlier = np.concatenate([[stored[0] - 1 if before is None else before], stored[:-1]])
+        found.append(lo + np.flatnonzero((stored != earlier + 1) | np.isin(stored, edges)))
+        before = int(stored[-1])
+    if not found:
+        return np.empty(0, np.int64)
+    begins = np.concatenate([[0], *found]).astype(np.int64)
+    return _without_replaced(variable, np.unique(begins), edges)
+
+
+def _edges_of_files(variable: Variable) -> Int64Array:
+    """Return the stored rows with which files of other programs begin."""
+    edges = []
+    for piece, offset in zip(variable.pieces, variable.offsets, strict=False):
+        if piece.array.sources is not None:
+            _, starts = files_in(piece.array.sources)
+            edges.append(np.asarray(starts[:-1], np.int64) - piece.start + offset)
+    return np.concatenate([*edges, np.empty(0, np.int64)]).astype(np.int64)
+
+
+def _without_replaced(variable: Variable, begins: Int64Array, edges: Int64Array) -> Int64Array:
+    """Leave out the ends of runs of replaced rows: they are stored in other pieces, and the run after them goes on."""
+    if len(variable.pieces) == 1 or len(begins) < 2:
+        return begins
+    # rows before the first and after the last one, as if they were there, so that replaced rows may be at the ends
+    stored = variable.order.take(begins)
+    piece = np.searchsorted(variable.offsets, stored, side="right") - 1
+    shift = stored - begins
+    offsets = np.asarray(variable.offsets)
+    from_start = shift == offsets[piece]  # as if all rows before it were those of its piece
+    to_end = shift + len(variable) == offsets[piece + 1]
+    after = np.append(begins[1:], -1)
+    is_inside = np.zeros(len(begins), bool)
+    # run i replaces rows within a run if those before and after it are as far from their places, in one other piece
+    is_inside[1:-1] = (shift[:-2] == shift[2:]) & (piece[:-2] == piece[2:]) & (piece[1:-1] > piece[:-2])
+    is_inside[0] = from_start[1] and piece[0] > piece[1]
+    is_inside[-1] = to_end[-2] and piece[-1] > piece[-2]
+    gone = np.concatenate([begins[is_inside], after[is_inside]])
+    gone = gone[~np.isin(variable.order.take(np.clip(gone, 0, len(variable) - 1)), edges)]
+    return np.setdiff1d(begins, gone)
+
+
+def _changed(variable: Variable) -> Int64Array:
+    """Return the rows whose value is another than that of the row before.
+
+    Raises
+    ------
+    ShapeError
+        Rows have several values.
+    """
+    if variable.row_shape:
+        raise ShapeError(
+            f"within= needs one value for each row, and the rows of variable {variable.name!r} have shape "
+            f"{variable.row_shape}"
+        )
+    found = [np.empty(0, np.int64)]
+    step = max(1, READ_NBYTES // max(1, variable.row_nbytes))
+    before: Array | None = None
+    for lo, hi in spans(len(variable), step):
+        values = variable.read(lo, hi)
+        joined = values if before is None else np.concatenate([before, values])
+        differs = joined[1:] != joined[:-1]
+        found.append(np.flatnonzero(differs) + lo + (before is None))
+        before = values[-1:]
+    return np.concatenate(found)
