@@ -468,7 +468,7 @@ class StoreGate(Choosing, Scaling):
 
         Parameters
         ----------
-        files : path, pattern or list of paths
+        files : path, URL, pattern or list of them
             Files of one format, whose rows follow one another; a pattern such as ``"runs/*.h5"`` is sorted with numbers
             in their order. ``"run.h5:deep/events"`` is a group inside of a file of HDF5 or zarr, or an array.
         var_names : str, tuple or list of str, optional
@@ -507,7 +507,7 @@ class StoreGate(Choosing, Scaling):
         >>> len(gate.table["train"]["x"])
         8
         """
-        form, found = readers.local_files(files, format)
+        form, found = readers.attached_files(files, format)
         sources = edits.sources_of(found, var_names, form, dtype, row_shape, readers.labels_in)
         target, seed = parse_phase(phase), parsing.parse_seed(shuffle)
         self._session.allow(sources.directories)

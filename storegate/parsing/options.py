@@ -82,7 +82,7 @@ class OpenArgs(TypedDict, total=False):
     durability: Durability
     """``process``: a commit survives the end of its process; ``power``: it also survives a power failure."""
     references: Sequence[str | os.PathLike[str]]
-    """Directories below which attached files may be read."""
+    """Directories, and beginnings of URLs, below which attached files may be read."""
 
 
 class BackendArgs(OpenArgs, total=False):
@@ -122,7 +122,7 @@ class Options:
     durability: Durability = "process"
     """``process``: a commit survives the end of its process; ``power``: it also survives a power failure."""
     references: Sequence[str] = ()
-    """Directories below which attached files may be read."""
+    """Directories, and beginnings of URLs, below which attached files may be read."""
 
     @property
     def budget_nbytes(self) -> int:
@@ -190,7 +190,10 @@ def _parse_references(references: Any) -> tuple[str, ...]:
         return ()
     if isinstance(references, (str, os.PathLike)) or not isinstance(references, Sequence):
         raise ArgumentTypeError(f"references is a list of directories, found {shown(references)}")
-    return tuple(os.path.abspath(_parse_directory(directory)) for directory in references)
+    return tuple(
+        directory if isinstance(directory, str) and "://" in directory else os.path.abspath(_parse_directory(directory))
+        for directory in references
+    )
 
 
 def _require_storage_options(options: Any) -> None:

@@ -22,9 +22,9 @@ What its files know:
 
 from __future__ import annotations
 
-from storegate.readers.formats import local_files
+from storegate.readers.formats import attached_files
 from storegate.readers.joined import columns_of_files
 from storegate.readers.netcdf import labels_in
 from storegate.readers.protocol import Reader, ReadOptions
 
-__all__ = ["ReadOptions", "Reader", "columns_of_files", "labels_in", "local_files"]
+__all__ = ["ReadOptions", "Reader", "attached_files", "columns_of_files", "labels_in"]

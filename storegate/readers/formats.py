@@ -22,7 +22,7 @@ from storegate.readers.root import RootReader
 from storegate.readers.zarr_arrays import ZarrReader
 from storegate_engine.errors import ArgumentError, near_match
 
-__all__ = ["GROUP", "installed", "local_files", "reader_of", "require_options"]
+__all__ = ["GROUP", "attached_files", "installed", "reader_of", "require_options"]
 
 GROUP = "storegate.readers"
 """The group of entry points."""
@@ -79,21 +79,20 @@ def _by_suffix(path: Path, readers: Mapping[str, Reader]) -> str | None:
     return max(found, key=lambda one: one[0])[1] if found else None
 
 
-def local_files(given: object, form: str | None) -> tuple[str | None, list[tuple[str, str]]]:
-    """Return the format of files, None if nothing tells it; and their paths without links, with the groups inside.
+def attached_files(given: object, form: str | None) -> tuple[str | None, list[tuple[str, str]]]:
+    """Return the format of files, None if nothing tells it; and their URLs or paths, without links, and groups inside.
 
     Raises
     ------
     ArgumentError
-        They are of several formats, or behind URLs.
+        They are of several formats.
     FilesNotFoundError
         There is no such file.
     """
     found, forms = [], set()
     for place in places(given):
-        if place.remote is not None:
-            raise ArgumentError(f"attach takes local files, found {place}; mount the place, or copy it with gate.read")
-        found.append((os.path.realpath(place.path), place.inside or ""))
+        url = None if place.remote is None else place.remote.url
+        found.append((os.path.realpath(place.path) if url is None else url, place.inside or ""))
         if form is None:
             with contextlib.suppress(ArgumentError):
                 forms.add(reader_of(place.path, None)[0])

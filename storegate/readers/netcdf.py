@@ -15,6 +15,7 @@ import numpy as np
 
 from storegate.optional import require_package
 from storegate.parsing import Labelled, Whole
+from storegate_engine.arrays import open_to_read
 from storegate_engine.errors import DtypeError, MissingValueError, ShapeError
 from storegate_engine.names import validate_name
 from storegate_engine.table import Description, attributes_of
@@ -52,7 +53,7 @@ def labels_in(path: str, group: str, names: Sequence[str] | None) -> dict[str, L
         Numbers of a variable stand for other ones, or for missing values.
     """
     h5py = require_package("h5py", "hdf5", path)
-    with h5py.File(path, "r") as file:
+    with h5py.File(open_to_read(path), "r") as file:
         found = file[group or "/"]
         labels = {} if hasattr(found, "dtype") else labels_of_group(found, names)
         for name, label in labels.items():

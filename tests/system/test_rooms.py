@@ -25,7 +25,7 @@ PUBLIC = {
         ArraySpec Compressor ConstantArray Fileless MAX_TEXT_NBYTES MemoryArray PersistedArray RowArray RowSpan
         Segment SegmentWriter Statistics StoredArray StoredIndex Tally Written check_array joined made_at of_written
         persist require_within_limits run_tasks write_rows FORMATS ForeignArray arrays_in list_of
-        open_foreign source_file
+        open_foreign source_file open_to_read
     """,
     "storegate_engine.table": """
         Affine Bins Clip Moments WindowArray WindowPlan series_of
@@ -61,7 +61,7 @@ PUBLIC = {
         ForeignFormat natural_key require_same_meaning Whole
     """,
     "storegate.readers": """
-        ReadOptions Reader columns_of_files labels_in local_files
+        ReadOptions Reader columns_of_files labels_in attached_files
     """,
     "storegate.edits": """
         Callback add assign clear compact compute create_zeros delete move shuffle transform update with_active attach

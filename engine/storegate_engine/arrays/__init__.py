@@ -8,6 +8,7 @@ What its files know:
     foreign          rows of files that other programs wrote
     source_files     those files: lists of them, and whether one may be opened
     foreign_formats  one array in such a file, read by the library of its format
+    file_states      files by path or URL, and whether one is still the same
     byte_ranges      rows at known places of such a file, read without its library
     segments         new arrays of rows in storage
     shard_writes     rows as whole shards of a new array
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 from storegate_engine.arrays.checks import check_array
 from storegate_engine.arrays.checksums import Written, of_written
+from storegate_engine.arrays.file_states import open_to_read
 from storegate_engine.arrays.foreign import ForeignArray
 from storegate_engine.arrays.foreign_formats import FORMATS, arrays_in, open_foreign
 from storegate_engine.arrays.inspection import require_within_limits
@@ -66,6 +68,7 @@ __all__ = [
     "made_at",
     "of_written",
     "open_foreign",
+    "open_to_read",
     "persist",
     "require_within_limits",
     "run_tasks",

@@ -17,9 +17,19 @@ import numpy as np
 
 from storegate_engine.arrays.shards import RowSpan
 
-__all__ = ["ChunkRanges", "OpenFile", "Ranges", "RowRange", "open_file_at"]
+__all__ = ["ChunkRanges", "OpenFile", "RangeFile", "Ranges", "RowRange", "open_file_at"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
+
+
+class RangeFile(Protocol):
+    """A file of which ranges can be read."""
+
+    def read_into(self, offset: int, out: memoryview) -> None:
+        """Read bytes from an offset on until ``out`` is full."""
+
+    def will_read(self, offset: int, n_bytes: int) -> None:
+        """Ask the system to fetch a range: a hint."""
 
 
 class OpenFile:
@@ -64,10 +74,10 @@ def open_file_at(path: str, identity: tuple[int, int]) -> OpenFile:
 class Ranges(Protocol):
     """The places of the rows of one array in a file."""
 
-    def read_spans(self, file: OpenFile, spans: Sequence[RowSpan], out: Array) -> None:
+    def read_spans(self, file: RangeFile, spans: Sequence[RowSpan], out: Array) -> None:
         """Read ascending spans of rows to their places in ``out``, C-contiguous and of the native dtype."""
 
-    def will_read(self, file: OpenFile, spans: Sequence[tuple[int, int]]) -> None:
+    def will_read(self, file: RangeFile, spans: Sequence[tuple[int, int]]) -> None:
         """Ask the system to fetch ascending spans of rows: a hint."""
 
 
@@ -82,7 +92,7 @@ class RowRange:
     is_swapped: bool
     """Whether values have the other byte order."""
 
-    def read_spans(self, file: OpenFile, spans: Sequence[RowSpan], out: Array) -> None:
+    def read_spans(self, file: RangeFile, spans: Sequence[RowSpan], out: Array) -> None:
         """Read spans of rows to their places in ``out``."""
         content = out.reshape(-1).view("u1").data
         nbytes = self.row_nbytes
@@ -92,7 +102,7 @@ class RowRange:
             if self.is_swapped:
                 out[place : place + stop - start].byteswap(inplace=True)
 
-    def will_read(self, file: OpenFile, spans: Sequence[tuple[int, int]]) -> None:
+    def will_read(self, file: RangeFile, spans: Sequence[tuple[int, int]]) -> None:
         """Ask the system to fetch spans of rows: a hint."""
         for start, stop in spans:
             file.will_read(self.offset + start * self.row_nbytes, (stop - start) * self.row_nbytes)
@@ -119,7 +129,7 @@ class ChunkRanges:
     fill: Any
     """The value of chunks that were never written."""
 
-    def read_spans(self, file: OpenFile, spans: Sequence[RowSpan], out: Array) -> None:
+    def read_spans(self, file: RangeFile, spans: Sequence[RowSpan], out: Array) -> None:
         """Read spans of rows to their places in ``out``; a chunk is decoded once, however many spans touch it."""
         rows = self.chunk_shape[0]
         wanted: dict[int, list[RowSpan]] = {}
@@ -137,7 +147,7 @@ class ChunkRanges:
                 for lo, hi, place in parts:
                     out[(slice(place, place + hi - lo), *within)] = values[(slice(lo, hi), *inner)]
 
-    def _chunk(self, file: OpenFile, at: tuple[int, ...]) -> Array:
+    def _chunk(self, file: RangeFile, at: tuple[int, ...]) -> Array:
         if self.begins[at] < 0:
             return np.broadcast_to(np.asarray(self.fill, self.dtype), self.chunk_shape)
         nbytes = self.dtype.itemsize * int(np.prod(self.chunk_shape))
@@ -156,7 +166,7 @@ class ChunkRanges:
                 content[:, place] = plane
         return content.reshape(-1).view(self.dtype).reshape(self.chunk_shape)
 
-    def will_read(self, file: OpenFile, spans: Sequence[tuple[int, int]]) -> None:
+    def will_read(self, file: RangeFile, spans: Sequence[tuple[int, int]]) -> None:
         """Ask the system to fetch spans of rows: a hint."""
         for offset, n_bytes in self._together(spans):
             file.will_read(offset, n_bytes)

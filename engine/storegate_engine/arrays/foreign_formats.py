@@ -6,7 +6,9 @@ lie, they are read without it. The libraries are imported when a file is opened.
 
 from __future__ import annotations
 
+import atexit
 import functools
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -16,6 +18,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from storegate_engine.arrays.byte_ranges import ChunkRanges, Ranges, RowRange
+from storegate_engine.arrays.file_states import FileState, is_url, open_to_read, state_of
 from storegate_engine.dtypes import TEXT
 from storegate_engine.errors import DtypeError, SourceError, shown
 
@@ -52,7 +55,7 @@ def open_foreign(form: str, path: str, inside: str) -> ForeignFile:
     form : str
         A key of ``FORMATS``.
     path : str
-        The file, or the directory of a zarr store.
+        The file, or its URL, or the directory of a zarr store.
     inside : str
         Which array in it, in words of the format.
 
@@ -70,7 +73,7 @@ def open_foreign(form: str, path: str, inside: str) -> ForeignFile:
             f'"storegate[{extra}]"',
             name=package,
         ) from err
-    except DtypeError:
+    except (DtypeError, SourceError):
         raise
     except Exception as err:  # each library has errors of its own for damaged files
         what = f"array {inside!r} of " if inside else ""
@@ -101,7 +104,7 @@ class _Hdf5:
 
     def __init__(self, path: str, inside: str) -> None:
         h5py = import_module("h5py")
-        file = _hdf5_file(os.getpid(), path, os.stat(path).st_mtime_ns)
+        file = _hdf5_file(os.getpid(), path, state_of(path))
         data = file[inside]
         others = {source.file_name for source in data.virtual_sources()} if data.is_virtual else set()
         if data.file != file or data.external or others - {"."}:  # of which nobody knows whether they are allowed
@@ -167,17 +170,29 @@ class _Npy:
     """The array of an ``.npy`` file."""
 
     def __init__(self, path: str, inside: str) -> None:
-        self._data: np.memmap[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-        self.shape = tuple(self._data.shape)
-        self.dtype = _native(self._data.dtype, path)
+        with open(path, "rb") if not is_url(path) else open_to_read(path) as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            self.shape, self._by_column, stored = read(file)
+            offset = file.tell()
+        if stored.hasobject:
+            raise ValueError("it holds pickled objects")
+        self._stored, self._offset, self._path = stored, offset, path
+        self.dtype = _native(stored, path)
         self.chunk_rows = 1
+        nbytes = offset + stored.itemsize * math.prod(self.shape)
+        if state_of(path).nbytes < nbytes:
+            raise ValueError(f"it has less than the {nbytes} bytes that its header tells")
 
     def read_into(self, start: int, stop: int, out: Array) -> None:
-        out[...] = self._data[start:stop]
+        """Read rows of an array that lies column after column."""
+        if is_url(self._path):
+            raise ValueError("its values lie column after column (order F); copy it, or save np.ascontiguousarray(x)")
+        out[...] = np.memmap(self._path, self._stored, "r", self._offset, self.shape, "F")[start:stop]
 
     def ranges(self) -> Ranges | None:
-        data = self._data
-        return _row_range(data.offset, self.shape, data.dtype) if data.flags.c_contiguous else None  # else by columns
+        by_column = self._by_column and sum(size != 1 for size in self.shape) > 1
+        return None if by_column else _row_range(self._offset, self.shape, self._stored)
 
 
 class _Raw:
@@ -187,21 +202,25 @@ class _Raw:
         dtype, sizes, offset = inside.split(":")
         row_shape = tuple(int(size) for size in sizes.split(",") if size)
         stored = np.dtype(dtype)
-        data = np.memmap(path, stored, "r", int(offset))
-        n_values = int(np.prod(row_shape))
-        if not n_values or len(data) % n_values:
-            raise ValueError(f"{len(data)} values are not whole rows of shape {row_shape}")
-        self._data = data.reshape(-1, *row_shape)
-        self.shape = tuple(self._data.shape)
+        n_bytes, row_nbytes = state_of(path).nbytes - int(offset), stored.itemsize * math.prod(row_shape)
+        if not row_nbytes or n_bytes % row_nbytes:
+            raise ValueError(f"{n_bytes} bytes are not whole rows of shape {row_shape}")
+        self.shape = (n_bytes // row_nbytes, *row_shape)
         self.dtype = _native(stored, path)
         self.chunk_rows = 1
-        self._ranges = _row_range(int(offset), self.shape, stored)
+        self._path, self._stored, self._offset = path, stored, int(offset)
 
     def read_into(self, start: int, stop: int, out: Array) -> None:
-        out[...] = self._data[start:stop]
+        """Read rows where the system has no ranges."""
+        out[...] = np.memmap(self._path, self._stored, "r", self._offset, self.shape)[start:stop]
 
     def ranges(self) -> Ranges:
-        return self._ranges
+        return _row_range(self._offset, self.shape, self._stored)
+
+
+def _require_local(path: str) -> None:
+    if is_url(path):
+        raise ValueError("zarr stores behind URLs are not read in place; copy them with gate.read")
 
 
 class _Zarr:
@@ -209,6 +228,7 @@ class _Zarr:
 
     def __init__(self, path: str, inside: str) -> None:
         zarr = import_module("zarr")
+        _require_local(path)
         data = zarr.open_array(path, path=inside, mode="r") if inside else zarr.open_array(path, mode="r")
         self._data = data
         self.shape = tuple(data.shape)
@@ -227,7 +247,7 @@ class _Parquet:
 
     def __init__(self, path: str, inside: str) -> None:
         parquet = import_module("pyarrow.parquet")
-        self._file = parquet.ParquetFile(path)
+        self._file = parquet.ParquetFile(open_to_read(path))
         field = self._file.schema_arrow.field(inside)
         self._name = inside
         self._lock = threading.Lock()  # a reader is of one thread
@@ -264,9 +284,12 @@ _LIBRARIES = {"hdf5": ("h5py", "hdf5"), "parquet": ("pyarrow", "arrow"), "zarr":
 
 
 @functools.lru_cache(maxsize=64)
-def _hdf5_file(process: int, path: str, changed: int) -> Any:
+def _hdf5_file(process: int, path: str, state: FileState) -> Any:
     """Open a file once for all its datasets; a forked child, and a file that was replaced, are opened anew."""
-    return import_module("h5py").File(path, "r")
+    return import_module("h5py").File(open_to_read(path), "r")
+
+
+atexit.register(_hdf5_file.cache_clear)  # HDF5 itself would close files behind URLs when Python is gone
 
 
 def arrays_in(form: str, path: str, group: str = "") -> dict[str, str]:
@@ -281,12 +304,16 @@ def arrays_in(form: str, path: str, group: str = "") -> dict[str, str]:
     """
     try:
         if form == "hdf5":
-            return _arrays_of(_hdf5_file(os.getpid(), path, os.stat(path).st_mtime_ns), group)
+            return _arrays_of(_hdf5_file(os.getpid(), path, state_of(path)), group)
         if form == "zarr":
+            _require_local(path)
             opened = import_module("zarr").open(path, mode="r")
             return _arrays_of(opened, group) if hasattr(opened, "arrays") else {"": ""}
         if form == "parquet":
-            return {name: name for name in import_module("pyarrow.parquet").ParquetFile(path).schema_arrow.names}
+            return {
+                name: name
+                for name in import_module("pyarrow.parquet").ParquetFile(open_to_read(path)).schema_arrow.names
+            }
     except ImportError:
         open_foreign(form, path, "")  # says what to install
         raise

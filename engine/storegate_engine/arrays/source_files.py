@@ -7,7 +7,7 @@ when a file is opened; that it is still the same, whenever it is read.
 
 from __future__ import annotations
 
-import contextlib
+import atexit
 import functools
 import json
 import os
@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from storegate_engine.arrays.byte_ranges import OpenFile, Ranges, open_file_at
+from storegate_engine.arrays.byte_ranges import RangeFile, Ranges, open_file_at
+from storegate_engine.arrays.file_states import RemoteFile, is_url, state_of
 from storegate_engine.arrays.foreign_formats import ForeignFile, open_foreign
 from storegate_engine.arrays.rows import RowArray
 from storegate_engine.arrays.shards import RowSpan
@@ -31,13 +32,13 @@ class SourceFile(NamedTuple):
     """One of the files of an array, as it was when it was attached."""
 
     path: str
-    """Its absolute path, without links."""
+    """Its absolute path, without links, or its URL."""
     n_rows: int
     """Its rows."""
     nbytes: int
     """Its size; of a directory, that of its metadata."""
     changed: int
-    """When it was last changed, in nanoseconds."""
+    """When it was last changed, in nanoseconds, or a hash of its version."""
 
 
 class Inside(NamedTuple):
@@ -52,7 +53,7 @@ class Inside(NamedTuple):
     row_shape: tuple[int, ...]
     """The shape of one row."""
     roots: tuple[str, ...]
-    """The directories below which files may be opened."""
+    """The directories, and beginnings of URLs, below which files may be opened."""
 
 
 class Opened(Protocol):
@@ -73,7 +74,7 @@ class _Placed(NamedTuple):
     """Rows at known places."""
 
     ranges: Ranges
-    file: OpenFile
+    file: RangeFile
     is_parallel: bool = True
 
     def read_spans(self, spans: Sequence[RowSpan], out: Array) -> None:
@@ -152,10 +153,12 @@ def opened(inside: Inside, source: SourceFile) -> Opened:
     SourceChangedError, SourceNotAllowedError, SourceError
         As for :func:`read_source`.
     """
+    if is_url(source.path):  # before a server is asked
+        _require_allowed(source, inside.roots)
     identity = _identity(source)
     ranges = _ranges(inside, source, identity)
     if ranges is not None:
-        return _Placed(ranges, open_file_at(source.path, identity))
+        return _Placed(ranges, RemoteFile(source.path) if is_url(source.path) else open_file_at(source.path, identity))
     return _Decoded(_file(os.getpid(), inside, source, identity))
 
 
@@ -182,9 +185,16 @@ def _file(process: int, inside: Inside, source: SourceFile, identity: tuple[int,
     return found
 
 
+atexit.register(_file.cache_clear)  # before the libraries end
+
+
 def _require_allowed(source: SourceFile, roots: Sequence[str]) -> None:
     """Raise SourceNotAllowedError if a file lies outside of the directories that are allowed; links are resolved."""
-    if not _is_below(os.path.realpath(source.path), roots):
+    if is_url(source.path):
+        is_allowed = any(is_url(root) and source.path.startswith(root.rstrip("/") + "/") for root in roots)
+    else:
+        is_allowed = _is_below(os.path.realpath(source.path), [root for root in roots if not is_url(root)])
+    if not is_allowed:
         place = os.path.dirname(source.path)
         raise SourceNotAllowedError(
             f"the store refers to files in {place}, which nobody has allowed; if you trust it, open it with "
@@ -203,44 +213,26 @@ def _is_below(path: str, roots: Iterable[str]) -> bool:
 
 def source_file(path: str, n_rows: int) -> SourceFile:
     """Return a file as it is now."""
-    place = os.path.realpath(path)
-    return SourceFile(place, n_rows, *_state(place)[:2])
+    place = path if is_url(path) else os.path.realpath(path)
+    state = state_of(place)
+    return SourceFile(place, n_rows, state.nbytes, state.changed)
 
 
 def _identity(source: SourceFile) -> tuple[int, int]:
-    """Return the device and the inode of a file.
+    """Return the device and the inode of a local file.
 
     Raises
     ------
     SourceChangedError
         The file is not as it was when it was attached.
     """
-    nbytes, changed, *identity = _state(source.path)
-    if (nbytes, changed) != (source.nbytes, source.changed):
+    state = state_of(source.path)
+    if (state.nbytes, state.changed) != (source.nbytes, source.changed):
         raise SourceChangedError(
             f"{source.path} is not as it was when it was attached: it was changed, replaced or removed; restore "
             "it, or attach it anew"
         )
-    return identity[0], identity[1]
-
-
-def _state(path: str) -> tuple[int, int, int, int]:
-    """Return the size of a file, when it was changed, its device and inode; zeros if there is none.
-
-    Of a directory, such as a zarr store, the size and time are those of the metadata in it.
-    """
-    try:
-        status = os.stat(path)
-        if not os.path.isdir(path):
-            return status.st_size, status.st_mtime_ns, status.st_dev, status.st_ino
-    except OSError:
-        return 0, 0, 0, 0
-    nbytes = changed = 0
-    for name in ("zarr.json", ".zarray", ".zgroup"):
-        with contextlib.suppress(OSError):
-            inner = os.stat(os.path.join(path, name))
-            nbytes, changed = nbytes + inner.st_size, max(changed, inner.st_mtime_ns)
-    return nbytes, changed, status.st_dev, status.st_ino
+    return state.identity
 
 
 # ------------------------------------------------------------------------------
