@@ -18,6 +18,7 @@ What its files and folders know; each imports only from those below it:
     foldable    views of folds, for cross-validation
     session     the state that a gate and its views share: backend, mode and repositories
     versions    the history of a table, as records that print as tables
+    leaks       rows and groups that several phases have
     edits       new tables from old, and the calls that store them
     readers     files of other formats as tables that ``add_data`` takes
     files       a phase as a file of another format

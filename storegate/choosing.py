@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from storegate import edits
+from storegate.leaks import Leaks, find_leaks
 from storegate.parsing import (
     Computable,
     Index,
@@ -233,6 +234,50 @@ class Choosing:
         names, at = parse_names(by), parse_reading_phase(phase)
         with self._session.begin("sort", by=names.names, phase=at, descending=bool(descending)) as change:
             edits.sort(change, names.names, at, self._session.budget_nbytes, is_descending=bool(descending))
+
+    def check(
+        self, *, var_names: VarNames | None = None, groups: VarNames | None = None, near: float | None = None
+    ) -> Leaks:
+        """Look for what phases share: equal rows, groups, and variables that they do not have alike.
+
+        All rows are read once. Rows are compared by hashes of 64 bits, which take 68 bytes of memory a row while they
+        are sorted, or go to scratch files if that exceeds the memory limit.
+
+        Parameters
+        ----------
+        var_names : str or list of str, optional
+            The variables by which rows are compared; by default all that the phases have alike.
+        groups : str or list of str, optional
+            Variables whose values, taken together, must be in one phase only.
+        near : float, optional
+            Also look, in a second pass, for rows whose numbers are nearly equal: those that lie in the same cell of
+            this width, of one of two grids of which one is shifted by half a cell.
+
+        Returns
+        -------
+        Leaks
+            ``ok`` if nothing was found; prints as a table.
+
+        Raises
+        ------
+        VariableNotFoundError
+            A phase lacks a variable that is named.
+
+        Examples
+        --------
+        >>> from storegate import StoreGate
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [1, 2, 3])
+        >>> gate.add_data("x", [3, 4], phase="test")
+        >>> found = gate.check()
+        >>> found.ok, found.equal_rows, found.examples
+        (False, {('train', 'test'): 1}, {('train', 'test'): [(2, 0)]})
+        """
+        names = None if var_names is None else parse_names(var_names).names
+        keys = () if groups is None else parse_names(groups).names
+        if near is not None and not near > 0:
+            raise ArgumentError(f"near is a width of more than 0, found {near}")
+        return find_leaks(self._session.table, names, keys, near, self._session.budget_nbytes)
 
     def _one_phase(self, what: str, phase: Phase | None) -> str:
         at = parse_reading_phase(phase)
