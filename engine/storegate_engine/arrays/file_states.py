@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 from importlib import import_module
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -60,7 +61,7 @@ def state_of(path: str) -> FileState:
         return _remote_state(path)
     try:
         status = os.stat(path)
-        if not os.path.isdir(path):
+        if not stat.S_ISDIR(status.st_mode):
             return FileState(status.st_size, status.st_mtime_ns, (status.st_dev, status.st_ino))
     except OSError:
         return FileState(0, 0)
