@@ -181,9 +181,7 @@ class _Pairs:
     is_one: bool = False
 
     def __call__(self, arrays: list[Array]) -> tuple[Any, Any]:
-        cuts: list[list[Array]] = [
-            [np.ascontiguousarray(of[side] if self.is_one else of[:, side]) for of in arrays] for side in self.sides
-        ]
+        cuts: list[list[Array]] = [[of[side] if self.is_one else of[:, side] for of in arrays] for side in self.sides]
         if self.names.form == "stack":  # the rows of several variables are windowed together
             axis = 1 if self.is_one else 2
             return np.stack(cuts[0], axis=axis), np.stack(cuts[1], axis=axis)

@@ -13,14 +13,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from storegate_engine.arrays import Fileless, files_in
+from storegate_engine.arrays import Fileless, RowSpan, files_in
 from storegate_engine.errors import ShapeError
 from storegate_engine.orders import Range, spans
 from storegate_engine.table.description import PLAIN
@@ -34,6 +34,10 @@ Int64Array: TypeAlias = npt.NDArray[np.int64]
 
 READ_NBYTES = 16 * 2**20
 """Bytes of rows that are read at a time to make windows of them."""
+COPIED_NBYTES = 2**20
+"""Bytes of windows that are copied at a time."""
+FEW_ROWS = 64
+"""Runs of fewer rows are picked together: a call for each would take longer."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,15 +70,6 @@ class WindowPlan:
         before = np.concatenate([[0], self.ends[:-1]])
         rows: Int64Array = self.firsts[series] + (windows - before[series]) * self.stride
         return rows
-
-    def parts(self, lo: int, hi: int) -> Iterator[tuple[int, int, int]]:
-        """Yield the first row of adjacent windows, and which windows they are, for windows ``lo .. hi - 1``."""
-        series = int(np.searchsorted(self.ends, lo, side="right"))
-        while lo < hi:
-            stop = min(hi, int(self.ends[series]))
-            before = int(self.ends[series - 1]) if series else 0
-            yield int(self.firsts[series]) + (lo - before) * self.stride, lo, stop
-            lo, series = stop, series + 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,30 +116,55 @@ class WindowArray(Fileless):
 
     def read_into(self, start: int, stop: int, out: Array, /, *, alone: bool = False) -> None:
         """Read windows ``start..stop``: rows that they share are read once."""
-        length, stride = self.plan.length, self.plan.stride
-        together = max(1, READ_NBYTES // max(1, self.variable.row_nbytes * stride))
-        for first, lo, hi in self.plan.parts(start, stop):
-            for at in range(lo, hi, together):
-                upto = min(at + together, hi)
-                begin = first + (at - lo) * stride
-                rows = np.empty((((upto - at - 1) * stride + length), *self.variable.row_shape), self.dtype)
-                self.variable.read_into(begin, begin + len(rows), rows, alone=alone)
-                if self.dtype.kind == "T":  # numpy makes no such view of texts
-                    places = np.arange(0, len(rows) - length + 1, stride)[:, None] + np.arange(length)
-                    out[at - start : upto - start] = rows[places]
-                    continue
-                windows = np.lib.stride_tricks.sliding_window_view(rows, length, axis=0)[::stride]
-                out[at - start : upto - start] = np.moveaxis(windows, -1, 1)
+        self.take_into(np.arange(start, stop), out, alone=alone)
+
+    def read_spans(self, spans: Sequence[RowSpan], out: Array, /, *, alone: bool = False) -> None:
+        """Read spans of windows to their places in ``out``: rows that they share are read once."""
+        windows = np.concatenate([np.arange(start, stop) for start, stop, _ in spans] or [np.empty(0, np.int64)])
+        places = np.concatenate([np.arange(at, at + stop - start) for start, stop, at in spans] or [windows])
+        if len(places) and (places == np.arange(places[0], places[0] + len(places))).all():
+            self.take_into(windows, out[places[0] : places[0] + len(places)], alone=alone)
+            return
+        for start, stop, at in spans:
+            self.read_into(start, stop, out[at : at + stop - start], alone=alone)
 
     def take_into(self, rows: Array, out: Array, /, *, alone: bool = False) -> None:
-        """Read windows anywhere."""
+        """Read windows anywhere: rows that those read together share are read once."""
         length = self.plan.length
-        together = max(1, READ_NBYTES // max(1, self.variable.row_nbytes * length))
-        for at in range(0, len(rows), together):
-            starts = self.plan.starts(rows[at : at + together])
-            wanted = (starts[:, None] + np.arange(length)).reshape(-1)
-            found = self.variable.take(wanted)
-            out[at : at + together] = found.reshape(len(starts), length, *self.variable.row_shape)
+        starts = self.plan.starts(rows)
+        order = np.argsort(starts, kind="stable")
+        together = max(1, READ_NBYTES // max(1, self.variable.row_nbytes * min(length, self.plan.stride)))
+        for lo in range(0, len(order), together):
+            places = order[lo : lo + together]
+            # rows first..last of adjacent windows are read as one run, into a buffer of all runs
+            first = starts[places]
+            is_new = np.concatenate([[True], first[1:] > first[:-1] + length])
+            begins = first[is_new]
+            ends = np.append(first[:-1][is_new[1:]], first[-1]) + length
+            offsets = np.concatenate([[0], np.cumsum(ends - begins)])
+            buffer = np.empty((int(offsets[-1]), *self.variable.row_shape), self.dtype)
+            if len(begins) * FEW_ROWS > len(buffer):
+                wanted = np.repeat(begins - offsets[:-1], ends - begins) + np.arange(len(buffer))
+                buffer[...] = self.variable.take(wanted)
+            else:
+                for begin, end, at in zip(begins.tolist(), ends.tolist(), offsets.tolist(), strict=False):
+                    self.variable.read_into(begin, end, buffer[at : at + end - begin], alone=alone)
+            within = first + (offsets[:-1] - begins)[np.cumsum(is_new) - 1]
+            self._expand(buffer, within, places, out)
+
+    def _expand(self, buffer: Array, firsts: Array, places: Array, out: Array) -> None:
+        """Copy windows, each of which begins at a row of a buffer, to their places."""
+        length = self.plan.length
+        if self.dtype.kind == "T":  # numpy makes no view of adjacent texts
+            out[places] = buffer[firsts[:, None] + np.arange(length)]
+            return
+        windows = np.moveaxis(np.lib.stride_tricks.sliding_window_view(buffer, length, axis=0), -1, 1)
+        for lo, hi in spans(len(places), max(1, COPIED_NBYTES // max(1, out[:1].nbytes))):
+            at = places[lo:hi]
+            if at[-1] - at[0] == hi - lo - 1 and (np.diff(at) == 1).all():
+                np.take(windows, firsts[lo:hi], axis=0, out=out[at[0] : at[0] + hi - lo], mode="clip")
+            else:
+                out[at] = windows[firsts[lo:hi]]
 
 
 def series_of(variable: Variable, others: Sequence[Variable] = ()) -> Int64Array:
