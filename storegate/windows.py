@@ -134,7 +134,7 @@ class Windows(Generic[T]):
         if options.kind != "blocks" or options.block_rows is not None:
             return options
         plan = self.plan
-        row_nbytes = sum(variable.row_nbytes for variable in self.variables)
+        row_nbytes = sum(variable.held_row_nbytes for variable in self.variables)
         least = -(-READ_ONCE * max(0, plan.length - plan.stride) // plan.stride)
         block_rows = max(1, least, 2**19 // max(1, row_nbytes))
         block_rows = min(block_rows, max(1, len(self) // LEAST_BLOCKS, least))

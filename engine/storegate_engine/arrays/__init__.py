@@ -33,7 +33,7 @@ from storegate_engine.arrays.foreign_formats import FORMATS, arrays_in, open_for
 from storegate_engine.arrays.inspection import require_within_limits
 from storegate_engine.arrays.persisted import PersistedArray, persist
 from storegate_engine.arrays.reading_threads import run_tasks
-from storegate_engine.arrays.rows import ConstantArray, Fileless, MemoryArray, RowArray
+from storegate_engine.arrays.rows import ConstantArray, Fileless, Held, MemoryArray, RowArray
 from storegate_engine.arrays.segments import ArraySpec, Compressor, Segment, SegmentWriter, made_at
 from storegate_engine.arrays.shard_writes import MAX_TEXT_NBYTES, write_rows
 from storegate_engine.arrays.shards import RowSpan
@@ -49,6 +49,7 @@ __all__ = [
     "ConstantArray",
     "Fileless",
     "ForeignArray",
+    "Held",
     "MemoryArray",
     "PersistedArray",
     "RowArray",

@@ -6,7 +6,7 @@ their common answers from `Fileless`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -25,9 +25,25 @@ from storegate_engine.texts import TextSize
 if TYPE_CHECKING:
     import dask.array as da
 
-__all__ = ["ConstantArray", "Fileless", "MemoryArray", "RowArray"]
+__all__ = ["ConstantArray", "Fileless", "Held", "MemoryArray", "RowArray"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
+
+
+class Held(Protocol):
+    """Rows that share bytes, in memory, each byte once: written out, as windows, they would take many times as much."""
+
+    def reads(self, most_rows: int) -> Iterator[Callable[..., None]]:
+        """Yield functions that each read some of the bytes; ``alone`` as in `RowArray`."""
+        ...
+
+    def take(self, rows: Array, axis: int = 0) -> Array:
+        """Return copies of rows, by their numbers among those that are held."""
+        ...
+
+    def __getitem__(self, rows: slice, /) -> Array:
+        """Return copies of adjacent rows."""
+        ...
 
 
 class RowArray(Protocol):
@@ -70,8 +86,8 @@ class RowArray(Protocol):
         ...
 
     @property
-    def is_overlapping(self) -> bool:
-        """Whether rows share bytes, as windows do: written out, they would take several times their space."""
+    def held_row_nbytes(self) -> int | None:
+        """Bytes that a row takes in :meth:`held`; None if rows share no bytes."""
         ...
 
     @property
@@ -144,6 +160,10 @@ class RowArray(Protocol):
         """Read ``rows`` (int64) into ``out`` of shape ``(len(rows), *row_shape)``."""
         ...
 
+    def held(self, rows: Array, /) -> Held:
+        """Return memory for rows that share bytes, each once; they are still to be read."""
+        ...
+
     def will_read(self, spans: Sequence[tuple[int, int]]) -> None:
         """Ask storage to fetch rows, given as firsts and ends, in ascending order: a hint."""
         ...
@@ -160,8 +180,16 @@ class Fileless:
 
     shard_rows = 1
     is_random_access = False
-    is_overlapping = False
     is_stored = False
+
+    @property
+    def held_row_nbytes(self) -> int | None:
+        """None: rows share no bytes."""
+        return None
+
+    def held(self, rows: Array, /) -> Held:
+        """Raise TypeError."""
+        raise TypeError(f"rows of a {type(self).__name__} share no bytes")
 
     @property
     def constant(self) -> int | None:

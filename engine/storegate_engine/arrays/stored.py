@@ -38,6 +38,8 @@ from storegate_engine.texts import TextSize
 if TYPE_CHECKING:
     import zarr
 
+    from storegate_engine.arrays.rows import Held
+
 __all__ = ["StoredArray", "StoredIndex"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -76,9 +78,13 @@ class StoredArray:
     # Answers to the protocol, see `rows`; without annotations, which would make them fields.
     is_stored = True
     is_random_access = False
-    is_overlapping = False
     constant = None
     sources = None
+    held_row_nbytes = None
+
+    def held(self, rows: Array, /) -> Held:
+        """Raise TypeError: rows share no bytes."""
+        raise TypeError("rows of a stored array share no bytes")
 
     def problems(self) -> Iterator[str]:
         """Yield nothing: the files are the store's own."""

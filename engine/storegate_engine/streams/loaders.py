@@ -27,6 +27,7 @@ from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 
+from storegate_engine.arrays import Held
 from storegate_engine.clusters import active_client, thread_given_back
 from storegate_engine.exchange import moved_row_nbytes
 from storegate_engine.orders import RowOrder
@@ -44,6 +45,7 @@ __all__ = [
     "ahead",
     "copied_nbytes",
     "free_one",
+    "held_nbytes_of",
     "reading_nbytes",
     "row_nbytes_of",
     "together",
@@ -67,7 +69,7 @@ MOST_WAITING = 1024
 class Ready:
     """Rows in memory, and their batches."""
 
-    arrays: list[Array]
+    arrays: Sequence[Array | Held]
     """The rows of every variable."""
     rows: Array | None
     """Indices of the rows of the batches, batch after batch; None takes all rows in order."""
@@ -167,6 +169,11 @@ def free_one(free: deque[T], make: Callable[[], T]) -> T:
 def row_nbytes_of(variables: Sequence[Variable]) -> int:
     """Return the bytes of one row of all variables."""
     return sum(variable.row_nbytes for variable in variables)
+
+
+def held_nbytes_of(variables: Sequence[Variable]) -> int:
+    """Return the bytes that one row of all variables takes in a loader's memory."""
+    return sum(variable.held_row_nbytes for variable in variables)
 
 
 def together(variables: Sequence[Variable]) -> int:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from storegate_engine.arrays import Held
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbytes
 from storegate_engine.exchange import COPIES, moved_row_nbytes
 from storegate_engine.orders import Range
@@ -19,8 +20,8 @@ from storegate_engine.streams.loaders import (
     Ready,
     Threads,
     copied_nbytes,
+    held_nbytes_of,
     reading_nbytes,
-    row_nbytes_of,
 )
 from storegate_engine.streams.span_loaders import reads_of
 from storegate_engine.table import Variable
@@ -40,7 +41,7 @@ class MemoryLoader(Loader):
         self.variables = variables
         self.epochs = epochs
         self.order = order
-        self._rows: list[Array] | None = None
+        self._rows: Sequence[Array | Held] | None = None
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -54,7 +55,7 @@ class MemoryLoader(Loader):
     @property
     def projected_nbytes(self) -> int:
         """The bytes of the rows, and of the order of some of them."""
-        rows = self.epochs.n_rows * row_nbytes_of(self.variables)
+        rows = self.epochs.n_rows * held_nbytes_of(self.variables)
         reading = 2 * reading_nbytes(self.variables, self.epochs.n_rows)  # a gather holds windows, and rows from them
         index = int(self.epochs.n_rows * COPIES * ROW_OVERHEAD_NBYTES)  # sorting of a gather, or list of a drawn epoch
         return rows + reading + index
@@ -74,17 +75,22 @@ class MemoryLoader(Loader):
         cuts = np.array([share.start(step) for step in range(first, last + 1)])
         return Ready(self._read(threads), share.rows(int(cuts[0]), int(cuts[-1])), (cuts - cuts[0]).tolist())
 
-    def _read(self, threads: Threads) -> list[Array]:
+    def _read(self, threads: Threads) -> Sequence[Array | Held]:
         with self._lock:
             if self._rows is None:
-                arrays = [np.empty(variable.shape, variable.dtype) for variable in self.variables]
+                arrays = [
+                    variable.held([(0, len(variable))])
+                    if variable.is_overlapping
+                    else np.empty(variable.shape, variable.dtype)
+                    for variable in self.variables
+                ]
                 threads.run(self._parts(arrays))
                 self._rows = arrays
             return self._rows
 
-    def _parts(self, arrays: list[Array]) -> Iterator[Callable[[], object]]:
+    def _parts(self, arrays: Sequence[Array | Held]) -> Iterator[Callable[[], object]]:
         for variable, array in zip(self.variables, arrays, strict=True):
-            if variable.order.runs(0, len(variable)) is None:
+            if isinstance(array, np.ndarray) and variable.order.runs(0, len(variable)) is None:
                 yield partial(variable.read_into, 0, len(variable), array)
             else:
                 yield from reads_of(variable, [(0, len(variable))], array)

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from storegate_engine.arrays import Held
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbytes
 from storegate_engine.orders import Range
 from storegate_engine.streams.blocks import Blocks
@@ -19,8 +20,8 @@ from storegate_engine.streams.loaders import (
     Ready,
     Threads,
     free_one,
+    held_nbytes_of,
     reading_nbytes,
-    row_nbytes_of,
 )
 from storegate_engine.table import Variable
 
@@ -56,7 +57,7 @@ class _SpanLoader(Loader):
     @property
     def load_nbytes(self) -> int:
         """Bytes of one load, and of its row numbers."""
-        return self.load_rows * (row_nbytes_of(self.variables) + np.dtype(np.intp).itemsize)
+        return self.load_rows * (held_nbytes_of(self.variables) + np.dtype(np.intp).itemsize)
 
     @property
     def projected_nbytes(self) -> int:
@@ -73,7 +74,10 @@ class _SpanLoader(Loader):
         """Make one load."""
         load = plan()
         buffers = free_one(self._free, self._buffers)
-        arrays = [buffer[: load.n_rows] for buffer in buffers]
+        arrays = [
+            variable.held(load.spans) if variable.is_overlapping else buffer[: load.n_rows]
+            for variable, buffer in zip(self.variables, buffers, strict=True)
+        ]
         threads.run(self._parts(load, arrays), partial(self._fetch, load))
         return Ready(arrays, load.rows, load.cuts.tolist(), load.closed, partial(self._free.append, buffers))
 
@@ -84,15 +88,20 @@ class _SpanLoader(Loader):
                 variable.will_read(load.spans)
 
     def _buffers(self) -> list[Array]:
-        return [np.empty((self.load_rows, *variable.row_shape), variable.dtype) for variable in self.variables]
+        n_rows = [0 if variable.is_overlapping else self.load_rows for variable in self.variables]
+        return [np.empty((n, *of.row_shape), of.dtype) for n, of in zip(n_rows, self.variables, strict=True)]
 
-    def _parts(self, load: Load, arrays: list[Array]) -> Iterator[Callable[[], object]]:
+    def _parts(self, load: Load, arrays: Sequence[Array | Held]) -> Iterator[Callable[[], object]]:
         for variable, array in zip(self.variables, arrays, strict=True):
             yield from reads_of(variable, load.spans, array)
 
 
-def reads_of(variable: Variable, spans: Sequence[tuple[int, int]], out: Array) -> Iterator[Callable[[], object]]:
+def reads_of(variable: Variable, spans: Sequence[tuple[int, int]], out: Array | Held) -> Iterator[Callable[[], object]]:
     """Yield tasks that read spans of rows in runs, concatenated into ``out``."""
+    if not isinstance(out, np.ndarray):
+        for read in out.reads(max(1, PART_NBYTES // max(1, variable.held_row_nbytes))):
+            yield partial(read, alone=True)
+        return
     done = 0
     for part in _in_parts(spans, max(1, PART_NBYTES // max(1, variable.row_nbytes))):
         n_rows = sum(stop - start for start, stop in part)
@@ -177,7 +186,7 @@ class RunLoader(_SpanLoader):
 
     def __init__(self, variables: Sequence[Variable], epochs: Epochs, budget_nbytes: int, prefetch: int) -> None:
         self.share = Share(Range(0, epochs.n_rows), epochs)
-        row_nbytes = row_nbytes_of(variables) + ROW_OVERHEAD_NBYTES
+        row_nbytes = held_nbytes_of(variables) + ROW_OVERHEAD_NBYTES
         free = (budget_nbytes - reserved_nbytes(budget_nbytes)) // (2 * (2 + prefetch))
         fitting = min(RUN_NBYTES, free) // row_nbytes // max(1, self.share.step_rows)
         self.steps = max(1, fitting)

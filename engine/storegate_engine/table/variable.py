@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from storegate_engine import orders
-from storegate_engine.arrays import RowArray, RowSpan
+from storegate_engine.arrays import Held, RowArray, RowSpan
 from storegate_engine.casts import combined
 from storegate_engine.encodings import row_nbytes
 from storegate_engine.errors import DtypeError, LabelError, MemoryBudgetError, ShapeError
@@ -237,7 +237,19 @@ class Variable:
     @property
     def is_overlapping(self) -> bool:
         """Whether rows share bytes, as windows do."""
-        return any(piece.array.is_overlapping for piece in self.pieces)
+        return any(piece.array.held_row_nbytes is not None for piece in self.pieces)
+
+    @property
+    def held_row_nbytes(self) -> int:
+        """Bytes of one row in memory, if rows that share bytes are held together."""
+        found = self.pieces[0].array.held_row_nbytes if self.pieces else None
+        return self.row_nbytes if found is None else found
+
+    def held(self, spans: Sequence[tuple[int, int]]) -> Held:
+        """Return memory for spans of overlapping rows, one after the other, which are still to be read."""
+        (piece,) = self.pieces
+        rows = [self.order.rows(lo, hi) for lo, hi in spans]
+        return piece.array.held(piece.start + np.concatenate([*rows, np.empty(0, np.int64)]))
 
     def transformed_rows(self, rows: Array, lo: int) -> Array:
         """Return stored rows of a uniform variable as logical rows, the first of which is ``lo``."""

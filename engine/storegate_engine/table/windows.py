@@ -13,8 +13,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -27,13 +29,15 @@ from storegate_engine.table.description import PLAIN
 from storegate_engine.table.pieces import Piece
 from storegate_engine.table.variable import Variable
 
-__all__ = ["WindowArray", "WindowPlan", "series_of"]
+__all__ = ["HeldRows", "WindowArray", "WindowPlan", "series_of"]
 
 Array: TypeAlias = npt.NDArray[Any]
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 
 READ_NBYTES = 16 * 2**20
 """Bytes of rows that are read at a time to make windows of them."""
+HELD_SHARE = 1.25
+"""Rows in memory for each row that no window before has: the ends of blocks have more."""
 COPIED_NBYTES = 2**20
 """Bytes of windows that are copied at a time."""
 FEW_ROWS = 64
@@ -80,7 +84,6 @@ class WindowArray(Fileless):
     """The rows."""
     plan: WindowPlan
     """The windows."""
-    is_overlapping = True
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -130,41 +133,82 @@ class WindowArray(Fileless):
 
     def take_into(self, rows: Array, out: Array, /, *, alone: bool = False) -> None:
         """Read windows anywhere: rows that those read together share are read once."""
-        length = self.plan.length
-        starts = self.plan.starts(rows)
-        order = np.argsort(starts, kind="stable")
-        together = max(1, READ_NBYTES // max(1, self.variable.row_nbytes * min(length, self.plan.stride)))
+        order = np.argsort(rows, kind="stable")
+        together = max(1, READ_NBYTES // max(1, self.variable.row_nbytes * min(self.plan.length, self.plan.stride)))
         for lo in range(0, len(order), together):
             places = order[lo : lo + together]
-            # rows first..last of adjacent windows are read as one run, into a buffer of all runs
-            first = starts[places]
-            is_new = np.concatenate([[True], first[1:] > first[:-1] + length])
-            begins = first[is_new]
-            ends = np.append(first[:-1][is_new[1:]], first[-1]) + length
-            offsets = np.concatenate([[0], np.cumsum(ends - begins)])
-            buffer = np.empty((int(offsets[-1]), *self.variable.row_shape), self.dtype)
-            if len(begins) * FEW_ROWS > len(buffer):
-                wanted = np.repeat(begins - offsets[:-1], ends - begins) + np.arange(len(buffer))
-                buffer[...] = self.variable.take(wanted)
+            held = self.held(rows[places])
+            if len(held.runs) * FEW_ROWS > len(held.buffer):
+                held.buffer[...] = self.variable.take(held.rows())
             else:
-                for begin, end, at in zip(begins.tolist(), ends.tolist(), offsets.tolist(), strict=False):
-                    self.variable.read_into(begin, end, buffer[at : at + end - begin], alone=alone)
-            within = first + (offsets[:-1] - begins)[np.cumsum(is_new) - 1]
-            self._expand(buffer, within, places, out)
+                for read in held.reads(len(held.buffer)):
+                    read(alone=alone)
+            for first, last in spans(len(places), max(1, COPIED_NBYTES // max(1, out[:1].nbytes))):
+                out[places[first:last]] = held.take(np.arange(first, last))
 
-    def _expand(self, buffer: Array, firsts: Array, places: Array, out: Array) -> None:
-        """Copy windows, each of which begins at a row of a buffer, to their places."""
-        length = self.plan.length
-        if self.dtype.kind == "T":  # numpy makes no view of adjacent texts
-            out[places] = buffer[firsts[:, None] + np.arange(length)]
-            return
-        windows = np.moveaxis(np.lib.stride_tricks.sliding_window_view(buffer, length, axis=0), -1, 1)
-        for lo, hi in spans(len(places), max(1, COPIED_NBYTES // max(1, out[:1].nbytes))):
-            at = places[lo:hi]
-            if at[-1] - at[0] == hi - lo - 1 and (np.diff(at) == 1).all():
-                np.take(windows, firsts[lo:hi], axis=0, out=out[at[0] : at[0] + hi - lo], mode="clip")
-            else:
-                out[at] = windows[firsts[lo:hi]]
+    def held(self, windows: Array) -> HeldRows:
+        """Return memory for the rows of some windows, which are still to be read."""
+        return HeldRows(self.variable, self.plan.starts(windows), self.plan.length)
+
+    @property
+    def held_row_nbytes(self) -> int:
+        """Bytes that a window takes in such memory: of the rows that no window before it has, and a part of others."""
+        return math.ceil(HELD_SHARE * self.plan.stride * self.variable.row_nbytes) + np.dtype(np.int64).itemsize
+
+
+class HeldRows:
+    """The rows of some windows in memory, each row once; gives copies of windows, as an array of them would.
+
+    Parameters
+    ----------
+    variable : Variable
+        The rows.
+    starts : ndarray of int64
+        The first row of each window.
+    length : int
+        Rows of a window.
+    """
+
+    def __init__(self, variable: Variable, starts: Int64Array, length: int) -> None:
+        self._variable = variable
+        self._length = length
+        ordered = np.sort(starts)
+        is_new = np.concatenate([[True], ordered[1:] > ordered[:-1] + length])[: len(ordered)]
+        begins = ordered[is_new]
+        ends = np.concatenate([ordered[:-1][is_new[1:]], ordered[-1:]]) + length
+        offsets = np.concatenate([[0], np.cumsum(ends - begins)]).astype(np.int64)
+        self.runs = list(zip(begins.tolist(), ends.tolist(), offsets.tolist(), strict=False))
+        """The rows from .. to of the variable, and their place in the buffer."""
+        self.buffer = np.empty((int(offsets[-1]), *variable.row_shape), variable.dtype)
+        """The rows."""
+        self._firsts = starts + (offsets[:-1] - begins)[np.searchsorted(begins, starts, side="right") - 1]
+
+    def rows(self) -> Int64Array:
+        """Return the rows of the variable that the buffer is for."""
+        found = [np.arange(begin, end) for begin, end, _ in self.runs]
+        return np.concatenate(found) if found else np.empty(0, np.int64)
+
+    def reads(self, most_rows: int) -> Iterator[Callable[..., None]]:
+        """Yield functions that each read some rows into the buffer; ``alone`` as in `RowArray`."""
+        for begin, end, at in self.runs:
+            for lo in range(begin, end, max(1, most_rows)):
+                hi = min(lo + most_rows, end)
+                yield partial(self._variable.read_into, lo, hi, self.buffer[at + lo - begin : at + hi - begin])
+
+    def take(self, rows: Array, axis: int = 0) -> Array:
+        """Return copies of windows, by their numbers among those that were asked for."""
+        firsts = self._firsts[rows]
+        if self.buffer.dtype.kind == "T" or len(self.buffer) < self._length:  # numpy makes no such view
+            texts: Array = self.buffer[firsts[:, None] + np.arange(self._length)]
+            return texts
+        windows = np.moveaxis(np.lib.stride_tricks.sliding_window_view(self.buffer, self._length, axis=0), -1, 1)
+        # not `take`, which would first write all windows out
+        copies: Array = windows[firsts]
+        return copies
+
+    def __getitem__(self, rows: slice) -> Array:
+        """Return copies of adjacent windows."""
+        return self.take(np.arange(len(self._firsts))[rows])
 
 
 def series_of(variable: Variable, others: Sequence[Variable] = ()) -> Int64Array:
