@@ -4,6 +4,7 @@ What its files and folders know; each imports only from those below it:
 
     __main__    ``python -m storegate``
     cli         the command line
+    commands    what it does with one data_id of a store
     backend     stores as files that xarray opens
     demo        its demonstration
     adapters    streams in the shapes that training frameworks want

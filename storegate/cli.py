@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from storegate import __version__
 
@@ -31,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status: 0; 1 when ``verify`` found something wrong; 2 after an error that has been printed.
+        The exit status: 0; 1 when ``verify`` or ``check`` found something wrong; 2 after an error that has been
+        printed; 130 after Ctrl-C, with the store as it was.
     """
     parser = _parser()
     arguments = parser.parse_args(argv)
@@ -39,8 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return command(arguments) or 0
     except CommandError as err:
+        if getattr(arguments, "debug", False):
+            raise
         print(f"storegate: error: {err}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("storegate: interrupted; the store is as it was", file=sys.stderr)
+        return 130
 
 
 class CommandError(Exception):
@@ -106,7 +112,63 @@ def _parser() -> argparse.ArgumentParser:
     )
     vacuum.add_argument("--apply", action="store_true", help="remove them")
     vacuum.set_defaults(command=_vacuum)
+    _add_commands_of_one(commands)
     return parser
+
+
+def _add_commands_of_one(commands: Any) -> None:
+    """Add the commands for one data_id; `commands` runs them."""
+
+    def add(name: str, words: str, *, phase: str | None = None, json: bool = False) -> argparse.ArgumentParser:
+        one: argparse.ArgumentParser = commands.add_parser(name, help=words, description=f"{words.capitalize()}.")
+        one.add_argument("store", metavar="STORE", help="a directory or URL")
+        one.add_argument("--data-id", metavar="ID", help="the data_id; not needed if there is only one")
+        one.add_argument("--budget", metavar="SIZE", help="memory limit, as in 512MiB")
+        one.add_argument("--debug", action="store_true", help="show where an error came from")
+        if phase is not None:
+            one.add_argument("--phase", default=phase, help=f"train, valid, test or all (default: {phase})")
+        if json:
+            one.add_argument("--json", action="store_true", help="print JSON")
+        one.set_defaults(command=_one, name=name)
+        return one
+
+    add("ls", "list the variables of each phase", json=True)
+    head = add("head", "show the first rows of a phase", phase="train", json=True)
+    head.add_argument("-n", "--rows", type=int, default=5, metavar="N", help="rows (default: 5)")
+    head.add_argument("--variables", metavar="A,B", help="these only")
+    add("describe", "show statistics of each variable", phase="all", json=True)
+    add("explain", "show how rows would be read", phase="train")
+    for name, words in (("read", "copy files into a store"), ("attach", "train on files where they are")):
+        files = add(name, words)
+        files.add_argument("files", nargs="+", metavar="FILE", help="files or patterns")
+        files.add_argument("--variables", metavar="A,B", help="these only, or a name for a single array")
+        files.add_argument("--phase", default="train", help="a phase, or shares as in 0.8,0.1,0.1 (default: train)")
+        files.add_argument("--seed", type=int, metavar="N", help="shuffle the rows with this seed")
+    split = add("split", "deal all rows anew to train, valid and test")
+    split.add_argument("shares", type=_number, nargs=3, metavar="SHARE", help="three fractions, or numbers of rows")
+    split.add_argument("--stratify", metavar="A,B", help="each phase gets its share of these labels")
+    split.add_argument("--groups", metavar="A,B", help="no such group is in two phases")
+    split.add_argument("--by", metavar="A", help="the smallest values are train")
+    split.add_argument("--hash", metavar="A,B", help="a hash of these decides")
+    split.add_argument("--purge", type=int, default=0, metavar="N", help="values of --by left out at each threshold")
+    split.add_argument("--seed", type=int, default=0, metavar="N", help="what chance depends on (default: 0)")
+    shuffle = add("shuffle", "shuffle a phase, or each", phase="all")
+    shuffle.add_argument("--seed", type=int, default=0, metavar="N", help="the order depends on it (default: 0)")
+    add("compact", "rewrite rows in their order, with transforms applied", phase="all")
+    export = add("export", "write a phase as a file of zarr, NetCDF, Parquet or HDF5", phase="train")
+    export.add_argument("target", metavar="FILE", help="a path at which there is nothing yet")
+    check = add("check", "look for rows and groups that several phases have; status 1 if there are some")
+    check.add_argument("--groups", metavar="A,B", help="variables that must be in one phase only")
+    diff = add("diff", "show what differs between two versions")
+    diff.add_argument("first", type=int, metavar="A", help="a version")
+    diff.add_argument("second", type=int, metavar="B", help="another version")
+    rollback = add("rollback", "restore an earlier version, as a new one")
+    rollback.add_argument("version", type=int, metavar="VERSION", help="its number, see history")
+    add("undo", "take the last change back")
+
+
+def _number(text: str) -> float | int:
+    return float(text) if "." in text else int(text)
 
 
 def _add_store(command: argparse.ArgumentParser) -> None:
@@ -178,6 +240,16 @@ def _each_id(
     if errors:
         raise CommandError(printable("\n".join(errors)))
     return results
+
+
+def _one(arguments: argparse.Namespace) -> int:
+    from storegate import commands
+    from storegate_engine.errors import StoreGateError, printable
+
+    try:
+        return commands.run(arguments)
+    except (StoreGateError, OSError, ValueError, ModuleNotFoundError) as err:
+        raise CommandError(printable(str(err))) from err
 
 
 def _info(arguments: argparse.Namespace) -> None:
