@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate.contents import Metadata
+from storegate.foldable import Fold
+from storegate.leaks import Leaks
 from storegate.parsing import (
     Backend,
     BackendArgs,
@@ -31,6 +33,7 @@ from storegate.parsing import (
 )
 from storegate.readers import ReadOptions
 from storegate.views import View
+from storegate.windows import Windows
 from storegate_engine.streams import Stream, StreamState
 
 __all__ = [
@@ -41,8 +44,10 @@ __all__ = [
     "Data",
     "DropLast",
     "ExportFormat",
+    "Fold",
     "ForeignFormat",
     "Index",
+    "Leaks",
     "Metadata",
     "Mode",
     "OpenArgs",
@@ -55,6 +60,7 @@ __all__ = [
     "StreamState",
     "VarNames",
     "View",
+    "Windows",
 ]
 
 Array: TypeAlias = np.ndarray[Any, Any]

@@ -500,6 +500,39 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
         stream.warn_of_quality()
         return stream
 
+    @overload
+    def windows(
+        self,
+        input: int,
+        target: int = 1,
+        *,
+        gap: int = 0,
+        stride: int = 1,
+        var_names: None = None,
+        within: VarNames | None = None,
+    ) -> Windows[T]: ...
+    @overload
+    def windows(
+        self,
+        input: int,
+        target: int = 1,
+        *,
+        gap: int = 0,
+        stride: int = 1,
+        var_names: str | tuple[str, ...],
+        within: VarNames | None = None,
+    ) -> Windows[Array]: ...
+    @overload
+    def windows(
+        self,
+        input: int,
+        target: int = 1,
+        *,
+        gap: int = 0,
+        stride: int = 1,
+        var_names: list[str],
+        within: VarNames | None = None,
+    ) -> Windows[list[Array]]: ...
     def windows(
         self,
         input: int,

@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from storegate import StoreGate, explain
-from storegate.types import Array, PhaseName, View
+from storegate.types import Array, Fold, Leaks, PhaseName, Stream, View, Windows
 
 
 def forms(gate: StoreGate, phase: PhaseName) -> None:
@@ -57,3 +57,20 @@ def phase(train: View[dict[str, Array]]) -> None:
     assert_type(train.subset([1, 2])["x"], View[Array])
     assert_type(explain(train), str)
     assert_type(len(train), int)
+
+
+def chosen(gate: StoreGate, x: View[Array], train: View[dict[str, Array]]) -> None:
+    assert_type(gate.check(groups="run"), Leaks)
+    assert_type(x.folds(5, stratify="y"), list[Fold[View[Array]]])
+    for fold in train.folds(3):
+        assert_type(fold.train, View[dict[str, Array]])
+        assert_type(fold.valid["y"][:], Array)
+    assert_type(x.inverse(x[:5]), Array)
+
+
+def windows(x: View[Array], train: View[dict[str, Array]]) -> None:
+    assert_type(x.windows(4), Windows[Array])
+    assert_type(x.windows(4, 2, within="run")[0], tuple[Array, Array])
+    assert_type(train.windows(4), Windows[dict[str, Array]])
+    assert_type(train.windows(4, var_names=["x", "y"]), Windows[list[Array]])
+    assert_type(train.windows(4, var_names="x").batches(32), Stream[tuple[Array, Array]])
