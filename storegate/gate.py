@@ -472,11 +472,12 @@ class StoreGate(Choosing, Scaling):
             Files of one format, whose rows follow one another; a pattern such as ``"runs/*.h5"`` is sorted with numbers
             in their order. ``"run.h5:deep/events"`` is a group inside of a file of HDF5 or zarr, or an array.
         var_names : str, tuple or list of str, optional
-            The arrays in the files; by default all that HDF5, NetCDF4, zarr and Parquet files name.
+            The arrays in the files; by default all that HDF5, NetCDF4, zarr and Parquet files, or references, name.
         phase, shuffle
             As for :meth:`add_data`.
-        format : {"hdf5", "npy", "parquet", "raw", "zarr"}, optional
-            By default told from the suffix or the first bytes, as for :meth:`read`; NetCDF4 is HDF5.
+        format : {"hdf5", "kerchunk", "npy", "parquet", "raw", "zarr"}, optional
+            By default told from the suffix or the first bytes, as for :meth:`read`; NetCDF4 is HDF5, and ``.json`` are
+            references of kerchunk, whose other files lie below directories that ``references`` allows.
         dtype, row_shape
             Of raw rows, which do not say it themselves.
 

@@ -135,7 +135,7 @@ class Session:
     @property
     def references(self) -> list[str]:
         """The directories below which attached files may be read."""
-        return [] if self.root is None else self.root.references
+        return list(self.options.references) if self.root is None else self.root.references
 
     def allow(self, directories: Iterable[str]) -> None:
         """Allow to read attached files below directories, which the caller has named."""

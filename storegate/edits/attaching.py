@@ -14,7 +14,7 @@ from storegate.edits import tables
 from storegate.edits.labels import add_labels
 from storegate.edits.writes import append_arrays
 from storegate.parsing import ALL, Labelled, Target, VarNames, parse_names, require_same_meaning
-from storegate_engine.arrays import FORMATS, ForeignArray, arrays_in, list_of, open_foreign, source_file
+from storegate_engine.arrays import FORMATS, ForeignArray, arrays_in, list_of, open_foreign, source_file, targets_of
 from storegate_engine.errors import ArgumentError, ShapeError, SourceError, near_match
 from storegate_engine.store import ArraySource, Source, Transaction, VariableSource
 from storegate_engine.table import require_combinable, rows_of
@@ -131,9 +131,11 @@ def attach(change: Transaction, sources: Sources, target: Target, seed: int | No
     table = change.table
     first: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
     chunk_rows = dict.fromkeys(sources.names, 1)
+    roots = (*references, *sources.directories)
     found = []
     for path in sources.paths:
         counts = {}
+        targets: set[str] = set()
         for name, inside in zip(sources.names, sources.inside, strict=True):
             opened = open_foreign(sources.form, path, inside)
             if not opened.shape:
@@ -147,6 +149,7 @@ def attach(change: Transaction, sources: Sources, target: Target, seed: int | No
                     f"{sources.paths[0]} {first[name][0]} and {first[name][1]}; nothing was attached"
                 )
             counts[name] = opened.shape[0]
+            targets.update(targets_of(opened))
             chunk_rows[name] = max(chunk_rows[name], opened.chunk_rows)
         if len(set(counts.values())) > 1:
             raise ShapeError(
@@ -156,7 +159,7 @@ def attach(change: Transaction, sources: Sources, target: Target, seed: int | No
             require_same_meaning(
                 sources.labels, sources.labels_in(path, sources.group, sources.names), sources.paths[0]
             )
-        found.append(source_file(path, next(iter(counts.values()))))
+        found.append(source_file(path, next(iter(counts.values())), targets, roots))
     n_rows = sum(source.n_rows for source in found)
     phases = tables.target_phases(table, target, [n_rows])
     for at in phases:
@@ -165,7 +168,6 @@ def attach(change: Transaction, sources: Sources, target: Target, seed: int | No
                 table[at][name].require_row_shape(row_shape)
                 require_combinable(name, table[at][name].dtype, dtype)
     files = change.store({"files": ArraySource(list_of(found))})["files"]
-    roots = (*references, *sources.directories)
     arrays = {
         name: ForeignArray(
             sources.form, inside, files, *first[name], n_rows, chunk_rows[name], roots

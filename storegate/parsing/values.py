@@ -18,7 +18,7 @@ MAX_AXES = 64
 
 ExportFormat: TypeAlias = Literal["zarr", "netcdf", "parquet", "hdf5"]
 """A format that other tools open."""
-ForeignFormat: TypeAlias = Literal["hdf5", "npy", "parquet", "raw", "zarr"]
+ForeignFormat: TypeAlias = Literal["hdf5", "kerchunk", "npy", "parquet", "raw", "zarr"]
 """A format of files that are read where they are."""
 
 

@@ -93,12 +93,20 @@ def attached_files(given: object, form: str | None) -> tuple[str | None, list[tu
     for place in places(given):
         url = None if place.remote is None else place.remote.url
         found.append((os.path.realpath(place.path) if url is None else url, place.inside or ""))
-        if form is None:
+        if form is None and _is_references(place.path):
+            forms.add("kerchunk")
+        elif form is None:
             with contextlib.suppress(ArgumentError):
                 forms.add(reader_of(place.path, None)[0])
     if len(forms) > 1:
         raise ArgumentError(f"the files are of the formats {', '.join(sorted(forms))}; attach one after the other")
     return (forms.pop() if forms else form), found
+
+
+def _is_references(path: Path) -> bool:
+    """Return whether a file, or a directory of Parquet, has references to other files, which are attached only."""
+    is_table = path.is_dir() and (path / ".zmetadata").exists() and not (path / ".zgroup").exists()
+    return is_table or path.suffix.lower() == ".json"
 
 
 def require_options(form: str, reader: Reader, options: Mapping[str, object]) -> None:

@@ -25,7 +25,7 @@ PUBLIC = {
         ArraySpec Compressor ConstantArray Fileless MAX_TEXT_NBYTES MemoryArray PersistedArray RowArray RowSpan
         Segment SegmentWriter Statistics StoredArray StoredIndex Tally Written check_array joined made_at of_written
         persist require_within_limits run_tasks write_rows FORMATS ForeignArray arrays_in list_of
-        open_foreign source_file open_to_read
+        open_foreign source_file open_to_read targets_of
     """,
     "storegate_engine.table": """
         Affine Bins Clip Moments WindowArray WindowPlan series_of

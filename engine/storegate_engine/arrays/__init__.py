@@ -8,6 +8,7 @@ What its files know:
     foreign          rows of files that other programs wrote
     source_files     those files: lists of them, and whether one may be opened
     foreign_formats  one array in such a file, read by the library of its format
+    kerchunk         arrays whose chunks are ranges of other files
     file_states      files by path or URL, and whether one is still the same
     byte_ranges      rows at known places of such a file, read without its library
     segments         new arrays of rows in storage
@@ -29,7 +30,7 @@ from storegate_engine.arrays.checks import check_array
 from storegate_engine.arrays.checksums import Written, of_written
 from storegate_engine.arrays.file_states import open_to_read
 from storegate_engine.arrays.foreign import ForeignArray
-from storegate_engine.arrays.foreign_formats import FORMATS, arrays_in, open_foreign
+from storegate_engine.arrays.foreign_formats import FORMATS, arrays_in, open_foreign, targets_of
 from storegate_engine.arrays.inspection import require_within_limits
 from storegate_engine.arrays.persisted import PersistedArray, persist
 from storegate_engine.arrays.reading_threads import run_tasks
@@ -74,5 +75,6 @@ __all__ = [
     "require_within_limits",
     "run_tasks",
     "source_file",
+    "targets_of",
     "write_rows",
 ]

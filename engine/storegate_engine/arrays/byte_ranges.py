@@ -9,7 +9,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 from typing import Any, Protocol, TypeAlias
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from storegate_engine.arrays.shards import RowSpan
 
-__all__ = ["ChunkRanges", "OpenFile", "RangeFile", "Ranges", "RowRange", "open_file_at"]
+__all__ = ["ChunkRanges", "OpenFile", "RangeFile", "Ranges", "RowRange", "open_file_at", "read_chunks", "unshuffled"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -108,6 +108,41 @@ class RowRange:
             file.will_read(self.offset + start * self.row_nbytes, (stop - start) * self.row_nbytes)
 
 
+def read_chunks(
+    shape: tuple[int, ...],
+    chunk_shape: tuple[int, ...],
+    spans: Sequence[RowSpan],
+    out: Array,
+    chunk_at: Callable[[tuple[int, ...]], Array],
+) -> None:
+    """Put rows of chunks to their places in ``out``; each chunk is asked for once, however many spans touch it."""
+    rows = chunk_shape[0]
+    wanted: dict[int, list[RowSpan]] = {}
+    for start, stop, place in spans:
+        for chunk in range(start // rows, -(-stop // rows)):
+            lo, hi = max(start, chunk * rows), min(stop, (chunk + 1) * rows)
+            wanted.setdefault(chunk, []).append((lo - chunk * rows, hi - chunk * rows, place + lo - start))
+    grid = [range(-(-size // chunk)) for size, chunk in zip(shape[1:], chunk_shape[1:], strict=True)]
+    columns = list(product(*grid))
+    for chunk, parts in wanted.items():
+        for column in columns:
+            values = chunk_at((chunk, *column))
+            sizes = zip(column, chunk_shape[1:], shape[1:], strict=True)
+            within = tuple(slice(at * size, min((at + 1) * size, most)) for at, size, most in sizes)
+            inner = tuple(slice(0, part.stop - part.start) for part in within)
+            for lo, hi, place in parts:
+                out[(slice(place, place + hi - lo), *within)] = values[(slice(lo, hi), *inner)]
+
+
+def unshuffled(content: Array, itemsize: int) -> Array:
+    """Return bytes of values one after the other, of which the first bytes of all came first, then the second ones."""
+    planes = content.reshape(itemsize, -1)
+    out = np.empty(planes.shape[::-1], "u1")
+    for place, plane in enumerate(planes):  # five times as fast as a copy of `planes.T`
+        out[:, place] = plane
+    return out.reshape(-1)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ChunkRanges:
     """Rows in chunks, of which each is plain or deflated, perhaps with the bytes of its values sorted by place."""
@@ -131,21 +166,7 @@ class ChunkRanges:
 
     def read_spans(self, file: RangeFile, spans: Sequence[RowSpan], out: Array) -> None:
         """Read spans of rows to their places in ``out``; a chunk is decoded once, however many spans touch it."""
-        rows = self.chunk_shape[0]
-        wanted: dict[int, list[RowSpan]] = {}
-        for start, stop, place in spans:
-            for chunk in range(start // rows, -(-stop // rows)):
-                lo, hi = max(start, chunk * rows), min(stop, (chunk + 1) * rows)
-                wanted.setdefault(chunk, []).append((lo - chunk * rows, hi - chunk * rows, place + lo - start))
-        columns = list(product(*map(range, self.begins.shape[1:])))
-        for chunk, parts in wanted.items():
-            for column in columns:
-                values = self._chunk(file, (chunk, *column))
-                sizes = zip(column, self.chunk_shape[1:], self.shape[1:], strict=True)
-                within = tuple(slice(at * size, min((at + 1) * size, most)) for at, size, most in sizes)
-                inner = tuple(slice(0, part.stop - part.start) for part in within)
-                for lo, hi, place in parts:
-                    out[(slice(place, place + hi - lo), *within)] = values[(slice(lo, hi), *inner)]
+        read_chunks(self.shape, self.chunk_shape, spans, out, partial(self._chunk, file))
 
     def _chunk(self, file: RangeFile, at: tuple[int, ...]) -> Array:
         if self.begins[at] < 0:
@@ -160,11 +181,8 @@ class ChunkRanges:
         if len(content) != nbytes:
             raise ValueError(f"chunk {at} decodes to {len(content)} bytes, not {nbytes}")
         if self.is_shuffled:
-            planes = content.reshape(self.dtype.itemsize, -1)
-            content = np.empty(planes.shape[::-1], "u1")
-            for place, plane in enumerate(planes):  # five times as fast as a copy of `planes.T`
-                content[:, place] = plane
-        return content.reshape(-1).view(self.dtype).reshape(self.chunk_shape)
+            content = unshuffled(content, self.dtype.itemsize)
+        return content.view(self.dtype).reshape(self.chunk_shape)
 
     def will_read(self, file: RangeFile, spans: Sequence[tuple[int, int]]) -> None:
         """Ask the system to fetch spans of rows: a hint."""

@@ -20,7 +20,7 @@ from storegate_engine.arrays.inspection import require_within_limits
 from storegate_engine.arrays.reading_threads import run_tasks
 from storegate_engine.arrays.rows import Fileless, RowArray
 from storegate_engine.arrays.shards import RowSpan
-from storegate_engine.arrays.source_files import Inside, files_in, opened, read_source
+from storegate_engine.arrays.source_files import Inside, files_in, opened, problems_of, read_source
 from storegate_engine.budget import Layout
 from storegate_engine.dtypes import dtype_from_text, dtype_to_text
 from storegate_engine.encodings import row_nbytes
@@ -239,7 +239,4 @@ class ForeignArray(Fileless):
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with each file: it cannot be opened, or was changed."""
         for source in files_in(self.files)[0]:
-            try:
-                opened(self._inside, source)
-            except StoreError as err:
-                yield str(err)
+            yield from problems_of(self._inside, source)

@@ -19,10 +19,11 @@ import numpy as np
 
 from storegate_engine.arrays.byte_ranges import ChunkRanges, Ranges, RowRange
 from storegate_engine.arrays.file_states import FileState, is_url, open_to_read, state_of
+from storegate_engine.arrays.kerchunk import ReferencedChunks, referenced_arrays, referenced_chunks
 from storegate_engine.dtypes import TEXT
 from storegate_engine.errors import DtypeError, SourceError, shown
 
-__all__ = ["FORMATS", "ForeignFile", "arrays_in", "open_foreign"]
+__all__ = ["FORMATS", "ForeignFile", "arrays_in", "open_foreign", "targets_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -43,8 +44,8 @@ class ForeignFile(Protocol):
     def read_into(self, start: int, stop: int, out: Array) -> None:
         """Read rows ``start..stop`` into ``out``."""
 
-    def ranges(self) -> Ranges | None:
-        """Return the places of the rows in the file; None if only the library can read them."""
+    def ranges(self) -> Ranges | ReferencedChunks | None:
+        """Return the places of the rows in the file, or in others; None if only the library can read them."""
 
 
 def open_foreign(form: str, path: str, inside: str) -> ForeignFile:
@@ -271,8 +272,26 @@ class _Parquet:
         """Return None: the pages of Parquet have encodings of their own."""
 
 
+class _Kerchunk:
+    """An array whose chunks are ranges of other files."""
+
+    def __init__(self, path: str, inside: str) -> None:
+        self._chunks = referenced_chunks(path, inside)
+        self.shape = self._chunks.shape
+        self.dtype = _native(self._chunks.dtype, f"array {inside!r} of {path}")
+        self.chunk_rows = self._chunks.chunk_shape[0] if self.shape else 1
+
+    def read_into(self, start: int, stop: int, out: Array) -> None:
+        """Refuse rows where the system has no ranges."""
+        raise ValueError("references are not read on Windows; copy the files")
+
+    def ranges(self) -> ReferencedChunks:
+        return self._chunks
+
+
 FORMATS: Mapping[str, Callable[[str, str], ForeignFile]] = {
     "hdf5": _Hdf5,
+    "kerchunk": _Kerchunk,
     "npy": _Npy,
     "parquet": _Parquet,
     "raw": _Raw,
@@ -280,7 +299,12 @@ FORMATS: Mapping[str, Callable[[str, str], ForeignFile]] = {
 }
 """How to open an array of each format."""
 
-_LIBRARIES = {"hdf5": ("h5py", "hdf5"), "parquet": ("pyarrow", "arrow"), "zarr": ("zarr", "zarr")}
+_LIBRARIES = {
+    "hdf5": ("h5py", "hdf5"),
+    "parquet": ("pyarrow", "arrow"),
+    "zarr": ("zarr", "zarr"),
+    "kerchunk": ("numcodecs", "zarr"),
+}
 
 
 @functools.lru_cache(maxsize=64)
@@ -290,6 +314,11 @@ def _hdf5_file(process: int, path: str, state: FileState) -> Any:
 
 
 atexit.register(_hdf5_file.cache_clear)  # HDF5 itself would close files behind URLs when Python is gone
+
+
+def targets_of(file: ForeignFile) -> tuple[str, ...]:
+    """Return the other files that hold rows of an open one."""
+    return file.ranges().targets if isinstance(file, _Kerchunk) else ()
 
 
 def arrays_in(form: str, path: str, group: str = "") -> dict[str, str]:
@@ -309,6 +338,8 @@ def arrays_in(form: str, path: str, group: str = "") -> dict[str, str]:
             _require_local(path)
             opened = import_module("zarr").open(path, mode="r")
             return _arrays_of(opened, group) if hasattr(opened, "arrays") else {"": ""}
+        if form == "kerchunk":
+            return referenced_arrays(path, group)
         if form == "parquet":
             return {
                 name: name

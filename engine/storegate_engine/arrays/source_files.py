@@ -11,21 +11,41 @@ import atexit
 import functools
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
 from storegate_engine.arrays.byte_ranges import RangeFile, Ranges, open_file_at
-from storegate_engine.arrays.file_states import RemoteFile, is_url, state_of
+from storegate_engine.arrays.file_states import FileState, RemoteFile, is_url, state_of
 from storegate_engine.arrays.foreign_formats import ForeignFile, open_foreign
+from storegate_engine.arrays.kerchunk import ReferencedChunks
 from storegate_engine.arrays.rows import RowArray
 from storegate_engine.arrays.shards import RowSpan
-from storegate_engine.errors import CorruptStoreError, SourceChangedError, SourceError, SourceNotAllowedError
+from storegate_engine.errors import (
+    CorruptStoreError,
+    SourceChangedError,
+    SourceError,
+    SourceNotAllowedError,
+    StoreError,
+)
 
-__all__ = ["Inside", "SourceFile", "files_in", "list_of", "opened", "read_source", "source_file"]
+__all__ = ["Inside", "SourceFile", "files_in", "list_of", "opened", "problems_of", "read_source", "source_file"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Targets:
+    """The files that references name; compared by identity, since there can be many."""
+
+    states: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """The size of each, and when it was last changed."""
+
+
+_NO_TARGETS = Targets()
 
 
 class SourceFile(NamedTuple):
@@ -39,6 +59,8 @@ class SourceFile(NamedTuple):
     """Its size; of a directory, that of its metadata."""
     changed: int
     """When it was last changed, in nanoseconds, or a hash of its version."""
+    targets: Targets = _NO_TARGETS
+    """The other files that hold its rows."""
 
 
 class Inside(NamedTuple):
@@ -82,6 +104,43 @@ class _Placed(NamedTuple):
 
     def will_read(self, spans: Sequence[tuple[int, int]]) -> None:
         self.ranges.will_read(self.file, spans)
+
+
+class _Referenced(NamedTuple):
+    """Rows at known places of other files, each of which may be opened, and is as it was."""
+
+    chunks: ReferencedChunks
+    source: SourceFile
+    roots: tuple[str, ...]
+    is_parallel: bool = True
+
+    def read_spans(self, spans: Sequence[RowSpan], out: Array) -> None:
+        paths = self.chunks.targets_of(spans)
+        files = {path: (self.opened(path), self.source.targets.states[path][0]) for path in paths}
+        try:
+            self.chunks.read_spans(files, spans, out)
+        finally:  # that a file has changed is why it cannot be read
+            for path in paths:
+                self._identity(path)
+
+    def opened(self, path: str) -> RangeFile:
+        """Return an open file, if it may be opened and is as it was."""
+        if is_url(path):  # before a server is asked
+            _require_allowed(path, self.roots)
+            self._identity(path)
+            return RemoteFile(path)
+        identity = self._identity(path)
+        _require_target_allowed(path, self.roots, identity)
+        return open_file_at(path, identity)
+
+    def _identity(self, path: str) -> tuple[int, int]:
+        found = self.source.targets.states.get(path)
+        if found is None:
+            raise CorruptStoreError(f"the list of attached files lacks {path}, which {self.source.path} names")
+        return _unchanged(path, *found)
+
+    def will_read(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Do nothing: ranges of other files are fetched when they are read."""
 
 
 class _Decoded(NamedTuple):
@@ -138,6 +197,8 @@ def read_source(inside: Inside, source: SourceFile, spans: Sequence[RowSpan], ou
     found = opened(inside, source)
     try:
         found.read_spans(spans, out)
+    except (SourceChangedError, SourceNotAllowedError):
+        raise
     except Exception as err:  # each library has errors of its own for damaged files
         _identity(source)
         lo, hi = spans[0][0], max(hi for _, hi, _ in spans)
@@ -154,12 +215,29 @@ def opened(inside: Inside, source: SourceFile) -> Opened:
         As for :func:`read_source`.
     """
     if is_url(source.path):  # before a server is asked
-        _require_allowed(source, inside.roots)
+        _require_allowed(source.path, inside.roots)
     identity = _identity(source)
     ranges = _ranges(inside, source, identity)
+    if isinstance(ranges, ReferencedChunks):
+        return _Referenced(ranges, source, inside.roots)
     if ranges is not None:
         return _Placed(ranges, RemoteFile(source.path) if is_url(source.path) else open_file_at(source.path, identity))
     return _Decoded(_file(os.getpid(), inside, source, identity))
+
+
+def problems_of(inside: Inside, source: SourceFile) -> Iterator[str]:
+    """Yield what is wrong with a file, or those it refers to: it cannot be opened, or was changed."""
+    try:
+        found = opened(inside, source)
+    except StoreError as err:
+        yield str(err)
+        return
+    if isinstance(found, _Referenced):
+        for path in source.targets.states:
+            try:
+                found.opened(path)
+            except (StoreError, OSError) as err:
+                yield str(err)
 
 
 # Keyed by device and inode, so that a file that takes the place of another is opened, and looked at, anew. The places
@@ -167,7 +245,7 @@ def opened(inside: Inside, source: SourceFile) -> Opened:
 
 
 @functools.lru_cache(maxsize=4096)
-def _ranges(inside: Inside, source: SourceFile, identity: tuple[int, int]) -> Ranges | None:
+def _ranges(inside: Inside, source: SourceFile, identity: tuple[int, int]) -> Ranges | ReferencedChunks | None:
     opened_file = _file(os.getpid(), inside, source, identity)
     return opened_file.ranges() if hasattr(os, "preadv") else None  # not on Windows
 
@@ -175,7 +253,7 @@ def _ranges(inside: Inside, source: SourceFile, identity: tuple[int, int]) -> Ra
 @functools.lru_cache(maxsize=64)
 def _file(process: int, inside: Inside, source: SourceFile, identity: tuple[int, int]) -> ForeignFile:
     """Open a file once in a process: a forked child has handles of its own."""
-    _require_allowed(source, inside.roots)
+    _require_allowed(source.path, inside.roots)
     found = open_foreign(inside.form, source.path, inside.name)
     if found.shape != (source.n_rows, *inside.row_shape) or found.dtype != inside.dtype:
         raise SourceChangedError(
@@ -188,18 +266,24 @@ def _file(process: int, inside: Inside, source: SourceFile, identity: tuple[int,
 atexit.register(_file.cache_clear)  # before the libraries end
 
 
-def _require_allowed(source: SourceFile, roots: Sequence[str]) -> None:
+def _require_allowed(path: str, roots: Sequence[str]) -> None:
     """Raise SourceNotAllowedError if a file lies outside of the directories that are allowed; links are resolved."""
-    if is_url(source.path):
-        is_allowed = any(is_url(root) and source.path.startswith(root.rstrip("/") + "/") for root in roots)
+    if is_url(path):
+        is_allowed = any(is_url(root) and path.startswith(root.rstrip("/") + "/") for root in roots)
     else:
-        is_allowed = _is_below(os.path.realpath(source.path), [root for root in roots if not is_url(root)])
+        is_allowed = _is_below(os.path.realpath(path), [root for root in roots if not is_url(root)])
     if not is_allowed:
-        place = os.path.dirname(source.path)
+        place = os.path.dirname(path)
         raise SourceNotAllowedError(
             f"the store refers to files in {place}, which nobody has allowed; if you trust it, open it with "
             f"backend_args={{'references': [{place!r}]}}"
         )
+
+
+@functools.lru_cache(maxsize=4096)
+def _require_target_allowed(path: str, roots: tuple[str, ...], identity: tuple[int, int]) -> None:
+    """Raise as :func:`_require_allowed`, once for a file, whose links need not be looked up at each read."""
+    _require_allowed(path, roots)
 
 
 def _is_below(path: str, roots: Iterable[str]) -> bool:
@@ -211,11 +295,26 @@ def _is_below(path: str, roots: Iterable[str]) -> bool:
 # ------------------------------------------------------------------------------
 
 
-def source_file(path: str, n_rows: int) -> SourceFile:
-    """Return a file as it is now."""
+def source_file(path: str, n_rows: int, targets: Iterable[str] = (), roots: Sequence[str] = ()) -> SourceFile:
+    """Return a file as it is now, with those that it refers to.
+
+    Raises
+    ------
+    SourceNotAllowedError
+        It refers to a file that is outside of the directories that are allowed.
+    SourceError
+        It refers to a file that does not exist.
+    """
     place = path if is_url(path) else os.path.realpath(path)
     state = state_of(place)
-    return SourceFile(place, n_rows, state.nbytes, state.changed)
+    states = {}
+    for target in sorted(targets):
+        _require_allowed(target, roots)
+        found = state_of(target)
+        if found == FileState(0, 0) or os.path.isdir(target):
+            raise SourceError(f"{path} refers to {target}, where there is no file")
+        states[target] = (found.nbytes, found.changed)
+    return SourceFile(place, n_rows, state.nbytes, state.changed, Targets(states) if states else _NO_TARGETS)
 
 
 def _identity(source: SourceFile) -> tuple[int, int]:
@@ -226,10 +325,14 @@ def _identity(source: SourceFile) -> tuple[int, int]:
     SourceChangedError
         The file is not as it was when it was attached.
     """
-    state = state_of(source.path)
-    if (state.nbytes, state.changed) != (source.nbytes, source.changed):
+    return _unchanged(source.path, source.nbytes, source.changed)
+
+
+def _unchanged(path: str, nbytes: int, changed: int) -> tuple[int, int]:
+    state = state_of(path)
+    if (state.nbytes, state.changed) != (nbytes, changed):
         raise SourceChangedError(
-            f"{source.path} is not as it was when it was attached: it was changed, replaced or removed; restore "
+            f"{path} is not as it was when it was attached: it was changed, replaced or removed; restore "
             "it, or attach it anew"
         )
     return state.identity
@@ -242,7 +345,11 @@ def _identity(source: SourceFile) -> tuple[int, int]:
 
 def list_of(sources: Iterable[SourceFile]) -> Array:
     """Return the list of files as it is stored: texts of JSON."""
-    return np.array([json.dumps(list(source)) for source in sources], dtype=np.dtypes.StringDType())
+    texts = [
+        json.dumps([path, n_rows, nbytes, changed, *(of.states for of in targets if of.states)])
+        for path, n_rows, nbytes, changed, *targets in sources
+    ]
+    return np.array(texts, dtype=np.dtypes.StringDType())
 
 
 @functools.lru_cache(maxsize=256)
@@ -253,10 +360,13 @@ def files_in(files: RowArray) -> tuple[list[SourceFile], Array]:
     found = []
     try:
         for text in texts.tolist():
-            path, n_rows, nbytes, changed = json.loads(text)
-            if not isinstance(path, str) or any(type(n) is not int or n < 0 for n in (n_rows, nbytes, changed)):
+            path, n_rows, nbytes, changed, *others = json.loads(text)
+            states = {target: (size, when) for more in others for target, (size, when) in more.items()}
+            numbers = (n_rows, nbytes, changed, *chain.from_iterable(states.values()))
+            if not isinstance(path, str) or any(type(n) is not int or n < 0 for n in numbers):
                 raise ValueError(f"it has {text!r}")
-            found.append(SourceFile(path, n_rows, nbytes, changed))
-    except (TypeError, ValueError) as err:
+            targets = Targets(states) if states else _NO_TARGETS
+            found.append(SourceFile(path, n_rows, nbytes, changed, targets))
+    except (AttributeError, TypeError, ValueError) as err:
         raise CorruptStoreError(f"a list of attached files is not ours: {err}") from err
     return found, np.cumsum([0, *(source.n_rows for source in found)], dtype=np.int64)
