@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate.contents import names_in, whole
+from storegate.contents import names_in
 from storegate.edits.rows import Picker, read_key
 from storegate.parsing import ALL, PHASES, Rule, Split, Thresholds
 from storegate_engine.budget import require
@@ -56,7 +57,7 @@ def split(change: Transaction, shares: Split | Thresholds, rule: Rule, seed: int
     table = change.table.with_compiled()  # refuses variables of different lengths
     names = _common_names(table)
     n_rows = sum(table.sizes().values())
-    joined = {name: whole(table, ALL, name) for name in names}
+    joined = _joined(table, names)
     edits: dict[str, Edit]
     if rule.kind == "rows":
         assert isinstance(shares, Split)
@@ -75,7 +76,7 @@ def split(change: Transaction, shares: Split | Thresholds, rule: Rule, seed: int
         now = now.with_compiled()
         if _common_names(now) != names:
             raise ConflictError("another writer added variables meanwhile; nothing was changed, try again")
-        wholes = [whole(now, ALL, name) for name in names]
+        wholes = _joined(now, names).values()
         attrs = next((now.attrs[at] for at in PHASES if at in now.attrs), ())
         new = now
         for at, edit in edits.items():
@@ -89,6 +90,12 @@ def split(change: Transaction, shares: Split | Thresholds, rule: Rule, seed: int
 
     reads = [(at, name) for at in PHASES for name in table[at]]
     change.edit(dealt, reads=reads, touches=[(at, name) for at in edits for name in names])
+
+
+def _joined(table: Table, names: Sequence[str]) -> dict[str, Variable]:
+    """Return variables with the rows of all phases."""
+    filled = [table[at] for at in PHASES if table[at]]
+    return {name: reduce(Variable.united, (variables[name] for variables in filled)) for name in names}
 
 
 def _cut_of(seed: int | None, lo: int, hi: int) -> Edit:

@@ -9,7 +9,7 @@ from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storegate_engine.orders import (
@@ -24,9 +24,11 @@ from storegate_engine.orders import (
     cut,
     flatten,
     permute,
+    relocated,
     replace_rows,
     replace_runs,
 )
+from tests.examples import examples
 from tests.order_cases import Rows, assert_rows, nested, spans
 
 
@@ -227,3 +229,16 @@ def test_wrong_orders_cannot_be_built(make: Callable[[], object], error: type[Ex
 def test_permute_chooses_the_kind_by_length_alone() -> None:
     assert permute(Range(0, 2**30), 1) == Permute(Range(0, 2**30), "numpy", 1)
     assert permute(Range(0, 2**30 + 1), 2**40) == Permute(Range(0, 2**30 + 1), "feistel8-v1", 2**40)
+
+
+@given(nested(), st.data())
+@settings(max_examples=examples(200), deadline=None)
+def test_relocated_rows_are_the_same_elsewhere(case, data):
+    order, rows = case
+    stop = int(rows.max(initial=-1)) + 1
+    cuts = sorted(set(data.draw(st.lists(st.integers(0, stop), max_size=4))) | {0, stop})
+    shifts = [data.draw(st.integers(0, 50)) for _ in cuts[1:]]
+    where = np.arange(stop)
+    for lo, hi, by in zip(cuts, cuts[1:], shifts, strict=False):
+        where[lo:hi] += by
+    assert_rows(relocated(order, cuts, shifts), where[rows])

@@ -16,7 +16,7 @@ import storegate_engine
 PUBLIC = {
     "storegate_engine.orders": """
         ArrayIndex Concat MaskIndex Nested NewIndex Permute Range RangeIndex RowIndex RowOrder STEP_ROWS Slice
-        deal_by_threshold deal_classes deal_evenly deal_groups hash_rows parts_of_hashes
+        deal_by_threshold deal_classes deal_evenly deal_groups hash_rows parts_of_hashes relocated
         Span Take as_int as_int64 concat cut find_last flatten from_json in_memory join_runs n_nodes permute
         replace_rows replace_runs runs_of spans to_json
     """,

@@ -27,7 +27,7 @@ from storegate_engine.orders.deals import (
     hash_rows,
     parts_of_hashes,
 )
-from storegate_engine.orders.edits import concat, cut, flatten, permute, replace_rows, replace_runs
+from storegate_engine.orders.edits import concat, cut, flatten, permute, relocated, replace_rows, replace_runs
 from storegate_engine.orders.indexes import STEP_ROWS, NewIndex, RowIndex, Span, find_last, runs_of, spans
 from storegate_engine.orders.json import from_json, n_nodes, to_json
 from storegate_engine.orders.memory_indexes import ArrayIndex, MaskIndex, RangeIndex, in_memory
@@ -67,6 +67,7 @@ __all__ = [
     "n_nodes",
     "parts_of_hashes",
     "permute",
+    "relocated",
     "replace_rows",
     "replace_runs",
     "runs_of",

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from storegate_engine.orders.concats import Concat
 from storegate_engine.orders.indexes import NewIndex, RowIndex
 from storegate_engine.orders.memory_indexes import in_memory
-from storegate_engine.orders.nested import Permute, Slice, Take
+from storegate_engine.orders.nested import Nested, Permute, Slice, Take
 from storegate_engine.orders.order import Range, RowOrder, check_order, check_span
 from storegate_engine.orders.permutations import check_seed, kind_for
 
-__all__ = ["concat", "cut", "flatten", "permute", "replace_rows", "replace_runs"]
+__all__ = ["concat", "cut", "flatten", "permute", "relocated", "replace_rows", "replace_runs"]
 
 
 def concat(*orders: RowOrder) -> RowOrder:
@@ -151,6 +153,40 @@ def replace_runs(order: RowOrder, runs: Sequence[tuple[int, RowOrder]]) -> RowOr
         start, new = (0, order) if number < 0 else (spans[number][0], runs[number][1])
         parts.append(cut(new, lo - start, hi - start))
     return concat(*parts)
+
+
+def relocated(order: RowOrder, bounds: Sequence[int], shifts: Sequence[int]) -> RowOrder:
+    """Return the same rows, stored elsewhere: those of each part of the stored rows were shifted by another number.
+
+    Parameters
+    ----------
+    order : RowOrder
+        The order.
+    bounds : sequence of int
+        Where each part of the stored rows begins, ascending from 0, and the end of the last one.
+    shifts : sequence of int
+        By how much the rows of each part were shifted.
+
+    Examples
+    --------
+    >>> relocated(Range(1, 5), [0, 2, 5], [10, 0])
+    Concat(orders=(Range(start=11, stop=12), Range(start=2, stop=5)))
+    """
+    if len(set(shifts)) <= 1:
+        return order.shifted(shifts[0]) if shifts and shifts[0] else order
+    if isinstance(order, Range):
+        parts = []
+        for at in range(max(0, bisect_right(bounds, order.start) - 1), len(shifts)):
+            lo, hi = max(order.start, bounds[at]), min(order.stop, bounds[at + 1])
+            if lo >= order.stop:
+                break
+            if lo < hi:
+                parts.append(Range(lo + shifts[at], hi + shifts[at]))
+        return concat(*parts) if parts else Range(0, 0)
+    if isinstance(order, Concat):
+        return Concat(tuple(relocated(one, bounds, shifts) for one in order.orders))
+    assert isinstance(order, Nested)
+    return replace(order, order=relocated(order.order, bounds, shifts))
 
 
 def flatten(order: RowOrder, store: Callable[[NewIndex], RowIndex] = in_memory) -> Take:

@@ -168,10 +168,11 @@ class Repository:
         try:
             with self.begin("tidy", variables=sorted({name for _, name in untidy})) as transaction:
                 flat: dict[RowOrder, RowOrder] = {}  # variables of a phase share an order, and so its index
+                merged: dict[tuple[Piece, ...], tuple[Piece, ...]] = {}  # phases share pieces, once rows were dealt
                 for phase, name in untidy:
                     if name not in transaction.table[phase]:
                         continue
-                    tidied = _merged(transaction, transaction.table[phase][name])
+                    tidied = _merged(transaction, transaction.table[phase][name], merged)
                     if is_nested(tidied.order, most):
                         if tidied.order not in flat:
                             flat[tidied.order] = flatten(tidied.order, transaction.store_index)
@@ -231,13 +232,15 @@ def _put(phase: str, variable: Variable) -> Edit:
     return edit
 
 
-def _merged(transaction: Transaction, old: Variable) -> Variable:
-    """Return a variable with pieces merged where it has too many."""
-    pieces = list(old.pieces)
-    for first, end in reversed(to_merge(old)):
-        array = transaction.store({old.name: VariableSource(old.stored_rows(first, end))})[old.name]
-        pieces[first:end] = [Piece(array, 0, array.n_rows)]
-    return replace(old, pieces=tuple(pieces)) if len(pieces) < len(old.pieces) else old
+def _merged(transaction: Transaction, old: Variable, known: dict[tuple[Piece, ...], tuple[Piece, ...]]) -> Variable:
+    """Return a variable with pieces merged where it has too many; what was merged before is ``known``."""
+    if old.pieces not in known:
+        pieces = list(old.pieces)
+        for first, end in reversed(to_merge(old)):
+            array = transaction.store({old.name: VariableSource(old.stored_rows(first, end))})[old.name]
+            pieces[first:end] = [Piece(array, 0, array.n_rows)]
+        known[old.pieces] = tuple(pieces)
+    return replace(old, pieces=known[old.pieces]) if len(known[old.pieces]) < len(old.pieces) else old
 
 
 class Transaction:

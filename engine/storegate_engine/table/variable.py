@@ -306,6 +306,33 @@ class Variable:
         dealt = tuple(part._replace(first=len(self) + part.first) for part in new.history)
         return replace(joined, history=(*self.history, *dealt), about=self.about.joined(new.about))
 
+    def united(self, other: Variable) -> Variable:
+        """Return the variable with the rows of another one appended; pieces that both have are named once.
+
+        Of a table whose rows were dealt to phases, each phase names all pieces. Were they named again by each deal,
+        their number would triple every time. No row may be shown by both variables.
+
+        Raises
+        ------
+        ShapeError
+            The rows have another shape.
+        """
+        self.require_row_shape(other.row_shape)
+        dtype = self.joined(other, lambda old, order: old).dtype
+        mine, theirs = self.cast(dtype), other.cast(dtype)
+        places = dict(zip(mine.pieces, mine.offsets, strict=False))
+        pieces, end, shifts = list(mine.pieces), mine.offsets[-1], []
+        for piece, offset in zip(theirs.pieces, theirs.offsets, strict=False):
+            if piece not in places:
+                places[piece] = end
+                pieces.append(piece)
+                end += piece.n_rows
+            shifts.append(places[piece] - offset)
+        order = orders.concat(mine.order, orders.relocated(theirs.order, theirs.offsets, shifts))
+        dealt = tuple(part._replace(first=len(self) + part.first) for part in theirs.history)
+        about = self.about.joined(other.about)
+        return replace(mine, pieces=tuple(pieces), order=order, history=(*mine.history, *dealt), about=about)
+
     def replaced(self, lo: int, hi: int, new: Variable) -> Variable:
         """Return the variable with logical rows ``lo..hi`` replaced by ``new``, which has ``hi - lo`` rows."""
         return self.joined(new, lambda old, order: orders.replace_rows(old, lo, hi, order))
