@@ -14,13 +14,19 @@ __all__ = ["N_CORES", "run_tasks"]
 N_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 """Number of cores that this process may use, and of threads that read."""
 _lock = threading.Lock()
+_thread = threading.local()
+"""``reads``: whether this thread is one of the pool's, in a task."""
 
 _pool: ThreadPool | None = None
 
 
 def run_tasks(tasks: Sequence[Callable[[], None]], *, here: bool = False) -> None:
-    """Run tasks in threads, or in this one (also a single task); after an error, waiting tasks are not begun."""
-    if here or len(tasks) == 1:
+    """Run tasks in threads, or in this one (also a single task); after an error, waiting tasks are not begun.
+
+    Tasks of a task run in its thread: were they handed to the pool, all of its threads could wait for tasks that none
+    is left to run. So it is with rows picked through a list that is itself read from storage.
+    """
+    if here or len(tasks) == 1 or getattr(_thread, "reads", False):
         for task in tasks:
             task()
         return
@@ -43,11 +49,14 @@ def run_tasks(tasks: Sequence[Callable[[], None]], *, here: bool = False) -> Non
 def _run(task: Callable[[], None], failed: threading.Event) -> None:
     if failed.is_set():
         return
+    _thread.reads = True
     try:
         task()
     except BaseException:
         failed.set()
         raise
+    finally:
+        _thread.reads = False
 
 
 def _after_fork_in_child() -> None:
