@@ -15,7 +15,7 @@ from storegate.edits.labels import add_labels
 from storegate.edits.writes import append_arrays
 from storegate.parsing import ALL, Labelled, Target, VarNames, parse_names, require_same_meaning
 from storegate_engine.arrays import FORMATS, ForeignArray, arrays_in, list_of, open_foreign, source_file, targets_of
-from storegate_engine.errors import ArgumentError, ShapeError, SourceError, near_match
+from storegate_engine.errors import ArgumentError, ShapeError, SourceError, StoreGateError, near_match
 from storegate_engine.store import ArraySource, Source, Transaction, VariableSource
 from storegate_engine.table import require_combinable, rows_of
 
@@ -156,9 +156,12 @@ def attach(change: Transaction, sources: Sources, target: Target, seed: int | No
                 f"the arrays of {path} have different numbers of rows ({counts}); choose those of the samples by name"
             )
         if sources.labels:
-            require_same_meaning(
-                sources.labels, sources.labels_in(path, sources.group, sources.names), sources.paths[0]
-            )
+            labels = sources.labels_in(path, sources.group, sources.names)
+            try:
+                require_same_meaning(sources.labels, labels, sources.paths[0])
+            except StoreGateError as err:
+                err.args = (f"{path}: {err}",)
+                raise
         found.append(source_file(path, next(iter(counts.values())), targets, roots))
     n_rows = sum(source.n_rows for source in found)
     phases = tables.target_phases(table, target, [n_rows])

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, near_match
 from storegate_engine.names import validate_name
 from storegate_engine.table import Attributes, Description, attributes_of
@@ -181,12 +183,14 @@ def require_sample_dim(sample_dim: str | None, data: Any) -> None:
 
 
 def require_same_meaning(first: Mapping[str, Labelled], other: Mapping[str, Labelled], place: object) -> None:
-    """Refuse rows of another file that have other dimensions, units or calendars.
+    """Refuse rows of another file that have other dimensions, units or calendars, or lie on another grid.
 
     Raises
     ------
     DtypeError
-        They have; the message names the first file.
+        They have other dimensions, units or calendars; the message names the first file.
+    ArgumentError
+        A coordinate without samples has other values, or the same in another order.
     """
     for name in first.keys() & other.keys():
         old, new = first[name].about, other[name].about
@@ -196,6 +200,16 @@ def require_same_meaning(first: Mapping[str, Labelled], other: Mapping[str, Labe
                 f"variable {name!r} has dimensions {new.dims} and {_said(after)}, and in {place} {old.dims} and "
                 f"{_said(before)}; convert the rows, then add those of one file after the other"
             )
+        mine, theirs = first[name].whole, other[name].whole
+        for key in mine.shared.keys() & theirs.shared.keys():
+            one, two = np.asarray(mine.shared[key].values), np.asarray(theirs.shared[key].values)
+            is_number = {one.dtype.kind, two.dtype.kind} <= set("fcmM")
+            same_dims = mine.abouts[key].dims == theirs.abouts[key].dims
+            if not same_dims or not np.array_equal(one, two, equal_nan=is_number):
+                raise ArgumentError(
+                    f"coordinate {key!r} of {name!r} has other values than in {place}, or the same in another order: "
+                    "its rows lie on another grid; interpolate or reorder them, or read them into another variable"
+                )
 
 
 def _said(kept: Mapping[str, str]) -> str:

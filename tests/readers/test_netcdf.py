@@ -107,6 +107,23 @@ def test_files_that_mean_other_things_are_refused(gate, take, tmp_path, change, 
     assert gate.variables == ()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data.assign_coords(lat=data.lat + 1),
+        lambda data: data.isel(lat=slice(None, None, -1)),
+        lambda data: data.assign_coords(area=data.area * 2),
+    ],
+    ids=["values", "order", "no index"],
+)
+def test_files_on_other_grids_are_refused(gate, take, tmp_path, change):
+    write(tmp_path / "1.nc", dataset())
+    write(tmp_path / "2.nc", change(dataset(TIMES)))
+    with pytest.raises(errors.ArgumentError, match=r"2.nc: coordinate .* has other values than in .*1.nc"):
+        take(tmp_path / "*.nc", ["t"])
+    assert gate.sizes == {}
+
+
 class TestMissingValues:
     def written(self, path, dtype, fill, values, attribute="_FillValue"):
         with netCDF4.Dataset(path, "w") as file:
