@@ -275,8 +275,9 @@ class Choosing:
         """
         names = None if var_names is None else parse_names(var_names).names
         keys = () if groups is None else parse_names(groups).names
-        if near is not None and not near > 0:
-            raise ArgumentError(f"near is a width of more than 0, found {near}")
+        width: object = near
+        if width is not None and not (isinstance(width, (int, float)) and width > 0):
+            raise ArgumentError(f"near is a width of more than 0, found {near!r}")
         return find_leaks(self._session.table, names, keys, near, self._session.budget_nbytes)
 
     def _one_phase(self, what: str, phase: Phase | None) -> str:

@@ -64,7 +64,7 @@ def format_of(path: object, form: str | None) -> tuple[Path, ExportFormat]:
     known = get_args(ExportFormat)
     if form is not None and form not in known:
         raise ArgumentError(f"no format {form!r}{near_match(str(form), known)} (formats: {', '.join(known)})")
-    target = Path(text)
+    target = Path(text).expanduser()
     found = form or _SUFFIXES.get(target.suffix.lower())
     if found is None:
         raise ArgumentError(f"the suffix of {text!r} names no format; give format=, one of {', '.join(known)}")

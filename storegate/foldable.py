@@ -103,7 +103,7 @@ class Foldable:
         if n_repeats < 1:
             raise ArgumentError(f"repeats is 1 or more, found {n_repeats}")
         _, variables = self._all_variables()
-        n_rows = len(variables[0])
+        n_rows = len(variables[0]) if variables else 0
         n_folds = parse_n_folds(k, n_rows)
         variable = partial(self._variable, self.session.table, self.phase)
         found: list[Fold[Self]] = []

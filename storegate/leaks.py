@@ -254,7 +254,8 @@ def _count(
         room = EXAMPLES - len(examples[first, second])
         for at in both[: max(0, room)]:
             pair = entries["row"][firsts[at, one]], entries["row"][firsts[at, other]]
-            examples[first, second].append((int(pair[0]), int(pair[1])))
+            if (found := (int(pair[0]), int(pair[1]))) not in examples[first, second]:
+                examples[first, second].append(found)
 
 
 def _shared(table: Table, phases: Sequence[str], groups: Sequence[str]) -> dict[tuple[str, str], list[Any]]:

@@ -168,7 +168,8 @@ class Windows(Generic[T]):
         names = ", ".join(self.names.names)
         given, wanted = (of.stop - of.start for of in self.sides)
         gap = self.sides[1].start - self.sides[0].stop
-        words = f"{len(self):,} windows of {names}: {given} rows, then {wanted}"
+        windows = "1 window" if len(self) == 1 else f"{len(self):,} windows"
+        words = f"{windows} of {names}: {given} rows, then {wanted}"
         return f"<Windows: {words}{f', {gap} apart' if gap else ''}, stride {self.plan.stride}>"
 
 

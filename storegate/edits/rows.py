@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from storegate.callers import users_stacklevel
 from storegate.edits.updates import MAX_ALL_RUNS, MAX_RUNS
 from storegate.parsing import ALL, PHASES, Computable, OneRow, RowRange, Selection, computed_columns
 from storegate_engine import graphs
@@ -140,6 +142,12 @@ def filter_rows(change: Transaction, condition: Computable, phase: str, limits: 
         ends = np.cumsum(list(sizes.values())).tolist()
         masks = {at: mask[end - sizes[at] : end] for at, end in zip(phases, ends, strict=True)}
     for at, mask in masks.items():
+        if len(mask) and not mask.any():
+            coded = [name for name, variable in table[at].items() if variable.about.categories is not None]
+            hint = f"; {', '.join(coded)} hold codes of categories, see their attribute 'categories'" if coded else ""
+            warnings.warn(
+                f"the condition keeps no row of phase {at!r}{hint}", UserWarning, stacklevel=users_stacklevel()
+            )
         if not mask.all():
             _rearrange(change, at, Picker(change, MaskIndex(mask), len(mask), table[at].values()))
 

@@ -84,6 +84,11 @@ def quantile_bins(change: Transaction, names: Names, n_bins: int, fit: str, phas
         if not values.size:
             raise ArgumentError(f"variable {name!r} of phase {fit!r} has no finite values to fit to")
         edges = np.unique(np.quantile(values, np.arange(1, n_bins) / n_bins))
+        edges = edges[edges > values.min()]  # below it there would be a bin without values
+        if not edges.size:
+            raise ArgumentError(
+                f"variable {name!r} of phase {fit!r} has too few values for two bins: most are {values[0]}"
+            )
         _transform(change, name, fit, phase, Bins(tuple(edges.tolist())))
 
 
@@ -145,12 +150,15 @@ def inverse(variable: Variable, values: Any) -> Array:
 
 def _scalings(variable: Variable) -> Sequence[Transform]:
     """Return the scalings of a variable, and what follows the first of them."""
-    chains = {piece.transforms for piece in variable.pieces}
-    tails = {chain[_first(chain) :] for chain in chains}
-    if len(tails) != 1 or not (tail := next(iter(tails))):
-        how = "in several ways" if len(tails) > 1 else "not"
-        raise ArgumentError(f"variable {variable.name!r} is {how} scaled; standardize() and normalize() scale it")
-    return tail
+    # rows that were added since are taken to be on the scale of the others
+    tails = {piece.transforms[_first(piece.transforms) :] for piece in variable.pieces} - {()}
+    if not tails:
+        raise ArgumentError(f"variable {variable.name!r} is not scaled; standardize() and normalize() scale it")
+    if len(tails) > 1:
+        raise ArgumentError(
+            f"rows of variable {variable.name!r} are scaled in several ways, so that none is the inverse"
+        )
+    return tails.pop()
 
 
 def _first(chain: Sequence[Transform]) -> int:

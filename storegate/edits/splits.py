@@ -228,8 +228,17 @@ def _by_hash(keys: Sequence[Variable], shares: Sequence[float], seed: int, budge
     parts = np.empty(n_rows, np.uint8)
     for lo in range(0, n_rows, step):
         hi = min(lo + step, n_rows)
-        parts[lo:hi] = parts_of_hashes(hash_rows([key.read(lo, hi) for key in keys], seed), shares)
+        parts[lo:hi] = parts_of_hashes(hash_rows([_said(key, key.read(lo, hi)) for key in keys], seed), shares)
     return parts
+
+
+def _said(key: Variable, rows: Array) -> Array:
+    """Return rows as their values: codes of categories depend on which came first."""
+    categories = key.about.categories
+    if categories is None:
+        return rows
+    texts = np.array([*map(str, categories), ""])  # code -1 is a missing value
+    return texts[rows]
 
 
 def fold_of_each(

@@ -122,16 +122,17 @@ def _append(
 
 def _warn_of_scales(table: Table, phases: Collection[str], names: Collection[str]) -> None:
     """Warn if rows are added beside others that were scaled after they were added."""
-    for at in phases:
-        for name in names:
-            if name in table[at] and is_scaled(table[at][name]):
-                warnings.warn(
-                    f"rows are added to variable {name!r} of phase {at!r} as they are, and those that are there were "
-                    f"scaled; bring them to the same scale first, with gate[{at!r}][{name!r}].scaled(rows)",
-                    UserWarning,
-                    stacklevel=users_stacklevel(),
-                )
-                return
+    for name in names:
+        scaled = [at for at in PHASES if name in table[at] and is_scaled(table[at][name])]
+        if scaled and phases:
+            warnings.warn(
+                f"rows are added to variable {name!r} of phase {', '.join(phases)} as they are, and those of phase "
+                f"{', '.join(scaled)} were scaled; bring them to the same scale first, with "
+                f"gate[{scaled[0]!r}][{name!r}].scaled(rows)",
+                UserWarning,
+                stacklevel=users_stacklevel(),
+            )
+            return
 
 
 def append_arrays(

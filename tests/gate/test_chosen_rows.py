@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -63,6 +64,7 @@ CONDITIONS = [
 
 
 @pytest.mark.parametrize(("gate", "condition"), in_turns(["numpy", "zarr"], CONDITIONS), indirect=["gate"])
+@pytest.mark.filterwarnings("ignore:the condition keeps no row")
 def test_a_condition_keeps_the_rows_of_each_phase(gate, condition):
     whole = xr.Dataset(
         {name: (("sample", *"bc"[: rows.ndim - 1]), rows) for name, rows in ROWS.items() if name != "name"}
@@ -199,3 +201,32 @@ def test_another_writer_who_adds_a_variable_meanwhile_is_noticed(tmp_path):
         with pytest.raises(errors.ConflictError, match="added variables meanwhile"):
             gate.filter(condition)
         assert gate.sizes == {"train": 10}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda gate: gate.filter(lambda ds: ds.pt > -1),
+        lambda gate: gate.sort("x"),
+        lambda gate: gate.select(slice(None)),
+        lambda gate: gate.filter(np.ones(200, bool), phase="train"),
+    ],
+)
+def test_an_undo_of_what_changed_nothing_takes_nothing_else_back(gate, call):
+    gate.onehot("label", 4)
+    call(gate)
+    gate.undo()
+    assert gate["train"]["label"][:].shape == (200, 4)
+    gate.undo()
+    np.testing.assert_array_equal(gate["train"]["label"][:], ROWS["label"][TRAIN])
+
+
+def test_a_condition_that_keeps_nothing_is_warned_of():
+    gate = StoreGate(data_id="a")
+    gate.add_data(pd.DataFrame({"size": pd.Categorical(["S", "M", "S"]), "x": [1, 2, 3]}))
+    with pytest.warns(UserWarning, match="keeps no row of phase 'train'; size hold codes of categories"):
+        gate.filter(lambda ds: ds["size"] == 7)
+    assert gate.sizes == {"train": 0}
+    gate.undo()
+    gate.filter(lambda ds: ds["size"] == ds["size"].attrs["categories"].index("S"))
+    assert gate["train"]["x"][:].tolist() == [1, 3]

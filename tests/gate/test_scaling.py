@@ -107,10 +107,31 @@ def test_a_scale_is_written_out(gate):
 
 def test_rows_added_beside_scaled_ones_are_warned_of(gate):
     gate.standardize("n")
-    with pytest.warns(UserWarning, match=r"with gate\['valid'\]\['n'\].scaled\(rows\)"):
+    with pytest.warns(UserWarning, match=r"with gate\['train'\]\['n'\].scaled\(rows\)"):
         gate.add_data("n", gate["valid"]["n"].scaled([3, 4]), phase="valid")
     n = ROWS["n"][PHASES["train"]]
     np.testing.assert_allclose(gate["valid"]["n"][-2:], (np.array([3, 4]) - n.mean()) / n.std())
+
+
+def test_rows_of_a_new_phase_are_warned_of_and_the_inverse_stays():
+    gate = StoreGate(data_id="a")
+    gate.add_data("x", np.arange(10.0))
+    gate.standardize("x")
+    with pytest.warns(UserWarning, match="of phase test as they are, and those of phase train were scaled"):
+        gate.add_data("x", gate["train"]["x"].scaled([4.5]), phase="test")
+    with pytest.warns(UserWarning, match="scaled"):
+        gate.add_data("x", gate["train"]["x"].scaled([20.0]))
+    np.testing.assert_allclose(gate["train"]["x"].inverse(gate["train"]["x"][:]), [*range(10), 20.0])
+    np.testing.assert_allclose(gate["test"]["x"][:], [0.0])
+
+
+def test_bins_of_frequent_values_have_some_of_each():
+    gate = StoreGate(data_id="a")
+    gate.add_data({"x": [0.0] * 6 + [1.0] + [2.0] * 3, "c": np.ones(10)})
+    gate.quantile_bins("x", 4)
+    assert gate["train"]["x"][:].tolist() == [0] * 7 + [1] * 3
+    with pytest.raises(errors.ArgumentError, match="too few values for two bins: most are 1.0"):
+        gate.quantile_bins("c")
 
 
 def test_describe_of_scaled_values(gate):

@@ -344,3 +344,20 @@ def test_pieces_that_phases_share_are_merged_once(tmp_path):
         assert after - before < 1.1 * rows.nbytes
         found = np.concatenate([gate[phase]["x"][:] for phase in PHASES])
         np.testing.assert_array_equal(found, np.concatenate([np.concatenate(rows[at::3]) for at in range(3)]))
+
+
+def test_hashes_of_categories_are_those_of_their_values():
+    names = np.array([f"event {number}" for number in range(100)])
+    found = []
+    for values in (names, names[::-1]):
+        gate = StoreGate(data_id="a")
+        gate.add_data(
+            pd.DataFrame({"id": pd.Categorical(values, categories=np.unique(values)[:: 1 if len(found) else -1])})
+        )
+        gate.split((0.5, 0.3, 0.2), hash="id", seed=1)
+        found.append({phase: set(gate[phase].to_pandas()["id"].astype(str)) for phase in PHASES})
+    plain = StoreGate(data_id="a")
+    plain.add_data("id", names)
+    plain.split((0.5, 0.3, 0.2), hash="id", seed=1)
+    found.append({phase: set(plain[phase]["id"][:].tolist()) for phase in PHASES})
+    assert found[0] == found[1] == found[2]

@@ -1,7 +1,8 @@
 """Undoing: which change was the last, and the table before it; former tables in memory are kept within a limit.
 
-A change is a commit after which a table shows something else. Compiling, merging pieces and removing old versions are
-none, and an undo takes back one more.
+A change is a call of a user's, also one that happened to change nothing, such as a filter that kept all rows.
+Compiling, merging pieces, removing old versions and deleting what is not there are none, and an undo takes back one
+more.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ __all__ = ["UNDO", "Former", "FormerTables", "is_change", "last_change"]
 
 UNDO = "undo"
 """The operation of a commit that takes a change back."""
+UNSEEN = ("tidy", UNDO)
+"""Operations that are no changes."""
+CHECKS = ("compile", "vacuum", "delete_data", "clear_data")
+"""Operations that are changes only if the table shows something else afterwards: there was something to delete."""
 SHARE = 16
 """Share of a memory limit for what only former tables hold."""
 MOST_NBYTES = 256 * 2**20
@@ -48,10 +53,14 @@ class Former(NamedTuple):
 
 
 def is_change(operation: str, before: Table, after: Table) -> bool:
-    """Return whether a commit changed what a table shows, and is not an undo itself."""
-    if operation in ("tidy", UNDO):
+    """Return whether a commit is what a user calls a change: one that `undo` takes back.
+
+    That is also a call that happened to change nothing, such as a filter that kept all rows: its undo must not take
+    the rows themselves away.
+    """
+    if operation in UNSEEN:
         return False
-    return replace(before, compiled=False) != replace(after, compiled=False)
+    return operation not in CHECKS or replace(before, compiled=False) != replace(after, compiled=False)
 
 
 def last_change(log: StoredLog, version: int, require_own: Callable[[Manifest], None]) -> Manifest | None:
@@ -64,7 +73,7 @@ def last_change(log: StoredLog, version: int, require_own: Callable[[Manifest], 
         if manifest.operation == UNDO:
             require_own(manifest)
             version = _restored_by(manifest)
-        elif manifest.operation != "tidy" and _differs(log, manifest):
+        elif manifest.operation not in UNSEEN and (manifest.operation not in CHECKS or _differs(log, manifest)):
             require_own(manifest)
             return manifest
         else:
