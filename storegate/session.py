@@ -17,6 +17,7 @@ import numpy as np
 from storegate.display import warn_of_misaligned
 from storegate.edits import with_active
 from storegate.parsing import MODES, Backend, Mode, Options
+from storegate_engine.arrays import close_files
 from storegate_engine.clusters import Capacity, capacity
 from storegate_engine.errors import (
     ArgumentError,
@@ -101,6 +102,7 @@ class Session:
         """Forget what is in memory, and remove a temporary directory; copies keep their data."""
         self._memory, self._stored = {}, {}
         self.data_id = None
+        close_files()
         if self._temporary is not None:
             self._temporary.remove()
 

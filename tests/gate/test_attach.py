@@ -474,3 +474,16 @@ class TestTexts:
         with pytest.raises(errors.SourceError, match=r"n\.parquet .* 1 values of column 't' are null"):
             gate.attach(files / "n.parquet")
         assert gate.variables == ()
+
+
+@pytest.mark.parametrize("compression", [None, "gzip", "lzf"])
+def test_a_closed_gate_leaves_files_to_others(tmp_path, compression):
+    chunks = None if compression is None else (10,)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("x", data=np.arange(100.0), chunks=chunks, compression=compression)
+    with StoreGate("zarr", {"output_dir": tmp_path / "s"}, data_id="a") as gate:
+        gate.attach(tmp_path / "a.h5")
+        np.testing.assert_array_equal(gate["train"]["x"][:], np.arange(100.0))
+        list(gate["train"]["x"].batches(7))
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["y"] = 3

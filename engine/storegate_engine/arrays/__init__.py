@@ -38,7 +38,7 @@ from storegate_engine.arrays.rows import ConstantArray, Fileless, Held, MemoryAr
 from storegate_engine.arrays.segments import ArraySpec, Compressor, Segment, SegmentWriter, made_at
 from storegate_engine.arrays.shard_writes import MAX_TEXT_NBYTES, write_rows
 from storegate_engine.arrays.shards import RowSpan
-from storegate_engine.arrays.source_files import files_in, list_of, source_file
+from storegate_engine.arrays.source_files import close_files, files_in, list_of, source_file
 from storegate_engine.arrays.statistics import Statistics, Tally, joined
 from storegate_engine.arrays.stored import StoredArray, StoredIndex
 
@@ -64,6 +64,7 @@ __all__ = [
     "Written",
     "arrays_in",
     "check_array",
+    "close_files",
     "files_in",
     "joined",
     "list_of",

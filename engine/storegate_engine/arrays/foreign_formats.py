@@ -23,7 +23,7 @@ from storegate_engine.arrays.kerchunk import ReferencedChunks, referenced_arrays
 from storegate_engine.dtypes import TEXT
 from storegate_engine.errors import DtypeError, SourceError, shown
 
-__all__ = ["FORMATS", "ForeignFile", "arrays_in", "open_foreign", "targets_of"]
+__all__ = ["FORMATS", "ForeignFile", "arrays_in", "close_hdf5_files", "open_foreign", "targets_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -313,7 +313,12 @@ def _hdf5_file(process: int, path: str, state: FileState) -> Any:
     return import_module("h5py").File(open_to_read(path), "r")
 
 
-atexit.register(_hdf5_file.cache_clear)  # HDF5 itself would close files behind URLs when Python is gone
+def close_hdf5_files() -> None:
+    """Close files of HDF5 that no open dataset is of."""
+    _hdf5_file.cache_clear()
+
+
+atexit.register(close_hdf5_files)  # HDF5 itself would close files behind URLs when Python is gone
 
 
 def targets_of(file: ForeignFile) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from storegate_engine.arrays.byte_ranges import RangeFile, Ranges, open_file_at
 from storegate_engine.arrays.file_states import FileState, RemoteFile, is_url, state_of
-from storegate_engine.arrays.foreign_formats import ForeignFile, open_foreign
+from storegate_engine.arrays.foreign_formats import ForeignFile, close_hdf5_files, open_foreign
 from storegate_engine.arrays.kerchunk import ReferencedChunks
 from storegate_engine.arrays.rows import RowArray
 from storegate_engine.arrays.shards import RowSpan
@@ -32,7 +32,17 @@ from storegate_engine.errors import (
     StoreError,
 )
 
-__all__ = ["Inside", "SourceFile", "files_in", "list_of", "opened", "problems_of", "read_source", "source_file"]
+__all__ = [
+    "Inside",
+    "SourceFile",
+    "close_files",
+    "files_in",
+    "list_of",
+    "opened",
+    "problems_of",
+    "read_source",
+    "source_file",
+]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -263,7 +273,14 @@ def _file(process: int, inside: Inside, source: SourceFile, identity: tuple[int,
     return found
 
 
-atexit.register(_file.cache_clear)  # before the libraries end
+def close_files() -> None:
+    """Close the files that nobody reads any more, so that other programs may write to them; a read opens them again."""
+    _file.cache_clear()
+    open_file_at.cache_clear()
+    close_hdf5_files()
+
+
+atexit.register(close_files)  # before the libraries end
 
 
 def _require_allowed(path: str, roots: Sequence[str]) -> None:
