@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from storegate.optional import require_package
@@ -17,6 +18,8 @@ __all__ = ["CsvReader"]
 
 BLOCK_NBYTES = 2**18
 """Bytes that are parsed at a time; pyarrow has some dozens of such blocks at once."""
+FLOAT_DIGITS = 15
+"""Digits that float64 always holds."""
 PACKED = ("", ".gz", ".bz2", ".zst")
 
 
@@ -38,8 +41,8 @@ class CsvReader:
         types = {name: _type(pa, dtype) for name, dtype in options.get("dtypes", {}).items()}
         parsed = csv.ParseOptions(delimiter=options.get("delimiter", "\t" if ".tsv" in path.name.lower() else ","))
 
-        def opened(wanted: list[str] | None) -> Any:
-            converted = csv.ConvertOptions(column_types=types, include_columns=wanted)
+        def opened(wanted: list[str] | None, others: Mapping[str, Any] = MappingProxyType({})) -> Any:
+            converted = csv.ConvertOptions(column_types={**types, **others}, include_columns=wanted)
             file = pa.input_stream(str(path), compression="detect")
             read = csv.ReadOptions(block_size=BLOCK_NBYTES)
             return csv.open_csv(file, read_options=read, parse_options=parsed, convert_options=converted)
@@ -52,6 +55,11 @@ class CsvReader:
                         f"(columns: {', '.join(reader.schema.names)})"
                     )
             wanted = wanted_in(reader.schema, names)
+            kinds = {name: reader.schema.field(name).type for name in wanted if name not in types}
+            told = [name for name, kind in kinds.items() if pa.types.is_floating(kind)]
+        if told:  # whole numbers beyond int64 are taken for floats
+            with opened(told, dict.fromkeys(told, pa.string())) as reader:
+                _require_exact(reader)
         with opened(wanted) as reader:
             for name in wanted:
                 if pa.types.is_null(reader.schema.field(name).type):
@@ -61,6 +69,28 @@ class CsvReader:
                     )
             with batches_of(reader.schema, lambda: _batches(pa, reader)) as table:
                 yield table
+
+
+def _require_exact(reader: Any) -> None:
+    """Refuse whole numbers that float64 does not hold, in the rows that tell the dtypes of columns.
+
+    Raises
+    ------
+    DtypeError
+        There is one.
+    """
+    try:
+        batch = reader.read_next_batch()
+    except StopIteration:
+        return
+    for name in batch.schema.names:
+        for text in batch.column(name).to_pylist():
+            digits = (text or "").strip().lstrip("+-")
+            if len(digits) > FLOAT_DIGITS and digits.isdecimal() and int(digits) != int(float(digits)):
+                raise DtypeError(
+                    f"column {name!r} has whole numbers, such as {text}, that float64 does not hold exactly; say what "
+                    f"they are, as in dtypes={{{name!r}: 'uint64'}}, or 'float64' to round them"
+                )
 
 
 def _type(pa: Any, dtype: Any) -> Any:

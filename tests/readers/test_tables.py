@@ -366,3 +366,17 @@ def test_any_table_in_any_number_of_files(form, table, step):
             found = gate.get_data(name)
             assert found.dtype == rows.dtype or {found.dtype.kind, rows.dtype.kind} == {"U", "T"}
             np.testing.assert_array_equal(found, rows)
+
+
+def test_whole_numbers_of_csv_stay_exact_or_are_refused(gate, tmp_path, unchanged):
+    large = [9223372036854775809, 18446744073709551615]
+    (tmp_path / "id.csv").write_text("id,x\n" + "".join(f"{one},0.5\n" for one in large))
+    with unchanged(gate), pytest.raises(DtypeError, match=r"id.csv: column 'id' .* 9223372036854775809.*'uint64'"):
+        gate.read(tmp_path / "id.csv")
+    gate.read(tmp_path / "id.csv", dtypes={"id": "uint64"})
+    assert gate.get_data("id").tolist() == large
+    gate.read(tmp_path / "id.csv", "id", phase="test", dtypes={"id": "float64"})
+    assert gate.get_data("id", "test").tolist() == [float(one) for one in large]
+    (tmp_path / "floats.csv").write_text("y\n1e30\n100000000000000000000\n0.1234567890123456789\n\n")
+    gate.read(tmp_path / "floats.csv", phase="valid")
+    np.testing.assert_array_equal(gate.get_data("y", "valid")[:3], [1e30, 1e20, 0.1234567890123456789])
