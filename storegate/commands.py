@@ -22,7 +22,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Run a command on the only data_id of a store, or the one that is named."""
     mode: Any = MODES.get(arguments.name, "r")
     options = {"budget": arguments.budget} if arguments.budget else {}
-    allowed = {"references": arguments.references} if getattr(arguments, "references", None) else {}
     if mode == "a":  # a new store has no data_id yet
         args: BackendArgs = {"output_dir": arguments.store, "mode": mode}
         if arguments.budget:
@@ -32,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
             known = gate.get_data_ids()
             gate.set_data_id(known[0] if len(known) == 1 else _needed(known))
     else:
-        gate = StoreGate.open(arguments.store, arguments.data_id, mode=mode, **options, **allowed)
+        gate = StoreGate.open(arguments.store, arguments.data_id, mode=mode, **options)
     with gate:
         return COMMANDS[arguments.name](gate, arguments) or 0
 

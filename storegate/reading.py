@@ -40,8 +40,10 @@ __all__ = [
     "Subset",
     "all_rows",
     "blocks_in_order",
+    "cut_out",
     "fingerprints",
     "read_dataset",
+    "read_selected",
     "read_tree",
     "require_stackable",
     "subset",
@@ -90,7 +92,7 @@ class Selected:
             self._require_equal_rows()
         spare = task_nbytes(budget_nbytes, 1, copies=1)
         pairs = zip(self.variables, self.selections, strict=True)
-        parts = [_read_one(variable, selection, spare) for variable, selection in pairs]
+        parts = [read_selected(variable, selection, spare) for variable, selection in pairs]
         match self.names.form:
             case "one":
                 return parts[0]
@@ -110,7 +112,7 @@ class Selected:
         """Return the rows as dask arrays, in the form of the names; reads nothing."""
         if self.names.form == "stack":
             require_stackable(self.variables)
-        cuts = [_cut(variable, rows) for variable, rows in zip(self.variables, self.selections, strict=True)]
+        cuts = [cut_out(variable, rows) for variable, rows in zip(self.variables, self.selections, strict=True)]
         if len({len(cut) for cut in cuts}) > 1:
             raise ShapeError(f"the variables have different numbers of rows: {[len(cut) for cut in cuts]}")
         rows = graphs.blocks_of(cuts, limits)
@@ -207,7 +209,8 @@ def require_stackable(variables: Sequence[Variable]) -> None:
             raise DtypeError(f"variable {variable.name!r} cannot be stacked with {dtype}: {err}; {remedy}") from err
 
 
-def _read_one(variable: Variable, selection: Selection, spare_nbytes: int) -> Array:
+def read_selected(variable: Variable, selection: Selection, spare_nbytes: int) -> Array:
+    """Return the selected rows; one row has no sample axis."""
     match selection:
         case OneRow(row):
             rows = variable.read(row, row + 1, spare_nbytes=spare_nbytes)
@@ -219,7 +222,8 @@ def _read_one(variable: Variable, selection: Selection, spare_nbytes: int) -> Ar
             return variable.pick(index, spare_nbytes=spare_nbytes)
 
 
-def _cut(variable: Variable, selection: Selection) -> Variable:
+def cut_out(variable: Variable, selection: Selection) -> Variable:
+    """Return the selected rows as a variable; one row as well."""
     match selection:
         case OneRow(row):
             return variable.cut(row, row + 1)
@@ -272,7 +276,7 @@ class Subset:
                 f"a subset of {self.n_rows} rows of variable {variable.name!r}, which has {len(variable)} by now; take "
                 "the subset again"
             )
-        return reduce(_cut, self.selections, variable)
+        return reduce(cut_out, self.selections, variable)
 
 
 def subset(

@@ -176,6 +176,14 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
             raise PhaseNotFoundError(f"the index {item!r} needs a phase: gate[phase][var_names][index]")
         return self.names, self.phase
 
+    def _named(self, var_names: VarNames | None) -> Names | None:
+        """Return the names of the view, or those that are given to a view without any."""
+        if var_names is None:
+            return self.names
+        if self.names is not None:
+            raise ArgumentError(f"var_names={var_names!r} was given, but the view has {list(self.names.names)} already")
+        return parse_names(var_names)
+
     def _require_whole(self, what: str) -> None:
         if self.chosen is not None:
             raise ArgumentError(f"{what} applies to the whole phase, but this view is a subset of its rows")
@@ -466,11 +474,7 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
         >>> list(gate["train"]["x"].batches(2, seed=1))
         [array([0, 2]), array([4, 1]), array([3])]
         """
-        names = self.names
-        if var_names is not None:
-            if names is not None:
-                raise ArgumentError(f"var_names={var_names!r} was given, but the view has {list(names.names)} already")
-            names = parse_names(var_names)
+        names = self._named(var_names)
         options = BatchOptions(
             batch_size=batch_size,
             shuffle=shuffle,
@@ -583,11 +587,7 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
         >>> len(windows), windows[0], windows[-1]
         (3, (array([10, 11]), array([12])), (array([20, 21]), array([22])))
         """
-        names = self.names
-        if var_names is not None:
-            if names is not None:
-                raise ArgumentError(f"var_names={var_names!r} was given, but the view has {list(names.names)} already")
-            names = parse_names(var_names)
+        names = self._named(var_names)
         if self.phase in (None, ALL):
             raise PhaseNotFoundError(
                 "windows need one phase, whose end none of them crosses: gate['train'].windows(...)"

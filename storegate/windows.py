@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, Unpack
 import numpy as np
 
 from storegate.batches import form_of, open_stream
-from storegate.parsing import BatchArgs, BatchOptions, BatchTransform, Names, OneRow, RowRange, parse_item
-from storegate.reading import require_stackable
+from storegate.parsing import BatchArgs, BatchOptions, BatchTransform, Names, OneRow, parse_item
+from storegate.reading import read_selected, require_stackable
 from storegate_engine import graphs
 from storegate_engine.clusters import Capacity
 from storegate_engine.errors import ArgumentError, ShapeError
+from storegate_engine.exchange import task_nbytes
 from storegate_engine.orders import as_int
 from storegate_engine.streams import Stream
 from storegate_engine.table import Variable, WindowArray, WindowPlan, series_of
@@ -78,17 +79,10 @@ class Windows(Generic[T]):
             There is no such window.
         """
         selection = parse_item(item, len(self))
-        match selection:
-            case OneRow(row):
-                arrays = [variable.read(row, row + 1)[0] for variable in self.variables]
-            case RowRange(start, stop):
-                arrays = [variable.read(start, stop) for variable in self.variables]
-            case _:
-                arrays = [variable.pick(selection.index) for variable in self.variables]
-        return self._pair(arrays, one=isinstance(selection, OneRow))
-
-    def _pair(self, arrays: Sequence[Array], *, one: bool = False) -> tuple[T, T]:
-        return _Pairs(self.names, self.sides, is_one=one)(list(arrays))
+        spare = task_nbytes(self.limits.budget_nbytes, 1, copies=1)
+        arrays = [read_selected(variable, selection, spare) for variable in self.variables]
+        pair: tuple[T, T] = _Pairs(self.names, self.sides, is_one=isinstance(selection, OneRow))(arrays)
+        return pair
 
     def batches(
         self, batch_size: int, *, transform: BatchTransform | None = None, **options: Unpack[BatchArgs]

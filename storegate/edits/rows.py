@@ -11,7 +11,8 @@ import numpy as np
 
 from storegate.callers import users_stacklevel
 from storegate.edits.updates import MAX_ALL_RUNS, MAX_RUNS
-from storegate.parsing import ALL, PHASES, Computable, OneRow, RowRange, Selection, computed_columns
+from storegate.parsing import ALL, PHASES, Computable, Rows, Selection, computed_columns
+from storegate.reading import cut_out
 from storegate_engine import graphs
 from storegate_engine.budget import require
 from storegate_engine.clusters import Capacity
@@ -20,7 +21,7 @@ from storegate_engine.orders import ArrayIndex, MaskIndex, NewIndex, RowIndex, T
 from storegate_engine.store import Transaction, as_native
 from storegate_engine.table import Table, Variable
 
-__all__ = ["Picker", "filter_rows", "read_key", "sample", "select", "sort"]
+__all__ = ["Picker", "cut_of", "filter_rows", "read_key", "sample", "select", "sort"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Edit: TypeAlias = Callable[[Variable], Variable]
@@ -56,13 +57,17 @@ def select(change: Transaction, phase: str, selection: Selection, n_rows: int) -
     """
     if (found := _n_rows(change.table, phase)) != n_rows:
         raise ShapeError(f"phase {phase!r} has {found} rows by now, and the index is of {n_rows}; select again")
-    match selection:
-        case RowRange(start, stop):
-            _rearrange(change, phase, lambda old: old.cut(start, stop))
-        case OneRow(row):
-            _rearrange(change, phase, lambda old: old.cut(row, row + 1))
-        case _:
-            _rearrange(change, phase, Picker(change, selection.index, n_rows, change.table[phase].values()))
+    if isinstance(selection, Rows):
+        _rearrange(change, phase, Picker(change, selection.index, n_rows, change.table[phase].values()))
+    else:
+        _rearrange(change, phase, lambda old: cut_out(old, selection))
+
+
+def cut_of(seed: int | None, lo: int, hi: int) -> Edit:
+    """Return the edit that keeps rows ``lo .. hi - 1``, of the shuffled ones if there is a seed."""
+    if seed is None:
+        return lambda variable: variable.cut(lo, hi)
+    return lambda variable: variable.permuted(seed).cut(lo, hi)
 
 
 def sample(change: Transaction, phase: str, n_rows: int | float, seed: int) -> None:
@@ -84,7 +89,7 @@ def sample(change: Transaction, phase: str, n_rows: int | float, seed: int) -> N
         wanted = n_rows if isinstance(n_rows, int) else round(n_rows * there)
         if not 0 <= wanted <= there:
             raise ShapeError(f"a sample of {wanted} rows of phase {at!r}, which has {there}")
-        _rearrange(change, at, lambda old, wanted=wanted: old.permuted(seed).cut(0, wanted))  # type: ignore[misc]
+        _rearrange(change, at, cut_of(seed, 0, wanted))
 
 
 def sort(change: Transaction, names: tuple[str, ...], phase: str, budget_nbytes: int, *, is_descending: bool) -> None:

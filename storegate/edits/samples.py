@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from storegate.contents import has_variable, whole
-from storegate.parsing import Labelled, OneRow, RowRange, Rows, Selection, is_dataarray
+from storegate.parsing import Labelled, Selection, is_dataarray
+from storegate.reading import cut_out
 from storegate_engine.errors import ArgumentError
 from storegate_engine.orders import RowOrder
 from storegate_engine.table import Table, Variable
@@ -33,13 +34,8 @@ class Place:
         if not has_variable(table, self.phase, name):
             return None
         variable = whole(table, self.phase, name)
-        match self.selection:
-            case OneRow(row):
-                variable = variable.cut(row, row + 1)
-            case RowRange(start, stop):
-                variable = variable.cut(start, stop)
-            case Rows(index):
-                variable = variable.selected(index)
+        if self.selection is not None:
+            variable = cut_out(variable, self.selection)
         return variable if len(variable) == len(self.order) else None
 
 

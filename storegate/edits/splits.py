@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate.contents import names_in
-from storegate.edits.rows import Picker, read_key
+from storegate.edits.rows import Picker, cut_of, read_key
 from storegate.parsing import ALL, PHASES, Rule, Split, Thresholds
 from storegate_engine.budget import require
 from storegate_engine.errors import (
@@ -61,7 +61,7 @@ def split(change: Transaction, shares: Split | Thresholds, rule: Rule, seed: int
     edits: dict[str, Edit]
     if rule.kind == "rows":
         assert isinstance(shares, Split)
-        edits = {at: _cut_of(seed, lo, hi) for at, (lo, hi) in shares.ranges(n_rows).items()}
+        edits = {at: cut_of(seed, lo, hi) for at, (lo, hi) in shares.ranges(n_rows).items()}
     else:
         parts = _parts(joined, rule, shares, n_rows, seed, budget_nbytes)
         edits = {}
@@ -96,12 +96,6 @@ def _joined(table: Table, names: Sequence[str]) -> dict[str, Variable]:
     """Return variables with the rows of all phases."""
     filled = [table[at] for at in PHASES if table[at]]
     return {name: reduce(Variable.united, (variables[name] for variables in filled)) for name in names}
-
-
-def _cut_of(seed: int | None, lo: int, hi: int) -> Edit:
-    if seed is None:
-        return lambda variable: variable.cut(lo, hi)
-    return lambda variable: variable.permuted(seed).cut(lo, hi)
 
 
 def _common_names(table: Table) -> list[str]:

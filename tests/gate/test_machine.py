@@ -211,8 +211,8 @@ class StoreMachine(RuleBasedStateMachine):
             kept, call = places[index], lambda: self.gate.select(index, phase)
         elif how == "sample":
             n_rows, seed = data.draw(st.integers(1, len(rows))), data.draw(st.integers(0, 2**32 - 1))
-            kept = np.random.RandomState(seed).permutation(len(rows))[:n_rows]
-            call = lambda: self.gate.sample(n_rows, seed, phase)  # noqa: E731
+            order = np.random.RandomState(seed).permutation(len(rows))
+            kept, call = order[:n_rows], lambda: self.gate.sample(n_rows, seed, phase)
         else:
             if rows.ndim > 1 or rows.dtype.kind not in "biufmM":
                 return

@@ -107,7 +107,7 @@ class WindowArray(Fileless):
         return max(1, most // self.plan.length)
 
     @property
-    def is_random_access(self) -> bool:  # type: ignore[override]
+    def is_random_access(self) -> bool:  # type: ignore[override] # of arrays without files it is a constant
         """Whether any row can be read alone."""
         return all(piece.array.is_random_access for piece in self.variable.pieces)
 
