@@ -192,7 +192,10 @@ def require_same_meaning(first: Mapping[str, Labelled], other: Mapping[str, Labe
     ArgumentError
         A coordinate without samples has other values, or the same in another order.
     """
-    for name in first.keys() & other.keys():
+    common = [name for name in first if name in other]
+    # What the rows of all variables mean comes before where they lie: a dimension of another name also changes each
+    # coordinate along it.
+    for name in common:
         old, new = first[name].about, other[name].about
         before, after = ({key: text for key, text in about.attrs if key in KEPT} for about in (old, new))
         if (old.dims, before) != (new.dims, after):
@@ -200,8 +203,9 @@ def require_same_meaning(first: Mapping[str, Labelled], other: Mapping[str, Labe
                 f"variable {name!r} has dimensions {new.dims} and {_said(after)}, and in {place} {old.dims} and "
                 f"{_said(before)}; convert the rows, then add those of one file after the other"
             )
+    for name in common:
         mine, theirs = first[name].whole, other[name].whole
-        for key in mine.shared.keys() & theirs.shared.keys():
+        for key in (key for key in mine.shared if key in theirs.shared):
             one, two = np.asarray(mine.shared[key].values), np.asarray(theirs.shared[key].values)
             is_number = {one.dtype.kind, two.dtype.kind} <= set("fcmM")
             same_dims = mine.abouts[key].dims == theirs.abouts[key].dims

@@ -44,7 +44,7 @@ class ZarrReader:
         else:
             items = dict(sorted(found.members()))
         variables = variables_in(items, group, names)
-        for name in variables if names is None else variables.keys() & set(names):
+        for name in (name for name in variables if names is None or name in names):
             _require_whole(variables[name], path / variables[name].path)
         yield variables
 

@@ -99,11 +99,12 @@ def test_dimensions_without_a_variable_and_variables_of_fixed_size(gate, take, t
         (lambda ds: ds.rename(lat="latitude"), "dimensions .*'latitude'.*'lat'"),
     ],
 )
-def test_files_that_mean_other_things_are_refused(gate, take, tmp_path, change, message):
+@pytest.mark.parametrize("names", [["t", "time"], ["time", "t"]], ids="-".join)
+def test_files_that_mean_other_things_are_refused(gate, take, tmp_path, change, message, names):
     write(tmp_path / "0.nc", dataset())
     write(tmp_path / "1.nc", change(dataset(TIMES)))
     with pytest.raises(errors.DtypeError, match=message):
-        take(tmp_path / "*.nc", ["t", "time"])
+        take(tmp_path / "*.nc", names)
     assert gate.variables == ()
 
 
