@@ -24,13 +24,13 @@ What its files and folders know; each imports only from those below it:
     readers     files of other formats as tables that ``add_data`` takes
     files       a phase as a file of another format
     exports     rows as tables of other libraries
+    lists       rows of various lengths as groups of zarr that other software reads
     statistics  statistics of the rows of variables
     batches     the options of ``batches()`` as a stream
     reading     names and selections as rows, dask arrays or Datasets
     contents    names, shapes and sizes of a table
     display     text, HTML and plans, for people to read
     parsing     arguments of callers as typed values
-    optional    packages of extras, imported when they are needed
     callers     the line of the user's program that a warning should name
 
 The public names are imported on first use: importing the package (as ``storegate --help`` does) does not import
@@ -48,8 +48,9 @@ if TYPE_CHECKING:
     from storegate.gate import StoreGate
     from storegate.parsing import samples
     from storegate_engine import errors
+    from storegate_engine.ragged import Ragged, pad
 
-__all__ = ["StoreGate", "__version__", "errors", "explain", "samples"]
+__all__ = ["Ragged", "StoreGate", "__version__", "errors", "explain", "pad", "samples"]
 
 __version__ = "0.1.0"
 
@@ -63,6 +64,8 @@ def __getattr__(name: str) -> object:
         value = import_module("storegate.display").explain
     elif name == "samples":
         value = import_module("storegate.parsing").samples
+    elif name in ("Ragged", "pad"):
+        value = getattr(import_module("storegate_engine.ragged"), name)
     elif name == "errors":
         value = import_module("storegate_engine.errors")
     else:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from storegate.parsing import BatchOptions, Names
-from storegate.reading import require_stackable
+from storegate.parsing import BatchOptions, Collate, Names
+from storegate.reading import presented, require_stackable
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, ShapeError, VariableNotFoundError
+from storegate_engine.orders import spans
 from storegate_engine.settings import memory_limit_nbytes
 from storegate_engine.store import as_native
 from storegate_engine.streams import Epochs, Shuffle, Stream, class_weights
@@ -56,6 +57,8 @@ def open_stream(
     variables = [variable(name) for name in names.names]
     if names.form == "stack":
         require_stackable(variables)
+    if options.label is not None and variable(options.label).kind != "dense":
+        raise ArgumentError(f"label= takes a variable of numbers, and {options.label!r} has rows of various lengths")
     n_rows = len(variables[0])
     return Stream(
         variables,
@@ -67,8 +70,9 @@ def open_stream(
             options.buffer_blocks,
             None if options.label is None else variable(options.label),
             _weights_of(variable, options.weights, options.balance, n_rows),
+            lengths=_lengths_of(variable, variables, options.bucket_by),
         ),
-        form=form_of(names) if form is None else form,
+        form=_collated(form_of(names) if form is None else form, variables, options.collate),
         budget_nbytes=memory_limit_nbytes(
             budget if options.budget is None else options.budget, processes=_local_ranks(options.world)
         ),
@@ -77,6 +81,46 @@ def open_stream(
         version=version,
         transform=options.transform,
     )
+
+
+def _lengths_of(
+    variable: Callable[[str], Variable], variables: Sequence[Variable], bucket_by: str | None
+) -> Array | None:
+    """Return the lengths of the rows of the variable that batches are put together by."""
+    if bucket_by is None:
+        return None
+    lists = [of for of in variables if of.kind == "ragged"]
+    if bucket_by == "length" and len(lists) != 1:
+        known = ", ".join(of.name for of in lists) or "none"
+        raise ArgumentError(f"bucket_by='length' needs one variable of lists, found {known}; name the one to sort by")
+    by = lists[0] if bucket_by == "length" else variable(bucket_by)
+    if by.kind != "ragged":
+        raise ArgumentError(f"bucket_by= takes a variable of lists, and {bucket_by!r} has {by.row_shape_in_words}")
+    found = [by.lengths(lo, hi).astype(np.int32) for lo, hi in spans(len(by))]
+    return np.concatenate(found) if found else np.empty(0, np.int32)
+
+
+def _collated(
+    form: Callable[[list[Any]], Any], variables: Sequence[Variable], collate: Collate | None
+) -> Callable[[list[Any]], Any]:
+    """Return a form that makes arrays of rows of various lengths first."""
+    if collate is None:
+        return form
+    lists = {variable.name: at for at, variable in enumerate(variables) if variable.kind == "ragged"}
+    makers = collate if isinstance(collate, Mapping) else dict.fromkeys(lists, collate)
+    for name in makers:
+        if name not in lists:
+            known = ", ".join(lists) or "none"
+            raise ArgumentError(f"collate= is for rows of various lengths, and {name!r} has none (these have: {known})")
+    if not lists:
+        raise ArgumentError("collate= is for rows of various lengths, and no variable of these batches has them")
+    return partial(_make_then_form, form, {lists[name]: make for name, make in makers.items()})
+
+
+def _make_then_form(
+    form: Callable[[list[Any]], Any], makers: Mapping[int, Callable[[Any], Any]], rows: list[Any]
+) -> Any:
+    return form([makers[at](of) if at in makers else of for at, of in enumerate(rows)])
 
 
 def _local_ranks(world: int) -> int:
@@ -92,11 +136,15 @@ def _weights_of(
     """Return the weight of each row, as given or from a variable; for labels, classes are drawn equally often."""
     if balance is not None:
         labels = variable(balance)
+        if labels.kind != "dense":
+            raise ArgumentError(f"balance= takes a variable of classes, and {balance!r} has rows of various lengths")
         return class_weights(labels.read(0, len(labels)))
     if weights is None:
         return None
     if isinstance(weights, str):
         stored = variable(weights)
+        if not stored.is_scalar:
+            raise ShapeError(f"weights= takes one weight for each row, and {weights!r} has {stored.row_shape_in_words}")
         weights = stored.read(0, len(stored))
     given = as_native(weights, "weights=")
     if given.dtype.kind not in "biuf":
@@ -123,15 +171,16 @@ def form_of(names: Names) -> Callable[[list[Array]], Batch]:
 
 
 def _as_dict(names: tuple[str, ...], arrays: list[Array]) -> dict[str, Array]:
-    return dict(zip(names, arrays, strict=True))
+    return dict(zip(names, map(presented, arrays), strict=True))
 
 
 def _as_one(arrays: list[Array]) -> Array:
-    return arrays[0]
+    batch: Array = presented(arrays[0])
+    return batch
 
 
 def _as_list(arrays: list[Array]) -> list[Array]:
-    return arrays
+    return [presented(array) for array in arrays]
 
 
 def _stacked(arrays: list[Array]) -> Array:

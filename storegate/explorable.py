@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 import numpy as np
 
 from storegate.exports import arrow_reader, pandas_frame
-from storegate.optional import require_package
 from storegate.parsing import Names
 from storegate.reading import Selected
 from storegate.session import Session
 from storegate.statistics import describe
 from storegate_engine.casts import combined
 from storegate_engine.errors import ArgumentError
+from storegate_engine.optional import require_package
 from storegate_engine.orders import as_int
 from storegate_engine.table import Variable
 

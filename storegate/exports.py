@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from storegate.optional import require_package
 from storegate.reading import blocks_in_order
 from storegate_engine.errors import DtypeError, ShapeError
 from storegate_engine.exchange import task_nbytes
+from storegate_engine.optional import require_package
+from storegate_engine.ragged import Ragged
 from storegate_engine.table import Variable
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ def pandas_frame(variables: Sequence[Variable], n: int | None) -> pd.DataFrame:
     for variable in variables:
         _require_length(variable)
         values = variable.read(0, n_rows)
+        if isinstance(values, Ragged):
+            columns[variable.name] = pd.Series(list(values), dtype=object)
+            continue
         if variable.about.categories is not None:
             codes: Any = _codes(variable, values)
             dtype = pd.CategoricalDtype(list(variable.about.categories), ordered=variable.about.is_ordered)
@@ -103,6 +107,13 @@ def _type(pa: Any, variable: Variable, tensors: bool) -> Any:
     if variable.about.categories is not None:
         value = pa.array(list(variable.about.categories)).type
         return pa.dictionary(pa.int32(), value, ordered=variable.about.is_ordered)
+    if variable.kind == "sparse":
+        raise DtypeError(
+            f"variable {variable.name!r} holds rows of a sparse matrix, which tables do not have; take it alone, as in "
+            f"gate[phase][{variable.name!r}][:], and the others as a table"
+        )
+    if variable.kind == "ragged":
+        return pa.large_list(_type(pa, variable.sources[0], tensors=False))
     kind = variable.dtype.kind
     if kind == "c":
         raise DtypeError(
@@ -145,12 +156,15 @@ def _storable(variable: Variable) -> np.dtype[Any]:
     return np.dtype("M8[D]" if is_day else f"{dtype.kind}8[s]")
 
 
-def _array(pa: Any, variable: Variable, values: Array, tensors: bool) -> Any:
+def _array(pa: Any, variable: Variable, values: Any, tensors: bool) -> Any:
     """Return rows as an Arrow array of the type given by :func:`_type`."""
     if variable.about.categories is not None:
         codes = pa.array(_codes(variable, values).astype(np.int32))
         known = pa.array(list(variable.about.categories))
         return pa.DictionaryArray.from_arrays(codes, known, ordered=variable.about.is_ordered)
+    if isinstance(values, Ragged):
+        items = _array(pa, variable.sources[0], values.flat, tensors=False)
+        return pa.LargeListArray.from_arrays(pa.array(values.offsets - values.offsets[0]), items)
     flat = values.reshape(-1)
     if values.dtype.kind in "UTSV":
         array = pa.array(flat.astype(object).tolist(), pa.string() if values.dtype.kind in "UT" else pa.binary())

@@ -15,12 +15,14 @@ import numpy as np
 import xarray as xr
 
 from storegate.exports import arrow_reader
-from storegate.optional import require_package
+from storegate.lists import write_lists
 from storegate.parsing import ExportFormat
 from storegate.reading import blocks_in_order
 from storegate_engine.dtypes import TEXT
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, DtypeError, StoreExistsError, near_match, shown
 from storegate_engine.exchange import task_nbytes
+from storegate_engine.optional import require_package
+from storegate_engine.ragged import Ragged
 from storegate_engine.table import Variable
 
 __all__ = ["Exported", "export", "format_of"]
@@ -166,7 +168,9 @@ def _is_plain(value: Any, form: ExportFormat) -> bool:
 
 
 def _to_zarr(path: Path, exported: Exported) -> None:
-    dataset = _with_texts(exported.dataset, "U", TEXT)  # zarr's format 3 has no text of fixed width yet
+    lists = [variable for variable in exported.variables if variable.kind != "dense"]
+    dataset = exported.dataset.drop_vars([variable.name for variable in lists])
+    dataset = _with_texts(dataset, "U", TEXT)  # zarr's format 3 has no text of fixed width yet
     encoding = {
         name: {"chunks": tuple(sizes[0] for sizes in array.chunks)}
         for name, array in dataset.variables.items()
@@ -178,10 +182,18 @@ def _to_zarr(path: Path, exported: Exported) -> None:
     }.items():
         _attrs(attrs, what, "zarr")
     dataset.drop_encoding().to_zarr(path, mode="w-", zarr_format=3, consolidated=False, encoding=encoding)
+    for variable in lists:
+        write_lists(path, variable, exported.budget_nbytes)
 
 
 def _to_netcdf(path: Path, exported: Exported) -> None:
     require_package("h5netcdf", "netcdf", "export to NetCDF")
+    for of in exported.variables:
+        if of.kind != "dense":
+            raise DtypeError(
+                f"variable {of.name!r} has {of.row_shape_in_words}, which xarray's NetCDF files do not have; export "
+                "to zarr, Parquet or HDF5, or leave it out"
+            )
     for name, variable in exported.dataset.variables.items():
         if variable.dtype == np.float16:  # the NetCDF library ends the process that reads it
             raise DtypeError(
@@ -224,6 +236,11 @@ def _to_hdf5(path: Path, exported: Exported) -> None:
     h5py = require_package("h5py", "hdf5", "export to HDF5")
     with h5py.File(path, "x") as file:
         for variable in exported.variables:
+            if variable.kind == "sparse" or (variable.kind == "ragged" and variable.row_shape):
+                raise DtypeError(
+                    f"variable {variable.name!r} has {variable.row_shape_in_words}, for which HDF5 has no dataset; "
+                    "export to zarr, or leave it out"
+                )
             shape = variable.shape
             step = max(1, task_nbytes(exported.budget_nbytes, 1) // max(1, variable.row_nbytes))
             chunks = (min(step, max(1, shape[0]), 2**16), *shape[1:])
@@ -238,6 +255,8 @@ def _to_hdf5(path: Path, exported: Exported) -> None:
 
 
 def _in_hdf5(h5py: Any, variable: Variable) -> Any:
+    if variable.kind == "ragged":
+        return h5py.vlen_dtype(_in_hdf5(h5py, variable.sources[0]))
     if variable.dtype.kind in "UT":
         return h5py.string_dtype()
     if variable.dtype.kind in "mM":
@@ -245,7 +264,11 @@ def _in_hdf5(h5py: Any, variable: Variable) -> Any:
     return variable.dtype
 
 
-def _values(h5py: Any, values: Array) -> Array:
+def _values(h5py: Any, values: Any) -> Any:
+    if isinstance(values, Ragged):
+        objects = np.empty(len(values), object)
+        objects[:] = [_values(h5py, row) for row in values]
+        return objects
     if values.dtype.kind in "mM":
         return values.astype(h5py.opaque_dtype(values.dtype))
     return values.astype(object) if values.dtype.kind in "UT" else values

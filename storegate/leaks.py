@@ -18,6 +18,7 @@ from storegate.display import aligned
 from storegate.parsing import ALL, PHASES
 from storegate_engine.errors import ArgumentError, VariableNotFoundError
 from storegate_engine.orders import hash_rows
+from storegate_engine.ragged import Ragged
 from storegate_engine.settings import scratch_directory
 from storegate_engine.table import Table, Variable
 
@@ -126,9 +127,9 @@ def _unequal(table: Table, phases: Sequence[str]) -> list[str]:
         if lacking:
             found.append(f"variable {name!r} is not in phase {', '.join(lacking)}")
             continue
-        forms = {at: (_form_of(table[at][name].dtype), table[at][name].row_shape) for at in phases}
+        forms = {at: (_form_of(table[at][name].dtype), table[at][name].row_shape_in_words) for at in phases}
         if len(set(forms.values())) > 1:
-            listed = ", ".join(f"{at}: {dtype} of shape {shape}" for at, (dtype, shape) in forms.items())
+            listed = ", ".join(f"{at}: {dtype}, {shape}" for at, (dtype, shape) in forms.items())
             found.append(f"variable {name!r} has rows of several forms ({listed})")
     return found
 
@@ -203,7 +204,8 @@ MAX_PARTS = 256
 
 def hash_of(columns: Sequence[Array]) -> npt.NDArray[np.uint64]:
     """Return 64 bits for each row, equal for equal rows."""
-    if sum(column[:1].size for column in columns) <= WIDE:
+    has_width = not any(isinstance(column, Ragged) for column in columns)
+    if has_width and sum(column[:1].size for column in columns) <= WIDE:
         return hash_rows(columns, 0)
     digests = []
     contents = [_canonical(column) for column in columns]
@@ -215,8 +217,17 @@ def hash_of(columns: Sequence[Array]) -> npt.NDArray[np.uint64]:
     return np.frombuffer(b"".join(digests), "<u8").astype("u8")
 
 
-def _canonical(column: Array) -> Array | list[bytes]:
+def _canonical(column: Array | Ragged) -> Array | list[bytes]:
     """Return rows whose bytes are equal if they are."""
+    if isinstance(column, Ragged):
+        values = column.items
+        if values.dtype.kind in "fc":
+            values = np.where(values == 0, 0, values)
+        items = Ragged(column.offsets, values)
+        if column.columns is None:
+            return [repr(row.tolist()).encode() for row in items]
+        places = Ragged(column.offsets, column.columns)
+        return [repr((at.tolist(), row.tolist())).encode() for at, row in zip(places, items, strict=True)]
     if column.dtype.kind in "TUS":
         return [repr(row.tolist()).encode() for row in column]
     if column.dtype.kind in "fc":
@@ -224,9 +235,11 @@ def _canonical(column: Array) -> Array | list[bytes]:
     return np.ascontiguousarray(column).reshape(len(column), -1)
 
 
-def _rounded(rows: Array, near: float | None, shift: float) -> Array:
+def _rounded(rows: Any, near: float | None, shift: float) -> Any:
     if near is None or rows.dtype.kind not in "fiu":
         return rows
+    if isinstance(rows, Ragged):
+        return Ragged(rows.offsets, np.floor(rows.items / near + shift), rows.columns, rows.n_columns)
     return np.floor(rows / near + shift)
 
 
@@ -266,7 +279,7 @@ def _shared(table: Table, phases: Sequence[str], groups: Sequence[str]) -> dict[
     for at in phases:
         variables = [table[at][name] for name in groups]
         for variable in variables:
-            if variable.row_shape:
+            if not variable.is_scalar:
                 raise ArgumentError(
                     f"a group is one value for each row; variable {variable.name!r} has {variable.shape}"
                 )

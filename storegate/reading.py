@@ -27,6 +27,7 @@ from storegate_engine.casts import combined
 from storegate_engine.clusters import Capacity
 from storegate_engine.errors import ArgumentTypeError, DtypeError, MemoryBudgetError, PhaseNotFoundError, ShapeError
 from storegate_engine.exchange import task_nbytes
+from storegate_engine.ragged import Ragged
 from storegate_engine.store import Repository, fingerprint, known_fingerprints
 from storegate_engine.streams import Epochs, Shuffle, Stream
 from storegate_engine.table import Table, Variable
@@ -42,6 +43,7 @@ __all__ = [
     "blocks_in_order",
     "cut_out",
     "fingerprints",
+    "presented",
     "read_dataset",
     "read_selected",
     "read_tree",
@@ -92,7 +94,7 @@ class Selected:
             self._require_equal_rows()
         spare = task_nbytes(budget_nbytes, 1, copies=1)
         pairs = zip(self.variables, self.selections, strict=True)
-        parts = [read_selected(variable, selection, spare) for variable, selection in pairs]
+        parts: list[Array] = [read_selected(variable, selection, spare) for variable, selection in pairs]
         match self.names.form:
             case "one":
                 return parts[0]
@@ -140,7 +142,7 @@ class Selected:
         for blocks in blocks_in_order(self.variables, step, budget_nbytes):
             for row in range(len(blocks[0])):
                 # a copy, so that keeping one row does not keep its whole block
-                parts = [block[row].copy() if block.ndim > 1 else block[row] for block in blocks]
+                parts = [_one_row(block, row) for block in blocks]
                 match self.names.form:
                     case "one":
                         yield parts[0]
@@ -150,6 +152,11 @@ class Selected:
                         yield dict(zip(self.names.names, parts, strict=True))
                     case _:
                         yield np.stack(parts)
+
+
+def _one_row(block: Any, row: int) -> Any:
+    one = block[row]
+    return one.copy() if getattr(one, "ndim", 0) else one
 
 
 def blocks_in_order(variables: Sequence[Variable], step: int, budget_nbytes: int) -> Iterator[list[Array]]:
@@ -196,9 +203,13 @@ def require_stackable(variables: Sequence[Variable]) -> None:
     """
     first = variables[0]
     dtype = first.dtype
+    if first.kind != "dense":
+        raise ShapeError(
+            f"the rows of variable {first.name!r} differ in length, and cannot be stacked; use a list of names"
+        )
     for variable in variables[1:]:
         remedy = "a list of names gives an array for each"
-        if variable.row_shape != first.row_shape:
+        if variable.row_shape != first.row_shape or variable.kind != "dense":
             raise ShapeError(
                 f"variables {first.name!r} and {variable.name!r} cannot be stacked: their rows have the shapes "
                 f"{first.row_shape} and {variable.row_shape}; {remedy}"
@@ -209,17 +220,21 @@ def require_stackable(variables: Sequence[Variable]) -> None:
             raise DtypeError(f"variable {variable.name!r} cannot be stacked with {dtype}: {err}; {remedy}") from err
 
 
-def read_selected(variable: Variable, selection: Selection, spare_nbytes: int) -> Array:
+def presented(rows: Any) -> Any:
+    """Return rows as users see them: sparse ones as a matrix of scipy, all others as they are."""
+    return rows.to_csr() if isinstance(rows, Ragged) and rows.columns is not None else rows
+
+
+def read_selected(variable: Variable, selection: Selection, spare_nbytes: int) -> Any:
     """Return the selected rows; one row has no sample axis."""
     match selection:
         case OneRow(row):
             rows = variable.read(row, row + 1, spare_nbytes=spare_nbytes)
-            one: Array = rows[0]  # a numpy scalar if rows are scalars; it has the methods of an array
-            return one
+            return rows[0]  # a numpy scalar if rows are scalars; it has the methods of an array
         case RowRange(start, stop):
-            return variable.read(start, stop, spare_nbytes=spare_nbytes)
+            return presented(variable.read(start, stop, spare_nbytes=spare_nbytes))
         case Rows(index):
-            return variable.pick(index, spare_nbytes=spare_nbytes)
+            return presented(variable.pick(index, spare_nbytes=spare_nbytes))
 
 
 def cut_out(variable: Variable, selection: Selection) -> Variable:
@@ -234,9 +249,10 @@ def cut_out(variable: Variable, selection: Selection) -> Variable:
 
 
 def all_rows(variable: Variable, budget_nbytes: int) -> Iterator[Array]:
-    """Yield all rows once, in the order that needs the least reading."""
-    for rows, lo, hi in parts_of(variable, budget_nbytes):
-        yield rows.read(lo, hi)
+    """Yield all rows once, in the order that needs the least reading; of lists their items."""
+    for of, lo, hi in parts_of(variable, budget_nbytes):
+        rows = of.read(lo, hi)
+        yield rows.flat if of.kind == "ragged" else np.asarray(rows)
 
 
 def parts_of(variable: Variable, budget_nbytes: int) -> Iterator[tuple[Variable, int, int]]:
@@ -246,7 +262,7 @@ def parts_of(variable: Variable, budget_nbytes: int) -> Iterator[tuple[Variable,
         variable = variable.stored_rows().cut(first, stop)
     in_order = variable.order.form == "range"
     nbytes = BLOCK_NBYTES if in_order else task_nbytes(budget_nbytes, 1)
-    step = max(1, min(nbytes, task_nbytes(budget_nbytes, 1)) // max(1, variable.row_nbytes))
+    step = max(1, min(nbytes, task_nbytes(budget_nbytes, 1)) // max(1, variable.dense_row_nbytes))
     for start in range(0, len(variable), step):
         yield variable, start, min(start + step, len(variable))
 

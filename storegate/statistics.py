@@ -14,6 +14,7 @@ import numpy as np
 
 from storegate.reading import all_rows, parts_of
 from storegate_engine.arrays import Statistics, Tally
+from storegate_engine.orders import spans
 from storegate_engine.table import Moments, Variable, known_of
 from storegate_engine.threads import Pending, ThreadPool
 
@@ -70,6 +71,8 @@ class _Summary:
 
     variable: Variable
     found: Statistics
+    n_values: int
+    """The number of values, missing ones included."""
     mean: float = math.nan
     std: float = math.nan
 
@@ -79,9 +82,12 @@ class _Summary:
         known = known_of(variable)
         kind = variable.dtype.kind
         if kind in "UST":
-            return cls(variable, Statistics())
+            n_values = math.prod(variable.shape)
+            if variable.kind == "ragged":
+                n_values = sum(int(variable.lengths(lo, hi).sum()) for lo, hi in spans(len(variable)))
+            return cls(variable, Statistics(), n_values)
         if known is not None and known.is_exact:
-            summary = cls(variable, known.statistics)
+            summary = cls(variable, known.statistics, math.prod(variable.shape))
             least, most = known.statistics.least, known.statistics.most
             if kind not in "biuf" or least is None:
                 return summary
@@ -94,12 +100,13 @@ class _Summary:
 
     @classmethod
     def _read(cls, variable: Variable, budget_nbytes: int) -> _Summary:
-        tally, moments = Tally(variable.dtype), Moments.none((1,) * len(variable.row_shape))
+        tally, moments, n_values = Tally(variable.dtype), Moments.none((1,) * len(variable.row_shape)), 0
         for rows in all_rows(variable, budget_nbytes):
             tally.add(rows)
+            n_values += rows.size
             if variable.dtype.kind in "biuf":
                 moments = moments.joined(Moments.of(rows, tuple(range(rows.ndim))))
-        summary = cls(variable, tally.found())
+        summary = cls(variable, tally.found(), n_values)
         summary._count(moments)
         return summary
 
@@ -113,7 +120,7 @@ class _Summary:
         return {
             "dtype": str(self.variable.dtype),
             "shape": self.variable.shape,
-            "count": math.prod(self.variable.shape) - self.found.n_missing,
+            "count": self.n_values - self.found.n_missing,
             "missing": self.found.n_missing,
             "infinite": self.found.n_infinite,
             "mean": self.mean,

@@ -21,6 +21,7 @@ from storegate.parsing import (
     PHASES,
     BatchArgs,
     BatchOptions,
+    Collate,
     Data,
     DropLast,
     Index,
@@ -410,6 +411,8 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
         label: str | None = None,
         weights: npt.ArrayLike | None = None,
         balance: str | None = None,
+        bucket_by: str | None = None,
+        collate: Collate | None = None,
         transform: Callable[..., object] | None = None,
     ) -> Stream[Any]:
         """Return batches of rows for a training loop: reproducible, resumable, divided among ranks.
@@ -449,6 +452,14 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
             Draw as many rows as the phase has, with replacement, with these weights.
         balance : str, optional
             A variable of labels (or one-hot rows); its classes are drawn equally often.
+        bucket_by : str, optional
+            ``"length"``, or the name of a variable of lists: rows of about the same length share a batch, so that
+            padding adds little. Each row still comes once in an epoch; the rows of 64 batches in the order of the
+            epoch are sorted by length, and these batches come in random order. Not for ``shuffle="blocks"``.
+        collate : callable or mapping of str to callable, optional
+            Makes an array of rows of various lengths, such as ``storegate.pad(0, multiple_of=8)``; a mapping has one
+            for each variable. Without it they come as ``storegate.Ragged``. Rows of a sparse matrix come as a
+            ``scipy.sparse.csr_array``.
         transform : callable, optional
             ``transform(batch, rng)`` returns what the stream gives instead of the batch. It runs in the reading
             threads, some batches ahead and in order. ``rng`` is a ``numpy.random.Generator`` that depends only on
@@ -490,6 +501,8 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
             label=label,
             weights=weights,
             balance=balance,
+            bucket_by=bucket_by,
+            collate=collate,
             transform=transform,
         )
         repository = self.session.repository()

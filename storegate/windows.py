@@ -220,6 +220,12 @@ def make_windows(
     ShapeError
         No window fits.
     """
+    for variable in variables:
+        if variable.kind != "dense":
+            raise ShapeError(
+                f"variable {variable.name!r} has {variable.row_shape_in_words}, of which there are no windows; name "
+                "others with var_names="
+            )
     words = ("input", "target", "gap", "stride")
     n_input, n_target, gap, stride = (as_int(size, word) for size, word in zip(sizes, words, strict=True))
     for word, number, least in zip(words, (n_input, n_target, gap, stride), (1, 0, 0, 1), strict=True):

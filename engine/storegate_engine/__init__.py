@@ -16,6 +16,8 @@ The ground, which every room may use:
     dtypes       dtypes that can be stored, and their names
     encodings    values as zarr v3 stores them, and back
     texts        bytes of variable-length text
+    ragged       rows of various lengths in memory
+    optional     packages of extras, imported when they are needed
     documents    untrusted JSON
     directories  files below a root, which no link leaves
     objects      the stores of zarr-python, adapted

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from storegate.adapters import require_stream
-from storegate.optional import require_package
 from storegate_engine.errors import ArgumentError, DtypeError, shown
+from storegate_engine.optional import require_package
 from storegate_engine.orders import as_int
 from storegate_engine.streams import Stream, StreamState
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from storegate.adapters import require_stream
 from storegate.adapters.roles import Named, parse_roles
-from storegate.optional import require_package
+from storegate_engine.optional import require_package
 from storegate_engine.streams import Stream
 
 require_package("keras", "keras", "storegate.adapters.keras")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-from storegate.optional import require_package
 from storegate_engine.errors import ArgumentTypeError, VariableNotFoundError, shown
+from storegate_engine.optional import require_package
 
 require_package("lightning", "lightning", "storegate.adapters.lightning")
 

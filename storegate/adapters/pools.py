@@ -19,7 +19,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
-from storegate.optional import require_package
+from storegate_engine.optional import require_package
 from storegate_engine.streams import LANES
 
 torch = require_package("torch", "torch", "storegate.adapters.torch")

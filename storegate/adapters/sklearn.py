@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from storegate.adapters import require_stream
 from storegate.adapters.roles import Named, parse_roles
-from storegate.optional import require_package
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, shown
+from storegate_engine.optional import require_package
 from storegate_engine.orders import as_int
 from storegate_engine.streams import Stream
 

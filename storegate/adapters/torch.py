@@ -13,9 +13,9 @@ import numpy as np
 
 from storegate.adapters import require_stream
 from storegate.adapters.pools import Loop, Pools
-from storegate.optional import require_package
 from storegate.views import View
 from storegate_engine.errors import ArgumentTypeError, shown
+from storegate_engine.optional import require_package
 from storegate_engine.orders import as_int
 from storegate_engine.streams import Stream, StreamState
 

@@ -11,7 +11,7 @@ from storegate_engine.budget import format_nbytes
 from storegate_engine.store import Repository
 from storegate_engine.table import Affine, ArgMax, Bins, Cast, Clip, OneHot, Transform, Variable
 
-__all__ = ["DETAILS", "Outline", "PhaseLine", "VariableLine", "outline"]
+__all__ = ["DETAILS", "Outline", "PhaseLine", "VariableLine", "outline", "shape_text"]
 
 MAX_LINES = 40
 """Most lines of variables; the others are counted."""
@@ -154,7 +154,7 @@ def _variables(shown: Mapping[str, Mapping[str, Variable]], totals: Mapping[str,
             if (variable := variables.get(name)) is not None:
                 order = (_words(variable) or "as stored") if is_mixed[at] else ""
                 words = "; ".join(filter(None, [_transforms(variable), order]))
-                shape = str(variable.row_shape) if variable.row_shape else ""
+                shape = shape_text(variable)
                 kinds.setdefault((shape, _dtype(variable), words), []).append(at)
         for (shape, dtype, words), phases in kinds.items():
             notes = [words]
@@ -184,6 +184,12 @@ def _most_common(counts: Iterable[int]) -> int:
     return max(found, key=found.count, default=0)
 
 
+def shape_text(variable: Variable) -> str:
+    """Return the shape of a row, nothing for a scalar; ``var`` is a size that differs between rows, as in awkward."""
+    sizes = ("var", *map(str, variable.row_shape)) if variable.kind == "ragged" else tuple(map(str, variable.row_shape))
+    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})" if sizes else ""
+
+
 def _dtype(variable: Variable) -> str:
     return "text" if variable.dtype.kind == "T" else str(variable.dtype)
 
@@ -195,6 +201,8 @@ def _transforms(variable: Variable) -> str:
     if (categories := variable.about.categories) is not None:
         count = "1 category" if len(categories) == 1 else f"{len(categories)} categories"
         words = "; ".join(filter(None, [f"{count}: {_listed(categories, 4)}", words]))
+    if variable.kind == "sparse":
+        words = "; ".join(filter(None, ["sparse", words]))
     return words
 
 

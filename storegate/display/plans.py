@@ -51,7 +51,11 @@ def explain(dataset: xr.Dataset | Explainable) -> str:
         raise ArgumentTypeError(f"explain takes a view or a Dataset of to_xarray(), found {shown(dataset)}")
     lazy = dataset if isinstance(dataset, xr.Dataset) else dataset.to_xarray()
     lines = []
-    for name, (full, peek) in graphs.plans_of(lazy, PEEK_ROWS).items():
+    plans = graphs.plans_of(lazy, PEEK_ROWS)
+    for name, array in lazy.variables.items():
+        if name not in plans and array.dtype == object and array.chunks is not None:
+            lines.append((str(name), "full pass", f"lists: {len(array.chunks[0])} tasks, each reads its rows in place"))
+    for name, (full, peek) in plans.items():
         lines.append((name, "full pass", full.describe()))
         lines.append((name, f"{PEEK_ROWS} rows", peek.describe()))
     width = max((len(name) for name, *_ in lines), default=0)

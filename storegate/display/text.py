@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from storegate.display.outline import shape_text
 from storegate.display.widths import aligned
 from storegate_engine.store import Repository
 
@@ -20,7 +21,7 @@ def table_text(repository: Repository, data_id: str | None) -> str:
             variable.name,
             str(variable.dtype),
             str(len(variable)),
-            str(variable.row_shape),
+            shape_text(variable) or "()",
         )
         for phase, variable in table
     ]

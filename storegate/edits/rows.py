@@ -187,10 +187,10 @@ def read_key(variable: Variable, budget_nbytes: int, what: str, n_keys: int = 1)
     MemoryBudgetError
         They do not fit in memory, with what is made of them.
     """
-    if variable.row_shape:
+    if not variable.is_scalar:
         raise ShapeError(
-            f"{what} needs one value for each row, and the rows of variable {variable.name!r} have shape "
-            f"{variable.row_shape}; store a variable of one value, with assign() or argmax()"
+            f"{what} needs one value for each row, and variable {variable.name!r} has "
+            f"{variable.row_shape_in_words}; store a variable of one value, with assign() or argmax()"
         )
     require(
         n_keys * len(variable) * (variable.row_nbytes + 4 * 8),
@@ -198,7 +198,8 @@ def read_key(variable: Variable, budget_nbytes: int, what: str, n_keys: int = 1)
         what=f"{what} variable {variable.name!r} of {len(variable)} rows",
         remedy="raise storegate.memory-limit",
     )
-    return variable.read(0, len(variable))
+    key: Array = variable.read(0, len(variable))
+    return key
 
 
 def _phases(table: Table, phase: str) -> list[str]:

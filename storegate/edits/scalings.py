@@ -95,6 +95,11 @@ def quantile_bins(change: Transaction, names: Names, n_bins: int, fit: str, phas
 def _fitted(change: Transaction, name: str, fit: str, phase: str) -> Variable:
     """Return the variable to fit to; those to scale must be like it."""
     found = change.table.variable(fit, name)
+    if found.kind != "dense":
+        raise ShapeError(
+            f"variable {name!r} has {found.row_shape_in_words}, which are not scaled; scale the items before "
+            "they are added"
+        )
     for at in _phases(change, name, phase):
         other = change.table[at][name]
         if (other.dtype, other.row_shape) != (found.dtype, found.row_shape):

@@ -140,8 +140,12 @@ def _store(
     if target.in_memory and active_client() is not None:
         variables = {n: column.variable for n, column in columns.items() if isinstance(column, VariableSource)}
         if len(variables) == len(columns):
-            rows = graphs.blocks_of(list(variables.values()), limits)
-            return dict(persist({name: graphs.to_dask(variable, rows, limits) for name, variable in variables.items()}))
+            # lists have no arrays on workers: they come to this process
+            lists = {name: columns[name] for name, variable in variables.items() if variable.kind != "dense"}
+            dense = {name: variable for name, variable in variables.items() if name not in lists}
+            rows = graphs.blocks_of(list(dense.values()), limits)
+            found = persist({name: graphs.to_dask(variable, rows, limits) for name, variable in dense.items()})
+            return {**found, **(write(change, lists) if lists else {})}
     return write(change, columns)
 
 

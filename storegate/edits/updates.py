@@ -58,7 +58,7 @@ def updated(
     ShapeError
         The number of rows or their shape differs.
     """
-    old.require_row_shape(new.row_shape)
+    old.require_row_shape(new.row_shape, new.kind)
     require_selected(old.name, selection, len(new))
     match selection:
         case OneRow(row):

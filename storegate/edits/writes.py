@@ -40,8 +40,8 @@ from storegate.parsing import (
 from storegate_engine.arrays import RowArray
 from storegate_engine.errors import DtypeError, ShapeError, shown
 from storegate_engine.orders import NewIndex, Range, RowIndex, RowOrder, cut, permute
-from storegate_engine.store import Source, Transaction, categories_of, description_of, write
-from storegate_engine.table import Description, Table, appended_dtype, longest, require_combinable, rows_of
+from storegate_engine.store import DenseLists, Source, Transaction, categories_of, description_of, kind_in, write
+from storegate_engine.table import Description, Table, Variable, appended_dtype, longest, require_combinable, rows_of
 
 __all__ = ["add", "append_arrays", "assign", "clear", "create_zeros", "delete", "update"]
 
@@ -85,10 +85,21 @@ def add(
 ) -> None:
     """Append rows to variables; everything is checked before the first row is written."""
     columns, labels = parse_columns(names, data), labels_of(names, data)
+    columns = _as_lists(columns, [change.table[at] for at in tables.touched_phases(target)])
     with _hinting(change, columns, target) as expected:
         _append(change, columns, labels, target, seed, expected)
         if do_compile:
             change.edit(Table.with_compiled)
+
+
+def _as_lists(columns: Mapping[str, Source], olds: Sequence[Mapping[str, Variable]]) -> dict[str, Source]:
+    """Return sources, of which rows of one length become lists where the variable has lists."""
+    found = dict(columns)
+    for name, column in columns.items():
+        are_lists = any(name in variables and variables[name].kind == "ragged" for variables in olds)
+        if are_lists and kind_in(column) == "dense" and column.row_shape:
+            found[name] = DenseLists(column)
+    return found
 
 
 def _append(
@@ -107,7 +118,7 @@ def _append(
     for at in phases:
         for name, column in columns.items():
             if name in table[at]:
-                table[at][name].require_row_shape(column.row_shape)
+                table[at][name].require_row_shape(column.row_shape, kind_in(column))
                 require_combinable(name, table[at][name].dtype, column.dtype)
     _warn_of_scales(table, phases, columns)
     if known:
@@ -240,14 +251,14 @@ def _update_rows(change: Transaction, names: Names, data: object, phase: str, se
     table = change.table
     olds = {name: whole(table, phase, name) for name in names.names}
     if isinstance(selection, OneRow):
-        columns = one_row_columns(names, data, {name: old.row_shape for name, old in olds.items()})
+        columns = one_row_columns(names, data, olds)
         labels = labels_of_row(names, data, {name: old.dims for name, old in olds.items()})
     else:
-        columns, labels = parse_columns(names, data), labels_of(names, data)
+        columns, labels = _as_lists(parse_columns(names, data), [olds]), labels_of(names, data)
     with _hinting(change, columns, phase) as expected:
         expected.add(n_selected(selection))
         for name, column in columns.items():
-            olds[name].require_row_shape(column.row_shape)
+            olds[name].require_row_shape(column.row_shape, kind_in(column))
             require_combinable(name, olds[name].dtype, column.dtype)
             if column.n_rows is not None:
                 updates.require_selected(name, selection, column.n_rows)

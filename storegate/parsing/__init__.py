@@ -19,7 +19,7 @@ What its files know:
 
 from __future__ import annotations
 
-from storegate.parsing.batches import BatchArgs, BatchOptions, BatchTransform, DropLast, ShuffleBatches
+from storegate.parsing.batches import BatchArgs, BatchOptions, BatchTransform, Collate, DropLast, ShuffleBatches
 from storegate.parsing.computed import Computable, computed_columns
 from storegate.parsing.frames import Frame, named
 from storegate.parsing.inputs import (
@@ -80,6 +80,7 @@ __all__ = [
     "BatchArgs",
     "BatchOptions",
     "BatchTransform",
+    "Collate",
     "Computable",
     "Data",
     "DropLast",

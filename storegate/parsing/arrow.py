@@ -10,10 +10,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate.optional import require_package
 from storegate_engine.dtypes import TEXT
 from storegate_engine.errors import DtypeError, IterationError, MissingValueError
-from storegate_engine.store import Categories, FieldSource
+from storegate_engine.optional import require_package
+from storegate_engine.store import Categories, FieldSource, as_rows
 
 __all__ = ["ArrowRows", "arrow_columns"]
 
@@ -136,6 +136,8 @@ def _column(fields: _Batches, name: str, kind: Any) -> FieldSource:
         row_shape, value = tuple(value.shape), value.value_type
     while types.is_fixed_size_list(value):
         row_shape, value = (*row_shape, value.list_size), value.value_type
+    if (types.is_list(value) or types.is_large_list(value)) and not row_shape:
+        return _lists(fields, name, value)
     if _is_text(types, value) and not row_shape:
         return FieldSource(fields, name, TEXT, (), _texts)
     if types.is_timestamp(value) and value.tz is not None:
@@ -146,6 +148,20 @@ def _column(fields: _Batches, name: str, kind: Any) -> FieldSource:
     if dtype.kind == "O":
         raise DtypeError(f"column {name!r} is of {kind}, which is neither numbers nor text; {_remedy(types, kind)}")
     return FieldSource(fields, name, dtype, row_shape, partial(_values, dtype, row_shape))
+
+
+def _lists(fields: _Batches, name: str, kind: Any) -> FieldSource:
+    """Return a column of lists as a source."""
+    import pyarrow as pa
+
+    value, shape = kind.value_type, ()
+    dtype = TEXT if _is_text(pa.types, value) else _dtype(pa.types, value)
+    if dtype.kind == "O":
+        raise DtypeError(
+            f"column {name!r} is of {kind}, and lists hold numbers or text; {_remedy(pa.types, value)}, or give each "
+            "level of its lists a column of its own"
+        )
+    return FieldSource(fields, name, dtype, shape, as_rows, kind="ragged")
 
 
 def _dtype(types: Any, kind: Any) -> np.dtype[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypedDict
 
@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, shown
 from storegate_engine.orders import as_int
+from storegate_engine.ragged import Ragged
 from storegate_engine.streams import MAX_KEY, Last
 
-__all__ = ["BatchArgs", "BatchOptions", "BatchTransform", "DropLast", "ShuffleBatches"]
+__all__ = ["BatchArgs", "BatchOptions", "BatchTransform", "Collate", "DropLast", "ShuffleBatches"]
 
 ShuffleBatches: TypeAlias = bool | Literal["blocks"]
 """A uniform permutation in every epoch, blocks in random order, or the order of the phase."""
@@ -21,6 +22,8 @@ DropLast: TypeAlias = bool | Literal["split", "pad"]
 """What happens to a last step that is not full."""
 BatchTransform: TypeAlias = Callable[[Any, np.random.Generator], Any]
 """Returns what the stream gives instead of a batch."""
+Collate: TypeAlias = Callable[[Ragged], Any] | Mapping[str, Callable[[Ragged], Any]]
+"""Makes an array of rows that differ in length; a mapping has one for each variable."""
 
 _INTEGERS = ("batch_size", "seed", "epoch", "rank", "world", "prefetch")
 _OPTIONAL = ("block_rows", "buffer_blocks")
@@ -42,6 +45,8 @@ class BatchArgs(TypedDict, total=False):
     label: str | None
     weights: npt.ArrayLike | None
     balance: str | None
+    bucket_by: str | None
+    collate: Collate | None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -76,6 +81,10 @@ class BatchOptions:
     """The weight of each row, or the name of a variable with the weights."""
     balance: str | None = None
     """The variable whose classes are drawn equally often."""
+    bucket_by: str | None = None
+    """``"length"``, or the variable whose rows of about the same length share a batch."""
+    collate: Collate | None = None
+    """Makes arrays of rows that differ in length."""
     transform: BatchTransform | None = None
     """Returns what the stream gives instead of a batch."""
 
@@ -89,9 +98,15 @@ class BatchOptions:
         ArgumentError
             A value is unknown, or belongs to another kind of order (a ValueError).
         """
-        for what, given in {"label": self.label, "balance": self.balance}.items():
+        for what, given in {"label": self.label, "balance": self.balance, "bucket_by": self.bucket_by}.items():
             if given is not None and not isinstance(given, str):
                 raise ArgumentTypeError(f"{what}= takes the name of a variable, found {shown(given)}")
+        makers = list(self.collate.values()) if isinstance(self.collate, Mapping) else [self.collate]
+        if self.collate is not None and not all(map(callable, makers)):
+            raise ArgumentTypeError(
+                "collate= takes a function of rows of various lengths, such as storegate.pad(0), or a mapping of them "
+                f"by variable, found {shown(self.collate)}"
+            )
         if self.transform is not None and not callable(self.transform):
             raise ArgumentTypeError(
                 f"transform= takes a function of a batch and a generator, found {shown(self.transform)}"
@@ -114,6 +129,11 @@ class BatchOptions:
         if self.kind != "blocks" and (given := [name for name, value in for_blocks.items() if value is not None]):
             raise ArgumentError(
                 f"{', '.join(given)} describe a block order; use shuffle='blocks', found shuffle={shown(shuffle)}"
+            )
+        if self.bucket_by is not None and self.kind == "blocks":
+            raise ArgumentError(
+                "bucket_by= sorts rows of 64 batches, and blocks are mixed otherwise; use shuffle=True, or "
+                "shuffle=False of a phase that was shuffled and compacted"
             )
         if self.weights is not None and self.balance is not None:
             raise ArgumentError("weights= and balance= exclude each other; multiply the weights, and pass the product")

@@ -19,14 +19,14 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from storegate.optional import require_package
 from storegate.parsing.arrow import ArrowRows, arrow_columns
 from storegate.parsing.labels import Labelled, dataset_columns, is_dataarray, is_dataset, require_sample_dim
 from storegate.parsing.names import Names, are_names, parse_names
 from storegate.parsing.phases import PHASES
 from storegate_engine.dtypes import TEXT
 from storegate_engine.errors import ArgumentTypeError, DtypeError, ShapeError, VariableNotFoundError, near_match, shown
-from storegate_engine.store import FieldSource, as_native, coded, source_of
+from storegate_engine.optional import require_package
+from storegate_engine.store import FieldSource, as_native, as_rows, coded, lists_in, source_of
 from storegate_engine.table import Variable
 
 __all__ = ["Frame", "categorical", "named"]
@@ -314,8 +314,8 @@ def _of_records(rows: list[Mapping[Any, Any]]) -> dict[Any, Callable[[], Any]]:
     return {key: partial(_of_key, rows, key) for key in keys}
 
 
-def _of_key(rows: list[Mapping[Any, Any]], key: Any) -> Array:
-    return as_native([row[key] for row in rows], f"variable {key!r}")
+def _of_key(rows: list[Mapping[Any, Any]], key: Any) -> Any:
+    return as_rows([row[key] for row in rows], f"variable {key!r}")
 
 
 COLLECTION = "_collection"
@@ -352,6 +352,9 @@ def _branch(fields: _Tree, name: str) -> FieldSource:
     interpretation = type(getattr(branch, "interpretation", None)).__name__
     is_jagged = interpretation in ("AsJagged", "AsObjects") or "vector" in branch.typename or "RVec" in branch.typename
     if first.dtype == object or is_jagged:
+        rows = lists_in(branch.array(entry_stop=1, library="ak"), f"branch {name!r}")
+        if rows is not None:
+            return FieldSource(fields, name, rows.dtype.newbyteorder("="), rows.item_shape, _as_lists, kind="ragged")
         raise DtypeError(
             f"branch {name!r} is of {branch.typename}, whose entries differ in length; choose branches with a list of "
             "names, or pad it first, as in awkward.to_regular(awkward.pad_none(...))"
@@ -359,6 +362,11 @@ def _branch(fields: _Tree, name: str) -> FieldSource:
     if first.dtype.kind == "U":
         return FieldSource(fields, name, TEXT, first.shape[1:], _as_text)
     return FieldSource(fields, name, first.dtype.newbyteorder("="), first.shape[1:], as_native)
+
+
+def _as_lists(values: Any, what: str) -> Any:
+    rows = lists_in(values, what, by_chance=True)
+    return as_native(values, what) if rows is None else rows
 
 
 def _as_text(values: Any, what: str) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -16,21 +16,24 @@ from storegate.parsing.labels import Labelled, is_dataarray, labelled
 from storegate.parsing.names import Names
 from storegate_engine import graphs
 from storegate_engine.clusters import active_client
-from storegate_engine.errors import ArgumentError, ShapeError
+from storegate_engine.errors import ArgumentError, ShapeError, shown
+from storegate_engine.ragged import Ragged
 from storegate_engine.store import (
     ArraySource,
     CodeSource,
     ColumnSource,
     FieldSource,
+    RaggedSource,
     Source,
     StreamSource,
     VariableSource,
     as_native,
     as_source,
     is_foreign,
+    lists_in,
     source_of,
 )
-from storegate_engine.table import is_stored
+from storegate_engine.table import Variable, is_stored
 
 COLUMNS = (CodeSource, FieldSource, VariableSource)
 """Sources that columns of tables are already."""
@@ -187,8 +190,9 @@ def require_equal_rows(rows: dict[str, int | None]) -> None:
         raise ShapeError(f"the variables have different numbers of rows: {rows}")
 
 
-def one_row_columns(names: Names, data: object, row_shapes: dict[str, tuple[int, ...]]) -> dict[str, Source]:
-    """Return one-row sources from data of shape ``k`` or ``(1, *k)``."""
+def one_row_columns(names: Names, data: object, olds: Mapping[str, Variable]) -> dict[str, Source]:
+    """Return one-row sources from data of shape ``k`` or ``(1, *k)``, for rows of variables."""
+    row_shapes = {name: old.row_shape for name, old in olds.items()}
     values: Any = [data] if names.form == "one" else data
     if names.form == "stack":
         stacked = as_native(data, f"variables {list(names.names)}")
@@ -204,6 +208,9 @@ def one_row_columns(names: Names, data: object, row_shapes: dict[str, tuple[int,
         if isinstance(value, COLUMNS):
             columns[name] = value  # a column of a table
             continue
+        if olds[name].kind != "dense":
+            columns[name] = _one_list(value, name, olds[name])
+            continue
         row = as_native(value, f"variable {name!r}")
         if row.shape == row_shapes[name]:
             row = row[np.newaxis]
@@ -213,6 +220,23 @@ def one_row_columns(names: Names, data: object, row_shapes: dict[str, tuple[int,
             )
         columns[name] = as_source(row, name)
     return columns
+
+
+def _one_list(value: Any, name: str, old: Variable) -> Source:
+    """Return a one-row source of a list, or of a row of a sparse matrix."""
+    what = f"variable {name!r}"
+    found = lists_in(value, what)
+    if found is None and old.kind == "ragged":
+        row = as_native(value, what)
+        if row.shape[:1] == (1,) and row.ndim == 2 + len(old.row_shape):
+            row = row[0]
+        found = Ragged.of([row])
+    if found is None or len(found) != 1:
+        kind = (
+            "list of items" if old.kind == "ragged" else "row of a sparse matrix, as in scipy.sparse.csr_array([row])"
+        )
+        raise ShapeError(f"one row of {what} is one {kind}, found {shown(value)}")
+    return RaggedSource(found)
 
 
 def columns_of(var_names: object, data: object) -> tuple[Sequence[str], list[Any]]:

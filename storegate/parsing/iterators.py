@@ -9,7 +9,7 @@ import numpy as np
 
 from storegate_engine.encodings import encoding_of, is_text
 from storegate_engine.errors import DtypeError, ShapeError, shown
-from storegate_engine.store import ColumnSource, Source, StreamSource, as_native
+from storegate_engine.store import ColumnSource, Source, StreamSource, as_native, kind_in
 
 __all__ = ["hint_of_samples", "samples"]
 
@@ -114,6 +114,8 @@ def hint_of_samples(
         if not isinstance(source, StreamSource):
             continue
         row_shape = (row_shapes or {}).get(name)
+        if kind_in(column) != "dense":
+            continue
         block_shape = source.first.shape[1:] if isinstance(column, ColumnSource) else source.first.shape
         if block_shape == row_shape and column.row_shape != row_shape:
             found = f"gives blocks of shape {block_shape}, which is that of one row"

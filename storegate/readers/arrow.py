@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from storegate.optional import require_package
 from storegate.readers.batches import batches_of, slices_of, wanted_in
 from storegate.readers.paths import head_of
 from storegate_engine.errors import UnreadableFileError
+from storegate_engine.optional import require_package
 
 __all__ = ["ArrowReader"]
 

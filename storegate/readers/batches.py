@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from storegate.optional import require_package
+from storegate_engine.optional import require_package
 
 __all__ = ["batches_of", "rows_of_step", "slices_of", "wanted_in"]
 

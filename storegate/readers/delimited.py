@@ -8,11 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from storegate.optional import require_package
 from storegate.parsing import parse_dtype
 from storegate.readers.batches import batches_of, wanted_in
 from storegate_engine.encodings import is_text
 from storegate_engine.errors import DtypeError, MissingValueError, VariableNotFoundError, near_match
+from storegate_engine.optional import require_package
 
 __all__ = ["CsvReader"]
 

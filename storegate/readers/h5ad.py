@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storegate.optional import require_package
+import numpy as np
+
 from storegate_engine.errors import DtypeError
-from storegate_engine.store import Categories, CodeSource, as_source
+from storegate_engine.optional import require_package
+from storegate_engine.ragged import Ragged
+from storegate_engine.store import Categories, CodeSource, as_source, column_dtype
+from storegate_engine.table import Kind
 
 __all__ = ["H5adReader"]
 
@@ -38,21 +42,49 @@ class H5adReader:
             if both := matrices.keys() & columns.keys():
                 raise DtypeError(f"it has both a matrix and a column of obs called {', '.join(sorted(both))}; rename")
             wanted = {*matrices, *columns} if names is None else set(names)
-            table = {name: _matrix(item) if name in wanted else None for name, item in matrices.items()}
+            table = {name: _matrix(name, item) if name in wanted else None for name, item in matrices.items()}
             table |= {name: _column(io, name, item) if name in wanted else None for name, item in columns.items()}
             yield table
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Sparse:
-    """A sparse matrix, which is refused by name when it is asked for."""
+class _SparseRows:
+    """A sparse matrix in a file, whose rows are read as they are asked for."""
 
+    group: Any
     shape: tuple[int, ...]
-    tocsr: None = None
+    kind: Kind = "sparse"
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of its values."""
+        dtype: np.dtype[Any] = self.group["data"].dtype
+        return dtype
+
+    @property
+    def row_nbytes(self) -> int:
+        """The average bytes of a row."""
+        item_nbytes: int = self.dtype.itemsize + self.group["indices"].dtype.itemsize
+        return item_nbytes * len(self.group["data"]) // max(1, self.shape[0]) + 1
+
+    def __getitem__(self, rows: slice) -> Ragged:
+        """Read a slice of rows."""
+        ends = self.group["indptr"][rows.start : rows.stop + 1].astype(np.int64)
+        of = slice(int(ends[0]), int(ends[-1]))
+        columns, n_columns = self.group["indices"][of], self.shape[1]
+        return Ragged(ends - ends[0], self.group["data"][of], columns.astype(column_dtype(n_columns)), n_columns)
 
 
-def _matrix(item: Any) -> Any:
-    return item if hasattr(item, "dtype") else _Sparse(tuple(int(size) for size in item.attrs.get("shape", ())))
+def _matrix(name: str, item: Any) -> Any:
+    if hasattr(item, "dtype"):
+        return item
+    found = item.attrs.get("encoding-type")
+    if found != "csr_matrix":
+        raise DtypeError(
+            f"{name!r} is stored as {found}, whose rows do not lie together; write it as a csr_matrix, as in "
+            "adata.X = scipy.sparse.csr_matrix(adata.X)"
+        )
+    return _SparseRows(item, tuple(int(size) for size in item.attrs["shape"]))
 
 
 def _column(io: Any, name: str, item: Any) -> Any:

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from storegate.optional import require_package
 from storegate.readers.groups import no_group, variables_in
 from storegate.readers.netcdf import is_size, labels_of_group
 from storegate.readers.paths import head_of
 from storegate_engine.errors import UnreadableFileError
+from storegate_engine.optional import require_package
 
 __all__ = ["Hdf5Reader"]
 

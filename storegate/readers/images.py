@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate.optional import require_package
 from storegate_engine.errors import ArgumentError, DtypeError
+from storegate_engine.optional import require_package
 from storegate_engine.store import coded
 
 __all__ = ["ImageReader"]

@@ -22,7 +22,8 @@ from storegate_engine.errors import (
     UnreadableFileError,
     VariableNotFoundError,
 )
-from storegate_engine.store import Categories, FieldSource, Source, blocks_of_group, categories_of, grouped
+from storegate_engine.store import Categories, FieldSource, Source, blocks_of_group, categories_of, grouped, kind_in
+from storegate_engine.table import Kind
 
 __all__ = ["columns_of_files"]
 
@@ -94,6 +95,8 @@ class _Column:
     row_shape: tuple[int, ...]
     is_ordered: bool | None
     """Whether its categories are ordered; None for plain values."""
+    kind: Kind = "dense"
+    """Whether its rows are lists, or sparse."""
 
     @classmethod
     def of(cls, source: Source) -> _Column:
@@ -103,7 +106,14 @@ class _Column:
             encoding_of(source.dtype).logical,
             tuple(source.row_shape),
             None if categories is None else categories.is_ordered,
+            kind_in(source),
         )
+
+    @property
+    def rows_in_words(self) -> str:
+        """What its rows are, for messages."""
+        kinds = {"dense": f"rows of shape {self.row_shape}", "ragged": "lists", "sparse": "sparse rows"}
+        return kinds[self.kind]
 
     def joined(self, other: _Column, name: str, first: Place, remedy: _Remedy) -> _Column:
         """Return the column of these files and another one: texts may be wider, all else is the same.
@@ -113,10 +123,9 @@ class _Column:
         DtypeError, ShapeError
             It is not.
         """
-        if other.row_shape != self.row_shape:
+        if (other.row_shape, other.kind) != (self.row_shape, self.kind):
             raise ShapeError(
-                f"column {name!r} has rows of shape {other.row_shape}, and {self.row_shape} in {first}; "
-                f"{remedy.of_shapes}"
+                f"column {name!r} has {other.rows_in_words}, and {self.rows_in_words} in {first}; {remedy.of_shapes}"
             )
         if other == self:
             return self
@@ -169,7 +178,7 @@ class _Files:
                 if expected not in (None, n_rows):
                     raise UnreadableFileError(f"it had {expected} rows, and {n_rows} were read; it changed meanwhile")
 
-    def _rows(self, name: str, source: Source, rows: Array) -> Array:
+    def _rows(self, name: str, source: Source, rows: Any) -> Any:
         own = categories_of(source)
         return rows if own is None else self.categories[name].codes(own.values, rows, f"column {name!r}")
 
@@ -269,8 +278,8 @@ def _require_names(sources: Mapping[str, Source], columns: Mapping[str, _Column]
 
 
 def _source(whole: _Files, name: str, column: _Column) -> FieldSource:
-    return FieldSource(whole, name, column.dtype, column.row_shape, _as_read, whole.categories.get(name))
+    return FieldSource(whole, name, column.dtype, column.row_shape, _as_read, whole.categories.get(name), column.kind)
 
 
-def _as_read(rows: Array, what: str) -> Array:
+def _as_read(rows: Any, what: str) -> Any:
     return rows

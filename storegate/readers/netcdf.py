@@ -13,11 +13,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate.optional import require_package
 from storegate.parsing import Labelled, Whole
 from storegate_engine.arrays import open_to_read
 from storegate_engine.errors import DtypeError, MissingValueError, ShapeError
 from storegate_engine.names import validate_name
+from storegate_engine.optional import require_package
 from storegate_engine.table import Description, attributes_of
 
 __all__ = ["is_size", "labels_in", "labels_of_group"]

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from storegate.optional import require_package
 from storegate.readers.batches import batches_of, rows_of_step, wanted_in
 from storegate.readers.paths import head_of
+from storegate_engine.optional import require_package
 
 __all__ = ["ParquetReader"]
 

@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from storegate.optional import require_package
 from storegate.parsing import natural_key
 from storegate_engine import settings
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, FilesNotFoundError, shown
+from storegate_engine.optional import require_package
 
 __all__ = ["Place", "head_of", "places"]
 

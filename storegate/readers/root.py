@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from storegate.optional import require_package
 from storegate.parsing import named
 from storegate.readers.paths import head_of
 from storegate_engine.errors import ArgumentError, VariableNotFoundError, near_match
+from storegate_engine.optional import require_package
 
 __all__ = ["RootReader"]
 

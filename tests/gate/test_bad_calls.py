@@ -60,7 +60,7 @@ CALLS: dict[str, tuple[Call, type[Exception]]] = {
     "data of a dict": (lambda g: g.add_data("e", {"a": 1}), KeyError),
     "data of a set": (lambda g: g.add_data("e", {1, 2}), TypeError),
     "data of objects": (lambda g: g.add_data("e", [object()]), TypeError),
-    "data ragged": (lambda g: g.add_data("e", [[1], [1, 2]]), ValueError),
+    "data ragged": (lambda g: g.add_data("e", [[[1], [2, 3]], [[1]]]), ValueError),
     "data of records": (lambda g: g.add_data("e", np.zeros(2, [("a", "i4")])), TypeError),
     "data of generators": (lambda g: g.add_data("e", (None for _ in range(2))), TypeError),
     "data of surrogates": (lambda g: g.add_data("e", [SURROGATE]), (TypeError, ValueError)),

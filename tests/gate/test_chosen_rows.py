@@ -161,7 +161,7 @@ REFUSED = [
     (lambda gate: gate.sample(1.5), ValueError, "0.0 to 1.0, found 1.5"),
     (lambda gate: gate.sample(5, phase="all"), ValueError, "needs one phase"),
     (lambda gate: gate.sample("5"), TypeError, "n_rows"),
-    (lambda gate: gate.sort("image"), ValueError, r"have shape \(2, 3\)"),
+    (lambda gate: gate.sort("image"), ValueError, r"has samples of shape \(2, 3\)"),
     (lambda gate: gate.sort("nothing"), KeyError, "no variable 'nothing'"),
     (lambda gate: gate.select([0], phase="test"), IndexError, "there are 0 rows"),
     (lambda gate: gate.sample(0.5, phase="test"), ValueError, "phase 'test' has no variables"),

@@ -33,7 +33,6 @@ def _cftimes():
         (lambda: {"x": [datetime(2020, 1, 1, tzinfo=UTC)]}, "those with a zone to UTC, and take it away"),
         (lambda: {"x": [1, None]}, r"\(int, NoneType\).*None is no value"),
         (lambda: {"x": ["a", None]}, r"\(str, NoneType\).*None is no value"),
-        (lambda: {"x": np.array([[1], [1, 2]], object)}, r"\(list\).*pad rows"),
     ],
 )
 def test_objects_are_named_with_their_remedy(tmp_path, backend, data, message):

@@ -208,7 +208,7 @@ REFUSED = [
     ({"by": ["x", "y"]}, ValueError, "by takes one variable"),
     ({"stratify": "y", "seed": None}, ValueError, "give a seed"),
     ({"seed": -1}, ValueError, "a seed is 0"),
-    ({"stratify": "wide"}, ValueError, r"rows of variable 'wide' have shape \(2,\)"),
+    ({"stratify": "wide"}, ValueError, r"variable 'wide' has samples of shape \(2,\)"),
 ]
 
 

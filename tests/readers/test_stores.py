@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
-import scipy.sparse
 import zarr
 
 from storegate import StoreGate
@@ -125,14 +124,14 @@ def test_a_store_of_the_predecessor(gate):
 # ----------------------------------------------------------------------------------------- AnnData
 
 
-def cells(n_rows, seed=0, sparse=False):
+def cells(n_rows, seed=0):
     rng = np.random.default_rng(seed)
     x = rng.random((n_rows, 5), dtype="f4")
     frame = pd.DataFrame(
         {"kind": pd.Categorical(rng.choice(["T", "B"], n_rows)), "depth": rng.integers(0, 99, n_rows)},
         index=[f"cell{seed}-{at}" for at in range(n_rows)],
     )
-    return anndata.AnnData(scipy.sparse.csr_matrix(x) if sparse else x, obs=frame, layers={"raw": x * 2})
+    return anndata.AnnData(x, obs=frame, layers={"raw": x * 2})
 
 
 def test_anndata(gate, tmp_path):
@@ -184,14 +183,6 @@ def test_columns_of_observations(gate, tmp_path, unchanged):
         gate.read(tmp_path / "*.h5ad", ["number"], phase="test")
     gate.read(tmp_path / "*.h5ad", ["score", "obs_names"], phase="test")
     assert gate.get_data("obs_names", "test").tolist() == list("abcabc")
-
-
-def test_sparse_matrices_are_refused_by_name(gate, tmp_path, unchanged):
-    cells(20, sparse=True).write_h5ad(tmp_path / "a.h5ad")
-    with unchanged(gate), pytest.raises(DtypeError, match=r"a\.h5ad: variable 'X': a sparse matrix of shape \(20, 5\)"):
-        gate.read(tmp_path / "a.h5ad")
-    gate.read(tmp_path / "a.h5ad", ["raw", "depth"])
-    assert gate.sizes["train"] == 20
 
 
 def test_a_truncated_anndata(gate, tmp_path, unchanged):

@@ -21,14 +21,14 @@ PUBLIC = {
         replace_rows replace_runs runs_of spans to_json
     """,
     "storegate_engine.arrays": """
-        Held close_files files_in
+        Held RaggedArray close_files files_in
         ArraySpec Compressor ConstantArray Fileless MAX_TEXT_NBYTES MemoryArray PersistedArray RowArray RowSpan
         Segment SegmentWriter Statistics StoredArray StoredIndex Tally Written check_array joined made_at of_written
         persist require_within_limits run_tasks write_rows FORMATS ForeignArray arrays_in list_of
         open_foreign source_file open_to_read targets_of
     """,
     "storegate_engine.table": """
-        Affine Bins Clip Moments WindowArray WindowPlan series_of
+        Affine Bins Clip Kind Moments WindowArray WindowPlan in_parts kind_of series_of
         ArgMax Attributes Cast Category Description Difference Known KnownValues OneHot PHASES PLAIN Phase Piece
         SAMPLE Table Transform Variable accepts added appended_dtype apply_all attributes_of compare is_stored key_of
         known_of longest require_combinable rows_of stored_arrays table_from_state table_to_state temporaries_of
@@ -39,7 +39,8 @@ PUBLIC = {
         plan_rows run spill_of spill_row_nbytes task_nbytes workspace
     """,
     "storegate_engine.store": """
-        ArraySource Categories CheckResult CodeSource ColumnSource FieldSource Fields Manifest
+        ArraySource Categories CheckResult CodeSource ColumnSource DenseLists FieldSource Fields Manifest RaggedSource
+        as_rows column_dtype kind_in lists_in
         MemoryRepository Repository Root Source StreamSource Transaction Unreadable VacuumResult
         VariableSource VersionedRepository as_native as_source blocks_of_group categories_of coded description_of
         fingerprint fingerprint_all grouped is_foreign known_fingerprints repair rewrite source_of vacuum verify write
@@ -52,7 +53,8 @@ PUBLIC = {
     """,
     "storegate.parsing": """
         Rule Thresholds parse_n_folds parse_shares
-        BatchTransform Computable DropLast ExportFormat Frame Labelled OpenArgs OpenMode PhaseName ShuffleBatches ALL
+        BatchTransform Collate Computable DropLast ExportFormat Frame Labelled OpenArgs OpenMode PhaseName
+        ShuffleBatches ALL
         Backend BackendArgs BatchArgs BatchOptions Data Index MODES MethodIndex Mode Names OneRow Options PHASES Phase
         PhaseOrSplit RowRange Rows RowsLike Selection Split Target VarNames are_names as_indexer columns_of
         computed_columns hint_of_samples is_dataarray is_everything labels_of labels_of_row n_selected named
@@ -103,10 +105,11 @@ def test_the_docstring_names_every_file_once(room):
 
 PROTOCOLS = {
     "arrays": """
-        ConstantArray Fileless ForeignArray GivenRows MemoryArray PersistedArray RowArray StoredArray WindowArray
+        ConstantArray Fileless ForeignArray GivenRows MemoryArray PersistedArray RaggedArray RowArray StoredArray
+        WindowArray
     """,
     "repositories": "MemoryRepository Repository StoredRepository VersionedRepository",
-    "orders": "Concat Nested Permute Range RowOrder Share Slice Take",
+    "orders": "Bucketed Concat Nested Permute Range RowOrder Share Slice Take",
 }
 MAY_ASK = {
     # Its result is read file by file, which no other array has a meaning for.

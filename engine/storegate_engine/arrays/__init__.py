@@ -4,6 +4,7 @@ What its files know:
 
     rows             the protocol of arrays of rows, and arrays in memory
     stored           arrays of rows in storage, opened and read
+    ragged_arrays    rows of various lengths, in other arrays
     persisted        rows persisted on the workers of a cluster
     foreign          rows of files that other programs wrote
     source_files     those files: lists of them, and whether one may be opened
@@ -33,6 +34,7 @@ from storegate_engine.arrays.foreign import ForeignArray
 from storegate_engine.arrays.foreign_formats import FORMATS, arrays_in, open_foreign, targets_of
 from storegate_engine.arrays.inspection import require_within_limits
 from storegate_engine.arrays.persisted import PersistedArray, persist
+from storegate_engine.arrays.ragged_arrays import RaggedArray
 from storegate_engine.arrays.reading_threads import run_tasks
 from storegate_engine.arrays.rows import ConstantArray, Fileless, Held, MemoryArray, RowArray
 from storegate_engine.arrays.segments import ArraySpec, Compressor, Segment, SegmentWriter, made_at
@@ -53,6 +55,7 @@ __all__ = [
     "Held",
     "MemoryArray",
     "PersistedArray",
+    "RaggedArray",
     "RowArray",
     "RowSpan",
     "Segment",

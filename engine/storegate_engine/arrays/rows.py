@@ -37,11 +37,11 @@ class Held(Protocol):
         """Yield functions that each read some of the bytes; ``alone`` as in `RowArray`."""
         ...
 
-    def take(self, rows: Array, axis: int = 0) -> Array:
+    def take(self, rows: Array, axis: int = 0) -> Any:
         """Return copies of rows, by their numbers among those that are held."""
         ...
 
-    def __getitem__(self, rows: slice, /) -> Array:
+    def __getitem__(self, rows: slice, /) -> Any:
         """Return copies of adjacent rows."""
         ...
 
@@ -66,6 +66,11 @@ class RowArray(Protocol):
     @property
     def n_rows(self) -> int:
         """The number of rows."""
+        ...
+
+    @property
+    def parts(self) -> tuple[RowArray, ...]:
+        """The arrays of bounds, items and columns, if rows differ in length, see `ragged_arrays`; else nothing."""
         ...
 
     # Layout
@@ -181,6 +186,11 @@ class Fileless:
     shard_rows = 1
     is_random_access = False
     is_stored = False
+
+    @property
+    def parts(self) -> tuple[RowArray, ...]:
+        """Nothing: rows have one shape."""
+        return ()
 
     @property
     def held_row_nbytes(self) -> int | None:

@@ -81,6 +81,7 @@ class StoredArray:
     constant = None
     sources = None
     held_row_nbytes = None
+    parts = ()
 
     def held(self, rows: Array, /) -> Held:
         """Raise TypeError: rows share no bytes."""

@@ -9,6 +9,7 @@ What its files know:
     backend_arrays     Datasets whose rows are read when they are indexed, as xarray opens files
     dask_arrays        a variable as an array whose selections are edits of its order
     layers             blocks of a variable as one symbolic layer of a graph
+    lists              rows of various lengths, and of sparse matrices, read block by block
     row_layers         named layers for variables, and for rows that an index picks
     persisted          rows in the memory of a cluster's workers, in any order
     array_expressions  blocks as a node of array expressions, of dask or of dask-array

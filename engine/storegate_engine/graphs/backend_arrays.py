@@ -43,7 +43,7 @@ class RowsOnDemand(BackendArray):
     def _read(self, key: tuple[Any, ...]) -> Array:
         rows, *rest = key
         values = _selected(self.variable, rows)
-        out = values.read(0, len(values), spare_nbytes=self.spare_nbytes)
+        out: Array = values.read(0, len(values), spare_nbytes=self.spare_nbytes)
         for axis, part in enumerate(rest, 1):
             if not isinstance(part, int | np.integer):
                 out = out[(slice(None),) * axis + (part,)]

@@ -16,6 +16,7 @@ from storegate_engine.exchange import Plan
 from storegate_engine.graphs.backend_arrays import lazy_form
 from storegate_engine.graphs.dask_arrays import for_xarray, layers_of, rows_to_dask
 from storegate_engine.graphs.layers import blocks_of, plan_blocks
+from storegate_engine.graphs.lists import lists_to_dask
 from storegate_engine.graphs.persisted import is_persisted, persisted_to_dask
 from storegate_engine.table import Attributes, Phase, Table, Variable, values_of
 
@@ -24,6 +25,8 @@ __all__ = ["plans_of", "to_dask", "to_dataset"]
 
 def to_dask(variable: Variable, rows: tuple[int, ...], capacity: Capacity) -> da.Array:
     """Return a variable as a dask array of shape ``(n_samples, *row_shape)``; nothing is read.
+
+    Rows of various lengths are objects, an ndarray each; rows of a sparse matrix have their zeros.
 
     Parameters
     ----------
@@ -34,6 +37,8 @@ def to_dask(variable: Variable, rows: tuple[int, ...], capacity: Capacity) -> da
     capacity : Capacity
         Memory and threads to plan with.
     """
+    if variable.kind != "dense":
+        return lists_to_dask(variable, rows)
     if is_persisted(variable):
         return persisted_to_dask(variable, rows, capacity)
     return rows_to_dask(variable, rows, capacity)
@@ -111,7 +116,8 @@ def _shared(variable: Variable, capacity: Capacity) -> Any:
 def _require_together(variables: Sequence[Variable], rows: tuple[int, ...], capacity: Capacity) -> None:
     """Refuse variables of few blocks each, if all their tasks may run at the same time and do not fit in memory."""
     starts = (0, *np.cumsum(rows).tolist())
-    plans = [plan_blocks(variable, starts, range(len(rows)), capacity) for variable in variables]
+    dense = [variable for variable in variables if variable.kind == "dense"]
+    plans = [plan_blocks(variable, starts, range(len(rows)), capacity) for variable in dense]
     projected = reserved = reserved_nbytes(capacity.budget_nbytes)
     room = capacity.workers
     for task_nbytes, n_tasks in sorted(

@@ -287,8 +287,10 @@ def plan_blocks(
 def gather_blocks(variable: Variable, spans: Sequence[tuple[int, int]], spare_nbytes: int) -> Array:
     """Return the logical rows of several spans; every stored chunk that they touch is read once."""
     if spans[-1][1] - spans[0][0] == sum(hi - lo for lo, hi in spans):
-        return variable.read(spans[0][0], spans[-1][1], spare_nbytes=spare_nbytes)
-    return variable.take(np.concatenate([np.arange(lo, hi) for lo, hi in spans]), spare_nbytes=spare_nbytes)
+        rows: Array = variable.read(spans[0][0], spans[-1][1], spare_nbytes=spare_nbytes)
+    else:
+        rows = variable.take(np.concatenate([np.arange(lo, hi) for lo, hi in spans]), spare_nbytes=spare_nbytes)
+    return rows
 
 
 def cut_block(rows: Array, lo: int, hi: int) -> Array:
@@ -330,15 +332,16 @@ def blocks_of(variables: Collection[Variable], capacity: Capacity) -> tuple[int,
     would be an exchange, they are large enough for its parts.
     """
     n_rows = max((len(variable) for variable in variables), default=0)
-    widest = max((moved_row_nbytes(variable) for variable in variables), default=1)
+    widest = max((max(moved_row_nbytes(of), of.dense_row_nbytes) for of in variables), default=1)
+    planned = [variable for variable in variables if variable.kind == "dense"]  # others are read row by row
     rows = block_rows(widest, max(1, n_rows), budget_nbytes=capacity.budget_nbytes, workers=capacity.workers)
-    permuted = [variable for variable in variables if variable.order.runs(0, len(variable)) is None]
+    permuted = [variable for variable in planned if variable.order.runs(0, len(variable)) is None]
     if permuted:
         limits = [permuted_rows(moved_row_nbytes(v), v.offsets[-1], *astuple(capacity)) for v in permuted]
         rows = min(max(rows, *(least for least, _ in limits)), *(most for _, most in limits))
     chunk_rows = {piece.array.chunk_rows for variable in variables for piece in variable.pieces}
     align = max((chunk for chunk in chunk_rows if chunk <= rows), default=1)
-    rows = fitting_rows(variables, n_rows, rows // align * align, capacity)
+    rows = fitting_rows(planned, n_rows, rows // align * align, capacity)
     full, rest = divmod(n_rows, rows)
     if full > MAX_BLOCKS:
         raise MemoryBudgetError(

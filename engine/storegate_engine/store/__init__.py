@@ -13,6 +13,7 @@ What its files know:
     inputs        callers' data as sources of rows
     sources       rows of any origin, as blocks in order
     natives       callers' data as plain ndarrays
+    lists         rows of various lengths, and sparse matrices
     fields        variables that are read together, and codes of categories
     columns       the variables of one source, turned on disk so that each can be written alone
     undoing       the table before the last change
@@ -37,6 +38,7 @@ from storegate_engine.store.fields import (
 )
 from storegate_engine.store.fingerprints import fingerprint, fingerprint_all, known_fingerprints
 from storegate_engine.store.inputs import as_source
+from storegate_engine.store.lists import DenseLists, RaggedSource, as_rows, column_dtype, kind_in, lists_in
 from storegate_engine.store.manifests import Manifest, Unreadable
 from storegate_engine.store.memory import MemoryRepository
 from storegate_engine.store.natives import as_native, is_foreign
@@ -62,10 +64,12 @@ __all__ = [
     "CheckResult",
     "CodeSource",
     "ColumnSource",
+    "DenseLists",
     "FieldSource",
     "Fields",
     "Manifest",
     "MemoryRepository",
+    "RaggedSource",
     "Repository",
     "Root",
     "Source",
@@ -76,16 +80,20 @@ __all__ = [
     "VariableSource",
     "VersionedRepository",
     "as_native",
+    "as_rows",
     "as_source",
     "blocks_of_group",
     "categories_of",
     "coded",
+    "column_dtype",
     "description_of",
     "fingerprint",
     "fingerprint_all",
     "grouped",
     "is_foreign",
+    "kind_in",
     "known_fingerprints",
+    "lists_in",
     "repair",
     "rewrite",
     "source_of",

@@ -10,7 +10,7 @@ import numpy as np
 
 from storegate_engine.errors import DtypeError, MissingValueError, shown
 from storegate_engine.store.sources import ArraySource, Source, VariableSource, as_declared
-from storegate_engine.table import PLAIN, Category, Description, Variable
+from storegate_engine.table import PLAIN, Category, Description, Kind, Variable
 
 __all__ = [
     "Categories",
@@ -188,22 +188,24 @@ class FieldSource:
     """The dtype of its rows."""
     row_shape: tuple[int, ...]
     """The shape of one row."""
-    convert: Callable[[Any, str], Array]
-    """Makes an ndarray from the block of the field; its second argument names the field in messages."""
+    convert: Callable[[Any, str], Any]
+    """Makes an ndarray, or `Ragged`, from the block of the field; its second argument names the field in messages."""
     categories: Categories | None = None
     """The categories, if the field is made into codes."""
+    kind: Kind = "dense"
+    """Whether rows are lists."""
 
     @property
     def n_rows(self) -> int | None:
         """The number of rows."""
         return self.whole.n_rows
 
-    def blocks(self, block_rows: int) -> Iterator[Array]:
+    def blocks(self, block_rows: int) -> Iterator[Any]:
         """Yield the rows of this variable."""
         return (block[self.field] for block in self.together({self.field: self}, block_rows))
 
     @staticmethod
-    def together(group: Mapping[str, FieldSource], block_rows: int) -> Iterator[dict[str, Array]]:
+    def together(group: Mapping[str, FieldSource], block_rows: int) -> Iterator[dict[str, Any]]:
         """Yield blocks of variables of one table, which is read once."""
         whole = next(iter(group.values())).whole
         start = 0

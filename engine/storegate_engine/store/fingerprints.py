@@ -13,6 +13,8 @@ import json
 import warnings
 from collections.abc import Mapping
 
+import numpy as np
+
 from storegate_engine.clusters import Capacity
 from storegate_engine.dtypes import dtype_to_text
 from storegate_engine.encodings import canonical_bytes
@@ -95,8 +97,28 @@ def _kept(place: Location, key: str) -> str | None:
 
 
 def _computed(variable: Variable, capacity: Capacity) -> str:
+    if variable.kind != "dense":
+        return _of_lists(variable, capacity)
     header = [dtype_to_text(variable.dtype), len(variable), list(variable.row_shape)]
     digest = hashlib.sha256(json.dumps(header).encode())
     for rows in blocks_in_order(variable, capacity):
         digest.update(canonical_bytes(rows).data)
     return digest.hexdigest()
+
+
+def _of_lists(variable: Variable, capacity: Capacity) -> str:
+    """Return the hash of lengths, items and columns, each hashed by itself: blocks may end anywhere."""
+    header = [variable.kind, dtype_to_text(variable.dtype), len(variable), list(variable.row_shape)]
+    digests = [hashlib.sha256() for _ in range(4)]
+    for rows in blocks_in_order(variable, capacity):
+        lo, hi = rows.offsets[0], rows.offsets[-1]
+        items, columns = rows.flat, np.empty(0, np.int64)
+        if rows.columns is not None:
+            columns = rows.columns[lo:hi].astype(np.int64)
+        texts = [text.encode() for text in items.tolist()] if items.dtype.kind == "T" else []
+        widths = np.fromiter(map(len, texts), np.int64, len(texts))
+        values = np.frombuffer(b"".join(texts), "u1") if texts else items
+        for digest, part in zip(digests, (rows.lengths, columns, widths, values), strict=True):
+            digest.update(canonical_bytes(part).data)
+    header.append([digest.hexdigest() for digest in digests])
+    return hashlib.sha256(json.dumps(header).encode()).hexdigest()

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+
 from storegate_engine import settings
 from storegate_engine.arrays import MAX_TEXT_NBYTES, ArraySpec, RowArray, Segment, SegmentWriter
 from storegate_engine.budget import WRITES_IN_FLIGHT, format_nbytes, ingest_nbytes, plan_layout, require
@@ -23,10 +25,12 @@ from storegate_engine.encodings import is_text, row_nbytes
 from storegate_engine.exchange import task_nbytes
 from storegate_engine.scratch import open_spill
 from storegate_engine.store.columns import turned
+from storegate_engine.store.lists import RaggedWriter, column_dtype, kind_in, part_names
 from storegate_engine.store.sources import Source, blocks_of_group, grouped, text_of
 
 __all__ = ["Ingest"]
 
+_BOUND = np.dtype(np.int64)
 FEW_TOGETHER = 8
 """Up to this many variables of one source are written together, in shards that share the memory."""
 
@@ -46,23 +50,26 @@ class Ingest:
         """Write sources block by block as arrays of one new segment, and return the arrays."""
         known = [source.n_rows for source in sources.values()]
         sizes = [row_nbytes(source.dtype, source.row_shape) for source in sources.values()]
-        total = None if None in known else sum(n * size for n, size in zip(known, sizes, strict=True) if n)
+        is_known = None not in known and all(kind_in(source) == "dense" for source in sources.values())
+        total = None if not is_known else sum(n * size for n, size in zip(known, sizes, strict=True) if n)
         groups = grouped(sources)
         n_together = {name: 1 if self._is_turned(group) else len(group) for group in groups for name in group}
         specs = {name: self.spec(name, source, n_together[name]) for name, source in sources.items()}
+        taken = set(sources)
         arrays: dict[str, RowArray] = {}
         with settings.progress_bar("store", total) as bar, _Closing(arrays) as closing:
             for group in groups:
                 if self._is_turned(group):
                     for column in self._turned(group):
-                        self._write(segment, column, specs, bar.update, closing)
+                        self._write(segment, column, specs, bar.update, closing, taken)
                 else:
-                    self._write(segment, group, specs, bar.update, closing)
+                    self._write(segment, group, specs, bar.update, closing, taken)
         return {name: arrays[name] for name in sources}
 
     def _is_turned(self, group: Mapping[str, Source]) -> bool:
         """Return whether writing the group together would need much smaller shards."""
-        if len(group) <= FEW_TOGETHER or any(is_text(source.dtype) for source in group.values()):
+        has_width = all(kind_in(source) == "dense" and not is_text(source.dtype) for source in group.values())
+        if len(group) <= FEW_TOGETHER or not has_width:
             return False
         needed = 0
         for source in group.values():
@@ -84,11 +91,12 @@ class Ingest:
         specs: Mapping[str, ArraySpec],
         progress: Callable[[int], object],
         closing: _Closing,
+        taken: set[str],
     ) -> None:
         """Write a group of sources as arrays of a segment, in one pass over their common data."""
         if not all(_is_one_shard(specs[name]) for name in group):
             closing.close(0)  # these will have as many shards in flight as memory is reserved for
-        writers = {name: segment.create(name, specs[name]) for name in group}
+        writers = {name: self._writer(segment, name, source, specs[name], taken) for name, source in group.items()}
         closing.writers.update(writers)
         for blocks in blocks_of_group(group, min(specs[name].layout.shard_rows for name in group)):
             for name, rows in blocks.items():
@@ -98,6 +106,26 @@ class Ingest:
             writer.put_rest()
             closing.close(WRITES_IN_FLIGHT)
 
+    def _writer(
+        self, segment: Segment, name: str, source: Source, spec: ArraySpec, taken: set[str]
+    ) -> SegmentWriter | RaggedWriter:
+        """Return the writer of a new array; of several for rows of various lengths."""
+        kind = kind_in(source)
+        if kind == "dense":
+            return segment.create(name, spec)
+        names = part_names(name, taken)
+
+        def make(part: int) -> SegmentWriter:
+            if part == 0:
+                return segment.create(names[0], spec)
+            dtype, shape = (source.dtype, source.row_shape) if kind == "ragged" else (source.dtype, ())
+            if part == 2:
+                dtype = column_dtype(source.row_shape[0])
+            layout = plan_layout(row_nbytes(dtype, shape), None, budget_nbytes=self.budget_nbytes // 3)
+            return segment.create(names[part], ArraySpec(dtype, shape, layout, None))
+
+        return RaggedWriter(make, kind, source.row_shape[0] if kind == "sparse" else 0)
+
     def spec(self, name: str, source: Source, n_together: int = 1) -> ArraySpec:
         """Return how rows would be stored as a new array of a segment, written together with others.
 
@@ -106,6 +134,12 @@ class Ingest:
         MemoryBudgetError
             Writing the rows does not fit in the memory limit.
         """
+        if kind_in(source) != "dense":
+            nbytes = row_nbytes(_BOUND, (2,))
+            layout = plan_layout(
+                nbytes, source.n_rows, chunk_rows=self.chunk_rows, budget_nbytes=self.budget_nbytes // 3
+            )
+            return ArraySpec(_BOUND, (2,), layout, source.n_rows, is_fixed=self.chunk_rows is not None)
         text_nbytes, text = text_of(source)
         nbytes = row_nbytes(source.dtype, source.row_shape) + int(text_nbytes)
         limit = self.budget_nbytes // n_together
@@ -137,7 +171,7 @@ class _Closing:
 
     arrays: dict[str, RowArray]
     """The arrays that are done."""
-    writers: dict[str, SegmentWriter] = field(default_factory=dict)
+    writers: dict[str, SegmentWriter | RaggedWriter] = field(default_factory=dict)
     """The others, the first one first."""
 
     def __enter__(self) -> Self:

@@ -10,8 +10,11 @@ import numpy as np
 
 from storegate_engine.dtypes import TEXT, dtype_to_text
 from storegate_engine.errors import DtypeError, ShapeError, StoreGateError, shown
+from storegate_engine.ragged import Ragged
+from storegate_engine.store.lists import RaggedSource, as_rows, lists_in
 from storegate_engine.store.natives import as_native, is_foreign
 from storegate_engine.store.sources import ArraySource, SlicedSource, Source, StreamSource
+from storegate_engine.table import Kind
 
 __all__ = ["as_source"]
 
@@ -43,15 +46,13 @@ def as_source(data: Any, name: str) -> Source:
 
 def _as_source(data: Any, name: str) -> Source:
     what = f"variable {name!r}"
-    if hasattr(data, "tocsr"):
-        raise DtypeError(
-            f"{what}: a sparse matrix of shape {data.shape} cannot be stored yet; pass x.toarray(), or dense blocks of "
-            "it: (x[i : i + 1000].toarray() for i in range(0, x.shape[0], 1000))"
-        )
+    lists = lists_in(data, what)
+    if lists is not None:
+        return RaggedSource(lists)
     if type(data).__name__ == "Empty" or getattr(data, "shape", ()) is None:  # of h5py
         raise DtypeError(f"{what}: an empty dataset of HDF5 has a dtype and no rows; name the others")
     if hasattr(data, "asstr") and "vlen" in (data.dtype.metadata or {}):
-        data = _FileTexts(data)
+        data = _FileTexts(data) if data.dtype.metadata["vlen"] in (str, bytes) else _FileLists(data, what)
     if isinstance(data, np.ndarray) or is_foreign(data):
         return ArraySource(_with_rows(as_native(data, what), name))
     if isinstance(data, Iterator):
@@ -60,7 +61,10 @@ def _as_source(data: Any, name: str) -> Source:
         except StopIteration as err:
             raise ShapeError(f"{what}: the iterator yielded no block; an empty array tells dtype and shape") from err
         # a copy: iterators of other variables may reuse the same memory before this one is read again
-        block = np.array(as_native(first, f"{what}, block 0 of the iterator"))
+        block = as_rows(first, f"{what}, block 0 of the iterator")
+        if isinstance(block, Ragged):
+            return StreamSource(block.copy(), data)
+        block = np.array(block)
         if block.ndim < 1:
             raise DtypeError(
                 f"{what}: an iterator gives blocks of rows, found the scalar {shown(first)}; for single samples pass "
@@ -114,6 +118,36 @@ class _FileTexts:
     def __getitem__(self, rows: slice) -> Array:
         """Read a slice of rows."""
         return np.asarray(self.data.asstr()[rows], dtype=TEXT)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _FileLists:
+    """Rows of various lengths of an HDF5 file, which h5py reads as objects."""
+
+    data: Any
+    what: str
+    kind: Kind = "ragged"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The number of rows."""
+        return tuple(self.data.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the items."""
+        dtype: np.dtype[Any] = np.dtype(self.data.dtype.metadata["vlen"]).newbyteorder("=")
+        return dtype
+
+    @property
+    def chunks(self) -> tuple[int, ...] | None:
+        """The chunks of the dataset."""
+        chunks: tuple[int, ...] | None = self.data.chunks
+        return chunks
+
+    def __getitem__(self, rows: slice) -> Ragged:
+        """Read a slice of rows."""
+        return Ragged.of(list(self.data[rows]), self.dtype)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,6 +13,7 @@ from storegate_engine.casts import holds_all
 from storegate_engine.encodings import encoding_of, is_text, require_text, row_nbytes
 from storegate_engine.errors import VersionNotFoundError
 from storegate_engine.orders import NewIndex, RowIndex, in_memory
+from storegate_engine.store.lists import RaggedWriter, column_dtype, kind_in
 from storegate_engine.store.repository import Repository, Target, Transaction, VersionedRepository
 from storegate_engine.store.sources import ArraySource, Source, VariableSource, blocks_of_group, grouped
 from storegate_engine.store.undoing import Former, FormerTables, is_change
@@ -28,11 +29,11 @@ COPY_NBYTES = 4 * 2**20
 class _Gathered:
     """Rows that are copied together: in place if their number is known, else joined at the end."""
 
-    def __init__(self, name: str, source: Source) -> None:
+    def __init__(self, name: str, dtype: np.dtype[Any], row_shape: tuple[int, ...], n_rows: int | None) -> None:
         self._name = name
-        self._dtype = encoding_of(source.dtype).logical
-        self._rows = np.empty((source.n_rows or 0, *source.row_shape), self._dtype)
-        self._parts: list[Array] | None = [self._rows] if source.n_rows is None else None
+        self._dtype = encoding_of(dtype).logical
+        self._rows = np.empty((n_rows or 0, *row_shape), self._dtype)
+        self._parts: list[Array] | None = [self._rows] if n_rows is None else None
         self._done = 0
 
     def append(self, rows: Array) -> None:
@@ -52,6 +53,28 @@ class _Gathered:
             self._rows = np.concatenate(self._parts, dtype=None if is_text(self._dtype) else self._dtype)
         self._rows.flags.writeable = False
         return MemoryArray(self._rows, is_ours=True)
+
+    def put_rest(self) -> None:
+        """Do nothing: rows are there."""
+
+    def abandon(self) -> None:
+        """Do nothing."""
+
+
+def _gathered(name: str, source: Source) -> _Gathered | RaggedWriter:
+    """Return what the rows of a source are appended to."""
+    kind = kind_in(source)
+    if kind == "dense":
+        return _Gathered(name, source.dtype, source.row_shape, source.n_rows)
+
+    def make(part: int) -> _Gathered:
+        if part == 0:
+            return _Gathered(name, np.dtype(np.int64), (2,), source.n_rows)
+        if part == 2:
+            return _Gathered(name, column_dtype(source.row_shape[0]), (), None)
+        return _Gathered(name, source.dtype, source.row_shape if kind == "ragged" else (), None)
+
+    return RaggedWriter(make, kind, source.row_shape[0] if kind == "sparse" else 0)
 
 
 class MemoryRepository(Repository):
@@ -100,19 +123,21 @@ class MemoryRepository(Repository):
             arrays |= self._gather(group)
         return {name: arrays[name] for name in sources}
 
-    def _gather(self, group: Mapping[str, Source]) -> dict[str, MemoryArray]:
+    def _gather(self, group: Mapping[str, Source]) -> dict[str, RowArray]:
         """Return the rows of a group of sources as new arrays."""
         first = next(iter(group.values()))
         if isinstance(first, ArraySource) and not self._copy and first.dtype == encoding_of(first.dtype).logical:
             for rows in first.blocks(max(1, COPY_NBYTES // row_nbytes(first.dtype, first.row_shape))):
                 require_text(rows, next(iter(group)))
             return {name: MemoryArray(first.values.view()) for name in group}  # the caller may change them
-        if isinstance(first, VariableSource):  # as a whole, so that each stored chunk is read once in any order
+        if (
+            isinstance(first, VariableSource) and kind_in(first) == "dense"
+        ):  # as a whole, so that each stored chunk is read once in any order
             rows = first.variable.read(0, len(first.variable))
             rows.flags.writeable = False
             return dict.fromkeys(group, MemoryArray(rows, is_ours=True))
         block_rows = max(1, COPY_NBYTES // row_nbytes(first.dtype, first.row_shape))
-        gathered = {name: _Gathered(name, source) for name, source in group.items()}
+        gathered = {name: _gathered(name, source) for name, source in group.items()}
         for blocks in blocks_of_group(group, block_rows):
             for name, rows in blocks.items():
                 gathered[name].append(rows)

@@ -24,7 +24,7 @@ from storegate_engine.errors import LabelError, MemoryBudgetError
 from storegate_engine.exchange import TASK_NBYTES, Exchange, Plan, open_exchange, plan_rows, run, workspace
 from storegate_engine.integers import stable_argsort
 from storegate_engine.store.repository import Repository, Transaction
-from storegate_engine.store.sources import Source, VariableSource
+from storegate_engine.store.sources import LISTS_NBYTES, Source, VariableSource
 from storegate_engine.table import Variable, is_stored
 
 __all__ = ["blocks_in_order", "plan_rewrite", "rewrite", "write"]
@@ -35,6 +35,8 @@ GATHER_COPIES = 1.3
 """Copies of the rows of one gather: the rows, and the rows that its tasks have just read."""
 GATHER_NBYTES = 2 * 2**20
 """Stored rows that a gather task reads at a time, and places while they are in a core's cache."""
+LISTS_SHARE = 6
+"""Share of a memory limit for rows of various lengths that are read together: the items, and their copy in order."""
 SPAN_NBYTES = 16 * 2**20
 """Stored rows that one gather task reads in order."""
 
@@ -50,7 +52,7 @@ def write(change: Transaction, sources: Mapping[str, Source]) -> dict[str, RowAr
     variables = {
         name: source.variable
         for name, source in sources.items()
-        if isinstance(source, VariableSource) and is_stored(source.variable)
+        if isinstance(source, VariableSource) and is_stored(source.variable) and source.kind == "dense"
     }
     if not variables or change.repository.in_memory:
         return change.store(sources)
@@ -83,7 +85,16 @@ def rewrite(change: Transaction, variables: Mapping[str, Variable], capacity: Ca
     """
     if change.repository.in_memory:
         return change.store({name: VariableSource(variable) for name, variable in variables.items()})
-    return _move(change, variables, _planned(change.repository, variables, capacity), capacity, is_last=True)
+    dense = {name: variable for name, variable in variables.items() if variable.kind == "dense"}
+    planned = _planned(change.repository, dense, capacity)
+    lists = {
+        name: VariableSource(variable, max(LISTS_NBYTES, capacity.budget_nbytes // LISTS_SHARE))
+        for name, variable in variables.items()
+        if name not in dense
+    }
+    arrays = change.store(lists) if lists else {}
+    arrays |= _move(change, dense, planned, capacity, is_last=True) if dense else {}
+    return {name: arrays[name] for name in variables}
 
 
 def _planned(
@@ -162,8 +173,11 @@ def plan_rewrite(variable: Variable, shard_rows: int, capacity: Capacity) -> Pla
     return plan_rows(variable, n_rows, budget_nbytes, 1, in_order=in_order, align=shard_rows, passes=3)
 
 
-def blocks_in_order(variable: Variable, capacity: Capacity) -> Iterator[Array]:
+def blocks_in_order(variable: Variable, capacity: Capacity) -> Iterator[Any]:
     """Yield all logical rows in order, each block valid until the next; uses an exchange if they do not fit."""
+    if variable.kind != "dense":
+        yield from VariableSource(variable, max(LISTS_NBYTES, capacity.budget_nbytes // LISTS_SHARE)).blocks(1)
+        return
     plan = plan_rewrite(variable, 1, capacity)
     if plan.kind == "exchange":
         with open_exchange([variable], plan) as exchange:
@@ -239,7 +253,7 @@ def _gathered(variable: Variable, lo: int, hi: int, n_threads: int, *, is_last: 
         run(tasks, n_threads, here=True)
     except LabelError:
         del out
-        return variable.read(lo, hi)  # names the logical row, unless the label belongs to a row between the wanted ones
+        out = variable.read(lo, hi)  # names the logical row, unless the label belongs to a row between the wanted ones
     return out
 
 

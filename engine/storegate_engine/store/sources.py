@@ -17,8 +17,9 @@ from storegate_engine.dtypes import TEXT
 from storegate_engine.encodings import is_text
 from storegate_engine.errors import DtypeError, ShapeError
 from storegate_engine.orders import STEP_ROWS, NewIndex, spans
-from storegate_engine.store.natives import as_native
-from storegate_engine.table import Description, Variable
+from storegate_engine.ragged import Ragged
+from storegate_engine.store.lists import as_rows, empty_lists, kind_in, lists_of_one_length
+from storegate_engine.table import Description, Kind, Variable
 from storegate_engine.texts import TextSize, sampled_nbytes
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ __all__ = [
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
+LISTS_NBYTES = 16 * 2**20
+"""Bytes of rows of various lengths that are read together, unless more memory makes reading cheaper."""
+
 
 class Source(Protocol):
     """Rows to be stored."""
@@ -59,8 +63,8 @@ class Source(Protocol):
         """The shape of one row."""
         ...
 
-    def blocks(self, block_rows: int) -> Iterator[Array]:
-        """Yield all rows in order, about ``block_rows`` at a time."""
+    def blocks(self, block_rows: int) -> Iterator[Any]:
+        """Yield all rows in order, about ``block_rows`` at a time, as ndarrays or `Ragged`."""
         ...
 
 
@@ -115,6 +119,11 @@ class SlicedSource:
     values: Any
 
     @property
+    def kind(self) -> Kind:
+        """The kind of rows, which the object may say."""
+        return kind_in(self.values)
+
+    @property
     def n_rows(self) -> int:
         """The number of rows."""
         return int(self.values.shape[0])
@@ -135,7 +144,7 @@ class SlicedSource:
         start = 0
         for stop in self._boundaries(block_rows):
             what = f"rows {start} to {stop}"
-            yield as_declared(as_native(self.values[start:stop], what), self, what, "the array's")
+            yield as_declared(as_rows(self.values[start:stop], what), self, what, "the array's")
             start = stop
 
     @property
@@ -184,10 +193,16 @@ def _file_chunk_rows(values: xr.DataArray | xr.Variable) -> int:
 class StreamSource:
     """Rows of an iterator of ndarrays; the first block gives dtype and row shape."""
 
-    first: Array
+    first: Any
+    """The first block, an ndarray or `Ragged`."""
     rest: Iterator[Any]
     n_blocks: int = 0
     """Blocks that the iterator has given so far."""
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the rows of the first block."""
+        return _kind_of_block(self.first)
 
     @property
     def n_rows(self) -> None:
@@ -202,20 +217,30 @@ class StreamSource:
 
     @property
     def row_shape(self) -> tuple[int, ...]:
-        """The shape of one row of the first block."""
-        return tuple(self.first.shape[1:])
+        """The shape of one row of the first block; of lists, of one item."""
+        return _row_shape_of_block(self.first)
 
     def blocks(self, block_rows: int) -> Iterator[Array]:
         """Yield the blocks as they come, each checked against the first."""
         for number, block in enumerate(chain([self.first], self.rest)):
             what = f"block {number} of the iterator"
-            rows = as_declared(as_native(block, what), self, what, "the first block's")
+            rows = as_declared(as_rows(block, what), self, what, "the first block's")
             self.n_blocks = number + 1
             for start in range(0, len(rows), block_rows):
                 yield rows[start : start + block_rows]
 
 
-def as_declared(rows: Array, source: Source, what: str, whose: str) -> Array:
+def _kind_of_block(rows: Any) -> Kind:
+    if not isinstance(rows, Ragged):
+        return "dense"
+    return "ragged" if rows.columns is None else "sparse"
+
+
+def _row_shape_of_block(rows: Any) -> tuple[int, ...]:
+    return rows.item_shape if isinstance(rows, Ragged) else tuple(rows.shape[1:])
+
+
+def as_declared(rows: Any, source: Source, what: str, whose: str) -> Any:
     """Return a block in the dtype of its source; text may be wider.
 
     Raises
@@ -226,10 +251,30 @@ def as_declared(rows: Array, source: Source, what: str, whose: str) -> Array:
         A value of it would change.
     """
     dtype = source.dtype
+    if not len(rows) and kind_in(source) != "dense" and not isinstance(rows, Ragged):
+        return empty_lists(source)  # nothing does not say that its rows would be lists
+    if kind_in(source) == "ragged" and not isinstance(rows, Ragged) and rows.shape[2:] == source.row_shape:
+        rows = lists_of_one_length(rows) if rows.ndim > 1 else rows  # by chance
+    if (kind := _kind_of_block(rows)) != kind_in(source):
+        kinds = {"dense": "rows of one length", "ragged": "lists of various lengths", "sparse": "sparse rows"}
+        raise ShapeError(
+            f"{what} has {kinds[kind]}, and {whose} are {kinds[kind_in(source)]}; give all blocks as "
+            "storegate.Ragged.of(rows), or pad them to one length"
+        )
+    if isinstance(rows, Ragged):
+        if rows.item_shape != source.row_shape:
+            raise ShapeError(f"{what} has items of shape {rows.item_shape}, {whose} have {source.row_shape}")
+        if rows.dtype == dtype:
+            return rows
+        return Ragged(rows.offsets, _as_declared(rows.items, dtype, what, whose), rows.columns, rows.n_columns)
     if rows.ndim < 1 or rows.shape[1:] != source.row_shape:
         raise ShapeError(f"{what} has rows of shape {rows.shape[1:]}, {whose} have {source.row_shape}")
-    if rows.dtype == dtype:
-        return rows
+    return rows if rows.dtype == dtype else _as_declared(rows, dtype, what, whose)
+
+
+def _as_declared(rows: Array, dtype: np.dtype[Any], what: str, whose: str) -> Array:
+    if not rows.size:  # empty lists have the dtype that numpy gives to nothing
+        return rows.astype(dtype)
     refused = DtypeError(f"{what} has dtype {rows.dtype}, which {whose} {dtype} cannot hold; give blocks of one dtype")
     if (rows.dtype.kind == "S") != (dtype.kind == "S"):
         raise refused
@@ -289,9 +334,12 @@ def grouped(sources: Mapping[str, Source]) -> list[dict[str, Source]]:
     return list(groups.values())
 
 
-def blocks_of_group(group: Mapping[str, Source], block_rows: int) -> Iterator[dict[str, Array]]:
+def blocks_of_group(group: Mapping[str, Source], block_rows: int) -> Iterator[dict[str, Any]]:
     """Yield blocks of all sources of a group, which are read together."""
     first = next(iter(group.values()))
+    for source in group.values():
+        if kind_in(source) != "dense":
+            block_rows = min(block_rows, _list_rows(source) * len(group))
     together = getattr(first, "together", None)
     if together is not None:
         yield from together(group, block_rows)
@@ -300,11 +348,28 @@ def blocks_of_group(group: Mapping[str, Source], block_rows: int) -> Iterator[di
     yield from ({name: rows} for rows in source.blocks(block_rows))
 
 
+LIST_ROWS = 2**14
+"""Rows of various lengths that are read together, if nothing tells how long they are."""
+
+
+def _list_rows(source: Source) -> int:
+    """Return how many rows of various lengths are read together."""
+    known = getattr(getattr(source, "values", None), "row_nbytes", None)
+    return LIST_ROWS if known is None else max(1, LISTS_NBYTES // known)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class VariableSource:
     """The logical rows of a variable."""
 
     variable: Variable
+    block_nbytes: int = LISTS_NBYTES
+    """Bytes of rows of various lengths that are read together."""
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of rows."""
+        return self.variable.kind
 
     @property
     def n_rows(self) -> int:
@@ -326,10 +391,27 @@ class VariableSource:
         """Metadata of the variable."""
         return self.variable.about
 
-    def blocks(self, block_rows: int) -> Iterator[Array]:
+    def blocks(self, block_rows: int) -> Iterator[Any]:
         """Yield rows read from their pieces."""
+        if self.kind != "dense":
+            yield from self._lists()
+            return
         for start in range(0, len(self.variable), block_rows):
             yield self.variable.read(start, min(start + block_rows, len(self.variable)))
+
+    def _lists(self) -> Iterator[Ragged]:
+        """Yield rows of various lengths, as many as take the memory; one row may take more."""
+        variable, bounds = self.variable, self.variable.bounds
+        item_nbytes = sum(source.row_nbytes for source in variable.sources)
+        for lo, hi in spans(len(variable), max(1, self.block_nbytes // bounds.row_nbytes)):
+            rows = bounds.read(lo, hi)
+            ends = np.cumsum((rows[:, 1] - rows[:, 0]) * item_nbytes)
+            start = 0
+            while start < hi - lo:
+                before = ends[start - 1] if start else 0
+                stop = max(start + 1, int(np.searchsorted(ends, before + self.block_nbytes, side="right")))
+                yield variable.holding(rows[start:stop]).read()
+                start = stop
 
 
 @dataclass(frozen=True, slots=True, eq=False)

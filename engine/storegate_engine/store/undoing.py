@@ -185,7 +185,8 @@ def _lost_nbytes(before: Table, after: Table) -> int:
 
 
 def _arrays(variable: Variable) -> Iterator[RowArray]:
-    return (piece.array for piece in variable.pieces if not piece.array.is_stored)
+    arrays = (part for piece in variable.pieces for part in piece.arrays)
+    return (array for array in arrays if not array.is_stored)
 
 
 def _nbytes(array: RowArray) -> int:

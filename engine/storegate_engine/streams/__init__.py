@@ -5,6 +5,7 @@ What its files know:
     stream          batches, resumable and shared by ranks
     shuffles        the order of rows, and the loader for it
     epochs          the rows of each batch of each rank, in every epoch
+    buckets         steps of rows of about the same length
     blocks          orders in which adjacent rows are read together
     quality         how far batches in blocks are from uniform ones
     weights         weights that draw every class equally often

@@ -15,6 +15,7 @@ from storegate_engine.identifiers import hex_id_of
 from storegate_engine.orders import RowOrder
 from storegate_engine.settings import shuffle_plan
 from storegate_engine.streams.blocks import Blocks, default_blocks
+from storegate_engine.streams.buckets import Bucketed
 from storegate_engine.streams.epochs import LANES, ORDER_VERSION, Epochs, draw, uniform
 from storegate_engine.streams.loaders import Loader, row_nbytes_of
 from storegate_engine.streams.memory_loaders import GatherLoader, MemoryLoader
@@ -46,6 +47,8 @@ class Shuffle:
     """Draw rows with these weights instead of taking each once; uniform only."""
     version: int = ORDER_VERSION
     """The version of how seeds and epochs become orders, see `epochs`."""
+    lengths: Array | None = None
+    """The length of each row, if steps have rows of about the same length."""
 
 
 def loader_of(
@@ -92,9 +95,9 @@ def loader_of(
                 "shuffle=True, or compact() the phase after shuffle()"
             )
         return BlockLoader(variables, blocks, budget_nbytes, prefetch)
-    if shuffle.kind == "none" and in_runs:
+    if shuffle.kind == "none" and in_runs and shuffle.lengths is None:
         return RunLoader(variables, epochs, budget_nbytes, prefetch)
-    order = partial(_in_epoch, shuffle)
+    order = partial(_in_epoch, shuffle, epochs.batch_rows)
     memory = MemoryLoader(variables, epochs, order)
     fits = reserved_nbytes(budget_nbytes) + memory.projected_nbytes <= budget_nbytes
     if fits and shuffle_plan() != "exchange":
@@ -105,8 +108,15 @@ def loader_of(
     return ExchangeLoader(variables, epochs, order, budget_nbytes, prefetch, name=name())
 
 
-def _in_epoch(shuffle: Shuffle, order: RowOrder, epoch: int) -> RowOrder:
+def _in_epoch(shuffle: Shuffle, step_rows: int, order: RowOrder, epoch: int) -> RowOrder:
     """Return rows in the order of an epoch; not for blocks."""
+    found = _drawn(shuffle, order, epoch)
+    if shuffle.lengths is None:
+        return found
+    return Bucketed(found, shuffle.lengths, step_rows, shuffle.seed, epoch, shuffle.version)
+
+
+def _drawn(shuffle: Shuffle, order: RowOrder, epoch: int) -> RowOrder:
     if shuffle.kind == "none":
         return order
     if shuffle.weights is None:
@@ -144,7 +154,7 @@ def order_of(epochs: Epochs, batch_rows: int, shuffle: Shuffle, blocks: Blocks |
     blocks : Blocks or None
         The result of :func:`blocks_of`.
     """
-    weights = shuffle.weights
+    weights, lengths = shuffle.weights, shuffle.lengths
     return {
         "rows": epochs.n_rows,
         "batch_size": batch_rows,
@@ -156,4 +166,5 @@ def order_of(epochs: Epochs, batch_rows: int, shuffle: Shuffle, blocks: Blocks |
         "block_rows": blocks.block_rows if blocks else None,
         "buffer_blocks": blocks.buffer_blocks if blocks else None,
         "weights": None if weights is None else hex_id_of(weights.astype("<f8").tobytes()),
+        "lengths": None if lengths is None else hex_id_of(lengths.astype("<i8").tobytes()),
     }

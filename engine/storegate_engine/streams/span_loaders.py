@@ -23,7 +23,7 @@ from storegate_engine.streams.loaders import (
     held_nbytes_of,
     reading_nbytes,
 )
-from storegate_engine.table import Variable
+from storegate_engine.table import Variable, in_parts
 
 __all__ = ["BlockLoader", "RunLoader", "reads_of"]
 
@@ -103,26 +103,10 @@ def reads_of(variable: Variable, spans: Sequence[tuple[int, int]], out: Array | 
             yield partial(read, alone=True)
         return
     done = 0
-    for part in _in_parts(spans, max(1, PART_NBYTES // max(1, variable.row_nbytes))):
+    for part in in_parts(spans, max(1, PART_NBYTES // max(1, variable.row_nbytes))):
         n_rows = sum(stop - start for start, stop in part)
         yield partial(_read_part, variable, part, out[done : done + n_rows])
         done += n_rows
-
-
-def _in_parts(spans: Sequence[tuple[int, int]], most: int) -> Iterator[list[tuple[int, int]]]:
-    """Yield spans in lists of at most ``most`` rows; longer spans are cut."""
-    part: list[tuple[int, int]] = []
-    room = most
-    for start, stop in spans:
-        for lo in range(start, stop, most):
-            hi = min(lo + most, stop)
-            if hi - lo > room:
-                yield part
-                part, room = [], most
-            part.append((lo, hi))
-            room -= hi - lo
-    if part:
-        yield part
 
 
 def _read_part(variable: Variable, spans: Sequence[tuple[int, int]], out: Array) -> None:

@@ -48,6 +48,8 @@ class StreamOrder(TypedDict):
     """Blocks of a buffer."""
     weights: str | None
     """A hash of the weights."""
+    lengths: str | None
+    """A hash of the lengths by which rows are put together."""
 
 
 class StreamState(TypedDict):

@@ -19,6 +19,7 @@ import numpy as np
 from storegate_engine.budget import reserved_nbytes
 from storegate_engine.errors import ArgumentError, ShapeError, StreamStateError
 from storegate_engine.orders import as_int
+from storegate_engine.ragged import concatenated
 from storegate_engine.streams.epochs import Epochs, batch_generator
 from storegate_engine.streams.loaders import Loader, Threads, ahead, copied_nbytes, together
 from storegate_engine.streams.loops import LEFT_OUT, Loop, batches_of, transformed
@@ -301,7 +302,7 @@ class Stream(Generic[T]):
                     continue
                 if pending:
                     pending.append(parts)
-                    parts = [np.concatenate(several) for several in zip(*pending, strict=True)]
+                    parts = [concatenated(several) for several in zip(*pending, strict=True)]
                     pending = []
                 step += 1
                 gives = self._gives[step == len(self)] or len(parts[0])

@@ -11,6 +11,7 @@ What its files know:
     scalings     numbers by fitted values: shifted and divided, clipped, in bins
     moments      means, deviations and ends of many rows, joined block by block
     windows      adjacent rows as one row of an array
+    ragged       bounds of rows as the items behind them
     statistics   what is known of the values of a variable without reading them
     gathers      stored rows in any order, into memory
     conversions  the common dtype of old and new rows
@@ -37,11 +38,12 @@ from storegate_engine.table.json import (
 )
 from storegate_engine.table.moments import Moments
 from storegate_engine.table.pieces import Piece
+from storegate_engine.table.ragged import in_parts
 from storegate_engine.table.scalings import Affine, Bins, Clip
 from storegate_engine.table.statistics import KnownValues, accepts, known_of
 from storegate_engine.table.table import PHASES, Phase, Table
 from storegate_engine.table.transforms import ArgMax, Cast, OneHot, Transform, apply_all
-from storegate_engine.table.variable import SAMPLE, Variable, rows_of
+from storegate_engine.table.variable import SAMPLE, Kind, Variable, kind_of, rows_of
 from storegate_engine.table.windows import WindowArray, WindowPlan, series_of
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "Clip",
     "Description",
     "Difference",
+    "Kind",
     "Known",
     "KnownValues",
     "Moments",
@@ -75,8 +78,10 @@ __all__ = [
     "attributes_of",
     "compare",
     "foreign_arrays",
+    "in_parts",
     "is_stored",
     "key_of",
+    "kind_of",
     "known_of",
     "longest",
     "require_combinable",

@@ -91,7 +91,9 @@ def keeps(variable: Variable, dtype: DType) -> bool:
 
 def _scanned(variable: Variable) -> Iterator[np.ndarray[Any, Any]]:
     step = max(1, SCAN_NBYTES // variable.row_nbytes)
-    return (variable.read(lo, min(lo + step, len(variable))) for lo in range(0, len(variable), step))
+    for lo in range(0, len(variable), step):
+        rows = variable.read(lo, min(lo + step, len(variable)))
+        yield rows if variable.kind == "dense" else rows.flat
 
 
 def _is_rounding(old: DType, new: DType) -> bool:

@@ -25,7 +25,8 @@ def _longest(table: Table, phase: str) -> int:
 
 def _arrays(table: Table) -> set[RowArray]:
     variables = (*(variable for _, variable in table), *table.shared.values())
-    return {piece.array for variable in variables for piece in variable.pieces if not hasattr(piece.array, "value")}
+    arrays = (part for of in variables for piece in of.pieces for part in piece.arrays)
+    return {array for array in arrays if not hasattr(array, "value")}
 
 
 @dataclass(frozen=True, slots=True)

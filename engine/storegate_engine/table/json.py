@@ -13,6 +13,7 @@ from storegate_engine import orders
 from storegate_engine.arrays import (
     ConstantArray,
     ForeignArray,
+    RaggedArray,
     RowArray,
     StoredArray,
     StoredIndex,
@@ -31,7 +32,7 @@ from storegate_engine.table.pieces import Piece
 from storegate_engine.table.scalings import scaling_from_json
 from storegate_engine.table.table import PHASES, Table
 from storegate_engine.table.transforms import ArgMax, Cast, OneHot, Transform, fold
-from storegate_engine.table.variable import Dealt, Variable
+from storegate_engine.table.variable import Dealt, Variable, kind_of
 from storegate_engine.temporaries import Temporary, temporary_at
 
 __all__ = [
@@ -66,6 +67,9 @@ def _array_from_state(
 ) -> RowArray:
     if "constant" in document:
         return ConstantArray.from_json(document)
+    if "ragged" in document:
+        parts = [_array_from_state(part, segments, before, known, references) for part in document["ragged"]]
+        return RaggedArray.of(parts, document)
     if "foreign" in document:
         files = _stored_from_state(document["files"], segments, {**before, **known}, known)
         return ForeignArray.from_json(document, files, references)
@@ -120,7 +124,7 @@ def is_stored(variable: Variable) -> bool:
 
 def temporaries_of(variable: Variable) -> tuple[Temporary, ...]:
     """Return the temporary directories that hold rows of a variable, so that later readers can keep them alive."""
-    locations = (piece.array.location for piece in variable.pieces)
+    locations = (part.location for piece in variable.pieces for part in piece.arrays)
     urls = {location.url for location in locations if location is not None}
     found = (temporary_at(url) for url in sorted(urls))
     return tuple(temporary for temporary in found if temporary is not None)
@@ -258,7 +262,8 @@ def _variable_from_state(document: Any, arrays: list[RowArray], segments: Locati
     if len(variable) and not 0 <= lowest <= highest <= variable.offsets[-1]:
         raise CorruptStoreError(f"variable {variable.name!r} refers to rows that no piece has")
     for piece in pieces:
-        if piece.dtype != variable.dtype or piece.row_shape != variable.row_shape:
+        is_alike = kind_of(piece.array) == variable.kind
+        if not is_alike or piece.dtype != variable.dtype or piece.row_shape != variable.row_shape:
             raise CorruptStoreError(f"a piece of variable {variable.name!r} has another dtype or shape")
     return variable
 
@@ -291,8 +296,8 @@ def stored_arrays(table: Table) -> dict[StoredArray, list[str]]:
     found: dict[StoredArray, list[str]] = {}
     users = [*((f"{phase}/{variable.name}", variable) for phase, variable in table), *table.shared.items()]
     for user, variable in users:
-        pieces = [piece.array.sources or piece.array for piece in variable.pieces]
-        arrays = [array for array in pieces if isinstance(array, StoredArray)]
+        pieces = [part for piece in variable.pieces for part in piece.arrays]
+        arrays = [array for part in pieces if isinstance(array := part.sources or part, StoredArray)]
         for array in dict.fromkeys([*arrays, *_indices(variable.order)]):
             found.setdefault(array, []).append(user)
     return found

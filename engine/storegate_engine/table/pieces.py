@@ -46,6 +46,11 @@ class Piece:
         return self.stop - self.start
 
     @property
+    def arrays(self) -> tuple[RowArray, ...]:
+        """The arrays with the rows: one, or several if rows differ in length."""
+        return self.array.parts or (self.array,)
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype of the rows after the transforms."""
         return fold(self.transforms, self.array.dtype, self.array.row_shape)[0]
@@ -57,7 +62,9 @@ class Piece:
 
     @property
     def source_row_nbytes(self) -> int:
-        """Bytes of one row before the transforms, with the average of its texts."""
+        """Bytes of one row before the transforms, with the average of its texts, or of its items."""
+        if self.array.parts:
+            return self.array.held_row_nbytes or 1
         return row_nbytes(self.array.dtype, self.array.row_shape) + self.text_nbytes
 
     @property

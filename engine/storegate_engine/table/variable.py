@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -22,11 +22,14 @@ from storegate_engine.orders import Range, RowIndex, RowOrder, Take, join_runs
 from storegate_engine.table.description import PLAIN, Description
 from storegate_engine.table.gathers import SPARE_NBYTES, gather_into
 from storegate_engine.table.pieces import Piece
+from storegate_engine.table.ragged import HeldRagged, Shift
 from storegate_engine.table.transforms import Cast, Transform, apply_all, fold
 
-__all__ = ["Dealt", "Variable", "rows_of"]
+__all__ = ["Dealt", "Kind", "Variable", "kind_of", "rows_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
+Kind: TypeAlias = Literal["dense", "ragged", "sparse"]
+"""Whether rows have one shape, are lists of items, or are rows of a sparse matrix."""
 SAMPLE = "sample"
 """The name of the sample axis, if none was given."""
 
@@ -55,7 +58,7 @@ class Variable:
     dtype: np.dtype[Any]
     """The dtype of the rows."""
     row_shape: tuple[int, ...]
-    """The shape of one row."""
+    """The shape of one row; if rows are lists, of one item."""
     pieces: tuple[Piece, ...]
     """The stored rows, concatenated."""
     order: RowOrder
@@ -76,9 +79,19 @@ class Variable:
         return len(self.order)
 
     @property
+    def kind(self) -> Kind:
+        """Whether rows have one shape, are lists of items, or are rows of a sparse matrix."""
+        return kind_of(self.pieces[0].array) if self.pieces else "dense"
+
+    @property
+    def is_scalar(self) -> bool:
+        """Whether each row is one value."""
+        return self.kind == "dense" and not self.row_shape
+
+    @property
     def shape(self) -> tuple[int, ...]:
-        """``(n_rows, *row_shape)``."""
-        return (len(self.order), *self.row_shape)
+        """``(n_rows, *row_shape)``; lists are one object each."""
+        return (len(self.order), *(() if self.kind == "ragged" else self.row_shape))
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -88,8 +101,20 @@ class Variable:
         return (SAMPLE, *(f"{self.name}_{axis}" for axis in range(1, len(self.shape))))
 
     @property
+    def row_shape_in_words(self) -> str:
+        """What one row is, for messages."""
+        return _in_words(self.row_shape, self.kind)
+
+    @property
+    def dense_row_nbytes(self) -> int:
+        """Bytes of one row in memory, with the zeros of a sparse one."""
+        return max(self.row_nbytes, row_nbytes(self.dtype, self.row_shape))
+
+    @property
     def row_nbytes(self) -> int:
         """Bytes of one row in memory, with the average of variable-length texts."""
+        if self.kind != "dense":
+            return max(piece.array.held_row_nbytes or 1 for piece in self.pieces)
         texts = max((piece.text_nbytes for piece in self.pieces), default=0) if self.dtype.kind == "T" else 0
         return row_nbytes(self.dtype, self.row_shape) + texts
 
@@ -97,6 +122,54 @@ class Variable:
     def nbytes(self) -> int:
         """Bytes of all logical rows in memory."""
         return len(self) * self.row_nbytes
+
+    # Rows of various lengths: bounds, which the order moves, and the items behind them.
+
+    @property
+    def bounds(self) -> Variable:
+        """The bounds of rows of various lengths, among the items of :attr:`sources`, as a variable of two int64."""
+        shifts, end = {}, 0
+        for piece in self.pieces:
+            key = piece.array, piece.transforms
+            if key not in shifts:
+                shifts[key] = Shift(end, n_items := piece.array.parts[1].n_rows)
+                end += n_items
+        pieces = tuple(
+            Piece(piece.array.parts[0], piece.start, piece.stop, (shifts[piece.array, piece.transforms],))
+            for piece in self.pieces
+        )
+        return replace(self, dtype=np.dtype(np.int64), row_shape=(2,), pieces=pieces, about=PLAIN)
+
+    @property
+    def sources(self) -> tuple[Variable, ...]:
+        """The items of all pieces as a variable, and the columns of a sparse matrix as another."""
+        arrays = list(dict.fromkeys((piece.array, piece.transforms) for piece in self.pieces))
+        items = tuple(Piece(array.parts[1], 0, array.parts[1].n_rows, transforms) for array, transforms in arrays)
+        found = [(self.dtype, items[0].row_shape, items)]
+        if self.kind == "sparse":
+            columns = tuple(Piece(array.parts[2], 0, array.parts[2].n_rows) for array, _ in arrays)
+            widest = np.result_type(*(piece.dtype for piece in columns))
+            found.append(
+                (
+                    widest,
+                    (),
+                    tuple(piece if piece.dtype == widest else piece.with_transform(Cast(widest)) for piece in columns),
+                )
+            )
+        return tuple(
+            Variable(self.name, dtype, shape, pieces, Range(0, sum(piece.n_rows for piece in pieces)))
+            for dtype, shape, pieces in found
+        )
+
+    def holding(self, bounds: Array) -> HeldRagged:
+        """Return memory for rows with these bounds, which are still to be read."""
+        return HeldRagged(bounds, self.sources, self.row_shape[0] if self.kind == "sparse" else 0)
+
+    def lengths(self, lo: int, hi: int, *, spare_nbytes: int = SPARE_NBYTES) -> Array:
+        """Return the number of items of each logical row ``lo..hi``."""
+        bounds = self.bounds.read(lo, hi, spare_nbytes=spare_nbytes)
+        lengths: Array = bounds[:, 1] - bounds[:, 0]
+        return lengths
 
     def _allocated(self, n_rows: int) -> Array:
         try:
@@ -107,8 +180,10 @@ class Variable:
                 "read fewer at a time, or use to_xarray()"
             ) from err
 
-    def read(self, lo: int, hi: int, *, spare_nbytes: int = SPARE_NBYTES) -> Array:
-        """Return logical rows ``lo..hi`` as a new array."""
+    def read(self, lo: int, hi: int, *, spare_nbytes: int = SPARE_NBYTES) -> Any:
+        """Return logical rows ``lo..hi`` as a new array, or as `Ragged`."""
+        if self.kind != "dense":
+            return self.holding(self.bounds.read(lo, hi, spare_nbytes=spare_nbytes)).read()
         out = self._allocated(hi - lo)
         self.read_into(lo, hi, out, spare_nbytes=spare_nbytes)
         return out
@@ -146,15 +221,17 @@ class Variable:
             except LabelError as err:
                 raise err.at_row(lo + place + err.row, self.name) from err
 
-    def take(self, indices: Array, *, spare_nbytes: int = SPARE_NBYTES) -> Array:
+    def take(self, indices: Array, *, spare_nbytes: int = SPARE_NBYTES) -> Any:
         """Return the logical rows at ``indices`` (int64, not negative), in that order, repeats included."""
         return self._picked(len(indices), lambda lo, hi: indices[lo:hi], spare_nbytes)
 
-    def pick(self, index: RowIndex, *, spare_nbytes: int = SPARE_NBYTES) -> Array:
+    def pick(self, index: RowIndex, *, spare_nbytes: int = SPARE_NBYTES) -> Any:
         """Return the logical rows of an index, in its order, as a new array."""
         return self._picked(len(index), index.slice, spare_nbytes)
 
-    def _picked(self, n_rows: int, rows: Callable[[int, int], Array], spare_nbytes: int) -> Array:
+    def _picked(self, n_rows: int, rows: Callable[[int, int], Array], spare_nbytes: int) -> Any:
+        if self.kind != "dense":
+            return self.holding(self.bounds._picked(n_rows, rows, spare_nbytes)).read()
         out = self._allocated(n_rows)
         try:
             self._gather(lambda lo, hi: self.order.take(rows(lo, hi)), out, spare_nbytes)
@@ -236,17 +313,25 @@ class Variable:
 
     @property
     def is_overlapping(self) -> bool:
-        """Whether rows share bytes, as windows do."""
+        """Whether rows are held together in memory: they share bytes, as windows do, or differ in length."""
         return any(piece.array.held_row_nbytes is not None for piece in self.pieces)
 
     @property
     def held_row_nbytes(self) -> int:
         """Bytes of one row in memory, if rows that share bytes are held together."""
-        found = self.pieces[0].array.held_row_nbytes if self.pieces else None
-        return self.row_nbytes if found is None else found
+        found = max((piece.array.held_row_nbytes or 0 for piece in self.pieces), default=0)
+        return found or self.row_nbytes
 
     def held(self, spans: Sequence[tuple[int, int]]) -> Held:
         """Return memory for spans of overlapping rows, one after the other, which are still to be read."""
+        if self.kind != "dense":
+            bounds = self.bounds
+            if self.order.runs(0, len(self)) is None:
+                parts = [bounds.read(lo, hi) for lo, hi in spans]
+                return self.holding(np.concatenate([*parts, np.empty((0, 2), np.int64)]))
+            found = np.empty((sum(hi - lo for lo, hi in spans), 2), np.int64)
+            bounds.read_spans(spans, found, alone=True)
+            return self.holding(found)
         (piece,) = self.pieces
         rows = [self.order.rows(lo, hi) for lo, hi in spans]
         return piece.array.held(piece.start + np.concatenate([*rows, np.empty(0, np.int64)]))
@@ -270,7 +355,18 @@ class Variable:
         return replace(self, order=orders.permute(self.order, seed))
 
     def transformed(self, transform: Transform) -> Variable:
-        """Return the variable with a transform on every piece."""
+        """Return the variable with a transform on every piece.
+
+        Raises
+        ------
+        ShapeError
+            Rows are lists or sparse, and the transform is no cast.
+        """
+        if self.kind != "dense" and not isinstance(transform, Cast):
+            what = "lists of various lengths" if self.kind == "ragged" else "those of a sparse matrix"
+            raise ShapeError(
+                f"the rows of variable {self.name!r} are {what}, whose items can be cast and not transformed otherwise"
+            )
         dtype, row_shape = fold((transform,), self.dtype, self.row_shape)
         pieces = tuple(piece.with_transform(transform) for piece in self.pieces)
         about = self.about
@@ -301,7 +397,7 @@ class Variable:
         ShapeError
             The rows have another shape.
         """
-        self.require_row_shape(new.row_shape)
+        self.require_row_shape(new.row_shape, new.kind)
         joined = self.joined(new, lambda old, order: orders.concat(old, order))
         dealt = tuple(part._replace(first=len(self) + part.first) for part in new.history)
         return replace(joined, history=(*self.history, *dealt), about=self.about.joined(new.about))
@@ -317,7 +413,7 @@ class Variable:
         ShapeError
             The rows have another shape.
         """
-        self.require_row_shape(other.row_shape)
+        self.require_row_shape(other.row_shape, other.kind)
         dtype = self.joined(other, lambda old, order: old).dtype
         mine, theirs = self.cast(dtype), other.cast(dtype)
         places = dict(zip(mine.pieces, mine.offsets, strict=False))
@@ -347,13 +443,29 @@ class Variable:
         pieces = self.cast(dtype).pieces + new.cast(dtype).pieces
         return replace(self, dtype=dtype, pieces=pieces, order=arrange(self.order, shifted))
 
-    def require_row_shape(self, row_shape: tuple[int, ...]) -> None:
+    def require_row_shape(self, row_shape: tuple[int, ...], kind: Kind = "dense") -> None:
         """Raise ShapeError unless rows of this shape can join the variable."""
-        if row_shape != self.row_shape:
+        if (row_shape, kind) != (self.row_shape, self.kind):
+            new = f"have {row_shape}" if kind == self.kind else f"are {_in_words(row_shape, kind)}"
             raise ShapeError(
-                f"variable {self.name!r} has samples of shape {self.row_shape}, and the new ones have {row_shape}; "
+                f"variable {self.name!r} has {self.row_shape_in_words}, and the new ones {new}; "
                 "reshape them, or replace the whole variable with update_data(index=-1)"
             )
+
+
+def _in_words(row_shape: tuple[int, ...], kind: Kind) -> str:
+    match kind:
+        case "dense":
+            return f"samples of shape {row_shape}"
+        case "ragged":
+            return "lists of various lengths" + (f" of items of shape {row_shape}" if row_shape else "")
+        case "sparse":
+            return f"rows of a sparse matrix of {row_shape[0]} columns"
+
+
+def kind_of(array: RowArray) -> Kind:
+    """Return whether the rows of an array have one shape, are lists, or are rows of a sparse matrix."""
+    return "dense" if not array.parts else "ragged" if len(array.parts) == 2 else "sparse"
 
 
 def rows_of(name: str, array: RowArray, lo: int = 0, hi: int | None = None, *, seed: int | None = None) -> Variable:

@@ -283,10 +283,9 @@ def _changed(variable: Variable) -> Int64Array:
     ShapeError
         Rows have several values.
     """
-    if variable.row_shape:
+    if not variable.is_scalar:
         raise ShapeError(
-            f"within= needs one value for each row, and the rows of variable {variable.name!r} have shape "
-            f"{variable.row_shape}"
+            f"within= needs one value for each row, and variable {variable.name!r} has {variable.row_shape_in_words}"
         )
     found = [np.empty(0, np.int64)]
     step = max(1, READ_NBYTES // max(1, variable.row_nbytes))

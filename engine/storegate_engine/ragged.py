@@ -1,0 +1,409 @@
+"""Ragged: rows of various lengths in memory, as all their items beside each other; pure.
+
+::
+
+    rows      [1 2 3] [] [4 5]
+    items      1 2 3      4 5
+    offsets   0      3  3     5      row i is items[offsets[i] : offsets[i + 1]]
+
+Rows of a sparse matrix are the same with a second array beside the items: the column of each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, TypeAlias, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from storegate_engine.errors import ArgumentError, DtypeError, ShapeError
+from storegate_engine.optional import require_package
+
+__all__ = ["Pad", "Ragged", "concatenated", "first_of_run", "gathered", "pad"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+Int64Array: TypeAlias = npt.NDArray[np.int64]
+
+SLICED_ITEMS = 256
+"""Rows with more items than this, on average, are copied one by one: numbers of their items would take longer."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ragged:
+    """Rows of various lengths, or rows of a sparse matrix.
+
+    Parameters
+    ----------
+    offsets : ndarray of int64, shape (n_rows + 1,)
+        The first item of each row, and the end of the last one.
+    items : ndarray, shape (n_items, *item_shape)
+        The items of all rows; those before the first offset and after the last one belong to no row.
+    columns : ndarray of int64, shape (n_items,), optional
+        The column of each item of a sparse matrix.
+    n_columns : int, optional
+        The number of columns of a sparse matrix.
+
+    Raises
+    ------
+    ShapeError
+        The offsets do not describe rows of the items.
+
+    Examples
+    --------
+    >>> rows = Ragged.of([[1, 2, 3], [], [4, 5]])
+    >>> rows
+    Ragged(3 rows of 0 to 3 items, int64)
+    >>> rows[2], rows.lengths
+    (array([4, 5]), array([3, 0, 2]))
+    >>> rows.padded(-1)
+    array([[ 1,  2,  3],
+           [-1, -1, -1],
+           [ 4,  5, -1]])
+    """
+
+    offsets: Int64Array
+    """The first item of each row, and the end of the last one."""
+    items: Array
+    """The items, of which rows are slices."""
+    columns: Array | None = None
+    """The column of each item of a sparse matrix; None for lists."""
+    n_columns: int = 0
+    """The number of columns of a sparse matrix."""
+
+    def __post_init__(self) -> None:
+        offsets = self.offsets
+        if offsets.ndim != 1 or not len(offsets) or offsets.dtype != np.int64 or self.items.ndim < 1:
+            raise ShapeError(
+                f"offsets are at least one int64, found {offsets.dtype} of shape {offsets.shape}, with items of shape "
+                f"{self.items.shape}"
+            )
+        if offsets[0] < 0 or offsets[-1] > len(self.items) or (offsets[1:] < offsets[:-1]).any():
+            raise ShapeError(f"offsets ascend from 0 or more to at most {len(self.items)}, the number of items")
+        if self.columns is not None and self.columns.shape != self.items.shape:
+            raise ShapeError(f"{len(self.items)} items have {len(self.columns)} columns; give one for each")
+
+    @classmethod
+    def of(cls, rows: Sequence[npt.ArrayLike], dtype: npt.DTypeLike | None = None) -> Self:
+        """Return sequences as rows.
+
+        Parameters
+        ----------
+        rows : sequence of array-like
+            The rows, each of shape ``(length, *item_shape)``.
+        dtype : dtype-like, optional
+            The dtype of the items; by default the one that holds those of all rows.
+
+        Raises
+        ------
+        ShapeError
+            The items have different shapes.
+        DtypeError
+            The items are objects.
+        """
+        arrays = [np.asarray(row, dtype) for row in rows]
+        filled = [row for row in arrays if row.size or row.ndim > 1] or arrays[:1]
+        shapes = {row.shape[1:] for row in filled}
+        if any(not row.ndim for row in arrays) or len(shapes) > 1:
+            raise ShapeError(f"rows of various lengths have items of one shape, found {sorted(shapes)}")
+        lengths = [len(row) for row in arrays]
+        if filled:
+            items = np.concatenate(filled) if dtype is None else np.concatenate(filled, dtype=np.dtype(dtype))
+        else:
+            items = np.empty(0, np.float64 if dtype is None else dtype)
+        if items.dtype.kind == "O":
+            raise DtypeError("rows of various lengths hold objects; convert their items to numbers or texts")
+        return cls(offsets_of(np.asarray(lengths, np.int64)), items)
+
+    # What an array has, too
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.offsets) - 1
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the items."""
+        dtype: np.dtype[Any] = self.items.dtype
+        return dtype
+
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        """The shape of one item; of a sparse matrix the number of its columns."""
+        return tuple(self.items.shape[1:]) if self.columns is None else (self.n_columns,)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rows, with their offsets."""
+        columns = 0 if self.columns is None else self.columns.itemsize
+        size = self.items.itemsize * int(np.prod(self.items.shape[1:])) + columns
+        return int(self.offsets[-1] - self.offsets[0]) * size + self.offsets.nbytes
+
+    @property
+    def lengths(self) -> Int64Array:
+        """The number of items of each row."""
+        return np.diff(self.offsets)
+
+    @property
+    def flat(self) -> Array:
+        """The items of all rows, one after the other; a view."""
+        return self.items[self.offsets[0] : self.offsets[-1]]
+
+    def __iter__(self) -> Iterator[Array]:
+        """Iterate over the rows."""
+        return (self[at] for at in range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int) -> Array: ...
+    @overload
+    def __getitem__(self, index: slice | Array | Sequence[int]) -> Ragged: ...
+    def __getitem__(self, index: Any) -> Any:
+        """Return one row as an array, or several rows.
+
+        One row of a sparse matrix is an array of all its columns.
+        """
+        if isinstance(index, slice):
+            lo, hi, step = index.indices(len(self))
+            if step == 1:
+                return self._with(self.offsets[lo : max(lo, hi) + 1])
+            return self.take(np.arange(lo, hi, step))
+        if isinstance(index, (int, np.integer)):
+            at = range(len(self))[index]
+            lo, hi = self.offsets[at : at + 2].tolist()
+            if self.columns is None:
+                return self.items[lo:hi]
+            row = np.zeros(self.n_columns, self.dtype)
+            row[self.columns[lo:hi]] = self.items[lo:hi]
+            return row
+        rows = np.asarray(index)
+        if rows.dtype.kind == "b":
+            rows = np.flatnonzero(rows)
+        rows = rows.astype(np.int64) if rows.size else np.empty(0, np.int64)
+        if rows.size and not (-len(self) <= rows.min() and rows.max() < len(self)):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
+        return self.take(np.where(rows < 0, rows + len(self), rows))
+
+    def take(self, rows: Array, axis: int = 0) -> Ragged:
+        """Return copies of rows, by their numbers."""
+        starts = self.offsets[:-1][rows]
+        lengths = self.offsets[1:][rows] - starts
+        items, columns = gathered(self.items, self.columns, starts, lengths)
+        return Ragged(offsets_of(lengths), items, columns, self.n_columns)
+
+    def copy(self) -> Ragged:
+        """Return the rows with items of their own."""
+        lo, hi = self.offsets[0], self.offsets[-1]
+        columns = None if self.columns is None else self.columns[lo:hi].copy()
+        return Ragged(self.offsets - lo, self.items[lo:hi].copy(), columns, self.n_columns)
+
+    def astype(self, dtype: npt.DTypeLike) -> Ragged:
+        """Return the rows with their items cast, by numpy's rules."""
+        return Ragged(self.offsets, self.items.astype(dtype), self.columns, self.n_columns)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """Return an array of objects, a row each; of a sparse matrix, all of its columns."""
+        if self.columns is not None:
+            dense = np.zeros((len(self), self.n_columns), self.dtype)
+            lo, hi = self.offsets[0], self.offsets[-1]
+            dense[np.repeat(np.arange(len(self)), self.lengths), self.columns[lo:hi]] = self.items[lo:hi]
+            return dense if dtype is None else dense.astype(dtype)
+        if dtype is not None and np.dtype(dtype).kind != "O":
+            raise DtypeError(f"rows of various lengths are no array of {np.dtype(dtype)}; pad them with padded(value)")
+        rows = np.empty(len(self), object)
+        rows[:] = list(self)
+        return rows
+
+    def __repr__(self) -> str:
+        if self.columns is not None:
+            return f"Ragged({len(self)} sparse rows of {self.n_columns} columns, {self.dtype})"
+        lengths = self.lengths
+        span = f"{lengths.min()} to {lengths.max()}" if len(lengths) else "no"
+        return f"Ragged({len(self)} rows of {span} items, {self.dtype})"
+
+    def _with(self, offsets: Int64Array) -> Ragged:
+        return Ragged(offsets, self.items, self.columns, self.n_columns)
+
+    # Other forms
+
+    def tolist(self) -> list[Any]:
+        """Return a list of lists.
+
+        >>> Ragged.of([[1, 2], []]).tolist()
+        [[1, 2], []]
+        """
+        return [row.tolist() for row in self]
+
+    def padded(self, value: Any = 0, *, length: int | None = None, multiple_of: int = 1) -> Array:
+        """Return the rows as one array, the shorter ones filled up at their ends.
+
+        Parameters
+        ----------
+        value : scalar
+            What fills the shorter rows.
+        length : int, optional
+            The length of every row of the result; that of the longest row if None.
+        multiple_of : int
+            Without ``length``, the rows of the result are as long as the next multiple of this.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, length, *item_shape)
+
+        Raises
+        ------
+        ArgumentError
+            A row is longer than ``length``, or the dtype cannot hold the value.
+
+        Examples
+        --------
+        >>> Ragged.of([[1, 2, 3], [4]]).padded(0, multiple_of=4)
+        array([[1, 2, 3, 0],
+               [4, 0, 0, 0]])
+        """
+        if multiple_of < 1:
+            raise ArgumentError(f"multiple_of is at least 1, found {multiple_of}")
+        lengths = self.lengths
+        longest = int(lengths.max(initial=0))
+        if length is None:
+            length = -(-longest // multiple_of) * multiple_of
+        elif longest > length:
+            raise ArgumentError(f"a row has {longest} items, and length={length}; cut the rows first, or give more")
+        filled = np.asarray(value).astype(self.dtype)
+        if self.dtype.kind not in "T" and filled != value and not (value != value and filled != filled):
+            raise ArgumentError(f"{self.dtype} cannot hold the value {value!r} to pad with; cast the variable first")
+        out = np.full((len(self), length, *self.items.shape[1:]), value, self.dtype)
+        if len(self) and longest == lengths.min():
+            out[:, :longest] = self.flat.reshape(len(self), longest, *self.items.shape[1:])
+        else:
+            out[np.arange(length) < lengths[:, None]] = self.flat
+        return out
+
+    def to_awkward(self) -> Any:
+        """Return the rows as an array of awkward, without a copy.
+
+        Raises
+        ------
+        ImportError
+            awkward is not installed.
+        """
+        ak = require_package("awkward", "awkward", "to_awkward()")
+        layout = ak.contents.ListOffsetArray(
+            ak.index.Index64(self.offsets - self.offsets[0]), ak.contents.NumpyArray(np.ascontiguousarray(self.flat))
+        )
+        return ak.Array(layout)
+
+    def to_csr(self) -> Any:
+        """Return the rows of a sparse matrix as a ``scipy.sparse.csr_array``.
+
+        Raises
+        ------
+        ImportError
+            scipy is not installed.
+        DtypeError
+            The rows are lists.
+        """
+        if self.columns is None:
+            raise DtypeError("these rows are lists, and not those of a sparse matrix; use padded(), flat or tolist()")
+        sparse = require_package("scipy.sparse", "sparse", "a sparse matrix")
+        lo, hi = self.offsets[0], self.offsets[-1]
+        parts = self.items[lo:hi], self.columns[lo:hi], self.offsets - lo
+        return sparse.csr_array(parts, shape=(len(self), self.n_columns))
+
+
+def pad(value: Any = 0, *, length: int | None = None, multiple_of: int = 1) -> Pad:
+    """Return a function that makes one array of rows of various lengths, for ``collate=`` of batches.
+
+    Parameters
+    ----------
+    value : scalar
+        What fills the shorter rows, at their ends.
+    length : int, optional
+        The length of every row; by default that of the longest row of the batch.
+    multiple_of : int
+        Without ``length``, rows are as long as the next multiple of this, so that batches have few shapes.
+
+    Examples
+    --------
+    >>> from storegate import StoreGate, pad
+    >>> gate = StoreGate(data_id="example")
+    >>> gate.add_data("tokens", [[1, 2, 3], [4]])
+    >>> next(iter(gate["train"]["tokens"].batches(2, shuffle=False, collate=pad(0, multiple_of=4))))
+    array([[1, 2, 3, 0],
+           [4, 0, 0, 0]])
+    """
+    return Pad(value, length, multiple_of)
+
+
+@dataclass(frozen=True, slots=True)
+class Pad:
+    """Makes one array of rows of various lengths, see :func:`pad`; can be pickled."""
+
+    value: Any = 0
+    """What fills the shorter rows."""
+    length: int | None = None
+    """The length of every row; that of the longest row if None."""
+    multiple_of: int = 1
+    """Without a length, rows are as long as the next multiple of this."""
+
+    def __call__(self, rows: Ragged) -> Array:
+        """Return the padded rows."""
+        return rows.padded(self.value, length=self.length, multiple_of=self.multiple_of)
+
+
+def offsets_of(lengths: Int64Array) -> Int64Array:
+    """Return offsets from lengths.
+
+    >>> offsets_of(np.array([3, 0, 2]))
+    array([0, 3, 3, 5])
+    """
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def first_of_run(starts: Int64Array, lengths: Int64Array) -> int | None:
+    """Return the first item of slices if each begins where the one before ends; None if not. Empty ones lie anywhere.
+
+    >>> first_of_run(np.array([7, 0, 9]), np.array([2, 0, 3]))
+    7
+    """
+    filled = np.flatnonzero(lengths)
+    if not len(filled):
+        return 0
+    starts, ends = starts[filled], starts[filled] + lengths[filled]
+    return int(starts[0]) if (starts[1:] == ends[:-1]).all() else None
+
+
+def gathered(
+    items: Array, columns: Array | None, starts: Int64Array, lengths: Int64Array
+) -> tuple[Array, Array | None]:
+    """Return slices of items, and of their columns, one after the other, as copies.
+
+    >>> gathered(np.arange(10), None, np.array([7, 2]), np.array([2, 3]))[0]
+    array([7, 8, 2, 3, 4])
+    """
+    n_items = int(lengths.sum())
+    if (first := first_of_run(starts, lengths)) is not None:
+        of = slice(first, first + n_items)
+        return items[of].copy(), None if columns is None else columns[of].copy()
+    if n_items > SLICED_ITEMS * len(lengths):
+        cuts = list(zip(starts.tolist(), (starts + lengths).tolist(), strict=True))
+        several = np.concatenate([items[lo:hi] for lo, hi in cuts])
+        return several, None if columns is None else np.concatenate([columns[lo:hi] for lo, hi in cuts])
+    index = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
+    index += np.arange(n_items)
+    # the numbers are right, and checking them would take as long as copying
+    return items.take(index, axis=0, mode="clip"), None if columns is None else columns.take(index, mode="clip")
+
+
+def concatenated(parts: Sequence[Any]) -> Any:
+    """Return arrays, or rows of various lengths, one after the other."""
+    if not isinstance(parts[0], Ragged):
+        return np.concatenate(parts)
+    lengths = np.concatenate([part.lengths for part in parts])
+    items = np.concatenate([part.flat for part in parts])
+    columns = None
+    if parts[0].columns is not None:
+        columns = np.concatenate([part.columns[part.offsets[0] : part.offsets[-1]] for part in parts])
+    return Ragged(offsets_of(lengths), items, columns, parts[0].n_columns)

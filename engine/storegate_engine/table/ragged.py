@@ -1,0 +1,163 @@
+"""Ragged: bounds of rows as the items behind them, each read once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from storegate_engine.errors import CorruptStoreError
+from storegate_engine.ragged import Ragged, first_of_run, gathered, offsets_of
+from storegate_engine.table.transforms import Transform
+
+__all__ = ["HeldRagged", "Shift"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+Int64Array: TypeAlias = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Shift(Transform):
+    """Bounds among the items of one array as bounds among those of several; made for reading, and never stored."""
+
+    offset: int
+    """The items before those of the array."""
+    n_items: int
+    """The items of the array, which bounds must not leave."""
+
+    def out_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        """Return the dtype itself."""
+        return dtype
+
+    def out_row_shape(self, row_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape itself."""
+        return row_shape
+
+    def out_dims(self, dims: tuple[str, ...], new: str) -> tuple[str, ...]:
+        """Return the names themselves."""
+        return dims
+
+    def apply(self, values: Array) -> Array:
+        """Return shifted bounds.
+
+        Raises
+        ------
+        CorruptStoreError
+            Some are no bounds of items.
+        """
+        if len(values) and not (values.min() >= 0 and values.max() <= self.n_items and _ascend(values)):
+            raise CorruptStoreError(f"the bounds of rows do not lie within their {self.n_items} items")
+        return values + self.offset
+
+    def to_json(self) -> object:
+        """Raise TypeError."""
+        raise TypeError("a shift of bounds is not stored")
+
+
+def _ascend(bounds: Array) -> bool:
+    return bool((bounds[:, 0] <= bounds[:, 1]).all())
+
+
+class Items(Protocol):
+    """What items are read from."""
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one item."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the items."""
+
+    def read_spans(self, spans: Sequence[tuple[int, int]], out: Array, *, alone: bool = False) -> None:
+        """Read runs of items, concatenated into ``out``."""
+
+
+class HeldRagged:
+    """The items of some rows in memory, each item once; gives copies of rows.
+
+    Parameters
+    ----------
+    bounds : ndarray of int64, shape (n, 2)
+        The first item of each row, and the end.
+    sources : sequence of Items
+        Where the items are, and the columns of a sparse matrix.
+    n_columns : int
+        The number of its columns.
+    """
+
+    def __init__(self, bounds: Int64Array, sources: Sequence[Items], n_columns: int = 0) -> None:
+        self._sources = sources
+        self._n_columns = n_columns
+        starts, self._lengths = bounds[:, 0], bounds[:, 1] - bounds[:, 0]
+        # Rows that lie one after the other are read in one run, and so are those that are asked for twice.
+        filled = np.flatnonzero(self._lengths)
+        order = filled[np.argsort(starts[filled], kind="stable")]
+        ends = np.maximum.accumulate(bounds[order, 1])
+        is_new = np.concatenate([[True], starts[order[1:]] > ends[:-1]])[: len(order)]
+        begins = starts[order][is_new]
+        lasts = np.concatenate([ends[:-1][is_new[1:]], ends[-1:]])
+        offsets = offsets_of(lasts - begins)
+        self._runs = list(zip(begins.tolist(), lasts.tolist(), strict=True))
+        self.buffers = [np.empty((int(offsets[-1]), *source.row_shape), source.dtype) for source in sources]
+        """The items."""
+        self._firsts = np.zeros(len(bounds), np.int64)
+        run = np.searchsorted(begins, starts[filled], side="right") - 1
+        self._firsts[filled] = starts[filled] + (offsets[:-1] - begins)[run]
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._firsts)
+
+    def reads(self, most_items: int) -> Iterator[Callable[..., None]]:
+        """Yield functions that each read some items into their buffer; ``alone`` as in `RowArray`."""
+        for source, buffer in zip(self._sources, self.buffers, strict=True):
+            done = 0
+            for spans in in_parts(self._runs, most_items):
+                n_items = sum(hi - lo for lo, hi in spans)
+                yield partial(source.read_spans, spans, buffer[done : done + n_items])
+                done += n_items
+
+    def read(self, *, alone: bool = False) -> Ragged:
+        """Read all items, and return all rows."""
+        for read in self.reads(max(1, len(self.buffers[0]))):
+            read(alone=alone)
+        if (first := first_of_run(self._firsts, self._lengths)) is not None:
+            columns = self.buffers[1] if len(self.buffers) > 1 else None
+            return Ragged(first + offsets_of(self._lengths), self.buffers[0], columns, self._n_columns)
+        return self.take(np.arange(len(self)))
+
+    def take(self, rows: Array, axis: int = 0) -> Ragged:
+        """Return copies of rows, by their numbers among those that were asked for."""
+        lengths = self._lengths[rows]
+        columns = self.buffers[1] if len(self.buffers) > 1 else None
+        items, columns = gathered(self.buffers[0], columns, self._firsts[rows], lengths)
+        return Ragged(offsets_of(lengths), items, columns, self._n_columns)
+
+    def __getitem__(self, rows: slice) -> Ragged:
+        """Return copies of adjacent rows."""
+        return self.take(np.arange(len(self))[rows])
+
+
+def in_parts(spans: Sequence[tuple[int, int]], most: int) -> Iterator[list[tuple[int, int]]]:
+    """Yield spans in lists of at most ``most`` rows; longer spans are cut.
+
+    >>> list(in_parts([(0, 3), (5, 7), (8, 20)], 5))
+    [[(0, 3), (5, 7)], [(8, 13)], [(13, 18)], [(18, 20)]]
+    """
+    part: list[tuple[int, int]] = []
+    room = most
+    for start, stop in spans:
+        for lo in range(start, stop, most):
+            hi = min(lo + most, stop)
+            if hi - lo > room:
+                yield part
+                part, room = [], most
+            part.append((lo, hi))
+            room -= hi - lo
+    if part:
+        yield part
