@@ -52,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     windows = commands.add_parser("windows", parents=[measured], help="windows over time, shuffled in blocks")
     windows.add_argument("--size", metavar="SIZE", help="bytes of the rows (default: 4GiB)")
 
+    lists = commands.add_parser("lists", parents=[measured], help="sparse rows, and tokens of various lengths")
+    lists.add_argument("--rows", type=_positive, metavar="N", help="sparse rows (default: 2,000,000)")
+
     batches = commands.add_parser(
         "batches", parents=[measured], help="batches for a training loop, shuffled every epoch"
     )

@@ -26,7 +26,7 @@ __all__ = ["Pad", "Ragged", "concatenated", "first_of_run", "gathered", "pad"]
 Array: TypeAlias = np.ndarray[Any, Any]
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 
-SLICED_ITEMS = 256
+SLICED_ITEMS = 64
 """Rows with more items than this, on average, are copied one by one: numbers of their items would take longer."""
 
 
@@ -307,8 +307,9 @@ class Ragged:
             raise DtypeError("these rows are lists, and not those of a sparse matrix; use padded(), flat or tolist()")
         sparse = require_package("scipy.sparse", "sparse", "a sparse matrix")
         lo, hi = self.offsets[0], self.offsets[-1]
-        parts = self.items[lo:hi], self.columns[lo:hi], self.offsets - lo
-        return sparse.csr_array(parts, shape=(len(self), self.n_columns))
+        # of one dtype with the columns: scipy would otherwise look through all of them for one that holds both
+        ends = (self.offsets - lo).astype(self.columns.dtype if hi - lo <= np.iinfo(np.int32).max else np.int64)
+        return sparse.csr_array((self.items[lo:hi], self.columns[lo:hi], ends), shape=(len(self), self.n_columns))
 
 
 def pad(value: Any = 0, *, length: int | None = None, multiple_of: int = 1) -> Pad:

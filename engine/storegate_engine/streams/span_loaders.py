@@ -44,7 +44,7 @@ class _SpanLoader(Loader):
         self.variables = variables
         self.load_rows = load_rows
         self.prefetch = prefetch
-        self._free: deque[list[Array]] = deque()
+        self._free: deque[list[Any]] = deque()
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without memory."""
@@ -75,7 +75,7 @@ class _SpanLoader(Loader):
         load = plan()
         buffers = free_one(self._free, self._buffers)
         arrays = [
-            variable.held(load.spans) if variable.is_overlapping else buffer[: load.n_rows]
+            variable.held(load.spans, buffer) if variable.is_overlapping else buffer[: load.n_rows]
             for variable, buffer in zip(self.variables, buffers, strict=True)
         ]
         threads.run(self._parts(load, arrays), partial(self._fetch, load))
@@ -87,9 +87,11 @@ class _SpanLoader(Loader):
             if load.n_rows * variable.row_nbytes >= FETCH_NBYTES * len(load.spans):
                 variable.will_read(load.spans)
 
-    def _buffers(self) -> list[Array]:
-        n_rows = [0 if variable.is_overlapping else self.load_rows for variable in self.variables]
-        return [np.empty((n, *of.row_shape), of.dtype) for n, of in zip(n_rows, self.variables, strict=True)]
+    def _buffers(self) -> list[Any]:
+        """Return an array for the rows of each variable; for rows that are held together, a list of theirs."""
+        return [
+            [] if of.is_overlapping else np.empty((self.load_rows, *of.row_shape), of.dtype) for of in self.variables
+        ]
 
     def _parts(self, load: Load, arrays: Sequence[Array | Held]) -> Iterator[Callable[[], object]]:
         for variable, array in zip(self.variables, arrays, strict=True):

@@ -20,6 +20,10 @@ Array: TypeAlias = np.ndarray[Any, Any]
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 
 
+SPARE = 1.1
+"""More memory than needed, since the next rows may have more items: new memory costs more than reading into old."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shift(Transform):
     """Bounds among the items of one array as bounds among those of several; made for reading, and never stored."""
@@ -88,9 +92,13 @@ class HeldRagged:
         Where the items are, and the columns of a sparse matrix.
     n_columns : int
         The number of its columns.
+    memory : list of ndarray
+        Memory of rows that are not needed any more; memory that is larger takes its place.
     """
 
-    def __init__(self, bounds: Int64Array, sources: Sequence[Items], n_columns: int = 0) -> None:
+    def __init__(
+        self, bounds: Int64Array, sources: Sequence[Items], n_columns: int = 0, memory: list[Array] | None = None
+    ) -> None:
         self._sources = sources
         self._n_columns = n_columns
         starts, self._lengths = bounds[:, 0], bounds[:, 1] - bounds[:, 0]
@@ -103,7 +111,12 @@ class HeldRagged:
         lasts = np.concatenate([ends[:-1][is_new[1:]], ends[-1:]])
         offsets = offsets_of(lasts - begins)
         self._runs = list(zip(begins.tolist(), lasts.tolist(), strict=True))
-        self.buffers = [np.empty((int(offsets[-1]), *source.row_shape), source.dtype) for source in sources]
+        n_items = int(offsets[-1])
+        space = n_items if memory is None else int(n_items * SPARE)
+        memory = [] if memory is None else memory
+        if not memory or len(memory[0]) < n_items:
+            memory[:] = [np.empty((space, *source.row_shape), source.dtype) for source in sources]
+        self.buffers = [buffer[:n_items] for buffer in memory]
         """The items."""
         self._firsts = np.zeros(len(bounds), np.int64)
         run = np.searchsorted(begins, starts[filled], side="right") - 1
@@ -113,8 +126,9 @@ class HeldRagged:
         """Return the number of rows."""
         return len(self._firsts)
 
-    def reads(self, most_items: int) -> Iterator[Callable[..., None]]:
-        """Yield functions that each read some items into their buffer; ``alone`` as in `RowArray`."""
+    def reads(self, most_rows: int) -> Iterator[Callable[..., None]]:
+        """Yield functions that each read the items of about so many rows; ``alone`` as in `RowArray`."""
+        most_items = max(1, len(self.buffers[0]) * most_rows // max(1, len(self)))
         for source, buffer in zip(self._sources, self.buffers, strict=True):
             done = 0
             for spans in in_parts(self._runs, most_items):
@@ -124,7 +138,7 @@ class HeldRagged:
 
     def read(self, *, alone: bool = False) -> Ragged:
         """Read all items, and return all rows."""
-        for read in self.reads(max(1, len(self.buffers[0]))):
+        for read in self.reads(max(1, len(self))):
             read(alone=alone)
         if (first := first_of_run(self._firsts, self._lengths)) is not None:
             columns = self.buffers[1] if len(self.buffers) > 1 else None

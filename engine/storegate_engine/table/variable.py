@@ -161,9 +161,9 @@ class Variable:
             for dtype, shape, pieces in found
         )
 
-    def holding(self, bounds: Array) -> HeldRagged:
-        """Return memory for rows with these bounds, which are still to be read."""
-        return HeldRagged(bounds, self.sources, self.row_shape[0] if self.kind == "sparse" else 0)
+    def holding(self, bounds: Array, memory: list[Array] | None = None) -> HeldRagged:
+        """Return memory for rows with these bounds, which are still to be read; it may be that of earlier rows."""
+        return HeldRagged(bounds, self.sources, self.row_shape[0] if self.kind == "sparse" else 0, memory)
 
     def lengths(self, lo: int, hi: int, *, spare_nbytes: int = SPARE_NBYTES) -> Array:
         """Return the number of items of each logical row ``lo..hi``."""
@@ -322,16 +322,19 @@ class Variable:
         found = max((piece.array.held_row_nbytes or 0 for piece in self.pieces), default=0)
         return found or self.row_nbytes
 
-    def held(self, spans: Sequence[tuple[int, int]]) -> Held:
-        """Return memory for spans of overlapping rows, one after the other, which are still to be read."""
+    def held(self, spans: Sequence[tuple[int, int]], memory: list[Array] | None = None) -> Held:
+        """Return memory for spans of overlapping rows, one after the other, which are still to be read.
+
+        ``memory`` is that of earlier rows, which lists use again.
+        """
         if self.kind != "dense":
             bounds = self.bounds
             if self.order.runs(0, len(self)) is None:
                 parts = [bounds.read(lo, hi) for lo, hi in spans]
-                return self.holding(np.concatenate([*parts, np.empty((0, 2), np.int64)]))
+                return self.holding(np.concatenate([*parts, np.empty((0, 2), np.int64)]), memory)
             found = np.empty((sum(hi - lo for lo, hi in spans), 2), np.int64)
             bounds.read_spans(spans, found, alone=True)
-            return self.holding(found)
+            return self.holding(found, memory)
         (piece,) = self.pieces
         rows = [self.order.rows(lo, hi) for lo, hi in spans]
         return piece.array.held(piece.start + np.concatenate([*rows, np.empty(0, np.int64)]))

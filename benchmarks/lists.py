@@ -1,0 +1,100 @@
+"""Lists: sparse rows and tokens of various lengths in batches, beside scipy in memory and rows of one length."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import harness
+from benchmarks.harness import Line, Table, Turns, compared, interleave, isolated
+from storegate import Ragged, StoreGate, pad
+
+PER_ROW, COLUMNS, BATCH = 10, 20_000, 1024
+SHORTEST, LONGEST = 64, 512
+"""Tokens of a row."""
+Array = np.ndarray[Any, Any]
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the table."""
+    n_rows = arguments.rows or (20_000 if arguments.quick else 2_000_000)
+    repeat = arguments.repeat or (2 if arguments.quick else 5)
+    table = Table(f"{n_rows:,} sparse rows of {PER_ROW} values, and tokens", markdown=arguments.markdown)
+    with harness.workplace(arguments.directory) as at:
+        table.add(_lines(at, n_rows, repeat))
+
+
+def _lines(at: Path, n_rows: int, repeat: int) -> Iterator[Line]:
+    outcome = isolated(sparse_blocks, str(at), n_rows, repeat)
+    yield compared("sparse rows, shuffled in blocks", outcome, "blocks", "scipy", "", "matrix[rows] in memory")
+    outcome = isolated(padded_tokens, str(at), n_rows // 10, repeat)
+    yield compared("padded tokens, in blocks", outcome, "padded", "dense", "≤ 2.0", "rows of the same bytes")
+    yield compared("padded, by length, in order", outcome, "by length", "dense", "", "rows of the same bytes")
+
+
+def written(directory: str, n_rows: int) -> Path:
+    """Write counts at random places, as of cells and genes, where they are not there."""
+    path = Path(directory, f"sparse-{n_rows}.zarr")
+    if not path.exists():
+        with StoreGate("zarr", {"output_dir": path}, data_id="bench") as gate:
+            gate.add_data("x", sparse_rows(n_rows))
+            gate.compile()
+    return path
+
+
+def sparse_rows(n_rows: int) -> Ragged:
+    """Return counts of random columns."""
+    rng = np.random.default_rng(0)
+    lengths = rng.poisson(PER_ROW, n_rows)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    columns = rng.integers(0, COLUMNS, offsets[-1], dtype=np.int32)
+    places = np.lexsort((columns, np.repeat(np.arange(n_rows), lengths)))
+    return Ragged(offsets, (1 + rng.poisson(1, offsets[-1])).astype("f4"), columns[places], COLUMNS)
+
+
+def consume(batches: Iterable[Any]) -> None:
+    """Take all batches, and touch each."""
+    for batch in batches:
+        assert batch.shape[0]
+
+
+def sparse_blocks(directory: str, n_rows: int, repeat: int) -> Turns:
+    """Batches of sparse rows from storage, and rows at random of a matrix in memory."""
+    matrix = sparse_rows(n_rows).to_csr()
+
+    def scipy() -> None:
+        order = np.random.default_rng(1).permutation(n_rows)
+        consume(matrix[order[lo : lo + BATCH]] for lo in range(0, n_rows, BATCH))
+
+    with StoreGate.open(written(directory, n_rows)) as gate:
+        stream = gate["train"]["x"].batches(BATCH, shuffle="blocks", seed=1)
+        return interleave({"scipy": scipy, "blocks": lambda: consume(stream)}, repeat=repeat)
+
+
+def padded_tokens(directory: str, n_rows: int, repeat: int) -> Turns:
+    """Batches of padded tokens, and of rows of one length with as many bytes in all."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(SHORTEST, LONGEST + 1, n_rows)
+    tokens = Ragged(np.concatenate([[0], np.cumsum(lengths)]), rng.integers(1, 2**31, lengths.sum(), dtype=np.int32))
+    path = Path(directory, f"tokens-{n_rows}.zarr")
+    with StoreGate("zarr", {"output_dir": path}, data_id="bench") as gate:
+        if "tokens" not in gate.variables:
+            dense = rng.integers(1, 2**31, (n_rows, LONGEST), dtype=np.int32)  # batches are padded to the longest
+            gate.add_data({"tokens": tokens, "dense": dense})
+            gate.compile()
+        view = gate["train"]
+        padded = view["tokens"].batches(BATCH, shuffle="blocks", seed=1, collate=pad(0, length=LONGEST))
+        by_length = view["tokens"].batches(BATCH, shuffle=False, bucket_by="length", collate=pad(0, multiple_of=8))
+        same = view["dense"].batches(BATCH, shuffle="blocks", seed=1)
+        return interleave(
+            {
+                "dense": lambda: consume(same),
+                "padded": lambda: consume(padded),
+                "by length": lambda: consume(by_length),
+            },
+            repeat=repeat,
+        )
