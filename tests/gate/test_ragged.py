@@ -6,12 +6,15 @@ import tempfile
 
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
 from storegate import Ragged, StoreGate, errors, pad
 from tests.gate.list_cases import LISTS, MATRIX, N, require_lists, require_matrix
+
+LENGTHS = np.vectorize(len, otypes=[int])
 
 
 @pytest.fixture
@@ -307,3 +310,14 @@ def test_lists_go_to_clusters_and_back(tmp_path, cluster):
         for move in (gate.to_memory, gate.to_storage):
             move(["t", "m", "row"], phase="train")
             require(gate, "train", order)
+
+
+def test_datasets_with_lists_come_back(filled, tmp_path):
+    filled.shuffle(seed=3, phase="train")
+    order = np.random.RandomState(3).permutation(N)
+    data = filled["train"].to_xarray()
+    filled.add_data(data[["t", "row", "m"]].drop_vars("m"), phase="valid")
+    filled.add_data("m", filled["train"]["m"][:], phase="valid")
+    require(filled, "valid", order)
+    filled.assign(n=lambda ds: xr.apply_ufunc(LENGTHS, ds.t, dask="parallelized", output_dtypes=[int]))
+    assert filled["train"]["n"][:].tolist() == [len(LISTS[at]) for at in order]

@@ -73,6 +73,9 @@ def _as_source(data: Any, name: str) -> Source:
         return StreamSource(block, data)
     if hasattr(data, "to_dask_array"):
         raise DtypeError(f"{what}: a dask dataframe has no known rows; pass data.to_dask_array(lengths=True)")
+    is_of_objects = getattr(getattr(data, "dtype", None), "kind", "") == "O" and hasattr(data, "shape")
+    if is_of_objects and (found := _lists_of_objects(data, what)) is not None:
+        return found
     if hasattr(data, "to_index") and data.dtype == object:  # texts of netCDF files, and of pandas
         data = _Texts(data, what)
     if isinstance(getattr(data, "dtype", None), np.dtype) and hasattr(data, "shape") and hasattr(data, "__getitem__"):
@@ -91,6 +94,22 @@ def _as_source(data: Any, name: str) -> Source:
         raise
     except ValueError as err:
         raise ShapeError(f"{what}: the rows do not form an array: {err}") from err
+
+
+def _lists_of_objects(data: Any, what: str) -> StreamSource | None:
+    """Return an array of objects of dask or xarray, if its first rows are lists, as views of gates show them."""
+    if isinstance(data, np.ndarray) or len(data.shape) != 1:
+        return None
+    chunks = data.chunks[0] if getattr(data, "chunks", None) else (int(data.shape[0]),)
+    ends = np.cumsum(chunks).tolist()
+    blocks = (np.asarray(data[end - size : end]) for size, end in zip(chunks, ends, strict=True) if size)
+    first = next(blocks, None)
+    rows = None if first is None else lists_in(first, what, by_chance=True) if _holds_lists(first) else None
+    return None if rows is None else StreamSource(rows, blocks)
+
+
+def _holds_lists(rows: Array) -> bool:
+    return isinstance(rows[0], (list, tuple)) or (isinstance(rows[0], np.ndarray) and rows[0].ndim > 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
