@@ -37,6 +37,13 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into docs/_build; its notebooks run."""
+    session.install("-e", ".[docs]")
+    session.run("sphinx-build", "-W", "--keep-going", "docs", "docs/_build", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Look at form, spelling and imports."""
     session.install("-e", ".[dev]")

@@ -286,7 +286,7 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
 
         Parameters
         ----------
-        values : array-like, shape (n, *row_shape)
+        values : array-like, shape ``(n, *row_shape)``
             Values as they were before the variable was scaled.
 
         Raises
@@ -301,7 +301,7 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
 
         Parameters
         ----------
-        values : array-like, shape (n, *row_shape)
+        values : array-like, shape ``(n, *row_shape)``
             Values on the scale of the variable.
 
         Returns

@@ -38,7 +38,7 @@ class Ragged:
     ----------
     offsets : ndarray of int64, shape (n_rows + 1,)
         The first item of each row, and the end of the last one.
-    items : ndarray, shape (n_items, *item_shape)
+    items : ndarray, shape ``(n_items, *item_shape)``
         The items of all rows; those before the first offset and after the last one belong to no row.
     columns : ndarray of int64, shape (n_items,), optional
         The column of each item of a sparse matrix.
@@ -248,7 +248,7 @@ class Ragged:
 
         Returns
         -------
-        ndarray of shape (n_rows, length, *item_shape)
+        ndarray of shape ``(n_rows, length, *item_shape)``
 
         Raises
         ------

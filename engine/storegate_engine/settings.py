@@ -6,6 +6,7 @@ import functools
 import os
 import site
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,10 @@ def memory_limit_nbytes(budget: int | str | None = None, *, processes: int = 1) 
 
 def progress_bar(what: str, total_nbytes: int | None) -> Any:
     """Return a tqdm bar over bytes, shown after 2 s in a terminal or notebook unless ``storegate.progress: false``."""
-    from tqdm.auto import tqdm  # deferred on purpose: in a notebook its import starts widgets
+    with warnings.catch_warnings():
+        # in a notebook without widgets tqdm asks for them, and then shows plain bars
+        warnings.filterwarnings("ignore", "IProgress not found")
+        from tqdm.auto import tqdm  # deferred on purpose: in a notebook its import starts widgets
 
     shown = _configured("progress", True) and (sys.stderr.isatty() or "ipykernel" in sys.modules)
     return tqdm(
