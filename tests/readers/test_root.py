@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from storegate import StoreGate
-from storegate_engine.errors import ArgumentError, DtypeError, UnreadableFileError, VariableNotFoundError
+from storegate_engine.errors import ArgumentError, UnreadableFileError, VariableNotFoundError
 from tests.readers.measuring import MIB, grown
 
 uproot = pytest.importorskip("uproot")
@@ -100,17 +100,16 @@ def test_trees_are_named_where_one_must_be_chosen(gate, tmp_path, unchanged):
     assert_rows(gate, {"run": np.arange(2, dtype="i4")})
 
 
-def test_jagged_branches_are_refused_by_name(gate, tmp_path, unchanged):
+def test_jagged_branches_are_lists_also_after_a_cut(gate, tmp_path):
     with uproot.recreate(tmp_path / "a.root") as file:
         file.mktree("events", {"x": np.dtype("f8"), "hits": "var * float32"})
         hits = ak.values_astype(ak.Array([[1.0], [], [2.0, 3.0]]), "float32")
         file["events"].extend({"x": np.arange(3.0), "hits": hits})
-    with unchanged(gate):
-        for options in ({}, {"cut": "x > 0"}):
-            with pytest.raises(DtypeError, match=r"a\.root: branch 'hits' is of float\[\].*choose branches"):
-                gate.read(tmp_path / "a.root", **options)
-    gate.read(tmp_path / "a.root", ["x", "nhits"])
+    gate.read(tmp_path / "a.root")
+    assert gate["train"]["hits"][:].tolist() == [[1.0], [], [2.0, 3.0]]
     assert gate.get_data("nhits").tolist() == [1, 0, 2]
+    gate.read(tmp_path / "a.root", cut="x > 0", phase="valid")
+    assert gate["valid"]["hits"][:].tolist() == [[], [2.0, 3.0]]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
