@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -158,7 +158,7 @@ def _require_texts(columns: Iterable[object]) -> None:
             )
 
 
-def columns_in(data: Any) -> dict[Any, Callable[[], Any]] | None:
+def columns_in(data: Any) -> Mapping[Any, Callable[[], Any]] | None:
     """Return a function that makes each column of a table, by name; None if the data are not a table."""
     if hasattr(data, "__storegate_variables__"):
         return _of_view(data)
@@ -166,7 +166,7 @@ def columns_in(data: Any) -> dict[Any, Callable[[], Any]] | None:
         fields = getattr(data.dtype, "names", None)
         return None if fields is None else {name: partial(_field, data, name) for name in fields}
     if hasattr(data, "num_entries") and hasattr(data, "iterate"):
-        return _of_tree(data)  # also a mapping of branches
+        return _Branches(data)  # also a mapping of branches
     if isinstance(data, Mapping):
         return {name: partial(_of_mapping, data, name) for name in data}
     if hasattr(data, "obs") and hasattr(data, "layers") and hasattr(data, "X"):
@@ -335,13 +335,40 @@ class _Tree:
 
     def blocks(self, names: Iterable[str], block_rows: int) -> Iterator[Mapping[str, Any]]:
         """Yield blocks of entries of some branches."""
-        yield from self.tree.iterate(list(names), step_size=block_rows, library="np")
+        read = list(names)
+        if "RNTuple" not in self.tree.classname:
+            yield from self.tree.iterate(read, step_size=block_rows, library="np")
+            return
+        for lo in range(0, self.n_rows, block_rows):  # `iterate` would list what lies below all fields
+            span = {"entry_start": lo, "entry_stop": min(lo + block_rows, self.n_rows)}
+            yield {name: self.tree[name].array(**span, library="np") for name in read}
 
 
-def _of_tree(tree: Any) -> dict[str, Callable[[], Any]]:
-    fields = _Tree(tree)
-    names = [name for name in tree.keys() if not name.startswith(COLLECTION)]  # noqa: SIM118 - it iterates over branches
-    return {name: partial(_branch, fields, name) for name in names}
+class _Branches(Mapping[str, Callable[[], Any]]):
+    """A function that makes each branch of a tree, by name.
+
+    uproot takes seconds to list what lies below the hundreds of fields of an RNTuple: that is done for names only
+    which are not at the top, and for all of them.
+    """
+
+    def __init__(self, tree: Any) -> None:
+        self._fields = _Tree(tree)
+        self._top = frozenset(tree.keys(recursive=False))
+
+    @cached_property
+    def _names(self) -> dict[str, None]:
+        return dict.fromkeys(self._fields.tree.keys())
+
+    def __getitem__(self, name: str) -> Callable[[], Any]:
+        if name.startswith(COLLECTION) or (name not in self._top and name not in self._names):
+            raise KeyError(name)
+        return partial(_branch, self._fields, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self._names if not name.startswith(COLLECTION))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def _branch(fields: _Tree, name: str) -> FieldSource:
