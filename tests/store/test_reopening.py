@@ -60,7 +60,7 @@ class TestText:
 
     def test_long_texts_after_short_ones(self, tmp_path):
         """The rows before are written again, with fewer to a chunk; nothing of the first try is left."""
-        blocks = [np.array(["a"] * 1000, TEXT), np.array(["é" * 10**6] * 3, TEXT), np.array(["b"] * 10, TEXT)]
+        blocks = [np.array(["a"] * 1000, TEXT), np.array(["é" * 3 * 10**5] * 3, TEXT), np.array(["b"] * 10, TEXT)]
         with opened(tmp_path) as gate:
             gate.add_data(["x", "y"], [iter(blocks), np.arange(1013)])
             gate.shuffle(seed=2)

@@ -26,8 +26,9 @@ RANKS = [(4, 3), (1, 4), (4, 1)]
 """Before and after."""
 
 
+@pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("source", "kind", "ranks"), in_turns(SOURCES, sorted(KINDS), RANKS, every=3))
-def test_a_resumed_epoch_goes_on_with_the_same_steps(opened, kind, ranks, source):
+def test_a_resumed_epoch_goes_on_with_the_same_steps(opened, kind, ranks, source, stride):
     before, after = ranks
     view = opened(300, 10)["train"]["x"]
     options = {"block_rows": 7, "buffer_blocks": 9} if kind == "blocks" else {}
@@ -35,7 +36,7 @@ def test_a_resumed_epoch_goes_on_with_the_same_steps(opened, kind, ranks, source
     with exchanging(source), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         whole = [sorted(batch) for batch in view.batches(32, **options)]
-        for step in range(len(whole) + 1):
+        for step in {*range(0, len(whole), stride), len(whole)}:
             streams = [view.batches(32, **options, rank=rank, world=before) for rank in range(before)]
             readers = [iter(stream) for stream in streams]
             first = [np.concatenate([next(reader) for reader in readers]) for _ in range(step)]

@@ -152,7 +152,8 @@ def text_chunk(compressor, content, *, hole=0):
         path = shard_of(store, "t")
         whole = path.read_bytes()
         index = np.frombuffer(whole[-(16 * 4 + 4) : -4], "<u8").reshape(4, 2).copy()
-        encoded = content() + struct.pack("<I", crc32c(content()))
+        encoded = content()
+        encoded += struct.pack("<I", crc32c(encoded))
         index[0] = (len(whole), len(encoded))
         packed = index.tobytes()
         with open(path, "r+b") as file:
@@ -174,7 +175,7 @@ def zstd_frames(*contents):
 
 
 def gzip_members(*contents):
-    return lambda: b"".join(map(gzip.compress, contents))
+    return lambda: b"".join(gzip.compress(content, 1) for content in contents)
 
 
 def with_index(rows):
