@@ -13,7 +13,7 @@ from tests.examples import in_turns
 
 TEXT = np.dtypes.StringDType()
 BLOCK = 24
-N_BLOCKS = 7
+N_BLOCKS = 4
 DTYPES = {
     "f4": np.dtype("f4"),
     "big-endian": np.dtype(">i8"),

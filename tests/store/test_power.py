@@ -200,8 +200,9 @@ class TestGaps:
         disk.after_power_failure(image, rng)
         return StoreGate("zarr", {"output_dir": image / place, "mode": "r"}, "a")
 
+    @pytest.mark.parametrize("seeds", [2, pytest.param(5, marks=pytest.mark.slow)])
     @pytest.mark.parametrize(("place", "before", "change"), GAPS)
-    def test_a_durable_commit_makes_all_that_it_needs_durable(self, disk, tmp_path, place, before, change):
+    def test_a_durable_commit_makes_all_that_it_needs_durable(self, disk, tmp_path, place, before, change, seeds):
         root = disk.root / place
         args = {"output_dir": root, "chunk": 4, "budget": "4MiB"}
         gate = StoreGate("zarr", args, "a") if before == "kept open" else None
@@ -214,7 +215,7 @@ class TestGaps:
         for at, call in enumerate(changes(late)):
             if at == change or (before in (None, "nothing") and at <= change):
                 call()
-        for seed in range(3):
+        for seed in range(seeds):
             found = self.again(disk, tmp_path, place, random.Random(seed) if seed else None)
             assert same(snapshot(found), snapshot(late))
             problems = [row.problem for row in found.verify().problems if row.used_by or "manifests" in row.key]
