@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 import urllib.request
+import uuid
 
 import dask
 import pytest
@@ -179,8 +180,8 @@ def s3_server():
 
 
 @pytest.fixture
-def s3_args(s3_server, request):
+def s3_args(s3_server):
     """``backend_args`` of a fresh bucket."""
-    bucket = f"bucket-{abs(hash(request.node.nodeid)) % 10**8}"
+    bucket = f"bucket-{uuid.uuid4().hex}"
     urllib.request.urlopen(urllib.request.Request(f"{s3_server['endpoint']}/{bucket}", method="PUT")).close()
     return {"output_dir": f"s3://{bucket}/store", "storage_options": s3_server}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import dask
@@ -71,6 +72,11 @@ def steps_of(rows, k, drop_last):
     if drop_last == "pad":
         return [rows[np.arange(at, at + k) % n] for at in range(0, n, k)]
     return [rows[at : at + k] for at in range(0, n, k)]
+
+
+def own_threads():
+    """Return the threads that the project has started; those of dask and zarr come and go as they please."""
+    return {thread for thread in threading.enumerate() if thread.name.startswith("storegate")}
 
 
 @st.composite

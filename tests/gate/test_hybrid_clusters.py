@@ -225,7 +225,7 @@ def test_without_a_cluster_rows_stay_in_this_process(hybrid):
     assert isinstance(piece.array, MemoryArray)
 
 
-def wait_until(holds, seconds=10):
+def wait_until(holds, seconds=60):
     """Wait for what another process does."""
     end = time.monotonic() + seconds
     while not holds():
