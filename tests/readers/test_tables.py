@@ -206,7 +206,7 @@ def test_what_no_dtype_can_say_names_the_file(gate, tmp_path, form, unchanged):
         write(pa.table({"x": pa.array([1, None, 3])}), tmp_path / f"2.{form}")
         with pytest.raises(MissingValueError, match=f"2.{form}: variable 'x'.*1 values are null"):
             gate.read(tmp_path / f"*.{form}")
-        write(pa.table({"x": pa.array([[1], [2, 3]])}), tmp_path / f"2.{form}")
+        write(pa.table({"x": pa.array([[[1]], [[2, 3]]])}), tmp_path / f"2.{form}")
         with pytest.raises(DtypeError, match=f"2.{form}: column 'x' is of list.*fixed_size_list"):
             gate.read(tmp_path / f"*.{form}")
         with pytest.raises(ArgumentError, match="no option 'group'"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -72,8 +73,13 @@ def tokens() -> None:
     RNG.integers(0, 50_000, N * 128).astype("uint16").tofile("tokens.bin")
 
 
+def lists() -> None:
+    lines = ({"tokens": list(range(number % 9 + 1)), "label": number % 2} for number in range(N))
+    Path("texts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+
 DATA: dict[str, Callable[[], None]] = {
-    make.__name__: make for make in (hdf5, parquet, root, netcdf, sparse, images, frames, tokens)
+    make.__name__: make for make in (hdf5, parquet, root, netcdf, sparse, images, frames, tokens, lists)
 }
 
 
