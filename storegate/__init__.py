@@ -23,6 +23,7 @@ What its files and folders know; each imports only from those below it:
     edits       new tables from old, and the calls that store them
     readers     files of other formats as tables that ``add_data`` takes
     files       a phase as a file of another format
+    report      what a table holds, on one page
     exports     rows as tables of other libraries
     lists       rows of various lengths as groups of zarr that other software reads
     statistics  statistics of the rows of variables

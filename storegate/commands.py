@@ -10,7 +10,8 @@ from typing import Any
 from storegate import StoreGate
 from storegate.display import aligned
 from storegate.parsing import PHASES, BackendArgs
-from storegate_engine.errors import DataIdError, printable
+from storegate.report import require_place
+from storegate_engine.errors import ArgumentError, DataIdError, printable
 
 __all__ = ["COMMANDS", "run"]
 
@@ -123,6 +124,19 @@ def check(gate: StoreGate, arguments: argparse.Namespace) -> int:
     return 0 if found.ok else 1
 
 
+def report(gate: StoreGate, arguments: argparse.Namespace) -> None:
+    """Write a page about the store, or print what it says."""
+    if arguments.output is None and not arguments.json:
+        raise ArgumentError("report needs a file to write, -o report.html, or --json to print what it would say")
+    if arguments.output is not None:
+        require_place(arguments.output)  # before the pass over the rows
+    found = gate.report(check=arguments.check)
+    if arguments.output is not None:
+        found.save(arguments.output)
+    if arguments.json:
+        print(json.dumps(found.to_json(), allow_nan=False))
+
+
 def diff(gate: StoreGate, arguments: argparse.Namespace) -> None:
     """Show what differs between two versions."""
     print(repr(gate.diff(arguments.first, arguments.second)))
@@ -171,7 +185,8 @@ def _say(gate: StoreGate) -> None:
 COMMANDS: dict[str, Callable[[StoreGate, argparse.Namespace], int | None]] = {
     command.__name__: command
     for command in (
-        ls, head, describe, read, attach, split, shuffle, compact, export, check, diff, rollback, undo, explain
+        ls, head, describe, read, attach, split, shuffle, compact, export, check, diff, rollback, undo, explain,
+        report
     )
 }  # fmt: skip
 """The commands, by name."""

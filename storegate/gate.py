@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     import dask.array as da
     import xarray as xr
 
+    from storegate.report import Report
+
 __all__ = ["StoreGate"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -1020,6 +1022,36 @@ class StoreGate(Choosing, Scaling):
         names = parse_names(contents.names_in(repository.table, at) if var_names is None else var_names)
         found = reading.fingerprints(repository, names, at, self.capacity)
         return found[names.names[0]] if names.form == "one" else found
+
+    def report(self, *, check: bool = False) -> Report:
+        """Return a page about the data_id: phases, classes, histograms, drift, first rows, history and costs.
+
+        All rows are read once, within the memory limit. In a notebook the result shows itself.
+
+        Parameters
+        ----------
+        check : bool
+            Also look for rows that several phases have, as :meth:`check` does, in one more pass.
+
+        Returns
+        -------
+        Report
+            ``save("report.html")`` writes one file that loads nothing from elsewhere, ``to_json()`` returns all
+            numbers, and ``facts`` has them as values.
+
+        Examples
+        --------
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [0, 1, 1, 3], phase=(0.5, 0.5, 0.0))
+        >>> gate.report().facts.variables[0].bars.counts
+        {'train': [1, 1, 0], 'valid': [0, 1, 1]}
+        """
+        from storegate.report import Report, Source, collect  # deferred on purpose: few programs need it
+
+        session = self._session
+        repository = session.repository()
+        source = Source(repository, session.place, str(session.data_id), session.capacity, session.budget_nbytes)
+        return Report(collect(source, check=bool(check)))
 
     # Hybrid
 

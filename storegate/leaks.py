@@ -230,6 +230,8 @@ def _canonical(column: Array | Ragged) -> Array | list[bytes]:
         return [repr((at.tolist(), row.tolist())).encode() for at, row in zip(places, items, strict=True)]
     if column.dtype.kind in "TUS":
         return [repr(row.tolist()).encode() for row in column]
+    if column.dtype.kind in "mM":  # which have no buffers
+        column = column.view(np.int64)
     if column.dtype.kind in "fc":
         column = np.where(column == 0, 0, column)  # -0.0 equals 0.0
     return np.ascontiguousarray(column).reshape(len(column), -1)

@@ -17,6 +17,7 @@ from distributed import Client, LocalCluster, get_client
 from distributed.utils import get_mp_context
 from hypothesis import settings
 from moto.server import ThreadedMotoServer
+from selenium import webdriver
 
 from storegate import StoreGate
 from storegate_engine import arrays
@@ -185,3 +186,18 @@ def s3_args(s3_server):
     bucket = f"bucket-{uuid.uuid4().hex}"
     urllib.request.urlopen(urllib.request.Request(f"{s3_server['endpoint']}/{bucket}", method="PUT")).close()
     return {"output_dir": f"s3://{bucket}/store", "storage_options": s3_server}
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A browser that runs no script of a page."""
+    if shutil.which("chromedriver") is None and "STOREGATE_CI" not in os.environ:  # .ci/run must not skip these
+        pytest.skip("chromium and chromium-driver are not installed")
+    options = webdriver.ChromeOptions()
+    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
+        options.add_argument(word)
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    yield driver
+    driver.quit()

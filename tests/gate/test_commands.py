@@ -90,6 +90,20 @@ def test_check_has_an_exit_status(store, capsys):
     assert "share what they should not" in capsys.readouterr().out
 
 
+def test_a_report_is_a_page_or_json(store, tmp_path, capsys):
+    page = tmp_path / "report.html"
+    assert main(["report", store, "-o", str(page), "--check"]) == 0
+    assert capsys.readouterr().out == ""
+    first = page.read_text("utf-8")
+    assert first.startswith("<!doctype html>")
+    assert main(["report", store, "-o", str(page), "--json"]) == 0
+    assert "Not looked for" in page.read_text("utf-8")
+    document = json.loads(capsys.readouterr().out)
+    assert [of["name"] for of in document["variables"]] == ["x", "y", "name"]
+    assert document["variables"][1]["bars"]["counts"] == {"train": [34, 33, 33]}
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["report.html", "store"]
+
+
 REFUSED = [
     (["ls", "{store}", "--data-id", "b"], "no data_id 'b'"),
     (["ls", "{store}/none"], "no store"),
@@ -100,6 +114,10 @@ REFUSED = [
     (["read", "{store}-new", "x.h5"], "give --data-id"),
     (["rollback", "{store}", "99"], "99"),
     (["compact", "{store}", "--phase", "tran"], "did you mean 'train'"),
+    (["report", "{store}"], "-o report.html"),
+    (["report", "{store}", "-o", "{store}"], "is a folder"),
+    (["report", "{store}", "-o", "{store}/none/x.html"], "make it"),
+    (["report", "{store}", "-o", "s3://bucket/x.html"], "is a URL"),
 ]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from selenium import webdriver
 
 from storegate import StoreGate
 from storegate.display.html import outline_html
@@ -49,21 +46,6 @@ HOSTILE = [
     "漢字" * 40,
     "long" * 60,
 ]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """A browser that runs no script of a page."""
-    if shutil.which("chromedriver") is None and "STOREGATE_CI" not in os.environ:  # .ci/run must not skip these
-        pytest.skip("chromium and chromium-driver are not installed")
-    options = webdriver.ChromeOptions()
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
-        options.add_argument(word)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")

@@ -73,6 +73,8 @@ def test_values_are_compared_and_not_their_bytes(gate):
     assert gate.check().equal_rows == {("train", "test"): 2}
     gate.add_data("wide", np.zeros((3, 300)))
     gate.add_data("wide", -np.zeros((3, 300)), phase="test")
+    for phase in ("train", "test"):
+        gate.add_data("time", np.array(["2020", "2021", "NaT"], "M8[Y]"), phase=phase)
     assert gate.check().equal_rows == {("train", "test"): 2}
 
 

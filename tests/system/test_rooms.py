@@ -69,6 +69,9 @@ PUBLIC = {
         Callback add assign clear compact compute create_zeros delete move shuffle transform update with_active attach
         sources_of filter_rows fold_of_each inverse quantile_bins rescale sample scaled select sort split
     """,
+    "storegate.report": """
+        Report Source collect require_place
+    """,
     "storegate.display": """
         Outline aligned explain outline outline_html summary table_html table_text warn_of_misaligned
     """,

@@ -1,0 +1,91 @@
+"""Counting: what the rows of a variable in a phase are, block by block; knows no tables, and reads nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+
+from storegate.report.histograms import Histogram
+from storegate_engine.arrays import Statistics, Tally, joined
+from storegate_engine.table import Moments
+
+__all__ = ["MOST_TEXTS", "Counted"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+MOST_TEXTS = 1000
+"""Most different texts that are counted one by one."""
+
+
+NOTHING = Statistics()
+"""The statistics of no values."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Counted:
+    """Counts of the values of some rows."""
+
+    n_values: int = 0
+    """All values, missing ones included."""
+    statistics: Statistics = NOTHING
+    """The smallest and the largest value, and how many are missing or infinite."""
+    moments: Moments | None = None
+    """The mean and the variance of finite numbers; None for other values, or no rows."""
+    histogram: Histogram | None = None
+    """The finite numbers, or the ticks of times; None for other values, or if there is none."""
+    texts: Mapping[str, int] | None = None
+    """How many there are of each text; None for other values, or more than `MOST_TEXTS` different ones."""
+
+    @classmethod
+    def of(cls, rows: Array) -> Self:
+        """Count the values of rows, which are contiguous."""
+        kind = rows.dtype.kind
+        values = rows.reshape(-1)
+        if not values.size:
+            return cls()
+        if kind in "UST":
+            texts = Counter(_readable(text) for text in values.tolist())
+            return cls(values.size, texts=texts if len(texts) <= MOST_TEXTS else None)
+        tally = Tally(rows.dtype)
+        tally.add(values)
+        found = tally.found()
+        if kind == "c":
+            return cls(values.size, found)
+        if kind in "mM":
+            ticks = values.view(np.int64)
+            ticks = ticks[~np.isnat(values)] if found.n_missing else ticks
+            return cls(values.size, found, histogram=Histogram.of(ticks) if ticks.size else None)
+        finite = values[np.isfinite(values)] if found.n_missing or found.n_infinite else values
+        histogram = Histogram.of(finite) if finite.size else None
+        return cls(values.size, found, Moments.of(finite, (0,)), histogram)
+
+    def joined(self, other: Self) -> Self:
+        """Return the counts of both."""
+        if not self.n_values or not other.n_values:
+            return self if self.n_values else other
+        statistics = joined([self.statistics, other.statistics])
+        assert statistics is not None
+        moments = None
+        if self.moments is not None and other.moments is not None:
+            moments = self.moments.joined(other.moments)
+        histograms = [of.histogram for of in (self, other) if of.histogram is not None]
+        both = histograms[0].joined(histograms[1]) if len(histograms) == 2 else next(iter(histograms), None)
+        return type(self)(
+            self.n_values + other.n_values, statistics, moments, both, _joined_texts(self.texts, other.texts)
+        )
+
+
+def _joined_texts(mine: Mapping[str, int] | None, theirs: Mapping[str, int] | None) -> Mapping[str, int] | None:
+    if mine is None or theirs is None:
+        return None
+    both = Counter(mine)
+    both.update(theirs)
+    return both if len(both) <= MOST_TEXTS else None
+
+
+def _readable(text: str | bytes) -> str:
+    return text.decode("utf-8", "backslashreplace") if isinstance(text, bytes) else text
