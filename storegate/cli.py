@@ -17,6 +17,7 @@ __all__ = ["main"]
 
 T = TypeVar("T")
 
+SHELLS = ("bash", "zsh", "tcsh")
 DEMO_PACKAGES = frozenset({"awkward", "h5py", "km3net_testdata", "uproot"})
 
 
@@ -113,6 +114,14 @@ def _parser() -> argparse.ArgumentParser:
     vacuum.add_argument("--apply", action="store_true", help="remove them")
     vacuum.set_defaults(command=_vacuum)
     _add_commands_of_one(commands)
+    completion = commands.add_parser(
+        "completion",
+        help="print what completes commands in a shell",
+        description="Print a script that completes commands, options and files: for bash, add "
+        '`eval "$(storegate completion bash)"` to ~/.bashrc; for zsh, save it as _storegate in a folder of $fpath.',
+    )
+    completion.add_argument("shell", choices=SHELLS, help="the shell")
+    completion.set_defaults(command=_completion)
     return parser
 
 
@@ -253,6 +262,24 @@ def _one(arguments: argparse.Namespace) -> int:
         return commands.run(arguments)
     except (StoreGateError, OSError, ValueError, ModuleNotFoundError) as err:
         raise CommandError(printable(str(err))) from err
+
+
+def _completion(arguments: argparse.Namespace) -> None:
+    from storegate.optional import require_package
+
+    try:
+        shtab = require_package("shtab", "completion", "storegate completion")
+    except ImportError as err:
+        raise CommandError(str(err)) from err
+    parser = _parser()
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    for command in commands.choices.values():
+        for action in command._actions:
+            if action.dest == "phase" and arguments.shell != "tcsh":
+                action.choices = ["train", "valid", "test", "all"]
+            elif action.metavar in ("STORE", "DIR", "FILE"):
+                action.complete = shtab.FILE if action.metavar == "FILE" else shtab.DIRECTORY
+    print(shtab.complete(parser, shell=arguments.shell), end="")
 
 
 def _info(arguments: argparse.Namespace) -> None:

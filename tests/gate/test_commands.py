@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,6 +103,40 @@ def test_a_report_is_a_page_or_json(store, tmp_path, capsys):
     assert [of["name"] for of in document["variables"]] == ["x", "y", "name"]
     assert document["variables"][1]["bars"]["counts"] == {"train": [34, 33, 33]}
     assert sorted(file.name for file in tmp_path.iterdir()) == ["report.html", "store"]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["rep"], {"repair", "report"}),
+        (["report", "store", "--ch"], {"--check"}),
+        (["head", "store", "--phase", "v"], {"valid"}),
+        (["head", "sto"], {"store"}),
+    ],
+)
+def test_bash_completes(store, tmp_path, capsys, words, found):
+    assert main(["completion", "bash"]) == 0
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    typed, before = " ".join(["storegate", *words]), ["storegate", *words][-2]
+    program = (
+        f"source ./script; COMP_WORDS=({typed}); COMP_CWORD={len(words)}; "
+        f'_shtab_storegate storegate {words[-1]} {before}; echo "${{COMPREPLY[@]}}"'
+    )
+    done = subprocess.run(["bash", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == found
+
+
+@pytest.mark.parametrize("shell", ["zsh", "tcsh"])
+def test_other_shells_have_a_script(shell, capsys):
+    assert main(["completion", shell]) == 0
+    assert "rollback" in capsys.readouterr().out
+
+
+def test_completion_names_its_extra(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["completion", "bash"]) == 2
+    assert "storegate[completion]" in capsys.readouterr().err
 
 
 REFUSED = [
