@@ -45,13 +45,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from storegate.display import explain
+    from storegate.display import explain, plot_order
     from storegate.gate import StoreGate
     from storegate.parsing import samples
     from storegate_engine import errors
     from storegate_engine.ragged import Ragged, pad
 
-__all__ = ["Ragged", "StoreGate", "__version__", "errors", "explain", "pad", "samples"]
+__all__ = ["Ragged", "StoreGate", "__version__", "errors", "explain", "pad", "plot_order", "samples"]
 
 __version__ = "0.1.0"
 
@@ -61,8 +61,8 @@ def __getattr__(name: str) -> object:
     value: object
     if name == "StoreGate":
         value = import_module("storegate.gate").StoreGate
-    elif name == "explain":
-        value = import_module("storegate.display").explain
+    elif name in ("explain", "plot_order"):
+        value = getattr(import_module("storegate.display"), name)
     elif name == "samples":
         value = import_module("storegate.parsing").samples
     elif name in ("Ragged", "pad"):

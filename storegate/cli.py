@@ -265,7 +265,7 @@ def _one(arguments: argparse.Namespace) -> int:
 
 
 def _completion(arguments: argparse.Namespace) -> None:
-    from storegate.optional import require_package
+    from storegate_engine.optional import require_package
 
     try:
         shtab = require_package("shtab", "completion", "storegate completion")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import numpy as np
 
+from storegate.display import Drawn, Plots, looks_like
 from storegate.exports import arrow_reader, pandas_frame
 from storegate.parsing import Names
 from storegate.reading import Selected
@@ -218,16 +221,48 @@ class Explorable(Generic[T]):
         return chunks
 
     @property
-    def plot(self) -> Any:
-        """Xarray's plots of a variable: ``view.plot()``, ``view.plot.hist()``; reads the plotted rows.
+    def plot(self) -> Plots:
+        """Pictures of the rows: ``view.plot()``, or one of xarray's plots by name, like ``view.plot.hist()``.
+
+        ``view.plot()`` draws the first rows as a grid of images or as curves if they look like these, and any others
+        as a histogram of all rows, or bars of classes, in one pass within the memory limit.
 
         Raises
         ------
         ModuleNotFoundError
             matplotlib is not installed.
+
+        Examples
+        --------
+        >>> import matplotlib
+        >>> from storegate import StoreGate
+        >>> matplotlib.use("Agg")  # draws into files, without a screen
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [0.0, 0.5, 1.0])
+        >>> gate["train"]["x"].plot().get_xlabel()
+        'x'
         """
-        self._array("plot")
+        variables, _ = self._array("plot")
         require_package("matplotlib", "plot", "view.plot")
-        names = self.var_names
-        dataset = self.to_xarray()
-        return (dataset[names[0]] if len(names) == 1 else dataset[list(names)].to_dataarray()).plot
+        looks = looks_like(variables[0]) if len(variables) == 1 else "values"
+        return Plots(looks, self._dataarray, partial(_counted, variables, self.session.budget_nbytes))
+
+    def _dataarray(self) -> xr.DataArray:
+        names, dataset = self.var_names, self.to_xarray()
+        return dataset[names[0]] if len(names) == 1 else dataset[list(names)].to_dataarray()
+
+
+def _counted(variables: Sequence[Variable], budget_nbytes: int) -> list[Drawn]:
+    from storegate.report import bars_in_one_pass  # deferred on purpose: few programs need it
+
+    found = []
+    for variable, bars in zip(variables, bars_in_one_pass(variables, budget_nbytes), strict=True):
+        if bars is None:
+            raise ArgumentError(
+                f"variable {variable.name!r} has no histogram: {len(variable)} rows of {variable.dtype}, which are "
+                "text of many kinds, complex numbers, or missing; choose other rows, or another variable"
+            )
+        is_time = variable.dtype.kind == "M" and not bars.are_classes
+        labels = np.array(bars.labels, "M8") if is_time else bars.labels
+        found.append(Drawn(variable.name, list(labels), bars.counts["rows"], bars.are_classes))
+    return found

@@ -8,6 +8,7 @@ What its files know:
     text       the table of show_info
     widths     text that fits a terminal
     plans      how lazy variables would be read
+    plots      rows and orders as pictures of xarray and matplotlib
     alignment  the warning about variables whose rows may not belong together
 """
 
@@ -17,16 +18,22 @@ from storegate.display.alignment import warn_of_misaligned
 from storegate.display.html import outline_html, table_html
 from storegate.display.outline import Outline, outline
 from storegate.display.plans import explain
+from storegate.display.plots import Drawn, Looks, Plots, looks_like, plot_order
 from storegate.display.summary import summary
 from storegate.display.text import table_text
 from storegate.display.widths import aligned
 
 __all__ = [
+    "Drawn",
+    "Looks",
     "Outline",
+    "Plots",
     "aligned",
     "explain",
+    "looks_like",
     "outline",
     "outline_html",
+    "plot_order",
     "summary",
     "table_html",
     "table_text",

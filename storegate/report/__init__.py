@@ -19,7 +19,7 @@ What its files know:
 
 from __future__ import annotations
 
-from storegate.report.collecting import Source, collect
+from storegate.report.collecting import Source, bars_in_one_pass, collect
 from storegate.report.report import Report, require_place
 
-__all__ = ["Report", "Source", "collect", "require_place"]
+__all__ = ["Report", "Source", "bars_in_one_pass", "collect", "require_place"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from storegate.display import Looks, looks_like
 from storegate.leaks import Leaks, find_leaks
 from storegate.parsing import PHASES
 from storegate.reading import read_dataset
@@ -26,7 +26,7 @@ from storegate_engine.store import Repository, known_fingerprints
 from storegate_engine.streams import Epochs, Shuffle, Stream
 from storegate_engine.table import Table, Variable, values_of
 
-__all__ = ["Source", "collect"]
+__all__ = ["Source", "bars_in_one_pass", "collect"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -36,10 +36,6 @@ MAX_SAMPLES = 24
 """Most variables of which rows are shown."""
 SAMPLE_NBYTES = 16 * 2**20
 """Most bytes of the rows of a variable that are shown."""
-LEAST_SIDE = 8
-"""Least rows and columns of an image."""
-LEAST_LENGTH = 8
-"""Least values of a series."""
 BATCH_ROWS = 256
 """Rows of the batches whose cost is told."""
 PEEK_ROWS = 256
@@ -74,7 +70,8 @@ def collect(source: Source, *, check: bool) -> Facts:
     """
     repository = source.repository
     table, version = repository.table, repository.version
-    found = scan(table, source.budget_nbytes)
+    variables = [(name, at, variable) for at in PHASES for name, variable in table[at].items()]
+    found = scan(variables, source.budget_nbytes)
     leaks = find_leaks(table, None, (), None, source.budget_nbytes) if check else None
     phases = [at for at in PHASES if table[at]]
     return Facts(
@@ -93,6 +90,12 @@ def collect(source: Source, *, check: bool) -> Facts:
         {at: _plans(source, at) for at in phases if _is_even(table, at)},
         [cost for at in phases if _is_even(table, at) for cost in _costs(source, at)],
     )
+
+
+def bars_in_one_pass(variables: Sequence[Variable], budget_nbytes: int) -> list[Bars | None]:
+    """Return how often the values of variables occur, as a report does; None for what cannot be counted."""
+    found = scan([(of.name, "rows", of) for of in variables], budget_nbytes)
+    return [bars_of({"rows": labels_of(of)}, {"rows": found.get((of.name, "rows"), Counted())}) for of in variables]
 
 
 def _phase(table: Table, at: str) -> PhaseFacts:
@@ -177,21 +180,9 @@ def _samples(table: Table) -> list[Sample]:
     for name, variable in table[at].items() if at is not None else ():
         n_rows = min(SAMPLE_ROWS, len(variable))
         if n_rows and len(samples) < MAX_SAMPLES and n_rows * variable.row_nbytes <= SAMPLE_NBYTES:
-            samples.append(Sample(name, at or "", _looks_like(variable), variable.read(0, n_rows)))
+            looks: Looks = "values" if is_onehot(variable) else looks_like(variable)
+            samples.append(Sample(name, at or "", looks, variable.read(0, n_rows)))
     return samples
-
-
-def _looks_like(variable: Variable) -> str:
-    shape, kind = variable.row_shape, variable.dtype.kind
-    if kind not in "biuf" or is_onehot(variable):
-        return "values"
-    match shape:
-        case (height, width) | (height, width, 1 | 3 | 4) | (1 | 3 | 4, height, width):
-            if min(height, width) >= LEAST_SIDE:
-                return "image"
-    if len(shape) in (1, 2) and shape[0] >= LEAST_LENGTH and math.prod(shape[1:]) <= LEAST_SIDE:
-        return "series"
-    return "values"
 
 
 def _plans(source: Source, at: str) -> dict[str, str]:

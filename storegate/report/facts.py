@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from storegate.display import Looks
 from storegate.report.drift import Drift
 from storegate.versions import Commit
 
@@ -100,8 +101,8 @@ class Sample:
     """The variable."""
     phase: str
     """The phase."""
-    looks_like: str
-    """``image``, ``series`` or ``values``."""
+    looks_like: Looks
+    """Whether they look like images or series."""
     rows: Array
     """The rows."""
 

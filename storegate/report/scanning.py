@@ -21,13 +21,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from storegate.parsing import PHASES
 from storegate.reading import blocks_in_order
 from storegate.report.counting import Counted
 from storegate_engine.exchange import task_nbytes
 from storegate_engine.orders import RowOrder
 from storegate_engine.settings import progress_bar
-from storegate_engine.table import Affine, ArgMax, Bins, Cast, Clip, OneHot, Piece, Table, Variable
+from storegate_engine.table import Affine, ArgMax, Bins, Cast, Clip, OneHot, Piece, Variable
 from storegate_engine.threads import Pending, ThreadPool
 
 __all__ = ["Found", "is_onehot", "labels_of", "scan"]
@@ -50,12 +49,12 @@ COPIES = 4
 """Blocks' worth of memory that a task takes: the block, the rows of a phase, and their numbers being counted."""
 
 
-def scan(table: Table, budget_nbytes: int) -> Found:
-    """Count the values of all variables in all phases, reading each stored row once.
+def scan(named: Sequence[tuple[str, str, Variable]], budget_nbytes: int) -> Found:
+    """Count the values of variables, given with their names and phases, reading each stored row once.
 
     One-hot rows are counted by their labels, see `labels_of`.
     """
-    variables = [(name, at, labels_of(of)) for at in PHASES for name, of in table[at].items() if len(of)]
+    variables = [(name, at, labels_of(of)) for name, at, of in named if len(of)]
     found: dict[tuple[str, str], Counted] = {}
     total = sum(of.nbytes for _, _, of in variables)
     pool = ThreadPool(N_THREADS, "storegate-report")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
-import matplotlib
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -202,15 +199,3 @@ class TestDescribe:
         for kind in (arrays.StoredArray, arrays.MemoryArray):
             monkeypatch.setattr(kind, "take_into", refuse)
         assert gate["train"].describe().loc["x", "count"] == 320
-
-
-def test_plots_are_xarrays(gate):
-    matplotlib.use("Agg")
-    drawn = gate["train"]["y"].plot.hist()
-    assert drawn[0].sum() == 80
-
-
-def test_without_matplotlib_the_extra_is_named(gate, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ModuleNotFoundError, match=r"storegate\[plot\]"):
-        _ = gate["train"]["y"].plot

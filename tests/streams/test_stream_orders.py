@@ -134,6 +134,25 @@ def test_a_share_is_the_slices_of_its_rank(epochs, data):
             share.find(permuted)
 
 
+@pytest.mark.parametrize("kind", [*KINDS, "drawn"])
+@pytest.mark.parametrize("drop_last", [False, True, "pad"])
+@pytest.mark.parametrize("n_rows", [0, 5, 700])
+def test_rows_are_those_of_the_batches(kind, drop_last, n_rows):
+    gate = StoreGate(data_id="a")
+    gate.add_data("x", np.arange(n_rows))
+    options = {"weights": np.arange(n_rows) + 1.0} if kind == "drawn" and n_rows else {"shuffle": KINDS.get(kind, True)}
+    if kind == "blocks":
+        options |= {"block_rows": 20, "buffer_blocks": 9, "label": "x"}
+    for rank in range(3):
+        with warnings.catch_warnings(action="ignore"):
+            stream = gate["train"]["x"].batches(64, seed=5, drop_last=drop_last, rank=rank, world=3, epoch=1, **options)
+        expected = np.concatenate([np.empty(0, int), *stream])
+        np.testing.assert_array_equal(stream.rows(1), expected)
+        assert stream.rows().dtype == np.int64
+    with pytest.raises(ValueError, match="found -1"):
+        stream.rows(-1)
+
+
 @settings(max_examples=examples(50), deadline=None)
 @given(
     n_rows=st.sampled_from([1, 7, 64, 300, 1000]),

@@ -70,10 +70,11 @@ PUBLIC = {
         sources_of filter_rows fold_of_each inverse quantile_bins rescale sample scaled select sort split
     """,
     "storegate.report": """
-        Report Source collect require_place
+        Report Source bars_in_one_pass collect require_place
     """,
     "storegate.display": """
-        Outline aligned explain outline outline_html summary table_html table_text warn_of_misaligned
+        Drawn Looks Outline Plots aligned explain looks_like outline outline_html plot_order summary table_html
+        table_text warn_of_misaligned
     """,
 }
 

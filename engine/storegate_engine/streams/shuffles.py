@@ -12,11 +12,11 @@ import numpy as np
 from storegate_engine.budget import reserved_nbytes
 from storegate_engine.errors import ArgumentError
 from storegate_engine.identifiers import hex_id_of
-from storegate_engine.orders import RowOrder
+from storegate_engine.orders import Range, RowOrder
 from storegate_engine.settings import shuffle_plan
 from storegate_engine.streams.blocks import Blocks, default_blocks
 from storegate_engine.streams.buckets import Bucketed
-from storegate_engine.streams.epochs import LANES, ORDER_VERSION, Epochs, draw, uniform
+from storegate_engine.streams.epochs import LANES, ORDER_VERSION, Epochs, Share, draw, uniform
 from storegate_engine.streams.loaders import Loader, row_nbytes_of
 from storegate_engine.streams.memory_loaders import GatherLoader, MemoryLoader
 from storegate_engine.streams.span_loaders import BlockLoader, RunLoader
@@ -24,7 +24,7 @@ from storegate_engine.streams.spilled import ExchangeLoader
 from storegate_engine.streams.states import StreamOrder
 from storegate_engine.table import Variable
 
-__all__ = ["Shuffle", "blocks_of", "loader_of", "order_of"]
+__all__ = ["Shuffle", "blocks_of", "loader_of", "order_of", "rows_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -122,6 +122,21 @@ def _drawn(shuffle: Shuffle, order: RowOrder, epoch: int) -> RowOrder:
     if shuffle.weights is None:
         return uniform(order, shuffle.seed, epoch, shuffle.version)
     return draw(order, shuffle.weights, shuffle.seed, epoch, shuffle.version)
+
+
+def rows_of(epochs: Epochs, shuffle: Shuffle, blocks: Blocks | None, epoch: int) -> Array:
+    """Return the rows of the phase that this rank takes in an epoch, in the order of its batches.
+
+    >>> rows_of(Epochs(6, 4, rank=1, world=2), Shuffle("none"), None, 0)
+    array([2, 3, 5])
+    """
+    if epoch < 0:
+        raise ArgumentError(f"epochs are numbered from 0, found {epoch}")
+    if blocks is not None:
+        loads = (blocks.load(*load) for load in blocks.loads(epoch, 0))
+        return np.concatenate([np.empty(0, np.int64), *(load.logical(0, len(load.rows)) for load in loads)])
+    own = Share(_in_epoch(shuffle, epochs.batch_rows, Range(0, epochs.n_rows), epoch), epochs)
+    return own.rows(0, len(own))
 
 
 def blocks_of(variables: Sequence[Variable], epochs: Epochs, shuffle: Shuffle) -> Blocks | None:

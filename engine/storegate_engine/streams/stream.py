@@ -24,7 +24,7 @@ from storegate_engine.streams.epochs import Epochs, batch_generator
 from storegate_engine.streams.loaders import Loader, Threads, ahead, copied_nbytes, together
 from storegate_engine.streams.loops import LEFT_OUT, Loop, batches_of, transformed
 from storegate_engine.streams.quality import quality_of, warn_of
-from storegate_engine.streams.shuffles import Shuffle, blocks_of, loader_of, order_of
+from storegate_engine.streams.shuffles import Shuffle, blocks_of, loader_of, order_of, rows_of
 from storegate_engine.streams.states import (
     StreamOrder,
     StreamState,
@@ -156,9 +156,14 @@ class Stream(Generic[T]):
         return {variable.name: variable.dtype for variable in self._variables}
 
     @property
+    def kind(self) -> str:
+        """The order of the rows: ``none`` for that of the phase, ``uniform`` or ``blocks``."""
+        return self._shuffle.kind
+
+    @property
     def is_shuffled(self) -> bool:
         """Whether epochs differ."""
-        return self._shuffle.kind != "none"
+        return self.kind != "none"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -189,6 +194,10 @@ class Stream(Generic[T]):
     def warn_of_quality(self, *, stacklevel: int = 2) -> None:
         """Warn if the batches are much less random than uniform ones."""
         warn_of(self.quality, self._blocks, self._shuffle.label, stacklevel=stacklevel + 1)
+
+    def rows(self, epoch: int = 0) -> Array:
+        """Return the rows of the phase in the order in which batches of an epoch take them, int64; reads nothing."""
+        return rows_of(self._epochs, self._shuffle, self._blocks, as_int(epoch, "epoch"))
 
     def __len__(self) -> int:
         """Return the number of batches of a whole epoch, the same on every rank."""

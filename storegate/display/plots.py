@@ -1,0 +1,220 @@
+"""Plots: rows and orders as pictures of xarray and matplotlib, which are imported when something is drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+from storegate_engine.errors import ArgumentError, ArgumentTypeError, shown
+from storegate_engine.optional import require_package
+from storegate_engine.streams import Stream
+from storegate_engine.table import Variable
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Drawn", "Looks", "Plots", "looks_like", "plot_order"]
+
+Looks: TypeAlias = Literal["image", "series", "values"]
+
+LEAST_SIDE = 8
+"""Least rows and columns of an image, and least values of a series."""
+MOST_CHANNELS = 8
+"""Most curves of one row."""
+SHOWN_ROWS = 12
+"""Rows that are drawn as images or curves."""
+MOST_CLASSES = 30
+"""Most classes that are drawn."""
+MOST_POINTS = 20_000
+"""Most points of a plot of an order."""
+
+
+def looks_like(variable: Variable) -> Looks:
+    """Return what rows look like: numbers of the shape of an image, or of a series, or anything else."""
+    shape = variable.row_shape
+    if variable.dtype.kind not in "biuf":
+        return "values"
+    match shape:
+        case (height, width) | (height, width, 1 | 3 | 4) | (1 | 3 | 4, height, width):
+            if min(height, width) >= LEAST_SIDE:
+                return "image"
+    if len(shape) in (1, 2) and shape[0] >= LEAST_SIDE and math.prod(shape[1:]) <= MOST_CHANNELS:
+        return "series"
+    return "values"
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """How often values of a variable occur."""
+
+    name: str
+    """The variable."""
+    labels: Sequence[Any]
+    """The classes; or the edges of bins, one more than there are bins."""
+    counts: Sequence[int]
+    """How many values there are of each."""
+    are_classes: bool
+    """Whether the labels are classes."""
+
+
+class Plots:
+    """Plots of the rows of a view: call it for the one that suits them, or take one of xarray's by its name.
+
+    Parameters
+    ----------
+    looks : {"image", "series", "values"}
+        What rows look like.
+    array : callable
+        Returns the rows as a lazy DataArray.
+    counted : callable
+        Returns how often the values of each variable occur.
+    """
+
+    def __init__(self, looks: Looks, array: Callable[[], xr.DataArray], counted: Callable[[], Sequence[Drawn]]) -> None:
+        self._looks = looks
+        self._array = array
+        self._counted = counted
+
+    def __call__(self, n: int = SHOWN_ROWS, *, ax: Any = None) -> Any:
+        """Draw the first rows as a grid of images or as curves; of other rows, all as a histogram.
+
+        A histogram takes one pass over the rows, within the memory limit.
+
+        Parameters
+        ----------
+        n : int
+            Images, or curves.
+        ax : matplotlib.axes.Axes, optional
+            Where to draw a histogram or curves; the current axes by default.
+
+        Returns
+        -------
+        matplotlib.axes.Axes, or ndarray of these
+            The array for a grid of images.
+
+        Raises
+        ------
+        ArgumentError
+            There is nothing to draw: text of many kinds, complex numbers, or no rows (a ValueError).
+        """
+        if self._looks == "image":
+            return _images(self._array()[:n])
+        axes = require_package("matplotlib.pyplot", "plot", "view.plot").gca() if ax is None else ax
+        return _curves(self._array()[:n], axes) if self._looks == "series" else _histogram(self._counted(), axes)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a plot of xarray, like ``hist``, ``line`` or ``imshow``, which reads all rows."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._array().plot, name)
+
+
+def _images(array: xr.DataArray) -> Any:
+    sample, *dims = array.dims
+    if len(dims) == 3 and array.shape[-1] not in (1, 3, 4):
+        dims = [*dims[1:], dims[0]]
+        array = array.transpose(sample, *dims)
+    if len(dims) == 3 and array.shape[-1] == 1:
+        array, dims = array[..., 0], dims[:2]
+    array = array.compute()
+    options: dict[str, Any] = {"rgb": dims[2]} if len(dims) == 3 else {"cmap": "gray", "add_colorbar": False}
+    if array.dtype == np.uint8:  # bytes are shown as they are, other numbers from their least to their most
+        options |= {} if len(dims) == 3 else {"vmin": 0, "vmax": 255}
+    else:
+        options |= {"vmin": float(array.min()), "vmax": float(array.max())}
+    n_rows, columns = len(array), min(4, max(1, len(array)))
+    pyplot = require_package("matplotlib.pyplot", "plot", "view.plot")
+    lines = max(1, -(-n_rows // columns))
+    _, grid = pyplot.subplots(lines, columns, figsize=(2 * columns, 2 * lines), squeeze=False, layout="constrained")
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for row, axes in zip(range(n_rows), grid.flat, strict=False):
+        # an image begins at its top
+        array[row].plot.imshow(x=dims[1], y=dims[0], ax=axes, yincrease=False, add_labels=False, **options)
+        axes.set(title=f"row {row}", aspect="equal")
+    return grid
+
+
+def _curves(array: xr.DataArray, axes: Any) -> Any:
+    sample, along, *others = array.dims
+    for row in range(array.sizes[sample]):
+        array[row].compute().plot.line(x=along, ax=axes, add_legend=False, hue=next(iter(others), None))
+    axes.set_title("")
+    return axes
+
+
+def _histogram(found: Sequence[Drawn], axes: Any) -> Any:
+    for one in found:
+        if one.are_classes:
+            most = sorted(zip(one.counts, map(str, one.labels), strict=True), key=lambda pair: -pair[0])[:MOST_CLASSES]
+            kept = [str(label) for label in one.labels if str(label) in {label for _, label in most}]
+            counts = {label: count for count, label in most}
+            axes.bar(kept, [counts[label] for label in kept], label=one.name, alpha=0.7)
+        else:
+            axes.stairs(one.counts, one.labels, label=one.name, fill=True, alpha=0.7)
+            if isinstance(one.labels[0], np.datetime64):
+                axes.figure.autofmt_xdate()  # dates side by side would run into each other
+    axes.set_ylabel("values")
+    if len(found) == 1:
+        axes.set_xlabel(found[0].name)
+    else:
+        axes.legend()
+    return axes
+
+
+def plot_order(*streams: Stream[Any], epoch: int = 0) -> Any:
+    """Draw how streams visit the rows of their phases in an epoch, beside one another; reads no rows.
+
+    A point is a row: its place in the epoch to the right, its place in the phase upwards. Rows in order are a line,
+    blocks are small clouds, and a uniform shuffle has no pattern.
+
+    Parameters
+    ----------
+    *streams : Stream
+        Results of ``batches``; of more than 20,000 rows, every n-th is drawn.
+    epoch : int
+        The epoch.
+
+    Returns
+    -------
+    ndarray of matplotlib.axes.Axes, shape (n_streams,)
+
+    Raises
+    ------
+    ModuleNotFoundError
+        matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import matplotlib
+    >>> from storegate import StoreGate, plot_order
+    >>> matplotlib.use("Agg")  # draws into files, without a screen
+    >>> gate = StoreGate(data_id="example")
+    >>> gate.add_data("x", range(4000))
+    >>> x = gate["train"]["x"]
+    >>> axes = plot_order(x.batches(64), x.batches(64, shuffle="blocks", block_rows=4, buffer_blocks=200))
+    >>> [at.get_title() for at in axes]
+    ['uniform', 'blocks']
+    """
+    if not streams:
+        raise ArgumentError(
+            "plot_order takes streams: plot_order(view.batches(64), view.batches(64, shuffle='blocks'))"
+        )
+    for stream in streams:
+        if not hasattr(stream, "rows"):
+            raise ArgumentTypeError(f"plot_order takes streams of batches(), found {shown(stream)}")
+    pyplot = require_package("matplotlib.pyplot", "plot", "plot_order")
+    width = 3.2 * len(streams)
+    _, grid = pyplot.subplots(1, len(streams), figsize=(width, 3.2), squeeze=False, sharey=True, layout="constrained")
+    for axes, stream in zip(grid[0], streams, strict=True):
+        rows = stream.rows(epoch)
+        step = max(1, -(-len(rows) // MOST_POINTS))
+        # many points hide each other, few are hard to see
+        axes.scatter(np.arange(0, len(rows), step), rows[::step], s=min(8, max(0.3, 4000 / max(1, len(rows)))), lw=0)
+        axes.set(title="in order" if stream.kind == "none" else stream.kind, xlabel="place in the epoch")
+    grid[0][0].set_ylabel("row of the phase")
+    return grid[0]
