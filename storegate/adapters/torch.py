@@ -218,7 +218,7 @@ class _Worker:
         """Begin a loop where all its workers begin."""
         self._turn += 1
         self._loop, left = pools.begin(self.id, self.seed, self._turn, self.began_at, self.loaded)
-        if left is not None and self.loaded is None and stream.is_shuffled:
+        if left is not None and self.loaded is None and stream.kind != "none":
             warnings.warn(
                 f"a loop over a DataLoader was left, whose workers had read ahead: the rest of epoch {left.epoch} is "
                 f"not given, and epoch {self._loop.epoch} begins; set_epoch({left.epoch}) begins it again, and a "

@@ -36,7 +36,7 @@ MOST_POINTS = 20_000
 def looks_like(variable: Variable) -> Looks:
     """Return what rows look like: numbers of the shape of an image, or of a series, or anything else."""
     shape = variable.row_shape
-    if variable.dtype.kind not in "biuf":
+    if variable.dtype.kind not in "biuf" or variable.kind != "dense":
         return "values"
     match shape:
         case (height, width) | (height, width, 1 | 3 | 4) | (1 | 3 | 4, height, width):

@@ -107,7 +107,7 @@ def _without_far(whole: Histogram) -> tuple[int, int]:
 def _classes(variables: Mapping[str, Variable], whole: Histogram) -> dict[int, str] | None:
     """Return what each number stands for, if numbers are classes."""
     categories = longest(variable.about.categories for variable in variables.values())
-    if any(variable.row_shape for variable in variables.values()) or not whole.is_integer or whole.exponent:
+    if not all(variable.is_scalar for variable in variables.values()) or not whole.is_integer or whole.exponent:
         return None
     values = whole.numbers
     if categories:

@@ -120,7 +120,7 @@ def _variable(table: Table, name: str, found: Found) -> VariableFacts:
     return VariableFacts(
         name,
         "text" if first.dtype.kind == "T" else str(first.dtype),
-        first.row_shape,
+        "" if first.is_scalar else first.row_shape_in_words,
         units if isinstance(units, str) else "",
         {at: _summary(labels[at], of, is_code=is_onehot(variables[at])) for at, of in counted.items()},
         bars,
@@ -181,7 +181,8 @@ def _samples(table: Table) -> list[Sample]:
         n_rows = min(SAMPLE_ROWS, len(variable))
         if n_rows and len(samples) < MAX_SAMPLES and n_rows * variable.row_nbytes <= SAMPLE_NBYTES:
             looks: Looks = "values" if is_onehot(variable) else looks_like(variable)
-            samples.append(Sample(name, at or "", looks, variable.read(0, n_rows)))
+            rows = variable.read(0, n_rows)
+            samples.append(Sample(name, at or "", looks, np.asarray(rows) if variable.kind == "sparse" else rows))
     return samples
 
 

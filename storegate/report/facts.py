@@ -13,6 +13,7 @@ import numpy as np
 from storegate.display import Looks
 from storegate.report.drift import Drift
 from storegate.versions import Commit
+from storegate_engine.ragged import Ragged
 
 __all__ = ["Bars", "Cost", "Facts", "PhaseFacts", "Sample", "Shared", "Summary", "VariableFacts", "as_json"]
 
@@ -81,8 +82,8 @@ class VariableFacts:
     """Its name."""
     dtype: str
     """Its dtype."""
-    row_shape: tuple[int, ...]
-    """The shape of a row."""
+    rows: str
+    """What a row is, in words; empty for one value."""
     units: str
     """The units that its attributes name, if any."""
     phases: Mapping[str, Summary]
@@ -103,7 +104,7 @@ class Sample:
     """The phase."""
     looks_like: Looks
     """Whether they look like images or series."""
-    rows: Array
+    rows: Array | Ragged
     """The rows."""
 
 
@@ -187,6 +188,8 @@ def as_json(value: Any) -> Any:
         return value.isoformat(timespec="seconds")
     if isinstance(value, Mapping):
         return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, Ragged):
+        return [as_json(row) for row in value]
     if isinstance(value, np.ndarray):
         return as_json(value.tolist()) if value.dtype.kind in "biufUT" else value.astype(str).tolist()
     if isinstance(value, (list, tuple)):

@@ -108,7 +108,7 @@ def _tasks(variables: Sequence[tuple[str, str, Variable]], budget_nbytes: int) -
     scattered: list[_Scattered] = []
     for name, at, variable in variables:
         if variable.order.runs(0, len(variable)) is not None:
-            step = max(1, nbytes // max(1, variable.row_nbytes))
+            step = max(1, nbytes // max(1, variable.dense_row_nbytes))
             for lo in range(0, len(variable), step):
                 hi = min(lo + step, len(variable))
                 yield partial(_count, variable, lo, hi, [None]), [(name, at)], (hi - lo) * variable.row_nbytes
@@ -139,9 +139,10 @@ def _can_be_scanned(variable: Variable) -> bool:
 
 def _gathered(name: str, at: str, variable: Variable, budget_nbytes: int) -> Iterator[Task]:
     """Yield tasks for rows that come in their order, from one exchange if they do not fit in memory."""
-    step = max(1, min(BLOCK_NBYTES, task_nbytes(budget_nbytes, 4)) // max(1, variable.row_nbytes))
+    step = max(1, min(BLOCK_NBYTES, task_nbytes(budget_nbytes, 4)) // max(1, variable.dense_row_nbytes))
     for (rows,) in blocks_in_order([variable], step, budget_nbytes // 2):
-        counted = Counted.of(np.ascontiguousarray(rows))
+        values: Any = rows
+        counted = Counted.of(np.ascontiguousarray(values.flat if variable.kind == "ragged" else values))
         yield partial(list, [counted]), [(name, at)], len(rows) * variable.row_nbytes
 
 
@@ -199,9 +200,10 @@ def _scanned(groups: Sequence[_Scattered], nbytes: int) -> Iterator[Task]:
 
 def _parts(variable: Variable, lo: int, hi: int, nbytes: int) -> Iterator[tuple[int, int]]:
     """Cut rows into blocks, at the ends of chunks if these are smaller: no chunk is then read twice."""
-    step = max(1, nbytes // max(1, variable.row_nbytes))
+    row_nbytes = max(1, variable.dense_row_nbytes)
+    step = max(1, nbytes // row_nbytes)
     chunk = max([1, *(piece.array.chunk_rows for piece in variable.pieces)])
-    step = max(chunk, step // chunk * chunk) if chunk * variable.row_nbytes <= nbytes else step
+    step = max(chunk, step // chunk * chunk) if chunk * row_nbytes <= nbytes else step
     begin = lo
     while begin < hi:
         end = min(hi, (begin // step + 1) * step)
@@ -211,6 +213,12 @@ def _parts(variable: Variable, lo: int, hi: int, nbytes: int) -> Iterator[tuple[
 
 def _count(variable: Variable, lo: int, hi: int, masks: Sequence[Mask]) -> list[Counted]:
     """Read rows once, and count those of each phase."""
-    rows = np.empty((hi - lo, *variable.row_shape), variable.dtype)
-    variable.read_into(lo, hi, rows, alone=True)
-    return [Counted.of(rows if mask is None else rows[mask]) for mask in masks]
+    if variable.kind == "dense":
+        rows = np.empty((hi - lo, *variable.row_shape), variable.dtype)
+        variable.read_into(lo, hi, rows, alone=True)
+        return [Counted.of(rows if mask is None else rows[mask]) for mask in masks]
+    read = variable.read(lo, hi)
+    if variable.kind == "sparse":
+        rows = np.asarray(read)
+        return [Counted.of(rows if mask is None else rows[mask]) for mask in masks]
+    return [Counted.of(read.flat if mask is None else read.flat[np.repeat(mask, read.lengths)]) for mask in masks]

@@ -94,7 +94,7 @@ def _legend(facts: Facts) -> str:
 
 
 def _card(variable: VariableFacts) -> str:
-    shape = f" of shape {variable.row_shape}" if variable.row_shape else ""
+    shape = f" · {variable.rows}" if variable.rows else ""
     units = f" · {variable.units}" if variable.units else ""
     head = f"<h3>{text(variable.name)}</h3><p class='type'>{text(variable.dtype + shape + units)}</p>"
     return f"<article>{head}{_figure(variable)}{_summary(variable)}{_counts(variable)}</article>"
@@ -235,7 +235,7 @@ def _images(of: Sample) -> str:
     name = text(of.variable)
     pictures = "".join(
         f'<img src="{data_uri(pixels)}" alt="row {row} of {name}" width="96">'
-        for row, pixels in enumerate(pixels_of(of.rows))
+        for row, pixels in enumerate(pixels_of(np.asarray(of.rows)))
     )
     rows: list[tuple[Cell, ...]] = [
         (row, *(number(float(at)) for at in (one.min(), one.mean(), one.max()))) for row, one in enumerate(of.rows)
@@ -247,7 +247,7 @@ def _images(of: Sample) -> str:
 
 
 def _series(of: Sample) -> str:
-    drawn, points = figures.curves(of.variable, of.rows)
+    drawn, points = figures.curves(of.variable, np.asarray(of.rows))
     header = ("position", *(f"row {row}" for row in range(len(of.rows))))
     numbers = details("Numbers", table(header, points, f"Points of the curves of {of.variable}"))
     return f"<article><h3>{text(of.variable)}</h3><figure>{drawn}</figure>{numbers}</article>"

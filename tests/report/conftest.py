@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 
 from storegate import StoreGate
 
@@ -35,6 +36,8 @@ def columns():
         "time": np.datetime64("2020-01-01T00", "h") + rng.integers(0, 9000, N),
         "image": rng.integers(0, 255, (N, 3, 12, 10)).astype("u1"),
         "wave": waves,
+        "tokens": [rng.integers(0, 500, length) for length in rng.integers(0, 9, N)],
+        "counts": scipy.sparse.random_array((N, 40), density=0.1, format="csr", rng=rng),
         "complex": rng.normal(size=N) + 1j,
     }
 

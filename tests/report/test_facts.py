@@ -9,15 +9,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse
 from scipy.spatial.distance import jensenshannon
 
-from storegate import StoreGate
+from storegate import Ragged, StoreGate
 from storegate.report.drift import Drift
 from tests.report.conftest import N, fill
 
 PHASES = ("train", "valid", "test")
-NUMBERS = ("normal", "holes", "far", "whole", "many", "image", "wave")
+NUMBERS = ("normal", "holes", "far", "whole", "many", "image", "wave", "tokens", "counts")
 CLASSES = ("class", "flag", "label", "colour", "word")
+
+
+def values_of(rows):
+    """Return all values of rows, with the zeros of a sparse matrix."""
+    if isinstance(rows, Ragged):
+        return rows.flat
+    return (rows.toarray() if scipy.sparse.issparse(rows) else rows).ravel()
 
 
 def variable(report, name):
@@ -28,7 +36,7 @@ def variable(report, name):
 def test_histograms_are_numpys(gate, found, name):
     of = variable(found, name)
     for at in PHASES:
-        values = gate[at][name][:].ravel()
+        values = values_of(gate[at][name][:])
         values = values[np.isfinite(values)].astype(float)
         edges = np.array(of.bars.labels, float)
         inside = values[(values >= edges[0]) & (values < edges[-1])]
@@ -38,13 +46,13 @@ def test_histograms_are_numpys(gate, found, name):
     assert 10 <= len(of.bars.labels) - 1 <= 40
 
 
-@pytest.mark.parametrize("name", ["normal", "holes", "far", "empty", "many", "image", "wave"])
+@pytest.mark.parametrize("name", ["normal", "holes", "far", "empty", "many", "image", "wave", "tokens", "counts"])
 def test_statistics_are_numpys(gate, found, name):
     for at, said in variable(found, name).phases.items():
-        values = gate[at][name][:]
+        values = values_of(gate[at][name][:])
         known = values[~np.isnan(values)].astype(float)
         finite = known[np.isfinite(known)]
-        assert (said.n_rows, said.n_values) == (len(values), values.size)
+        assert (said.n_rows, said.n_values) == (len(gate[at]), values.size)
         assert (said.n_missing, said.n_infinite) == (np.isnan(values).sum(), np.isinf(values).sum())
         if not finite.size:
             assert (said.least, said.most, said.mean, said.std) == (None,) * 4
@@ -96,7 +104,8 @@ def test_phases_samples_history_and_costs(gate, found):
     looks = {of.variable: of.looks_like for of in facts.samples}
     assert (looks["image"], looks["wave"], looks["normal"], looks["label"]) == ("image", "series", "values", "values")
     for of in facts.samples:
-        np.testing.assert_array_equal(of.rows, gate["train"][of.variable][:6])
+        shown = of.rows.flat if of.variable == "tokens" else of.rows.ravel()
+        np.testing.assert_array_equal(shown, values_of(gate["train"][of.variable][:6]))
     assert {(of.phase, of.order) for of in facts.costs} >= {("train", "uniform"), ("test", "blocks")}
     uniform = next(of for of in facts.costs if (of.phase, of.order) == ("train", "uniform"))
     assert uniform.n_batches == len(gate["train"].batches(256))

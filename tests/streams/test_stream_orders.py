@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storegate import StoreGate, errors
+from storegate import Ragged, StoreGate, errors
 from storegate_engine.orders import Range
 from storegate_engine.streams.epochs import Share, keyed_permutation
 from storegate_engine.streams.memory_loaders import MemoryLoader
@@ -134,19 +134,24 @@ def test_a_share_is_the_slices_of_its_rank(epochs, data):
             share.find(permuted)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "drawn"])
+@pytest.mark.parametrize("kind", [*KINDS, "drawn", "by length"])
 @pytest.mark.parametrize("drop_last", [False, True, "pad"])
 @pytest.mark.parametrize("n_rows", [0, 5, 700])
 def test_rows_are_those_of_the_batches(kind, drop_last, n_rows):
     gate = StoreGate(data_id="a")
     gate.add_data("x", np.arange(n_rows))
+    if kind == "by length":
+        gate.add_data("list", Ragged.of([[0] * (at % 7) for at in range(n_rows)] or np.empty((0, 1))))
     options = {"weights": np.arange(n_rows) + 1.0} if kind == "drawn" and n_rows else {"shuffle": KINDS.get(kind, True)}
+    view = gate["train"]
+    if kind == "by length":
+        options = {"bucket_by": "length"}
     if kind == "blocks":
         options |= {"block_rows": 20, "buffer_blocks": 9, "label": "x"}
     for rank in range(3):
         with warnings.catch_warnings(action="ignore"):
-            stream = gate["train"]["x"].batches(64, seed=5, drop_last=drop_last, rank=rank, world=3, epoch=1, **options)
-        expected = np.concatenate([np.empty(0, int), *stream])
+            stream = view.batches(64, seed=5, drop_last=drop_last, rank=rank, world=3, epoch=1, **options)
+        expected = np.concatenate([np.empty(0, int), *(batch["x"] for batch in stream)])
         np.testing.assert_array_equal(stream.rows(1), expected)
         assert stream.rows().dtype == np.int64
     with pytest.raises(ValueError, match="found -1"):

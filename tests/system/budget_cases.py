@@ -98,6 +98,7 @@ def reading(gate: Gate, name: str, step: int, *, is_number: bool = True) -> Call
     yield "isel", lambda: gate["train"].to_xarray()[name].isel(sample=some).values
     if is_number:
         yield "mean", lambda: gate["train"].to_xarray()[name].mean("sample").values
+    yield "report", lambda: gate.report()
     yield "batches in order", lambda: consume(gate["train"][name].batches(batch, shuffle=False))
     yield "batches, uniform", lambda: consume(gate["train"][name].batches(batch, seed=2))
     yield "fingerprint", lambda: gate.fingerprint(name)
@@ -120,6 +121,7 @@ def changing(gate: Gate, name: str, rows: Callable[[int], Iterator[np.ndarray]],
     yield "one shuffled row", lambda: gate["train"][name][n_rows // 3]
     yield "a shuffled range", lambda: gate["train"][name][7 : 7 + step]
     yield "shuffled isel", lambda: gate["train"].to_xarray()[name].isel(sample=[1, n_rows - 1]).values
+    yield "shuffled report", lambda: gate.report()
     yield "shuffled scan, lazily", lambda: lazily(gate, name)
     yield "shuffled batches", lambda: consume(gate["train"][name].batches(max(1, step // 8), seed=4))
     yield "shuffled, into another store", lambda: copied(gate, name)
@@ -220,6 +222,7 @@ def many_variables(gate: Gate, scale: float) -> Calls:
     yield "add a tuple", lambda: gate.add_data(names, rows())
     yield "one row of each", lambda: gate["train"][names][5]
     yield "a range of each", lambda: gate["train"][names][5:200]
+    yield "report on each", lambda: gate.report()
     yield "mean of each", lambda: gate["train"].to_xarray().mean("sample").compute()
     yield "batches of each", lambda: consume(gate["train"][names].batches(256, seed=1))
     yield "shuffle", lambda: gate.shuffle("train", seed=5)

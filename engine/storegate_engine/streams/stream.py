@@ -161,11 +161,6 @@ class Stream(Generic[T]):
         return self._shuffle.kind
 
     @property
-    def is_shuffled(self) -> bool:
-        """Whether epochs differ."""
-        return self.kind != "none"
-
-    @property
     def names(self) -> tuple[str, ...]:
         """The names of the variables, in the order of a batch."""
         return tuple(variable.name for variable in self._variables)
