@@ -13,7 +13,7 @@ from storegate.report.facts import Bars, Value
 from storegate.report.histograms import Histogram
 from storegate_engine.table import Variable, longest
 
-__all__ = ["bars_of", "shown"]
+__all__ = ["MOST_CLASSES", "bars_of", "shown"]
 
 DType: TypeAlias = np.dtype[Any]
 

@@ -181,9 +181,16 @@ def _samples(table: Table) -> list[Sample]:
         n_rows = min(SAMPLE_ROWS, len(variable))
         if n_rows and len(samples) < MAX_SAMPLES and n_rows * variable.row_nbytes <= SAMPLE_NBYTES:
             looks: Looks = "values" if is_onehot(variable) else looks_like(variable)
-            rows = variable.read(0, n_rows)
-            samples.append(Sample(name, at or "", looks, np.asarray(rows) if variable.kind == "sparse" else rows))
+            samples.append(Sample(name, at or "", looks, _readable(variable, variable.read(0, n_rows))))
     return samples
+
+
+def _readable(variable: Variable, rows: Any) -> Any:
+    """Return rows with the zeros of sparse ones, and the categories of codes."""
+    categories = variable.about.categories
+    if categories is None or not all(0 <= code < len(categories) for code in rows.flat):
+        return np.asarray(rows) if variable.kind == "sparse" else rows
+    return np.array([str(categories[code]) for code in rows.flat]).reshape(rows.shape)
 
 
 def _plans(source: Source, at: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from storegate.report import figures
+from storegate.report.bars import MOST_CLASSES
 from storegate.report.drift import MEANING, Drift
 from storegate.report.facts import Facts, Sample, VariableFacts
 from storegate.report.markup import Cell, details, number, section, size, table, text
@@ -103,11 +104,19 @@ def _card(variable: VariableFacts) -> str:
 def _figure(variable: VariableFacts) -> str:
     bars = variable.bars
     if bars is None:
-        return "<p class='none'>no histogram: too many different texts, complex numbers, or no values</p>"
+        return f"<p class='none'>{_why_no_figure(variable)}</p>"
     if bars.are_classes:
         return f"<figure>{figures.classes(variable.name, bars)}</figure>"
     totals = {at: one.n_values for at, one in variable.phases.items()}
     return f"<figure>{figures.histogram(variable.name, bars, totals)}</figure>"
+
+
+def _why_no_figure(variable: VariableFacts) -> str:
+    if not any(one.n_values - one.n_missing - one.n_infinite for one in variable.phases.values()):
+        return "no histogram: there are no finite values"
+    if variable.dtype.startswith("complex"):
+        return "no histogram: complex numbers have no order"
+    return f"no histogram: there are more than {MOST_CLASSES} different texts"
 
 
 def _summary(variable: VariableFacts) -> str:
@@ -218,7 +227,8 @@ def _values(found: Sequence[Sample]) -> str:
     rows: list[tuple[Cell, ...]] = [
         (row, *(_cell(of.rows[row]) if row < len(of.rows) else "" for of in found)) for row in range(n_rows)
     ]
-    return table(("row", *(of.variable for of in found)), rows, "Values of the first rows")
+    shown = table(("row", *(of.variable for of in found)), rows, "Values of the first rows")
+    return f'<div class="rows">{shown}</div>'
 
 
 def _cell(value: object) -> str:

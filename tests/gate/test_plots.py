@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import matplotlib
@@ -12,7 +11,6 @@ import pytest
 
 from storegate import StoreGate, plot_order
 from storegate_engine.errors import ArgumentError, ArgumentTypeError
-from tests.processes import environment
 
 matplotlib.use("Agg")
 pyplot = pytest.importorskip("matplotlib.pyplot")
@@ -133,9 +131,3 @@ def test_without_matplotlib_the_extra_is_named(gate, monkeypatch, draw):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ModuleNotFoundError, match=r"storegate\[plot\]"):
         draw(gate["train"]["x"])
-
-
-def test_matplotlib_is_imported_when_something_is_drawn():
-    program = "import storegate, sys; storegate.plot_order; print('matplotlib' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment())
-    assert done.stdout == "False\n"

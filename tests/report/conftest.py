@@ -9,7 +9,7 @@ import scipy.sparse
 
 from storegate import StoreGate
 
-N = 4000
+N = 2000
 SHARES = (0.6, 0.25, 0.15)
 
 

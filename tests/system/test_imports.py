@@ -13,7 +13,7 @@ import pytest
 from storegate import StoreGate
 from tests.processes import environment
 
-HEAVY = ("asyncio", "dask", "distributed", "pandas", "pyarrow", "xarray", "zarr")
+HEAVY = ("asyncio", "dask", "distributed", "matplotlib", "pandas", "pyarrow", "xarray", "zarr")
 
 USED = """
 import numpy as np
@@ -63,7 +63,10 @@ def run(program: str, *arguments: object, **variables: str) -> list[str]:
     ("what", "heavy"),
     [
         ("from storegate import StoreGate", HEAVY),
-        ("from storegate import StoreGate" + USED, ("dask", "distributed", "pandas", "pyarrow", "xarray")),
+        (
+            "from storegate import StoreGate" + USED,
+            ("dask", "distributed", "matplotlib", "pandas", "pyarrow", "xarray"),
+        ),
         ("from storegate import StoreGate" + READ, HEAVY),
         (INFO, HEAVY),
     ],
