@@ -32,6 +32,7 @@ from storegate.parsing import (
     VarNames,
 )
 from storegate.readers import ReadOptions
+from storegate.report import Report
 from storegate.views import View
 from storegate.windows import Windows
 from storegate_engine.streams import Stream, StreamState
@@ -54,6 +55,7 @@ __all__ = [
     "Phase",
     "PhaseName",
     "ReadOptions",
+    "Report",
     "RowsLike",
     "ShuffleBatches",
     "Stream",
