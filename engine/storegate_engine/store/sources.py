@@ -251,10 +251,8 @@ def as_declared(rows: Any, source: Source, what: str, whose: str) -> Any:
         A value of it would change.
     """
     dtype = source.dtype
-    if not len(rows) and kind_in(source) != "dense" and not isinstance(rows, Ragged):
-        return empty_lists(source)  # nothing does not say that its rows would be lists
-    if kind_in(source) == "ragged" and not isinstance(rows, Ragged) and rows.shape[2:] == source.row_shape:
-        rows = lists_of_one_length(rows) if rows.ndim > 1 else rows  # by chance
+    if kind_in(source) != "dense" and not isinstance(rows, Ragged) and rows.ndim:
+        rows = _by_chance(rows, source)
     if (kind := _kind_of_block(rows)) != kind_in(source):
         kinds = {"dense": "rows of one length", "ragged": "lists of various lengths", "sparse": "sparse rows"}
         raise ShapeError(
@@ -270,6 +268,14 @@ def as_declared(rows: Any, source: Source, what: str, whose: str) -> Any:
     if rows.ndim < 1 or rows.shape[1:] != source.row_shape:
         raise ShapeError(f"{what} has rows of shape {rows.shape[1:]}, {whose} have {source.row_shape}")
     return rows if rows.dtype == dtype else _as_declared(rows, dtype, what, whose)
+
+
+def _by_chance(rows: Array, source: Source) -> Any:
+    """Return rows of a block that does not show that they are lists: there are none, or all have one length."""
+    if not len(rows):
+        return empty_lists(source)
+    is_of_lists = kind_in(source) == "ragged" and rows.ndim > 1 and rows.shape[2:] == source.row_shape
+    return lists_of_one_length(rows) if is_of_lists else rows
 
 
 def _as_declared(rows: Array, dtype: np.dtype[Any], what: str, whose: str) -> Array:
