@@ -321,3 +321,18 @@ def test_datasets_with_lists_come_back(filled, tmp_path):
     require(filled, "valid", order)
     filled.assign(n=lambda ds: xr.apply_ufunc(LENGTHS, ds.t, dask="parallelized", output_dtypes=[int]))
     assert filled["train"]["n"][:].tolist() == [len(LISTS[at]) for at in order]
+
+
+def test_orders_of_lists_read_nothing(tmp_path, counted_reads):
+    with StoreGate("zarr", {"output_dir": tmp_path / "s", "chunk": 10}, data_id="a") as gate:
+        gate.add_data({"t": LISTS, "m": MATRIX, "row": np.arange(N)})
+        gate.compile()
+        counted_reads.clear()
+        gate.shuffle(seed=1, phase="train")
+        gate.split((0.5, 0.3, 0.2), seed=2)
+        gate.select(np.arange(0, 100, 3))
+        gate.sample(0.5, seed=3)
+        gate.astype("t", "int32", phase="all")
+        gate.undo()
+        assert repr(gate)
+        assert counted_reads == []

@@ -109,7 +109,8 @@ def _lists_of_objects(data: Any, what: str) -> StreamSource | None:
 
 
 def _holds_lists(rows: Array) -> bool:
-    return isinstance(rows[0], (list, tuple)) or (isinstance(rows[0], np.ndarray) and rows[0].ndim > 0)
+    # tuples are values of an index of several levels
+    return isinstance(rows[0], list) or (isinstance(rows[0], np.ndarray) and rows[0].ndim > 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
