@@ -12,6 +12,7 @@ What its files know:
     logs          the manifests of a data_id, and the commit protocol
     inputs        callers' data as sources of rows
     sources       rows of any origin, as blocks in order
+    table_sources rows of variables and indexes, and the text of any source
     natives       callers' data as plain ndarrays
     lists         rows of various lengths, and sparse matrices
     fields        variables that are read together, and codes of categories
@@ -51,10 +52,10 @@ from storegate_engine.store.sources import (
     ColumnSource,
     Source,
     StreamSource,
-    VariableSource,
     blocks_of_group,
     grouped,
 )
+from storegate_engine.store.table_sources import VariableSource
 from storegate_engine.store.vacuuming import VacuumResult, vacuum
 from storegate_engine.store.verifying import CheckResult, verify
 

@@ -9,7 +9,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from storegate_engine.errors import DtypeError, MissingValueError, shown
-from storegate_engine.store.sources import ArraySource, Source, VariableSource, as_declared
+from storegate_engine.store.sources import ArraySource, Source, as_declared
+from storegate_engine.store.table_sources import VariableSource
 from storegate_engine.table import PLAIN, Category, Description, Kind, Variable
 
 __all__ = [

@@ -26,7 +26,8 @@ from storegate_engine.exchange import task_nbytes
 from storegate_engine.scratch import open_spill
 from storegate_engine.store.columns import turned
 from storegate_engine.store.lists import RaggedWriter, column_dtype, kind_in, part_names
-from storegate_engine.store.sources import Source, blocks_of_group, grouped, text_of
+from storegate_engine.store.sources import Source, blocks_of_group, grouped
+from storegate_engine.store.table_sources import text_of
 
 __all__ = ["Ingest"]
 

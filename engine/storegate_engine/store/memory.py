@@ -15,7 +15,8 @@ from storegate_engine.errors import VersionNotFoundError
 from storegate_engine.orders import NewIndex, RowIndex, in_memory
 from storegate_engine.store.lists import RaggedWriter, column_dtype, kind_in
 from storegate_engine.store.repository import Repository, Target, Transaction, VersionedRepository
-from storegate_engine.store.sources import ArraySource, Source, VariableSource, blocks_of_group, grouped
+from storegate_engine.store.sources import ArraySource, Source, blocks_of_group, grouped
+from storegate_engine.store.table_sources import VariableSource
 from storegate_engine.store.undoing import Former, FormerTables, is_change
 from storegate_engine.table import Table, rows_of
 

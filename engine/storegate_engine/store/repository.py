@@ -22,7 +22,8 @@ from storegate_engine.errors import ConflictError, LabelError, ReadOnlyError, Tr
 from storegate_engine.locations import Location, writing
 from storegate_engine.orders import NewIndex, RowIndex, RowOrder, flatten
 from storegate_engine.store.logs import StoredLog
-from storegate_engine.store.sources import Source, VariableSource
+from storegate_engine.store.sources import Source
+from storegate_engine.store.table_sources import VariableSource
 from storegate_engine.store.tidiness import is_nested, is_untidy, max_parts, to_merge
 from storegate_engine.store.undoing import UNDO, Former
 from storegate_engine.table import Piece, Table, Variable

@@ -24,7 +24,8 @@ from storegate_engine.errors import LabelError, MemoryBudgetError
 from storegate_engine.exchange import TASK_NBYTES, Exchange, Plan, open_exchange, plan_rows, run, workspace
 from storegate_engine.integers import stable_argsort
 from storegate_engine.store.repository import Repository, Transaction
-from storegate_engine.store.sources import LISTS_NBYTES, Source, VariableSource
+from storegate_engine.store.sources import LISTS_NBYTES, Source
+from storegate_engine.store.table_sources import VariableSource
 from storegate_engine.table import Variable, is_stored
 
 __all__ = ["blocks_in_order", "plan_rewrite", "rewrite", "write"]

@@ -31,7 +31,8 @@ from storegate_engine.orders import NewIndex, RowIndex
 from storegate_engine.store.ingest import Ingest
 from storegate_engine.store.manifests import Manifest, committed
 from storegate_engine.store.repository import Target, Transaction, VersionedRepository
-from storegate_engine.store.sources import IndexSource, Source
+from storegate_engine.store.sources import Source
+from storegate_engine.store.table_sources import IndexSource
 from storegate_engine.store.undoing import Former, is_change, last_change
 from storegate_engine.table import Known, Table, added, stored_arrays, table_from_state, table_to_state
 
