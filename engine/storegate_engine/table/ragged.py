@@ -10,16 +10,20 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from storegate_engine.arrays import RowArray
 from storegate_engine.errors import CorruptStoreError
 from storegate_engine.ragged import Ragged, first_of_run, gathered, offsets_of
-from storegate_engine.table.transforms import Transform
+from storegate_engine.table.pieces import Piece
+from storegate_engine.table.transforms import Cast, Transform
 
-__all__ = ["HeldRagged", "Shift"]
+__all__ = ["BOUND", "HeldRagged", "bounds_of", "columns_of", "in_parts", "items_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 
 
+BOUND = np.dtype(np.int64)
+"""The dtype of bounds."""
 SPARE = 1.1
 """More memory than needed, since the next rows may have more items: new memory costs more than reading into old."""
 
@@ -64,6 +68,35 @@ class Shift(Transform):
 
 def _ascend(bounds: Array) -> bool:
     return bool((bounds[:, 0] <= bounds[:, 1]).all())
+
+
+def bounds_of(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+    """Return the bounds of rows of pieces, among the items of :func:`items_of`."""
+    shifts: dict[tuple[RowArray, tuple[Transform, ...]], Shift] = {}
+    end = 0
+    for piece in pieces:
+        if (piece.array, piece.transforms) not in shifts:
+            n_items = piece.array.parts[1].n_rows
+            shifts[piece.array, piece.transforms] = Shift(end, n_items)
+            end += n_items
+    return tuple(
+        Piece(piece.array.parts[0], piece.start, piece.stop, (shifts[piece.array, piece.transforms],))
+        for piece in pieces
+    )
+
+
+def items_of(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+    """Return the items of pieces, those of an array once for each chain of transforms."""
+    arrays = dict.fromkeys((piece.array, piece.transforms) for piece in pieces)
+    return tuple(Piece(array.parts[1], 0, array.parts[1].n_rows, transforms) for array, transforms in arrays)
+
+
+def columns_of(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+    """Return the columns of the items of a sparse matrix, in one dtype."""
+    arrays = dict.fromkeys((piece.array, piece.transforms) for piece in pieces)
+    found = [Piece(array.parts[2], 0, array.parts[2].n_rows) for array, _ in arrays]
+    widest = np.result_type(*(piece.dtype for piece in found))
+    return tuple(piece if piece.dtype == widest else piece.with_transform(Cast(widest)) for piece in found)
 
 
 class Items(Protocol):

@@ -22,7 +22,7 @@ from storegate_engine.orders import Range, RowIndex, RowOrder, Take, join_runs
 from storegate_engine.table.description import PLAIN, Description
 from storegate_engine.table.gathers import SPARE_NBYTES, gather_into
 from storegate_engine.table.pieces import Piece
-from storegate_engine.table.ragged import HeldRagged, Shift
+from storegate_engine.table.ragged import BOUND, HeldRagged, bounds_of, columns_of, items_of
 from storegate_engine.table.transforms import Cast, Transform, apply_all, fold
 
 __all__ = ["Dealt", "Kind", "Variable", "kind_of", "rows_of"]
@@ -128,37 +128,16 @@ class Variable:
     @property
     def bounds(self) -> Variable:
         """The bounds of rows of various lengths, among the items of :attr:`sources`, as a variable of two int64."""
-        shifts, end = {}, 0
-        for piece in self.pieces:
-            key = piece.array, piece.transforms
-            if key not in shifts:
-                shifts[key] = Shift(end, n_items := piece.array.parts[1].n_rows)
-                end += n_items
-        pieces = tuple(
-            Piece(piece.array.parts[0], piece.start, piece.stop, (shifts[piece.array, piece.transforms],))
-            for piece in self.pieces
-        )
-        return replace(self, dtype=np.dtype(np.int64), row_shape=(2,), pieces=pieces, about=PLAIN)
+        return replace(self, dtype=BOUND, row_shape=(2,), pieces=bounds_of(self.pieces), about=PLAIN)
 
     @property
     def sources(self) -> tuple[Variable, ...]:
         """The items of all pieces as a variable, and the columns of a sparse matrix as another."""
-        arrays = list(dict.fromkeys((piece.array, piece.transforms) for piece in self.pieces))
-        items = tuple(Piece(array.parts[1], 0, array.parts[1].n_rows, transforms) for array, transforms in arrays)
-        found = [(self.dtype, items[0].row_shape, items)]
-        if self.kind == "sparse":
-            columns = tuple(Piece(array.parts[2], 0, array.parts[2].n_rows) for array, _ in arrays)
-            widest = np.result_type(*(piece.dtype for piece in columns))
-            found.append(
-                (
-                    widest,
-                    (),
-                    tuple(piece if piece.dtype == widest else piece.with_transform(Cast(widest)) for piece in columns),
-                )
-            )
+        parts = (items_of(self.pieces), columns_of(self.pieces) if self.kind == "sparse" else ())
         return tuple(
-            Variable(self.name, dtype, shape, pieces, Range(0, sum(piece.n_rows for piece in pieces)))
-            for dtype, shape, pieces in found
+            Variable(self.name, of[0].dtype, of[0].row_shape, of, Range(0, sum(piece.n_rows for piece in of)))
+            for of in parts
+            if of
         )
 
     def holding(self, bounds: Array, memory: list[Array] | None = None) -> HeldRagged:
