@@ -308,7 +308,8 @@ class Ragged:
         sparse = require_package("scipy.sparse", "sparse", "a sparse matrix")
         lo, hi = self.offsets[0], self.offsets[-1]
         # of one dtype with the columns: scipy would otherwise look through all of them for one that holds both
-        ends = (self.offsets - lo).astype(self.columns.dtype if hi - lo <= np.iinfo(np.int32).max else np.int64)
+        narrow = np.result_type(self.columns.dtype, np.int32)
+        ends = (self.offsets - lo).astype(narrow if hi - lo <= np.iinfo(np.int32).max else np.int64)
         return sparse.csr_array((self.items[lo:hi], self.columns[lo:hi], ends), shape=(len(self), self.n_columns))
 
 

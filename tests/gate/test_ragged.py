@@ -336,3 +336,10 @@ def test_orders_of_lists_read_nothing(tmp_path, counted_reads):
         gate.undo()
         assert repr(gate)
         assert counted_reads == []
+
+
+def test_narrow_columns_make_a_whole_matrix():
+    entries = MATRIX.tocsr()
+    rows = Ragged(entries.indptr.astype("i8"), entries.data, entries.indices.astype("u1"), entries.shape[1])
+    assert len(entries.data) > 255
+    require_matrix(rows.to_csr(), MATRIX)
