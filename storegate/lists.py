@@ -43,7 +43,7 @@ def write_lists(path: Path, variable: Variable, budget_nbytes: int) -> None:
         )
     group = zarr.open_group(path, mode="a").create_group(variable.name)
     names = ("node0-offsets", "node1-data", "") if variable.kind == "ragged" else ("indptr", "data", "indices")
-    n_items = _n_items(variable)
+    n_items = variable.n_items()
     arrays = [_created(group, names[0], len(variable) + 1, np.dtype(np.int64))]
     arrays.append(_created(group, names[1], n_items, variable.dtype))
     if variable.kind == "sparse":
@@ -75,11 +75,6 @@ def _form(dtype: np.dtype[Any]) -> dict[str, Any]:
     """Return the form of awkward for lists of numbers."""
     content = {"class": "NumpyArray", "primitive": dtype.name, "form_key": "node1"}
     return {"class": "ListOffsetArray", "offsets": "i64", "content": content, "form_key": "node0"}
-
-
-def _n_items(variable: Variable) -> int:
-    step = 2**20
-    return sum(int(variable.lengths(lo, min(lo + step, len(variable))).sum()) for lo in range(0, len(variable), step))
 
 
 def _blocks(variable: Variable, budget_nbytes: int) -> Iterator[Ragged]:

@@ -14,7 +14,6 @@ import numpy as np
 
 from storegate.reading import all_rows, parts_of
 from storegate_engine.arrays import Statistics, Tally
-from storegate_engine.orders import spans
 from storegate_engine.table import Moments, Variable, known_of
 from storegate_engine.threads import Pending, ThreadPool
 
@@ -84,7 +83,7 @@ class _Summary:
         if kind in "UST":
             n_values = math.prod(variable.shape)
             if variable.kind == "ragged":
-                n_values = sum(int(variable.lengths(lo, hi).sum()) for lo, hi in spans(len(variable)))
+                n_values = variable.n_items()
             return cls(variable, Statistics(), n_values)
         if known is not None and known.is_exact:
             summary = cls(variable, known.statistics, math.prod(variable.shape))

@@ -183,14 +183,6 @@ def _of_awkward(data: Any, what: str) -> Ragged | None:
     return Ragged(np.asarray(layout.offsets, np.int64), values)
 
 
-class Kinds(Protocol):
-    """What knows whether its rows are lists."""
-
-    @property
-    def kind(self) -> Kind:
-        """The kind of rows."""
-
-
 def kind_in(source: object) -> Kind:
     """Return the kind of rows of a source."""
     found: Kind = getattr(source, "kind", "dense")

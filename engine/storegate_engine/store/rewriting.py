@@ -88,11 +88,7 @@ def rewrite(change: Transaction, variables: Mapping[str, Variable], capacity: Ca
         return change.store({name: VariableSource(variable) for name, variable in variables.items()})
     dense = {name: variable for name, variable in variables.items() if variable.kind == "dense"}
     planned = _planned(change.repository, dense, capacity)
-    lists = {
-        name: VariableSource(variable, max(LISTS_NBYTES, capacity.budget_nbytes // LISTS_SHARE))
-        for name, variable in variables.items()
-        if name not in dense
-    }
+    lists = {name: _lists_of(variable, capacity) for name, variable in variables.items() if name not in dense}
     arrays = change.store(lists) if lists else {}
     arrays |= _move(change, dense, planned, capacity, is_last=True) if dense else {}
     return {name: arrays[name] for name in variables}
@@ -153,6 +149,11 @@ def _moved_together(variables: Mapping[str, Variable], plans: Mapping[str, Plan]
     return list(groups.values())
 
 
+def _lists_of(variable: Variable, capacity: Capacity) -> VariableSource:
+    """Return rows of various lengths as a source, of which as many are read together as memory allows."""
+    return VariableSource(variable, max(LISTS_NBYTES, capacity.budget_nbytes // LISTS_SHARE))
+
+
 def plan_rewrite(variable: Variable, shard_rows: int, capacity: Capacity) -> Plan:
     """Return the plan: one gather at a time with the whole memory, or else an exchange whose tasks share it."""
     n_rows, budget_nbytes = len(variable), capacity.budget_nbytes
@@ -177,7 +178,7 @@ def plan_rewrite(variable: Variable, shard_rows: int, capacity: Capacity) -> Pla
 def blocks_in_order(variable: Variable, capacity: Capacity) -> Iterator[Any]:
     """Yield all logical rows in order, each block valid until the next; uses an exchange if they do not fit."""
     if variable.kind != "dense":
-        yield from VariableSource(variable, max(LISTS_NBYTES, capacity.budget_nbytes // LISTS_SHARE)).blocks(1)
+        yield from _lists_of(variable, capacity).blocks(1)
         return
     plan = plan_rewrite(variable, 1, capacity)
     if plan.kind == "exchange":

@@ -18,7 +18,7 @@ from storegate_engine.arrays import Held, RowArray, RowSpan
 from storegate_engine.casts import combined
 from storegate_engine.encodings import row_nbytes
 from storegate_engine.errors import DtypeError, LabelError, MemoryBudgetError, ShapeError
-from storegate_engine.orders import Range, RowIndex, RowOrder, Take, join_runs
+from storegate_engine.orders import Range, RowIndex, RowOrder, Take, join_runs, spans
 from storegate_engine.table.description import PLAIN, Description
 from storegate_engine.table.gathers import SPARE_NBYTES, gather_into
 from storegate_engine.table.pieces import Piece
@@ -149,6 +149,10 @@ class Variable:
         bounds = self.bounds.read(lo, hi, spare_nbytes=spare_nbytes)
         lengths: Array = bounds[:, 1] - bounds[:, 0]
         return lengths
+
+    def n_items(self) -> int:
+        """Return the number of items of all rows; reads their bounds."""
+        return sum(int(self.lengths(lo, hi).sum()) for lo, hi in spans(len(self)))
 
     def _allocated(self, n_rows: int) -> Array:
         try:
