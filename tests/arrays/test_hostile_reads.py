@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -234,6 +235,33 @@ def test_rows_that_a_store_claims_and_has_not(store, name, claimed):
     for read in reads.values():
         with pytest.raises((CorruptStoreError, MemoryBudgetError)):
             read()
+
+
+def test_a_read_that_failed_goes_on_with_few_shards(store):
+    """A loop that is busy with what nobody waits for makes every later read of the process slow."""
+
+    async def count_tasks():
+        return len(asyncio.all_tasks())
+
+    claim(store, "t", n_rows=2**17, shard_rows=None)
+    gate = StoreGate("zarr", {"output_dir": store, "mode": "r", "budget": "64MiB"}, "a")
+    shuffled = np.random.default_rng(0).permutation(2**17)
+    for read in (lambda: gate.get_data("t"), lambda: gate["train"]["t"][shuffled]):
+        with pytest.raises(CorruptStoreError):
+            read()
+        assert sync(count_tasks()) < 4 * arrays.SHARDS_AT_ONCE  # and not one for each of 2,048 shards
+
+
+@pytest.mark.parametrize("n_shards", [1, 3, 100])
+def test_texts_of_any_number_of_shards(tmp_path, n_shards):
+    values = np.array([f"row {at}" for at in range(n_shards * 16 - 3)], np.dtypes.StringDType())
+    with StoreGate("zarr", {"output_dir": tmp_path / "store", "chunk": 8, "budget": 20_000}, "a") as gate:
+        gate.add_data("t", values)
+        assert len(list(tmp_path.glob("store/a/segments/*/t/c/*"))) == n_shards
+        array = gate["train"]["t"]
+        rows = np.random.default_rng(0).integers(0, len(values), 3 * len(values))
+        for chosen in (slice(None), slice(5, -2), rows, rows[:1], np.sort(rows), -1 - rows):
+            assert (array[chosen] == values[chosen]).all()
 
 
 def opened_files(directory):

@@ -43,6 +43,7 @@ def gate():
 
 @pytest.fixture(autouse=True)
 def closed():
+    pyplot.close("all")  # of other tests
     yield
     pyplot.close("all")
 

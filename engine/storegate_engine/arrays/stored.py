@@ -47,6 +47,9 @@ Array: TypeAlias = np.ndarray[Any, Any]
 INDEX_ROWS = 2**18
 """An index up to this size is kept in memory."""
 
+SHARDS_AT_ONCE = 32
+"""Shards that zarr-python is asked for in one call: it goes on with all of them when the first is missing."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredArray:
@@ -227,9 +230,9 @@ class StoredArray:
         encoding = _encoding_in(self)
         with _reading(self):
             if not isinstance(opened, Shards):
-                # a copy, since oindex normalises negative indices in place
-                stored = opened[rows] if isinstance(rows, slice) else opened.oindex[(np.array(rows),)]
-                out[...] = encoding.decode(np.asarray(stored))
+                for part, places in _few_shards(rows, self.layout.shard_rows):
+                    stored = opened[part] if isinstance(part, slice) else opened.oindex[(part,)]
+                    out[places] = encoding.decode(np.asarray(stored))
                 return
             is_direct = self._is_direct(out)
             target = out if is_direct else np.empty(out.shape, encoding.stored)
@@ -244,6 +247,22 @@ class StoredArray:
         """Return whether stored bytes can be read into ``out`` unchanged."""
         encoding = encoding_of(self.dtype)
         return encoding.is_identity and out.dtype == encoding.stored and bool(out.flags.c_contiguous)
+
+
+def _few_shards(rows: slice | Array, shard_rows: int) -> Iterator[tuple[slice | Array, slice | Array]]:
+    """Yield what to read of at most `SHARDS_AT_ONCE` shards, and its places among ``rows``."""
+    if isinstance(rows, slice):
+        step = SHARDS_AT_ONCE * shard_rows
+        start = rows.start
+        while start < rows.stop:
+            stop = min((start // step + 1) * step, rows.stop)
+            yield slice(start, stop), slice(start - rows.start, stop - rows.start)
+            start = stop
+        return
+    turns = np.unique(rows // shard_rows, return_inverse=True)[1] // SHARDS_AT_ONCE
+    order = np.argsort(turns, kind="stable")
+    for places in np.split(order, np.flatnonzero(np.diff(turns[order])) + 1):
+        yield rows[places], places  # a copy, whose negative indices zarr may normalise in place
 
 
 @contextlib.contextmanager
