@@ -258,6 +258,7 @@ def test_texts_of_any_number_of_shards(tmp_path, n_shards):
     with StoreGate("zarr", {"output_dir": tmp_path / "store", "chunk": 8, "budget": 20_000}, "a") as gate:
         gate.add_data("t", values)
         assert len(list(tmp_path.glob("store/a/segments/*/t/c/*"))) == n_shards
+    with StoreGate("zarr", {"output_dir": tmp_path / "store", "mode": "r"}, "a") as gate:  # with room for all
         array = gate["train"]["t"]
         rows = np.random.default_rng(0).integers(0, len(values), 3 * len(values))
         for chosen in (slice(None), slice(5, -2), rows, rows[:1], np.sort(rows), -1 - rows):
