@@ -61,6 +61,15 @@ def types(session: nox.Session) -> None:
     session.run("pyright")
 
 
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build the sdist and the wheel into dist/, and look at both."""
+    session.install("build>=1.2", "twine>=6.1")
+    shutil.rmtree("dist", ignore_errors=True)
+    session.run("python", "-m", "build")
+    session.run("twine", "check", "--strict", *map(str, Path("dist").iterdir()))
+
+
 MUTATED = ["storegate_engine/orders/*.py", "storegate_engine/arrays/frames.py", "storegate_engine/exchange/plans.py"]
 MUTATION = f"""
 [tool.mutmut]

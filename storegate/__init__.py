@@ -51,9 +51,9 @@ if TYPE_CHECKING:
     from storegate_engine import errors
     from storegate_engine.ragged import Ragged, pad
 
-__all__ = ["Ragged", "StoreGate", "__version__", "errors", "explain", "pad", "plot_order", "samples"]
+    __version__: str
 
-__version__ = "0.1.0"
+__all__ = ["Ragged", "StoreGate", "__version__", "errors", "explain", "pad", "plot_order", "samples"]
 
 
 def __getattr__(name: str) -> object:
@@ -69,6 +69,12 @@ def __getattr__(name: str) -> object:
         value = getattr(import_module("storegate_engine.ragged"), name)
     elif name == "errors":
         value = import_module("storegate_engine.errors")
+    elif name == "__version__":
+        metadata = import_module("importlib.metadata")
+        try:
+            value = metadata.version("storegate")
+        except metadata.PackageNotFoundError:  # on the path, but not installed
+            value = "0+unknown"
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

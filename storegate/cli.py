@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from storegate import __version__
-
 if TYPE_CHECKING:
     from storegate import StoreGate
     from storegate.parsing import OpenMode
@@ -54,11 +52,21 @@ class CommandError(Exception):
     """A command cannot go on; the message says why."""
 
 
+class _Version(argparse.Action):
+    """Print the version, which is looked up only here: that takes longer than all the rest of ``--help``."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from storegate import __version__
+
+        print(f"storegate {__version__}")
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="storegate", description="Sample tables for machine learning, larger than memory."
     )
-    parser.add_argument("--version", action="version", version=f"storegate {__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show program's version number and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     demo = commands.add_parser(
