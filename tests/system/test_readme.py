@@ -92,6 +92,28 @@ def test_exactly_two_set_up_commands() -> None:
     ]
 
 
+def pages_linked(page: Path) -> set[Path]:
+    targets = re.findall(r"\]\((?!https?://|#)([^)#]+\.md)[^)]*\)", page.read_text("utf-8"))
+    return {(page.parent / target).resolve() for target in targets}
+
+
+def test_every_page_is_within_two_clicks_of_the_first() -> None:
+    first = ROOT / "docs" / "index.md"
+    once = pages_linked(first)
+    twice = once.union(*map(pages_linked, once))
+    ways = {ROOT / "docs" / folder / "index.md" for folder in ("how-to", "reference", "explanation")}  # of the sidebar
+    assert {page for page in PAGES if page.is_relative_to(first.parent)} - ways <= {first, *twice}
+
+
+def test_twenty_questions_have_a_source_and_an_answer() -> None:
+    page = ROOT / "docs" / "how-to" / "questions.md"
+    rows = re.findall(
+        r"^\| (How|Why)[^|]*\| \[[^]]+\]\(https://[^|]+\| \[[^]]+\]\([^)]+\.md\) \|$", page.read_text("utf-8"), re.M
+    )
+    assert len(rows) >= 20
+    assert page in pages_linked(ROOT / "docs" / "index.md")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_within_the_project_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?://|#)([^)#]+)[^)]*\)", page.read_text("utf-8"))
