@@ -244,11 +244,29 @@ class StoreGate(Choosing, Scaling):
             The name cannot be stored; the former data_id stays current.
         DataIdNotFoundError
             The store is read-only and has no such data_id; the message lists those it has (a KeyError).
+
+        Examples
+        --------
+        >>> gate = StoreGate()
+        >>> gate.set_data_id("run1")
+        >>> gate.add_data("x", [1, 2])
+        >>> gate.set_data_id("run2")
+        >>> gate.add_data("x", [3])
+        >>> gate.get_data_ids()
+        ['run1', 'run2']
         """
         self._session.set_data_id(data_id)
 
     def get_data_ids(self) -> list[str]:
-        """Return the data_ids that exist, in memory or in the store."""
+        """Return the data_ids that exist, in memory or in the store.
+
+        Examples
+        --------
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [1, 2])
+        >>> gate.get_data_ids()
+        ['example']
+        """
         return self._session.data_ids()
 
     def repository(self, mode: Mode | None = None) -> Repository:
@@ -268,18 +286,41 @@ class StoreGate(Choosing, Scaling):
         ------
         ShapeError
             The variables of a phase have different numbers of rows.
+
+        Examples
+        --------
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [0, 1, 2, 3], phase=(0.5, 0.25, 0.25))
+        >>> gate.sizes
+        {'train': 2, 'valid': 1, 'test': 1}
         """
         table = self.table
         return {phase: table.n_rows(phase) for phase in self.phases}
 
     @property
     def phases(self) -> tuple[str, ...]:
-        """The phases that have variables, in the order train, valid, test."""
+        """The phases that have variables, in the order train, valid, test.
+
+        Examples
+        --------
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [0, 1], phase="test")
+        >>> gate.phases
+        ('test',)
+        """
         return tuple(phase for phase in parsing.PHASES if self.table[phase])
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """The names of the variables of all phases, in the order in which they were added."""
+        """The names of the variables of all phases, in the order in which they were added.
+
+        Examples
+        --------
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data({"x": [0, 1], "y": [2, 3]})
+        >>> gate.variables
+        ('x', 'y')
+        """
         return tuple(dict.fromkeys(variable.name for _, variable in self.table))
 
     def _ipython_key_completions_(self) -> list[str]:
@@ -548,6 +589,14 @@ class StoreGate(Choosing, Scaling):
             A row is out of range.
         ArgumentError
             An array of xarray has other coordinates than the rows that it replaces (a ValueError).
+
+        Examples
+        --------
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [0, 1, 2, 3])
+        >>> gate.update_data("x", [10, 20], index=(1, 3))
+        >>> gate["train"]["x"][:]
+        array([ 0, 10, 20,  3])
         """
         (names, rows), target = parsing.named(var_names, data, sample_dim), parse_phase(phase)
         with self._session.begin("update_data", var_names=names.given, phase=phase) as change:
@@ -597,13 +646,30 @@ class StoreGate(Choosing, Scaling):
         """Delete variables; names that do not exist are ignored.
 
         Their rows stay in storage for readers of earlier versions until :meth:`vacuum` removes them.
+
+        Examples
+        --------
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data({"x": [0, 1], "y": [2, 3]})
+        >>> gate.delete_data("x")
+        >>> gate.get_var_names()
+        ['y']
         """
         names, target = parse_names(var_names), parse_phase(phase)
         with self._session.begin("delete_data", var_names=var_names, phase=phase) as change:
             edits.delete(change, names, target, do_compile=bool(do_compile))
 
     def clear_data(self) -> None:
-        """Delete all variables of the current data_id and mode."""
+        """Delete all variables of the current data_id and mode.
+
+        Examples
+        --------
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [0, 1])
+        >>> gate.clear_data()
+        >>> gate.sizes
+        {}
+        """
         with self._session.begin("clear_data") as change:
             edits.clear(change)
 
@@ -624,6 +690,13 @@ class StoreGate(Choosing, Scaling):
             The dtype cannot be stored, or a size is not an integer.
         VariableExistsError
             A variable exists already (a ValueError).
+
+        Examples
+        --------
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.create_empty("x", shape=(3, 2))
+        >>> gate.get_var_shapes("x")
+        (2,)
         """
         names, target = parse_names(var_names, validate=True), parse_phase(phase)
         sizes, kind = parsing.parse_shape(shape), parsing.parse_dtype(dtype)
@@ -711,6 +784,13 @@ class StoreGate(Choosing, Scaling):
         """Return the variables of a phase, in the order in which they were added.
 
         For ``all``: the variables that every phase with rows has.
+
+        Examples
+        --------
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data({"x": [0, 1], "y": [2, 3]})
+        >>> gate.get_var_names()
+        ['x', 'y']
         """
         return contents.names_in(self.table, parse_reading_phase(phase))
 
@@ -723,7 +803,15 @@ class StoreGate(Choosing, Scaling):
     def get_var_shapes(
         self, var_names: VarNames, phase: Phase | None = "train"
     ) -> tuple[int, ...] | list[tuple[int, ...] | None] | None:
-        """Return the shape of one row of each variable, None if it is unknown; a list for a list of names."""
+        """Return the shape of one row of each variable, None if it is unknown; a list for a list of names.
+
+        Examples
+        --------
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [[0, 1], [2, 3], [4, 5]])
+        >>> gate.get_var_shapes("x")
+        (2,)
+        """
         names, at = parse_names(var_names), parse_reading_phase(phase)
         shapes = contents.row_shapes(self.table, names, at)
         return shapes[0] if names.form == "one" else shapes
@@ -741,18 +829,42 @@ class StoreGate(Choosing, Scaling):
         ------
         NotCompiledError
             The data_id is not compiled.
+
+        Examples
+        --------
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [[0, 1], [2, 3]])
+        >>> gate.compile()
+        >>> gate.get_metadata()["sizes"]
+        {'train': 2, 'valid': 0, 'test': 0, 'all': 2}
         """
         return contents.metadata(self.table)
 
     def to_xarray(self, phase: Phase | None = "train") -> xr.Dataset:
-        """Return a phase as a lazy ``xr.Dataset`` of the current version; later changes do not affect it."""
+        """Return a phase as a lazy ``xr.Dataset`` of the current version; later changes do not affect it.
+
+        Examples
+        --------
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [[0.0, 1.0], [2.0, 4.0]])
+        >>> gate.to_xarray()["x"].mean("sample").values
+        array([1. , 2.5])
+        """
         import storegate.accessor  # noqa: F401 - it registers ds.storegate; deferred, since it needs xarray
 
         at, session = parse_reading_phase(phase), self._session
         return reading.read_dataset(session.repository(), session.source, session.data_id, at, session.capacity)
 
     def to_datatree(self) -> xr.DataTree:
-        """Return all phases with rows as a lazy ``xr.DataTree``, one child per phase."""
+        """Return all phases with rows as a lazy ``xr.DataTree``, one child per phase.
+
+        Examples
+        --------
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [0, 1, 2, 3], phase=(0.5, 0.25, 0.25))
+        >>> sorted(gate.to_datatree().children)
+        ['test', 'train', 'valid']
+        """
         import storegate.accessor  # noqa: F401 - it registers ds.storegate; deferred, since it needs xarray
 
         return reading.read_tree(self.repository(), self._session.source, self.data_id, self.capacity)
@@ -819,6 +931,14 @@ class StoreGate(Choosing, Scaling):
             A value cannot be converted; nothing changes (a ValueError and TypeError).
         DtypeError
             numpy has no such conversion, or the result cannot be stored (a TypeError).
+
+        Examples
+        --------
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [0, 1, 2])
+        >>> gate.astype("x", "float32")
+        >>> gate["train"]["x"][:]
+        array([0., 1., 2.], dtype=float32)
         """
         self._transform("astype", var_names, Cast(parsing.parse_dtype(dtype)), phase)
 
@@ -851,6 +971,14 @@ class StoreGate(Choosing, Scaling):
         """Replace each row, when it is read, by the int64 index of its largest value along ``axis``.
 
         ``axis`` counts the sample axis as 0, which cannot be reduced.
+
+        Examples
+        --------
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [[0.1, 0.7, 0.2], [0.5, 0.3, 0.2]])
+        >>> gate.argmax("x", axis=1)
+        >>> gate["train"]["x"][:]
+        array([1, 0])
         """
         self._transform("argmax", var_names, ArgMax(axis), phase)
 
@@ -864,6 +992,14 @@ class StoreGate(Choosing, Scaling):
         """Shuffle phases: the same permutation for every variable, as ``RandomState(seed).permutation(N)``.
 
         No rows are moved: the order is stored and applied when rows are read. Repeated shuffles compose.
+
+        Examples
+        --------
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data({"x": [0, 1, 2, 3], "y": [0, 10, 20, 30]})
+        >>> gate.shuffle(seed=1)
+        >>> gate["train"]["x"][:], gate["train"]["y"][:]
+        (array([3, 2, 0, 1]), array([30, 20,  0, 10]))
         """
         at, number = parse_reading_phase(phase), parsing.parse_shuffle_seed(seed)
         with self._session.begin("shuffle", phase=at, seed=number) as change:
@@ -881,6 +1017,17 @@ class StoreGate(Choosing, Scaling):
             A phase, or ``all``.
         var_names : str or list of str, optional
             All variables when None.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> gate = StoreGate.open(tempfile.mkdtemp() + "/events.zarr", "run1", mode="w")
+        >>> gate.add_data("x", [0, 1, 2, 3])
+        >>> gate.shuffle(seed=1)
+        >>> before = gate["train"]["x"][:]
+        >>> gate.compact()
+        >>> bool((gate["train"]["x"][:] == before).all())
+        True
         """
         at, wanted = parse_reading_phase(phase), None if var_names is None else parse_names(var_names)
         with self._session.begin("compact", phase=at, var_names=wanted and wanted.names) as change:
@@ -892,6 +1039,15 @@ class StoreGate(Choosing, Scaling):
         """Return the kept versions of the data_id, the oldest first; prints as a table.
 
         Each record has the time of the commit, the operation and its arguments, and the rows and bytes added.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> gate = StoreGate.open(tempfile.mkdtemp() + "/events.zarr", "run1", mode="w")
+        >>> gate.add_data("x", [0, 1])
+        >>> gate.shuffle()
+        >>> [commit.operation for commit in gate.history()]
+        ['add_data', 'shuffle']
         """
         return versions.history(self.repository())
 
@@ -902,6 +1058,16 @@ class StoreGate(Choosing, Scaling):
         ------
         VersionNotFoundError, SnapshotExpired
             The version never existed, or it was vacuumed.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> gate = StoreGate.open(tempfile.mkdtemp() + "/events.zarr", "run1", mode="w")
+        >>> gate.add_data("x", [0, 1])
+        >>> gate.update_data("x", [7, 7])
+        >>> gate.rollback(1)
+        >>> gate["train"]["x"][:]
+        array([0, 1])
         """
         repository, number = self.repository(), as_int(version, "version")
         with self._session.begin("rollback", version=number) as change:
@@ -957,7 +1123,19 @@ class StoreGate(Choosing, Scaling):
         return versions.repair(self._session.root, data_id, self.budget_nbytes)
 
     def diff(self, a: int, b: int) -> Records[Difference]:
-        """Return which variables differ between two versions, and how; prints as a table."""
+        """Return which variables differ between two versions, and how; prints as a table.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> gate = StoreGate.open(tempfile.mkdtemp() + "/events.zarr", "run1", mode="w")
+        >>> gate.add_data("x", [0, 1])
+        >>> gate.add_data("x", [2])
+        >>> print(gate.diff(1, 2))
+        phase  name  what          before              after
+        -----  ----  ------------  ------------------  ------------------
+        train  x     rows, values  2 rows of int64 ()  3 rows of int64 ()
+        """
         return versions.diff(self.repository(), a, b)
 
     def vacuum(
@@ -980,6 +1158,15 @@ class StoreGate(Choosing, Scaling):
         -------
         VacuumResult
             What was removed, and its bytes; prints as a line.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> gate = StoreGate.open(tempfile.mkdtemp() + "/events.zarr", "run1", mode="w")
+        >>> gate.add_data("x", [0, 1])
+        >>> gate.update_data("x", [7, 7])
+        >>> len(gate.vacuum(older_than=0).segments)
+        1
         """
         return versions.vacuum(self.repository(), older_than, keep_versions, dry_run=dry_run)
 
@@ -991,6 +1178,14 @@ class StoreGate(Choosing, Scaling):
         Verification
             One record per manifest and array; ``problems`` are those with something missing, damaged or swapped.
             Prints as a table.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> gate = StoreGate.open(tempfile.mkdtemp() + "/events.zarr", "run1", mode="w")
+        >>> gate.add_data("x", [0, 1])
+        >>> gate.verify().problems
+        (none)
         """
         return versions.verify(self.repository())
 
@@ -1017,6 +1212,15 @@ class StoreGate(Choosing, Scaling):
         -------
         str or dict of str to str
             64 hexadecimal digits for a string; otherwise a dict by variable name.
+
+        Examples
+        --------
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [0, 1, 2])
+        >>> before = gate.fingerprint()
+        >>> gate.update_data("x", 9, index=0)
+        >>> gate.fingerprint() == before
+        False
         """
         at, repository = parse_reading_phase(phase), self.repository()
         names = parse_names(contents.names_in(repository.table, at) if var_names is None else var_names)
@@ -1062,6 +1266,16 @@ class StoreGate(Choosing, Scaling):
         ------
         ValueError
             The mode is unknown.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> gate = StoreGate("hybrid", {"output_dir": tempfile.mkdtemp() + "/events.zarr"}, "run1")
+        >>> gate.add_data("x", [0, 1, 2])
+        >>> gate.to_memory("x", output_var_names="y")
+        >>> gate.set_mode("numpy")
+        >>> gate.get_var_names()
+        ['y']
         """
         if self.backend != "hybrid":
             warnings.warn(f"set_mode does nothing on the {self.backend} backend", UserWarning, stacklevel=2)
@@ -1095,6 +1309,16 @@ class StoreGate(Choosing, Scaling):
         ------
         ValueError
             The backend is not hybrid.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> gate = StoreGate("hybrid", {"output_dir": tempfile.mkdtemp() + "/events.zarr"}, "run1")
+        >>> gate.add_data("x", [0, 1, 2])
+        >>> gate.to_memory("x", callback=lambda names, x: (names, x + 1))
+        >>> gate.set_mode("numpy")
+        >>> gate["train"]["x"][:]
+        array([1, 2, 3])
         """
         self._move("to_memory", "zarr", "numpy", var_names, phase, output_var_names, callback)
 
@@ -1108,6 +1332,17 @@ class StoreGate(Choosing, Scaling):
         """Move variables from memory to storage, block by block, then release the memory.
 
         Parameters are those of :meth:`to_memory`, in the other direction.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> gate = StoreGate("hybrid", {"output_dir": tempfile.mkdtemp() + "/events.zarr"}, "run1")
+        >>> gate.add_data("x", [0, 1, 2])
+        >>> gate.to_memory("x")
+        >>> gate.to_storage("x", output_var_names="y")
+        >>> gate.set_mode("zarr")
+        >>> gate.get_var_names()
+        ['x', 'y']
         """
         self._move("to_storage", "numpy", "zarr", var_names, phase, output_var_names, callback)
 
@@ -1154,13 +1389,32 @@ class StoreGate(Choosing, Scaling):
         -----
         AlignmentWarning
             Variables of a phase were shuffled differently when they were added.
+
+        Examples
+        --------
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data({"x": [0, 1], "y": [2, 3]})
+        >>> gate.compile()
+        >>> len(gate)
+        2
         """
         self._session.compile(reset=bool(reset))
         if show_info:
             self.show_info()
 
     def show_info(self) -> None:
-        """Print phase, backend, name, dtype, rows and shape of every variable."""
+        """Print phase, backend, name, dtype, rows and shape of every variable.
+
+        Examples
+        --------
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [[0, 1], [2, 3]])
+        >>> gate.show_info()
+        StoreGate data_id : example, not compiled
+        phase  backend  var_names  dtype  total events  var_shape
+        -----  -------  ---------  -----  ------------  ---------
+        train  numpy    x          int64  2             (2,)
+        """
         print(display.table_text(self.repository(), self.data_id))  # noqa: T201
 
     def __repr__(self) -> str:
