@@ -152,6 +152,14 @@ class Explorable(Generic[T]):
         ------
         DtypeError
             A dtype does not exist in Arrow: complex numbers, durations of months.
+
+        Examples
+        --------
+        >>> from storegate import StoreGate
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [0, 1])
+        >>> gate["train"].to_arrow().to_pydict()
+        {'x': [0, 1]}
         """
         return self._arrow_reader(tensors=bool(tensors)).read_all()
 
@@ -159,6 +167,14 @@ class Explorable(Generic[T]):
         """Return all rows as a DataFrame of polars, from the extra ``storegate[polars]``.
 
         Ordered categories are an ``Enum``, which keeps their order; others are ``Categorical``.
+
+        Examples
+        --------
+        >>> from storegate import StoreGate
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [0, 1])
+        >>> gate["train"].to_polars().to_dict(as_series=False)
+        {'x': [0, 1]}
         """
         polars = require_package("polars", "polars", "to_polars")
         abouts = {variable.name: variable.about for variable in self._all_variables()[1]}

@@ -640,7 +640,17 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
         return dataset if self.names is None else dataset[list(self.names.names)]
 
     def explain(self) -> str:
-        """Return how a full pass and a read of 256 rows would read each variable; see `storegate.explain`."""
+        """Return how a full pass and a read of 256 rows would read each variable; see `storegate.explain`.
+
+        Examples
+        --------
+        >>> from storegate import StoreGate
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [[0.0, 1.0]] * 8)
+        >>> print(gate["train"]["x"].explain())
+        x  full pass  read: 1 tasks, reads 128 B, projected memory 24.0 MiB
+        x  256 rows   read: 1 tasks, reads 128 B, projected memory 24.0 MiB
+        """
         return display.explain(self)
 
     def __repr__(self) -> str:

@@ -67,7 +67,17 @@ class Windows(Generic[T]):
 
     @property
     def starts(self) -> Array:
-        """The first row of each window among the rows of the view, as int64."""
+        """The first row of each window among the rows of the view, as int64.
+
+        Examples
+        --------
+        >>> from storegate import StoreGate
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [0, 1, 2, 3, 4, 5])
+        >>> windows = gate["train"]["x"].windows(input=2, target=1)
+        >>> windows.starts
+        array([0, 1, 2, 3])
+        """
         return self.plan.starts(np.arange(len(self)))
 
     def __getitem__(self, item: object) -> tuple[T, T]:
@@ -106,6 +116,18 @@ class Windows(Generic[T]):
         -------
         Stream
             Of pairs ``(input, target)``, each with the windows along the first axis.
+
+        Examples
+        --------
+        >>> from storegate import StoreGate
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [0, 1, 2, 3, 4, 5])
+        >>> windows = gate["train"]["x"].windows(input=2, target=1)
+        >>> past, future = next(iter(windows.batches(2, shuffle=False)))
+        >>> past, future
+        (array([[0, 1],
+               [1, 2]]), array([[2],
+               [3]]))
         """
         for word in ("label", "balance"):
             if options.get(word) is not None:

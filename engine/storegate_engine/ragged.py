@@ -101,6 +101,13 @@ class Ragged:
             The items have different shapes.
         DtypeError
             The items are objects.
+
+        Examples
+        --------
+        >>> from storegate import Ragged
+        >>> rows = Ragged.of([[1, 2], [], [3]])
+        >>> len(rows), rows[0]
+        (3, array([1, 2]))
         """
         arrays = [np.asarray(row, dtype) for row in rows]
         filled = [row for row in arrays if row.size or row.ndim > 1] or arrays[:1]
@@ -142,7 +149,15 @@ class Ragged:
 
     @property
     def lengths(self) -> Int64Array:
-        """The number of items of each row."""
+        """The number of items of each row.
+
+        Examples
+        --------
+        >>> from storegate import Ragged
+        >>> rows = Ragged.of([[1, 2], [], [3]])
+        >>> rows.lengths
+        array([2, 0, 1])
+        """
         return np.diff(self.offsets)
 
     @property
@@ -185,20 +200,44 @@ class Ragged:
         return self.take(np.where(rows < 0, rows + len(self), rows))
 
     def take(self, rows: Array, axis: int = 0) -> Ragged:
-        """Return copies of rows, by their numbers."""
+        """Return copies of rows, by their numbers.
+
+        Examples
+        --------
+        >>> from storegate import Ragged
+        >>> rows = Ragged.of([[1, 2], [], [3]])
+        >>> rows.take([2, 0]).tolist()
+        [[3], [1, 2]]
+        """
         starts = self.offsets[:-1][rows]
         lengths = self.offsets[1:][rows] - starts
         items, columns = gathered(self.items, self.columns, starts, lengths)
         return Ragged(offsets_of(lengths), items, columns, self.n_columns)
 
     def copy(self) -> Ragged:
-        """Return the rows with items of their own."""
+        """Return the rows with items of their own.
+
+        Examples
+        --------
+        >>> from storegate import Ragged
+        >>> rows = Ragged.of([[1, 2], [], [3]])
+        >>> rows.copy().tolist()
+        [[1, 2], [], [3]]
+        """
         lo, hi = self.offsets[0], self.offsets[-1]
         columns = None if self.columns is None else self.columns[lo:hi].copy()
         return Ragged(self.offsets - lo, self.items[lo:hi].copy(), columns, self.n_columns)
 
     def astype(self, dtype: npt.DTypeLike) -> Ragged:
-        """Return the rows with their items cast, by numpy's rules."""
+        """Return the rows with their items cast, by numpy's rules.
+
+        Examples
+        --------
+        >>> from storegate import Ragged
+        >>> rows = Ragged.of([[1, 2], [], [3]])
+        >>> rows.astype("float32").flat
+        array([1., 2., 3.], dtype=float32)
+        """
         return Ragged(self.offsets, self.items.astype(dtype), self.columns, self.n_columns)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
@@ -286,6 +325,13 @@ class Ragged:
         ------
         ImportError
             awkward is not installed.
+
+        Examples
+        --------
+        >>> from storegate import Ragged
+        >>> rows = Ragged.of([[1, 2], [], [3]])
+        >>> rows.to_awkward().tolist()
+        [[1, 2], [], [3]]
         """
         ak = require_package("awkward", "awkward", "to_awkward()")
         layout = ak.contents.ListOffsetArray(

@@ -335,6 +335,16 @@ class Stream(Generic[T]):
             Leave the spill on the disk, so that a stream resumed from this one's state, on this machine and with the
             same limit and ranks, reads one bucket again instead of spilling the epoch. If none resumes, remove it with
             ``storegate vacuum``, or by hand from ``storegate.scratch-directory``.
+
+        Examples
+        --------
+        >>> from storegate import StoreGate
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [0, 1, 2, 3, 4, 5])
+        >>> stream = gate["train"]["x"].batches(2, seed=1)
+        >>> for batch in stream:
+        ...     break
+        >>> stream.close()
         """
         self._stop()
         self.loader.close(self._epoch if keep_spill else None)
@@ -374,6 +384,17 @@ class Stream(Generic[T]):
 
         It does not depend on the rank: with the state of any rank, a stream with any number of ranks continues after
         the last step whose batch was given.
+
+        Examples
+        --------
+        >>> from storegate import StoreGate
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [0, 1, 2, 3, 4, 5])
+        >>> stream = gate["train"]["x"].batches(2, seed=1)
+        >>> next(iter(stream)).shape
+        (2,)
+        >>> stream.state_dict()["step"]
+        1
         """
         return state_of(self._epoch, self._step, self._version, self._variables, self._order())
 
@@ -384,6 +405,20 @@ class Stream(Generic[T]):
         ------
         StreamStateError
             The state has another format, or is of other data or another order; the message says which (a ValueError).
+
+        Examples
+        --------
+        >>> from storegate import StoreGate
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [0, 1, 2, 3, 4, 5])
+        >>> stream = gate["train"]["x"].batches(2, seed=1)
+        >>> batches = iter(stream)
+        >>> _ = next(batches)
+        >>> state = stream.state_dict()
+        >>> again = gate["train"]["x"].batches(2, seed=1)
+        >>> again.load_state_dict(state)
+        >>> bool((next(iter(again)) == next(batches)).all())
+        True
         """
         theirs = require_state(state)
         shuffle = replace(self._shuffle, version=version_in(theirs, self._shuffle.version))
