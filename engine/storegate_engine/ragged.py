@@ -48,7 +48,7 @@ class Ragged:
     Raises
     ------
     ShapeError
-        The offsets do not describe rows of the items.
+        The offsets do not describe rows of the items, or a column is not among the ``n_columns``.
 
     Examples
     --------
@@ -83,6 +83,12 @@ class Ragged:
             raise ShapeError(f"offsets ascend from 0 or more to at most {len(self.items)}, the number of items")
         if self.columns is not None and self.columns.shape != self.items.shape:
             raise ShapeError(f"{len(self.items)} items have {len(self.columns)} columns; give one for each")
+        if self.columns is not None and offsets[0] < offsets[-1]:  # scipy would write outside of its memory
+            used = self.columns[offsets[0] : offsets[-1]]
+            if used.min() < 0 or used.max() >= self.n_columns:
+                raise ShapeError(
+                    f"the columns of {self.n_columns} are 0 to {self.n_columns - 1}, found {used.min()} to {used.max()}"
+                )
 
     @classmethod
     def of(cls, rows: Sequence[npt.ArrayLike], dtype: npt.DTypeLike | None = None) -> Self:

@@ -343,3 +343,12 @@ def test_narrow_columns_make_a_whole_matrix():
     rows = Ragged(entries.indptr.astype("i8"), entries.data, entries.indices.astype("u1"), entries.shape[1])
     assert len(entries.data) > 255
     require_matrix(rows.to_csr(), MATRIX)
+
+
+@pytest.mark.parametrize("column", [-1, 3, 2**40])
+def test_columns_that_a_matrix_has_not_are_refused_before_scipy_gets_them(column):
+    offsets = np.array([0, 2, 3])
+    with pytest.raises(errors.ShapeError, match=f"columns of 3 are 0 to 2, found .*{column}"):
+        Ragged(offsets, np.arange(3.0), np.array([0, column, 1]), 3)
+    outside = Ragged(offsets[:2] - [0, 1], np.arange(3.0), np.array([0, column, 1]), 3)  # of no row
+    assert outside.to_csr().toarray().tolist() == [[0.0, 0.0, 0.0]]
