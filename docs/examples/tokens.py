@@ -40,7 +40,7 @@ checkpoint = {"weights": weights.copy(), "stream": stream.state_dict()}
 for _ in range(8):
     weights = train(stream, weights)
 
-# Another process goes on from the checkpoint, and gets the same batches.
+# Whoever goes on from the checkpoint, in this process or another, gets the same batches.
 again = batches("train", seed=1)
 again.load_state_dict(checkpoint["stream"])
 resumed = checkpoint["weights"]

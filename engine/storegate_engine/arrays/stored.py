@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -30,6 +31,7 @@ from storegate_engine.encodings import (
 )
 from storegate_engine.errors import CorruptStoreError, RowsMemoryError, SnapshotExpired, StoreError, StoreNotFoundError
 from storegate_engine.identifiers import is_hex
+from storegate_engine.integers import groups_of
 from storegate_engine.locations import Location
 from storegate_engine.names import validate_name
 from storegate_engine.orders import ArrayIndex, as_int64
@@ -259,9 +261,9 @@ def _few_shards(rows: slice | Array, shard_rows: int) -> Iterator[tuple[slice | 
             yield slice(start, stop), slice(start - rows.start, stop - rows.start)
             start = stop
         return
-    turns = np.unique(rows // shard_rows, return_inverse=True)[1] // SHARDS_AT_ONCE
-    order = np.argsort(turns, kind="stable")
-    for places in np.split(order, np.flatnonzero(np.diff(turns[order])) + 1):
+    order, cuts, _ = groups_of(rows // shard_rows)
+    for first, last in pairwise([*cuts[:-1:SHARDS_AT_ONCE], len(order)]):
+        places = order[first:last]
         yield rows[places], places  # a copy, whose negative indices zarr may normalise in place
 
 
