@@ -120,7 +120,8 @@ def test_a_worker_that_is_killed_in_a_pass_costs_its_own_tasks(cluster, store, r
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the sockets to a killed scheduler
-@pytest.mark.parametrize("road", [pytest.param(compute, marks=pytest.mark.slow), compact])
+@pytest.mark.parametrize("road", [compute, compact])
+@pytest.mark.slow
 def test_a_scheduler_that_is_killed_in_the_middle_costs_the_call(store, tmp_path, of_processes, caplog, road):
     caplog.set_level(logging.CRITICAL, "distributed.client")  # a record of the loss would keep the frames of the call
     gate = opened(store)
@@ -140,6 +141,7 @@ def test_a_scheduler_that_is_killed_in_the_middle_costs_the_call(store, tmp_path
 # -------------------------------------------------------------------------------------- scratch
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="a path that is another one in each process")
 def test_workers_that_do_not_share_the_scratch_are_refused_at_the_start(store, tmp_path, of_processes, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -154,6 +156,7 @@ def test_workers_that_do_not_share_the_scratch_are_refused_at_the_start(store, t
     np.testing.assert_array_equal(gate.get_data("x"), VALUES[PERMUTED])
 
 
+@pytest.mark.slow
 def test_a_relative_scratch_directory_is_the_clients(cluster, store, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -165,6 +168,7 @@ def test_a_relative_scratch_directory_is_the_clients(cluster, store, tmp_path, m
     assert list(tmp_path.rglob("map-*")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("road", [compute, pytest.param(compact, marks=pytest.mark.slow)])
 def test_a_store_on_s3_is_shared_as_a_directory_is(cluster, s3_args, tmp_path, road):
     gate = StoreGate("zarr", {**s3_args, "budget": "2MiB"}, "test_id")

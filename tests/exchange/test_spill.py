@@ -54,7 +54,7 @@ def slowly(*values):
 
 
 class TestLazy:
-    @pytest.mark.parametrize("scheduler", ["threads", "sync", "processes"])
+    @pytest.mark.parametrize("scheduler", ["threads", "sync", pytest.param("processes", marks=pytest.mark.slow)])
     def test_an_optimized_graph_outlives_what_it_was_made_of(self, spilling, spill_scratch, scheduler):
         optimized = dask.optimize(spilling["train"]["x"].data)[0]
         gc.collect()
@@ -86,6 +86,7 @@ class TestLazy:
         del other
         assert files(spill_scratch) == []
 
+    @pytest.mark.slow
     def test_a_graph_in_another_process_spills_for_itself(self, tmp_path, spilling, spill_scratch):
         optimized = dask.optimize(spilling["train"]["x"].data)[0]
         (tmp_path / "graph").write_bytes(pickle.dumps(optimized))
@@ -161,7 +162,9 @@ def compute_in_child(lazy, path):
 
 
 class TestProcesses:
-    @pytest.mark.parametrize("method", ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
+    @pytest.mark.parametrize(
+        "method", ["fork", *(pytest.param(method, marks=pytest.mark.slow) for method in ("forkserver", "spawn"))]
+    )
     def test_children_leave_nothing(self, tmp_path, spilling, spill_scratch, method):
         """As the workers of a DataLoader do, which never reach the end of Python itself."""
         context = multiprocessing.get_context(method)
@@ -195,6 +198,7 @@ class TestProcesses:
         del optimized
         assert files(spill_scratch) == []
 
+    @pytest.mark.slow
     def test_a_child_that_outlives_its_parent_does_not_keep_its_locks(self, tmp_path, spilling, spill_scratch):
         body = """
             lazy.compute(scheduler="sync")
@@ -212,6 +216,7 @@ class TestProcesses:
             assert done.wait() == -signal.SIGKILL
             assert len(holds.orphans(spill_scratch)) == 1  # while the child waits for its standard input
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("end", ["", *slowly("sys.exit(3)", "raise RuntimeError"), "os.fork() or sys.exit()"])
     def test_it_goes_with_the_process(self, tmp_path, spilling, spill_scratch, end):
         run(
@@ -230,8 +235,10 @@ class TestProcesses:
         "found_by",
         [
             "the same plan",
-            *(pytest.param(each, marks=pytest.mark.slow) for each in ("another plan", "vacuum")),
-            "vacuum of another data_id",
+            *(
+                pytest.param(each, marks=pytest.mark.slow)
+                for each in ("another plan", "vacuum", "vacuum of another data_id")
+            ),
         ],
     )
     def test_after_a_kill_it_is_found(self, tmp_path, spilling, spill_scratch, found_by):

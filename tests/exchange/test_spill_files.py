@@ -54,6 +54,7 @@ class TestSpill:
         assert not (gate.repository().location.path / "scratch").exists()
         np.testing.assert_array_equal(gate.get_data("x"), expected)
 
+    @pytest.mark.slow
     def test_a_spill_goes_at_the_end_of_the_process(self, shuffled, tmp_path):
         gate, expected, _ = shuffled
         code = (
@@ -273,7 +274,7 @@ class TestFaults:
             gate.compact()
         assert gate.table["train"]["x"].order.runs(0, 100) is None
 
-    @pytest.mark.parametrize("moment", ["scatter", "collect"])
+    @pytest.mark.parametrize("moment", [pytest.param("scatter", marks=pytest.mark.slow), "collect"])
     def test_a_killed_compact_is_run_again(self, shuffled, tmp_path, moment):
         gate, expected, _ = shuffled
         code = (

@@ -193,6 +193,7 @@ os._exit(0)  # one in ten processes that have used obstore's file system of fssp
 """
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:shuffle='blocks'")
 def test_objects_of_s3(tmp_path, s3_server):
     urllib.request.urlopen(urllib.request.Request(f"{s3_server['endpoint']}/attached", method="PUT")).close()

@@ -57,7 +57,10 @@ def nbytes_of(directory):
 
 
 class TestKills:
-    @pytest.mark.parametrize("options", [SPILLED, {"shuffle": "blocks", "block_rows": 20, "buffer_blocks": 70}])
+    @pytest.mark.parametrize(
+        "options",
+        [SPILLED, pytest.param({"shuffle": "blocks", "block_rows": 20, "buffer_blocks": 70}, marks=pytest.mark.slow)],
+    )
     def test_killed_ranks_go_on_with_other_ranks(self, gate, native, scratch, options):
         state, steps = None, []
         for world, n_steps in [(2, 17), (3, 40), (1, 70), (2, 60)]:
@@ -186,7 +189,7 @@ class TestChanges:
 
 
 class TestNumbers:
-    @pytest.mark.parametrize("phase", ["train", (0.5, 0.3, 0.2)])
+    @pytest.mark.parametrize("phase", ["train", pytest.param((0.5, 0.3, 0.2), marks=pytest.mark.slow)])
     @pytest.mark.parametrize("backend", ["zarr", "numpy"])
     def test_sixty_files_are_not_copied_because_they_are_many(self, tmp_path, backend, phase):
         """Variables of many pieces are merged, which copies rows; those of attached files stay where they are."""

@@ -108,6 +108,7 @@ class TestCluster:
         found[...] = 0
         np.testing.assert_array_equal(events.get_data("x", index=4), x[4])
 
+    @pytest.mark.slow
     @lacking("mean of xarray")
     def test_datasets_are_computed_there(self, events):
         events.to_memory(["x", "y"])
@@ -167,6 +168,7 @@ class TestCluster:
         np.testing.assert_array_equal(events["train"]["x"].data.compute(), expected)
         np.testing.assert_array_equal(events["train"]["x"][[3004, 11, 0]], expected[[3004, 11, 0]])
 
+    @pytest.mark.slow
     def test_back_to_storage(self, events, client):
         events.to_memory(["x", "y"], "all", output_var_names=["mx", "my"])
         events.set_mode("numpy")

@@ -292,6 +292,7 @@ def test_what_dasks_expressions_lack_is_said(shuffled):
         x[:, [0, 2]]
 
 
+@pytest.mark.slow
 def test_a_cluster_has_the_same_rows_and_no_spill_is_left(cluster, shuffled):
     gate, expected = shuffled
     for _ in range(2):
@@ -359,6 +360,7 @@ print(type(lazy.data.expr).__name__)
 """
 
 
+@pytest.mark.slow
 @in_graphs
 def test_expressions_of_dask_are_given_and_taken():
     assert in_form(ROUND_TRIP, DASK_ARRAY__QUERY_PLANNING="true") == "DaskRows\n"
@@ -382,9 +384,8 @@ assert int(dataset["x"].sum()) == dataset["x"].values.sum() == 190
 
 @in_graphs
 @needs_dask_array
-@pytest.mark.parametrize(
-    ("planning", "registered"), [("false", REGISTERED_LATER), pytest.param("true", REGISTERED, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("planning", "registered"), [("false", REGISTERED_LATER), ("true", REGISTERED)])
 def test_expressions_of_dask_array_are_given_and_taken(planning, registered):
     """Also where an array of graphs was made before they were registered."""
     assert in_form(registered + ROUND_TRIP, DASK_ARRAY__QUERY_PLANNING=planning) == "DaskArrayRows\n"

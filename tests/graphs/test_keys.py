@@ -72,6 +72,7 @@ def test_parts_that_are_optimized_apart_and_computed_together(shuffled, plan):
             np.testing.assert_array_equal(found, expected[rows])
 
 
+@pytest.mark.slow
 def test_overlapping_selections_of_persisted_and_lazy_rows_on_a_cluster(cluster, shuffled):
     gate, expected = shuffled
     dataset = gate["train"].to_xarray()

@@ -188,7 +188,7 @@ def test_updates_of_any_selection_equal_numpys(gate, phase):
     np.testing.assert_array_equal(gate.get_data("x", phase), rows)
 
 
-@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("shuffled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_large_lazy_selection_is_stored_within_the_budget(tmp_path, shuffled):
     rng = np.random.default_rng(0)
     rows = rng.random((60_000, 32), dtype="f4")

@@ -19,8 +19,6 @@ from scipy import sparse
 from storegate import StoreGate, errors
 from tests.gate.list_cases import LISTS, MATRIX, N, require_lists, require_matrix
 
-# AnnData's own, with pandas 3
-pytestmark = pytest.mark.filterwarnings("ignore:The 'future.infer_string' option is deprecated")
 PLAIN = [row.tolist() for row in LISTS]
 TABLES = {
     "mapping": lambda: {"t": LISTS, "row": np.arange(N)},

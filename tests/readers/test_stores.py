@@ -27,8 +27,6 @@ from tests.examples import in_turns
 from tests.readers.measuring import MIB, grown
 
 FIXTURES = Path(__file__).parent
-# of anndata, when it writes a file with the newest pandas
-pytestmark = pytest.mark.filterwarnings("ignore:The 'future.infer_string' option is deprecated")
 
 
 def assert_rows(gate, expected, phase="train"):

@@ -68,6 +68,7 @@ def test_threads_that_clear_at_once_leave_a_whole_store(tmp_path: Path) -> None:
             _require_whole(tmp_path)
 
 
+@pytest.mark.slow
 def test_processes_that_clear_at_once_leave_a_whole_store(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WRITER, str(tmp_path / "s")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -184,8 +184,9 @@ def append_many(args, worker, count):
         gate.add_data(["x", "y"], [np.full((2, 2), worker * 1000 + number), np.full(2, worker * 1000 + number)])
 
 
-@pytest.mark.parametrize("n_appends", [2, pytest.param(10, marks=pytest.mark.slow)])
-def test_three_writers_on_an_s3_server_all_land_exactly_once(processes, s3_args, n_appends):
+@pytest.mark.slow
+def test_three_writers_on_an_s3_server_all_land_exactly_once(processes, s3_args):
+    n_appends = 10
     run_all(processes, append_many, [(s3_args, worker, n_appends) for worker in range(3)])
     gate = open_gate(s3_args)
     y = gate.get_data("y").reshape(-1, 2)
@@ -304,6 +305,7 @@ assert gate.verify().problems == ()
 """
 
 
+@pytest.mark.slow
 def test_forks_of_a_process_with_an_open_gate_and_busy_threads(tmp_path):
     arguments = [sys.executable, "-c", FORKING, tmp_path / "store", os.path.dirname(__file__)]
     done = subprocess.run(arguments, check=False, capture_output=True, text=True, env=environment(), timeout=120)

@@ -178,7 +178,7 @@ def test_an_unknown_durability_is_refused(tmp_path, value):
 
 PLACES, BEFORE, LATE = ["store", "runs/2026/11/store"], [None, "nothing", "rows", "kept open"], [0, 1, 2, 3, 4, 5, 6, 8]
 GAPS = [
-    pytest.param(place, before, change, marks=() if sum(at) % 2 == 0 else pytest.mark.slow)
+    pytest.param(place, before, change, marks=() if sum(at) % 4 == 0 else pytest.mark.slow)
     for (*at, (place, before, change)) in (
         (p, b, c, (PLACES[p], BEFORE[b], LATE[c])) for p in range(2) for b in range(4) for c in range(8)
     )

@@ -83,7 +83,7 @@ OTHERS = [(1, 0), (6, 0), (1, 1), (2, 1), (6, 1), (0, 2), (1, 3)]
 SOME_OTHERS = [(1, 0), (6, 1), (0, 2)]
 MOMENTS = ["begun", "written", "looked", "put", "read back"]
 STOPS = [
-    pytest.param(where, moment, change, marks=() if (on_disk + at + number) % 2 == 0 else pytest.mark.slow)
+    pytest.param(where, moment, change, marks=() if (on_disk + at + number) % 4 == 0 else pytest.mark.slow)
     for on_disk, where in enumerate(["memory", "disk"])
     for at, moment in enumerate(MOMENTS)
     for number, change in enumerate(CHANGES)

@@ -149,7 +149,7 @@ def simulated(blocks, rho, n_epochs=15):
     ("n_rows", "k", "b", "m", "rho"),
     [
         (16_384, 32, 16, 128, 1.0),
-        (8_192, 16, 64, 8, 1.0),
+        pytest.param(8_192, 16, 64, 8, 1.0, marks=pytest.mark.slow),
         pytest.param(8_192, 100, 64, 8, 0.7, marks=pytest.mark.slow),
         pytest.param(16_384, 256, 16, 128, 1.0, marks=pytest.mark.slow),
         pytest.param(16_384, 200, 32, 64, 0.5, marks=pytest.mark.slow),
@@ -167,7 +167,7 @@ def test_the_quality_is_that_of_simulated_batches(n_rows, k, b, m, rho):
     assert variance_factor(blocks, rho) <= 1 + rho * (k - 1) * (b - 1) / (min(n_rows, round_rows) - 1) + 1e-9
 
 
-@pytest.mark.parametrize("n_rows", [65_607, *in_turns([2**power + 1 for power in range(7, 18)])])
+@pytest.mark.parametrize("n_rows", [65_607, *in_turns([2**power + 1 for power in range(7, 18)], every=4)])
 def test_the_quality_is_that_of_simulated_batches_at_awkward_lengths(n_rows):
     """One row more than makes a whole number of blocks, or of rounds; where chance puts it makes a difference."""
     blocks = Blocks(Epochs(n_rows, 32, "drop"), 0, *default_blocks(n_rows, 1024, 1))

@@ -54,7 +54,7 @@ def test_one_column_of_labels_is_labels_and_rows_of_several_classes_are_refused(
         gate["train"]["x"].batches(10, balance="several")
 
 
-@pytest.mark.parametrize("n", [1, 7, 1000, 2**20 + 3])
+@pytest.mark.parametrize("n", [1, 7, 1000, pytest.param(2**20 + 3, marks=pytest.mark.slow)])
 def test_draws_are_those_of_the_sums_of_weights(n):
     random = np.random.default_rng(n)
     for weights in (random.random(n), np.arange(1.0, n + 1), 10.0 ** random.integers(-30, 30, n)):

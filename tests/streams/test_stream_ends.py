@@ -66,7 +66,7 @@ def test_no_thread_no_file_and_no_spill_is_left(stored, scratch, shuffle, source
     assert descriptors() <= before[1]
 
 
-@pytest.mark.parametrize("end", ["killed", "kept"])
+@pytest.mark.parametrize("end", ["killed", pytest.param("kept", marks=pytest.mark.slow)])
 def test_what_an_earlier_process_spilled_is_used_when_its_stream_goes_on(tmp_path, scratch, monkeypatch, end):
     program = f"""
     import dask, json, time, numpy as np
@@ -108,6 +108,7 @@ def spilled_files(stream, epoch):
     return {path.stat().st_ino: path.name for path in directory.glob("*-map-*")}
 
 
+@pytest.mark.slow
 def test_an_epoch_is_spilled_over_the_files_of_one_that_is_done(tmp_path, scratch):
     gate = StoreGate("zarr", {"output_dir": tmp_path / "store", "chunk": 100}, data_id="a")
     gate.add_data("x", np.arange(20_000))
@@ -134,6 +135,7 @@ def send_rows_later(stream, sharing, begun, closed, queue):
     queue.put([batch.tolist() for batch in (first, *batches)])
 
 
+@pytest.mark.slow
 def test_a_forked_child_spills_for_itself(tmp_path, scratch):
     if not hasattr(os, "fork"):
         pytest.skip("no fork here")
@@ -209,7 +211,7 @@ def test_a_reader_that_fails_is_the_consumers_error_and_leaves_nothing(stored, t
     assert own_threads() <= before
 
 
-@pytest.mark.parametrize("shuffle", [True, "blocks"])
+@pytest.mark.parametrize("shuffle", [True, pytest.param("blocks", marks=pytest.mark.slow)])
 def test_ctrl_c_ends_the_process_at_once(tmp_path, shuffle):
     program = f"""
     import dask, signal, threading, numpy as np
@@ -238,7 +240,7 @@ def test_ctrl_c_ends_the_process_at_once(tmp_path, shuffle):
     assert list(tmp_path.rglob("*-map-*")) == []
 
 
-@pytest.mark.parametrize("stay", ["default", "ignored"])
+@pytest.mark.parametrize("stay", ["default", pytest.param("ignored", marks=pytest.mark.slow)])
 @pytest.mark.skipif("COVERAGE_RUN" in os.environ, reason="coverage handles the signal itself")
 def test_sigterm_ends_the_process_and_its_spill(tmp_path, stay):
     scratch = tmp_path / "scratch"

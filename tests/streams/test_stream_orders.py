@@ -242,7 +242,7 @@ def test_rows_that_do_not_fit_are_exchanged_in_the_same_order(stored_rows, kind)
 
 
 @pytest.mark.filterwarnings("ignore:shuffle=.blocks.:UserWarning")
-@pytest.mark.parametrize("world", [1, 3])
+@pytest.mark.parametrize("world", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_rounds_that_do_not_fit_are_read_in_parts_in_the_same_order(tmp_path, world):
     x = np.random.default_rng(0).random((20_000, 64), dtype="f4")
     gate = StoreGate("zarr", {"output_dir": tmp_path / "store"}, "test_id")

@@ -79,6 +79,7 @@ def test_a_stream_travels_by_pickle_at_its_place(gate):
     assert [batch.tolist() for batch in other] == [batch.tolist() for batch in stream]
 
 
+@pytest.mark.slow
 def test_a_copy_is_a_stream_of_its_own(tmp_path, scratch):
     gate = StoreGate("zarr", {"output_dir": tmp_path / "store", "chunk": 100}, data_id="a")
     gate.add_data("x", np.arange(20_000))

@@ -32,7 +32,7 @@ def hybrid(tmp_path):
         yield gate
 
 
-@pytest.mark.parametrize("shuffle", [None, 3])
+@pytest.mark.parametrize("shuffle", [pytest.param(None, marks=pytest.mark.slow), 3])
 def test_rows_that_cannot_be_read_are_not_committed(cluster, hybrid, tmp_path, shuffle):
     rows = np.random.default_rng(0).random((ROWS, 16), dtype="f4")
     hybrid.add_data("good", rows)
@@ -61,6 +61,7 @@ def ask_for_everything(gate):
     yield lambda: gate.to_memory("x")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the sockets to a killed scheduler
 def test_a_lost_scheduler_is_named_at_once(hybrid, tmp_path, of_processes):
     rows = np.random.default_rng(0).random((ROWS, 16), dtype="f4")
@@ -102,7 +103,7 @@ def test_rows_went_with_the_client(cluster, hybrid):
     np.testing.assert_array_equal(hybrid.get_data("x"), np.arange(ROWS))
 
 
-@pytest.mark.parametrize("workers_too", [True, False])
+@pytest.mark.parametrize("workers_too", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_cluster_that_is_closed_in_the_middle_is_named(tmp_path, workers_too):
     with LocalCluster(
         n_workers=2,

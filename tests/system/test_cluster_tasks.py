@@ -128,6 +128,7 @@ ROADS = [
 ]
 
 
+@pytest.mark.slow
 def test_tasks_that_call_us_return(one_thread, tmp_path):
     rows, shuffled = expected()
     for road in ROADS:

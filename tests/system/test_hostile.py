@@ -76,6 +76,7 @@ print(json.dumps([results, sorted(seen - honest)]))
 """
 
 
+@pytest.mark.slow
 def test_every_hostile_store_is_refused_with_a_typed_error(store, tmp_path):
     """In one process of its own, whose peak memory is measured; what lies beside the roots must not change."""
     cases = tmp_path / "cases"
