@@ -10,6 +10,7 @@ What its files know:
     groups       the arrays of a group that are variables
     hdf5         HDF5, and NetCDF4
     netcdf       what files of NetCDF4 say about their arrays
+    cf_values    numbers in them that mean times, durations, truths or missing values
     parquet      Parquet
     arrow        Arrow and Feather
     npy          numpy's own files

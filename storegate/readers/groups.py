@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from storegate.readers.cf_values import require_not_packed
 from storegate_engine.errors import DtypeError, VariableNotFoundError, near_match
 
 __all__ = ["no_group", "variables_in"]
-
-PACKED = ("scale_factor", "add_offset")
-"""Attributes of variables that are stored as other numbers than they mean."""
 
 
 def no_group(group: str, known: Sequence[str]) -> VariableNotFoundError:
@@ -35,9 +33,5 @@ def variables_in(items: Mapping[str, Any], group: str, names: Sequence[str] | No
             f"group={f'{group}/{groups[0]}'.strip('/')!r}, or arrays by var_names"
         )
     for name in wanted:
-        if packed := [attribute for attribute in PACKED if attribute in items[name].attrs]:
-            raise DtypeError(
-                f"variable {name!r} is packed, with {' and '.join(packed)}; unpack it with "
-                "add_data(xarray.open_dataset(path))"
-            )
+        require_not_packed(name, items[name])
     return dict(items)

@@ -1,8 +1,8 @@
 """NetCDF: what the files of NetCDF4, which are HDF5, say about their arrays; reads coordinates, but no rows.
 
 The sample axis is the dimension with which all data variables begin, or else the only unlimited one. Arrays without it,
-such as the latitudes of a grid, are kept once for all rows. Numbers of the conventions CF that stand for missing values
-become NaN while they are copied; what is stored as other numbers than it means is refused.
+such as the latitudes of a grid, are kept once for all rows. Numbers that mean times or missing values become these
+while they are copied, see `cf_values`; what is packed is refused.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate.parsing import Labelled, Whole
+from storegate.readers.cf_values import CODED, MISSING, Filled, is_decoded, require_not_packed, rows_of, values_of
 from storegate_engine.arrays import open_to_read
-from storegate_engine.errors import DtypeError, MissingValueError, ShapeError
+from storegate_engine.errors import DtypeError, ShapeError
 from storegate_engine.names import validate_name
 from storegate_engine.optional import require_package
 from storegate_engine.table import Description, attributes_of
@@ -36,10 +37,6 @@ INTERNAL = (
     "_nc3_strict",
 )
 """Attributes of the format itself."""
-PACKED = ("scale_factor", "add_offset", "_Unsigned")
-"""Attributes of variables that are stored as other numbers than they mean."""
-MISSING = ("_FillValue", "missing_value")
-"""Attributes with numbers that stand for missing values."""
 NO_VARIABLE = b"This is a netCDF dimension but not a netCDF variable"
 """What NetCDF4 calls a dataset that is only the size of a dimension."""
 
@@ -55,9 +52,9 @@ def labels_in(path: str, group: str, names: Sequence[str] | None) -> dict[str, L
     h5py = require_package("h5py", "hdf5", path)
     with h5py.File(open_to_read(path), "r") as file:
         found = file[group or "/"]
-        labels = {} if hasattr(found, "dtype") else labels_of_group(found, names)
+        labels = {} if hasattr(found, "dtype") else labels_of_group(found, names, in_place=True)
         for name, label in labels.items():
-            if isinstance(label.rows, _Filled):
+            if isinstance(label.rows, Filled):
                 raise DtypeError(
                     f"variable {name!r} of {path} has {label.rows.missing[0]} for missing values, which are not "
                     "converted in place; copy it with gate.read"
@@ -65,8 +62,10 @@ def labels_in(path: str, group: str, names: Sequence[str] | None) -> dict[str, L
         return labels
 
 
-def labels_of_group(group: Any, names: Sequence[str] | None) -> dict[str, Labelled]:
+def labels_of_group(group: Any, names: Sequence[str] | None, *, in_place: bool = False) -> dict[str, Labelled]:
     """Return the arrays of a group of h5py along its sample axis, with their labels; nothing if it is not of NetCDF.
+
+    Rows that stay ``in_place`` are the numbers of the file, and keep the attributes that say what these mean.
 
     Raises
     ------
@@ -103,13 +102,19 @@ def labels_of_group(group: Any, names: Sequence[str] | None) -> dict[str, Labell
         for name in known
         if name not in along and (names is None or (name in coordinates and used.issuperset(known[name])))
     ]
-    abouts = {name: _about(items[name], name, known[name], coordinates) for name in (*chosen, *shared)}
+    attrs = {name: _attributes(items[name]) for name in (*chosen, *shared)}
+    rows = {name: rows_of(name, items[name], attrs[name]) for name in attrs}
+    if in_place:
+        rows |= {name: items[name] for name in chosen if is_decoded(rows[name])}
+    abouts = {
+        name: _about(items[name], name, known[name], coordinates, attrs[name], is_decoded(rows[name])) for name in attrs
+    }
     whole = Whole(
         attributes_of(_attributes(group), "the file"),
-        {name: _Values(_values(items[name])) for name in shared},
+        {name: _Values(values_of(name, items[name], attrs[name])) for name in shared},
         {validate_name(name): abouts[name] for name in shared},
     )
-    return {name: Labelled(_rows(name, items[name]), abouts[name], whole) for name in chosen}
+    return {name: Labelled(rows[name], abouts[name], whole) for name in chosen}
 
 
 def is_size(item: Any) -> bool:
@@ -157,13 +162,12 @@ def _sample_dim(
     )
 
 
-def _about(item: Any, name: str, dims: tuple[str, ...], coordinates: set[str]) -> Description:
-    if packed := [attribute for attribute in PACKED if attribute in item.attrs]:
-        raise DtypeError(
-            f"variable {name!r} is packed, with {' and '.join(packed)}; unpack it with "
-            "add_data(xarray.open_dataset(path))"
-        )
-    attrs = {key: value for key, value in _attributes(item).items() if key not in MISSING}
+def _about(
+    item: Any, name: str, dims: tuple[str, ...], coordinates: set[str], attributes: Mapping[str, Any], decoded: bool
+) -> Description:
+    require_not_packed(name, item)
+    over = (*MISSING, *CODED) if decoded else MISSING
+    attrs = {key: value for key, value in attributes.items() if key not in over}
     names = tuple(validate_name(dim, "dimension") for dim in dims)
     return Description(dims=names, attrs=attributes_of(attrs, f"variable {name!r}"), is_coordinate=name in coordinates)
 
@@ -191,74 +195,8 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-# ------------------------------------------------------------------------------
-# Values
-# ------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Values:
     """An array without samples."""
 
     values: Array
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Filled:
-    """An array in which some numbers stand for missing values: they become NaN, or are refused."""
-
-    name: str
-    item: Any
-    missing: tuple[Any, ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the array."""
-        return tuple(self.item.shape)
-
-    @property
-    def ndim(self) -> int:
-        """The number of its dimensions."""
-        return len(self.shape)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of its values."""
-        found: np.dtype[Any] = self.item.dtype
-        return found
-
-    @property
-    def chunks(self) -> Any:
-        """The shape of its chunks."""
-        return self.item.chunks
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return self.shape[0]
-
-    def __getitem__(self, rows: Any) -> Array:
-        """Return some rows."""
-        values: Array = self.item[rows]
-        absent = np.isin(values, self.missing)
-        if not absent.any():
-            return values
-        if self.dtype.kind not in "fc":
-            raise MissingValueError(
-                f"variable {self.name!r}: {int(absent.sum())} values are {self.missing[0]}, which stands for missing "
-                "ones; choose a value for them with add_data(xarray.open_dataset(path).fillna(value))"
-            )
-        values[absent] = np.nan
-        return values
-
-
-def _rows(name: str, item: Any) -> Any:
-    given = [value for key in MISSING for value in np.ravel(item.attrs.get(key, ())).tolist()]
-    missing = tuple(dict.fromkeys(value for value in given if value == value))  # NaN means itself
-    return _Filled(name, item, missing) if missing and item.dtype.kind in "biufc" else item
-
-
-def _values(item: Any) -> Array:
-    rows = _rows(item.name, item)
-    if isinstance(rows, _Filled) and not item.ndim:
-        return np.asarray(rows.item[()])
-    return np.asarray(item.asstr()[()] if item.dtype.kind == "O" else rows[()])

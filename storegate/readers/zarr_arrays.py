@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from storegate.readers.cf_values import rows_of
 from storegate.readers.groups import no_group, variables_in
 from storegate.readers.paths import head_of
 from storegate_engine.errors import UnreadableFileError
@@ -19,7 +20,7 @@ METADATA = ("zarr.json", ".zgroup", ".zarray")
 
 
 class ZarrReader:
-    """zarr: a variable for each array of a group, as it is stored."""
+    """zarr: a variable for each array of a group, as it is stored; what xarray wrote as times or missing values, as such."""
 
     suffixes = (".zarr",)
     options = ("group",)
@@ -46,6 +47,8 @@ class ZarrReader:
         variables = variables_in(items, group, names)
         for name in (name for name in variables if names is None or name in names):
             _require_whole(variables[name], path / variables[name].path)
+        for name, array in variables.items():
+            variables[name] = rows_of(name, array, dict(array.attrs))
         yield variables
 
 

@@ -1,0 +1,207 @@
+"""CF values: numbers that mean times, durations, truths or missing values, turned into these while they are copied.
+
+Arrays are those of h5py and of zarr, as xarray and the libraries of NetCDF write them.
+
+What they mean is as in xarray, whose coders decode them: see the conventions CF, https://cfconventions.org, and the
+attribute ``dtype`` that xarray writes.
+"""
+
+from __future__ import annotations
+
+import base64
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from storegate_engine.errors import DtypeError, MissingValueError
+
+__all__ = ["Decoded", "Filled", "is_decoded", "require_not_packed", "rows_of", "values_of"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+MISSING = ("_FillValue", "missing_value")
+"""Attributes with numbers that stand for missing values."""
+PACKED = ("scale_factor", "add_offset", "_Unsigned")
+"""Attributes of variables that are stored as other numbers than they mean."""
+TIMES = np.dtype("M8[ns]")
+DURATIONS = np.dtype("m8[ns]")
+_CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
+"""Calendars that datetime64 has."""
+CODED = ("units", "calendar", "dtype")
+"""Attributes that say how values are coded."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """An array whose values are converted when they are read."""
+
+    name: str
+    item: Any
+    missing: tuple[Any, ...]
+    """Numbers that stand for missing values."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the array."""
+        return tuple(self.item.shape)
+
+    @property
+    def ndim(self) -> int:
+        """The number of its dimensions."""
+        return len(self.shape)
+
+    @property
+    def chunks(self) -> Any:
+        """The shape of its chunks."""
+        return self.item.chunks
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self.shape[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Filled(_Rows):
+    """Numbers of which some stand for missing values: they become NaN, or are refused."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the values."""
+        found: np.dtype[Any] = self.item.dtype
+        return found
+
+    def __getitem__(self, rows: Any) -> Array:
+        """Return some rows."""
+        values = np.asarray(self.item[rows])
+        absent = np.isin(values, self.missing)
+        if not absent.any():
+            return values
+        if self.dtype.kind not in "fc":
+            raise MissingValueError(
+                f"variable {self.name!r}: {int(absent.sum())} values are {self.missing[0]}, which stands for missing "
+                "ones; choose a value for them with add_data(xarray.open_dataset(path).fillna(value))"
+            )
+        values[absent] = np.nan
+        return values
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoded(_Rows):
+    """Numbers that mean something else."""
+
+    dtype: np.dtype[Any]
+    """The dtype of what they mean."""
+    decode: Callable[[Array], Array]
+    """Returns what numbers mean."""
+
+    def __getitem__(self, rows: Any) -> Array:
+        """Return some rows.
+
+        Raises
+        ------
+        DtypeError
+            What they mean has no place in the dtype.
+        MissingValueError
+            A truth value is missing.
+        """
+        values = np.asarray(self.item[rows])
+        absent = np.isin(values, self.missing)
+        if not absent.any():
+            return self._decoded(values)
+        if self.dtype.kind == "b":
+            raise MissingValueError(
+                f"variable {self.name!r}: {int(absent.sum())} truth values are missing; choose values for them with "
+                "add_data(xarray.open_dataset(path).fillna(value))"
+            )
+        found = np.full(values.shape, "NaT", self.dtype)
+        found[~absent] = self._decoded(values[~absent])
+        return found
+
+    def _decoded(self, values: Array) -> Array:
+        if not values.size:
+            return np.empty(values.shape, self.dtype)
+        found = self.decode(values)
+        if found.dtype.kind != self.dtype.kind:
+            raise DtypeError(
+                f"variable {self.name!r} has times that {self.dtype} does not reach, which ends in 1677 and 2262; "
+                "add_data(xarray.open_dataset(path, decode_times=False)) keeps the numbers of the file"
+            )
+        return found.astype(self.dtype, copy=False)
+
+
+def rows_of(name: str, item: Any, attrs: Mapping[str, Any]) -> Any:
+    """Return an array, converted if its attributes say that its numbers mean something else."""
+    if item.dtype.kind not in "biufc":
+        return item
+    given = [value for key in MISSING for value in _numbers(item.attrs.get(key, ()))]
+    missing = tuple(dict.fromkeys(value for value in given if value == value))  # NaN means itself
+    if (coded := _coding(item, attrs)) is not None:
+        return Decoded(name, item, missing, *coded)
+    return Filled(name, item, missing) if missing else item
+
+
+def _numbers(given: Any) -> Iterator[Any]:
+    """Return the numbers of an attribute; xarray writes those of floats into zarr as eight bytes in base 64."""
+    if isinstance(given, str):
+        return iter(np.frombuffer(base64.b64decode(given), "<f8").tolist())
+    return iter(np.ravel(given).tolist())
+
+
+def require_not_packed(name: str, item: Any) -> None:
+    """Raise DtypeError if an array is stored as other numbers than it means."""
+    if packed := [attribute for attribute in PACKED if attribute in item.attrs]:
+        raise DtypeError(
+            f"variable {name!r} is packed, with {' and '.join(packed)}; unpack it with "
+            "add_data(xarray.open_dataset(path))"
+        )
+
+
+def is_decoded(rows: Any) -> bool:
+    """Return whether rows mean something else than the numbers of the file, so that attributes about these are over."""
+    return isinstance(rows, Decoded)
+
+
+def values_of(name: str, item: Any, attrs: Mapping[str, Any]) -> Array:
+    """Return the values of a whole array of h5py."""
+    rows = rows_of(name, item, attrs)
+    if isinstance(rows, Filled) and not item.ndim:
+        return np.asarray(item[()])
+    return np.asarray(item.asstr()[()] if item.dtype.kind == "O" else rows[()])
+
+
+def _coding(item: Any, attrs: Mapping[str, Any]) -> tuple[np.dtype[Any], Callable[[Array], Array]] | None:
+    """Return the dtype that numbers mean, and what decodes them; None if they mean themselves."""
+    units, meant = attrs.get("units"), str(attrs.get("dtype", ""))
+    if meant == "bool" and item.dtype.kind in "iu":
+        return np.dtype(bool), lambda values: values.astype(bool)
+    if not isinstance(units, str) or item.dtype.kind not in "iuf":
+        return None
+    coding = {key: attrs[key] for key in CODED if key in attrs}
+    if meant.startswith("timedelta64"):
+        return DURATIONS, lambda values: _by_xarray("CFTimedeltaCoder", values, coding)
+    if "since" not in units or str(attrs.get("calendar", "standard")).lower() not in _CALENDARS:
+        return None
+
+    def decode(values: Array) -> Array:
+        return _by_xarray("CFDatetimeCoder", values, coding)
+
+    if 0 not in item.shape:
+        try:
+            first = np.asarray(item[(0,) * item.ndim]).reshape(-1)
+            if decode(first).dtype.kind != "M":
+                return None  # years that datetime64 does not reach
+        except ValueError:
+            return None  # "counts since the last reset": no times
+    return TIMES, decode
+
+
+def _by_xarray(coder: str, values: Array, attrs: Mapping[str, Any]) -> Array:
+    import xarray as xr  # deferred on purpose: it takes a third of a second
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of times that are out of reach, which are told from their dtype
+        variable = xr.Variable(tuple(map(str, range(values.ndim))), values, dict(attrs))
+        return np.asarray(getattr(xr.coders, coder)().decode(variable).values)
