@@ -20,7 +20,7 @@ METADATA = ("zarr.json", ".zgroup", ".zarray")
 
 
 class ZarrReader:
-    """zarr: a variable for each array of a group, as it is stored; what xarray wrote as times or missing values, as such."""
+    """zarr: a variable for each array of a group, as it is stored; times and missing values of xarray as such."""
 
     suffixes = (".zarr",)
     options = ("group",)
