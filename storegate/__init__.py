@@ -45,7 +45,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from storegate.display import explain, plot_order
+    from storegate.display import explain
     from storegate.gate import StoreGate
     from storegate.parsing import samples
     from storegate_engine import errors
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["Ragged", "StoreGate", "__version__", "errors", "explain", "pad", "plot_order", "samples"]
+__all__ = ["Ragged", "StoreGate", "__version__", "errors", "explain", "pad", "samples"]
 
 
 def __getattr__(name: str) -> object:
@@ -61,8 +61,8 @@ def __getattr__(name: str) -> object:
     value: object
     if name == "StoreGate":
         value = import_module("storegate.gate").StoreGate
-    elif name in ("explain", "plot_order"):
-        value = getattr(import_module("storegate.display"), name)
+    elif name == "explain":
+        value = import_module("storegate.display").explain
     elif name == "samples":
         value = import_module("storegate.parsing").samples
     elif name in ("Ragged", "pad"):

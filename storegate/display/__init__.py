@@ -18,7 +18,7 @@ from storegate.display.alignment import warn_of_misaligned
 from storegate.display.html import outline_html, table_html
 from storegate.display.outline import Outline, outline
 from storegate.display.plans import explain
-from storegate.display.plots import Drawn, Looks, Plots, looks_like, plot_order
+from storegate.display.plots import Drawn, Looks, Plots, looks_like
 from storegate.display.summary import summary
 from storegate.display.text import table_text
 from storegate.display.widths import aligned
@@ -33,7 +33,6 @@ __all__ = [
     "looks_like",
     "outline",
     "outline_html",
-    "plot_order",
     "summary",
     "table_html",
     "table_text",

@@ -1,4 +1,4 @@
-"""Plots: rows and orders as pictures of xarray and matplotlib, which are imported when something is drawn."""
+"""Plots: rows as pictures of xarray and matplotlib, which are imported when something is drawn."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from storegate_engine.errors import ArgumentError, ArgumentTypeError, shown
 from storegate_engine.optional import require_package
-from storegate_engine.streams import Stream
 from storegate_engine.table import Variable
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Drawn", "Looks", "Plots", "looks_like", "plot_order"]
+__all__ = ["Drawn", "Looks", "Plots", "looks_like"]
 
 Looks: TypeAlias = Literal["image", "series", "values"]
 
@@ -29,8 +27,6 @@ SHOWN_ROWS = 12
 """Rows that are drawn as images or curves."""
 MOST_CLASSES = 30
 """Most classes that are drawn."""
-MOST_POINTS = 20_000
-"""Most points of a plot of an order."""
 
 
 def looks_like(variable: Variable) -> Looks:
@@ -164,57 +160,3 @@ def _histogram(found: Sequence[Drawn], axes: Any) -> Any:
     else:
         axes.legend()
     return axes
-
-
-def plot_order(*streams: Stream[Any], epoch: int = 0) -> Any:
-    """Draw how streams visit the rows of their phases in an epoch, beside one another; reads no rows.
-
-    A point is a row: its place in the epoch to the right, its place in the phase upwards. Rows in order are a line,
-    blocks are small clouds, and a uniform shuffle has no pattern.
-
-    Parameters
-    ----------
-    *streams : Stream
-        Results of ``batches``; of more than 20,000 rows, every n-th is drawn.
-    epoch : int
-        The epoch.
-
-    Returns
-    -------
-    ndarray of matplotlib.axes.Axes, shape (n_streams,)
-
-    Raises
-    ------
-    ModuleNotFoundError
-        matplotlib is not installed.
-
-    Examples
-    --------
-    >>> import matplotlib
-    >>> from storegate import StoreGate, plot_order
-    >>> matplotlib.use("Agg")  # draws into files, without a screen
-    >>> gate = StoreGate(data_id="example")
-    >>> gate.add_data("x", range(4000))
-    >>> x = gate["train"]["x"]
-    >>> axes = plot_order(x.batches(64), x.batches(64, shuffle="blocks", block_rows=4, buffer_blocks=200))
-    >>> [at.get_title() for at in axes]
-    ['uniform', 'blocks']
-    """
-    if not streams:
-        raise ArgumentError(
-            "plot_order takes streams: plot_order(view.batches(64), view.batches(64, shuffle='blocks'))"
-        )
-    for stream in streams:
-        if not hasattr(stream, "rows"):
-            raise ArgumentTypeError(f"plot_order takes streams of batches(), found {shown(stream)}")
-    pyplot = require_package("matplotlib.pyplot", "plot", "plot_order")
-    width = 3.2 * len(streams)
-    _, grid = pyplot.subplots(1, len(streams), figsize=(width, 3.2), squeeze=False, sharey=True, layout="constrained")
-    for axes, stream in zip(grid[0], streams, strict=True):
-        rows = stream.rows(epoch)
-        step = max(1, -(-len(rows) // MOST_POINTS))
-        # many points hide each other, few are hard to see
-        axes.scatter(np.arange(0, len(rows), step), rows[::step], s=min(8, max(0.3, 4000 / max(1, len(rows)))), lw=0)
-        axes.set(title="in order" if stream.kind == "none" else stream.kind, xlabel="place in the epoch")
-    grid[0][0].set_ylabel("row of the phase")
-    return grid[0]

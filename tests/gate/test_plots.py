@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from storegate import StoreGate, plot_order
+from storegate import StoreGate
 from storegate_engine.errors import ArgumentError, ArgumentTypeError
 
 matplotlib.use("Agg")
@@ -110,7 +110,7 @@ def test_what_cannot_be_drawn_is_refused(gate, view):
 def test_an_order_is_drawn_row_by_row(gate):
     x = gate["train"]["x"]
     streams = [x.batches(50, shuffle=False), x.batches(50, seed=3)]
-    axes = plot_order(*streams, epoch=2)
+    axes = streams[0].plot_order(*streams[1:], epoch=2)
     assert [one.get_title() for one in axes] == ["in order", "uniform"]
     for one, stream in zip(axes, streams, strict=True):
         points = one.collections[0].get_offsets()
@@ -119,13 +119,13 @@ def test_an_order_is_drawn_row_by_row(gate):
 
 
 def test_plot_order_takes_streams(gate):
-    for wrong in ((), (gate["train"]["x"],)):
-        with pytest.raises((ArgumentError, ArgumentTypeError), match="plot_order takes streams"):
-            plot_order(*wrong)
+    x = gate["train"]["x"]
+    with pytest.raises(ArgumentTypeError, match="plot_order takes other streams"):
+        x.batches(50).plot_order(x)
 
 
 @pytest.mark.parametrize(
-    "draw", [lambda x: x.plot, lambda x: plot_order(x.batches(50))], ids=["view.plot", "plot_order"]
+    "draw", [lambda x: x.plot, lambda x: x.batches(50).plot_order()], ids=["view.plot", "plot_order"]
 )
 def test_without_matplotlib_the_extra_is_named(gate, monkeypatch, draw):
     for name in ("matplotlib", "matplotlib.pyplot"):

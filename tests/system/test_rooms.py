@@ -73,7 +73,7 @@ PUBLIC = {
         Report Source bars_in_one_pass collect require_place
     """,
     "storegate.display": """
-        Drawn Looks Outline Plots aligned explain looks_like outline outline_html plot_order summary table_html
+        Drawn Looks Outline Plots aligned explain looks_like outline outline_html summary table_html
         table_text warn_of_misaligned
     """,
 }

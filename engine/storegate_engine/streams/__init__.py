@@ -8,6 +8,7 @@ What its files know:
     buckets         steps of rows of about the same length
     blocks          orders in which adjacent rows are read together
     quality         how far batches in blocks are from uniform ones
+    drawing         pictures of orders
     weights         weights that draw every class equally often
     states          the place of a stream, and checks before another stream resumes from it
     loops           one loop over a stream, and batches cut out of loads

@@ -17,9 +17,10 @@ from typing import Any, Generic, Self, TypeAlias, TypeVar, cast
 import numpy as np
 
 from storegate_engine.budget import reserved_nbytes
-from storegate_engine.errors import ArgumentError, ShapeError, StreamStateError
+from storegate_engine.errors import ArgumentError, ArgumentTypeError, ShapeError, StreamStateError, shown
 from storegate_engine.orders import as_int
 from storegate_engine.ragged import concatenated
+from storegate_engine.streams.drawing import draw_orders
 from storegate_engine.streams.epochs import Epochs, batch_generator
 from storegate_engine.streams.loaders import Loader, Threads, ahead, copied_nbytes, together
 from storegate_engine.streams.loops import LEFT_OUT, Loop, batches_of, transformed
@@ -193,6 +194,50 @@ class Stream(Generic[T]):
     def rows(self, epoch: int = 0) -> Array:
         """Return the rows of the phase in the order in which batches of an epoch take them, int64; reads nothing."""
         return rows_of(self._epochs, self._shuffle, self._blocks, as_int(epoch, "epoch"))
+
+    def plot_order(self, *others: Stream[Any], epoch: int = 0) -> Any:
+        """Draw how this stream visits the rows of its phase in an epoch, with others beside it; reads no rows.
+
+        A point is a row: its place in the epoch to the right, its place in the phase upwards. Rows in order are a line,
+        blocks are small clouds, and a uniform shuffle has no pattern.
+
+        Parameters
+        ----------
+        *others : Stream
+            Other results of ``batches``. Of more than 20,000 rows, every n-th is drawn.
+        epoch : int
+            The epoch.
+
+        Returns
+        -------
+        ndarray of matplotlib.axes.Axes, shape (1 + n_others,)
+
+        Raises
+        ------
+        ModuleNotFoundError
+            matplotlib is not installed.
+        ArgumentTypeError
+            One of the others is no stream.
+
+        Examples
+        --------
+        >>> import matplotlib
+        >>> from storegate import StoreGate
+        >>> matplotlib.use("Agg")  # draws into files, without a screen
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", range(4000))
+        >>> x = gate["train"]["x"]
+        >>> axes = x.batches(64).plot_order(x.batches(64, shuffle="blocks", block_rows=4, buffer_blocks=200))
+        >>> [at.get_title() for at in axes]
+        ['uniform', 'blocks']
+        """
+        streams = [self, *others]
+        for stream in streams:
+            if not isinstance(stream, Stream):
+                raise ArgumentTypeError(f"plot_order takes other streams of batches(), found {shown(stream)}")
+        return draw_orders(
+            [("in order" if stream.kind == "none" else stream.kind, stream.rows(epoch)) for stream in streams]
+        )
 
     def __len__(self) -> int:
         """Return the number of batches of a whole epoch, the same on every rank."""
