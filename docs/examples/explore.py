@@ -1,6 +1,7 @@
-"""Explore a store with xarray and flox: means by group of two million hits, without loading them."""
+"""Explore a store with xarray, flox and hist: means by group, and a histogram, of two million hits."""
 
 import h5py
+import hist
 import xarray as xr
 from km3net_testdata import data_path
 
@@ -17,3 +18,8 @@ print(by_channel.to_series().describe())
 brightest = by_channel.idxmax().item()
 print(f"the light of channel {brightest} lasts longest")
 print(train.where((train.channel_id == brightest) & (train.triggered > 0)).time.count().compute().item(), "hits in it")
+
+histogram = hist.new.Reg(20, 0, 256, name="tot").Bool(name="triggered").Int64()
+for block in gate["train"][["tot", "triggered"]].batches(100_000, shuffle=False):  # one pass, in little memory
+    histogram.fill(tot=block[0], triggered=block[1] > 0)
+print(histogram[{"triggered": True}])
