@@ -44,6 +44,14 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def links(session: nox.Session) -> None:
+    """Follow every link of the documentation to other sites: needs the network."""
+    session.install("-e", ".[docs]")
+    options = ["-W", "--keep-going", "-D", "nb_execution_mode=off"]
+    session.run("sphinx-build", "-b", "linkcheck", *options, "docs", "docs/_build/links", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Look at form, spelling and imports."""
     session.install("-e", ".[dev]")

@@ -19,7 +19,17 @@ V = TypeVar("V")
 
 
 class Fold(NamedTuple, Generic[V]):
-    """The two views of one fold, which together have all rows."""
+    """The two views of one fold, which together have all rows.
+
+    Examples
+    --------
+    >>> from storegate import StoreGate
+    >>> gate = StoreGate(data_id="example")
+    >>> gate.add_data("x", [0, 1, 2, 3])
+    >>> first, second = gate["train"]["x"].folds(2, seed=0)
+    >>> sorted([*first.train[:], *first.valid[:]]) == [0, 1, 2, 3]
+    True
+    """
 
     train: V
     """The rows of all other folds, in their order."""

@@ -184,7 +184,13 @@ class StoreGate(Choosing, Scaling):
     # Life cycle: closing, copying
 
     def close(self) -> None:
-        """Forget all data in memory and remove a temporary directory; the gate cannot be used afterwards."""
+        """Forget all data in memory and remove a temporary directory; the gate cannot be used afterwards.
+
+        Examples
+        --------
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.close()  # as at the end of ``with StoreGate(...) as gate:``
+        """
         self._session.close()
 
     def __enter__(self) -> Self:
@@ -212,7 +218,14 @@ class StoreGate(Choosing, Scaling):
 
     @property
     def backend(self) -> Backend:
-        """``numpy``, ``zarr`` or ``hybrid``."""
+        """``numpy``, ``zarr`` or ``hybrid``.
+
+        Examples
+        --------
+        >>> with StoreGate("hybrid", {"budget": "64MiB"}, data_id="example") as gate:
+        ...     gate.backend, gate.mode, gate.budget, gate.budget_nbytes
+        ('hybrid', 'zarr', '64MiB', 67108864)
+        """
         return self._session.backend
 
     @property
@@ -232,7 +245,14 @@ class StoreGate(Choosing, Scaling):
 
     @property
     def capacity(self) -> Capacity:
-        """The memory and threads that lazy work is planned with; those of one worker if a dask client is active."""
+        """The memory and threads that lazy work is planned with; those of one worker if a dask client is active.
+
+        Examples
+        --------
+        >>> gate = StoreGate("zarr", {"budget": "64MiB"}, data_id="example")
+        >>> gate.capacity.budget_nbytes
+        67108864
+        """
         return self._session.capacity
 
     def set_data_id(self, data_id: str) -> None:
@@ -270,7 +290,15 @@ class StoreGate(Choosing, Scaling):
         return self._session.data_ids()
 
     def repository(self, mode: Mode | None = None) -> Repository:
-        """Return the engine's repository of the current data_id, in the current mode or the given one."""
+        """Return the engine's repository of the current data_id, in the current mode or the given one.
+
+        Examples
+        --------
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [1, 2, 3])
+        >>> gate.repository().version
+        1
+        """
         return self._session.repository(mode)
 
     @property
@@ -1119,6 +1147,13 @@ class StoreGate(Choosing, Scaling):
         ------
         CorruptStoreError
             No version can be opened.
+
+        Examples
+        --------
+        >>> gate = StoreGate("zarr", data_id="example")
+        >>> gate.add_data("x", [1, 2, 3])
+        >>> gate.repair("example") is None  # it opens
+        True
         """
         return versions.repair(self._session.root, data_id, self.budget_nbytes)
 

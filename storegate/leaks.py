@@ -35,7 +35,27 @@ ENTRY = np.dtype([("hash", "u8"), ("row", "i8"), ("phase", "u1")])
 
 @dataclass(frozen=True, slots=True)
 class Leaks:
-    """What phases share that they should not; prints as a table."""
+    """What phases share that they should not; prints as a table.
+
+    Examples
+    --------
+    >>> from storegate import StoreGate
+    >>> gate = StoreGate(data_id="example")
+    >>> gate.add_data({"x": [1, 2, 3, 3], "run": [1, 1, 2, 2]})
+    >>> gate.add_data({"x": [3, 4], "run": [2, 3]}, phase="test")
+    >>> found = gate.check(groups="run")
+    >>> print(found)
+    <Leaks: phases share what they should not>
+    phases       equal rows  share of the second  for example      shared groups
+    -----------  ----------  -------------------  ---------------  -------------
+    train, test  1           50.00%               train 2, test 0  1
+    repeated within a phase: 1 of train
+    >>> found.ok, found.n_rows["train"], found.repeated_rows["train"], found.unequal_variables
+    (False, 4, 1, ())
+    >>> pair = "train", "test"
+    >>> found.equal_rows[pair], found.examples[pair], found.shared_groups[pair]
+    (1, [(2, 0)], [2])
+    """
 
     n_rows: Mapping[str, int]
     """The rows of each phase that was looked at."""

@@ -82,6 +82,21 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
     Each ``[]`` with a name returns a new view; once phase and variables are chosen, ``[]`` with an index returns
     rows. A view is immutable and follows changes of the gate. Comparisons and arithmetic act on `data`, its rows as a
     dask array: ``x[x == 3]``.
+
+    Examples
+    --------
+    >>> from storegate import StoreGate
+    >>> gate = StoreGate(data_id="example")
+    >>> gate.add_data({"x": np.arange(12.0).reshape(4, 3), "y": [0, 1, 1, 0]})
+    >>> x = gate["train"]["x"]
+    >>> x.shape, x.ndim, x.dtype, x.nbytes, x.dims, x.chunks
+    ((4, 3), 2, dtype('float64'), 96, ('sample', 'x_1'), ((4,), (3,)))
+    >>> x.data  # lazy
+    dask.array<x, shape=(4, 3), dtype=float64, chunksize=(4, 3), chunktype=numpy.ndarray>
+    >>> (x.data.mean(axis=1) > 3).compute()
+    array([False,  True,  True,  True])
+    >>> gate["train"].var_names, gate["train"][["x", "y"]].phase
+    (('x', 'y'), 'train')
     """
 
     session: Session
@@ -293,6 +308,15 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
         ------
         ArgumentError
             The variable was not scaled.
+
+        Examples
+        --------
+        >>> from storegate import StoreGate
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [0.0, 2.0, 4.0])
+        >>> gate.normalize("x")
+        >>> gate["train"]["x"].scaled([1.0, 8.0])
+        array([0.25, 2.  ])
         """
         return edits.scaled(self._one_variable("a scale"), values)
 

@@ -44,6 +44,15 @@ class Windows(Generic[T]):
 
     No window goes across the end of a phase, the end of an attached file, a change of ``within``, or a place where rows
     were left out or moved. Made by :meth:`View.windows`; they show the version of the data at that time.
+
+    Examples
+    --------
+    >>> from storegate import StoreGate
+    >>> gate = StoreGate(data_id="example")
+    >>> gate.add_data("x", [0, 1, 2, 3, 4, 5])
+    >>> windows = gate["train"]["x"].windows(input=2, target=1)
+    >>> len(windows), windows[0]
+    (4, (array([0, 1]), array([2])))
     """
 
     variables: tuple[Variable, ...]

@@ -61,6 +61,14 @@ class Ragged:
     array([[ 1,  2,  3],
            [-1, -1, -1],
            [ 4,  5, -1]])
+    >>> rows.offsets, rows.items, rows.dtype, rows.item_shape
+    (array([0, 3, 3, 5]), array([1, 2, 3, 4, 5]), dtype('int64'), ())
+    >>> sparse = Ragged(np.array([0, 1, 1]), np.array([0.5]), columns=np.array([2]), n_columns=3)
+    >>> sparse.columns, sparse.n_columns, sparse.nbytes
+    (array([2]), 3, 40)
+    >>> sparse.to_csr().toarray()
+    array([[0. , 0. , 0.5],
+           [0. , 0. , 0. ]])
     """
 
     offsets: Int64Array

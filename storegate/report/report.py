@@ -22,6 +22,19 @@ class Report:
     ----------
     facts : Facts
         What it says.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from storegate import StoreGate
+    >>> gate = StoreGate(data_id="example")
+    >>> gate.add_data("x", [0.0, 0.5, 1.0])
+    >>> report = gate.report()
+    >>> report
+    <Report on in memory · example · version 1: 3 samples, 1 variables; save('report.html') writes it>
+    >>> report.save(os.path.join(tempfile.mkdtemp(), "report.html"))
+    >>> report.to_html().startswith("<!doctype html>"), report.facts.data_id, report.to_json()["version"]
+    (True, 'example', 1)
     """
 
     def __init__(self, facts: Facts) -> None:

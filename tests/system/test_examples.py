@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.processes import environment
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 PROGRAMS = sorted(EXAMPLES.glob("*.py"))
+LOOPBACK = next(
+    name for name, addresses in psutil.net_if_addrs().items() if "127.0.0.1" in [each.address for each in addresses]
+)
 TRAINING = {  # needs an environment with the package, which .ci/run has, and saves to the file
     "training": ("torch", "checkpoint.pt"),
     "training_jax": ("jax", "checkpoint.pickle"),
@@ -54,6 +60,43 @@ def test_training_that_is_killed_ends_with_the_same_weights(program: str, tmp_pa
     assert found.splitlines()[-1] == expected.splitlines()[-1]
 
 
+SRUN = """#!/bin/bash
+for _ in $(seq "$SLURM_NTASKS"); do "$@" & done
+trap 'kill $(jobs -p); wait; exit 143' TERM
+wait
+"""
+
+
+@pytest.mark.slow
+def test_the_job_of_slurm_runs_and_leaves_only_what_it_made(tmp_path: Path) -> None:
+    """With a stand-in for `srun`, on this machine alone."""
+    if shutil.which("openssl") is None:
+        pytest.skip("the job needs openssl")
+    for name in ("cluster.py", "cluster.sbatch"):
+        shutil.copy(EXAMPLES / name, tmp_path)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "srun").write_text(SRUN)
+    (tmp_path / "bin" / "srun").chmod(0o755)
+    programs = os.pathsep.join([str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+    job = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2", "SLURM_MEM_PER_CPU": "700", "INTERFACE": LOOPBACK}
+    run = subprocess.run(
+        ["bash", "cluster.sbatch"],
+        cwd=tmp_path,
+        env=environment() | job | {"PATH": programs, "TMPDIR": str(tmp_path / "bin")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    logs = {path.name: path.read_text() for path in tmp_path.glob("*-1.log")}
+    assert run.returncode == 0, (run.stderr, logs)
+    assert "200,000 samples" in run.stdout
+    assert logs["scheduler-1.log"].count("Register worker") == 2
+    assert "tls://127.0.0.1" in logs["workers-1.log"]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "bin", "cluster.py", "cluster.sbatch", "events.zarr", "scheduler-1.log", "workers-1.log"
+    }  # fmt: skip
+
+
 def test_the_page_names_all_of_them() -> None:
     page = (EXAMPLES / "index.md").read_text("utf-8")
-    assert all(f"]({program.name})" in page for program in PROGRAMS)
+    assert all(f"]({program.name})" in page for program in [*PROGRAMS, *EXAMPLES.glob("*.sbatch")])

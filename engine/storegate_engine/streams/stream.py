@@ -80,6 +80,22 @@ class Stream(Generic[T]):
         The variables, or the weights, have different numbers of rows.
     MemoryBudgetError
         The buffers do not fit in the budget.
+
+    Examples
+    --------
+    >>> from storegate import StoreGate
+    >>> gate = StoreGate(data_id="example")
+    >>> gate.add_data({"x": [0.0, 0.1, 0.2, 0.3, 0.4], "y": [0, 1, 2, 3, 4]})
+    >>> stream = gate["train"].batches(2, seed=1)
+    >>> len(stream), stream.n_batches, stream.names, stream.kind, stream.world, stream.quality
+    (3, 3, ('x', 'y'), 'uniform', (0, 1), 1.0)
+    >>> stream.dtypes["y"], stream.projected_nbytes <= stream.budget_nbytes
+    (dtype('int64'), True)
+    >>> sorted(stream.rows(epoch=0).tolist())
+    [0, 1, 2, 3, 4]
+    >>> stream.seek(epoch=1, step=2)
+    >>> len(list(stream)), stream.epoch, stream.step
+    (1, 2, 0)
     """
 
     def __init__(
