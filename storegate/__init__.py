@@ -25,6 +25,7 @@ What its files and folders know; each imports only from those below it:
     files       a phase as a file of another format
     report      what a table holds, on one page
     exports     rows as tables of other libraries
+    scans       the rows of phases that share stored rows, read once
     lists       rows of various lengths as groups of zarr that other software reads
     statistics  statistics of the rows of variables
     batches     the options of ``batches()`` as a stream

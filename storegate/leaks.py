@@ -16,6 +16,7 @@ import numpy.typing as npt
 from storegate.contents import names_in
 from storegate.display import aligned
 from storegate.parsing import ALL, PHASES
+from storegate.scans import scanned_rows
 from storegate_engine.errors import ArgumentError, VariableNotFoundError
 from storegate_engine.orders import hash_rows
 from storegate_engine.ragged import Ragged
@@ -132,12 +133,11 @@ def find_leaks(
     for shift in shifts:
         found: dict[tuple[str, str], int] = dict.fromkeys(equal, 0)
         with _Hashes(sum(n_rows.values()), budget_nbytes) as hashes:
-            for number, at in enumerate(phases):
-                hashes.add(number, [table[at][name] for name in wanted], near, shift, budget_nbytes)
+            hashes.add({at: [table[phase][name] for name in wanted] for at, phase in enumerate(phases)}, near, shift)
             for entries in hashes.sorted_parts():
                 _count(entries, phases, found, examples, repeated if shift == 0 else {})
         equal = {pair: max(count, found[pair]) for pair, count in equal.items()}
-    return Leaks(n_rows, equal, examples, repeated, _shared(table, phases, groups), tuple(unequal))
+    return Leaks(n_rows, equal, examples, repeated, _shared(table, phases, groups, budget_nbytes), tuple(unequal))
 
 
 def _unequal(table: Table, phases: Sequence[str]) -> list[str]:
@@ -165,6 +165,7 @@ class _Hashes:
     def __init__(self, n_rows: int, budget_nbytes: int) -> None:
         # sorting takes as much again, and more for what is found
         needed = n_rows * ENTRY.itemsize * 4
+        self._budget_nbytes = budget_nbytes
         self._n_parts = 1
         while needed // self._n_parts > max(budget_nbytes // 2, 2**20) and self._n_parts < MAX_PARTS:
             self._n_parts *= 2
@@ -182,17 +183,14 @@ class _Hashes:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def add(
-        self, phase: int, variables: Sequence[Variable], near: float | None, shift: float, budget_nbytes: int
-    ) -> None:
-        """Add the rows of a phase, read once in their order."""
-        n_rows = len(variables[0])
-        step = max(1, min(2**24, budget_nbytes // 8) // max(1, sum(of.row_nbytes + 32 for of in variables)))
-        for lo in range(0, n_rows, step):
-            hi = min(lo + step, n_rows)
-            entries = np.empty(hi - lo, ENTRY)
-            entries["hash"] = hash_of([_rounded(of.read(lo, hi), near, shift) for of in variables])
-            entries["row"] = np.arange(lo, hi)
+    def add(self, phases: Mapping[int, Sequence[Variable]], near: float | None, shift: float) -> None:
+        """Add the rows of all phases, read once."""
+        row_nbytes = max((sum(of.row_nbytes + 32 for of in variables) for variables in phases.values()), default=1)
+        step = max(1, min(2**24, self._budget_nbytes // 8) // max(1, row_nbytes))
+        for phase, numbers, rows in scanned_rows(phases, step, self._budget_nbytes):
+            entries = np.empty(len(numbers), ENTRY)
+            entries["hash"] = hash_of([_rounded(of, near, shift) for of in rows])
+            entries["row"] = numbers
             entries["phase"] = phase
             if not self._files:
                 self._entries.append(entries)
@@ -293,7 +291,9 @@ def _count(
                 examples[first, second].append(found)
 
 
-def _shared(table: Table, phases: Sequence[str], groups: Sequence[str]) -> dict[tuple[str, str], list[Any]]:
+def _shared(
+    table: Table, phases: Sequence[str], groups: Sequence[str], budget_nbytes: int
+) -> dict[tuple[str, str], list[Any]]:
     """Return the groups that each pair of phases shares, in ascending order."""
     if not groups:
         return {}
@@ -305,14 +305,14 @@ def _shared(table: Table, phases: Sequence[str], groups: Sequence[str]) -> dict[
                 raise ArgumentError(
                     f"a group is one value for each row; variable {variable.name!r} has {variable.shape}"
                 )
-        found: set[Any] = set()
-        for lo in range(0, len(variables[0]), STEP_ROWS):
-            hi = min(lo + STEP_ROWS, len(variables[0]))
-            columns = [np.unique(of.read(lo, hi)) if len(variables) == 1 else of.read(lo, hi) for of in variables]
-            values = [column.tolist() for column in columns]
-            found.update(values[0] if len(values) == 1 else zip(*values, strict=True))
-        of_phases[at] = found
-    return {pair: sorted(of_phases[pair[0]] & of_phases[pair[1]]) for pair in combinations(phases, 2)}
+        of_phases[at] = variables
+    found: dict[str, set[Any]] = {at: set() for at in phases}
+    for at, _, columns in scanned_rows(of_phases, STEP_ROWS, budget_nbytes):
+        if len(columns) == 1:
+            found[at].update(np.unique(columns[0]).tolist())
+        else:
+            found[at].update(zip(*(column.tolist() for column in columns), strict=True))
+    return {pair: sorted(found[pair[0]] & found[pair[1]]) for pair in combinations(phases, 2)}
 
 
 STEP_ROWS = 2**18

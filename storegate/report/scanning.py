@@ -1,12 +1,6 @@
 """Scanning: the rows of all variables and phases, read once, and handed to `counting`; within the memory limit.
 
-Phases of a split share their stored rows, and each names them in an order of its own. Read phase by phase, every chunk
-would be read for many blocks of every phase. So rows out of order are read as they are stored, and the order of each
-phase says which of them it has::
-
-    stored rows   | a b c d | e f g h | ...     each block is read once
-    train         | x   x   | x   x x |         RowOrder.positions: which rows of the block are in the phase
-    test          |   x     |   x     |
+Rows out of order are read as they are stored, as in `storegate.scans`, but each variable by itself, in threads.
 """
 
 from __future__ import annotations
@@ -23,10 +17,11 @@ import numpy.typing as npt
 
 from storegate.reading import blocks_in_order
 from storegate.report.counting import Counted
+from storegate.scans import LEAST_SHARE, can_be_scanned
 from storegate_engine.exchange import task_nbytes
 from storegate_engine.orders import RowOrder
 from storegate_engine.settings import progress_bar
-from storegate_engine.table import Affine, ArgMax, Bins, Cast, Clip, OneHot, Piece, Variable
+from storegate_engine.table import OneHot, Piece, Variable
 from storegate_engine.threads import Pending, ThreadPool
 
 __all__ = ["Found", "is_onehot", "labels_of", "scan"]
@@ -43,8 +38,6 @@ BLOCK_NBYTES = 16 * 2**20
 """Most bytes of a block."""
 BLOCK_ROWS = 2**18
 """Rows whose places in the phases are looked up at a time."""
-LEAST_SHARE = 1 / 4
-"""Least share of stored rows in some phase; where it is less, rows are gathered instead."""
 COPIES = 4
 """Blocks' worth of memory that a task takes: the block, the rows of a phase, and their numbers being counted."""
 
@@ -112,7 +105,7 @@ def _tasks(variables: Sequence[tuple[str, str, Variable]], budget_nbytes: int) -
             for lo in range(0, len(variable), step):
                 hi = min(lo + step, len(variable))
                 yield partial(_count, variable, lo, hi, [None]), [(name, at)], (hi - lo) * variable.row_nbytes
-        elif _can_be_scanned(variable):
+        elif can_be_scanned(variable):
             _put(scattered, name, at, variable)
         else:
             yield from _gathered(name, at, variable, budget_nbytes)
@@ -124,17 +117,6 @@ def _tasks(variables: Sequence[tuple[str, str, Variable]], budget_nbytes: int) -
         for at in group.orders:
             yield from _gathered(group.name, at, group.variable(at), budget_nbytes)
     yield from _scanned(together, nbytes)
-
-
-def _can_be_scanned(variable: Variable) -> bool:
-    """Return whether stored rows that no phase has can be read without an error."""
-    kinds = (Affine, ArgMax, Bins, Cast, Clip)
-    are_safe = all(
-        isinstance(transform, kinds) and piece.array.dtype.kind in "biufcmM"
-        for piece in variable.pieces
-        for transform in piece.transforms
-    )
-    return are_safe and variable.order.is_injective
 
 
 def _gathered(name: str, at: str, variable: Variable, budget_nbytes: int) -> Iterator[Task]:

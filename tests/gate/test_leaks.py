@@ -156,3 +156,45 @@ def test_more_rows_than_fit_are_sorted_in_scratch_files(tmp_path):
         for one, other in found.examples["train", "test"]:
             assert gate["train"]["x"][one] == gate["test"]["x"][other]
     assert not list(scratch.iterdir())
+
+
+CHANGES = {
+    "a split": lambda gate: None,
+    "a shuffle": lambda gate: gate.shuffle(seed=3),
+    "a filter": lambda gate: gate.filter(np.arange(6000) % 7 != 0),
+    "few rows": lambda gate: gate.filter(np.arange(6000) % 97 == 0),
+    "one phase": lambda gate: gate.shuffle("valid", seed=1),
+    "labels": lambda gate: gate.onehot("run", 30),
+    "text": lambda gate: gate.add_data("name", np.array([f"n{at % 4000}" for at in range(len(gate["test"]))]), "test"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("budget", ["8MiB", pytest.param("1GiB", marks=pytest.mark.slow)])
+def test_rows_out_of_order_are_those_of_their_phases(tmp_path, change, budget):
+    numbers = RNG.integers(0, 5500, 6000)
+    with StoreGate("zarr", {"output_dir": tmp_path / "store", "budget": budget, "chunk": 100}, data_id="a") as gate:
+        gate.add_data({"x": numbers[:, None] * np.arange(1.0, 40.0), "run": numbers % 30, "n": numbers.astype("i4")})
+        gate.split((0.6, 0.2, 0.2), seed=5)
+        CHANGES[change](gate)
+        groups = "n" if change == "labels" else "run"
+        found = gate.check(groups=groups)
+        rows = {at: gate[at]["n"][:].tolist() for at in PHASES}
+        for one, other in combinations(PHASES, 2):
+            if change != "text":
+                assert found.equal_rows[one, other] == sum(number in set(rows[one]) for number in rows[other])
+            assert all(rows[one][at] == rows[other][of] for at, of in found.examples[one, other])
+            values = [{number if groups == "n" else number % 30 for number in rows[at]} for at in (one, other)]
+            assert found.shared_groups[one, other] == sorted(values[0] & values[1])
+        gate.compact()
+        assert gate.check(groups=groups) == found
+
+
+def test_phases_that_share_rows_are_read_together_once(stored, counted_reads):
+    stored.add_data({"x": RNG.random((5000, 8)), "y": np.arange(5000)})
+    stored.split((0.6, 0.2, 0.2), seed=5)
+    stored.shuffle(seed=1)
+    counted_reads.clear()
+    assert stored.check(groups="y").ok
+    assert counted_reads.count("read_into") == 3  # of x and y, and of y for its groups
+    assert len(counted_reads) == 3
