@@ -77,6 +77,7 @@ def open_stream(
             budget if options.budget is None else options.budget, processes=_local_ranks(options.world)
         ),
         epoch=options.epoch,
+        n_epochs=options.epochs,
         prefetch=options.prefetch,
         version=version,
         transform=options.transform,

@@ -188,7 +188,7 @@ EXCHANGED_SHARE = 32
 
 
 def _exchanged(variables: Sequence[Variable], epochs: Epochs, budget_nbytes: int) -> Stream[list[Array]]:
-    return Stream(variables, epochs, Shuffle("none"), form=list, budget_nbytes=budget_nbytes, prefetch=1)
+    return Stream(variables, epochs, Shuffle("none"), form=list, budget_nbytes=budget_nbytes, n_epochs=1, prefetch=1)
 
 
 def require_stackable(variables: Sequence[Variable]) -> None:

@@ -425,6 +425,7 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
         shuffle: ShuffleBatches = True,
         seed: int = 0,
         epoch: int = 0,
+        epochs: int | None = None,
         drop_last: DropLast = False,
         rank: int = 0,
         world: int = 1,
@@ -455,6 +456,10 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
             :attr:`Stream.quality`. False: the order of the phase.
         seed, epoch : int
             The seed of the order, and the first epoch.
+        epochs : int, optional
+            How many epochs you will read in all, those before ``epoch`` and before a resumed state included. Nothing
+            is then prepared for an epoch that never comes: a uniform order that is spilled reads the phase once less.
+            A loop after the last epoch raises IterationError. The order does not depend on it.
         drop_last : {False, True, "pad"}
             Whether a last step that is not full is shorter (some ranks may get an empty batch), dropped, or filled
             with the first rows of the epoch. Every rank gets the same number of batches in any case.
@@ -515,6 +520,7 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
             shuffle=shuffle,
             seed=seed,
             epoch=epoch,
+            epochs=epochs,
             drop_last=drop_last,
             rank=rank,
             world=world,

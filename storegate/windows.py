@@ -118,7 +118,7 @@ class Windows(Generic[T]):
         transform : callable, optional
             ``transform((input, target), rng)``.
         **options
-            ``shuffle``, ``seed``, ``epoch``, ``drop_last``, ``rank``, ``world``, ``prefetch``, ``budget``,
+            ``shuffle``, ``seed``, ``epoch``, ``epochs``, ``drop_last``, ``rank``, ``world``, ``prefetch``, ``budget``,
             ``block_rows`` (windows of a block), ``buffer_blocks`` and ``weights`` (one for each window).
 
         Returns

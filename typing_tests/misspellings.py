@@ -48,7 +48,7 @@ def batches(x: View[Array], train: View[dict[str, Array]], arguments: BatchArgs)
     x.batches(10, drop_last="drop")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     x.batches("10")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     x.batches(10, transform=len)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
-    arguments["epochs"] = 3  # type: ignore[typeddict-unknown-key]  # pyright: ignore[reportGeneralTypeIssues]
+    arguments["n_epochs"] = 3  # type: ignore[typeddict-unknown-key]  # pyright: ignore[reportGeneralTypeIssues]
     print(train.data)  # type: ignore[arg-type]  # pyright: ignore[reportAttributeAccessIssue]
     gate_of(x)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 

@@ -30,6 +30,8 @@ def forms(gate: StoreGate) -> None:
     assert_type(train["x", "y"].batches(10, shuffle="blocks", drop_last="pad"), Stream[Array])
     assert_type(train[["x", "y"]].batches(10, weights=np.ones(3), label=None), Stream[list[Array]])
     assert_type(train.batches(10), Stream[dict[str, Array]])
+    assert_type(train["x"].batches(10, epochs=3), Stream[Array])
+    assert_type(train["x"].batches(10).n_epochs, int | None)
     assert_type(train.batches(10, var_names="x"), Stream[Array])
     assert_type(train.batches(10, var_names=["x", "y"]), Stream[list[Array]])
     assert_type(iter(train.batches(10)), Iterator[dict[str, Array]])

@@ -297,7 +297,7 @@ class WorkerTimeoutError(ClusterError, TimeoutError):
 
 
 class IterationError(StoreGateError, RuntimeError):
-    """A loop over a stream cannot continue: another loop was begun, or the stream moved to another place."""
+    """A loop over a stream cannot continue: another loop was begun, the stream moved, or has given all its epochs."""
 
     code = "iteration"
 

@@ -26,7 +26,7 @@ Collate: TypeAlias = Callable[[Ragged], Any] | Mapping[str, Callable[[Ragged], A
 """Makes an array of rows that differ in length; a mapping has one for each variable."""
 
 _INTEGERS = ("batch_size", "seed", "epoch", "rank", "world", "prefetch")
-_OPTIONAL = ("block_rows", "buffer_blocks")
+_OPTIONAL = ("epochs", "block_rows", "buffer_blocks")
 
 
 class BatchArgs(TypedDict, total=False):
@@ -35,6 +35,7 @@ class BatchArgs(TypedDict, total=False):
     shuffle: ShuffleBatches
     seed: int
     epoch: int
+    epochs: int | None
     drop_last: DropLast
     rank: int
     world: int
@@ -61,6 +62,8 @@ class BatchOptions:
     """The seed of the order."""
     epoch: int = 0
     """The first epoch."""
+    epochs: int | None = None
+    """The number of epochs, those before the first one included; None for no end."""
     drop_last: DropLast = False
     """What happens to a last step that is not full."""
     rank: int = 0

@@ -167,6 +167,8 @@ CALLS: dict[str, tuple[Call, type[Exception]]] = {
     ),
     "batches of names twice": (lambda g: g["train"]["x"].batches(2, var_names="n"), ValueError),
     "stream at a step": (lambda g: g["train"]["x"].batches(2).seek(0, 99), ValueError),
+    "batches epochs": (lambda g: g["train"]["x"].batches(2, epochs=0), ValueError),
+    "batches epochs by a float": (lambda g: g["train"]["x"].batches(2, epochs=1.5), TypeError),
     "stream at an epoch": (lambda g: g["train"]["x"].batches(2).seek(-1), ValueError),
     "stream of a rank": (lambda g: g["train"]["x"].batches(2).on_rank(3, 2), ValueError),
     "stream of the state None": (lambda g: g["train"]["x"].batches(2).load_state_dict(None), (TypeError, ValueError)),

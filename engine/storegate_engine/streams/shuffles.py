@@ -59,6 +59,7 @@ def loader_of(
     budget_nbytes: int,
     prefetch: int,
     *,
+    n_epochs: int | None,
     name: Callable[[], str],
 ) -> Loader:
     """Return the cheapest loader that can give the rows in their order.
@@ -77,6 +78,8 @@ def loader_of(
         The memory limit.
     prefetch : int
         Number of loads to read ahead.
+    n_epochs : int or None
+        The number of epochs, from epoch 0 on.
     name : callable
         Returns a name for an order, equal in every process with the same order.
 
@@ -105,7 +108,7 @@ def loader_of(
     # text has no width, and cannot be spilled; windows would be spilled with each of their rows many times
     if any(variable.dtype.kind == "T" or variable.is_overlapping for variable in variables):
         return GatherLoader(variables, epochs, order, budget_nbytes, prefetch)
-    return ExchangeLoader(variables, epochs, order, budget_nbytes, prefetch, name=name())
+    return ExchangeLoader(variables, epochs, order, budget_nbytes, prefetch, n_epochs=n_epochs, name=name())
 
 
 def _in_epoch(shuffle: Shuffle, step_rows: int, order: RowOrder, epoch: int) -> RowOrder:

@@ -44,12 +44,14 @@ class ExchangeLoader(Loader):
         budget_nbytes: int,
         prefetch: int,
         *,
+        n_epochs: int | None,
         name: str,
     ) -> None:
         self.variables = variables
         self.epochs = epochs
         self.order = order
         self.prefetch = prefetch
+        self.n_epochs = n_epochs
         self.name = name
         self.steps, self.map_rows = self._plan(budget_nbytes)
         self._spills = Spills()
@@ -113,13 +115,17 @@ class ExchangeLoader(Loader):
         #     epoch 1            | scatter .......... | collect ...........|
         #     epoch 2                                 | scatter .......... | collect ...
         share = _share(self.order, self.epochs, epoch)
-        exchange, following = self.exchange_of(epoch), self.exchange_of(epoch + 1)
-        self._spills.hand_down(self._spills.keys - {epoch, epoch + 1}, heir=epoch + 1)
+        exchange = self.exchange_of(epoch)
+        following = None if epoch + 1 == self.n_epochs else self.exchange_of(epoch + 1)
+        heir = epoch if following is None else epoch + 1
+        self._spills.hand_down(self._spills.keys - {epoch, heir}, heir=heir)
         for each in exchange.steps():
             threads.run(self._tasks_of(each, exchange, epoch))
         self._spills.clear_spare(epoch)
         self._waiting.clear()
-        self._following = threads.loads.submit(partial(self._prepare, following, epoch + 1, threads))
+        self._following = None
+        if following is not None:
+            self._following = threads.loads.submit(partial(self._prepare, following, epoch + 1, threads))
         for number in range(step // self.steps, -(-self.epochs.n_steps // self.steps)):
             yield partial(self._collect, exchange, share, number, max(step, number * self.steps))
 

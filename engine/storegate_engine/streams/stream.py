@@ -17,7 +17,14 @@ from typing import Any, Generic, Self, TypeAlias, TypeVar, cast
 import numpy as np
 
 from storegate_engine.budget import reserved_nbytes
-from storegate_engine.errors import ArgumentError, ArgumentTypeError, ShapeError, StreamStateError, shown
+from storegate_engine.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    IterationError,
+    ShapeError,
+    StreamStateError,
+    shown,
+)
 from storegate_engine.orders import as_int
 from storegate_engine.ragged import concatenated
 from storegate_engine.streams.drawing import draw_orders
@@ -67,6 +74,8 @@ class Stream(Generic[T]):
         The memory limit.
     epoch : int
         The first epoch.
+    n_epochs : int, optional
+        The end: epochs ``0 .. n_epochs - 1`` are given, and nothing is prepared for later ones.
     prefetch : int
         Number of loads to read ahead.
     version : int
@@ -107,6 +116,7 @@ class Stream(Generic[T]):
         form: Form,
         budget_nbytes: int,
         epoch: int = 0,
+        n_epochs: int | None = None,
         prefetch: int = 2,
         version: int = 0,
         transform: Transform | None = None,
@@ -115,6 +125,11 @@ class Stream(Generic[T]):
             raise ArgumentError(
                 f"prefetch, epoch and seed are not negative, found prefetch={prefetch}, epoch={epoch}, "
                 f"seed={shuffle.seed}"
+            )
+        if n_epochs is not None and (n_epochs < 1 or epoch > n_epochs):
+            raise ArgumentError(
+                f"a stream of epochs={n_epochs} was requested, beginning with epoch {epoch}: epochs= is the number of "
+                "all epochs, those before the first one included, and at least 1"
             )
         counts = {variable.name: len(variable) for variable in variables}
         if len(set(counts.values())) > 1:
@@ -128,6 +143,8 @@ class Stream(Generic[T]):
         self._transform = transform
         self.budget_nbytes = budget_nbytes
         """The memory limit."""
+        self.n_epochs = n_epochs
+        """The number of epochs, counted from epoch 0; None if there is no end."""
         self._prefetch = prefetch
         self._version = version
         self._epoch = epoch
@@ -148,6 +165,7 @@ class Stream(Generic[T]):
             self._blocks,
             self.budget_nbytes,
             self._prefetch,
+            n_epochs=self.n_epochs,
             name=lambda: json.dumps(self._order()),
         )
 
@@ -290,6 +308,7 @@ class Stream(Generic[T]):
             form=self._form,
             budget_nbytes=max(1, self.budget_nbytes // processes),
             epoch=self._epoch,
+            n_epochs=self.n_epochs,
             prefetch=self._prefetch,
             version=self._version,
             transform=self._transform,
@@ -333,7 +352,18 @@ class Stream(Generic[T]):
     # Batches
 
     def __iter__(self) -> Iterator[T]:
-        """Yield the rest of the current epoch; a loop that was left early cannot continue afterwards."""
+        """Yield the rest of the current epoch; a loop that was left early cannot continue afterwards.
+
+        Raises
+        ------
+        IterationError
+            The stream has given all of its epochs (a RuntimeError): a loop over nothing would look like training.
+        """
+        if self._epoch == self.n_epochs:
+            raise IterationError(
+                f"a stream of epochs={self.n_epochs} has given all of them; make it with more epochs, or begin again "
+                "with seek(0)"
+            )
         self._stop("another loop over it was begun")
         loop = Loop(self._batches(), len(self) - self._step)
         self._running = weakref.ref(loop)
@@ -380,6 +410,9 @@ class Stream(Generic[T]):
         """Set the place to a step; the one after the last is the first of the next epoch."""
         at_end = step and step == len(self)
         self._epoch, self._step = (epoch + 1, 0) if at_end else (epoch, step)
+
+    def _is_after_end(self, epoch: int, step: int) -> bool:
+        return self.n_epochs is not None and (epoch, step) > (self.n_epochs, 0)
 
     def _stop(self, reason: str | None = None) -> None:
         running = self._running() if self._running is not None else None
@@ -432,9 +465,11 @@ class Stream(Generic[T]):
         Raises
         ------
         ValueError
-            The epoch is negative, or it has no such step.
+            The epoch is negative or after the end of the stream, or it has no such step.
         """
         epoch, step = as_int(epoch, "epoch"), as_int(step, "step")
+        if self._is_after_end(epoch, step):
+            raise ArgumentError(f"epoch {epoch} was requested; the stream ends after epochs={self.n_epochs}")
         if epoch < 0 or not 0 <= step <= len(self):
             raise ArgumentError(f"step {step} of epoch {epoch} was requested; epochs have the steps 0 .. {len(self)}")
         self._stop("it went to another place")
@@ -488,6 +523,11 @@ class Stream(Generic[T]):
         require_data(theirs, self._variables, self._version)
         if theirs["step"] > len(self):
             raise StreamStateError(f"the state is of step {theirs['step']}, and epochs have the steps 0 .. {len(self)}")
+        if self._is_after_end(theirs["epoch"], theirs["step"]):
+            raise StreamStateError(
+                f"the state is of epoch {theirs['epoch']}, and this stream ends after epochs={self.n_epochs}; "
+                "make it with more"
+            )
         if shuffle.version != self._shuffle.version:  # the epoch continues in the order of its version
             self.close()
             self._shuffle, self._blocks = shuffle, blocks
