@@ -17,8 +17,9 @@ pytestmark = pytest.mark.usefixtures("scratch")
 
 IO = Path("/proc/self/io")
 """What this process has read and written, in system calls."""
-N_ROWS, ROW_NBYTES = 6000, 1024
+N_ROWS, ROW_NBYTES = 3000, 1024
 NBYTES = N_ROWS * ROW_NBYTES
+BUDGET = "1MiB"
 
 
 def moved():
@@ -83,7 +84,7 @@ def test_an_end_that_is_no_number_of_epochs_is_refused(opened, epoch, epochs):
 
 @pytest.mark.skipif(not IO.exists(), reason="bytes are counted on Linux")
 def test_the_last_epoch_reads_and_spills_nothing_for_another(view, scratch):
-    with exchanging("exchange"), view.batches(100, seed=1, epochs=2, budget="2MiB") as stream:
+    with exchanging("exchange"), view.batches(50, seed=1, epochs=2, budget=BUDGET) as stream:
         bytes_of, n_directories = [moved()], []
         for _ in range(2):
             for at, _ in enumerate(stream):
@@ -100,7 +101,7 @@ def test_the_last_epoch_reads_and_spills_nothing_for_another(view, scratch):
 
 @pytest.mark.skipif(not IO.exists(), reason="bytes are counted on Linux")
 def test_a_loop_over_a_shuffled_view_reads_its_rows_once(tmp_path, view):
-    with StoreGate("zarr", {"output_dir": tmp_path / "store", "budget": "2MiB"}, data_id="a") as gate:
+    with StoreGate("zarr", {"output_dir": tmp_path / "store", "budget": BUDGET}, data_id="a") as gate:
         gate.shuffle("train", seed=2)
         before = moved()
         with dask.config.set({"storegate.shuffle": "exchange"}):
@@ -131,3 +132,47 @@ def test_a_spill_is_used_by_streams_with_another_end(tmp_path, scratch):
                 assert kept <= {path.stat().st_ino for path in scratch.glob("*/*-map-*")}, "read, not written again"
                 np.testing.assert_array_equal(np.concatenate([*first, *rest, *batches]), expected)
     assert not scratch.exists()
+
+
+def numbers(batches):
+    return np.concatenate([np.empty(0, np.int64), *(batch[:, 0] for batch in batches)])
+
+
+@pytest.mark.parametrize(
+    ("world", "options"),
+    [(1, {}), (3, {}), (3, {"drop_last": "pad"}), (1, {"weights": np.arange(N_ROWS)})],
+    ids=["uniform", "ranks", "pad", "drawn"],
+)
+def test_steps_that_are_picked_before_the_spill_is_there_are_the_same(view, options, world):
+    whole = view.batches(8, seed=2, rank=world - 1, world=world, budget="64MiB", **options)
+    expected = [numbers([batch]) for batch in whole]
+    for step in (0, len(whole) - 7):
+        with exchanging("exchange"):
+            stream = view.batches(8, seed=2, rank=world - 1, world=world, epochs=1, budget=BUDGET, **options)
+        with stream:
+            stream.seek(0, step)
+            np.testing.assert_array_equal(numbers(stream), np.concatenate(expected[step:]))
+
+
+@pytest.mark.parametrize("transform", [None, lambda batch, rng: batch], ids=["", "transformed"])
+def test_the_first_batch_does_not_wait_for_the_spill(tmp_path, view, transform):
+    with exchanging("exchange"):
+        stream = view.batches(8, seed=1, budget=BUDGET, transform=transform)
+    assert min(stream.rows()[:8]) >= 10, "the first chunk is damaged, and not needed yet"
+    (shard,) = tmp_path.glob("store/a/segments/*/x/c/0/0")
+    content = bytearray(shard.read_bytes())
+    content[5000] ^= 1
+    shard.write_bytes(content)
+    with stream:
+        batches = iter(stream)
+        np.testing.assert_array_equal(next(batches)[:, 0], stream.rows()[:8])
+        with pytest.raises(errors.CorruptStoreError):
+            list(batches)
+
+
+def test_an_epoch_that_is_nearly_done_is_resumed_without_a_spill(view, scratch):
+    with exchanging("exchange"), view.batches(8, seed=1, epochs=1, budget=BUDGET) as stream:
+        stream.seek(0, len(stream) - 2)
+        expected = stream.rows()[-2 * 8 :]
+        np.testing.assert_array_equal(numbers(stream), expected)
+        assert list(scratch.glob("*/*-map-*")) == []

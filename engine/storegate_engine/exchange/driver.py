@@ -130,6 +130,12 @@ class Exchange:
             steps.append(Step("split", self.sorts[0].n_buckets))
         return steps
 
+    @property
+    def missing(self) -> float:
+        """The share of the scatter tasks that nobody has run yet, in this process or an earlier one."""
+        paths = [sort.map_path(number) for sort in self.sorts for number in range(sort.n_maps)]
+        return sum(not path.exists() for path in paths) / max(1, len(paths))
+
     def run(self, step: Step, number: int, space: Workspace, rows: Array | None = None, *, alone: bool = False) -> None:
         """Run one task of a step; existing results are kept.
 

@@ -6,7 +6,8 @@ loader    when                                                   reads
 spans     rows in order or in blocks, stored in runs             each chunk once per load
 memory    any order of rows that fit in the budget               the phase once, for all epochs
 exchange  any order of more rows, see `spilled`                  the phase once per epoch, into a spill,
-                                                                 while the epoch before streams
+                                                                 while the epoch before streams; the
+                                                                 first steps chunk by chunk
 gather    any order of more text, or windows, than fit           each chunk for many loads
 ========  =====================================================  ====================================
 
@@ -31,11 +32,12 @@ from storegate_engine.arrays import Held
 from storegate_engine.clusters import active_client, thread_given_back
 from storegate_engine.exchange import moved_row_nbytes
 from storegate_engine.orders import RowOrder
-from storegate_engine.streams.epochs import Epochs
+from storegate_engine.streams.epochs import Epochs, Share
 from storegate_engine.table import Variable
 from storegate_engine.threads import Pending, ThreadPool
 
 __all__ = [
+    "MOST_WAITING",
     "PART_NBYTES",
     "READERS",
     "EpochOrder",
@@ -46,6 +48,7 @@ __all__ = [
     "copied_nbytes",
     "free_one",
     "held_nbytes_of",
+    "picked",
     "reading_nbytes",
     "row_nbytes_of",
     "together",
@@ -89,9 +92,18 @@ class Threads:
         self.reads = ThreadPool(READERS, "storegate-stream-read")
         self.stopping = threading.Event()
 
-    def run(self, tasks: Iterator[Callable[[], object]], meanwhile: Callable[[], object] = lambda: None) -> None:
-        """Run tasks in the reading threads, and wait; the first error is raised."""
-        futures = deque(self.reads.submit(task) for task in islice(tasks, MOST_WAITING))
+    def run(
+        self,
+        tasks: Iterator[Callable[[], object]],
+        meanwhile: Callable[[], object] = lambda: None,
+        *,
+        waiting: int = MOST_WAITING,
+    ) -> None:
+        """Run tasks in the reading threads, and wait; the first error is raised.
+
+        Others get a thread in between if only a few tasks are ``waiting`` at a time.
+        """
+        futures = deque(self.reads.submit(task) for task in islice(tasks, waiting))
         try:
             meanwhile()
             while futures:
@@ -137,15 +149,30 @@ class Loader(ABC):
         """Release what is kept between epochs; leave the spills of epoch ``spill_from`` and later ones on disk."""
 
 
-def ahead(tasks: Iterator[Callable[[], Ready]], pool: ThreadPool, prefetch: int) -> Iterator[Ready]:
-    """Yield the results of tasks, in order; ``prefetch`` tasks run or wait while one result is consumed."""
+def ahead(
+    tasks: Iterator[Callable[[], Ready]], pool: ThreadPool, prefetch: int, *, begin: int | None = None
+) -> Iterator[Ready]:
+    """Yield the results of tasks, in order; ``prefetch`` tasks run or wait while one result is consumed.
+
+    If waiting for a task itself may take long, ``begin`` with fewer than that, and one more with every result.
+    """
     running: deque[Pending[Ready]] = deque()
+    most = prefetch if begin is None else min(begin, prefetch)
     for task in tasks:
         running.append(pool.submit(task))
-        if len(running) > prefetch:
+        if len(running) > most:
+            most = min(most + 1, prefetch)
             yield _waited_for(running.popleft())
     while running:
         yield _waited_for(running.popleft())
+
+
+def picked(variables: Sequence[Variable], share: Share, first: int, last: int, spare_nbytes: int) -> Ready:
+    """Return the rows of steps of a share, read where they are stored, with every chunk that holds one of them."""
+    cuts = [share.start(step) for step in range(first, last + 1)]
+    rows = share.rows(cuts[0], cuts[-1])
+    arrays = [variable.take(rows, spare_nbytes=spare_nbytes) for variable in variables]
+    return Ready(arrays, None, [cut - cuts[0] for cut in cuts])
 
 
 def _waited_for(running: Pending[Ready]) -> Ready:

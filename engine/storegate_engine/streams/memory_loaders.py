@@ -21,6 +21,7 @@ from storegate_engine.streams.loaders import (
     Threads,
     copied_nbytes,
     held_nbytes_of,
+    picked,
     reading_nbytes,
 )
 from storegate_engine.streams.span_loaders import reads_of
@@ -129,12 +130,6 @@ class GatherLoader(Loader):
         """Yield a task for every few steps."""
         share = Share(self.order(Range(0, self.epochs.n_rows), epoch), self.epochs)
         for first in range(step, self.epochs.n_steps, self.steps):
-            yield partial(self._pick, share, first, min(first + self.steps, self.epochs.n_steps))
-
-    def _pick(self, share: Share, first: int, last: int) -> Ready:
-        cuts = np.array([share.start(step) for step in range(first, last + 1)])
-        rows = share.rows(int(cuts[0]), int(cuts[-1]))
-        spare = max(1, len(rows) * self.row_nbytes // 2)
-        return Ready(
-            [variable.take(rows, spare_nbytes=spare) for variable in self.variables], None, (cuts - cuts[0]).tolist()
-        )
+            last = min(first + self.steps, self.epochs.n_steps)
+            spare = max(1, (share.start(last) - share.start(first)) * self.row_nbytes // 2)
+            yield partial(picked, self.variables, share, first, last, spare)

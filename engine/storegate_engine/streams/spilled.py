@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,11 +14,23 @@ import numpy as np
 
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbytes
 from storegate_engine.buffers import Workspace
+from storegate_engine.clusters import active_client
 from storegate_engine.errors import LabelError
 from storegate_engine.exchange import COPIES, SHARE, Exchange, Spills, Step, spill_row_nbytes
 from storegate_engine.orders import Range
 from storegate_engine.streams.epochs import Epochs, Share
-from storegate_engine.streams.loaders import EpochOrder, Loader, Ready, Threads, copied_nbytes, free_one, row_nbytes_of
+from storegate_engine.streams.loaders import (
+    MOST_WAITING,
+    READERS,
+    EpochOrder,
+    Loader,
+    Ready,
+    Threads,
+    copied_nbytes,
+    free_one,
+    picked,
+    row_nbytes_of,
+)
 from storegate_engine.table import Variable, is_stored, token_of
 from storegate_engine.threads import Pending
 
@@ -29,6 +41,11 @@ COUNTS_NBYTES = 24
 EXCHANGE_UNITS = 5.5
 """Buckets in memory besides those that are ready: those being placed, and the copies of one task of the next scatter
 (measured)."""
+FIRST_SHARE = 1 / 8
+"""The first step of an epoch is picked where its rows are stored if its chunks are no larger a share of what is still
+to be scattered: the epoch then takes a few percent longer, and its first batch does not wait for all of it."""
+PICKED_SHARE = 1 / 32
+"""More steps are picked up to this share, for consumers that need the time of the scatter for them."""
 
 
 class ExchangeLoader(Loader):
@@ -119,15 +136,58 @@ class ExchangeLoader(Loader):
         following = None if epoch + 1 == self.n_epochs else self.exchange_of(epoch + 1)
         heir = epoch if following is None else epoch + 1
         self._spills.hand_down(self._spills.keys - {epoch, heir}, heir=heir)
-        for each in exchange.steps():
-            threads.run(self._tasks_of(each, exchange, epoch))
-        self._spills.clear_spare(epoch)
         self._waiting.clear()
         self._following = None
+        step, scattered = yield from self._begin(exchange, share, epoch, step, threads)
         if following is not None:
-            self._following = threads.loads.submit(partial(self._prepare, following, epoch + 1, threads))
-        for number in range(step // self.steps, -(-self.epochs.n_steps // self.steps)):
-            yield partial(self._collect, exchange, share, number, max(step, number * self.steps))
+            self._following = threads.loads.submit(partial(self._prepare, following, epoch + 1, threads, scattered))
+        n_buckets = -(-self.epochs.n_steps // self.steps) if step < self.epochs.n_steps else 0
+        for number in range(step // self.steps, n_buckets):
+            yield partial(self._collect, exchange, share, number, max(step, number * self.steps), scattered)
+
+    def _begin(
+        self, exchange: Exchange, share: Share, epoch: int, step: int, threads: Threads
+    ) -> Generator[Callable[[], Ready], None, tuple[int, Pending[None] | None]]:
+        """Yield tasks for steps that need not wait for the scatter; return the next step, and the scatter if it runs.
+
+        Their rows are picked where they are stored.
+        """
+        end = step + self._n_picked(exchange, share, step)
+        if step == end:
+            self._scatter(exchange, epoch, threads)
+            return step, None
+        first = self._pick(share, step)  # at once, because it is waited for: the scatter would take the cores
+        scattered = None
+        if end < self.epochs.n_steps:
+            scattered = threads.loads.submit(partial(self._scatter, exchange, epoch, threads, READERS + 1))
+        yield partial(_same, first)
+        del first
+        step += 1
+        while step < end and not (scattered and scattered.done()):
+            yield partial(self._pick, share, step)
+            step += 1
+        return step, scattered
+
+    def _n_picked(self, exchange: Exchange, share: Share, step: int) -> int:
+        """Return how many steps may be picked, from one on."""
+        pieces = [piece for variable in self.variables for piece in variable.pieces]
+        chunk = max((piece.chunk_nbytes for piece in pieces), default=0)
+        bucket = self.steps * share.step_rows * row_nbytes_of(self.variables)
+        if active_client() is not None or 2 * READERS * chunk > bucket:  # picking needs the threads, and chunks
+            return 0
+        step_nbytes, stored_nbytes = 0, 0
+        for variable in self.variables:
+            stored = variable.offsets[-1] * spill_row_nbytes(variable)
+            stored_nbytes += stored
+            step_nbytes += min(share.step_rows * max(piece.chunk_nbytes for piece in variable.pieces), stored)
+        missing_nbytes = stored_nbytes * exchange.missing
+        left, most = self.epochs.n_steps - step, int(FIRST_SHARE * missing_nbytes / max(1, step_nbytes))
+        if left <= most:  # nearly done: then nothing need be scattered
+            return left
+        return min(most, max(1, int(PICKED_SHARE * missing_nbytes / max(1, step_nbytes))))
+
+    def _pick(self, share: Share, step: int) -> Ready:
+        return picked(self.variables, share, step, step + 1, share.step_rows * row_nbytes_of(self.variables))
 
     def end(self, epoch: int) -> None:
         """Help to scatter the next epoch, and wait until that is done."""
@@ -164,8 +224,16 @@ class ExchangeLoader(Loader):
         for number in range(step.n_tasks):
             yield partial(_run_task, exchange, step, number, share, self._scattering)
 
-    def _prepare(self, exchange: Exchange, epoch: int, threads: Threads) -> None:
+    def _scatter(self, exchange: Exchange, epoch: int, threads: Threads, waiting: int = MOST_WAITING) -> None:
+        """Run all steps in the reading threads, and wait."""
+        for each in exchange.steps():
+            threads.run(self._tasks_of(each, exchange, epoch), waiting=waiting)
+        self._spills.clear_spare(epoch)
+
+    def _prepare(self, exchange: Exchange, epoch: int, threads: Threads, after: Pending[None] | None) -> None:
         """Run all steps in one thread while another epoch streams; its end helps with the last step, see `end`."""
+        if after is not None:
+            after.result()
         *before, last = exchange.steps()
         for step in before:
             for task in self._tasks_of(step, exchange, epoch):
@@ -186,7 +254,10 @@ class ExchangeLoader(Loader):
                 return
             task()
 
-    def _collect(self, exchange: Exchange, share: Share, number: int, step: int) -> Ready:
+    def _collect(self, exchange: Exchange, share: Share, number: int, step: int, after: Pending[None] | None) -> Ready:
+        # one thread of two scatters until then, so that only one other can wait for it, as a Pending demands
+        if after is not None:
+            after.result()
         last = min((number + 1) * self.steps, self.epochs.n_steps)
         begin = share.start(number * self.steps)
         cuts = [share.start(at) - begin for at in range(step, last + 1)]
@@ -194,6 +265,10 @@ class ExchangeLoader(Loader):
         with _named_rows(lambda: share):
             arrays = list(exchange.collect(number, spaces))
         return Ready(arrays, None, cuts, release=partial(self._collecting.append, spaces))
+
+
+def _same(ready: Ready) -> Ready:
+    return ready
 
 
 def _share(order: EpochOrder, epochs: Epochs, epoch: int) -> Share:

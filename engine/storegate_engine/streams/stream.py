@@ -376,7 +376,7 @@ class Stream(Generic[T]):
             if (transform := self._transform) is not None:
                 key = partial(batch_generator, self._shuffle.seed, epoch, rank=self._epochs.rank)
                 tasks = (partial(transformed, transform, batch, key, at) for at, batch in enumerate(batches, step))
-                batches = ahead(tasks, threads.reads, self._prefetch)
+                batches = ahead(tasks, threads.reads, self._prefetch, begin=0)
             for batch in batches:
                 self._set_place(epoch, self._step + 1)
                 if batch is not LEFT_OUT:
