@@ -29,7 +29,10 @@ from tests.processes import environment
 
 def files(scratch):
     gc.collect()
-    return sorted(path for path in scratch.rglob("*") if path.is_file()) if scratch.exists() else []
+    try:
+        return sorted(path for path in scratch.rglob("*") if path.is_file())
+    except FileNotFoundError:  # a directory was removed meanwhile
+        return []
 
 
 def script(tmp_path, body):
