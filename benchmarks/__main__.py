@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     batches = commands.add_parser(
         "batches", parents=[measured], help="batches for a training loop, shuffled every epoch"
     )
+    batches.add_argument("--budget", default="600MB", metavar="SIZE", help="memory limit (default: 600MB)")
     _add_peers(batches, limit_s=60)
 
     scale = commands.add_parser("scale", parents=[common], help="plans of terabytes; runs none of them")

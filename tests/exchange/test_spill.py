@@ -32,7 +32,7 @@ def files(scratch):
     try:
         return sorted(path for path in scratch.rglob("*") if path.is_file())
     except FileNotFoundError:  # a directory was removed meanwhile
-        return []
+        return files(scratch)
 
 
 def script(tmp_path, body):

@@ -16,7 +16,7 @@ is complete, and is not written again. Every task can be run again, anywhere.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -74,11 +74,17 @@ class BucketSort:
     """The first wanted bucket, and the end."""
     prefix: str = "map"
     """The prefix of its file names."""
+    source_rows: int | None = None
+    """Rows of an exchange before that are scattered, and named by the order, instead of stored ones."""
 
     @property
     def n_maps(self) -> int:
         """The number of scatter tasks (P)."""
-        return -(-self.variable.offsets[-1] // self.map_rows)
+        return -(-self._n_rows // self.map_rows)
+
+    @property
+    def _n_rows(self) -> int:
+        return self.source_rows or self.variable.offsets[-1]
 
     @property
     def n_buckets(self) -> int:
@@ -137,7 +143,7 @@ class BucketSort:
     def map_span(self, number: int) -> Span:
         """Return the stored rows of a scatter task."""
         lo = number * self.map_rows
-        return Span(lo, min(lo + self.map_rows, self.variable.offsets[-1]))
+        return Span(lo, min(lo + self.map_rows, self._n_rows))
 
     def bucket_span(self, bucket: int) -> Span:
         """Return the logical rows of a bucket."""
@@ -263,8 +269,7 @@ def destinations(sort: BucketSort, number: int) -> Destinations:
     They are the same for all sorts of an order with tasks and buckets of the same size. The sort is stable, so that
     rows of one bucket stay in stored order: :func:`collect` depends on it.
     """
-    first, last = sort.buckets
-    lo, hi = sort.map_span(number)
+    (first, last), (lo, hi) = sort.buckets, sort.map_span(number)
     if sort.variable.order.is_injective:
         logical = sort.variable.order.positions(lo, hi)
         source = np.arange(hi - lo, dtype=np.int64)
@@ -337,11 +342,18 @@ def split(coarse: BucketSort, fine: BucketSort, number: int, space: Workspace) -
 # ------------------------------------------------------------------------------
 
 
-def collect(sort: BucketSort, bucket: int, space: Workspace, found: Placement | None = None) -> Array:
+def collect(
+    sort: BucketSort,
+    bucket: int,
+    space: Workspace,
+    found: Placement | None = None,
+    *,
+    placed: Callable[[Array], None] = lambda rows: None,
+) -> Array:
     """Return the logical rows of one bucket, from its part of every spill file.
 
-    They are in the memory of ``space``, valid until its next task. ``found`` is the result of :func:`placement` for the
-    bucket.
+    They are in the memory of ``space``, valid until its next task. ``found`` is what :func:`placement` returns, and
+    ``placed`` is called with the rows as they were spilled.
 
     Raises
     ------
@@ -350,8 +362,7 @@ def collect(sort: BucketSort, bucket: int, space: Workspace, found: Placement | 
     LabelError
         A label is outside its classes; the message names the logical row.
     """
-    lo, hi = sort.bucket_span(bucket)
-    spilled = sort.spilled
+    (lo, hi), spilled = sort.bucket_span(bucket), sort.spilled
     places, cuts = found or placement(sort, ranks(sort, bucket))
     out = space.array("rows", (hi - lo, *spilled.row_shape), spilled.dtype)
     # if rows hardly move, a part is as long as the bucket: it is placed slice by slice
@@ -365,6 +376,7 @@ def collect(sort: BucketSort, bucket: int, space: Workspace, found: Placement | 
             file.require_rows(last - first)
             for at, rows in file.slices(buffer):
                 out[places[first + at : first + at + len(rows)]] = rows
+    placed(out)
     return sort.variable.transformed_rows(out, lo) if sort.transforms_last else out
 
 

@@ -21,8 +21,9 @@ Three executors run the steps: `executor` in threads or on a cluster, the layers
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -30,6 +31,7 @@ import numpy as np
 from storegate_engine.buffers import Workspace
 from storegate_engine.exchange.bucket_sorts import (
     BucketSort,
+    Destinations,
     Placement,
     collect,
     destinations,
@@ -80,6 +82,7 @@ class Exchange:
         prefixes: Sequence[str] | None = None,
         coarse: int = 1,
         is_last: bool = False,
+        source_rows: Sequence[int | None] | None = None,
     ) -> Exchange:
         """Return the exchange of some variables.
 
@@ -101,6 +104,9 @@ class Exchange:
             Buckets that the first of three passes keeps together.
         is_last : bool
             Whether the stored rows are read for the last time.
+        source_rows : sequence of int, optional
+            For each variable the rows of another exchange that are scattered instead of the stored ones, see
+            :meth:`collect`, or None; orders then name these, and ``map_rows`` are the rows of its buckets.
         """
         n_rows = max((len(variable) for variable in variables), default=0)
         first_rows = bucket_rows * coarse
@@ -112,9 +118,15 @@ class Exchange:
                 directory,
                 buckets or (0, max(1, -(-n_rows // first_rows))),
                 prefix,
+                source,
             )
-            for variable, directory, rows, prefix in zip(
-                variables, directories, map_rows, prefixes or ["map"] * len(variables), strict=True
+            for variable, directory, rows, prefix, source in zip(
+                variables,
+                directories,
+                map_rows,
+                prefixes or ["map"] * len(variables),
+                source_rows or [None] * len(variables),
+                strict=True,
             )
         )
         return cls(sorts, coarse, is_last)
@@ -122,7 +134,10 @@ class Exchange:
     # Steps
 
     def steps(self) -> list[Step]:
-        """Return the steps before the buckets can be collected, in order; each begins when the one before has ended."""
+        """Return the steps before the buckets can be collected, in order; each begins when the one before has ended.
+
+        They scatter stored rows; those of another exchange are scattered by its :meth:`collect`.
+        """
         n_requests = sum(sort.n_buckets for sort in self._requesting())
         steps = [Step("request", n_requests)] if n_requests else []
         steps.append(Step("scatter", sum(sorts[0].n_maps for sorts in self._together())))
@@ -135,6 +150,10 @@ class Exchange:
         """The share of the scatter tasks that nobody has run yet, in this process or an earlier one."""
         paths = [sort.map_path(number) for sort in self.sorts for number in range(sort.n_maps)]
         return sum(not path.exists() for path in paths) / max(1, len(paths))
+
+    def has(self, number: int) -> bool:
+        """Return whether a bucket of the exchange before is scattered."""
+        return all(sort.map_path(number).exists() for sort in self.sorts if sort.source_rows is not None)
 
     def run(self, step: Step, number: int, space: Workspace, rows: Array | None = None, *, alone: bool = False) -> None:
         """Run one task of a step; existing results are kept.
@@ -166,9 +185,11 @@ class Exchange:
         return [sort for sort in self.sorts if not sort.variable.order.is_injective]
 
     def _together(self) -> list[list[BucketSort]]:
-        """Return the sorts in lists of those with the same destinations."""
+        """Return the sorts of stored rows in lists of those with the same destinations."""
         groups: dict[tuple[int, int], list[BucketSort]] = {}
         for sort in self.sorts:
+            if sort.source_rows is not None:
+                continue
             shared = sort.variable.order.is_injective  # requests are read from the files of each
             groups.setdefault((id(sort.variable.order if shared else sort), sort.map_rows), []).append(sort)
         return list(groups.values())
@@ -199,8 +220,12 @@ class Exchange:
 
     # Buckets
 
-    def collect(self, bucket: int, spaces: Iterable[Workspace]) -> Iterator[Array]:
+    def collect(
+        self, bucket: int, spaces: Iterable[Workspace], *, following: Exchange | None = None
+    ) -> Iterator[Array]:
         """Yield the rows of one bucket, variable by variable, each in the memory of its space until that is reused.
+
+        They are also scattered for a ``following`` exchange, of whose ``source_rows`` they are a part.
 
         Raises
         ------
@@ -210,14 +235,30 @@ class Exchange:
         of_bucket = bucket // self.coarse
         sorts = self.sorts if self.coarse == 1 else [self._fine(sort, of_bucket) for sort in self.sorts]
         found: dict[tuple[int, int], Placement] = {}
-        for sort, space in zip(sorts, spaces, strict=False):
+        scattered = (lambda *rows: None) if following is None else following._scattering(bucket)
+        for at, (sort, space) in enumerate(zip(sorts, spaces, strict=False)):
             order = sort.variable.order
             if (id(order), sort.map_rows) not in found:
                 ranked = ranks(sort, bucket)  # once for all, because it takes as much memory as narrow rows
                 alike = [other for other in sorts if other.variable.order is order]
                 found |= {(id(order), other.map_rows): placement(other, ranked) for other in alike}
                 del ranked
-            yield collect(sort, bucket, space, found[id(order), sort.map_rows])
+            placed = partial(scattered, at, space)
+            yield collect(sort, bucket, space, found[id(order), sort.map_rows], placed=placed)
+
+    def _scattering(self, number: int) -> Callable[[int, Workspace, Array], None]:
+        """Return a function that writes the file of one task for one variable, from its rows; one order serves all."""
+        found: list[Destinations] = []
+
+        def scattered(at: int, space: Workspace, rows: Array) -> None:
+            sort = self.sorts[at]
+            if sort.source_rows is None or sort.map_path(number).exists():
+                return
+            if not found:
+                found.append(destinations(sort, number))
+            scatter(sort, number, space, found[0], rows=rows)
+
+        return scattered
 
 
 def _at(number: int, counted: list[tuple[Any, int]]) -> tuple[Any, int]:

@@ -104,6 +104,10 @@ class Spills:
         for key in [key for key in self._held if key in others]:
             self._held.pop(key).leave_to(self._held[heir])
 
+    def release(self, key: Hashable) -> None:
+        """Release one directory; it is removed unless other objects of this process use it."""
+        self._held.pop(key, None)
+
     def clear_spare(self, key: Hashable) -> None:
         """Remove the files that were not overwritten, once everything is written."""
         if key in self._held:
@@ -116,7 +120,7 @@ class Spills:
                 spill.leave_behind()
 
     @property
-    def keys(self) -> set[Hashable]:
+    def keys(self) -> set[Any]:
         """The keys whose directories are in here."""
         return set(self._held)
 

@@ -29,6 +29,7 @@ __all__ = [
     "LANES",
     "MAX_KEY",
     "ORDER_VERSION",
+    "Chained",
     "Epochs",
     "Last",
     "Load",
@@ -299,6 +300,29 @@ class Share(Nested):
                 yield Span(first % n, first % n + part)
                 first, take, lo = first + part, take - part, lo + part
             step += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Chained(Nested):
+    """The rows of an epoch by their places in the epoch before, as if they were stored in its order."""
+
+    before: RowOrder
+    """The order of the epoch before, of the same rows."""
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def _rows(self, lo: int, hi: int) -> Int64Array:
+        return self.before._find(self.order._rows(lo, hi))
+
+    def _take(self, indices: Int64Array) -> Int64Array:
+        return self.before._find(self.order._take(indices))
+
+    def _find(self, stored: Int64Array) -> Int64Array:
+        return self.order._find(self.before._take(stored))
+
+    def _runs(self, lo: int, hi: int) -> list[Span] | None:
+        return None
 
 
 # ------------------------------------------------------------------------------

@@ -5,9 +5,9 @@ loader    when                                                   reads
 ========  =====================================================  ====================================
 spans     rows in order or in blocks, stored in runs             each chunk once per load
 memory    any order of rows that fit in the budget               the phase once, for all epochs
-exchange  any order of more rows, see `spilled`                  the phase once per epoch, into a spill,
-                                                                 while the epoch before streams; the
-                                                                 first steps chunk by chunk
+exchange  any order of more rows, see `spilled`                  the phase once, or once per epoch, into
+                                                                 a spill, while the epoch before streams;
+                                                                 the first steps chunk by chunk
 gather    any order of more text, or windows, than fit           each chunk for many loads
 ========  =====================================================  ====================================
 

@@ -108,7 +108,16 @@ def loader_of(
     # text has no width, and cannot be spilled; windows would be spilled with each of their rows many times
     if any(variable.dtype.kind == "T" or variable.is_overlapping for variable in variables):
         return GatherLoader(variables, epochs, order, budget_nbytes, prefetch)
-    return ExchangeLoader(variables, epochs, order, budget_nbytes, prefetch, n_epochs=n_epochs, name=name())
+    return ExchangeLoader(
+        variables,
+        epochs,
+        order,
+        budget_nbytes,
+        prefetch,
+        n_epochs=n_epochs,
+        repeats=shuffle.weights is not None,
+        name=name(),
+    )
 
 
 def _in_epoch(shuffle: Shuffle, step_rows: int, order: RowOrder, epoch: int) -> RowOrder:

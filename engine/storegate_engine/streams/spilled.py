@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from storegate_engine.clusters import active_client
 from storegate_engine.errors import LabelError
 from storegate_engine.exchange import COPIES, SHARE, Exchange, Spills, Step, spill_row_nbytes
 from storegate_engine.orders import Range
-from storegate_engine.streams.epochs import Epochs, Share
+from storegate_engine.streams.epochs import Chained, Epochs, Share
 from storegate_engine.streams.loaders import (
     MOST_WAITING,
     READERS,
@@ -41,6 +42,8 @@ COUNTS_NBYTES = 24
 EXCHANGE_UNITS = 5.5
 """Buckets in memory besides those that are ready: those being placed, and the copies of one task of the next scatter
 (measured)."""
+CHAINED_ROW_NBYTES = 256
+"""Narrower rows are read again for every epoch: many fit in one file, and chained they would have one a bucket."""
 FIRST_SHARE = 1 / 8
 """The first step of an epoch is picked where its rows are stored if its chunks are no larger a share of what is still
 to be scattered: the epoch then takes a few percent longer, and its first batch does not wait for all of it."""
@@ -49,7 +52,11 @@ PICKED_SHARE = 1 / 32
 
 
 class ExchangeLoader(Loader):
-    """Rows spilled in the order of their epoch; the next epoch is scattered while this one is collected."""
+    """Rows spilled in the order of their epoch; the next epoch is scattered while this one is collected.
+
+    It is scattered from the buckets of this one, while these are in memory, so that stored rows are read for the first
+    epoch alone; or from the stored rows, if an epoch has not all rows, or some twice, or there are several ranks.
+    """
 
     loads_at_once = 2
 
@@ -62,6 +69,7 @@ class ExchangeLoader(Loader):
         prefetch: int,
         *,
         n_epochs: int | None,
+        repeats: bool,
         name: str,
     ) -> None:
         self.variables = variables
@@ -69,6 +77,10 @@ class ExchangeLoader(Loader):
         self.order = order
         self.prefetch = prefetch
         self.n_epochs = n_epochs
+        chains = not repeats and epochs.world == 1 and epochs.n_positions == epochs.n_rows
+        wide = [at for at, each in enumerate(variables) if spill_row_nbytes(each) >= CHAINED_ROW_NBYTES]
+        self.wide = wide if chains else []
+        """Variables whose rows are scattered from the epoch before, which has all of them once."""
         self.name = name
         self.steps, self.map_rows = self._plan(budget_nbytes)
         self._spills = Spills()
@@ -117,7 +129,7 @@ class ExchangeLoader(Loader):
     def close(self, spill_from: int | None = None) -> None:
         """Remove the spill, or leave it for a later process; and release the memory."""
         if spill_from is not None and all(map(is_stored, self.variables)):
-            self._spills.keep(lambda epoch: epoch >= spill_from)
+            self._spills.keep(lambda key: key[0] >= spill_from)
         self._following = None
         self._spills.clear()
         for kept in (self._waiting, self._scattering, self._collecting):
@@ -131,28 +143,40 @@ class ExchangeLoader(Loader):
         #     epoch 0    scatter | collect ...........| files become those of 2
         #     epoch 1            | scatter .......... | collect ...........|
         #     epoch 2                                 | scatter .......... | collect ...
+        #
+        # A chained epoch has a file for each bucket of the one before, written when that is collected. Buckets that are
+        # not, because the epoch was resumed after them, wait for `_prepare`.
         share = _share(self.order, self.epochs, epoch)
-        exchange = self.exchange_of(epoch)
-        following = None if epoch + 1 == self.n_epochs else self.exchange_of(epoch + 1)
-        heir = epoch if following is None else epoch + 1
-        self._spills.hand_down(self._spills.keys - {epoch, heir}, heir=heir)
+        exchange = self._beginning(epoch)
+        end = step + self._n_picked(exchange, share, step)
+        chains = bool(self.wide) and end < self.epochs.n_steps
+        following = None if epoch + 1 == self.n_epochs else self.exchange_of(epoch + 1, chained=chains)
+        heir = self._key(epoch) if following is None else (epoch + 1, chains)
+        self._spills.hand_down(self._spills.keys - {self._key(epoch), heir}, heir=heir)
         self._waiting.clear()
         self._following = None
-        step, scattered = yield from self._begin(exchange, share, epoch, step, threads)
+        step, scattered = yield from self._begin(exchange, share, epoch, (step, end), threads)
+        n_buckets = -(-self.epochs.n_steps // self.steps)
+        first = step // self.steps if step < self.epochs.n_steps else n_buckets
+        chained = following if chains else None
         if following is not None:
-            self._following = threads.loads.submit(partial(self._prepare, following, epoch + 1, threads, scattered))
-        n_buckets = -(-self.epochs.n_steps // self.steps) if step < self.epochs.n_steps else 0
-        for number in range(step // self.steps, n_buckets):
-            yield partial(self._collect, exchange, share, number, max(step, number * self.steps), scattered)
+            tasks = [self._tasks_of(each, following, epoch + 1) for each in following.steps()]
+            if chained is not None:
+                late = (partial(self._chain, exchange, share, number, chained) for number in range(first))
+                tasks[-1] = chain(tasks[-1], late)
+            self._following = threads.loads.submit(partial(self._prepare, tasks, threads, scattered))
+        for number in range(first, n_buckets):
+            begin = max(step, number * self.steps)
+            yield partial(self._collect, exchange, share, number, begin, scattered, chained)
 
     def _begin(
-        self, exchange: Exchange, share: Share, epoch: int, step: int, threads: Threads
+        self, exchange: Exchange, share: Share, epoch: int, picked_steps: tuple[int, int], threads: Threads
     ) -> Generator[Callable[[], Ready], None, tuple[int, Pending[None] | None]]:
         """Yield tasks for steps that need not wait for the scatter; return the next step, and the scatter if it runs.
 
         Their rows are picked where they are stored.
         """
-        end = step + self._n_picked(exchange, share, step)
+        step, end = picked_steps
         if step == end:
             self._scatter(exchange, epoch, threads)
             return step, None
@@ -194,29 +218,62 @@ class ExchangeLoader(Loader):
         self._work(lambda: False)
         if self._following is not None:
             self._following.result()
+        self._spills.clear_spare(self._key(epoch + 1))
 
-    def exchange_of(self, epoch: int) -> Exchange:
-        """Return the exchange of an epoch, reusing what this or a killed process has scattered of it."""
-        spill = self._spills.open(epoch, self.variables[0], partial(self._plan_name, epoch))
+    def _key(self, epoch: int) -> tuple[int, bool]:
+        """Return the key of the spill of an epoch: its number, and whether it is chained."""
+        return epoch, (epoch, True) in self._spills.keys
+
+    def _beginning(self, epoch: int) -> Exchange:
+        """Return the exchange of an epoch that begins: chained if all of that is there, else from the stored rows."""
+        if self._key(epoch)[1] and not (chained := self.exchange_of(epoch, chained=True)).missing:
+            return chained
+        stored = self.exchange_of(epoch, chained=False)
+        if self.wide and epoch:
+            # one of the two is released while the other is held: the last one of all would take the leftovers of
+            # killed processes with it
+            chained = self.exchange_of(epoch, chained=True)
+            is_better = not chained.missing and bool(stored.missing)
+            self._spills.release((epoch, not is_better))
+            return chained if is_better else stored
+        return stored
+
+    def exchange_of(self, epoch: int, *, chained: bool | None = None) -> Exchange:
+        """Return the exchange of an epoch, reusing what this or a killed process has scattered of it.
+
+        ``chained`` scatters it from the epoch before; default: as it is being made.
+        """
+        chained = self._key(epoch)[1] if chained is None else chained
+        spill = self._spills.open((epoch, chained), self.variables[0], partial(self._plan_name, epoch, chained))
         shares = {
             order: Share(self.order(order, epoch), self.epochs)
             for order in dict.fromkeys(variable.order for variable in self.variables)
         }
-        share = shares[self.variables[0].order]
+        bucket_rows = max(1, self.steps * shares[self.variables[0].order].step_rows)
+        variables = [replace(variable, order=shares[variable.order]) for variable in self.variables]
+        map_rows = list(self.map_rows)
+        sources: list[int | None] = [None] * len(variables)
+        if chained:
+            rows = Range(0, self.epochs.n_rows)
+            order = Chained(self.order(rows, epoch), self.order(rows, epoch - 1))
+            for at in self.wide:
+                variables[at] = replace(variables[at], order=order)
+                map_rows[at], sources[at] = bucket_rows, self.epochs.n_rows
         return Exchange.of(
-            [replace(variable, order=shares[variable.order]) for variable in self.variables],
-            [spill] * len(self.variables),
-            map_rows=self.map_rows,
-            bucket_rows=max(1, self.steps * share.step_rows),
-            prefixes=[f"{number:04d}-map" for number in range(len(self.variables))],
+            variables,
+            [spill] * len(variables),
+            map_rows=map_rows,
+            bucket_rows=bucket_rows,
+            prefixes=[f"{number:04d}-map" for number in range(len(variables))],
+            source_rows=sources,
         )
 
-    def _plan_name(self, epoch: int) -> str:
+    def _plan_name(self, epoch: int, chained: bool) -> str:
         """Return a name for the spill of an epoch, equal in every process that would write the same spill."""
         if not all(map(is_stored, self.variables)):
             return uuid.uuid4().hex
         rows = [token_of(variable, map_rows) for variable, map_rows in zip(self.variables, self.map_rows, strict=True)]
-        return Spills.plan(self.name, repr(self.epochs), self.steps, epoch, rows)
+        return Spills.plan(self.name, repr(self.epochs), self.steps, epoch, rows, *["chained"] * chained)
 
     def _tasks_of(self, step: Step, exchange: Exchange, epoch: int) -> Iterator[Callable[[], object]]:
         """Yield the tasks of a step, each made when it begins: a store may claim any number of rows."""
@@ -228,22 +285,27 @@ class ExchangeLoader(Loader):
         """Run all steps in the reading threads, and wait."""
         for each in exchange.steps():
             threads.run(self._tasks_of(each, exchange, epoch), waiting=waiting)
-        self._spills.clear_spare(epoch)
+        self._spills.clear_spare(self._key(epoch))
 
-    def _prepare(self, exchange: Exchange, epoch: int, threads: Threads, after: Pending[None] | None) -> None:
+    def _prepare(
+        self, steps: Sequence[Iterator[Callable[[], object]]], threads: Threads, after: Pending[None] | None
+    ) -> None:
         """Run all steps in one thread while another epoch streams; its end helps with the last step, see `end`."""
         if after is not None:
             after.result()
-        *before, last = exchange.steps()
+        *before, last = steps
         for step in before:
-            for task in self._tasks_of(step, exchange, epoch):
+            for task in step:
                 if threads.stopping.is_set():
                     return
                 task()
-        self._waiting.extend(self._tasks_of(last, exchange, epoch))
+        self._waiting.extend(last)
         self._work(threads.stopping.is_set)
-        if not threads.stopping.is_set():
-            self._spills.clear_spare(epoch)
+
+    def _chain(self, exchange: Exchange, share: Share, number: int, chained: Exchange) -> None:
+        """Scatter one bucket to the next epoch that is not collected for its batches."""
+        if not chained.has(number):
+            self._collect(exchange, share, number, number * self.steps, None, chained).release()
 
     def _work(self, stopped: Callable[[], bool]) -> None:
         """Run waiting tasks; several threads may."""
@@ -254,7 +316,15 @@ class ExchangeLoader(Loader):
                 return
             task()
 
-    def _collect(self, exchange: Exchange, share: Share, number: int, step: int, after: Pending[None] | None) -> Ready:
+    def _collect(
+        self,
+        exchange: Exchange,
+        share: Share,
+        number: int,
+        step: int,
+        after: Pending[None] | None,
+        chained: Exchange | None,
+    ) -> Ready:
         # one thread of two scatters until then, so that only one other can wait for it, as a Pending demands
         if after is not None:
             after.result()
@@ -263,7 +333,7 @@ class ExchangeLoader(Loader):
         cuts = [share.start(at) - begin for at in range(step, last + 1)]
         spaces = free_one(self._collecting, lambda: [Workspace() for _ in self.variables])
         with _named_rows(lambda: share):
-            arrays = list(exchange.collect(number, spaces))
+            arrays = list(exchange.collect(number, spaces, following=chained))
         return Ready(arrays, None, cuts, release=partial(self._collecting.append, spaces))
 
 
