@@ -54,6 +54,11 @@ class Location:
         return "://" not in self.url
 
     @property
+    def is_object_store(self) -> bool:
+        """Whether it is in an object store, which obstore reads and writes."""
+        return self.url.partition("://")[0] in _OBJECT_STORES and not self.is_local
+
+    @property
     def path(self) -> Path | None:
         """The directory, or None if it is not on a file system."""
         return Path(self.url, self.prefix) if self.is_local else None
@@ -74,6 +79,12 @@ class Location:
     def store(self) -> Store:
         """The zarr store at ``url``; keys in it start with the prefix."""
         return _open_store(self.url, self.options)
+
+    @property
+    def objects(self) -> Any:
+        """The client of obstore for the object store at ``url``."""
+        store: Any = self.store
+        return store.store
 
     def read(self, key: str, *, max_nbytes: int = documents.MAX_NBYTES) -> bytes | None:
         """Return the bytes of one key, or None if it does not exist; no more than the limit are fetched.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -16,6 +17,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
 
 from storegate_engine.arrays import frames
 from storegate_engine.arrays import shards as module
+from storegate_engine.arrays.shard_files import LocalFiles
 from storegate_engine.arrays.shards import Shards, shards_of
 from storegate_engine.buffers import crc32c
 from storegate_engine.errors import CorruptStoreError
@@ -46,8 +48,12 @@ def write(path: Path, rows: np.ndarray, compressors: tuple = COMPRESSORS["lz4"],
     return array
 
 
+def files_at(path: Path) -> LocalFiles:
+    return LocalFiles(str(path), str(path))
+
+
 def opened(path: Path, shard: int = SHARD) -> Shards:
-    found = shards_of(str(path), json.loads((path / "zarr.json").read_text()), CHUNK, shard)
+    found = shards_of(files_at(path), json.loads((path / "zarr.json").read_text()), CHUNK, shard)
     assert found is not None
     return found
 
@@ -108,7 +114,7 @@ class TestPlain:
         array = self.rewrite(tmp_path / "a", rows, compressors)
         np.testing.assert_array_equal(array[...], rows)
         if not has_preadv:
-            monkeypatch.delattr(module.os, "preadv", raising=False)
+            monkeypatch.delattr(os, "preadv", raising=False)
         for start, stop in [(0, 75), (3, 70), (8, 16), (9, 15), (30, 34)]:
             out = np.empty_like(rows[start:stop])
             opened(tmp_path / "a").read_into(start, stop, out)
@@ -177,7 +183,7 @@ def test_a_shard_that_cannot_be_written_leaves_no_part_of_it(tmp_path, monkeypat
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         opened(tmp_path / "a").write(0, rows + 1)
     monkeypatch.undo()
@@ -242,7 +248,7 @@ def test_a_chunk_that_many_spans_touch_is_decoded_once(tmp_path, monkeypatch):
 def test_what_will_be_read_is_announced_where_it_lies(tmp_path, monkeypatch):
     write(tmp_path / "a", noise(np.empty((96, 50), "u4")))
     announced = []
-    monkeypatch.setattr(module.os, "posix_fadvise", lambda fd, *span: announced.append(span[:2]), raising=False)
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, *span: announced.append(span[:2]), raising=False)
     frame = 16 + CHUNK * 200 + 4
     opened(tmp_path / "a").will_read([(0, 8), (20, 40), (90, 96)])
     assert announced == [(0, frame), (2 * frame, 2 * frame), (0, frame), (3 * frame, frame)]
@@ -256,15 +262,15 @@ class TestOthersAreLeft:
         write(tmp_path / "gzip", rows, (GzipCodec(),))
         zarr.create_array(tmp_path / "plain", data=rows, chunks=(CHUNK,))
         for name in ("gzip", "plain"):
-            assert shards_of(str(tmp_path / name), read_json(tmp_path / name), CHUNK, SHARD) is None
+            assert shards_of(files_at(tmp_path / name), read_json(tmp_path / name), CHUNK, SHARD) is None
 
     def test_chunks_that_are_not_as_the_manifest_says(self, tmp_path):
         write(tmp_path / "a", values(64, "f4", ()))
-        assert shards_of(str(tmp_path / "a"), read_json(tmp_path / "a"), CHUNK // 2, SHARD) is None
+        assert shards_of(files_at(tmp_path / "a"), read_json(tmp_path / "a"), CHUNK // 2, SHARD) is None
 
-    def test_metadata_that_is_none(self):
+    def test_metadata_that_is_none(self, tmp_path):
         for metadata in ({}, {"data_type": "float32"}, {"codecs": 3, "shape": [1], "data_type": "f4"}):
-            assert shards_of("nowhere", metadata, CHUNK, SHARD) is None
+            assert shards_of(files_at(tmp_path), metadata, CHUNK, SHARD) is None
 
 
 class TestLies:

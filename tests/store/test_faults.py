@@ -91,7 +91,7 @@ class Faults:
             path.unlink()
 
     def _torn_write(self, shards, number, rows, **kwargs):
-        self._leave_partial(Path(shards.path(number)), rows.tobytes())
+        self._leave_partial(Path(shards.files.path(shards.key(number))), rows.tobytes())
 
 
 @pytest.fixture

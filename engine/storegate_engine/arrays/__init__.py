@@ -14,7 +14,9 @@ What its files know:
     byte_ranges      rows at known places of such a file, read without its library
     segments         new arrays of rows in storage
     shard_writes     rows as whole shards of a new array
-    shards           the files of a sharded zarr array on a file system
+    shards           the shards of a sharded zarr array
+    shard_files      those on a file system, and what any place of shards can do
+    shard_objects    those in an object store
     shard_index      the places of the chunks of a shard in its file
     reading_threads  the threads that read
     frames           one chunk of rows as the bytes of a file, and back

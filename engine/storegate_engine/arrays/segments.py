@@ -26,8 +26,9 @@ from storegate_engine.arrays.inspection import (
     require_legal_document,
     require_within_limits,
 )
+from storegate_engine.arrays.shard_files import Flush
 from storegate_engine.arrays.shard_writes import MAX_TEXT_NBYTES, encoded, new_shards, open_with_zarr, too_much_text
-from storegate_engine.arrays.shards import Flush, Shards
+from storegate_engine.arrays.shards import Shards
 from storegate_engine.arrays.statistics import Statistics, Tally
 from storegate_engine.arrays.stored import StoredArray
 from storegate_engine.budget import WRITES_IN_FLIGHT, Layout, plan_layout

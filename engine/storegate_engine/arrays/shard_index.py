@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -15,7 +14,17 @@ from storegate_engine.arrays.inspection import CHECKSUM_NBYTES, max_frame_nbytes
 from storegate_engine.buffers import crc32c
 from storegate_engine.errors import CorruptStoreError
 
-__all__ = ["MISSING", "ShardIndex", "Span", "index_nbytes", "index_of", "packed_index", "read_exactly"]
+__all__ = [
+    "MISSING",
+    "IndexForm",
+    "ShardIndex",
+    "Span",
+    "forget_index",
+    "index_nbytes",
+    "kept_index",
+    "packed_index",
+    "parsed_index",
+]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -89,6 +98,28 @@ class ShardIndex:
             raise CorruptStoreError(f"chunk {chunk} of {path} claims {nbytes} bytes, more than {self.limit}")
         raise CorruptStoreError(f"{path} is shorter than what was written: chunk {chunk} is not in it")
 
+    def merged(self, chunks: Sequence[int], gap_nbytes: int, most_nbytes: int) -> Iterator[tuple[int, list[int]]]:
+        """Yield chunks that are fetched together, in the order of the file, with the bytes from the first to the last.
+
+        Gaps up to ``gap_nbytes`` are fetched, too; a group of several chunks has at most ``most_nbytes``. Chunks that
+        are not legal are groups of their own.
+        """
+        group: list[int] = []
+        start = end = 0
+        for begin, stop, at in sorted((self.begins[at], sum(self.span(at)), at) for at in chunks):
+            if not self.is_legal(at):
+                yield 0, [at]
+                continue
+            if group and (begin > end + gap_nbytes or stop - start > most_nbytes):
+                yield end - start, group
+                group = []
+            if not group:
+                start = end = begin
+            group.append(at)
+            end = max(end, stop)
+        if group:
+            yield end - start, group
+
     def spans(self, path: str) -> list[Span]:
         """Return the spans of all chunks that the index does not mark as missing; each must be legal."""
         there = [at for at in range(len(self.ends)) if self.span(at) != (MISSING, MISSING)]
@@ -108,62 +139,52 @@ def packed_index(spans: Array) -> bytes:
     return content + crc32c(content).to_bytes(CHECKSUM_NBYTES, "little")
 
 
-def index_of(path: str, file: Any, n_chunks: int, chunk_nbytes: int, plain_nbytes: int) -> ShardIndex:
-    """Return the index of an open file, cached as long as the file does not change.
+class IndexForm(NamedTuple):
+    """What must be known of a shard to read its index."""
 
-    Parameters
-    ----------
-    path : str
-        Its path, for errors.
-    file : file
-        The file, open to read.
-    n_chunks, chunk_nbytes, plain_nbytes : int
-        Number of chunks of the shard, bytes of a decoded chunk, and of one that is stored uncompressed.
+    n_chunks: int
+    """Number of chunks of the shard."""
+    chunk_nbytes: int
+    """Bytes of a decoded chunk."""
+    plain_nbytes: int
+    """Bytes of a chunk that is stored uncompressed."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the index at the end of a shard."""
+        return index_nbytes(self.n_chunks)
+
+
+def parsed_index(content: Array, file_nbytes: int, form: IndexForm, path: str) -> ShardIndex:
+    """Return the index of a shard from its bytes, with their checksum.
 
     Raises
     ------
     CorruptStoreError
         The index is damaged.
     """
-    status = os.fstat(file.fileno())  # a file that was rewritten has another inode
-    key = path, n_chunks, chunk_nbytes, plain_nbytes, status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev
+    index = content[:-CHECKSUM_NBYTES]
+    if crc32c(index) != int.from_bytes(content[-CHECKSUM_NBYTES:].data, "little"):
+        raise CorruptStoreError(f"{path} is not what was written: the checksum of its index does not match")
+    return ShardIndex.parse(index, file_nbytes, form.chunk_nbytes, form.plain_nbytes)
+
+
+KEPT = 8192
+"""Number of shards whose indices are kept."""
+_indices: dict[object, ShardIndex] = {}
+
+
+def kept_index(key: object, read: Callable[[], ShardIndex]) -> ShardIndex:
+    """Return the index of a shard, which is read once; the key must change with the shard."""
     found = _indices.get(key)
     if found is None:
-        found = _indices[key] = _index_of(path, file, n_chunks, chunk_nbytes, plain_nbytes, status.st_size)
+        found = _indices[key] = read()
         while len(_indices) > KEPT:
             with contextlib.suppress(KeyError, RuntimeError):  # other threads do the same
                 del _indices[next(iter(_indices))]
     return found
 
 
-KEPT = 8192
-"""Number of files whose indices are kept."""
-_indices: dict[tuple[object, ...], ShardIndex] = {}
-
-
-def _index_of(path: str, file: Any, n_chunks: int, chunk_nbytes: int, plain_nbytes: int, nbytes: int) -> ShardIndex:
-    own_nbytes = index_nbytes(n_chunks)
-    if own_nbytes > nbytes:  # before memory is allocated for it
-        raise CorruptStoreError(f"{path} is shorter than what was written")
-    content = np.empty(own_nbytes, "u1")
-    read_exactly(file, nbytes - own_nbytes, content.data, path)
-    index = content[:-CHECKSUM_NBYTES]
-    if crc32c(index) != int.from_bytes(content[-CHECKSUM_NBYTES:].data, "little"):
-        raise CorruptStoreError(f"{path} is not what was written: the checksum of its index does not match")
-    return ShardIndex.parse(index, nbytes, chunk_nbytes, plain_nbytes)
-
-
-def read_exactly(file: Any, start: int, out: memoryview, path: str) -> None:
-    """Read bytes at an offset of an open file.
-
-    Raises
-    ------
-    CorruptStoreError
-        The file is too short.
-    """
-    if start >= 0:
-        file.seek(start)
-        while out and (count := file.readinto(out)):
-            out = out[count:]
-    if out:
-        raise CorruptStoreError(f"{path} is shorter than what was written")
+def forget_index(key: object) -> None:
+    """Read an index again when it is needed."""
+    _indices.pop(key, None)

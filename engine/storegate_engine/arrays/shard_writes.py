@@ -9,6 +9,7 @@ import numpy as np
 
 from storegate_engine.arrays import checksums
 from storegate_engine.arrays.inspection import MAX_CHUNK_NBYTES
+from storegate_engine.arrays.shard_objects import files_of
 from storegate_engine.arrays.shards import Shards, shards_of
 from storegate_engine.arrays.statistics import Tally
 from storegate_engine.arrays.stored import StoredArray
@@ -94,11 +95,9 @@ def too_much_text(name: str, chunk_rows: int, nbytes: int) -> ShapeError:
 def new_shards(
     location: Location, name: str, dtype: np.dtype[Any], layout: Layout, metadata: dict[str, Any]
 ) -> Shards | None:
-    """Return the files of a new array if this library writes them, None if zarr-python does."""
-    if not location.is_local or is_text(dtype):
-        return None
-    directory = f"{location.url}/{location.key(name)}"
-    return shards_of(directory, metadata, layout.chunk_rows, layout.shard_rows, root=location.url)
+    """Return the shards of a new array if this library writes them, None if zarr-python does."""
+    files = None if is_text(dtype) else files_of(location, name)
+    return None if files is None else shards_of(files, metadata, layout.chunk_rows, layout.shard_rows)
 
 
 def open_with_zarr(location: Location, name: str) -> zarr.Array[Any]:

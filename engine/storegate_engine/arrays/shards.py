@@ -1,4 +1,4 @@
-"""Shards: the files of a sharded zarr array on a file system; knows their format, but not the meaning of rows.
+"""Shards: the shards of a sharded zarr array, wherever they are; knows their format, but not the meaning of rows.
 
 Format: zarr v3, codec ``sharding_indexed`` along the first axis, the index at the end of a file, chunks as described in
 `frames`; zarr-python reads and writes all other arrays.
@@ -7,30 +7,24 @@ Format: zarr v3, codec ``sharding_indexed`` along the first axis, the index at t
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
-import threading
-import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from storegate_engine.arrays.frames import FrameError, Framing
-from storegate_engine.arrays.reading_threads import N_CORES, run_tasks
-from storegate_engine.arrays.shard_index import MISSING, ShardIndex, Span, index_of, packed_index, read_exactly
-from storegate_engine.buffers import Workspace, write_all
-from storegate_engine.directories import cached_directory, open_directory, open_file
+from storegate_engine.arrays.reading_threads import N_CORES, fetched, run_fetches, run_tasks
+from storegate_engine.arrays.shard_files import Flush, OpenShard, ShardFiles, thread_workspace
+from storegate_engine.arrays.shard_index import MISSING, IndexForm, ShardIndex, Span, packed_index
 from storegate_engine.dtypes import dtype_from_text
 from storegate_engine.errors import CorruptStoreError
 from storegate_engine.integers import groups_of
 
-__all__ = ["Flush", "RowSpan", "Shards", "shards_of"]
+__all__ = ["RowSpan", "Shards", "shards_of"]
 
-Flush: TypeAlias = Literal["later", "begin", "wait"]
-"""When a file gets to the disk: whenever the system writes it, from now on, or before anything else is done."""
 Array: TypeAlias = np.ndarray[Any, Any]
 Places: TypeAlias = Sequence[Array | None]
 """Memory for whole chunks; None for chunks that are not wanted as a whole."""
@@ -48,6 +42,10 @@ READ_NBYTES = 256 * 2**10
 """Adjacent encoded chunks are fetched together up to this many bytes, which fit in a core's cache."""
 PLAIN_NBYTES = 2**20
 """Plain chunks are fetched together up to this many bytes."""
+GAP_NBYTES = 512 * 2**10
+"""Bytes between chunks that are fetched, too, from a server: a request takes longer."""
+REQUEST_NBYTES = 8 * 2**20
+"""Most bytes of a request to a server: several are under way while a shard is fetched."""
 MOST_CHUNKS = 256
 """Most plain chunks of one call, which can fill 1,024 buffers (IOV_MAX): one for each, and one between neighbours."""
 
@@ -56,8 +54,8 @@ MOST_CHUNKS = 256
 class Shards:
     """The files of one array, and the layout of chunks in them."""
 
-    directory: str
-    """The array's directory."""
+    files: ShardFiles
+    """The place that keeps them."""
     row_shape: tuple[int, ...]
     """The shape of one row."""
     row_nbytes: int
@@ -68,26 +66,19 @@ class Shards:
     """Number of chunks of a shard."""
     framing: Framing
     """The encoding of a chunk."""
-    root: str
-    """The directory above it; links that leave it are refused."""
 
-    def path(self, shard: int) -> str:
-        """Return the path of one file."""
-        return f"{self.directory}/{shard_key(shard, self.row_shape)}"
+    def key(self, shard: int) -> str:
+        """Return the key of a shard."""
+        return shard_key(shard, self.row_shape)
 
-    def _place(self, shard: int) -> tuple[str, str]:
-        """Return the key of the directory of one file, below the root, and the file's name."""
-        key, _, name = self.path(shard)[len(self.root) :].strip("/").rpartition("/")
-        return key, name
+    @property
+    def _form(self) -> IndexForm:
+        """What must be known to read the index of a shard."""
+        return IndexForm(self.n_chunks, self.framing.nbytes, self.framing.plain_nbytes)
 
-    def _open(self, shard: int) -> Any:
-        """Open one file to read, in a directory that was opened step by step and stays open."""
-        key, name = self._place(shard)
-        try:
-            descriptor = cached_directory(self.root, key).open_to_read(name)
-        except FileNotFoundError:  # the directory may have been removed and created again
-            descriptor = open_file(self.root, f"{key}/{name}")
-        return open(descriptor, "rb", buffering=0)
+    def _open(self, shard: int, chunks: Sequence[int]) -> OpenShard:
+        """Open a shard to read some of its chunks."""
+        return self.files.open(self.key(shard), self._form, chunks)
 
     def read_into(self, start: int, stop: int, out: Array, *, alone: bool = False) -> None:
         """Read rows ``start..stop`` into ``out``; see :meth:`read_spans`."""
@@ -112,8 +103,10 @@ class Shards:
         # one task per core, but none so short that handing it over costs more than it saves
         step = round(min(max(nbytes // N_CORES, fewest), most) / self.framing.nbytes)
         content = out.reshape(-1).view("u1")
-        run_tasks(
-            [partial(self.read_wanted, chunks, wanted, content) for chunks in self._tasks(sorted(wanted), step)],
+        self._run(
+            lambda chunks: self.read_wanted(chunks, wanted, content),
+            sorted(wanted),
+            step,
             here=alone or nbytes <= fewest,
         )
 
@@ -135,20 +128,24 @@ class Shards:
                     found = rows[where] - number * self.chunk_rows
                     values[where] = _items_of(chunk.reshape(self.chunk_rows, -1))[found]
 
-        step = TASK_NBYTES[0] // (4 * self.framing.nbytes)
-        run_tasks([partial(take, part) for part in self._tasks(chunks, step)], here=alone)
+        self._run(take, chunks, TASK_NBYTES[0] // (4 * self.framing.nbytes), here=alone)
+
+    def _run(self, read: Callable[[Sequence[int]], None], chunks: Sequence[int], most: int, *, here: bool) -> None:
+        """Read chunks, in ascending order, in parts of one shard: here, in threads, or with many requests under way."""
+        if self.files.is_remote:
+            run_fetches((nbytes, partial(read, part)) for nbytes, part in self._requests(chunks))
+        else:
+            run_tasks([partial(read, part) for part in self._tasks(chunks, most)], here=here)
 
     def drop(self, start: int, stop: int) -> None:
-        """Drop the files within rows ``start..stop`` from the page cache: they are not read again soon."""
+        """Drop the shards within rows ``start..stop`` from the page cache: they are not read again soon."""
         shard_rows = self.chunk_rows * self.n_chunks
-        if hasattr(os, "posix_fadvise"):
-            for shard in range(-(-start // shard_rows), stop // shard_rows):
-                with self._open(shard) as file:
-                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        for shard in range(-(-start // shard_rows), stop // shard_rows):
+            self.files.drop(self.key(shard))
 
     def will_read(self, spans: Sequence[Span]) -> None:
         """Ask the system to fetch rows, given as firsts and ends, in ascending order: a hint, which never fails."""
-        if not hasattr(os, "posix_fadvise"):
+        if self.files.is_remote:  # a read has all of its requests under way
             return
         shard_rows = self.chunk_rows * self.n_chunks
         wanted: dict[int, list[Span]] = {}
@@ -158,48 +155,37 @@ class Shards:
                 last = min(stop - shard * shard_rows, shard_rows) - 1
                 wanted.setdefault(shard, []).append((first, last // self.chunk_rows))
         for shard, parts in wanted.items():
-            path = self.path(shard)
-            with contextlib.suppress(OSError, CorruptStoreError), self._open(shard) as file:  # reading raises it later
-                index = self._index(path, file)
-                for first, last in parts:
-                    begin, end = index.begins[first], sum(index.span(last))
-                    if index.is_legal(first) and index.is_legal(last) and begin < end:
-                        os.posix_fadvise(file.fileno(), begin, end - begin, os.POSIX_FADV_WILLNEED)
+            with contextlib.suppress(OSError, CorruptStoreError), self._open(shard, ()) as file:  # reading raises it
+                index = file.index(self.files.path(self.key(shard)), self._form)
+                ends = ((index.begins[first], sum(index.span(last)), first, last) for first, last in parts)
+                file.will_read(
+                    (begin, end - begin)
+                    for begin, end, first, last in ends
+                    if index.is_legal(first) and index.is_legal(last) and begin < end
+                )
 
     def write(self, shard: int, rows: Array, *, flush: Flush = "wait") -> None:
-        """Write one file: all rows of a shard, or the last rows of the array.
+        """Write one shard: all of its rows, or the last rows of the array.
 
-        The file appears whole, and may be written again with the same rows. With ``"wait"`` it is on the disk when this
-        returns; with ``"begin"`` the system is asked to begin with that.
+        It appears whole, and may be written again with the same rows.
         """
-        key, name = self._place(shard)
-        parent = open_directory(self.root, key, create=True)
-        fresh = f"{name}.{uuid.uuid4().hex}.partial"
+        self.files.write(self.key(shard), self._parts(rows), flush)
+
+    def _parts(self, rows: Array) -> Iterator[Sequence[Array | bytes]]:
+        """Yield the bytes of a shard, those of several frames at a time: each write waits for Python's lock."""
+        # the length of a frame is known only after encoding, so the index is computed last
         index = np.full((self.n_chunks, 2), MISSING, "<u8")
-        end = 0
-        try:
-            with open(parent.open_new(fresh), "wb", buffering=0) as file:
-                # the length of a frame is known only after encoding, so the index is computed last
-                n_chunks = -(-len(rows) // self.chunk_rows)
-                parts: list[Array | bytes] = []  # of several frames, since each call waits for Python's lock
-                nbytes = 0
-                for at, frame in enumerate(self.framing.frames(n_chunks, partial(self._chunk, rows))):
-                    parts.extend(frame)
-                    index[at] = end + nbytes, sum(map(len, frame))
-                    nbytes += int(index[at, 1])
-                    if nbytes >= WRITE_NBYTES:
-                        write_all(file, *parts)
-                        end, nbytes, parts = end + nbytes, 0, []
-                write_all(file, *parts, packed_index(index))
-                if flush == "wait":
-                    os.fsync(file.fileno())
-                elif flush == "begin" and hasattr(os, "posix_fadvise"):  # Linux writes what is new before it drops it
-                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            parent.replace(fresh, name)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                parent.unlink(fresh)
-            raise
+        n_chunks = -(-len(rows) // self.chunk_rows)
+        parts: list[Array | bytes] = []
+        end = nbytes = 0
+        for at, frame in enumerate(self.framing.frames(n_chunks, partial(self._chunk, rows))):
+            parts.extend(frame)
+            index[at] = end + nbytes, sum(map(len, frame))
+            nbytes += int(index[at, 1])
+            if nbytes >= WRITE_NBYTES:
+                yield parts
+                end, nbytes, parts = end + nbytes, 0, []
+        yield [*parts, packed_index(index)]
 
     def _chunk(self, rows: Array, at: int) -> Array:
         """Return one chunk of the rows of a shard, padded to a whole chunk at the array's end."""
@@ -235,6 +221,22 @@ class Shards:
                 yield chunks[first:at]
                 first = at
 
+    def _requests(self, chunks: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+        """Yield what one request fetches: its bytes, and the chunks in them, which are of one shard."""
+        # the indices of the next shards are fetched while chunks of the ones before are
+        parts = list(self._tasks(chunks, len(chunks)))
+        indices = fetched([partial(self._index, part[0] // self.n_chunks) for part in parts])
+        for part, index in zip(parts, indices, strict=True):
+            first = part[0] // self.n_chunks * self.n_chunks
+            within = [chunk - first for chunk in part]
+            for nbytes, group in index.merged(within, GAP_NBYTES, REQUEST_NBYTES):
+                yield nbytes, [first + at for at in group]
+
+    def _index(self, shard: int) -> ShardIndex:
+        """Return the index of one shard."""
+        with self._open(shard, ()) as file:
+            return file.index(self.files.path(self.key(shard)), self._form)
+
     def read_wanted(self, chunks: Sequence[int], wanted: Mapping[int, Sequence[Part]], out: Array) -> None:
         """Read chunks of one shard; those wanted as a whole are decoded in place."""
         nbytes = self.framing.nbytes
@@ -259,19 +261,19 @@ class Shards:
         # `ShardIndex.ends`, up to the limit of `_most`. Plain chunks are read to their places directly; encoded
         # ones are decoded from a buffer that fits in a core's cache.
         shard = chunks[0] // self.n_chunks
-        path = self.path(shard)
+        path = self.files.path(self.key(shard))
         within = [chunk - shard * self.n_chunks for chunk in chunks]
-        with self._open(shard) as file:
-            index = self._index(path, file)
-            if places is None and len(within) > 1 and hasattr(os, "posix_fadvise"):
-                for at, chunk in zip(within, chunks, strict=True):  # scattered: the disk fetches all at once
+        with self._open(shard, within) as file:
+            index = file.index(path, self._form)
+            if places is None and len(within) > 1:
+                for at, chunk in zip(within, chunks, strict=True):
                     index.require_legal(at, chunk, path)
-                    os.posix_fadvise(file.fileno(), *index.span(at), os.POSIX_FADV_WILLNEED)
+                file.will_read(map(index.span, within))  # scattered: the disk fetches all at once
             done = 0
             while done < len(within):
                 first = within[done]
                 index.require_legal(first, chunks[done], path)
-                is_plain = 0 < index.lengths[first] == self.framing.plain_nbytes and hasattr(os, "preadv")
+                is_plain = 0 < index.lengths[first] == self.framing.plain_nbytes and file.can_fill
                 most = self._most(index.lengths[first], in_place=is_plain and places is not None)
                 last = min(len(within), done + min(most, index.ends[first] - first))
                 # up to the first chunk that is not wanted
@@ -287,10 +289,6 @@ class Shards:
                 yield done, into
                 done = last
 
-    def _index(self, path: str, file: Any) -> ShardIndex:
-        """Return the index of an open file."""
-        return index_of(path, file, self.n_chunks, self.framing.nbytes, self.framing.plain_nbytes)
-
     def _most(self, nbytes: int, *, in_place: bool) -> int:
         """Return the number of chunks of about ``nbytes`` bytes in a file to fetch in one call."""
         decoded = max(1, PLAIN_NBYTES // self.framing.nbytes)
@@ -299,10 +297,10 @@ class Shards:
     def _placed(self, places: Places) -> Sequence[Array]:
         """Return memory for chunks: their places, or memory of this thread for those without a place."""
         n_spares = sum(place is None for place in places)
-        spares = iter(_workspace("chunks", n_spares * self.framing.nbytes).reshape(n_spares, self.framing.nbytes))
+        spares = iter(thread_workspace("chunks", n_spares * self.framing.nbytes).reshape(n_spares, self.framing.nbytes))
         return [next(spares) if place is None else place for place in places]
 
-    def _fetch_plain(self, file: Any, path: str, spans: Sequence[Span], into: Sequence[Array]) -> None:
+    def _fetch_plain(self, file: OpenShard, path: str, spans: Sequence[Span], into: Sequence[Array]) -> None:
         """Fetch adjacent plain chunks to their places."""
         # One preadv splits the file. Rows go to their places; the bytes between two chunks, the checksum of one
         # and the header of the next, go to a row of `between`:
@@ -315,15 +313,14 @@ class Shards:
         for chunk, gap in zip(into, between[1:], strict=True):
             buffers += (chunk.data, gap.data)
         buffers[-1] = between[-1, :tail].data
-        if os.preadv(file.fileno(), buffers, spans[0][0]) != len(spans) * self.framing.plain_nbytes:
+        if file.fill(buffers, spans[0][0]) != len(spans) * self.framing.plain_nbytes:
             raise FrameError("the file ends within it")
         self.framing.settle(between, into)
 
-    def _fetch_encoded(self, file: Any, path: str, spans: Sequence[Span], into: Sequence[Array]) -> None:
+    def _fetch_encoded(self, file: OpenShard, path: str, spans: Sequence[Span], into: Sequence[Array]) -> None:
         """Fetch adjacent chunks, and decode them one after the other to their places."""
         start, end = spans[0][0], sum(spans[-1])
-        encoded = _workspace("encoded", end - start)
-        read_exactly(file, start, encoded.data, path)
+        encoded = file.view(start, end - start, path)
         for at, ((begin, nbytes), place) in enumerate(zip(spans, into, strict=True)):
             try:
                 self.framing.decode(encoded[begin - start : begin - start + nbytes], place)
@@ -342,21 +339,17 @@ def _items_of(rows: Array) -> Array:
     return rows.view(f"u{nbytes}" if nbytes in (1, 2, 4, 8) else f"V{nbytes}")[:, 0] if nbytes else rows[:, 0]
 
 
-def shards_of(
-    directory: str, metadata: Mapping[str, Any], chunk_rows: int, shard_rows: int, *, root: str | None = None
-) -> Shards | None:
+def shards_of(files: ShardFiles, metadata: Mapping[str, Any], chunk_rows: int, shard_rows: int) -> Shards | None:
     """Return the shards of an array that this file can read and write, None for any other.
 
     Parameters
     ----------
-    directory : str
-        The array's directory.
+    files : ShardFiles
+        The place of its shards.
     metadata : mapping
         The content of its ``zarr.json``.
     chunk_rows, shard_rows : int
         Expected rows of a chunk and of a shard.
-    root : str, optional
-        The directory above it, which links must not leave; default: the array's directory.
     """
     if sys.byteorder != "little":
         return None
@@ -387,15 +380,4 @@ def shards_of(
     }
     if framing is None or found != expected or dtype.kind not in "biufc":
         return None
-    return Shards(directory, row_shape, row_nbytes, chunk_rows, shard_rows // chunk_rows, framing, root or directory)
-
-
-_local = threading.local()
-
-
-def _workspace(use: str, nbytes: int) -> Array:
-    """Return memory of this thread, with any content, valid until the next call for the same use."""
-    if not hasattr(_local, "workspace"):
-        _local.workspace = Workspace()
-    space: Workspace = _local.workspace
-    return space.array(use, (nbytes,), np.dtype("u1"))
+    return Shards(files, row_shape, row_nbytes, chunk_rows, shard_rows // chunk_rows, framing)

@@ -1,6 +1,6 @@
 """Stored: arrays of rows in segments of zarr v3, opened once per process; trusts no stored bytes, writes nothing.
 
-`shards` reads numbers on a file system; zarr-python reads text, unusual codecs and other stores.
+`shards` reads numbers in files and object stores; zarr-python reads text, unusual codecs and other stores.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from storegate_engine.arrays import inspection
+from storegate_engine.arrays.shard_objects import files_of
 from storegate_engine.arrays.shards import RowSpan, Shards, shards_of
 from storegate_engine.arrays.statistics import Statistics
 from storegate_engine.budget import Layout
@@ -314,9 +315,9 @@ def open_array(array: StoredArray) -> Shards | zarr.Array[Any]:
     try:
         metadata, compressor = inspect_array(array)
         opened: Shards | zarr.Array[Any] | None = None
-        if location.is_local and not is_text(array.dtype):
-            directory = f"{location.url}/{location.key(array.name)}"
-            opened = shards_of(directory, metadata, layout.chunk_rows, layout.shard_rows, root=location.url)
+        files = None if is_text(array.dtype) else files_of(location, array.name)
+        if files is not None:
+            opened = shards_of(files, metadata, layout.chunk_rows, layout.shard_rows)
         if opened is None:  # text and other stores: zarr-python reads, through a guard that knows what is legal
             import zarr  # deferred on purpose: numbers in local files do without it
             from zarr.storage import StorePath
