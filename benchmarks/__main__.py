@@ -55,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     lists = commands.add_parser("lists", parents=[measured], help="sparse rows, and tokens of various lengths")
     lists.add_argument("--rows", type=_positive, metavar="N", help="sparse rows (default: 2,000,000)")
 
+    objects = commands.add_parser("objects", parents=[measured], help="a store in an S3 server, beside raw GETs")
+    objects.add_argument("--size", metavar="SIZE", help="bytes of the rows (default: 1GiB)")
+
     batches = commands.add_parser(
         "batches", parents=[measured], help="batches for a training loop, shuffled every epoch"
     )

@@ -21,7 +21,7 @@ PUBLIC = {
         replace_rows replace_runs runs_of spans to_json
     """,
     "storegate_engine.arrays": """
-        Held RaggedArray close_files files_in
+        Held RaggedArray close_files files_in FETCHED_NBYTES
         ArraySpec Compressor ConstantArray Fileless MAX_TEXT_NBYTES MemoryArray PersistedArray RowArray RowSpan
         Segment SegmentWriter Statistics StoredArray StoredIndex Tally Written check_array joined made_at of_written
         persist require_within_limits run_tasks write_rows FORMATS ForeignArray arrays_in list_of

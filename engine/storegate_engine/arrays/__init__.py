@@ -37,7 +37,7 @@ from storegate_engine.arrays.foreign_formats import FORMATS, arrays_in, open_for
 from storegate_engine.arrays.inspection import require_within_limits
 from storegate_engine.arrays.persisted import PersistedArray, persist
 from storegate_engine.arrays.ragged_arrays import RaggedArray
-from storegate_engine.arrays.reading_threads import run_tasks
+from storegate_engine.arrays.reading_threads import FETCHED_NBYTES, run_tasks
 from storegate_engine.arrays.rows import ConstantArray, Fileless, Held, MemoryArray, RowArray
 from storegate_engine.arrays.segments import ArraySpec, Compressor, Segment, SegmentWriter, made_at
 from storegate_engine.arrays.shard_writes import MAX_TEXT_NBYTES, write_rows
@@ -47,6 +47,7 @@ from storegate_engine.arrays.statistics import Statistics, Tally, joined
 from storegate_engine.arrays.stored import StoredArray, StoredIndex
 
 __all__ = [
+    "FETCHED_NBYTES",
     "FORMATS",
     "MAX_TEXT_NBYTES",
     "ArraySpec",

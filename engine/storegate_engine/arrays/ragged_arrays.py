@@ -67,6 +67,11 @@ class RaggedArray(Fileless):
         return all(part.is_random_access for part in self.parts)
 
     @property
+    def is_remote(self) -> bool:  # type: ignore[override]
+        """Whether a part is in an object store."""
+        return any(part.is_remote for part in self.parts)
+
+    @property
     def is_stored(self) -> bool:  # type: ignore[override]
         """Whether all parts are in storage."""
         return all(part.is_stored for part in self.parts)

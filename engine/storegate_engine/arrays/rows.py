@@ -91,6 +91,11 @@ class RowArray(Protocol):
         ...
 
     @property
+    def is_remote(self) -> bool:
+        """Whether every read waits for an answer of a server, so that many should be under way."""
+        ...
+
+    @property
     def held_row_nbytes(self) -> int | None:
         """Bytes that a row takes in :meth:`held`; None if rows share no bytes."""
         ...
@@ -185,6 +190,7 @@ class Fileless:
 
     shard_rows = 1
     is_random_access = False
+    is_remote = False
     is_stored = False
 
     @property

@@ -101,6 +101,11 @@ class StoredArray:
         """Return None: workers read the rows from storage."""
 
     @property
+    def is_remote(self) -> bool:
+        """Whether the rows are in an object store."""
+        return self.location.is_object_store
+
+    @property
     def n_shards(self) -> int:
         """The number of shards; 0 if there are no bytes."""
         return -(-self.n_rows // self.layout.shard_rows) if 0 not in self.row_shape else 0

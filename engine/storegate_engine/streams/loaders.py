@@ -28,7 +28,7 @@ from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 
-from storegate_engine.arrays import Held
+from storegate_engine.arrays import FETCHED_NBYTES, Held
 from storegate_engine.clusters import active_client, thread_given_back
 from storegate_engine.exchange import moved_row_nbytes
 from storegate_engine.orders import RowOrder
@@ -38,8 +38,8 @@ from storegate_engine.threads import Pending, ThreadPool
 
 __all__ = [
     "MOST_WAITING",
-    "PART_NBYTES",
     "READERS",
+    "REMOTE_READERS",
     "EpochOrder",
     "Loader",
     "Ready",
@@ -48,6 +48,7 @@ __all__ = [
     "copied_nbytes",
     "free_one",
     "held_nbytes_of",
+    "part_nbytes_of",
     "picked",
     "reading_nbytes",
     "row_nbytes_of",
@@ -62,6 +63,10 @@ READERS = 2
 """Threads that read the parts of a load; more of them would wait for one another."""
 PART_NBYTES = 4 * 2**20
 """Bytes of one variable that one thread reads at a time."""
+REMOTE_READERS = 4
+"""Threads that wait for the parts of a load from an object store: each part has many requests under way."""
+REMOTE_PART_NBYTES = 64 * 2**20
+"""Bytes of one variable that are read together from an object store."""
 COPY_NBYTES = 2**20
 """Batches up to this many bytes are copied together: each copy hands Python's lock from thread to thread."""
 MOST_WAITING = 1024
@@ -87,9 +92,9 @@ class Ready:
 class Threads:
     """The threads of one iteration; leaving the context ends them, whatever they do."""
 
-    def __init__(self, loads: int) -> None:
+    def __init__(self, loads: int, reads: int) -> None:
         self.loads = ThreadPool(loads, "storegate-stream")
-        self.reads = ThreadPool(READERS, "storegate-stream-read")
+        self.reads = ThreadPool(reads, "storegate-stream-read")
         self.stopping = threading.Event()
 
     def run(
@@ -130,8 +135,21 @@ class Threads:
 class Loader(ABC):
     """Makes the loads of a stream."""
 
-    loads_at_once = 1
-    """Loads made at the same time: the first batch waits for one load, which then has all readers."""
+    variables: Sequence[Variable]
+    """The rows."""
+
+    @property
+    def loads_at_once(self) -> int:
+        """Loads made at the same time: the first batch waits for one load, which then has all readers.
+
+        From an object store two: the requests of the second one begin before the last of the first are answered.
+        """
+        return 2 if any(variable.is_remote for variable in self.variables) else 1
+
+    @property
+    def reads_at_once(self) -> int:
+        """Threads that read the parts of loads."""
+        return REMOTE_READERS if any(variable.is_remote for variable in self.variables) else READERS
 
     @property
     @abstractmethod
@@ -218,4 +236,13 @@ def reading_nbytes(variables: Sequence[Variable], n_rows: int) -> int:
     """Return the bytes that threads hold while they read rows: encoded or decoded chunks, and rows to transform."""
     chunk = max((piece.chunk_nbytes for variable in variables for piece in variable.pieces), default=0)
     moved = sum(moved_row_nbytes(variable) for variable in variables)
+    if any(variable.is_remote for variable in variables):
+        # of two loads; a request has its bytes twice while they are put together
+        changed = sum(moved_row_nbytes(of) for of in variables if any(piece.transforms for piece in of.pieces))
+        return 2 * min(FETCHED_NBYTES, 2 * n_rows * moved) + 2 * n_rows * changed + 2 * REMOTE_READERS * chunk
     return int(2 * min(READERS * PART_NBYTES * moved // row_nbytes_of(variables), n_rows * moved) + 2 * READERS * chunk)
+
+
+def part_nbytes_of(variable: Variable) -> int:
+    """Return the bytes of a variable that one thread reads at a time."""
+    return REMOTE_PART_NBYTES if variable.is_remote else PART_NBYTES

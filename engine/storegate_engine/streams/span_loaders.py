@@ -15,12 +15,12 @@ from storegate_engine.orders import Range
 from storegate_engine.streams.blocks import Blocks
 from storegate_engine.streams.epochs import Epochs, Load, Share
 from storegate_engine.streams.loaders import (
-    PART_NBYTES,
     Loader,
     Ready,
     Threads,
     free_one,
     held_nbytes_of,
+    part_nbytes_of,
     reading_nbytes,
 )
 from storegate_engine.table import Variable, in_parts
@@ -33,6 +33,8 @@ FETCH_NBYTES = 64 * 2**10
 """Mean bytes of a span from which the system is told in advance that it will be read."""
 RUN_NBYTES = 16 * 2**20
 """Bytes of one load of rows in order."""
+REMOTE_RUN_NBYTES = 64 * 2**20
+"""Bytes of such a load from an object store."""
 ORDER_NBYTES = 5
 """Bytes per row of a round while its order is computed, and per row that waits in it (measured)."""
 
@@ -101,11 +103,11 @@ class _SpanLoader(Loader):
 def reads_of(variable: Variable, spans: Sequence[tuple[int, int]], out: Array | Held) -> Iterator[Callable[[], object]]:
     """Yield tasks that read spans of rows in runs, concatenated into ``out``."""
     if not isinstance(out, np.ndarray):
-        for read in out.reads(max(1, PART_NBYTES // max(1, variable.held_row_nbytes))):
+        for read in out.reads(max(1, part_nbytes_of(variable) // max(1, variable.held_row_nbytes))):
             yield partial(read, alone=True)
         return
     done = 0
-    for part in in_parts(spans, max(1, PART_NBYTES // max(1, variable.row_nbytes))):
+    for part in in_parts(spans, max(1, part_nbytes_of(variable) // max(1, variable.row_nbytes))):
         n_rows = sum(stop - start for start, stop in part)
         yield partial(_read_part, variable, part, out[done : done + n_rows])
         done += n_rows
@@ -173,8 +175,11 @@ class RunLoader(_SpanLoader):
     def __init__(self, variables: Sequence[Variable], epochs: Epochs, budget_nbytes: int, prefetch: int) -> None:
         self.share = Share(Range(0, epochs.n_rows), epochs)
         row_nbytes = held_nbytes_of(variables) + ROW_OVERHEAD_NBYTES
-        free = (budget_nbytes - reserved_nbytes(budget_nbytes)) // (2 * (2 + prefetch))
-        fitting = min(RUN_NBYTES, free) // row_nbytes // max(1, self.share.step_rows)
+        is_remote = any(variable.is_remote for variable in variables)
+        free = (budget_nbytes - reserved_nbytes(budget_nbytes)) // (2 * (2 + is_remote + prefetch))
+        fitting = (
+            min(REMOTE_RUN_NBYTES if is_remote else RUN_NBYTES, free) // row_nbytes // max(1, self.share.step_rows)
+        )
         self.steps = max(1, fitting)
         longest = max(self.share.step_rows, min(len(self.share), self.steps * self.share.step_rows))
         super().__init__(variables, max(1, longest), prefetch)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from storegate_engine.arrays import FETCHED_NBYTES
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbytes
 from storegate_engine.buffers import Workspace
 from storegate_engine.clusters import active_client
@@ -23,6 +24,7 @@ from storegate_engine.streams.epochs import Chained, Epochs, Share
 from storegate_engine.streams.loaders import (
     MOST_WAITING,
     READERS,
+    REMOTE_READERS,
     EpochOrder,
     Loader,
     Ready,
@@ -115,16 +117,32 @@ class ExchangeLoader(Loader):
         return max(1, min(steps, self.epochs.n_steps)), map_rows
 
     @property
+    def reads_at_once(self) -> int:
+        """Scatter tasks at a time; from an object store more, where there is memory for them: each has to wait.
+
+        Each has its rows and a copy, and the requests have their bytes twice while they are put together.
+        """
+        if not any(variable.is_remote for variable in self.variables):
+            return READERS
+        task = max(self._map_nbytes())
+        numbers = range(REMOTE_READERS, READERS, -1)
+        fitting = (n for n in numbers if 2 * (n * task + min(FETCHED_NBYTES, n * task)) <= self.projected_nbytes)
+        return next(fitting, READERS)
+
+    def _map_nbytes(self) -> Iterator[int]:
+        """Yield the bytes of a scatter task of each variable."""
+        for rows, variable in zip(self.map_rows, self.variables, strict=True):
+            yield min(rows, variable.offsets[-1]) * (spill_row_nbytes(variable) + ROW_OVERHEAD_NBYTES)
+
+    @property
     def projected_nbytes(self) -> int:
         """The bytes of the ready buckets, one being placed, and one task of the next scatter with its counts."""
         step_rows = max(1, -(-self.epochs.batch_rows // self.epochs.world))
         bucket = self.steps * step_rows * (row_nbytes_of(self.variables) + ROW_OVERHEAD_NBYTES)
-        maps = (
-            min(rows, variable.offsets[-1]) * (spill_row_nbytes(variable) + ROW_OVERHEAD_NBYTES)
-            for rows, variable in zip(self.map_rows, self.variables, strict=True)
-        )
         counts = COUNTS_NBYTES * -(-self.epochs.n_steps // self.steps)
-        return int(((self.prefetch + EXCHANGE_UNITS - COPIES) * bucket + COPIES * (max(maps) + counts)) / SHARE)
+        return int(
+            ((self.prefetch + EXCHANGE_UNITS - COPIES) * bucket + COPIES * (max(self._map_nbytes()) + counts)) / SHARE
+        )
 
     def close(self, spill_from: int | None = None) -> None:
         """Remove the spill, or leave it for a later process; and release the memory."""
@@ -183,7 +201,7 @@ class ExchangeLoader(Loader):
         first = self._pick(share, step)  # at once, because it is waited for: the scatter would take the cores
         scattered = None
         if end < self.epochs.n_steps:
-            scattered = threads.loads.submit(partial(self._scatter, exchange, epoch, threads, READERS + 1))
+            scattered = threads.loads.submit(partial(self._scatter, exchange, epoch, threads, self.reads_at_once + 1))
         yield partial(_same, first)
         del first
         step += 1

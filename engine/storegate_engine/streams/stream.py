@@ -371,7 +371,7 @@ class Stream(Generic[T]):
 
     def _batches(self) -> Generator[T, None, None]:
         epoch, step = self._epoch, self._step
-        with Threads(self.loader.loads_at_once) as threads:
+        with Threads(self.loader.loads_at_once, self.loader.reads_at_once) as threads:
             batches = self._formed(epoch, step, threads)
             if (transform := self._transform) is not None:
                 key = partial(batch_generator, self._shuffle.seed, epoch, rank=self._epochs.rank)

@@ -295,6 +295,11 @@ class Variable:
         return len({(piece.array.dtype, piece.array.row_shape, piece.transforms) for piece in self.pieces}) == 1
 
     @property
+    def is_remote(self) -> bool:
+        """Whether rows are in an object store, where reads should be large, and many under way."""
+        return any(piece.array.is_remote for piece in self.pieces)
+
+    @property
     def is_overlapping(self) -> bool:
         """Whether rows are held together in memory: they share bytes, as windows do, or differ in length."""
         return any(piece.array.held_row_nbytes is not None for piece in self.pieces)

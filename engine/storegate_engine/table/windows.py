@@ -111,6 +111,11 @@ class WindowArray(Fileless):
         """Whether any row can be read alone."""
         return all(piece.array.is_random_access for piece in self.variable.pieces)
 
+    @property
+    def is_remote(self) -> bool:  # type: ignore[override]
+        """Whether the rows are in an object store."""
+        return self.variable.is_remote
+
     def as_variable(self) -> Variable:
         """Return the windows as a variable, in their order."""
         piece = Piece(self, 0, self.n_rows)

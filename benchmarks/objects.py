@@ -1,0 +1,178 @@
+"""Objects: a store on an S3 server, read as fast as obstore gets the same objects, on loopback and over a slow link."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import obstore
+
+from benchmarks import harness
+from benchmarks.harness import Line, Outcome, Table, interleave, isolated
+from benchmarks.object_servers import options_of, proxy, server
+from storegate import StoreGate
+from storegate_engine.budget import format_nbytes, parse_nbytes
+
+WIDTH, BATCH = 256, 1024
+LATENCY_S, NBYTES_PER_S = 0.05, 200e6
+BUDGET = "600MB"
+RAW_THREADS = 8
+"""Objects of 16 MiB that the reference gets at the same time."""
+ROWS = 50
+"""Single rows that are read."""
+LARGE_BLOCK_ROWS = 4096
+"""Rows of blocks of 4 MiB, in buffers as large as by default."""
+Array = np.ndarray[Any, Any]
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the table."""
+    nbytes = parse_nbytes(arguments.size) if arguments.size else (128 if arguments.quick else 1024) * harness.MIB
+    repeat = arguments.repeat or (1 if arguments.quick else 3)
+    n_rows = nbytes // (4 * WIDTH)
+    title = f"{format_nbytes(nbytes)} in an S3 server, within {BUDGET}"
+    table = Table(title, markdown=arguments.markdown, packages=["obstore"])
+    with harness.workplace(arguments.directory) as at, server(at / "server") as port:
+        args = options_of(port)
+        table.add(_written(args, n_rows))
+        table.add(_lines("loopback", isolated(measure, args, n_rows, repeat), 0.85))
+        with proxy(port, latency_s=LATENCY_S, nbytes_per_s=NBYTES_PER_S) as slow:
+            where = f"{LATENCY_S * 1000:.0f} ms, {NBYTES_PER_S / 1e6:.0f} MB/s"
+            table.add(_lines(where, isolated(measure, options_of(slow), n_rows, repeat), 0.8))
+        outcome = isolated(single_rows, args, n_rows)
+        found = outcome.error if outcome.value is None else f"{max(outcome.value)} requests at most"
+        table.add([Line(f"each of {ROWS} single rows", found, target="≤ 2", peak_nbytes=outcome.peak_nbytes)])
+
+
+def _written(args: dict[str, Any], n_rows: int) -> Iterator[Line]:
+    outcome = isolated(write, args, n_rows)
+    if outcome.value is None:
+        raise SystemExit(f"the rows could not be written: {outcome.error}")
+    raw, own = outcome.seconds_of("raw"), outcome.seconds_of("write")
+    nbytes = n_rows * 4 * WIDTH
+    rates = [f"{nbytes / seconds / 1e6:,.0f} MB/s" for seconds in (own, raw)]
+    yield Line("write", rates[0], f"the same bytes put by obstore {rates[1]}", raw / own, "", outcome.peak_of("write"))
+
+
+def _lines(where: str, outcome: Outcome, target: float) -> Iterator[Line]:
+    if outcome.value is None:
+        yield Line(where, outcome.error, peak_nbytes=outcome.peak_nbytes)
+        return
+    requests, nbytes = outcome.value.pop("requests"), outcome.value.pop("nbytes")
+    raw = outcome.seconds_of("raw")
+    for name in outcome.value:
+        seconds = outcome.seconds_of(name)
+        sizes = requests[name]
+        mean = sum(sizes) / max(1, len(sizes)) / harness.MIB
+        yield Line(
+            f"{name}, {where}",
+            f"{nbytes / seconds / 1e6:,.0f} MB/s, {len(sizes)} requests, {mean:.1f} MiB each",
+            f"raw GETs {nbytes / raw / 1e6:,.0f} MB/s",
+            raw / seconds,
+            "" if name == "raw" else f"≥ {target}",
+            outcome.peak_of(name),
+        )
+
+
+def write(args: dict[str, Any], n_rows: int) -> dict[str, Any]:
+    """Write rows that no codec shortens, and the same bytes in the same sizes with obstore."""
+    rows = harness.random_rows(n_rows, WIDTH)
+    gate = StoreGate("zarr", args, data_id="bench")
+    client = gate.repository().location.objects
+    step = 16 * harness.MIB // (4 * WIDTH)
+
+    def put(lo: int) -> None:
+        obstore.put(client, f"raw/{lo}", memoryview(rows[lo : lo + step]).cast("B"))
+
+    def put_all() -> None:
+        with ThreadPoolExecutor(4) as pool:
+            deque(pool.map(put, range(0, n_rows, step)), maxlen=0)
+
+    def add() -> None:
+        gate.add_data(["x", "y"], [rows, np.arange(n_rows)])
+
+    turns: dict[str, Any] = interleave({"raw": put_all, "write": add}, repeat=1)
+    obstore.delete(client, [f"raw/{lo}" for lo in range(0, n_rows, step)])
+    gate.compile()
+    return turns
+
+
+def measure(args: dict[str, Any], n_rows: int, repeat: int) -> dict[str, Any]:
+    """Get all objects, and read all rows in each order; also count the requests of each."""
+    gate = StoreGate("zarr", {**args, "mode": "r", "budget": BUDGET}, data_id="bench")
+    location = gate.repository().location
+    objects = [entry for entry in location.entries() if "/c/" in entry.key]
+    warnings.simplefilter("ignore", UserWarning)  # how random the blocks are is not what is measured
+    counted: list[int] = []
+    requests: dict[str, list[int]] = {}
+    _count(counted)
+
+    def raw() -> None:
+        get = obstore.get
+
+        def one(key: str) -> int:
+            return len(memoryview(get(location.objects, location.key(key)).bytes()))
+
+        with ThreadPoolExecutor(RAW_THREADS) as pool:
+            assert sum(pool.map(one, [entry.key for entry in objects])) == sum(entry.nbytes for entry in objects)
+
+    def epoch(shuffle: Any, **options: Any) -> None:
+        with gate["train"][["x", "y"]].batches(BATCH, shuffle=shuffle, seed=0, **options) as stream:
+            n_seen = sum(len(batch[1]) for batch in stream)
+        assert n_seen == n_rows
+
+    def scattered() -> None:
+        with gate["train"][["x", "y"]].batches(BATCH, shuffle=True, seed=0) as stream:
+            next(iter(stream))
+
+    cases: dict[str, Callable[[], None]] = {
+        "raw": raw,
+        "in order": partial(epoch, False),
+        "blocks": partial(epoch, "blocks"),
+        "blocks of 4 MiB": partial(epoch, "blocks", block_rows=LARGE_BLOCK_ROWS),
+        "uniform, to the first batch": scattered,
+    }
+    raw()  # connections are open, and modules are imported
+    turns: dict[str, Any] = interleave(
+        cases,
+        repeat=repeat,
+        before=lambda _: counted.clear(),
+        after=lambda name: requests.update({name: list(counted)}),
+    )
+    return {**turns, "requests": requests, "nbytes": sum(entry.nbytes for entry in objects)}
+
+
+def single_rows(args: dict[str, Any], n_rows: int) -> list[int]:
+    """Return the number of requests of each row that is read, from a store that was just opened."""
+    gate = StoreGate("zarr", {**args, "mode": "r"}, data_id="bench")
+    counted: list[int] = []
+    _count(counted)
+    view, found = gate["train"]["x"], []
+    for row in np.random.default_rng(0).integers(0, n_rows, ROWS):
+        counted.clear()
+        assert view[int(row)][0] == row % 2**24
+        found.append(len(counted))
+    return found
+
+
+def _count(sizes: list[int]) -> None:
+    """Append the bytes of each request of this process for a part of an object."""
+    get, get_range = obstore.get, obstore.get_range
+
+    def counted_get(client: Any, path: str, **options: Any) -> Any:
+        found = get(client, path, **options)
+        start, end = found.range
+        sizes.append(end - start)
+        return found
+
+    def counted_range(client: Any, path: str, *, start: int, end: int) -> Any:
+        sizes.append(end - start)
+        return get_range(client, path, start=start, end=end)
+
+    obstore.get, obstore.get_range = counted_get, counted_range
