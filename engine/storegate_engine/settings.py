@@ -15,6 +15,8 @@ from storegate_engine.budget import default_budget_nbytes, parse_nbytes
 from storegate_engine.errors import ArgumentError, shown
 
 __all__ = [
+    "cache_directory",
+    "cache_limit_nbytes",
     "fingerprints_at_commit",
     "memory_limit_nbytes",
     "progress_bar",
@@ -105,6 +107,30 @@ def scratch_directory() -> Path | None:
     """Return ``storegate.scratch-directory``, None if not set; a relative path starts at the working directory."""
     configured = _configured("scratch-directory")
     return None if configured is None else Path(configured).expanduser().absolute()
+
+
+def cache_directory() -> Path | None:
+    """Return ``storegate.cache-directory``, None if not set; a relative path starts at the working directory."""
+    configured = _configured("cache-directory")
+    return None if configured is None else Path(configured).expanduser().absolute()
+
+
+def cache_limit_nbytes() -> int:
+    """Return ``storegate.cache-limit`` in bytes.
+
+    Raises
+    ------
+    ArgumentError
+        The setting is not a number of bytes.
+
+    Examples
+    --------
+    >>> import dask
+    >>> with dask.config.set({"storegate.cache-limit": "2GB"}):
+    ...     cache_limit_nbytes()
+    2000000000
+    """
+    return parse_nbytes(_configured("cache-limit", "16GiB"))
 
 
 def worker_timeout() -> float:

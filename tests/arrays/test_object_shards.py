@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storegate import StoreGate
-from storegate_engine.arrays import reading_threads, shards
+from storegate_engine.arrays import reading_threads, shard_objects
 from storegate_engine.arrays import stored as arrays
 from storegate_engine.arrays.shard_index import MISSING, ShardIndex, packed_index
 from storegate_engine.errors import CorruptStoreError, SnapshotExpired
@@ -82,11 +82,11 @@ class TestRequests:
         assert sum(sizes_of(requests)) >= ROWS.nbytes
 
     def test_large_ranges_are_split_and_those_with_small_gaps_merged(self, gate, requests, monkeypatch):
-        monkeypatch.setattr(shards, "REQUEST_NBYTES", 5 * 1100)
+        monkeypatch.setattr(shard_objects, "REQUEST_NBYTES", 5 * 1100)
         np.testing.assert_array_equal(gate["train"]["x"][:SHARD], ROWS[:SHARD])
         assert len(sizes_of(requests)) == 4
         requests.clear()
-        monkeypatch.setattr(shards, "GAP_NBYTES", 2 * 1100)
+        monkeypatch.setattr(shard_objects, "GAP_NBYTES", 2 * 1100)
         rows = [0, 16 * 3, 16 * 7, 16 * 8]
         np.testing.assert_array_equal(gate["train"]["x"][rows], ROWS[rows])
         assert len(sizes_of(requests)) == 2

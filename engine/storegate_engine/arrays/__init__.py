@@ -17,6 +17,7 @@ What its files know:
     shards           the shards of a sharded zarr array
     shard_files      those on a file system, and what any place of shards can do
     shard_objects    those in an object store
+    shard_cache      local copies of these
     shard_index      the places of the chunks of a shard in its file
     reading_threads  the threads that read
     frames           one chunk of rows as the bytes of a file, and back

@@ -95,5 +95,5 @@ def _checksum(array: StoredArray, shard: int) -> int:
 
 def _rows(array: StoredArray, lo: int, hi: int) -> Array:
     rows = np.empty((hi - lo, *array.row_shape), array.dtype)
-    array.read_into(lo, hi, rows)
+    array.read_original(lo, hi, rows)
     return encoding_of(array.dtype).encode(rows)

@@ -7,7 +7,7 @@ import io
 import os
 import threading
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeAlias
@@ -75,6 +75,18 @@ class ShardFiles(Protocol):
 
     def open(self, key: str, form: IndexForm, chunks: Sequence[int]) -> OpenShard:
         """Open a shard to read some of its chunks."""
+        ...
+
+    def requests(self, key: str, index: ShardIndex, chunks: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+        """Yield the bytes and the chunks of each request for chunks of a shard."""
+        ...
+
+    def forget(self, key: str) -> bool:
+        """Remove a local copy of a shard, because it is damaged; return whether there was one."""
+        ...
+
+    def past_copies(self) -> Self:
+        """Return the place itself, without local copies."""
         ...
 
     def write(self, key: str, parts: Parts, flush: Flush) -> None:
@@ -160,6 +172,18 @@ class LocalFiles:
         except FileNotFoundError:  # the directory may have been removed and created again
             descriptor = open_file(self.root, f"{above}/{name}")
         return LocalShard(descriptor, "rb")
+
+    def requests(self, key: str, index: ShardIndex, chunks: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+        """Yield all at once: nobody is asked."""
+        yield 0, list(chunks)
+
+    def forget(self, key: str) -> bool:
+        """Return False: there are no copies."""
+        return False
+
+    def past_copies(self) -> Self:
+        """Return these files: they are no copies."""
+        return self
 
     def write(self, key: str, parts: Parts, flush: Flush) -> None:
         """Write one file, under a fresh name until it is whole.

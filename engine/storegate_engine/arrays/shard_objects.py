@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 import numpy as np
 
-from storegate_engine.arrays.shard_files import Flush, LocalFiles, Parts, ShardFiles
+from storegate_engine.arrays.shard_cache import ShardCache, configured_cache
+from storegate_engine.arrays.shard_files import Flush, LocalFiles, LocalShard, Parts, ShardFiles
 from storegate_engine.arrays.shard_index import IndexForm, ShardIndex, Span, forget_index, kept_index, parsed_index
 from storegate_engine.errors import CorruptStoreError
 from storegate_engine.locations import Location
@@ -18,6 +23,13 @@ from storegate_engine.locations import Location
 __all__ = ["files_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
+
+GAP_NBYTES = 512 * 2**10
+"""Bytes between chunks that are fetched, too: a request takes longer."""
+REQUEST_NBYTES = 8 * 2**20
+"""Most bytes of a request: several are under way while a shard is fetched."""
+COPIED_SHARE = 1 / 64
+"""The part of a shard that must be wanted to fetch all of it for the cache: a row is not worth it."""
 
 
 def files_of(segment: Location, name: str) -> ShardFiles | None:
@@ -34,15 +46,51 @@ class ShardObjects:
     location: Location
     """The array's location."""
 
+    has_copies: bool = True
+    """Whether copies of the configured cache are used."""
+
     is_remote = True  # without an annotation, which would make it a field
 
     def path(self, key: str) -> str:
         """Return the URL of one object."""
         return f"{self.location}/{key}"
 
-    def open(self, key: str, form: IndexForm, chunks: Sequence[int]) -> FetchedShard:
-        """Fetch some chunks of one object, with what is between them, in one request."""
-        shard = FetchedShard(self, key)
+    def _copy(self, key: str) -> tuple[ShardCache, Path] | None:
+        """Return the cache, and the path of the copy of one object in it."""
+        cache = configured_cache() if self.has_copies else None
+        return None if cache is None else (cache, cache.path(self.location, key))
+
+    def requests(self, key: str, index: ShardIndex, chunks: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+        """Yield the bytes and the chunks of each request for chunks of one object."""
+        if (copy := self._copy(key)) is not None:
+            if copy[1].exists():
+                yield 0, list(chunks)
+                return
+            if _is_worth_a_copy(index, chunks):
+                yield index.file_nbytes, list(chunks)
+                return
+        yield from index.merged(chunks, GAP_NBYTES, REQUEST_NBYTES)
+
+    def forget(self, key: str) -> bool:
+        """Remove the copy of one object; return whether there was one."""
+        if (copy := self._copy(key)) is None:
+            return False
+        try:
+            copy[1].unlink()
+        except OSError:
+            return False
+        return True
+
+    def past_copies(self) -> ShardObjects:
+        """Return the objects themselves."""
+        return replace(self, has_copies=False)
+
+    def open(self, key: str, form: IndexForm, chunks: Sequence[int]) -> FetchedShard | LocalShard:
+        """Open the copy of one object, or fetch some of its chunks, with what is between them, in one request."""
+        copy = self._copy(key)
+        if copy is not None and (opened := _opened_copy(copy[1])) is not None:
+            return opened
+        shard = FetchedShard(self, key, copy)
         if chunks:
             try:
                 shard.fetch(form, chunks)
@@ -81,15 +129,34 @@ class ShardObjects:
             raise OSError(f"{self.path(key)}: {(str(err).splitlines() or [repr(err)])[0]}") from err
 
 
+def _is_worth_a_copy(index: ShardIndex, chunks: Sequence[int]) -> bool:
+    """Return whether chunks are so much of an object that all of it is fetched, if its chunks fill it."""
+    nbytes = sum(index.lengths[at] for at in chunks if index.is_legal(at))
+    used = sum(index.lengths[at] for at in range(len(index.lengths)) if index.is_legal(at))
+    return nbytes >= index.file_nbytes * COPIED_SHARE and index.file_nbytes <= 2 * used
+
+
+def _opened_copy(path: Path) -> LocalShard | None:
+    """Return a copy, opened, which is now the one that was used last; None if there is none."""
+    try:
+        shard = LocalShard(path, "rb")
+    except OSError:
+        return None
+    with contextlib.suppress(OSError):  # of another user
+        os.utime(path, ns=(time.time_ns(), os.fstat(shard.fileno()).st_mtime_ns))
+    return shard
+
+
 class FetchedShard:
     """A range of one object, fetched to memory."""
 
     can_fill = False
-    __slots__ = ("_content", "_files", "_key", "_start")
+    __slots__ = ("_content", "_copy", "_files", "_key", "_start")
 
-    def __init__(self, files: ShardObjects, key: str) -> None:
+    def __init__(self, files: ShardObjects, key: str, copy: tuple[ShardCache, Path] | None) -> None:
         self._files = files
         self._key = key
+        self._copy = copy
         self._start = 0
         self._content = np.empty(0, "u1")
 
@@ -129,7 +196,12 @@ class FetchedShard:
         """Fetch the bytes from the first of some chunks to the last; reading one that is not legal raises it."""
         index = self.index(self._files.path(self._key), form)
         spans = [index.span(at) for at in chunks if index.is_legal(at)]
-        if spans:
+        if self._copy is not None and _is_worth_a_copy(index, chunks):
+            content = self._range(0, index.file_nbytes)
+            self._content = np.frombuffer(content, "u1")
+            cache, path = self._copy
+            cache.put(path, self._content.data)
+        elif spans:
             self._start = min(begin for begin, _ in spans)
             content = self._range(self._start, max(map(sum, spans)))
             self._content = np.frombuffer(content, "u1")

@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from storegate_engine.integers import groups_of
 
 __all__ = ["RowSpan", "Shards", "shards_of"]
 
+T = TypeVar("T")
 Array: TypeAlias = np.ndarray[Any, Any]
 Places: TypeAlias = Sequence[Array | None]
 """Memory for whole chunks; None for chunks that are not wanted as a whole."""
@@ -42,10 +43,6 @@ READ_NBYTES = 256 * 2**10
 """Adjacent encoded chunks are fetched together up to this many bytes, which fit in a core's cache."""
 PLAIN_NBYTES = 2**20
 """Plain chunks are fetched together up to this many bytes."""
-GAP_NBYTES = 512 * 2**10
-"""Bytes between chunks that are fetched, too, from a server: a request takes longer."""
-REQUEST_NBYTES = 8 * 2**20
-"""Most bytes of a request to a server: several are under way while a shard is fetched."""
 MOST_CHUNKS = 256
 """Most plain chunks of one call, which can fill 1,024 buffers (IOV_MAX): one for each, and one between neighbours."""
 
@@ -133,7 +130,10 @@ class Shards:
     def _run(self, read: Callable[[Sequence[int]], None], chunks: Sequence[int], most: int, *, here: bool) -> None:
         """Read chunks, in ascending order, in parts of one shard: here, in threads, or with many requests under way."""
         if self.files.is_remote:
-            run_fetches((nbytes, partial(read, part)) for nbytes, part in self._requests(chunks))
+            run_fetches(
+                (nbytes, partial(self._sound, part[0] // self.n_chunks, partial(read, part)))
+                for nbytes, part in self._requests(chunks)
+            )
         else:
             run_tasks([partial(read, part) for part in self._tasks(chunks, most)], here=here)
 
@@ -221,15 +221,29 @@ class Shards:
                 yield chunks[first:at]
                 first = at
 
+    def _sound(self, shard: int, read: Callable[[], T]) -> T:
+        """Read of one shard; from its place again if a local copy is damaged."""
+        try:
+            return read()
+        except CorruptStoreError:
+            if not self.files.forget(self.key(shard)):
+                raise
+            return read()
+
+    def past_copies(self) -> Shards:
+        """Return the shards that are read from their place, whatever copies there are."""
+        return replace(self, files=self.files.past_copies())
+
     def _requests(self, chunks: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
         """Yield what one request fetches: its bytes, and the chunks in them, which are of one shard."""
         # the indices of the next shards are fetched while chunks of the ones before are
         parts = list(self._tasks(chunks, len(chunks)))
-        indices = fetched([partial(self._index, part[0] // self.n_chunks) for part in parts])
-        for part, index in zip(parts, indices, strict=True):
-            first = part[0] // self.n_chunks * self.n_chunks
+        shards = [part[0] // self.n_chunks for part in parts]
+        indices = fetched([partial(self._sound, shard, partial(self._index, shard)) for shard in shards])
+        for shard, part, index in zip(shards, parts, indices, strict=True):
+            first = shard * self.n_chunks
             within = [chunk - first for chunk in part]
-            for nbytes, group in index.merged(within, GAP_NBYTES, REQUEST_NBYTES):
+            for nbytes, group in self.files.requests(self.key(shard), index, within):
                 yield nbytes, [first + at for at in group]
 
     def _index(self, shard: int) -> ShardIndex:
@@ -380,4 +394,6 @@ def shards_of(files: ShardFiles, metadata: Mapping[str, Any], chunk_rows: int, s
     }
     if framing is None or found != expected or dtype.kind not in "biufc":
         return None
+    if not framing.is_checked:  # a copy that is damaged would not be noticed
+        files = files.past_copies()
     return Shards(files, row_shape, row_nbytes, chunk_rows, shard_rows // chunk_rows, framing)

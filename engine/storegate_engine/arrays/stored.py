@@ -30,7 +30,14 @@ from storegate_engine.encodings import (
     is_text,
     row_nbytes,
 )
-from storegate_engine.errors import CorruptStoreError, RowsMemoryError, SnapshotExpired, StoreError, StoreNotFoundError
+from storegate_engine.errors import (
+    ArgumentError,
+    CorruptStoreError,
+    RowsMemoryError,
+    SnapshotExpired,
+    StoreError,
+    StoreNotFoundError,
+)
 from storegate_engine.identifiers import is_hex
 from storegate_engine.integers import groups_of
 from storegate_engine.locations import Location
@@ -212,6 +219,11 @@ class StoredArray:
         elif len(rows) and out.size:
             self._fetch(rows, out, alone=alone)
 
+    def read_original(self, start: int, stop: int, out: Array, /) -> None:
+        """Read rows ``start..stop`` into ``out`` from the store itself, whatever copies of it there are."""
+        if start < stop and out.size:
+            self._fetch(slice(start, stop), out, alone=False, is_original=True)
+
     def inspect(self) -> None:
         """Raise CorruptStoreError if its metadata do not match the manifest; reads no rows."""
         open_array(self)
@@ -233,8 +245,10 @@ class StoredArray:
         if isinstance(opened, Shards):
             opened.drop(start, stop)
 
-    def _fetch(self, rows: slice | Array, out: Array, *, alone: bool) -> None:
+    def _fetch(self, rows: slice | Array, out: Array, *, alone: bool, is_original: bool = False) -> None:
         opened = open_array(self)
+        if is_original and isinstance(opened, Shards):
+            opened = opened.past_copies()
         encoding = _encoding_in(self)
         with _reading(self):
             if not isinstance(opened, Shards):
@@ -281,6 +295,8 @@ def _reading(array: StoredArray) -> Iterator[None]:
     """
     try:
         yield
+    except ArgumentError:  # of a setting
+        raise
     except Exception as err:
         raise _unreadable(array, "read", err) from err
 
