@@ -43,8 +43,8 @@ def requests(monkeypatch):
     for name in ("get", "get_range"):
         original = getattr(obstore, name)
 
-        def counted(store, path, original=original, **options):
-            found.append(path)
+        def counted(store, path, original=original, name=name, **options):
+            found.append((name, path))
             return original(store, path, **options)
 
         monkeypatch.setattr(obstore, name, counted)
@@ -180,7 +180,7 @@ def test_processes_share_it(tmp_path):
     assert sum(path.stat().st_size for path in copies(tmp_path / "cache")) <= 50_000 + 2 * 5_000
 
 
-def test_threads_share_it(args, place):
+def test_threads_share_it(args, place, requests):
     found = []
     view = StoreGate("zarr", args, "a")["train"]["x"]
     threads = [threading.Thread(target=lambda: found.append(view[...])) for _ in range(4)]
@@ -189,5 +189,6 @@ def test_threads_share_it(args, place):
     for thread in threads:
         thread.join()
     assert len(found) == 4
+    assert sum(name == "get_range" for name, _ in requests) == 8
     for rows in found:
         np.testing.assert_array_equal(rows, ROWS)

@@ -32,6 +32,7 @@ SECRETS = ("key", "secret", "token", "password", "credential", "sas", "client_op
 """Options whose names have these parts do not tell stores apart, and change."""
 _log = logging.getLogger("storegate")
 _lock = threading.Lock()
+_turns = [threading.Lock() for _ in range(64)]
 _added: dict[Path, int] = {}
 """Bytes that this process has added to each directory since it checked the limit."""
 _reported: set[Path] = set()
@@ -52,6 +53,10 @@ class ShardCache:
         told = {name: value for name, value in options.items() if not any(part in name.lower() for part in SECRETS)}
         named = json.dumps([location.url, location.key(key), told], sort_keys=True)
         return self.directory / f"{hashlib.sha256(named.encode()).hexdigest()}.shard"
+
+    def turn(self, path: Path) -> threading.Lock:
+        """Return a lock to hold while a copy is fetched: other threads wait for the copy."""
+        return _turns[hash(path) % len(_turns)]
 
     def put(self, path: Path, content: memoryview) -> None:
         """Keep a copy, if there is room for it; a directory that cannot be written is reported once."""
@@ -98,6 +103,15 @@ class ShardCache:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             total -= size
+
+
+def _after_fork_in_child() -> None:
+    global _lock, _turns
+    _lock, _turns = threading.Lock(), [threading.Lock() for _ in _turns]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def configured_cache() -> ShardCache | None:

@@ -26,8 +26,8 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 GAP_NBYTES = 512 * 2**10
 """Bytes between chunks that are fetched, too: a request takes longer."""
-REQUEST_NBYTES = 8 * 2**20
-"""Most bytes of a request: several are under way while a shard is fetched."""
+REQUEST_NBYTES = 16 * 2**20
+"""Most bytes of a request: a whole shard of the usual size, and one of several under way."""
 COPIED_SHARE = 1 / 64
 """The part of a shard that must be wanted to fetch all of it for the cache: a row is not worth it."""
 
@@ -88,16 +88,17 @@ class ShardObjects:
     def open(self, key: str, form: IndexForm, chunks: Sequence[int]) -> FetchedShard | LocalShard:
         """Open the copy of one object, or fetch some of its chunks, with what is between them, in one request."""
         copy = self._copy(key)
-        if copy is not None and (opened := _opened_copy(copy[1])) is not None:
-            return opened
-        shard = FetchedShard(self, key, copy)
-        if chunks:
-            try:
-                shard.fetch(form, chunks)
-            except BaseException:
-                shard.forget()
-                raise
-        return shard
+        with contextlib.nullcontext() if copy is None else copy[0].turn(copy[1]):
+            if copy is not None and (opened := _opened_copy(copy[1])) is not None:
+                return opened
+            shard = FetchedShard(self, key, copy)
+            if chunks:
+                try:
+                    shard.fetch(form, chunks)
+                except BaseException:
+                    shard.forget()
+                    raise
+            return shard
 
     def write(self, key: str, parts: Parts, flush: Flush) -> None:
         """Put one object, in several parts at once if it is large."""
@@ -197,8 +198,7 @@ class FetchedShard:
         index = self.index(self._files.path(self._key), form)
         spans = [index.span(at) for at in chunks if index.is_legal(at)]
         if self._copy is not None and _is_worth_a_copy(index, chunks):
-            content = self._range(0, index.file_nbytes)
-            self._content = np.frombuffer(content, "u1")
+            self._content = np.frombuffer(self._range(0, index.file_nbytes), "u1")
             cache, path = self._copy
             cache.put(path, self._content.data)
         elif spans:
