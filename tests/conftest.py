@@ -186,12 +186,22 @@ def s3_server():
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def new_s3_args(s3_server):
+    """A function that returns ``backend_args`` of a fresh bucket."""
+
+    def make():
+        bucket = f"bucket-{uuid.uuid4().hex}"
+        urllib.request.urlopen(urllib.request.Request(f"{s3_server['endpoint']}/{bucket}", method="PUT")).close()
+        return {"output_dir": f"s3://{bucket}/store", "storage_options": s3_server}
+
+    return make
+
+
 @pytest.fixture
-def s3_args(s3_server):
+def s3_args(new_s3_args):
     """``backend_args`` of a fresh bucket."""
-    bucket = f"bucket-{uuid.uuid4().hex}"
-    urllib.request.urlopen(urllib.request.Request(f"{s3_server['endpoint']}/{bucket}", method="PUT")).close()
-    return {"output_dir": f"s3://{bucket}/store", "storage_options": s3_server}
+    return new_s3_args()
 
 
 @pytest.fixture(scope="module")

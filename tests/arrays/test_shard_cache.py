@@ -28,13 +28,19 @@ def place(tmp_path):
         yield tmp_path / "cache"
 
 
-@pytest.fixture
-def args(s3_args, monkeypatch):
-    """Rows of 64 bytes in 8 shards of 256."""
-    monkeypatch.setattr("storegate_engine.budget.SHARD_NBYTES", 64 * SHARD)
-    with StoreGate("zarr", {**s3_args, "chunk": 2}, "a") as gate:
-        gate.add_data("x", ROWS)
-    return {**s3_args, "mode": "r"}
+def stored(args):
+    """Write rows of 64 bytes in 8 shards of 256."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("storegate_engine.budget.SHARD_NBYTES", 64 * SHARD)
+        with StoreGate("zarr", {**args, "chunk": 2}, "a") as gate:
+            gate.add_data("x", ROWS)
+    return {**args, "mode": "r"}
+
+
+@pytest.fixture(scope="module")
+def args(new_s3_args):
+    """A store that tests leave as it is."""
+    return stored(new_s3_args())
 
 
 @pytest.fixture
@@ -74,7 +80,8 @@ def test_a_second_read_fetches_nothing(args, place, requests):
     assert requests == []
 
 
-def test_a_row_alone_is_not_worth_a_copy(args, place, requests):
+def test_a_row_alone_is_not_worth_a_copy(s3_args, place, requests):
+    args = stored(s3_args)
     np.testing.assert_array_equal(StoreGate("zarr", args, "a")["train"]["x"][300], ROWS[300])
     assert not copies(place)
     assert len(requests) == 2
@@ -98,7 +105,8 @@ def test_a_damaged_copy_is_fetched_again(args, place, requests, damage):
     assert requests == []
 
 
-def test_what_is_damaged_in_the_store_is_found_past_the_copies(args, place):
+def test_what_is_damaged_in_the_store_is_found_past_the_copies(s3_args, place):
+    args = stored(s3_args)
     read(args)
     location = StoreGate("zarr", args, "a").repository().location
     key = next(entry.key for entry in location.entries() if entry.key.endswith("x/c/2/0"))
@@ -167,6 +175,7 @@ def keep(directory, number, n_rounds):
             cache.put(path, memoryview(content))
 
 
+@pytest.mark.slow
 def test_processes_share_it(tmp_path):
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=keep, args=(tmp_path / "cache", number, 200)) for number in range(2)]

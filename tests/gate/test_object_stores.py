@@ -8,27 +8,31 @@ import pytest
 
 from storegate import StoreGate
 
-N_ROWS = 600
+N_ROWS = 300
 RANDOM = np.random.default_rng(0)
 VALUES = {
     "x": RANDOM.random((N_ROWS, 3, 4), dtype="f4"),
     "y": RANDOM.integers(0, 3, N_ROWS),
-    "flag": RANDOM.random(N_ROWS) < 0.5,
     "when": np.arange(N_ROWS).astype("M8[s]"),
     "text": np.array([f"row {at}" * (at % 3) for at in range(N_ROWS)], np.dtypes.StringDType()),
-    "empty": np.empty((N_ROWS, 0), "i4"),
 }
 
 
-@pytest.fixture
-def gate(s3_args, monkeypatch):
-    """Two segments of several shards each."""
-    monkeypatch.setattr("storegate_engine.budget.SHARD_NBYTES", 2**12)
-    gate = StoreGate("zarr", {**s3_args, "chunk": 16, "budget": "256MiB"}, "a")
-    for part in (slice(0, 350), slice(350, N_ROWS)):
-        gate.add_data(list(VALUES), [values[part] for values in VALUES.values()])
+def stored(args):
+    """Return a gate with two segments of several shards each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("storegate_engine.budget.SHARD_NBYTES", 2**13)
+        gate = StoreGate("zarr", {**args, "chunk": 16, "budget": "256MiB"}, "a")
+        for part in (slice(0, 190), slice(190, N_ROWS)):
+            gate.add_data(list(VALUES), [values[part] for values in VALUES.values()])
     gate.compile()
     return gate
+
+
+@pytest.fixture(scope="module")
+def gate(new_s3_args):
+    """A gate that tests leave as it is."""
+    return stored(new_s3_args())
 
 
 @pytest.fixture
@@ -38,11 +42,12 @@ def scattered():
 
 def test_every_dtype_reads_as_numpy_does(gate, scattered):
     for name, values in VALUES.items():
-        for index in (slice(None), slice(17, 420), slice(None, None, -7), scattered, 599):
+        for index in (slice(17, 220), scattered, 299):
             np.testing.assert_array_equal(gate["train"][name][index], values[index], err_msg=f"{name}, {index}")
 
 
-def test_a_shuffled_phase_with_transforms(gate, scattered):
+def test_a_shuffled_phase_with_transforms(s3_args, scattered):
+    gate = stored(s3_args)
     gate.onehot("y", 3)
     gate.astype("x", "f8")
     gate.shuffle("train", 7)
@@ -57,7 +62,7 @@ def test_a_shuffled_phase_with_transforms(gate, scattered):
 
 @pytest.mark.parametrize("shuffle", [False, "blocks", True])
 def test_a_stream_of_several_variables_goes_on_where_it_was_left(gate, shuffle):
-    names = ["x", "y", "when", "flag"]
+    names = ["x", "y", "when"]
     with gate["train"][names].batches(64, shuffle=shuffle, seed=3) as stream:
         rows = stream.rows(0)
         batches = iter(stream)

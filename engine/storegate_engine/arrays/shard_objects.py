@@ -47,7 +47,7 @@ class ShardObjects:
     """The array's location."""
 
     has_copies: bool = True
-    """Whether copies of the configured cache are used."""
+    """Whether copies of the configured cache, and indices that were read before, are used."""
 
     is_remote = True  # without an annotation, which would make it a field
 
@@ -178,7 +178,9 @@ class FetchedShard:
         forget_index((self._files, self._key))
 
     def index(self, path: str, form: IndexForm) -> ShardIndex:
-        """Return the index of the object, fetched once."""
+        """Return the index of the object, fetched once; past the copies, as it is now."""
+        if not self._files.has_copies:
+            return self._read_index(path, form)
         return kept_index((self._files, self._key), lambda: self._read_index(path, form))
 
     def _read_index(self, path: str, form: IndexForm) -> ShardIndex:
