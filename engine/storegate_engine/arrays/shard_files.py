@@ -85,6 +85,10 @@ class ShardFiles(Protocol):
         """Remove a local copy of a shard, because it is damaged; return whether there was one."""
         ...
 
+    def forget_index(self, key: str) -> None:
+        """Read the index of a shard again when it is needed."""
+        ...
+
     def past_copies(self) -> Self:
         """Return the place itself, without local copies."""
         ...
@@ -180,6 +184,9 @@ class LocalFiles:
     def forget(self, key: str) -> bool:
         """Return False: there are no copies."""
         return False
+
+    def forget_index(self, key: str) -> None:
+        """Do nothing: the index of a file that changes is read again."""
 
     def past_copies(self) -> Self:
         """Return these files: they are no copies."""

@@ -81,6 +81,10 @@ class ShardObjects:
             return False
         return True
 
+    def forget_index(self, key: str) -> None:
+        """Fetch the index of one object again when it is needed."""
+        forget_index((self, key))
+
     def past_copies(self) -> ShardObjects:
         """Return the objects themselves."""
         return replace(self, has_copies=False)
@@ -93,11 +97,7 @@ class ShardObjects:
                 return opened
             shard = FetchedShard(self, key, copy)
             if chunks:
-                try:
-                    shard.fetch(form, chunks)
-                except BaseException:
-                    shard.forget()
-                    raise
+                shard.fetch(form, chunks)
             return shard
 
     def write(self, key: str, parts: Parts, flush: Flush) -> None:
@@ -168,14 +168,8 @@ class FetchedShard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Release the memory; after an error, which a stale index may have caused, that is read again."""
+        """Release the memory."""
         self._content = np.empty(0, "u1")
-        if kind is not None:
-            self.forget()
-
-    def forget(self) -> None:
-        """Do not keep the index."""
-        forget_index((self._files, self._key))
 
     def index(self, path: str, form: IndexForm) -> ShardIndex:
         """Return the index of the object, fetched once; past the copies, as it is now."""

@@ -130,10 +130,15 @@ class Shards:
     def _run(self, read: Callable[[Sequence[int]], None], chunks: Sequence[int], most: int, *, here: bool) -> None:
         """Read chunks, in ascending order, in parts of one shard: here, in threads, or with many requests under way."""
         if self.files.is_remote:
-            run_fetches(
-                (nbytes, partial(self._sound, part[0] // self.n_chunks, partial(read, part)))
-                for nbytes, part in self._requests(chunks)
-            )
+            try:
+                run_fetches(
+                    (nbytes, partial(self._sound, part[0] // self.n_chunks, partial(read, part)))
+                    for nbytes, part in self._requests(chunks)
+                )
+            except BaseException:  # what is known of these shards may be why
+                for shard in {chunk // self.n_chunks for chunk in chunks}:
+                    self.files.forget_index(self.key(shard))
+                raise
         else:
             run_tasks([partial(read, part) for part in self._tasks(chunks, most)], here=here)
 
