@@ -30,6 +30,8 @@ TIMES = np.dtype("M8[ns]")
 DURATIONS = np.dtype("m8[ns]")
 _CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
 """Calendars that datetime64 has."""
+FIRST_ROWS = 4096
+"""Rows in which a first time is looked for together."""
 CODED = ("units", "calendar", "dtype")
 """Attributes that say how values are coded."""
 
@@ -136,18 +138,32 @@ def rows_of(name: str, item: Any, attrs: Mapping[str, Any]) -> Any:
     """Return an array, converted if its attributes say that its numbers mean something else."""
     if item.dtype.kind not in "biufc":
         return item
-    given = [value for key in MISSING for value in _numbers(item.attrs.get(key, ()))]
+    given = [value for found in _missing_in(item) for value in _numbers(name, found)]
     missing = tuple(dict.fromkeys(value for value in given if value == value))  # NaN means itself
-    if (coded := _coding(item, attrs)) is not None:
+    if (coded := _coding(item, attrs, missing)) is not None:
         return Decoded(name, item, missing, *coded)
     return Filled(name, item, missing) if missing else item
 
 
-def _numbers(given: Any) -> Iterator[Any]:
+def _missing_in(item: Any) -> Iterator[Any]:
+    """Yield what stands for missing values, as it is stored."""
+    yield from (item.attrs[key] for key in MISSING if key in item.attrs)
+    # into zarr v2, xarray writes `_FillValue` as the fill value of the array, and none if there is no such number
+    if "_ARRAY_DIMENSIONS" in item.attrs and (filled := getattr(item, "fill_value", None)) is not None:
+        yield filled
+
+
+def _numbers(name: str, given: Any) -> Iterator[Any]:
     """Return the numbers of an attribute; xarray writes those of floats into zarr as eight bytes in base 64."""
-    if isinstance(given, str):
-        return iter(np.frombuffer(base64.b64decode(given), "<f8").tolist())
-    return iter(np.ravel(given).tolist())
+    if not isinstance(given, str):
+        return iter(np.ravel(given).tolist())
+    try:
+        return iter(np.frombuffer(base64.b64decode(given, validate=True), "<f8").tolist())
+    except ValueError as err:
+        raise DtypeError(
+            f"variable {name!r} has the text {given!r} for missing values, instead of a number; decode it with "
+            "add_data(xarray.open_dataset(path))"
+        ) from err
 
 
 def require_not_packed(name: str, item: Any) -> None:
@@ -172,7 +188,9 @@ def values_of(name: str, item: Any, attrs: Mapping[str, Any]) -> Array:
     return np.asarray(item.asstr()[()] if item.dtype.kind == "O" else rows[()])
 
 
-def _coding(item: Any, attrs: Mapping[str, Any]) -> tuple[np.dtype[Any], Callable[[Array], Array]] | None:
+def _coding(
+    item: Any, attrs: Mapping[str, Any], missing: tuple[Any, ...]
+) -> tuple[np.dtype[Any], Callable[[Array], Array]] | None:
     """Return the dtype that numbers mean, and what decodes them; None if they mean themselves."""
     units, meant = attrs.get("units"), str(attrs.get("dtype", ""))
     if meant == "bool" and item.dtype.kind in "iu":
@@ -190,12 +208,23 @@ def _coding(item: Any, attrs: Mapping[str, Any]) -> tuple[np.dtype[Any], Callabl
 
     if 0 not in item.shape:
         try:
-            first = np.asarray(item[(0,) * item.ndim]).reshape(-1)
-            if decode(first).dtype.kind != "M":
+            if decode(_first_present(item, missing)).dtype.kind != "M":
                 return None  # years that datetime64 does not reach
         except ValueError:
             return None  # "counts since the last reset": no times
     return TIMES, decode
+
+
+def _first_present(item: Any, missing: tuple[Any, ...]) -> Array:
+    """Return the first number that is not missing; 0 if all are."""
+    if not item.ndim:
+        return np.asarray(item[()]).reshape(-1)
+    for lo in (0, *range(1, item.shape[0], FIRST_ROWS)):
+        values = np.asarray(item[lo : lo + FIRST_ROWS if lo else 1]).reshape(-1)
+        present = values[(values == values) & ~np.isin(values, missing)]
+        if present.size:
+            return present[:1]
+    return np.zeros(1, item.dtype)
 
 
 def _by_xarray(coder: str, values: Array, attrs: Mapping[str, Any]) -> Array:

@@ -125,11 +125,41 @@ def test_a_missing_truth_value_is_refused(gate, tmp_path):
         gate.read(tmp_path / "a.nc")
 
 
+@pytest.mark.parametrize("n_missing", [1, 30])
+@pytest.mark.parametrize("fill", [-9999, 2**31 - 1, 9.969209968386869e36], ids=["small", "largest", "of the library"])
+@pytest.mark.parametrize("kind", ["nc", "v2", "v3"])
+def test_times_of_which_the_first_ones_are_missing(gate, tmp_path, kind, fill, n_missing):
+    numbers = 1_000_000 + np.arange(40.0)
+    numbers[[*range(n_missing), 35]] = fill
+    attrs, coding = (
+        {"units": "hours since 1900-01-01"},
+        {"_FillValue": fill, "chunksizes" if kind == "nc" else "chunks": (8,)},
+    )
+    data = xr.Dataset(
+        {"t": ("row", numbers.astype("i4" if fill < 2**31 else "f8"), attrs, coding), "x": ("row", np.arange(40))}
+    )
+    path = tmp_path / ("a.nc" if kind == "nc" else "a.zarr")
+    if kind == "nc":
+        data.to_netcdf(path, engine="h5netcdf")
+    else:
+        data.to_zarr(path, zarr_format=int(kind[1]), consolidated=False)
+    options = {} if kind == "nc" else {"engine": "zarr", "consolidated": False}
+    gate.read(path)
+    np.testing.assert_array_equal(gate["train"]["t"][:], xr.open_dataset(path, **options)["t"])
+    np.testing.assert_array_equal(gate["train"]["x"][:], np.arange(40))
+
+
+def test_text_for_missing_values_is_refused_with_the_remedy(gate, tmp_path):
+    data = xr.Dataset({"x": ("row", np.arange(3.0), {"missing_value": "-9999"})})
+    data.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    with pytest.raises(errors.DtypeError, match=r"'x' has the text '-9999' for missing values.*open_dataset"):
+        gate.read(tmp_path / "a.nc")
+
+
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_what_xarray_wrote_to_zarr(gate, tmp_path, zarr_format):
     data = dataset().drop_vars(["reference", "lat"])
-    if zarr_format == 3:
-        data = data.assign(gaps=("time", np.where(np.arange(N) % 5, 1.5, np.nan), {}, {"_FillValue": -9.0}))
+    data = data.assign(gaps=("time", np.where(np.arange(N) % 5, 1.5, np.nan), {}, {"_FillValue": -9.0}))
     data.to_zarr(tmp_path / "a.zarr", zarr_format=zarr_format, consolidated=False)
     gate.read(tmp_path / "a.zarr")
     for name in data.variables:
