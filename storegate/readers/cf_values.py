@@ -221,7 +221,7 @@ def _first_present(item: Any, missing: tuple[Any, ...]) -> Array:
         return np.asarray(item[()]).reshape(-1)
     for lo in (0, *range(1, item.shape[0], FIRST_ROWS)):
         values = np.asarray(item[lo : lo + FIRST_ROWS if lo else 1]).reshape(-1)
-        present = values[(values == values) & ~np.isin(values, missing)]
+        present: Array = values[(values == values) & ~np.isin(values, missing)]
         if present.size:
             return present[:1]
     return np.zeros(1, item.dtype)

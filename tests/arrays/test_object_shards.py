@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import obstore
+import obstore.exceptions
 import pytest
 import zarr
 from hypothesis import given, settings
@@ -18,7 +19,7 @@ from storegate import StoreGate
 from storegate_engine.arrays import reading_threads, shard_objects
 from storegate_engine.arrays import stored as arrays
 from storegate_engine.arrays.shard_index import MISSING, ShardIndex, packed_index
-from storegate_engine.errors import CorruptStoreError, SnapshotExpired
+from storegate_engine.errors import CorruptStoreError, SnapshotExpired, StoreError
 from tests.examples import examples
 
 CHUNK, SHARD, N_ROWS = 16, 256, 1000
@@ -250,6 +251,17 @@ class TestDamage:
             self.read(gate)
         np.testing.assert_array_equal(gate["train"]["x"][:512], ROWS[:512])
         location_of(gate).write(key, content)
+
+    def test_a_refusing_server_is_no_damage(self, gate, other, monkeypatch):
+        def refused(store, path, **options):
+            raise obstore.exceptions.PermissionDeniedError("the key has expired\n\nDebug source: ...")
+
+        monkeypatch.setattr(obstore, "get_range", refused)
+        with pytest.raises(
+            StoreError, match=r"because the object store failed: s3://.* has expired; try again"
+        ) as found:
+            self.read(other)
+        assert not isinstance(found.value, CorruptStoreError)
 
     def test_a_vacuumed_one(self, fresh, s3_args):
         gate = fresh

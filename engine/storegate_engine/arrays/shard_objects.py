@@ -184,6 +184,12 @@ class FetchedShard:
             nbytes = found.meta["size"]
         except exceptions.NotSupportedError:  # Azure gives no last bytes
             found, nbytes = None, self._files.call("head", self._key)["size"]
+        except FileNotFoundError:
+            raise
+        except OSError:  # an empty object has no range, either
+            found, nbytes = None, self._files.call("head", self._key)["size"]
+            if nbytes:
+                raise
         if form.nbytes > nbytes:  # before they are fetched
             raise CorruptStoreError(f"{path} is shorter than what was written")
         content = self._range(nbytes - form.nbytes, nbytes) if found is None else found.bytes()

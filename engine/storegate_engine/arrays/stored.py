@@ -320,6 +320,9 @@ def _unreadable(array: StoredArray, done: str, err: Exception) -> StoreError:
             f"{where}: its chunks take more memory than there is ({err}); free some, or verify() the store, which may "
             "claim more than was written"
         )
+    is_damage = isinstance(err, (StoreError, FileNotFoundError)) or not isinstance(err, OSError)
+    if array.location.is_object_store and not is_damage:
+        return StoreError(f"{where}, because the object store failed: {err}; try again")
     return CorruptStoreError(f"{where}: {str(err) or repr(err)}")
 
 
