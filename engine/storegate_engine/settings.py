@@ -105,14 +105,21 @@ def fingerprints_at_commit() -> bool:
 
 def scratch_directory() -> Path | None:
     """Return ``storegate.scratch-directory``, None if not set; a relative path starts at the working directory."""
-    configured = _configured("scratch-directory")
-    return None if configured is None else Path(configured).expanduser().absolute()
+    return _directory("scratch-directory")
 
 
 def cache_directory() -> Path | None:
     """Return ``storegate.cache-directory``, None if not set; a relative path starts at the working directory."""
-    configured = _configured("cache-directory")
-    return None if configured is None else Path(configured).expanduser().absolute()
+    return _directory("cache-directory")
+
+
+def _directory(name: str) -> Path | None:
+    configured = _configured(name)
+    if configured is None:
+        return None
+    if not isinstance(configured, str | os.PathLike):
+        raise ArgumentError(f"storegate.{name} is a path, found {shown(configured)}")
+    return Path(configured).expanduser().absolute()
 
 
 def cache_limit_nbytes() -> int:

@@ -201,3 +201,9 @@ def test_threads_share_it(args, place, requests):
     assert sum(name == "get_range" for name, _ in requests) == 8
     for rows in found:
         np.testing.assert_array_equal(rows, ROWS)
+
+
+def test_a_directory_that_is_no_path_is_named(args):
+    gate = StoreGate("zarr", args, "a")
+    with dask.config.set({"storegate.cache-directory": 5}), pytest.raises(ArgumentError, match="cache-directory.*5"):
+        gate["train"]["x"][:10]

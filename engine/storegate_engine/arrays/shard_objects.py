@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +30,8 @@ GAP_NBYTES = 512 * 2**10
 """Bytes between chunks that are fetched, too: a request takes longer."""
 REQUEST_NBYTES = 16 * 2**20
 """Most bytes of a request: a whole shard of the usual size, and one of several under way."""
+PIECE_NBYTES = 2**20
+"""A longer answer is taken in pieces of this many bytes: joined by the client, it would be in memory twice."""
 COPIED_SHARE = 1 / 64
 """The part of a shard that must be wanted to fetch all of it for the cache: a row is not worth it."""
 
@@ -97,7 +101,11 @@ class ShardObjects:
                 return opened
             shard = FetchedShard(self, key, copy)
             if chunks:
-                shard.fetch(form, chunks)
+                try:
+                    shard.fetch(form, chunks)
+                except BaseException as err:
+                    shard.__exit__(type(err), err, None)
+                    raise
             return shard
 
     def write(self, key: str, parts: Parts, flush: Flush) -> None:
@@ -118,16 +126,68 @@ class ShardObjects:
         OSError
             The store refuses, or cannot be reached.
         """
-        exceptions = import_module("obstore.exceptions")
         function = getattr(import_module("obstore"), name)
-        try:
+        with self._naming(key):
             return function(self.location.objects, self.location.key(key), *args, **options)
+
+    def pieces(self, key: str, start: int, end: int) -> Iterator[Any]:
+        """Yield a range of one object in pieces; for errors see `call`."""
+        found = self.call("get", key, options={"range": (start, end)})
+        with self._naming(key):
+            yield from found.stream(min_chunk_size=PIECE_NBYTES)
+
+    @contextlib.contextmanager
+    def _naming(self, key: str) -> Iterator[None]:
+        """Name the object in errors of obstore."""
+        exceptions = import_module("obstore.exceptions")
+        try:
+            yield
         except FileNotFoundError as err:
             raise FileNotFoundError(f"{self.path(key)} is missing") from err
         except exceptions.NotSupportedError:
             raise
         except exceptions.BaseError as err:
             raise OSError(f"{self.path(key)}: {(str(err).splitlines() or [repr(err)])[0]}") from err
+
+
+class _Memory:
+    """Memory of answers that were read, for the next ones; released when no answer is left.
+
+    It is mapped: allocators keep large blocks that were freed in other threads, several times what is in use.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free: list[Array] = []
+        self._n_taken = 0
+
+    def take(self, nbytes: int) -> Array:
+        """Return memory of at least some bytes."""
+        with self._lock:
+            self._n_taken += 1
+            fitting = [at for at, memory in enumerate(self._free) if len(memory) >= nbytes]
+            if fitting:
+                return self._free.pop(min(fitting, key=lambda at: len(self._free[at])))
+            self._free = self._free[1:]  # too short: the new one takes its place
+        return np.frombuffer(mmap.mmap(-1, -(-nbytes // PIECE_NBYTES) * PIECE_NBYTES), "u1")
+
+    def give_back(self, memory: Array) -> None:
+        """Take memory back."""
+        with self._lock:
+            self._n_taken -= 1
+            self._free = [*self._free, memory] if self._n_taken else []
+
+
+_memory = _Memory()
+
+
+def _after_fork_in_child() -> None:
+    global _memory
+    _memory = _Memory()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _is_worth_a_copy(index: ShardIndex, chunks: Sequence[int]) -> bool:
@@ -152,7 +212,7 @@ class FetchedShard:
     """A range of one object, fetched to memory."""
 
     can_fill = False
-    __slots__ = ("_content", "_copy", "_files", "_key", "_start")
+    __slots__ = ("_content", "_copy", "_files", "_key", "_memory", "_start")
 
     def __init__(self, files: ShardObjects, key: str, copy: tuple[ShardCache, Path] | None) -> None:
         self._files = files
@@ -160,6 +220,7 @@ class FetchedShard:
         self._copy = copy
         self._start = 0
         self._content = np.empty(0, "u1")
+        self._memory: Array | None = None
 
     def __enter__(self) -> Self:
         """Return the shard."""
@@ -170,6 +231,9 @@ class FetchedShard:
     ) -> None:
         """Release the memory."""
         self._content = np.empty(0, "u1")
+        if self._memory is not None:
+            _memory.give_back(self._memory)
+            self._memory = None
 
     def index(self, path: str, form: IndexForm) -> ShardIndex:
         """Return the index of the object, fetched once; past the copies, as it is now."""
@@ -200,13 +264,23 @@ class FetchedShard:
         index = self.index(self._files.path(self._key), form)
         spans = [index.span(at) for at in chunks if index.is_legal(at)]
         if self._copy is not None and _is_worth_a_copy(index, chunks):
-            self._content = np.frombuffer(self._range(0, index.file_nbytes), "u1")
+            self._content = self._fetched(0, index.file_nbytes)
             cache, path = self._copy
             cache.put(path, self._content.data)
         elif spans:
             self._start = min(begin for begin, _ in spans)
-            content = self._range(self._start, max(map(sum, spans)))
-            self._content = np.frombuffer(content, "u1")
+            self._content = self._fetched(self._start, max(map(sum, spans)))
+
+    def _fetched(self, start: int, end: int) -> Array:
+        """Return a range, in memory of an earlier one if it is long; it ends where the object does."""
+        if end - start <= PIECE_NBYTES:
+            return np.frombuffer(self._range(start, end), "u1")
+        self._memory = _memory.take(end - start)
+        done = 0
+        for piece in self._files.pieces(self._key, start, end):
+            self._memory[done : done + len(piece)] = np.frombuffer(piece, "u1")
+            done += len(piece)
+        return self._memory[:done]
 
     def _range(self, start: int, end: int) -> Any:
         return self._files.call("get_range", self._key, start=start, end=end)
