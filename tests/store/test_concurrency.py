@@ -201,7 +201,7 @@ def test_three_writers_on_an_s3_server_all_land_exactly_once(processes, s3_args)
 
 def keep_changing(args, stop, vacuumed):
     gate = open_gate(args)
-    for number in range(4000):
+    for number in range(2000):
         if stop.is_set():
             return
         change(gate, number % 8 if number >= 8 else number)
