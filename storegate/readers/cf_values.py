@@ -9,6 +9,7 @@ attribute ``dtype`` that xarray writes.
 from __future__ import annotations
 
 import base64
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,9 +28,10 @@ MISSING = ("_FillValue", "missing_value")
 PACKED = ("scale_factor", "add_offset", "_Unsigned")
 """Attributes of variables that are stored as other numbers than they mean."""
 TIMES = np.dtype("M8[ns]")
-DURATIONS = np.dtype("m8[ns]")
 _CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
 """Calendars that datetime64 has."""
+_DURATION = re.compile(r"timedelta64\[(s|ms|us|ns)\]")
+"""What xarray says of durations."""
 FIRST_ROWS = 4096
 """Rows in which a first time is looked for together."""
 CODED = ("units", "calendar", "dtype")
@@ -198,8 +200,8 @@ def _coding(
     if not isinstance(units, str) or item.dtype.kind not in "iuf":
         return None
     coding = {key: attrs[key] for key in CODED if key in attrs}
-    if meant.startswith("timedelta64"):
-        return DURATIONS, lambda values: _by_xarray("CFTimedeltaCoder", values, coding)
+    if (duration := _DURATION.fullmatch(meant)) is not None:
+        return np.dtype(duration[0]), lambda values: _by_xarray("CFTimedeltaCoder", values, coding)
     if "since" not in units or str(attrs.get("calendar", "standard")).lower() not in _CALENDARS:
         return None
 

@@ -162,9 +162,10 @@ def test_what_xarray_wrote_to_zarr(gate, tmp_path, zarr_format):
     data = data.assign(gaps=("time", np.where(np.arange(N) % 5, 1.5, np.nan), {}, {"_FillValue": -9.0}))
     data.to_zarr(tmp_path / "a.zarr", zarr_format=zarr_format, consolidated=False)
     gate.read(tmp_path / "a.zarr")
+    oracle = xr.open_dataset(tmp_path / "a.zarr", engine="zarr", consolidated=False)
     for name in data.variables:
         found = gate["train"][name][:]
-        assert found.dtype == data[name].dtype
+        assert found.dtype == oracle[name].dtype
         np.testing.assert_array_equal(found, data[name])
 
 
@@ -177,3 +178,14 @@ def test_what_is_exported_comes_back(gate, tmp_path, name):
         other.read(tmp_path / name)
         for variable in data.variables:
             np.testing.assert_array_equal(other["train"][variable][:], data[variable])
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_durations_keep_their_unit(gate, tmp_path, unit):
+    data = xr.Dataset({"took": ("row", np.arange(-3, 40).astype(f"m8[{unit}]"))})
+    data.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    gate.read(tmp_path / "a.nc")
+    expected = xr.open_dataset(tmp_path / "a.nc")["took"]
+    found = gate["train"]["took"][:]
+    assert found.dtype == expected.dtype == data["took"].dtype
+    np.testing.assert_array_equal(found, expected)
