@@ -28,8 +28,6 @@ K = TypeVar("K")
 
 LEAST_SHARE = 1 / 4
 """Least share of stored rows in some phase; where it is less, rows are gathered instead."""
-
-
 NUMBERS_SHARE = 16
 """Share of the memory limit for the numbers of rows."""
 

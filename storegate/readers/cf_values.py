@@ -136,13 +136,16 @@ class Decoded(_Rows):
         return found.astype(self.dtype, copy=False)
 
 
-def rows_of(name: str, item: Any, attrs: Mapping[str, Any]) -> Any:
-    """Return an array, converted if its attributes say that its numbers mean something else."""
+def rows_of(name: str, item: Any, attrs: Mapping[str, Any], *, decode: bool = True) -> Any:
+    """Return an array, converted if its attributes say that its numbers mean something else.
+
+    Rows that stay in their file keep their numbers: ``decode=False`` looks for those that mean missing values alone.
+    """
     if item.dtype.kind not in "biufc":
         return item
     given = [value for found in _missing_in(item) for value in _numbers(name, found)]
     missing = tuple(dict.fromkeys(value for value in given if value == value))  # NaN means itself
-    if (coded := _coding(item, attrs, missing)) is not None:
+    if decode and (coded := _coding(item, attrs, missing)) is not None:
         return Decoded(name, item, missing, *coded)
     return Filled(name, item, missing) if missing else item
 
@@ -182,9 +185,8 @@ def is_decoded(rows: Any) -> bool:
     return isinstance(rows, Decoded)
 
 
-def values_of(name: str, item: Any, attrs: Mapping[str, Any]) -> Array:
-    """Return the values of a whole array of h5py."""
-    rows = rows_of(name, item, attrs)
+def values_of(item: Any, rows: Any) -> Array:
+    """Return the values of a whole array of h5py, of which `rows_of` gave the rows."""
     if isinstance(rows, Filled) and not item.ndim:
         return np.asarray(item[()])
     return np.asarray(item.asstr()[()] if item.dtype.kind == "O" else rows[()])

@@ -103,15 +103,13 @@ def labels_of_group(group: Any, names: Sequence[str] | None, *, in_place: bool =
         if name not in along and (names is None or (name in coordinates and used.issuperset(known[name])))
     ]
     attrs = {name: _attributes(items[name]) for name in (*chosen, *shared)}
-    rows = {name: rows_of(name, items[name], attrs[name]) for name in attrs}
-    if in_place:
-        rows |= {name: items[name] for name in chosen if is_decoded(rows[name])}
+    rows = {name: rows_of(name, items[name], attrs[name], decode=not in_place or name not in chosen) for name in attrs}
     abouts = {
         name: _about(items[name], name, known[name], coordinates, attrs[name], is_decoded(rows[name])) for name in attrs
     }
     whole = Whole(
         attributes_of(_attributes(group), "the file"),
-        {name: _Values(values_of(name, items[name], attrs[name])) for name in shared},
+        {name: _Values(values_of(items[name], rows[name])) for name in shared},
         {validate_name(name): abouts[name] for name in shared},
     )
     return {name: Labelled(rows[name], abouts[name], whole) for name in chosen}

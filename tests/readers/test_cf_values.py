@@ -103,6 +103,15 @@ def test_times_in_place_are_the_numbers_of_the_file(gate, tmp_path):
         assert found[name].attrs == oracle[name].attrs
 
 
+def test_missing_times_are_no_numbers_in_place(gate, tmp_path):
+    data = dataset().drop_vars("took")
+    data["when"].encoding = {"units": "minutes since 2001-01-01", "dtype": "i4", "_FillValue": -1}
+    data.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    with pytest.raises(errors.DtypeError, match="'when' of .* has -1 for missing values.*gate.read"):
+        gate.attach(tmp_path / "a.nc", ["t", "when"])
+    assert gate.variables == ()
+
+
 def test_times_out_of_reach_are_refused_with_the_remedy(gate, tmp_path):
     with h5py.File(tmp_path / "a.nc", "w") as file:
         time = file.create_dataset("time", data=np.array([0.0, 1.0, 400_000.0]))
