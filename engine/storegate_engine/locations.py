@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from zarr.core.buffer import Buffer
     from zarr.storage import MemoryStore
 
-__all__ = ["Location", "opening", "parse_location", "writing"]
+__all__ = ["Location", "first_line", "opening", "parse_location", "writing"]
 
 T = TypeVar("T")
 _OBJECT_STORES = ("s3", "s3a", "gs", "az", "abfs", "azure")
@@ -280,7 +280,7 @@ def writing(where: object) -> Iterator[None]:
             raise
         full = getattr(err, "errno", None) == errno.ENOSPC or "No space left" in str(err)
         remedy = "free space there and try again" if full else "remove the cause and try again"
-        raise WriteError(f"{where} cannot be written: {_first_line(err)}; the table is as it was: {remedy}") from err
+        raise WriteError(f"{where} cannot be written: {first_line(err)}; the table is as it was: {remedy}") from err
 
 
 @contextlib.contextmanager
@@ -292,7 +292,7 @@ def opening(where: object) -> Iterator[None]:
         raise
     except Exception as err:
         raise StoreError(
-            f"{where} cannot be opened: {_first_line(err)}; give a directory, or a URL that can be reached"
+            f"{where} cannot be opened: {first_line(err)}; give a directory, or a URL that can be reached"
         ) from err
 
 
@@ -301,7 +301,7 @@ def _is_of_obstore(err: Exception) -> bool:
     return type(err).__module__.startswith("obstore")
 
 
-def _first_line(err: Exception) -> str:
+def first_line(err: Exception) -> str:
     """Return the message of an error, without details for the developers of its library."""
     return (str(err).splitlines() or [repr(err)])[0]
 
@@ -320,7 +320,7 @@ def _run(coroutine: Coroutine[Any, Any, T]) -> T:
     except Exception as err:
         if not _is_of_obstore(err):
             raise
-        raise StoreError(f"the object store failed: {_first_line(err)}; try again") from err
+        raise StoreError(f"the object store failed: {first_line(err)}; try again") from err
 
 
 def parse_location(url: str | os.PathLike[str], storage_options: dict[str, Any] | None = None) -> Location:
@@ -371,7 +371,7 @@ def _open_store(url: str, options: str) -> Store:
             return ObjectStore(obstore.store.from_url(url, **json.loads(options)))
         except Exception as err:  # any error of the library
             raise ArgumentError(
-                f"{url} cannot be opened: {_first_line(err)}; see the URL and backend_args['storage_options']"
+                f"{url} cannot be opened: {first_line(err)}; see the URL and backend_args['storage_options']"
             ) from err
     try:
         return zarr.storage.FsspecStore.from_url(url, storage_options=json.loads(options))

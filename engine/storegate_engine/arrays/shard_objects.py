@@ -20,7 +20,7 @@ from storegate_engine.arrays.shard_cache import ShardCache, configured_cache
 from storegate_engine.arrays.shard_files import Flush, LocalFiles, LocalShard, Parts, ShardFiles
 from storegate_engine.arrays.shard_index import IndexForm, ShardIndex, Span, forget_index, kept_index, parsed_index
 from storegate_engine.errors import CorruptStoreError
-from storegate_engine.locations import Location
+from storegate_engine.locations import Location, first_line
 
 __all__ = ["files_of"]
 
@@ -147,7 +147,7 @@ class ShardObjects:
         except exceptions.NotSupportedError:
             raise
         except exceptions.BaseError as err:
-            raise OSError(f"{self.path(key)}: {(str(err).splitlines() or [repr(err)])[0]}") from err
+            raise OSError(f"{self.path(key)}: {first_line(err)}") from err
 
 
 class _Memory:

@@ -45,6 +45,7 @@ __all__ = [
     "Ready",
     "Threads",
     "ahead",
+    "are_remote",
     "copied_nbytes",
     "free_one",
     "held_nbytes_of",
@@ -144,12 +145,12 @@ class Loader(ABC):
 
         From an object store two: the requests of the second one begin before the last of the first are answered.
         """
-        return 2 if any(variable.is_remote for variable in self.variables) else 1
+        return 2 if are_remote(self.variables) else 1
 
     @property
     def reads_at_once(self) -> int:
         """Threads that read the parts of loads."""
-        return REMOTE_READERS if any(variable.is_remote for variable in self.variables) else READERS
+        return REMOTE_READERS if are_remote(self.variables) else READERS
 
     @property
     @abstractmethod
@@ -236,11 +237,16 @@ def reading_nbytes(variables: Sequence[Variable], n_rows: int) -> int:
     """Return the bytes that threads hold while they read rows: encoded or decoded chunks, and rows to transform."""
     chunk = max((piece.chunk_nbytes for variable in variables for piece in variable.pieces), default=0)
     moved = sum(moved_row_nbytes(variable) for variable in variables)
-    if any(variable.is_remote for variable in variables):
-        # of two loads; a request has its bytes twice while they are put together
+    if are_remote(variables):
+        # of two loads, with their requests, and what threads and allocators keep of these
         changed = sum(moved_row_nbytes(of) for of in variables if any(piece.transforms for piece in of.pieces))
         return 2 * min(FETCHED_NBYTES, 2 * n_rows * moved) + 2 * n_rows * changed + 2 * REMOTE_READERS * chunk
     return int(2 * min(READERS * PART_NBYTES * moved // row_nbytes_of(variables), n_rows * moved) + 2 * READERS * chunk)
+
+
+def are_remote(variables: Sequence[Variable]) -> bool:
+    """Return whether some rows are in an object store."""
+    return any(variable.is_remote for variable in variables)
 
 
 def part_nbytes_of(variable: Variable) -> int:

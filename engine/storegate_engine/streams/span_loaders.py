@@ -18,6 +18,7 @@ from storegate_engine.streams.loaders import (
     Loader,
     Ready,
     Threads,
+    are_remote,
     free_one,
     held_nbytes_of,
     part_nbytes_of,
@@ -175,7 +176,7 @@ class RunLoader(_SpanLoader):
     def __init__(self, variables: Sequence[Variable], epochs: Epochs, budget_nbytes: int, prefetch: int) -> None:
         self.share = Share(Range(0, epochs.n_rows), epochs)
         row_nbytes = held_nbytes_of(variables) + ROW_OVERHEAD_NBYTES
-        is_remote = any(variable.is_remote for variable in variables)
+        is_remote = are_remote(variables)
         free = (budget_nbytes - reserved_nbytes(budget_nbytes)) // (2 * (2 + is_remote + prefetch))
         fitting = (
             min(REMOTE_RUN_NBYTES if is_remote else RUN_NBYTES, free) // row_nbytes // max(1, self.share.step_rows)

@@ -29,6 +29,7 @@ from storegate_engine.streams.loaders import (
     Loader,
     Ready,
     Threads,
+    are_remote,
     copied_nbytes,
     free_one,
     picked,
@@ -120,9 +121,9 @@ class ExchangeLoader(Loader):
     def reads_at_once(self) -> int:
         """Scatter tasks at a time; from an object store more, where there is memory for them: each has to wait.
 
-        Each has its rows and a copy, and the requests have their bytes twice while they are put together.
+        Each has its rows and a copy, and so have its requests, with what threads and allocators keep of them.
         """
-        if not any(variable.is_remote for variable in self.variables):
+        if not are_remote(self.variables):
             return READERS
         task = max(self._map_nbytes())
         numbers = range(REMOTE_READERS, READERS, -1)
