@@ -58,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     objects = commands.add_parser("objects", parents=[measured], help="a store in an S3 server, beside raw GETs")
     objects.add_argument("--size", metavar="SIZE", help="bytes of the rows (default: 1GiB)")
 
+    devices = commands.add_parser("devices", parents=[measured], help="batches for a GPU, beside training alone")
+    devices.add_argument("--steps", type=_positive, metavar="N", help="steps of 32 MiB (default: 100)")
+
     batches = commands.add_parser(
         "batches", parents=[measured], help="batches for a training loop, shuffled every epoch"
     )

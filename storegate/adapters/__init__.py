@@ -7,6 +7,7 @@ What its files know:
     keras      a ``keras.utils.PyDataset``
     sklearn    a loop over ``partial_fit``
     jax        batches put on a device ahead of time
+    devices    batches of PyTorch in pinned memory, or on a device, ahead of time
     pools      agreement between the workers of a DataLoader on what to read
     roles      which variables of a batch are inputs, targets and weights
 """

@@ -11,6 +11,7 @@ require_package("lightning", "lightning", "storegate.adapters.lightning")
 
 from lightning import LightningDataModule  # noqa: E402 (after the check)
 
+from storegate.adapters.devices import require_pin  # noqa: E402 (after the check)
 from storegate.adapters.torch import StreamDataset  # noqa: E402 (after the check)
 from storegate.gate import StoreGate  # noqa: E402
 from storegate.parsing import BatchArgs, BatchTransform, VarNames  # noqa: E402
@@ -40,6 +41,9 @@ class DataModule(LightningDataModule):
         The variables of a batch, in the form of ``gate[phase][var_names]``.
     batch_size : int
         Rows of one step, over all processes.
+    pin : bool
+        Read batches into pinned memory, from which Lightning sends them to a GPU beside other work; see
+        :class:`storegate.adapters.torch.StreamDataset`.
     **options
         Options of ``batches`` for phase train: seed, shuffle, drop_last, weights and so on; `transform`, `prefetch`
         and `budget` also apply to the other phases.
@@ -50,13 +54,22 @@ class DataModule(LightningDataModule):
         Phase train lacks a variable.
     """
 
-    def __init__(self, gate: StoreGate, var_names: VarNames, batch_size: int, **options: Unpack[LoaderArgs]) -> None:
+    def __init__(
+        self,
+        gate: StoreGate,
+        var_names: VarNames,
+        batch_size: int,
+        *,
+        pin: bool = False,
+        **options: Unpack[LoaderArgs],
+    ) -> None:
         super().__init__()
         if not isinstance(gate, StoreGate):
             raise ArgumentTypeError(f"a DataModule is made of a StoreGate, found {shown(gate)}")
         self.gate = gate
         self.var_names = var_names
         self.batch_size = batch_size
+        self.pin = require_pin(pin)
         self.options = options
         self._stream("train", **options).close()  # so that invalid options raise here
 
@@ -69,13 +82,13 @@ class DataModule(LightningDataModule):
         """Return the loader of a phase; an empty list if the phase has no rows."""
         shared = {name: value for name, value in self.options.items() if name in ("transform", "prefetch", "budget")}
         try:
-            return StreamDataset(self._stream(phase, shuffle=False, **shared))
+            return StreamDataset(self._stream(phase, shuffle=False, **shared), pin=self.pin)
         except VariableNotFoundError:
             return []
 
     def train_dataloader(self) -> Any:
         """Return batches of phase train."""
-        return StreamDataset(self._stream("train", **self.options))
+        return StreamDataset(self._stream("train", **self.options), pin=self.pin)
 
     def val_dataloader(self) -> Any:
         """Return batches of phase valid, in order."""

@@ -12,9 +12,10 @@ from typing import Any, cast
 import numpy as np
 
 from storegate.adapters import require_stream
+from storegate.adapters.devices import Sender, require_device, require_pin
 from storegate.adapters.pools import Loop, Pools
 from storegate.views import View
-from storegate_engine.errors import ArgumentTypeError, shown
+from storegate_engine.errors import ArgumentError, ArgumentTypeError, shown
 from storegate_engine.optional import require_package
 from storegate_engine.orders import as_int
 from storegate_engine.streams import Stream, StreamState
@@ -75,11 +76,27 @@ class StreamDataset(IterableDataset):
     ----------
     stream : Stream
         From ``gate[phase][var_names].batches(...)``.
+    pin : bool
+        Give tensors in pinned memory, from which ``tensor.to("cuda", non_blocking=True)`` copies beside other work. The
+        threads of the stream copy them there, ``prefetch`` batches ahead. Without an accelerator it warns, and tensors
+        are as they were.
+    prefetch_to : str or torch.device, optional
+        Give tensors on this device, such as ``"cuda"``. The threads of the stream send them, ``prefetch`` batches
+        ahead, which the device has to hold as well; to CUDA through pinned memory and on a CUDA stream of their own, so
+        that copies and training overlap. Text stays as it is. The state is that of the batches given.
+
+    Raises
+    ------
+    ArgumentError
+        PyTorch does not have the device; or, from the loop, pin or prefetch_to with worker processes of a DataLoader,
+        which pins itself, with ``pin_memory=True`` (a ValueError).
     """
 
-    def __init__(self, stream: Stream[Any]) -> None:
+    def __init__(self, stream: Stream[Any], *, pin: bool = False, prefetch_to: Any = None) -> None:
         super().__init__()
         self.stream = require_stream(stream, "StreamDataset")
+        self._pin = require_pin(pin)
+        self._device = None if prefetch_to is None else require_device(prefetch_to)
         _tell_of_dates(stream.dtypes)
         self._pools = Pools()
         self._worker: _Worker | None = None
@@ -111,14 +128,25 @@ class StreamDataset(IterableDataset):
             self._go(*place)
         if self._left_at == place and not torch.is_grad_enabled():
             stream.seek(stream.epoch)
-        for batch in stream:
+        if not self._pin and self._device is None:
+            batches = map(as_tensors, stream)
+        else:
+            sender = Sender(self._device)
+            batches = map(sender.arrived, stream.map(lambda batch: sender.send(as_tensors(batch))))
+        for batch in batches:
             self._left_at = stream.epoch, stream.step
-            yield as_tensors(batch)
+            yield batch
 
     def _in_worker(self) -> _Worker | None:
         """Return this process's worker, if it is one, and take its part of the stream, once per process."""
         info = get_worker_info()
         if info is not None and self._worker is None:
+            if self._pin or self._device is not None:
+                raise ArgumentError(
+                    "a StreamDataset with pin= or prefetch_to= was given to a DataLoader with worker processes, whose "
+                    "batches come from there to this one: let the loader pin them, DataLoader(..., pin_memory=True), "
+                    "or use no workers, as the stream has its own threads"
+                )
             self._worker = _Worker(self.stream, info)
             self.stream = self.stream.on_worker(info.id, info.num_workers)
         return self._worker

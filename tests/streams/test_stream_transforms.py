@@ -72,3 +72,42 @@ def test_a_loop_with_a_transform_that_is_left_goes_on_where_it_was(stored_rows):
         if batch[0] == 100:
             break
     assert next(iter(stream))[0] == 120
+
+
+@pytest.mark.parametrize("transform", [None, noisy])
+@pytest.mark.parametrize("prefetch", [0, 3])
+def test_map_gives_each_batch_behind_the_transform(stored_rows, transform, prefetch):
+    options = {"shuffle": True, "seed": 3, "prefetch": prefetch}
+    if transform is not None:
+        options["transform"] = transform
+    view = stored_rows["train"][["x"]]
+    expected = list(view.batches(32, **options))
+    stream = view.batches(32, **options)
+    for step, (ran_in, batch) in enumerate(stream.map(lambda batch: (threading.current_thread().name, batch)), 1):
+        assert "storegate-stream-read" in ran_in
+        assert (stream.epoch, stream.step) == ((0, step) if step < len(expected) else (1, 0))
+        if transform is None:
+            np.testing.assert_array_equal(batch, expected[step - 1])
+        else:
+            np.testing.assert_array_equal(batch["x"], expected[step - 1]["x"])
+    assert step == len(expected)
+
+
+def test_a_loop_of_map_is_the_one_loop_of_its_stream(stored_rows):
+    stream = stored_rows["train"]["x"].batches(10, shuffle=False)
+    batches = stream.map(len)
+    assert next(batches) == 10
+    assert next(iter(stream))[0] == 10, "the rest of the epoch"
+    with pytest.raises(RuntimeError, match="a stream has one loop at a time"):
+        next(batches)
+
+
+def test_an_error_of_what_is_mapped_leaves_the_stream_before_the_batch(stored_rows):
+    before = own_threads()
+    stream = stored_rows["train"]["x"].batches(10, shuffle=False)
+    with pytest.raises(RuntimeError, match="no") as caught:
+        list(stream.map(lambda batch: explode(batch, None)))
+    assert not hasattr(caught.value, "__notes__")
+    assert (stream.epoch, stream.step) == (0, 3)
+    gc.collect()
+    assert own_threads() == before

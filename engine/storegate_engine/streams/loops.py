@@ -74,16 +74,19 @@ def batches_of(ready: Ready, n_rows: int) -> Iterator[list[Array]]:
 
 
 def transformed(
-    transform: Callable[[Any, np.random.Generator], Any],
     batch: Any,
-    generator: Callable[[int], np.random.Generator],
     step: int,
+    transform: Callable[[Any, np.random.Generator], Any] | None,
+    generator: Callable[[int], np.random.Generator],
+    then: Callable[[Any], Any] | None,
 ) -> Any:
-    """Return the transform of a batch, with the generator of its step; an error names the step."""
+    """Return the transform of a batch, with the generator of its step, and what follows it; an error names the step."""
     if batch is LEFT_OUT:
         return batch
-    try:
-        return transform(batch, generator(step))
-    except Exception as err:
-        err.add_note(f"in transform= of batches(), at step {step}")
-        raise
+    if transform is not None:
+        try:
+            batch = transform(batch, generator(step))
+        except Exception as err:
+            err.add_note(f"in transform= of batches(), at step {step}")
+            raise
+    return batch if then is None else then(batch)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Self, TypeAlias, TypeVar, cast
+from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -49,6 +49,7 @@ __all__ = ["Stream"]
 Array: TypeAlias = np.ndarray[Any, Any]
 T = TypeVar("T")
 """The type of a batch: an array, a list of arrays, a dict of arrays, or the result of a transform."""
+U = TypeVar("U")
 Form: TypeAlias = Callable[[list[Array]], Any]
 Transform: TypeAlias = Callable[[Any, np.random.Generator], Any]
 
@@ -155,7 +156,7 @@ class Stream(Generic[T]):
         self._blocks = blocks_of(self._variables, self._epochs, shuffle)
         self.loader = self._choose()
         """The loader of the rows."""
-        self._running: weakref.ref[Loop[T]] | None = None
+        self._running: weakref.ref[Loop[Any]] | None = None
 
     def _choose(self) -> Loader:
         return loader_of(
@@ -359,28 +360,62 @@ class Stream(Generic[T]):
         IterationError
             The stream has given all of its epochs (a RuntimeError): a loop over nothing would look like training.
         """
+        return self._loop(None)
+
+    def map(self, function: Callable[[T], U]) -> Iterator[U]:
+        """Yield ``function(batch)`` for the rest of the current epoch: a loop like that over the stream itself.
+
+        The function runs in the reading threads, at most ``prefetch`` batches ahead and in order, behind ``transform``.
+        The place of the stream stays that of the batches given.
+
+        Parameters
+        ----------
+        function : callable
+            Takes a batch.
+
+        Raises
+        ------
+        IterationError
+            The stream has given all of its epochs (a RuntimeError).
+
+        Examples
+        --------
+        >>> from storegate import StoreGate
+        >>> gate = StoreGate(data_id="example")
+        >>> gate.add_data("x", [0, 1, 2, 3, 4, 5])
+        >>> stream = gate["train"]["x"].batches(4, shuffle=False)
+        >>> for total in stream.map(lambda batch: int(batch.sum())):
+        ...     print(total, stream.epoch, stream.step)
+        6 0 1
+        9 1 0
+        """
+        return self._loop(function)
+
+    def _loop(self, function: Callable[[T], Any] | None) -> Iterator[Any]:
         if self._epoch == self.n_epochs:
             raise IterationError(
                 f"a stream of epochs={self.n_epochs} has given all of them; make it with more epochs, or begin again "
                 "with seek(0)"
             )
         self._stop("another loop over it was begun")
-        loop = Loop(self._batches(), len(self) - self._step)
+        loop = Loop(self._batches(function), len(self) - self._step)
         self._running = weakref.ref(loop)
         return loop
 
-    def _batches(self) -> Generator[T, None, None]:
+    def _batches(self, function: Callable[[T], Any] | None) -> Generator[Any, None, None]:
         epoch, step = self._epoch, self._step
         with Threads(self.loader.loads_at_once, self.loader.reads_at_once) as threads:
             batches = self._formed(epoch, step, threads)
-            if (transform := self._transform) is not None:
+            if (transform := self._transform) is not None or function is not None:
                 key = partial(batch_generator, self._shuffle.seed, epoch, rank=self._epochs.rank)
-                tasks = (partial(transformed, transform, batch, key, at) for at, batch in enumerate(batches, step))
+                tasks = (
+                    partial(transformed, batch, at, transform, key, function) for at, batch in enumerate(batches, step)
+                )
                 batches = ahead(tasks, threads.reads, self._prefetch, begin=0)
             for batch in batches:
                 self._set_place(epoch, self._step + 1)
                 if batch is not LEFT_OUT:
-                    yield cast(T, batch)
+                    yield batch
                 del batch
             self.loader.end(epoch)
         if not len(self):
