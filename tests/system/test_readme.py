@@ -15,7 +15,8 @@ from benchmarks import figure
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
-CLUSTERS = ROOT / "docs" / "how-to" / "clusters.md"  # its Python stands in files: test_cluster_page.py runs it
+CLUSTERS = [ROOT / "docs" / "clusters" / f"{name}.md" for name in ("index", "tls", "slurm")]
+"""In the order in which one reads them; their Python stands in files: test_cluster_pages.py runs it."""
 
 
 def fenced(text: str) -> list[tuple[str, str]]:
@@ -29,7 +30,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if blocks(page, "python") and page != CLUSTERS],
+    [page for page in PAGES if blocks(page, "python") and page not in CLUSTERS],
     ids=lambda page: page.relative_to(ROOT).as_posix(),
 )
 def test_python_blocks_run_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
