@@ -71,6 +71,7 @@ def open_stream(
             None if options.label is None else variable(options.label),
             _weights_of(variable, options.weights, options.balance, n_rows),
             lengths=_lengths_of(variable, variables, options.bucket_by),
+            first=options.first,
         ),
         form=_collated(form_of(names) if form is None else form, variables, options.collate),
         budget_nbytes=memory_limit_nbytes(

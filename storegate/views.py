@@ -24,6 +24,7 @@ from storegate.parsing import (
     Collate,
     Data,
     DropLast,
+    First,
     Index,
     Names,
     PhaseName,
@@ -438,6 +439,7 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
         balance: str | None = None,
         bucket_by: str | None = None,
         collate: Collate | None = None,
+        first: First | None = None,
         transform: Callable[..., object] | None = None,
     ) -> Stream[Any]:
         """Return batches of rows for a training loop: reproducible, resumable, divided among ranks.
@@ -489,6 +491,9 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
             Makes an array of rows of various lengths, such as ``storegate.pad(0, multiple_of=8)``; a mapping has one
             for each variable. Without it they come as ``storegate.Ragged``. Rows of a sparse matrix come as a
             ``scipy.sparse.csr_array``.
+        first : {"stored"}, optional
+            Give epoch 0 in the order in which rows are stored, where a shuffle and ``compact()`` made that order: it
+            is read once, in order, and nothing is spilled for it. The order is uniform, and the same for every seed.
         transform : callable, optional
             ``transform(batch, rng)`` returns what the stream gives instead of the batch. It runs in the reading
             threads, some batches ahead and in order. ``rng`` is a ``numpy.random.Generator`` that depends only on
@@ -533,6 +538,7 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
             balance=balance,
             bucket_by=bucket_by,
             collate=collate,
+            first=first,
             transform=transform,
         )
         repository = self.session.repository()

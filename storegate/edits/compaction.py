@@ -26,7 +26,11 @@ def compact(change: Transaction, phase: str, wanted: Names | None, limits: Capac
             continue
         arrays = rewrite(change, {name: table[one][name] for name in names}, limits)
         new = [
-            replace(rows_of(name, array), history=table[one][name].history, about=table[one][name].about)
+            replace(
+                rows_of(name, array, shuffled_by=table[one][name].shuffled_by),
+                history=table[one][name].history,
+                about=table[one][name].about,
+            )
             for name, array in arrays.items()
         ]
         change.edit(tables.put(one, new, compiled=table.compiled), reads=[(one, name) for name in names])

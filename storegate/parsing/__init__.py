@@ -19,7 +19,7 @@ What its files know:
 
 from __future__ import annotations
 
-from storegate.parsing.batches import BatchArgs, BatchOptions, BatchTransform, Collate, DropLast, ShuffleBatches
+from storegate.parsing.batches import BatchArgs, BatchOptions, BatchTransform, Collate, DropLast, First, ShuffleBatches
 from storegate.parsing.computed import Computable, computed_columns
 from storegate.parsing.frames import Frame, named
 from storegate.parsing.inputs import (
@@ -85,6 +85,7 @@ __all__ = [
     "Data",
     "DropLast",
     "ExportFormat",
+    "First",
     "ForeignFormat",
     "Frame",
     "Index",

@@ -14,12 +14,14 @@ from storegate_engine.orders import as_int
 from storegate_engine.ragged import Ragged
 from storegate_engine.streams import MAX_KEY, Last
 
-__all__ = ["BatchArgs", "BatchOptions", "BatchTransform", "Collate", "DropLast", "ShuffleBatches"]
+__all__ = ["BatchArgs", "BatchOptions", "BatchTransform", "Collate", "DropLast", "First", "ShuffleBatches"]
 
 ShuffleBatches: TypeAlias = bool | Literal["blocks"]
 """A uniform permutation in every epoch, blocks in random order, or the order of the phase."""
 DropLast: TypeAlias = bool | Literal["split", "pad"]
 """What happens to a last step that is not full."""
+First: TypeAlias = Literal["stored"]
+"""The order of epoch 0 that is not drawn: that of the phase."""
 BatchTransform: TypeAlias = Callable[[Any, np.random.Generator], Any]
 """Returns what the stream gives instead of a batch."""
 Collate: TypeAlias = Callable[[Ragged], Any] | Mapping[str, Callable[[Ragged], Any]]
@@ -48,6 +50,7 @@ class BatchArgs(TypedDict, total=False):
     balance: str | None
     bucket_by: str | None
     collate: Collate | None
+    first: First | None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -88,6 +91,8 @@ class BatchOptions:
     """``"length"``, or the variable whose rows of about the same length share a batch."""
     collate: Collate | None = None
     """Makes arrays of rows that differ in length."""
+    first: First | None = None
+    """``"stored"`` if epoch 0 is the order in which a shuffled phase was compacted."""
     transform: BatchTransform | None = None
     """Returns what the stream gives instead of a batch."""
 
@@ -144,8 +149,19 @@ class BatchOptions:
             raise ArgumentError(
                 f"weights and balance draw rows anywhere; use shuffle=True, found shuffle={shown(shuffle)}"
             )
+        if self.first is not None:
+            self._require_first(shuffle)
         if not 0 <= self.seed < MAX_KEY:
             raise ArgumentError(f"a seed of batches is 0 .. 2**64 - 1, found {self.seed}")
+
+    def _require_first(self, shuffle: object) -> None:
+        first: object = self.first
+        if first != "stored":
+            raise ArgumentError(f"first is 'stored' or None, found {shown(first)}")
+        drawn = {"weights": self.weights, "balance": self.balance, "bucket_by": self.bucket_by}
+        if self.kind != "uniform" or (given := [name for name, value in drawn.items() if value is not None]):
+            found = f"shuffle={shown(shuffle)}" if self.kind != "uniform" else f"{', '.join(given)}="
+            raise ArgumentError(f"first='stored' is for uniform epochs of all rows, shuffle=True, found {found}")
 
     @property
     def kind(self) -> Literal["none", "uniform", "blocks"]:

@@ -53,7 +53,7 @@ PUBLIC = {
     """,
     "storegate.parsing": """
         Rule Thresholds parse_n_folds parse_shares
-        BatchTransform Collate Computable DropLast ExportFormat Frame Labelled OpenArgs OpenMode PhaseName
+        BatchTransform Collate Computable DropLast ExportFormat First Frame Labelled OpenArgs OpenMode PhaseName
         ShuffleBatches ALL
         Backend BackendArgs BatchArgs BatchOptions Data Index MODES MethodIndex Mode Names OneRow Options PHASES Phase
         PhaseOrSplit RowRange Rows RowsLike Selection Split Target VarNames are_names as_indexer columns_of

@@ -76,6 +76,11 @@ class Slice(Nested):
     def __len__(self) -> int:
         return self.stop - self.start
 
+    @property
+    def shuffled_by(self) -> int | None:
+        """The seed of the other order: any part of it is as random as the whole."""
+        return self.order.shuffled_by
+
     def _rows(self, lo: int, hi: int) -> Int64Array:
         return self.order._rows(self.start + lo, self.start + hi)
 
@@ -110,6 +115,11 @@ class Permute(Nested):
 
     def _own_words(self) -> tuple[str, ...]:
         return (f"shuffled, seed {self.seed}",)
+
+    @property
+    def shuffled_by(self) -> int | None:
+        """The seed."""
+        return self.seed
 
     def __len__(self) -> int:
         return len(self.order)

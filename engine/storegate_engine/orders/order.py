@@ -106,6 +106,11 @@ class RowOrder(ABC):
         """The edits that lead to this order, in words, the first one first; empty for rows in stored order."""
         return ()
 
+    @property
+    def shuffled_by(self) -> int | None:
+        """The seed, if these rows are in the order of a uniform shuffle; None if they are in another one."""
+        return None
+
     def indices(self) -> Iterator[RowIndex]:
         """Yield the lists of rows in this order and those inside it."""
         for child in self.children:

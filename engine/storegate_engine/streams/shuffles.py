@@ -19,7 +19,7 @@ from storegate_engine.streams.buckets import Bucketed
 from storegate_engine.streams.epochs import LANES, ORDER_VERSION, Epochs, Share, draw, uniform
 from storegate_engine.streams.loaders import Loader, row_nbytes_of
 from storegate_engine.streams.memory_loaders import GatherLoader, MemoryLoader
-from storegate_engine.streams.span_loaders import BlockLoader, RunLoader
+from storegate_engine.streams.span_loaders import BlockLoader, RunLoader, StoredFirst
 from storegate_engine.streams.spilled import ExchangeLoader
 from storegate_engine.streams.states import StreamOrder
 from storegate_engine.table import Variable
@@ -49,6 +49,8 @@ class Shuffle:
     """The version of how seeds and epochs become orders, see `epochs`."""
     lengths: Array | None = None
     """The length of each row, if steps have rows of about the same length."""
+    first: Literal["stored"] | None = None
+    """Whether epoch 0 is the order of the phase, whose rows are stored in a uniform one; uniform only."""
 
 
 def loader_of(
@@ -100,6 +102,14 @@ def loader_of(
         return BlockLoader(variables, blocks, budget_nbytes, prefetch)
     if shuffle.kind == "none" and in_runs and shuffle.lengths is None:
         return RunLoader(variables, epochs, budget_nbytes, prefetch)
+    if shuffle.first == "stored":
+        if not in_runs or all(variable.shuffled_by is None for variable in variables):
+            raise ArgumentError(
+                "first='stored' reads epoch 0 in the order in which rows are stored, and these are not known to be "
+                "stored in a random one; call shuffle() and compact() of the phase, or leave first= out"
+            )
+        if n_epochs == 1:
+            return RunLoader(variables, epochs, budget_nbytes, prefetch)
     order = partial(_in_epoch, shuffle, epochs.batch_rows)
     memory = MemoryLoader(variables, epochs, order)
     fits = reserved_nbytes(budget_nbytes) + memory.projected_nbytes <= budget_nbytes
@@ -108,7 +118,7 @@ def loader_of(
     # text has no width, and cannot be spilled; windows would be spilled with each of their rows many times
     if any(variable.dtype.kind == "T" or variable.is_overlapping for variable in variables):
         return GatherLoader(variables, epochs, order, budget_nbytes, prefetch)
-    return ExchangeLoader(
+    later = ExchangeLoader(
         variables,
         epochs,
         order,
@@ -118,6 +128,9 @@ def loader_of(
         repeats=shuffle.weights is not None,
         name=name(),
     )
+    if shuffle.first is None:
+        return later
+    return StoredFirst(RunLoader(variables, epochs, budget_nbytes, prefetch), later)
 
 
 def _in_epoch(shuffle: Shuffle, step_rows: int, order: RowOrder, epoch: int) -> RowOrder:
@@ -129,7 +142,7 @@ def _in_epoch(shuffle: Shuffle, step_rows: int, order: RowOrder, epoch: int) -> 
 
 
 def _drawn(shuffle: Shuffle, order: RowOrder, epoch: int) -> RowOrder:
-    if shuffle.kind == "none":
+    if shuffle.kind == "none" or (shuffle.first == "stored" and epoch == 0):
         return order
     if shuffle.weights is None:
         return uniform(order, shuffle.seed, epoch, shuffle.version)
@@ -194,4 +207,5 @@ def order_of(epochs: Epochs, batch_rows: int, shuffle: Shuffle, blocks: Blocks |
         "buffer_blocks": blocks.buffer_blocks if blocks else None,
         "weights": None if weights is None else hex_id_of(weights.astype("<f8").tobytes()),
         "lengths": None if lengths is None else hex_id_of(lengths.astype("<i8").tobytes()),
+        "first": shuffle.first,
     }

@@ -202,3 +202,44 @@ class RunLoader(_SpanLoader):
         runs = self.share.runs(int(cuts[0]), int(cuts[-1]))
         assert runs is not None
         return Load(tuple(runs), np.arange(cuts[-1] - cuts[0]), cuts - cuts[0])
+
+
+class StoredFirst(Loader):
+    """Epoch 0 in stored order, and later ones by another loader; memory is that of one at a time."""
+
+    def __init__(self, first: RunLoader, later: Loader) -> None:
+        self.variables = first.variables
+        self._first, self._later = first, later
+
+    def _of(self, epoch: int) -> Loader:
+        return self._later if epoch else self._first
+
+    @property
+    def loads_at_once(self) -> int:
+        """The larger number of both."""
+        return max(self._first.loads_at_once, self._later.loads_at_once)
+
+    @property
+    def reads_at_once(self) -> int:
+        """The larger number of both."""
+        return max(self._first.reads_at_once, self._later.reads_at_once)
+
+    @property
+    def projected_nbytes(self) -> int:
+        """The larger peak of both."""
+        return max(self._first.projected_nbytes, self._later.projected_nbytes)
+
+    def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
+        """Return the tasks of the loader of the epoch; what the first one kept is released for the next."""
+        if epoch:
+            self._first.close()
+        return self._of(epoch).tasks(epoch, step, threads)
+
+    def end(self, epoch: int) -> None:
+        """End the epoch of its loader."""
+        self._of(epoch).end(epoch)
+
+    def close(self, spill_from: int | None = None) -> None:
+        """Release what both keep."""
+        self._first.close()
+        self._later.close(spill_from)

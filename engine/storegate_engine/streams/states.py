@@ -50,6 +50,8 @@ class StreamOrder(TypedDict):
     """A hash of the weights."""
     lengths: str | None
     """A hash of the lengths by which rows are put together."""
+    first: str | None
+    """``stored``, if epoch 0 is the order of the phase."""
 
 
 class StreamState(TypedDict):

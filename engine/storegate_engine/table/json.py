@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -96,6 +97,7 @@ def _variable_to_state(
 ) -> dict[str, Any]:
     """Return the JSON of one variable for a manifest; its arrays are numbered in ``arrays``."""
     pieces = []
+    shuffled_by = variable.pieces[0].shuffled_by if len(variable.pieces) == 1 else None
     for piece in variable.pieces:
         assert piece.array.is_stored, "a stored table refers to stored arrays"
         number = arrays.setdefault(piece.array, len(arrays))
@@ -108,6 +110,7 @@ def _variable_to_state(
         "pieces": pieces,
         "order": orders.to_json(variable.order, index_to_json),
         **({"history": [list(dealt) for dealt in variable.history]} if variable.history else {}),
+        **({} if shuffled_by is None else {"shuffled_by": shuffled_by}),
     }
 
 
@@ -245,6 +248,10 @@ def _variable_from_state(document: Any, arrays: list[RowArray], segments: Locati
         if number < 0 or not 0 <= start <= stop <= array.n_rows:
             raise CorruptStoreError(f"a piece {start}..{stop} of an array of {array.n_rows} rows")
         pieces.append(Piece(array, start, stop, _transforms(array, transforms)))
+    if (shuffled_by := document.get("shuffled_by")) is not None:
+        if type(shuffled_by) is not int or shuffled_by < 0 or len(pieces) != 1:
+            raise CorruptStoreError(f"{len(pieces)} pieces are stored as shuffled by {shown(shuffled_by)}")
+        pieces = [replace(pieces[0], shuffled_by=shuffled_by)]
     if any(type(size) is not int for size in document["row_shape"]):
         raise CorruptStoreError(f"a row has the shape {shown(document['row_shape'])}")
     variable = Variable(

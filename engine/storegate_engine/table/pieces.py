@@ -39,6 +39,8 @@ class Piece:
     """The row after the last."""
     transforms: tuple[Transform, ...] = ()
     """The transforms, in order of application."""
+    shuffled_by: int | None = None
+    """The seed, if the array was written in the order of a uniform shuffle."""
 
     @property
     def n_rows(self) -> int:

@@ -101,6 +101,14 @@ class Variable:
         return (SAMPLE, *(f"{self.name}_{axis}" for axis in range(1, len(self.shape))))
 
     @property
+    def shuffled_by(self) -> int | None:
+        """The seed, if the rows are in the order of a uniform shuffle, or stored in one; None in any other order."""
+        if (seed := self.order.shuffled_by) is not None or len(self.pieces) != 1:
+            return seed
+        runs = self.order.runs(0, len(self))
+        return self.pieces[0].shuffled_by if runs is not None and len(runs) == 1 else None
+
+    @property
     def row_shape_in_words(self) -> str:
         """What one row is, for messages."""
         return _in_words(self.row_shape, self.kind)
@@ -459,14 +467,23 @@ def kind_of(array: RowArray) -> Kind:
     return "dense" if not array.parts else "ragged" if len(array.parts) == 2 else "sparse"
 
 
-def rows_of(name: str, array: RowArray, lo: int = 0, hi: int | None = None, *, seed: int | None = None) -> Variable:
+def rows_of(
+    name: str,
+    array: RowArray,
+    lo: int = 0,
+    hi: int | None = None,
+    *,
+    seed: int | None = None,
+    shuffled_by: int | None = None,
+) -> Variable:
     """Return rows ``lo..hi`` of an array as a variable; of the shuffled array if there is a seed.
 
     Without a seed the piece is just those rows; with one it is the whole array, whose permutation is cut.
+    ``shuffled_by`` is the seed of the order in which the array was written, if a shuffle made it.
     """
     stop = array.n_rows if hi is None else hi
     if seed is None:
-        piece = Piece(array, lo, stop)
+        piece = Piece(array, lo, stop, shuffled_by=shuffled_by)
         return Variable(name, array.dtype, array.row_shape, (piece,), Range(0, stop - lo))
     piece = Piece(array, 0, array.n_rows)
     order = orders.cut(orders.permute(Range(0, array.n_rows), seed), lo, stop)
