@@ -67,8 +67,8 @@ from pathlib import Path
 import numpy as np
 from storegate import StoreGate
 warnings.simplefilter("ignore")
-arguments, shuffle, budget, n_rows, consumer, n_epochs = sys.argv[1:]
-shuffle, n_rows = json.loads(shuffle), int(n_rows)
+arguments, shuffle, budget, n_rows, consumer, n_epochs, rank, world = sys.argv[1:]
+shuffle, n_rows, rank, world = json.loads(shuffle), int(n_rows), int(rank), int(world)
 
 def status(key):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -85,7 +85,7 @@ with StoreGate("zarr", json.loads(arguments), data_id="a") as gate:
     if not n_epochs.strip("0"):
         sys.exit()  # another process, whose memory nobody has used, reads
     list(gate["valid"][["x", "y"]].batches(10, shuffle=shuffle))
-    stream = gate["train"][["x", "y"]].batches(64, shuffle=shuffle, budget=budget)
+    stream = gate["train"][["x", "y"]].batches(64 * world, shuffle=shuffle, budget=budget, rank=rank, world=world)
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
     before, peaks = status("VmRSS"), []
@@ -97,7 +97,7 @@ with StoreGate("zarr", json.loads(arguments), data_id="a") as gate:
                 end = time.perf_counter() + 0.02
                 while time.perf_counter() < end:
                     pass
-        assert seen == n_rows
+        assert abs(seen - n_rows / world) < 1
         peaks.append(status("VmHWM") - before)
     stream.close()
 source = type(stream.loader).__name__
@@ -106,12 +106,28 @@ print(json.dumps({"projected": stream.projected_nbytes, "peaks": peaks, "source"
 
 
 def measured(backend_args, shuffle, budget, n_rows, consumer, n_epochs):
+    return measured_ranks(backend_args, shuffle, budget, n_rows, consumer, n_epochs, world=1)[0]
+
+
+def measured_ranks(backend_args, shuffle, budget, n_rows, consumer, n_epochs, *, world):
+    """Run all ranks at the same time, each in a process of its own, and return what each measured."""
     arguments = [json.dumps(backend_args), json.dumps(shuffle), budget, str(n_rows), consumer, str(n_epochs)]
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURED, *arguments], env=environment(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout) if n_epochs else {}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", MEASURED, *arguments, str(rank), str(world)],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    found = []
+    for process in running:
+        printed, errors_of = process.communicate()
+        assert process.returncode == 0, errors_of
+        found.append(json.loads(printed) if n_epochs else {})
+    return found
 
 
 def local(tmp_path):
@@ -147,6 +163,20 @@ def test_the_peak_from_an_object_store_is_not_above_the_projection(s3_args, shuf
     found = measured(s3_args, shuffle, budget, 64_000, "fast", 2)
     assert found["source"] == source.__name__
     assert max(found["peaks"]) <= found["projected"], {key: found[key] for key in ("peaks", "projected")}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are measured on Linux")
+@pytest.mark.parametrize(
+    ("shuffle", "budget", "source"), [(False, "64MiB", RunLoader), (True, "64MiB", ExchangeLoader)]
+)
+def test_the_peaks_of_ranks_at_the_same_time_are_not_above_their_projections(tmp_path, shuffle, budget, source):
+    measured(local(tmp_path), shuffle, budget, 64_000, "fast", 0)
+    found = measured_ranks(local(tmp_path), shuffle, budget, 64_000, "fast", 2, world=3)
+    for rank in found:
+        assert rank["source"] == source.__name__
+        assert max(rank["peaks"]) <= rank["projected"], {key: rank[key] for key in ("peaks", "projected")}
+    assert sum(max(rank["peaks"]) for rank in found) <= 3 * 64 * 2**20
 
 
 @pytest.mark.slow
