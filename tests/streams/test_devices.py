@@ -82,6 +82,7 @@ def test_a_transform_comes_before_it(adapter, named):
         assert torch.equal(got["twice"], torch.from_numpy(2 * want))
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("options", [{"prefetch_to": "cpu"}, {"prefetch_to": "meta"}])
 def test_workers_leave_it_to_their_loader(adapter, named, options):
     from torch.utils.data import DataLoader
@@ -194,3 +195,57 @@ def test_lightning_gets_pinned_batches(named, cuda):
 
     for x, row in DataModule(named, ["x", "row"], BATCH_ROWS, pin=True).train_dataloader():
         assert all(part.is_pinned() for part in (x, row))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("how", ["DataModule", "prefetch_to"])
+def test_lightning_trains_on_the_gpu_as_on_the_processor(adapter, cuda, tmp_path, how):
+    torch, lightning = pytest.importorskip("torch"), pytest.importorskip("lightning")
+    from storegate.adapters.lightning import DataModule
+
+    class Model(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer = torch.nn.Linear(8, 1)
+            self.devices = set()
+
+        def training_step(self, batch, number):
+            x, y = batch
+            self.devices.add(x.device.type)
+            return torch.nn.functional.mse_loss(self.layer(x)[:, 0], y)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.05)
+
+    def trained(accelerator, loaders):
+        model = Model()
+        options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        trainer = lightning.Trainer(
+            max_epochs=2, accelerator=accelerator, devices=1, default_root_dir=tmp_path, **options
+        )
+        trainer.fit(model, **loaders)
+        assert model.devices == {"cuda" if accelerator == "gpu" else "cpu"}
+        return model.layer.weight.detach().cpu()
+
+    x = np.random.default_rng(0).normal(size=(600, 8)).astype("f4")
+    with StoreGate(data_id="a") as gate:
+        gate.add_data({"x": x, "y": x.sum(axis=1)})
+        view = gate["train"][["x", "y"]]
+        expected = trained("cpu", {"train_dataloaders": adapter.StreamDataset(view.batches(50, seed=4))})
+        if how == "DataModule":
+            loaders = {"datamodule": DataModule(gate, ["x", "y"], 50, seed=4, pin=True)}
+        else:
+            loaders = {"train_dataloaders": adapter.StreamDataset(view.batches(50, seed=4), prefetch_to=cuda)}
+        torch.testing.assert_close(trained("gpu", loaders), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_jax_batches_come_on_the_gpu(named, cuda):
+    jax = pytest.importorskip("jax")
+    from storegate.adapters.jax import DeviceBatches
+
+    gpu = jax.devices("gpu")[0]
+    view = named["train"]["x"]
+    for got, want in zip(DeviceBatches(view.batches(BATCH_ROWS), gpu), view.batches(BATCH_ROWS), strict=True):
+        assert got.devices() == {gpu}
+        np.testing.assert_array_equal(np.asarray(got), want)
