@@ -14,6 +14,7 @@ from typing import Any
 import dask
 import numpy as np
 import obstore
+import zarr
 
 from benchmarks import harness
 from benchmarks.harness import Line, Outcome, Table, interleave, isolated
@@ -33,6 +34,10 @@ RANGE_NBYTES, RANGE_THREADS = 384 * 2**10, 32
 LARGE_BLOCK_ROWS = 4096
 """Rows of blocks of 4 MiB, in buffers as large as by default."""
 RANGES = "raw, small ranges at random"
+PEER = "zarr-python, in order"
+TARGETED = ("in order", "blocks", "blocks of 4 MiB", "uniform, to the first batch", "blocks, second epoch")
+ZARR_NBYTES = 64 * 2**20
+"""Bytes that zarr-python is asked for at a time: several shards, whose requests it sends together."""
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -77,12 +82,13 @@ def _lines(where: str, outcome: Outcome, target: float) -> Iterator[Line]:
         seconds, raw = outcome.seconds_of(name), outcome.seconds_of(reference)
         sizes = requests[name]
         mean = sum(sizes) / max(1, len(sizes)) / harness.MIB
+        counted = "" if name == PEER else f", {len(sizes)} requests, {mean:.1f} MiB each"  # only ours are known
         yield Line(
             f"{name}, {where}",
-            f"{nbytes / seconds / 1e6:,.0f} MB/s, {len(sizes)} requests, {mean:.1f} MiB each",
+            f"{nbytes / seconds / 1e6:,.0f} MB/s{counted}",
             f"{reference} {nbytes / raw / 1e6:,.0f} MB/s",
             raw / seconds,
-            "" if name in ("raw", RANGES) else f"≥ {target}",
+            f"≥ {target}" if name in TARGETED else "",
             outcome.peak_of(name),
         )
 
@@ -150,9 +156,18 @@ def measure(args: dict[str, Any], n_rows: int, repeat: int, only: Sequence[str] 
         with gate["train"][["x", "y"]].batches(BATCH, shuffle=True, seed=0) as stream:
             next(iter(stream))
 
+    def zarr_python() -> None:
+        store = zarr.storage.ObjectStore(location.objects, read_only=True)
+        for path in sorted({location.key(entry.key).partition("/c/")[0] for entry in objects}):
+            array = zarr.open_array(store, path=path, mode="r")
+            step = ZARR_NBYTES // (array.dtype.itemsize * int(np.prod(array.shape[1:])))
+            for lo in range(0, array.shape[0], step):
+                array[lo : lo + step]
+
     cases: dict[str, Callable[[], None]] = {
         "raw": raw,
         RANGES: ranges,
+        PEER: zarr_python,
         "in order": partial(epoch, False),
         "blocks": partial(epoch, "blocks"),
         "blocks of 4 MiB": partial(epoch, "blocks", block_rows=LARGE_BLOCK_ROWS),
