@@ -17,6 +17,7 @@ The ground, which every room may use:
     encodings    values as zarr v3 stores them, and back
     texts        bytes of variable-length text
     ragged       rows of various lengths in memory
+    slices       runs of items, gathered or side by side
     optional     packages of extras, imported when they are needed
     documents    untrusted JSON
     directories  files below a root, which no link leaves

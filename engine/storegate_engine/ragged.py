@@ -11,8 +11,10 @@ Rows of a sparse matrix are the same with a second array beside the items: the c
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Self, TypeAlias, overload
 
 import numpy as np
@@ -20,14 +22,12 @@ import numpy.typing as npt
 
 from storegate_engine.errors import ArgumentError, DtypeError, ShapeError
 from storegate_engine.optional import require_package
+from storegate_engine.slices import gathered, offsets_of, side_by_side
 
-__all__ = ["Pad", "Ragged", "concatenated", "first_of_run", "gathered", "pad"]
+__all__ = ["Pad", "Ragged", "concatenated", "pad", "require_columns", "trusted"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Int64Array: TypeAlias = npt.NDArray[np.int64]
-
-SLICED_ITEMS = 64
-"""Rows with more items than this, on average, are copied one by one: numbers of their items would take longer."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,12 +91,8 @@ class Ragged:
             raise ShapeError(f"offsets ascend from 0 or more to at most {len(self.items)}, the number of items")
         if self.columns is not None and self.columns.shape != self.items.shape:
             raise ShapeError(f"{len(self.items)} items have {len(self.columns)} columns; give one for each")
-        if self.columns is not None and offsets[0] < offsets[-1]:  # scipy would write outside of its memory
-            used = self.columns[offsets[0] : offsets[-1]]
-            if used.min() < 0 or used.max() >= self.n_columns:
-                raise ShapeError(
-                    f"the columns of {self.n_columns} are 0 to {self.n_columns - 1}, found {used.min()} to {used.max()}"
-                )
+        if self.columns is not None:
+            require_columns(self.columns[offsets[0] : offsets[-1]], self.n_columns)
 
     @classmethod
     def of(cls, rows: Sequence[npt.ArrayLike], dtype: npt.DTypeLike | None = None) -> Self:
@@ -226,7 +222,7 @@ class Ragged:
         starts = self.offsets[:-1][rows]
         lengths = self.offsets[1:][rows] - starts
         items, columns = gathered(self.items, self.columns, starts, lengths)
-        return Ragged(offsets_of(lengths), items, columns, self.n_columns)
+        return trusted(offsets_of(lengths), items, columns, self.n_columns)
 
     def copy(self) -> Ragged:
         """Return the rows with items of their own.
@@ -240,7 +236,7 @@ class Ragged:
         """
         lo, hi = self.offsets[0], self.offsets[-1]
         columns = None if self.columns is None else self.columns[lo:hi].copy()
-        return Ragged(self.offsets - lo, self.items[lo:hi].copy(), columns, self.n_columns)
+        return trusted(self.offsets - lo, self.items[lo:hi].copy(), columns, self.n_columns)
 
     def astype(self, dtype: npt.DTypeLike) -> Ragged:
         """Return the rows with their items cast, by numpy's rules.
@@ -252,7 +248,7 @@ class Ragged:
         >>> rows.astype("float32").flat
         array([1., 2., 3.], dtype=float32)
         """
-        return Ragged(self.offsets, self.items.astype(dtype), self.columns, self.n_columns)
+        return trusted(self.offsets, self.items.astype(dtype), self.columns, self.n_columns)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         """Return an array of objects, a row each; of a sparse matrix, all of its columns."""
@@ -275,7 +271,7 @@ class Ragged:
         return f"Ragged({len(self)} rows of {span} items, {self.dtype})"
 
     def _with(self, offsets: Int64Array) -> Ragged:
-        return Ragged(offsets, self.items, self.columns, self.n_columns)
+        return trusted(offsets, self.items, self.columns, self.n_columns)
 
     # Other forms
 
@@ -325,12 +321,7 @@ class Ragged:
         filled = np.asarray(value).astype(self.dtype)
         if self.dtype.kind not in "T" and filled != value and not (value != value and filled != filled):
             raise ArgumentError(f"{self.dtype} cannot hold the value {value!r} to pad with; cast the variable first")
-        out = np.full((len(self), length, *self.items.shape[1:]), value, self.dtype)
-        if len(self) and longest == lengths.min():
-            out[:, :longest] = self.flat.reshape(len(self), longest, *self.items.shape[1:])
-        else:
-            out[np.arange(length) < lengths[:, None]] = self.flat
-        return out
+        return side_by_side(self.flat, lengths, length, value)
 
     def to_awkward(self) -> Any:
         """Return the rows as an array of awkward, without a copy.
@@ -365,12 +356,22 @@ class Ragged:
         """
         if self.columns is None:
             raise DtypeError("these rows are lists, and not those of a sparse matrix; use padded(), flat or tolist()")
-        sparse = require_package("scipy.sparse", "sparse", "a sparse matrix")
         lo, hi = self.offsets[0], self.offsets[-1]
-        # of one dtype with the columns: scipy would otherwise look through all of them for one that holds both
+        # of one dtype with the columns, as scipy has them
         narrow = np.result_type(self.columns.dtype, np.int32)
         ends = (self.offsets - lo).astype(narrow if hi - lo <= np.iinfo(np.int32).max else np.int64)
-        return sparse.csr_array((self.items[lo:hi], self.columns[lo:hi], ends), shape=(len(self), self.n_columns))
+        matrix = copy.copy(_empty_matrix(len(self), self.n_columns))
+        matrix.data, matrix.indices, matrix.indptr = self.items[lo:hi], self.columns[lo:hi], ends
+        return matrix
+
+
+@lru_cache(maxsize=4)
+def _empty_matrix(n_rows: int, n_columns: int) -> Any:
+    """Return a matrix to copy: scipy's checks, for each batch again, would take longer than its rows."""
+    sparse = require_package("scipy.sparse", "sparse", "a sparse matrix")
+    matrix = sparse.csr_array((n_rows, n_columns))
+    matrix.indptr = matrix.indptr[:0].copy()  # which copies replace, and large ones are not kept
+    return matrix
 
 
 def pad(value: Any = 0, *, length: int | None = None, multiple_of: int = 1) -> Pad:
@@ -413,50 +414,20 @@ class Pad:
         return rows.padded(self.value, length=self.length, multiple_of=self.multiple_of)
 
 
-def offsets_of(lengths: Int64Array) -> Int64Array:
-    """Return offsets from lengths.
-
-    >>> offsets_of(np.array([3, 0, 2]))
-    array([0, 3, 3, 5])
-    """
-    offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return offsets
+def require_columns(columns: Array, n_columns: int) -> None:
+    """Raise ShapeError if some are not among the columns of a sparse matrix: scipy would leave its memory."""
+    if len(columns) and (columns.min() < 0 or columns.max() >= n_columns):
+        raise ShapeError(
+            f"the columns of {n_columns} are 0 to {n_columns - 1}, found {columns.min()} to {columns.max()}"
+        )
 
 
-def first_of_run(starts: Int64Array, lengths: Int64Array) -> int | None:
-    """Return the first item of slices if each begins where the one before ends; None if not. Empty ones lie anywhere.
-
-    >>> first_of_run(np.array([7, 0, 9]), np.array([2, 0, 3]))
-    7
-    """
-    filled = np.flatnonzero(lengths)
-    if not len(filled):
-        return 0
-    starts, ends = starts[filled], starts[filled] + lengths[filled]
-    return int(starts[0]) if (starts[1:] == ends[:-1]).all() else None
-
-
-def gathered(
-    items: Array, columns: Array | None, starts: Int64Array, lengths: Int64Array
-) -> tuple[Array, Array | None]:
-    """Return slices of items, and of their columns, one after the other, as copies.
-
-    >>> gathered(np.arange(10), None, np.array([7, 2]), np.array([2, 3]))[0]
-    array([7, 8, 2, 3, 4])
-    """
-    n_items = int(lengths.sum())
-    if (first := first_of_run(starts, lengths)) is not None:
-        of = slice(first, first + n_items)
-        return items[of].copy(), None if columns is None else columns[of].copy()
-    if n_items > SLICED_ITEMS * len(lengths):
-        cuts = list(zip(starts.tolist(), (starts + lengths).tolist(), strict=True))
-        several = np.concatenate([items[lo:hi] for lo, hi in cuts])
-        return several, None if columns is None else np.concatenate([columns[lo:hi] for lo, hi in cuts])
-    index = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
-    index += np.arange(n_items)
-    # the numbers are right, and checking them would take as long as copying
-    return items.take(index, axis=0, mode="clip"), None if columns is None else columns.take(index, mode="clip")
+def trusted(offsets: Int64Array, items: Array, columns: Array | None = None, n_columns: int = 0) -> Ragged:
+    """Return rows whose parts were checked before: batches are cut out of checked rows, thousands in a second."""
+    rows = object.__new__(Ragged)
+    for name, value in zip(Ragged.__slots__, (offsets, items, columns, n_columns), strict=True):
+        object.__setattr__(rows, name, value)
+    return rows
 
 
 def concatenated(parts: Sequence[Any]) -> Any:
@@ -468,4 +439,4 @@ def concatenated(parts: Sequence[Any]) -> Any:
     columns = None
     if parts[0].columns is not None:
         columns = np.concatenate([part.columns[part.offsets[0] : part.offsets[-1]] for part in parts])
-    return Ragged(offsets_of(lengths), items, columns, parts[0].n_columns)
+    return trusted(offsets_of(lengths), items, columns, parts[0].n_columns)

@@ -25,7 +25,8 @@ from storegate_engine.arrays import RaggedArray, RowArray
 from storegate_engine.casts import combined
 from storegate_engine.dtypes import TEXT
 from storegate_engine.errors import DtypeError, MissingValueError, ShapeError, shown
-from storegate_engine.ragged import Ragged, offsets_of
+from storegate_engine.ragged import Ragged
+from storegate_engine.slices import offsets_of
 from storegate_engine.store.natives import as_native
 from storegate_engine.table import Kind
 

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from storegate_engine.arrays import RowArray
 from storegate_engine.errors import CorruptStoreError
-from storegate_engine.ragged import Ragged, first_of_run, gathered, offsets_of
+from storegate_engine.ragged import Ragged, require_columns, trusted
+from storegate_engine.slices import first_of_run, gathered, offsets_of
 from storegate_engine.table.pieces import Piece
 from storegate_engine.table.transforms import Cast, Transform
 
@@ -134,60 +135,90 @@ class HeldRagged:
     ) -> None:
         self._sources = sources
         self._n_columns = n_columns
-        starts, self._lengths = bounds[:, 0], bounds[:, 1] - bounds[:, 0]
-        # Rows that lie one after the other are read in one run, and so are those that are asked for twice.
-        filled = np.flatnonzero(self._lengths)
-        order = filled[np.argsort(starts[filled], kind="stable")]
-        ends = np.maximum.accumulate(bounds[order, 1])
-        is_new = np.concatenate([[True], starts[order[1:]] > ends[:-1]])[: len(order)]
-        begins = starts[order][is_new]
-        lasts = np.concatenate([ends[:-1][is_new[1:]], ends[-1:]])
-        offsets = offsets_of(lasts - begins)
-        self._runs = list(zip(begins.tolist(), lasts.tolist(), strict=True))
-        n_items = int(offsets[-1])
+        starts, ends = bounds[:, 0], bounds[:, 1]
+        lengths = ends - starts
+        if (starts[1:] >= ends[:-1]).all():
+            self._runs, firsts, n_items = _runs_in_order(starts, ends, lengths)
+        else:
+            self._runs, firsts, n_items = _runs_of(starts, ends, lengths)
+        # together, since rows are picked at random: their places and lengths are then on one line of a core's cache
+        self._places = np.stack([firsts, lengths], axis=1)
         space = n_items if memory is None else int(n_items * SPARE)
         memory = [] if memory is None else memory
         if not memory or len(memory[0]) < n_items:
             memory[:] = [np.empty((space, *source.row_shape), source.dtype) for source in sources]
         self.buffers = [buffer[:n_items] for buffer in memory]
         """The items."""
-        self._firsts = np.zeros(len(bounds), np.int64)
-        run = np.searchsorted(begins, starts[filled], side="right") - 1
-        self._firsts[filled] = starts[filled] + (offsets[:-1] - begins)[run]
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        return len(self._firsts)
+        return len(self._places)
 
     def reads(self, most_rows: int) -> Iterator[Callable[..., None]]:
         """Yield functions that each read the items of about so many rows; ``alone`` as in `RowArray`."""
         most_items = max(1, len(self.buffers[0]) * most_rows // max(1, len(self)))
-        for source, buffer in zip(self._sources, self.buffers, strict=True):
+        for part in range(len(self.buffers)):
             done = 0
             for spans in in_parts(self._runs, most_items):
                 n_items = sum(hi - lo for lo, hi in spans)
-                yield partial(source.read_spans, spans, buffer[done : done + n_items])
+                yield partial(self._read, part, spans, self.buffers[part][done : done + n_items])
                 done += n_items
+
+    def _read(self, part: int, spans: Sequence[tuple[int, int]], out: Array, *, alone: bool = False) -> None:
+        self._sources[part].read_spans(spans, out, alone=alone)
+        if part:  # once, and not for each batch
+            require_columns(out, self._n_columns)
 
     def read(self, *, alone: bool = False) -> Ragged:
         """Read all items, and return all rows."""
         for read in self.reads(max(1, len(self))):
             read(alone=alone)
-        if (first := first_of_run(self._firsts, self._lengths)) is not None:
+        firsts, lengths = self._places.T
+        if (first := first_of_run(firsts, lengths)) is not None:
             columns = self.buffers[1] if len(self.buffers) > 1 else None
-            return Ragged(first + offsets_of(self._lengths), self.buffers[0], columns, self._n_columns)
+            return trusted(first + offsets_of(lengths), self.buffers[0], columns, self._n_columns)
         return self.take(np.arange(len(self)))
 
     def take(self, rows: Array, axis: int = 0) -> Ragged:
         """Return copies of rows, by their numbers among those that were asked for."""
-        lengths = self._lengths[rows]
+        firsts, lengths = np.ascontiguousarray(self._places.take(rows, axis=0).T)
         columns = self.buffers[1] if len(self.buffers) > 1 else None
-        items, columns = gathered(self.buffers[0], columns, self._firsts[rows], lengths)
-        return Ragged(offsets_of(lengths), items, columns, self._n_columns)
+        items, columns = gathered(self.buffers[0], columns, firsts, lengths)
+        return trusted(offsets_of(lengths), items, columns, self._n_columns)
 
     def __getitem__(self, rows: slice) -> Ragged:
         """Return copies of adjacent rows."""
         return self.take(np.arange(len(self))[rows])
+
+
+Runs: TypeAlias = tuple[list[tuple[int, int]], Int64Array, int]
+"""Runs of items to read, the place of the first item of each row among them, and their number."""
+
+
+def _runs_in_order(starts: Int64Array, ends: Int64Array, lengths: Int64Array) -> Runs:
+    """Return the runs of rows that lie one after the other, with gaps."""
+    if not len(starts):
+        return [], starts, 0
+    begins = np.flatnonzero(np.concatenate([[True], starts[1:] > ends[:-1]]))
+    lasts = np.concatenate([begins[1:], [len(starts)]]) - 1
+    runs = zip(starts[begins].tolist(), ends[lasts].tolist(), strict=True)
+    offsets = offsets_of(lengths)
+    return [(lo, hi) for lo, hi in runs if lo < hi], offsets[:-1], int(offsets[-1])
+
+
+def _runs_of(starts: Int64Array, ends: Int64Array, lengths: Int64Array) -> Runs:
+    """Return the runs of rows anywhere: what lies one after the other is read in one run, and what is shared once."""
+    filled = np.flatnonzero(lengths)
+    order = filled[np.argsort(starts[filled], kind="stable")]
+    reached = np.maximum.accumulate(ends[order])
+    is_new = np.concatenate([[True], starts[order[1:]] > reached[:-1]])[: len(order)]
+    begins = starts[order][is_new]
+    lasts = np.concatenate([reached[:-1][is_new[1:]], reached[-1:]])
+    offsets = offsets_of(lasts - begins)
+    firsts = np.zeros(len(starts), np.int64)
+    run = np.searchsorted(begins, starts[filled], side="right") - 1
+    firsts[filled] = starts[filled] + (offsets[:-1] - begins)[run]
+    return list(zip(begins.tolist(), lasts.tolist(), strict=True)), firsts, int(offsets[-1])
 
 
 def in_parts(spans: Sequence[tuple[int, int]], most: int) -> Iterator[list[tuple[int, int]]]:
