@@ -1,9 +1,10 @@
-"""Lists: sparse rows and tokens of various lengths in batches, beside scipy in memory and rows of one length."""
+"""Lists: sparse rows and tokens in batches, beside scipy in memory and rows of one length; sizes beside AnnData's."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ from storegate import Ragged, StoreGate, pad
 PER_ROW, COLUMNS, BATCH = 10, 20_000, 1024
 SHORTEST, LONGEST = 64, 512
 """Tokens of a row."""
+ROWS_A_SECOND = 2_000_000
+"""Sparse rows that batches should have."""
+GENES = 10_000
+"""Columns of the matrix of counts whose size is compared."""
 Array = np.ndarray[Any, Any]
 
 
@@ -26,14 +31,61 @@ def run(arguments: argparse.Namespace) -> None:
     table = Table(f"{n_rows:,} sparse rows of {PER_ROW} values, and tokens", markdown=arguments.markdown)
     with harness.workplace(arguments.directory) as at:
         table.add(_lines(at, n_rows, repeat))
+        if find_spec("anndata"):
+            table.add(_sizes(at, 500 if arguments.quick else 5000))
 
 
 def _lines(at: Path, n_rows: int, repeat: int) -> Iterator[Line]:
     outcome = isolated(sparse_blocks, str(at), n_rows, repeat)
-    yield compared("sparse rows, shuffled in blocks", outcome, "blocks", "scipy", "", "matrix[rows] in memory")
+    target = f"≤ {n_rows / ROWS_A_SECOND:.2f} s"
+    yield compared("sparse rows, shuffled in blocks", outcome, "blocks", "scipy", target, "matrix[rows] in memory")
     outcome = isolated(padded_tokens, str(at), n_rows // 10, repeat)
     yield compared("padded tokens, in blocks", outcome, "padded", "dense", "≤ 2.0", "rows of the same bytes")
     yield compared("padded, by length, in order", outcome, "by length", "dense", "", "rows of the same bytes")
+
+
+def _sizes(at: Path, n_cells: int) -> Iterator[Line]:
+    outcome = isolated(sizes_of_counts, str(at), n_cells)
+    if outcome.value is None:
+        yield Line("size of counts", outcome.error)
+        return
+    nbytes: dict[str, int] = outcome.value
+    for kind, against, target in (("lz4", "h5ad", "< 1"), ("lz4", "h5ad, gzip", ""), ("zstd", "h5ad, gzip", "< 1")):
+        ours, theirs = nbytes[kind], nbytes[against]
+        case = f"size of counts of {n_cells:,} cells, {kind}"
+        yield Line(case, f"{ours / 1e6:.1f} MB", f"{against} {theirs / 1e6:.1f} MB", ours / theirs, target)
+
+
+def sizes_of_counts(directory: str, n_cells: int) -> dict[str, int]:
+    """Return the bytes of the files of a matrix of counts, as StoreGate and as AnnData write it."""
+    import anndata
+
+    counts = counts_of_cells(n_cells)
+    found = {}
+    for compressor in ("lz4", "zstd"):
+        path = Path(directory, f"counts-{compressor}.zarr")
+        with StoreGate("zarr", {"output_dir": path, "compressor": compressor}, data_id="bench") as gate:
+            gate.add_data("x", counts)
+        found[compressor] = sum(file.stat().st_size for file in harness.files_of(path))
+    for name, compression in (("h5ad", None), ("h5ad, gzip", "gzip")):
+        path = Path(directory, f"counts-{compression}.h5ad")
+        anndata.AnnData(counts).write_h5ad(path, compression=compression)
+        found[name] = path.stat().st_size
+    return found
+
+
+def counts_of_cells(n_cells: int) -> Any:
+    """Return negative binomial counts of genes that are read very unequally often: most are 0, and of others most 1."""
+    from scipy import sparse
+
+    rng = np.random.default_rng(0)
+    means = np.exp(rng.normal(-3.5, 2.2, GENES))
+    blocks = []
+    for lo in range(0, n_cells, 500):
+        depths = np.exp(rng.normal(0, 0.4, (min(500, n_cells - lo), 1)))
+        rates = depths * means * rng.gamma(2.0, 0.5, (len(depths), GENES))
+        blocks.append(sparse.csr_array(rng.poisson(rates).astype("f4")))
+    return sparse.vstack(blocks, format="csr")
 
 
 def written(directory: str, n_rows: int) -> Path:
