@@ -49,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     files = commands.add_parser("io", parents=[measured], help="files of other programs: attached, and copied")
     files.add_argument("--size", metavar="SIZE", help="bytes of the rows of each file or set of files (default: 1GiB)")
 
+    scalings = commands.add_parser("scalings", parents=[measured], help="means and deviations, beside dask's")
+    scalings.add_argument("--size", metavar="SIZE", help="bytes of the rows (default: 4GiB)")
+
     windows = commands.add_parser("windows", parents=[measured], help="windows over time, shuffled in blocks")
     windows.add_argument("--size", metavar="SIZE", help="bytes of the rows (default: 4GiB)")
 

@@ -46,9 +46,10 @@ def moments_of(variable: Variable, axes: tuple[int, ...], budget_nbytes: int, *,
     found = Moments.none(shape)
     pool = ThreadPool(N_THREADS, "storegate-moments")
     waiting: deque[Pending[Moments]] = deque()
+    free: deque[Array] = deque()
     try:
         for part in parts_of(variable, budget_nbytes // (N_THREADS + 1)):
-            waiting.append(pool.submit(partial(_moments_of, *part, axes, ends)))
+            waiting.append(pool.submit(partial(_moments_of, *part, axes, ends, free)))
             if len(waiting) > 2 * N_THREADS:
                 found = found.joined(waiting.popleft().result())
         for pending in waiting:
@@ -58,10 +59,16 @@ def moments_of(variable: Variable, axes: tuple[int, ...], budget_nbytes: int, *,
     return found
 
 
-def _moments_of(variable: Variable, lo: int, hi: int, axes: tuple[int, ...], ends: bool) -> Moments:
-    rows = np.empty((hi - lo, *variable.row_shape), variable.dtype)
+def _moments_of(variable: Variable, lo: int, hi: int, axes: tuple[int, ...], ends: bool, free: deque[Array]) -> Moments:
+    try:
+        memory = free.pop()  # of a part before, none of which is shorter than a later one
+    except IndexError:
+        memory = np.empty((hi - lo, *variable.row_shape), variable.dtype)
+    rows = memory[: hi - lo]
     variable.read_into(lo, hi, rows, alone=True)
-    return Moments.of(rows, axes, ends=ends)
+    found = Moments.of(rows, axes, ends=ends)
+    free.append(memory)
+    return found
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeAlias
 
@@ -65,7 +66,9 @@ class Moments:
                 near = rows[:FIRST_ROWS].mean(axis=axes, keepdims=True, dtype=np.float64)
                 found = cls._about(near, rows, axes, count)
             if ends:
-                least, most = (of.reduce(rows, axes, keepdims=True)[0] for of in (np.fmin, np.fmax))
+                some_missing = rows.dtype.kind == "f" and (count < rows.size // math.prod(shape)).any()
+                pair = (np.fmin, np.fmax) if some_missing else (np.minimum, np.maximum)  # which take less time
+                least, most = (_over(of, rows, axes)[0] for of in pair)
                 found = replace(found, least=least.astype(np.float64), most=most.astype(np.float64))
         return found
 
@@ -75,9 +78,15 @@ class Moments:
     ) -> Self:
         """Return those of rows, counted as differences from ``near`` if it is given."""
         sums, squares = np.zeros(count.shape), np.zeros(count.shape)
-        step = max(1, CACHED_VALUES // rows[:1].size)
+        step = min(len(rows), max(1, CACHED_VALUES // rows[:1].size))
+        as_they_are = near is None and rows.dtype == np.float64
+        # new memory for each part would take longer than its sums
+        memory = np.empty((0 if as_they_are else step, *rows.shape[1:]))
         for lo in range(0, len(rows), step):
-            values = rows[lo : lo + step].astype(np.float64)
+            values = rows[lo : lo + step]
+            if not as_they_are:
+                values = memory[: len(rows) - lo]
+                np.copyto(values, rows[lo : lo + step], casting="unsafe")
             if near is not None:
                 values -= near
             if some_missing:
@@ -113,14 +122,31 @@ def _sums(values: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
     """Return the sums of values and of their squares over axes, which are kept with one entry."""
     if 1 < len(axes) < values.ndim:
         return values.sum(axis=axes, keepdims=True), np.square(values).sum(axis=axes, keepdims=True)
-    # several rows are added up side by side: numpy is slow where the last axis is short
     n_values = values[:1].size
-    together = max(1, WIDTH // n_values)
-    n_whole = len(values) // together * together
     sums, squares = np.zeros(n_values), np.zeros(n_values)
-    for part in (values[:n_whole].reshape(-1, together * n_values), values[n_whole:].reshape(-1, n_values)):
+    for part in _side_by_side(values):
         sums += part.sum(axis=0).reshape(-1, n_values).sum(axis=0)
         squares += np.einsum("ij,ij->j", part, part).reshape(-1, n_values).sum(axis=0)
     shape = (1, *values.shape[1:])
     sums, squares = sums.reshape(shape), squares.reshape(shape)
     return (sums, squares) if len(axes) == 1 else (sums.sum(keepdims=True), squares.sum(keepdims=True))
+
+
+def _over(of: np.ufunc, rows: Array, axes: tuple[int, ...]) -> Array:
+    """Return the smallest or largest of rows over axes, which are kept with one entry."""
+    found = rows
+    if len(axes) in (1, rows.ndim):
+        parts = [of.reduce(part, axis=0).reshape(-1, rows[:1].size) for part in _side_by_side(rows)]
+        found = np.concatenate(parts).reshape(-1, *rows.shape[1:])
+    least: Array = of.reduce(found, axes, keepdims=True)
+    return least
+
+
+def _side_by_side(values: Array) -> Iterator[Array]:
+    """Yield values as rows of several of theirs, and the rest: numpy is slow where the last axis is short."""
+    n_values = values[:1].size
+    together = max(1, WIDTH // n_values)
+    n_whole = len(values) // together * together
+    for part in (values[:n_whole].reshape(-1, together * n_values), values[n_whole:].reshape(-1, n_values)):
+        if len(part):
+            yield part
