@@ -186,6 +186,10 @@ class HeldRows:
         """The rows from .. to of the variable, and their place in the buffer."""
         self.buffer = np.empty((int(offsets[-1]), *variable.row_shape), variable.dtype)
         """The rows."""
+        self._windows: Array | None = None
+        if self.buffer.dtype.kind != "T" and len(self.buffer) >= length:  # of others, numpy makes no such view
+            windows = np.lib.stride_tricks.sliding_window_view(self.buffer, length, axis=0)
+            self._windows = np.moveaxis(windows, -1, 1)
         self._firsts = starts + (offsets[:-1] - begins)[np.searchsorted(begins, starts, side="right") - 1]
 
     def rows(self) -> Int64Array:
@@ -203,12 +207,11 @@ class HeldRows:
     def take(self, rows: Array, axis: int = 0) -> Array:
         """Return copies of windows, by their numbers among those that were asked for."""
         firsts = self._firsts[rows]
-        if self.buffer.dtype.kind == "T" or len(self.buffer) < self._length:  # numpy makes no such view
+        if self._windows is None:
             texts: Array = self.buffer[firsts[:, None] + np.arange(self._length)]
             return texts
-        windows = np.moveaxis(np.lib.stride_tricks.sliding_window_view(self.buffer, self._length, axis=0), -1, 1)
         # not `take`, which would first write all windows out
-        copies: Array = windows[firsts]
+        copies: Array = self._windows[firsts]
         return copies
 
     def __getitem__(self, rows: slice) -> Array:
