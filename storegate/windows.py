@@ -108,8 +108,8 @@ class Windows(Generic[T]):
     ) -> Stream[tuple[T, T]]:
         """Return batches of windows, with the options of :meth:`View.batches`.
 
-        In order and in blocks each row is read about once. ``shuffle=True`` draws windows anywhere, and reads their
-        rows for each batch: fast from memory and from the page cache, slow from a disk.
+        In order and in blocks each row is read about once. ``shuffle=True`` draws windows anywhere, and reads the rows
+        of each for itself: of more rows than fit in memory, from a copy of them in ``storegate.scratch-directory``.
 
         Parameters
         ----------

@@ -23,8 +23,8 @@ PUBLIC = {
     "storegate_engine.arrays": """
         Held RaggedArray close_files files_in FETCHED_NBYTES
         ArraySpec Compressor ConstantArray Fileless MAX_TEXT_NBYTES MemoryArray PersistedArray RowArray RowSpan
-        Segment SegmentWriter Statistics StoredArray StoredIndex Tally Written check_array joined made_at of_written
-        persist require_within_limits run_tasks write_rows FORMATS ForeignArray arrays_in list_of
+        Segment SegmentWriter Shared Statistics StoredArray StoredIndex Tally Windowed Written check_array joined
+        made_at of_written persist require_within_limits run_tasks write_rows FORMATS ForeignArray arrays_in list_of
         open_foreign source_file open_to_read targets_of
     """,
     "storegate_engine.table": """
@@ -35,7 +35,7 @@ PUBLIC = {
         token_of updated_dtype values_of foreign_arrays
     """,
     "storegate_engine.exchange": """
-        COPIES Exchange Plan SHARE Spills Step TASK_NBYTES moved_row_nbytes open_exchange permuted_rows
+        COPIES Exchange Plan RowFile SHARE Spills Step TASK_NBYTES moved_row_nbytes open_exchange permuted_rows
         plan_rows run spill_of spill_row_nbytes task_nbytes workspace
     """,
     "storegate_engine.store": """

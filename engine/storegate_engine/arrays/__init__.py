@@ -39,7 +39,7 @@ from storegate_engine.arrays.inspection import require_within_limits
 from storegate_engine.arrays.persisted import PersistedArray, persist
 from storegate_engine.arrays.ragged_arrays import RaggedArray
 from storegate_engine.arrays.reading_threads import FETCHED_NBYTES, run_tasks
-from storegate_engine.arrays.rows import ConstantArray, Fileless, Held, MemoryArray, RowArray
+from storegate_engine.arrays.rows import ConstantArray, Fileless, Held, MemoryArray, RowArray, Shared, Windowed
 from storegate_engine.arrays.segments import ArraySpec, Compressor, Segment, SegmentWriter, made_at
 from storegate_engine.arrays.shard_writes import MAX_TEXT_NBYTES, write_rows
 from storegate_engine.arrays.shards import RowSpan
@@ -64,10 +64,12 @@ __all__ = [
     "RowSpan",
     "Segment",
     "SegmentWriter",
+    "Shared",
     "Statistics",
     "StoredArray",
     "StoredIndex",
     "Tally",
+    "Windowed",
     "Written",
     "arrays_in",
     "check_array",

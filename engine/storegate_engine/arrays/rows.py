@@ -46,6 +46,51 @@ class Held(Protocol):
         ...
 
 
+class Shared(Protocol):
+    """Rows that windows share."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the rows."""
+        ...
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row."""
+        ...
+
+    @property
+    def row_nbytes(self) -> int:
+        """Bytes of one row."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        ...
+
+    def read(self, lo: int, hi: int) -> Any:
+        """Return rows ``lo..hi``."""
+        ...
+
+
+class Windowed(Protocol):
+    """Rows that are windows: adjacent rows of others."""
+
+    @property
+    def variable(self) -> Shared:
+        """The rows that windows share."""
+        ...
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The number of rows of a window, and the shape of a row."""
+        ...
+
+    def starts(self, windows: Array, /) -> Array:
+        """Return the first row of each window."""
+        ...
+
+
 class RowArray(Protocol):
     """Rows that can be read: the only interface between plans and bytes."""
 
@@ -98,6 +143,11 @@ class RowArray(Protocol):
     @property
     def held_row_nbytes(self) -> int | None:
         """Bytes that a row takes in :meth:`held`; None if rows share no bytes."""
+        ...
+
+    @property
+    def windows(self) -> Windowed | None:
+        """The rows as windows of others; None if they are none."""
         ...
 
     @property
@@ -206,6 +256,11 @@ class Fileless:
     def held(self, rows: Array, /) -> Held:
         """Raise TypeError."""
         raise TypeError(f"rows of a {type(self).__name__} share no bytes")
+
+    @property
+    def windows(self) -> Windowed | None:
+        """None: rows are no windows."""
+        return None
 
     @property
     def constant(self) -> int | None:

@@ -94,6 +94,7 @@ class StoredArray:
     constant = None
     sources = None
     held_row_nbytes = None
+    windows = None
     parts = ()
 
     def held(self, rows: Array, /) -> Held:

@@ -7,6 +7,7 @@ What its files know:
     driver        the steps of an exchange, and their tasks
     bucket_sorts  the rows of one variable, sorted into buckets by spill files
     spill_files   parts of rows, one per bucket, in one checksummed file
+    row_files     all rows in order in one file, of which any run is read alone
     spills        the life of spill directories: created, adopted, shared, handed down, kept, removed
     executor      runs exchanges in threads, or on a cluster
     tasks         small functions, run in threads or on the active dask cluster
@@ -18,6 +19,7 @@ from storegate_engine.exchange.driver import Exchange, Step
 from storegate_engine.exchange.executor import open_exchange
 from storegate_engine.exchange.planning import moved_row_nbytes, plan_rows, spill_row_nbytes
 from storegate_engine.exchange.plans import COPIES, SHARE, TASK_NBYTES, Plan, permuted_rows, task_nbytes
+from storegate_engine.exchange.row_files import RowFile
 from storegate_engine.exchange.spills import Spills, spill_of
 from storegate_engine.exchange.tasks import run, workspace
 
@@ -27,6 +29,7 @@ __all__ = [
     "TASK_NBYTES",
     "Exchange",
     "Plan",
+    "RowFile",
     "Spills",
     "Step",
     "moved_row_nbytes",

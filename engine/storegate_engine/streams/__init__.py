@@ -15,6 +15,7 @@ What its files know:
     loaders         the interface of loaders, which read the rows of an epoch ahead of the batches
     span_loaders    rows in runs
     memory_loaders  any order of rows that fit in memory, or of text that does not
+    copied          windows in any order, from a copy of their rows
     spilled         any order of more rows, by an exchange over spill files
 """
 

@@ -8,7 +8,9 @@ memory    any order of rows that fit in the budget               the phase once,
 exchange  any order of more rows, see `spilled`                  the phase once, or once per epoch, into
                                                                  a spill, while the epoch before streams;
                                                                  the first steps chunk by chunk
-gather    any order of more text, or windows, than fit           each chunk for many loads
+windows   any order of windows of more rows, see `copied`        the rows once, into a copy, and each window
+                                                                 from there; the first steps chunk by chunk
+gather    any order of more text than fits                       each chunk for many loads
 ========  =====================================================  ====================================
 
 A loader yields tasks, in order. Each runs in a thread and returns one `Ready`; while one is consumed, at most

@@ -103,6 +103,11 @@ class GatherLoader(Loader):
     Every chunk is read for each load that needs one of its rows, so an epoch reads the phase many times.
     """
 
+    held_loads = 2
+    """Loads in memory besides those that are ahead: the one that is consumed, and those being read."""
+    spare_nbytes = 0
+    """Bytes that are left for other work."""
+
     def __init__(
         self, variables: Sequence[Variable], epochs: Epochs, order: EpochOrder, budget_nbytes: int, prefetch: int
     ) -> None:
@@ -112,8 +117,8 @@ class GatherLoader(Loader):
         self.prefetch = prefetch
         self.step_rows = max(1, -(-epochs.batch_rows // epochs.world))
         self.row_nbytes = sum(moved_row_nbytes(variable) for variable in variables) + ROW_OVERHEAD_NBYTES
-        free = budget_nbytes - reserved_nbytes(budget_nbytes) - copied_nbytes(variables, epochs)
-        self.steps = max(1, int(free / (2 + prefetch) / self.row_nbytes) // self.step_rows)
+        free = budget_nbytes - reserved_nbytes(budget_nbytes) - copied_nbytes(variables, epochs) - self.spare_nbytes
+        self.steps = max(1, int(free / (self.held_loads + prefetch) / self.row_nbytes) // self.step_rows)
         require(
             reserved_nbytes(budget_nbytes) + self.projected_nbytes,
             budget_nbytes,
@@ -124,7 +129,8 @@ class GatherLoader(Loader):
     @property
     def projected_nbytes(self) -> int:
         """The bytes of the loads that are ready, and of the one being read."""
-        return (2 + self.prefetch) * min(self.epochs.n_rows, self.steps * self.step_rows) * self.row_nbytes
+        load_rows = min(self.epochs.n_rows, self.steps * self.step_rows)
+        return (self.held_loads + self.prefetch) * load_rows * self.row_nbytes + self.spare_nbytes
 
     def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
         """Yield a task for every few steps."""

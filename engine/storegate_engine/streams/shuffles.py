@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,12 +11,13 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from storegate_engine.budget import reserved_nbytes
-from storegate_engine.errors import ArgumentError
+from storegate_engine.errors import ArgumentError, MemoryBudgetError
 from storegate_engine.identifiers import hex_id_of
 from storegate_engine.orders import Range, RowOrder
 from storegate_engine.settings import shuffle_plan
 from storegate_engine.streams.blocks import Blocks, default_blocks
 from storegate_engine.streams.buckets import Bucketed
+from storegate_engine.streams.copied import WindowLoader, can_be_copied
 from storegate_engine.streams.epochs import LANES, ORDER_VERSION, Epochs, Share, draw, uniform
 from storegate_engine.streams.loaders import Loader, row_nbytes_of
 from storegate_engine.streams.memory_loaders import GatherLoader, MemoryLoader
@@ -115,7 +117,11 @@ def loader_of(
     fits = reserved_nbytes(budget_nbytes) + memory.projected_nbytes <= budget_nbytes
     if fits and shuffle_plan() != "exchange":
         return memory
-    # text has no width, and cannot be spilled; windows would be spilled with each of their rows many times
+    # windows would be spilled with each of their rows many times
+    if all(map(can_be_copied, variables)):
+        with contextlib.suppress(MemoryBudgetError):  # else they are read where they are stored, a load less at a time
+            return WindowLoader(variables, epochs, order, budget_nbytes, prefetch)
+    # text has no width, and cannot be spilled
     if any(variable.dtype.kind == "T" or variable.is_overlapping for variable in variables):
         return GatherLoader(variables, epochs, order, budget_nbytes, prefetch)
     later = ExchangeLoader(

@@ -116,6 +116,15 @@ class WindowArray(Fileless):
         """Whether the rows are in an object store."""
         return self.variable.is_remote
 
+    @property
+    def windows(self) -> WindowArray:
+        """The array itself."""
+        return self
+
+    def starts(self, windows: Array, /) -> Array:
+        """Return the first row of each window."""
+        return self.plan.starts(windows)
+
     def as_variable(self) -> Variable:
         """Return the windows as a variable, in their order."""
         piece = Piece(self, 0, self.n_rows)
@@ -153,7 +162,7 @@ class WindowArray(Fileless):
 
     def held(self, windows: Array) -> HeldRows:
         """Return memory for the rows of some windows, which are still to be read."""
-        return HeldRows(self.variable, self.plan.starts(windows), self.plan.length)
+        return HeldRows(self.variable, self.starts(windows), self.plan.length)
 
     @property
     def held_row_nbytes(self) -> int:
