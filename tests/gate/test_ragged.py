@@ -7,6 +7,7 @@ import tempfile
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
@@ -352,3 +353,16 @@ def test_columns_that_a_matrix_has_not_are_refused_before_scipy_gets_them(column
         Ragged(offsets, np.arange(3.0), np.array([0, column, 1]), 3)
     outside = Ragged(offsets[:2] - [0, 1], np.arange(3.0), np.array([0, column, 1]), 3)  # of no row
     assert outside.to_csr().toarray().tolist() == [[0.0, 0.0, 0.0]]
+
+
+def test_stored_columns_that_a_matrix_has_not_are_refused_when_rows_are_read(tmp_path):
+    with StoreGate("zarr", {"output_dir": tmp_path / "s"}, data_id="a") as gate:
+        gate.add_data("m", MATRIX)
+    (columns,) = tmp_path.glob("s/a/segments/*/m.columns")
+    zarr.open_array(columns, mode="r+")[0] = MATRIX.shape[1]
+    with StoreGate.open(tmp_path / "s") as gate:
+        for shuffle in (False, True, "blocks"):
+            with pytest.raises(errors.ShapeError, match=f"columns of {MATRIX.shape[1]} are 0 to"):
+                list(gate["train"]["m"].batches(7, shuffle=shuffle))
+        with pytest.raises(errors.ShapeError, match="columns"):
+            gate["train"]["m"][:]
