@@ -141,6 +141,8 @@ class Windows(Generic[T]):
         for word in ("label", "balance"):
             if options.get(word) is not None:
                 raise ArgumentError(f"{word}= names one value for each row, and a window has several; use weights=")
+        if options.get("first") is not None:
+            raise ArgumentError("first= gives rows that were stored in a random order, and windows need neighbours")
         parsed = self._in_blocks(BatchOptions(batch_size=batch_size, transform=transform, **options))
         by_name = dict(zip(self.names.names, self.variables, strict=True))
         stream: Stream[tuple[T, T]] = open_stream(

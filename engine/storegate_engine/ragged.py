@@ -357,11 +357,12 @@ class Ragged:
         if self.columns is None:
             raise DtypeError("these rows are lists, and not those of a sparse matrix; use padded(), flat or tolist()")
         lo, hi = self.offsets[0], self.offsets[-1]
-        # of one dtype with the columns, as scipy has them
-        narrow = np.result_type(self.columns.dtype, np.int32)
-        ends = (self.offsets - lo).astype(narrow if hi - lo <= np.iinfo(np.int32).max else np.int64)
+        # int32 or int64, and of one dtype with the columns: scipy's own loops know no other
+        is_long = max(hi - lo, self.n_columns) > np.iinfo(np.int32).max or self.columns.dtype == np.int64
+        dtype = np.int64 if is_long else np.int32
         matrix = copy.copy(_empty_matrix(len(self), self.n_columns))
-        matrix.data, matrix.indices, matrix.indptr = self.items[lo:hi], self.columns[lo:hi], ends
+        matrix.data, matrix.indptr = self.items[lo:hi], (self.offsets - lo).astype(dtype)
+        matrix.indices = self.columns[lo:hi].astype(dtype, copy=False)
         return matrix
 
 

@@ -74,7 +74,7 @@ def gathered(
         copies = [_sliced(of, starts, lengths, n_items) for of in several]
     else:
         index = _numbers(starts, lengths, n_items)
-        if n_items <= NEAR_ITEMS * len(lengths) and len(items) > TOUCHED_ITEMS:
+        if 2 * len(lengths) <= n_items <= NEAR_ITEMS * len(lengths) and len(items) > TOUCHED_ITEMS:
             # The items of a slice wait for each other in memory; first and last ones of all slices come at once.
             ends = np.stack([starts, starts + lengths])
             for of in several:

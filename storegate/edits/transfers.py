@@ -83,14 +83,24 @@ def move(
             arrays = _store(change, target, columns, limits)
             histories = {variable.history for variable in variables}
             history = histories.pop() if len(histories) == 1 else ()
+            olds = {} if callback is not None else dict(zip(renamed.names, variables, strict=True))
+            seeds = {name: old.shuffled_by for name, old in olds.items()}
             new = [
-                replace(rows_of(name, array), history=history, about=description_of(columns[name]))
+                replace(
+                    rows_of(name, array, shuffled_by=seeds.get(name)),
+                    history=history,
+                    about=description_of(columns[name]),
+                )
                 for name, array in arrays.items()
             ]
             change.edit(tables.put(at, new))
             if callback is None and all(isinstance(column, VariableSource) for column in columns.values()):
                 stored[at] = [
-                    replace(rows_of(old.name, arrays[name]), history=old.history, about=old.about)
+                    replace(
+                        rows_of(old.name, arrays[name], shuffled_by=old.shuffled_by),
+                        history=old.history,
+                        about=old.about,
+                    )
                     for name, old in zip(renamed.names, variables, strict=True)
                 ]
             moved.update(columns)

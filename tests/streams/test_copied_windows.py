@@ -94,6 +94,45 @@ def test_few_windows_are_read_where_they_are(windows, scratch):
     stream.close()
 
 
+def test_loops_that_are_left_leave_no_part_of_a_copy(tmp_path, scratch):
+    with StoreGate("zarr", {"output_dir": tmp_path / "s"}, data_id="a") as gate:
+        gate.add_data({"x": ROWS, "y": ROWS})
+        stream = gate["train"][["x", "y"]].windows(input=LENGTH - 1, target=1, stride=STRIDE).batches(64, **OPTIONS)
+        for _ in range(4):
+            for _ in stream:
+                if len(files_in(scratch)) > 2:  # those of y
+                    break
+        assert sum(path.stat().st_size for path in files_in(scratch)) <= 2.02 * ROWS.nbytes
+        stream.close()
+    assert not files_in(scratch)
+
+
+def test_without_space_for_a_copy_windows_are_read_where_they_are(windows, scratch, monkeypatch):
+    def write(self, blocks):
+        raise errors.SpillError(f"spill file of {self.checked_rows} rows cannot be written")
+
+    monkeypatch.setattr(RowFile, "write", write)
+    stream = windows.batches(64, **OPTIONS)
+    with pytest.warns(UserWarning, match="windows could not be copied, so each epoch reads them many times"):
+        require_windows(stream, 0)
+    first = next(iter(stream))
+    assert len(first[0]) == 64
+    stream.close()
+
+
+def test_large_chunks_count(tmp_path):
+    projected = []
+    for chunk in (100, 20_000):
+        with StoreGate("zarr", {"output_dir": tmp_path / str(chunk), "chunk": chunk}, data_id="a") as gate:
+            gate.add_data("x", ROWS)
+            pairs = gate["train"]["x"].windows(input=LENGTH - 1, target=1, stride=STRIDE)
+            if chunk == 20_000:  # 4.9 MiB, of which four do not fit beside the rest
+                with pytest.raises(errors.MemoryBudgetError):
+                    pairs.batches(64, shuffle=True, budget="12MiB")
+            projected.append(pairs.batches(64, **OPTIONS | {"budget": "40MiB"}).projected_nbytes)
+    assert max(projected) <= 40 * 2**20
+
+
 @pytest.mark.parametrize("dtype", ["i1", "f8", "M8[s]", "S7"])
 @pytest.mark.parametrize("row_shape", [(), (3,), (900,)])
 def test_any_run_of_a_file_comes_back(tmp_path, dtype, row_shape):

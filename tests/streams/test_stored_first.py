@@ -145,3 +145,29 @@ def test_what_does_not_go_together_is_refused(options, match):
     gate.add_data("x", np.arange(100))
     with pytest.raises(ValueError, match=match):
         gate["train"]["x"].batches(10, **options)
+
+
+@pytest.mark.parametrize("n_rows", [0, 1])
+def test_phases_of_no_or_one_row_are_in_any_order(n_rows):
+    gate = StoreGate(data_id="a")
+    gate.add_data("x", np.arange(n_rows))
+    assert [batch.tolist() for batch in gate["train"]["x"].batches(4, first="stored")] == [[0]] * n_rows
+
+
+def test_rows_keep_their_order_between_memory_and_storage(tmp_path):
+    with StoreGate("hybrid", {"output_dir": tmp_path / "store"}, data_id="a") as gate:
+        gate.add_data({"x": np.arange(100), "z": [[1]] * 50 + [[1, 2]] * 50})
+        gate.shuffle("train", seed=7)
+        gate.compact("train")
+        for move, mode in ((gate.to_memory, "numpy"), (gate.to_storage, "zarr")):
+            move(["z", "x"], phase="train")
+            gate.set_mode(mode)
+            x = np.concatenate(list(gate["train"]["x"].batches(7, first="stored")))
+            np.testing.assert_array_equal(x, np.random.RandomState(7).permutation(100))
+
+
+def test_windows_have_no_such_order():
+    gate = StoreGate(data_id="a")
+    gate.add_data("x", np.arange(100))
+    with pytest.raises(ValueError, match="first= gives rows that were stored in a random order, and windows need"):
+        gate["train"]["x"].windows(input=2).batches(10, first="stored")

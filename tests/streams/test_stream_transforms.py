@@ -107,7 +107,14 @@ def test_an_error_of_what_is_mapped_leaves_the_stream_before_the_batch(stored_ro
     stream = stored_rows["train"]["x"].batches(10, shuffle=False)
     with pytest.raises(RuntimeError, match="no") as caught:
         list(stream.map(lambda batch: explode(batch, None)))
-    assert not hasattr(caught.value, "__notes__")
+    assert caught.value.__notes__ == ["in map() of a stream, at step 3"]
     assert (stream.epoch, stream.step) == (0, 3)
     gc.collect()
     assert own_threads() == before
+
+
+def test_what_is_mapped_is_a_function(stored_rows):
+    stream = stored_rows["train"]["x"].batches(10, shuffle=False)
+    with pytest.raises(TypeError, match="map takes a function of a batch, found 3"):
+        stream.map(3)
+    assert len(list(stream)) == 100

@@ -77,3 +77,12 @@ def test_matrices_of_batches_know_whether_their_columns_ascend():
     assert rows[1:].to_csr().has_sorted_indices
     np.testing.assert_array_equal(rows.to_csr().toarray(), [[1, 2, 0], [0, 3, 0]])
     assert rows.to_csr().indices.dtype == rows.to_csr().indptr.dtype
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "u4", "i4", "i8", "u8"])
+def test_matrices_have_columns_that_scipy_works_with(dtype):
+    rows = Ragged(np.array([0, 2, 3]), np.array([1.0, 2, 3]), np.array([2, 0, 1], dtype), 3)
+    matrix = rows.to_csr()
+    assert matrix.indices.dtype == matrix.indptr.dtype == (np.int64 if dtype == "i8" else np.int32)
+    matrix.sort_indices()
+    np.testing.assert_array_equal((matrix + matrix).toarray(), [[4, 0, 2], [0, 6, 0]])

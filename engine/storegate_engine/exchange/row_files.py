@@ -71,7 +71,7 @@ class RowFile:
                     write_all(checks, as_bytes(np.array(self._checksums(as_bytes(block)), np.uint32)))
                     done += len(block)
         except OSError as err:
-            self._remove()
+            self.remove()
             if isinstance(err, StoreGateError):
                 raise
             needed = format_nbytes(self._n_rows * self._row_nbytes)
@@ -80,13 +80,14 @@ class RowFile:
                 "set storegate.scratch-directory to a larger disk"
             ) from err
         except BaseException:
-            self._remove()
+            self.remove()
             raise
         if done < self._n_rows:
-            self._remove()
+            self.remove()
         return done == self._n_rows
 
-    def _remove(self) -> None:
+    def remove(self) -> None:
+        """Remove the files."""
         for path in (self._path, self._checks_path):
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeAlias
@@ -16,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate_engine.arrays import Shared, Windowed
+from storegate_engine.errors import SpillError
 from storegate_engine.exchange import RowFile, Spills
 from storegate_engine.orders import Range, spans
 from storegate_engine.streams.epochs import Epochs, Share
@@ -51,11 +53,21 @@ class WindowLoader(GatherLoader):
     loads_at_once = 2
     held_loads = 3
     spare_nbytes = 2 * COPIED_NBYTES
+    chunks_at_once = 4
 
     def __init__(
-        self, variables: Sequence[Variable], epochs: Epochs, order: EpochOrder, budget_nbytes: int, prefetch: int
+        self,
+        variables: Sequence[Variable],
+        epochs: Epochs,
+        order: EpochOrder,
+        budget_nbytes: int,
+        prefetch: int,
+        *,
+        n_epochs: int | None,
     ) -> None:
         super().__init__(variables, epochs, order, budget_nbytes, prefetch)
+        self.n_epochs = n_epochs
+        self._has_space = True
         self._spills = Spills()
         self._copies: list[RowFile] = []
         self._copying: Pending[None] | None = None
@@ -74,7 +86,7 @@ class WindowLoader(GatherLoader):
         """Yield a task for every few steps, and copy the rows meanwhile."""
         share = Share(self.order(Range(0, self.epochs.n_rows), epoch), self.epochs)
         self._copying = None  # of another loop, whose threads have ended
-        if not self._copies and self._pays(step):
+        if self._has_space and not self._copies and self._pays(step):
             self._copying = threads.loads.submit(partial(self._copy, threads.stopping))
         for first in range(step, self.epochs.n_steps, self.steps):
             last = min(first + self.steps, self.epochs.n_steps)
@@ -87,14 +99,23 @@ class WindowLoader(GatherLoader):
                 yield partial(picked, self.variables, share, first, last, spare)
 
     def end(self, epoch: int) -> None:
-        """Wait for the copy."""
-        if self._copying is not None:
+        """Wait for the copy, if another epoch reads it."""
+        if self._copying is not None and epoch + 1 != self.n_epochs:
             self._copied()
 
     def _copied(self) -> None:
         copying, self._copying = self._copying, None
         assert copying is not None
-        copying.result()
+        try:
+            copying.result()
+        except SpillError as err:
+            self._has_space = False
+            warnings.warn(
+                f"the rows of windows could not be copied, so each epoch reads them many times where they are stored: "
+                f"{err}",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def _pays(self, step: int) -> bool:
         """Return whether the windows of the steps that are left read much less from a copy."""
@@ -113,16 +134,21 @@ class WindowLoader(GatherLoader):
     def _copy(self, stopping: threading.Event) -> None:
         """Copy the rows of all windows, unless the loop ends before that."""
         spill = self._spills.open("rows", self.variables[0], lambda: uuid.uuid4().hex)
-        files = []
-        for number, variable in enumerate(self.variables):
-            rows = _windows_of(variable).variable
-            path = spill.path / f"{number:04d}-{uuid.uuid4().hex}"
-            file = RowFile(path, rows.dtype, rows.row_shape, len(rows))
-            step = max(1, COPIED_NBYTES // max(1, rows.row_nbytes) // file.checked_rows) * file.checked_rows
-            if not file.write(_blocks(rows, step, stopping)):
-                return
-            files.append(file)
-        self._copies = files
+        files: list[RowFile] = []
+        try:
+            for number, variable in enumerate(self.variables):
+                rows = _windows_of(variable).variable
+                path = spill.path / f"{number:04d}-{uuid.uuid4().hex}"
+                file = RowFile(path, rows.dtype, rows.row_shape, len(rows))
+                step = max(1, COPIED_NBYTES // max(1, rows.row_nbytes) // file.checked_rows) * file.checked_rows
+                if not file.write(_blocks(rows, step, stopping)):
+                    return
+                files.append(file)
+            self._copies = files
+        finally:
+            if not self._copies:
+                for file in files:
+                    file.remove()
 
     def _read(self, share: Share, first: int, last: int) -> Ready:
         """Return the windows of some steps."""

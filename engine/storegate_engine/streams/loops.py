@@ -83,10 +83,14 @@ def transformed(
     """Return the transform of a batch, with the generator of its step, and what follows it; an error names the step."""
     if batch is LEFT_OUT:
         return batch
-    if transform is not None:
-        try:
+    where = "transform= of batches()"
+    try:
+        if transform is not None:
             batch = transform(batch, generator(step))
-        except Exception as err:
-            err.add_note(f"in transform= of batches(), at step {step}")
-            raise
-    return batch if then is None else then(batch)
+        if then is not None:
+            where = "map() of a stream"
+            batch = then(batch)
+    except Exception as err:
+        err.add_note(f"in {where}, at step {step}")
+        raise
+    return batch

@@ -107,6 +107,8 @@ class GatherLoader(Loader):
     """Loads in memory besides those that are ahead: the one that is consumed, and those being read."""
     spare_nbytes = 0
     """Bytes that are left for other work."""
+    chunks_at_once = 2
+    """Chunks that are decoded at the same time."""
 
     def __init__(
         self, variables: Sequence[Variable], epochs: Epochs, order: EpochOrder, budget_nbytes: int, prefetch: int
@@ -117,7 +119,7 @@ class GatherLoader(Loader):
         self.prefetch = prefetch
         self.step_rows = max(1, -(-epochs.batch_rows // epochs.world))
         self.row_nbytes = sum(moved_row_nbytes(variable) for variable in variables) + ROW_OVERHEAD_NBYTES
-        free = budget_nbytes - reserved_nbytes(budget_nbytes) - copied_nbytes(variables, epochs) - self.spare_nbytes
+        free = budget_nbytes - reserved_nbytes(budget_nbytes) - copied_nbytes(variables, epochs) - self._other_nbytes
         self.steps = max(1, int(free / (self.held_loads + prefetch) / self.row_nbytes) // self.step_rows)
         require(
             reserved_nbytes(budget_nbytes) + self.projected_nbytes,
@@ -130,7 +132,12 @@ class GatherLoader(Loader):
     def projected_nbytes(self) -> int:
         """The bytes of the loads that are ready, and of the one being read."""
         load_rows = min(self.epochs.n_rows, self.steps * self.step_rows)
-        return (self.held_loads + self.prefetch) * load_rows * self.row_nbytes + self.spare_nbytes
+        return (self.held_loads + self.prefetch) * load_rows * self.row_nbytes + self._other_nbytes
+
+    @property
+    def _other_nbytes(self) -> int:
+        chunk = max((piece.chunk_nbytes for variable in self.variables for piece in variable.pieces), default=0)
+        return self.chunks_at_once * chunk + self.spare_nbytes
 
     def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
         """Yield a task for every few steps."""

@@ -105,7 +105,8 @@ def loader_of(
     if shuffle.kind == "none" and in_runs and shuffle.lengths is None:
         return RunLoader(variables, epochs, budget_nbytes, prefetch)
     if shuffle.first == "stored":
-        if not in_runs or all(variable.shuffled_by is None for variable in variables):
+        known = epochs.n_rows <= 1 or any(variable.shuffled_by is not None for variable in variables)
+        if not in_runs or not known:
             raise ArgumentError(
                 "first='stored' reads epoch 0 in the order in which rows are stored, and these are not known to be "
                 "stored in a random one; call shuffle() and compact() of the phase, or leave first= out"
@@ -120,7 +121,7 @@ def loader_of(
     # windows would be spilled with each of their rows many times
     if all(map(can_be_copied, variables)):
         with contextlib.suppress(MemoryBudgetError):  # else they are read where they are stored, a load less at a time
-            return WindowLoader(variables, epochs, order, budget_nbytes, prefetch)
+            return WindowLoader(variables, epochs, order, budget_nbytes, prefetch, n_epochs=n_epochs)
     # text has no width, and cannot be spilled
     if any(variable.dtype.kind == "T" or variable.is_overlapping for variable in variables):
         return GatherLoader(variables, epochs, order, budget_nbytes, prefetch)

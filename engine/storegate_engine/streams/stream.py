@@ -377,6 +377,8 @@ class Stream(Generic[T]):
         ------
         IterationError
             The stream has given all of its epochs (a RuntimeError).
+        ArgumentTypeError
+            The function cannot be called.
 
         Examples
         --------
@@ -389,6 +391,8 @@ class Stream(Generic[T]):
         6 0 1
         9 1 0
         """
+        if not callable(function):
+            raise ArgumentTypeError(f"map takes a function of a batch, found {shown(function)}")
         return self._loop(function)
 
     def _loop(self, function: Callable[[T], Any] | None) -> Iterator[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from typing import Any, TypeAlias
 
@@ -39,7 +39,7 @@ class Piece:
     """The row after the last."""
     transforms: tuple[Transform, ...] = ()
     """The transforms, in order of application."""
-    shuffled_by: int | None = None
+    shuffled_by: int | None = field(default=None, compare=False)
     """The seed, if the array was written in the order of a uniform shuffle."""
 
     @property
