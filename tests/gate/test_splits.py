@@ -176,6 +176,18 @@ def test_a_split_is_there_when_the_store_is_opened_again_and_is_made_again_from_
             np.testing.assert_array_equal(rows, before[phase])
 
 
+@pytest.mark.parametrize("name", ["x", "name"])
+def test_rows_of_many_runs_are_read_in_one_call(tmp_path, counted_reads, name):
+    with StoreGate("zarr", {"output_dir": tmp_path / "s", "chunk": 16}, data_id="a") as gate:
+        gate.add_data(ROWS)
+        gate.split((0.5, 0.3, 0.2), stratify="y", seed=11)
+        rows = gate["train"]["x"][:]
+        assert len(gate.table["train"]["x"].order.runs(0, len(rows))) > 30
+        counted_reads.clear()
+        np.testing.assert_array_equal(gate["train"][name][:], ROWS[name][rows])
+    assert len(counted_reads) <= 2, "in zarr-python's own thread, if it is text"
+
+
 def test_no_rows_are_copied(tmp_path):
     with StoreGate("zarr", {"output_dir": tmp_path / "s", "compressor": "none"}, data_id="a") as gate:
         gate.add_data("x", RNG.random((10_000, 100)))

@@ -57,6 +57,9 @@ Array: TypeAlias = np.ndarray[Any, Any]
 INDEX_ROWS = 2**18
 """An index up to this size is kept in memory."""
 
+FEW_ROWS = 2**14
+"""Most rows of several spans that are copied to their places after zarr-python has read them in one call."""
+
 SHARDS_AT_ONCE = 32
 """Shards that zarr-python is asked for in one call: it goes on with all of them when the first is missing."""
 
@@ -210,8 +213,15 @@ class StoredArray:
                 with _reading(self):
                     opened.read_spans(spans, out, alone=alone)
             return
-        for start, stop, place in spans:
-            self.read_into(start, stop, out[place : place + stop - start], alone=alone)
+        for part in _of_few_rows(spans):
+            if len(part) == 1:
+                start, stop, place = part[0]
+                self.read_into(start, stop, out[place : place + stop - start], alone=alone)
+                continue
+            rows = np.concatenate([np.arange(start, stop) for start, stop, _ in part])
+            found = np.empty((len(rows), *self.row_shape), out.dtype)
+            self.take_into(rows, found, alone=alone)
+            out[np.concatenate([np.arange(at, at + stop - start) for start, stop, at in part])] = found
 
     def take_into(self, rows: Array, out: Array, /, *, alone: bool = False) -> None:
         """Read ``rows`` into ``out``; every chunk that they touch is read once."""
@@ -270,6 +280,21 @@ class StoredArray:
         """Return whether stored bytes can be read into ``out`` unchanged."""
         encoding = encoding_of(self.dtype)
         return encoding.is_identity and out.dtype == encoding.stored and bool(out.flags.c_contiguous)
+
+
+def _of_few_rows(spans: Sequence[RowSpan]) -> Iterator[list[RowSpan]]:
+    """Yield spans to read in one call: zarr-python hands each to another thread, and reads its chunks anew."""
+    part: list[RowSpan] = []
+    n_rows = 0
+    for span in spans:
+        size = span[1] - span[0]
+        if part and n_rows + size > FEW_ROWS:
+            yield part
+            part, n_rows = [], 0
+        part.append(span)
+        n_rows += size
+    if part:
+        yield part
 
 
 def _few_shards(rows: slice | Array, shard_rows: int) -> Iterator[tuple[slice | Array, slice | Array]]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from itertools import accumulate, groupby
+from operator import itemgetter
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -206,11 +207,16 @@ class Variable:
             except LabelError as err:
                 raise err.at_row(lo + err.row, self.name) from err
             return
-        for piece, start, stop, place in self._parts(runs):
-            try:
-                self.pieces[piece].read_into(start, stop, out[place : place + stop - start], alone=alone)
-            except LabelError as err:
-                raise err.at_row(lo + place + err.row, self.name) from err
+        for at, parts in groupby(self._parts(runs), key=itemgetter(0)):
+            piece, spans = self.pieces[at], [(start, stop, place) for _, start, stop, place in parts]
+            if len(spans) > 1 and not piece.transforms:
+                piece.read_spans(spans, out, alone=alone)
+                continue
+            for start, stop, place in spans:  # each in turn: transforms need memory for the stored rows, too
+                try:
+                    piece.read_into(start, stop, out[place : place + stop - start], alone=alone)
+                except LabelError as err:
+                    raise err.at_row(lo + place + err.row, self.name) from err
 
     def take(self, indices: Array, *, spare_nbytes: int = SPARE_NBYTES) -> Any:
         """Return the logical rows at ``indices`` (int64, not negative), in that order, repeats included."""
