@@ -17,6 +17,7 @@ from distributed import Client, Nanny, Scheduler, SpecCluster
 
 from storegate_engine.holds import LOCK
 from storegate_engine.submitted import drop_unwanted
+from tests.listings import files_below
 
 # `dask scheduler` listens on all interfaces with its web server unless it is told where.
 LOOPBACK = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
@@ -93,8 +94,8 @@ def scheduler_here(directory: Path) -> Iterator[tuple[Client, StartWorker]]:
 
 def spill_below(directory: Path) -> list[Path]:
     """Return the spill directories below a directory, and what is in them."""
-    found = [path.parent for path in directory.rglob(LOCK)]
-    return [entry for path in found for entry in (path, *path.rglob("*"))]
+    found = [path.parent for path, _ in files_below(directory, LOCK)]
+    return [*found, *(path for each in found for path, _ in files_below(each))]
 
 
 def becomes_true(condition: Callable[[], bool], seconds: float = 60) -> bool:

@@ -48,7 +48,7 @@ def store(tmp_path):
 class TestObjects:
     """What lies at a URL is not fetched before its size is known to be legal."""
 
-    PLACES = ("memory", "fsspec", "s3", "disk")
+    PLACES = ("memory", "fsspec", pytest.param("s3", marks=pytest.mark.slow), "disk")
 
     @pytest.fixture(params=PLACES)
     def args(self, request, tmp_path):
@@ -85,7 +85,11 @@ class TestObjects:
 
     @pytest.mark.parametrize(
         ("args", "limited"),
-        in_turns(PLACES, [("00000002.json", documents.MAX_NBYTES), ("t/zarr.json", inspection.MAX_METADATA_NBYTES)]),
+        in_turns(
+            ["memory", "fsspec", "s3", "disk"],
+            [("00000002.json", documents.MAX_NBYTES), ("t/zarr.json", inspection.MAX_METADATA_NBYTES)],
+            first=1,
+        ),
         indirect=["args"],
     )
     def test_a_large_one_is_refused_before_it_is_fetched(self, args, gate, fetched, limited):
@@ -170,8 +174,11 @@ READS = {
 }
 
 
-@pytest.mark.parametrize("error", list(whatever_is_raised()), ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("name", VALUES)
+@pytest.mark.parametrize(
+    ("error", "name"),
+    in_turns(whatever_is_raised(), VALUES),
+    ids=lambda of: of if isinstance(of, str) else type(of).__name__,
+)
 def test_whatever_a_codec_raises_is_an_error_that_names_the_array(store, monkeypatch, name, error):
     gate = StoreGate("zarr", {"output_dir": store}, "a")
 
@@ -252,7 +259,7 @@ def test_a_read_that_failed_goes_on_with_few_shards(store):
         assert sync(count_tasks()) < 4 * arrays.SHARDS_AT_ONCE  # and not one for each of 2,048 shards
 
 
-@pytest.mark.parametrize("n_shards", [1, 3, 100])
+@pytest.mark.parametrize("n_shards", [1, 3, pytest.param(100, marks=pytest.mark.slow)])
 def test_texts_of_any_number_of_shards(tmp_path, n_shards):
     values = np.array([f"row {at}" for at in range(n_shards * 16 - 3)], np.dtypes.StringDType())
     with StoreGate("zarr", {"output_dir": tmp_path / "store", "chunk": 8, "budget": 20_000}, "a") as gate:

@@ -270,6 +270,7 @@ def test_rows_in_memory_are_counted_on_first_demand_and_once(monkeypatch):
     assert counted == [1000]
 
 
+@pytest.mark.slow
 def test_rows_that_workers_write_are_counted(cluster, tmp_path):
     rows = np.random.default_rng(0).normal(size=(3000, 4)).astype("f4")
     rows[5, 1], rows[2000, 3] = np.nan, np.inf

@@ -18,6 +18,7 @@ from storegate import StoreGate
 from storegate_engine.errors import SpillError
 from storegate_engine.scratch import Visit
 from tests.clusters import gone
+from tests.listings import inodes_below, nbytes_below
 
 
 @pytest.fixture
@@ -42,7 +43,9 @@ def test_the_same_rows_on_a_cluster(cluster, shuffled):
     np.testing.assert_array_equal(gate.get_data("y"), order)
 
 
-@pytest.mark.parametrize(("n_workers", "chunk"), [(1, 1000), pytest.param(3, 1000, marks=pytest.mark.slow), (3, 730)])
+@pytest.mark.parametrize(
+    ("n_workers", "chunk"), [*(pytest.param(*of, marks=pytest.mark.slow) for of in ((1, 1000), (3, 1000))), (3, 730)]
+)
 def test_the_same_rows_whatever_the_workers_and_the_chunks(tmp_path, n_workers, chunk):
     rows = np.random.default_rng(0).random((30_000, 16), dtype="f4")
     gate = StoreGate("zarr", {"output_dir": tmp_path / "store", "budget": "1MiB", "chunk": chunk}, "test_id")
@@ -73,10 +76,7 @@ def scratch(tmp_path):
         yield tmp_path / "elsewhere"
 
 
-def spilled_nbytes(directory):
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) if directory.exists() else 0
-
-
+@pytest.mark.slow
 def test_the_spill_lies_where_the_client_says_and_goes_with_what_it_holds(cluster, shuffled, scratch, tmp_path):
     gate, expected, _ = shuffled
     for _ in range(3):
@@ -84,10 +84,10 @@ def test_the_spill_lies_where_the_client_says_and_goes_with_what_it_holds(cluste
         assert "exchange" in gate["train"].explain()
         future = cluster.compute(dataset["x"].data)
         np.testing.assert_array_equal(future.result(), expected)
-        assert expected.nbytes <= spilled_nbytes(scratch) < 1.2 * expected.nbytes
+        assert expected.nbytes <= nbytes_below(scratch) < 1.2 * expected.nbytes
         future = cluster.compute(dataset["x"].data)  # again, over what is there
         np.testing.assert_array_equal(future.result()[:10], expected[:10])
-        assert spilled_nbytes(scratch) < 1.2 * expected.nbytes
+        assert nbytes_below(scratch) < 1.2 * expected.nbytes
         del future, dataset
         gc.collect()
         cluster.run_on_scheduler(gc.collect)  # one of this process shares its objects
@@ -134,6 +134,7 @@ def kill_a_worker(pid, number, moment, done, killed):
         time.sleep(0.001)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the sockets of killed workers
 @pytest.mark.parametrize("road", ["compute", pytest.param("compact", marks=pytest.mark.slow)])
 def test_killed_workers_cost_their_own_tasks(cluster, shuffled, tmp_path, road):
@@ -142,7 +143,7 @@ def test_killed_workers_cost_their_own_tasks(cluster, shuffled, tmp_path, road):
     n_maps = next(layer for layer in lazy.dask.layers.values()).plan(range(lazy.numblocks[0])).n_maps
 
     def spilled():
-        return len(list(Path(tmp_path).rglob("scratch/*/map-*")))
+        return len(inodes_below(tmp_path / "store", "map-*"))
 
     done, killed = threading.Event(), []
     moments = [lambda: spilled() >= 2, lambda: spilled() >= n_maps]

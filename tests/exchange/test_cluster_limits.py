@@ -67,6 +67,7 @@ def test_an_adaptive_cluster_promises_workers(to_scale, gate):
     np.testing.assert_array_equal(gate.get_data("x"), SHUFFLED)
 
 
+@pytest.mark.slow
 def test_workers_of_different_memory(growing, gate):
     """The one with the least memory for each thread is planned for, of those that are there."""
     client, start_worker = growing
@@ -83,6 +84,7 @@ def test_workers_of_different_memory(growing, gate):
     np.testing.assert_array_equal(gate.get_data("x"), SHUFFLED)
 
 
+@pytest.mark.slow
 def test_workers_that_arrive_after_the_plan(growing, gate):
     """They take part; and all of the work where the worker that was planned for has gone."""
     client, start_worker = growing
@@ -111,6 +113,7 @@ def test_a_worker_is_promised_until_it_comes(tmp_path, gate):
         assert limits_of(gate) == (250 * MB, 2)
 
 
+@pytest.mark.slow
 def test_a_memory_limit_of_the_gate_holds_for_each_worker(tmp_path, of_processes):
     """A budget below the limits of all workers is shared by the threads of the one that has most."""
     with of_processes(tmp_path / "dask", n_workers=1, n_threads=2, memory_limit="500MB") as client:

@@ -24,15 +24,13 @@ from storegate_engine.errors import SpillError
 from storegate_engine.exchange import bucket_sorts, spill_files
 from tests.clusters import becomes_true
 from tests.exchange.spill_cases import EXPECTED, PLAN, ROWS
+from tests.listings import files_below
 from tests.processes import environment
 
 
 def files(scratch):
     gc.collect()
-    try:
-        return sorted(path for path in scratch.rglob("*") if path.is_file())
-    except FileNotFoundError:  # a directory was removed meanwhile
-        return files(scratch)
+    return sorted(path for path, _ in files_below(scratch))
 
 
 def script(tmp_path, body):
@@ -234,6 +232,7 @@ class TestProcesses:
         )
         assert files(spill_scratch) == []
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "found_by",
         [

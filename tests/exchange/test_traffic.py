@@ -19,6 +19,7 @@ from storegate_engine.exchange import bucket_sorts, open_exchange, plan_rows, pl
 from storegate_engine.exchange.bucket_sorts import BucketSort
 from storegate_engine.holds import LOCK
 from storegate_engine.orders import ArrayIndex
+from tests.examples import in_turns
 
 
 class Counted(io.FileIO):
@@ -82,9 +83,11 @@ def spilled_nbytes(directory):
     return sum(path.stat().st_size for path in Path(directory).iterdir() if path.name != LOCK)
 
 
-@pytest.mark.parametrize("kind", ["as stored", "narrower", "wider", "twice"])
-@pytest.mark.parametrize(("budget_nbytes", "passes"), [(2**20, 3), (2**20, 2), (3 * 2**20, 2)])
-def test_a_plan_reads_and_writes_what_it_says(tmp_path, reads, stored_nbytes, kind, budget_nbytes, passes):
+@pytest.mark.parametrize(
+    ("kind", "size"), in_turns(["as stored", "narrower", "wider", "twice"], [(2**20, 3), (2**20, 2), (3 * 2**20, 2)])
+)
+def test_a_plan_reads_and_writes_what_it_says(tmp_path, reads, stored_nbytes, kind, size):
+    budget_nbytes, passes = size
     variable = shuffled(tmp_path / "store", kind)
     sizes = {"in_order": False, "align": 100, "passes": passes, "force": "exchange"}
     plan = plan_rows(variable, len(variable), budget_nbytes, 2, **sizes)

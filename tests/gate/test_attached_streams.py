@@ -13,6 +13,7 @@ import pytest
 
 from storegate import StoreGate, errors
 from storegate_engine.arrays import ForeignArray, byte_ranges, foreign
+from tests.listings import nbytes_below
 from tests.streams.test_killed_streams import run_until_killed
 
 N = 6000
@@ -52,11 +53,8 @@ def scratch(tmp_path):
         yield tmp_path / "scratch"
 
 
-def nbytes_of(directory):
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-
-
 class TestKills:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "options",
         [SPILLED, pytest.param({"shuffle": "blocks", "block_rows": 20, "buffer_blocks": 70}, marks=pytest.mark.slow)],
@@ -99,7 +97,7 @@ class TestKills:
             finally:
                 os._exit(1)
         assert os.waitpid(child, 0)[1] == signal.SIGKILL
-        assert nbytes_of(scratch)
+        assert nbytes_below(scratch)
         rows = run(gate)
         assert sorted(rows.tolist()) == X.tolist()
         assert not scratch.exists()
@@ -125,6 +123,7 @@ class TestProcesses:
             os.close(reading)
             os.wait()
 
+    @pytest.mark.slow
     def test_the_workers_of_a_cluster_read_them(self, gate, cluster):
         gate.shuffle("train", seed=2)
         order = np.random.RandomState(2).permutation(N)
@@ -190,7 +189,7 @@ class TestChanges:
 
 class TestNumbers:
     @pytest.mark.parametrize("phase", ["train", pytest.param((0.5, 0.3, 0.2), marks=pytest.mark.slow)])
-    @pytest.mark.parametrize("backend", ["zarr", "numpy"])
+    @pytest.mark.parametrize("backend", [pytest.param("zarr", marks=pytest.mark.slow), "numpy"])
     def test_sixty_files_are_not_copied_because_they_are_many(self, tmp_path, backend, phase):
         """Variables of many pieces are merged, which copies rows; those of attached files stay where they are."""
         for at in range(60):

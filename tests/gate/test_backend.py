@@ -72,17 +72,20 @@ class TestOpening:
         found = xr.open_dataset(path, chunks=chunks).isel(index)
         xr.testing.assert_identical(found.compute(), expected.isel(index))
 
-    @pytest.mark.parametrize("chunks", [None, {}], ids=str)
-    @pytest.mark.parametrize("dtype", [np.dtypes.StringDType(), "U9", "S9", "M8[s]", "bool"], ids=str)
     @pytest.mark.parametrize(
-        "index",
-        [
-            {"time": 3},
-            {"time": -1, "k": 0},
-            {"k": 1},
-            {"time": [4, 0], "k": 1},
-            {"time": 2, "k": slice(None, None, -1)},
-        ],
+        ("chunks", "dtype", "index"),
+        in_turns(
+            [None, {}],
+            [np.dtypes.StringDType(), "U9", "S9", "M8[s]", "bool"],
+            [
+                {"time": 3},
+                {"time": -1, "k": 0},
+                {"k": 1},
+                {"time": [4, 0], "k": 1},
+                {"time": 2, "k": slice(None, None, -1)},
+            ],
+            every=3,
+        ),
         ids=str,
     )
     def test_single_values_are_selected_too(self, tmp_path, chunks, dtype, index):

@@ -78,6 +78,7 @@ def test_wrong_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFix
     assert "usage: storegate" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_demo_without_its_packages_names_the_extra() -> None:
     """One after the other in a process, each as if it were not imported yet."""
     packages = ["uproot", "h5py", "km3net_testdata"]

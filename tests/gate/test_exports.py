@@ -231,7 +231,10 @@ def test_ordered_categories_keep_their_order():
 
 @pytest.mark.parametrize(
     ("package", "call", "extra"),
-    [("pyarrow", "to_arrow", "storegate[arrow]"), ("polars", "to_polars", "storegate[polars]")],
+    [
+        ("pyarrow", "to_arrow", "storegate[arrow]"),
+        pytest.param("polars", "to_polars", "storegate[polars]", marks=pytest.mark.slow),
+    ],
 )
 def test_what_is_not_installed_is_named(package, call, extra):
     program = f"""

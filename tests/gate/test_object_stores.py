@@ -40,6 +40,7 @@ def scattered():
     return np.random.default_rng(1).integers(-N_ROWS, N_ROWS, 250)
 
 
+@pytest.mark.slow
 def test_every_dtype_reads_as_numpy_does(gate, scattered):
     for name, values in VALUES.items():
         for index in (slice(17, 220), scattered, 299):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from storegate import StoreGate, errors
+from tests.examples import in_turns
 
 RNG = np.random.default_rng(0)
 ROWS = {
@@ -27,11 +28,18 @@ def gate(request, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "axis"), [("x", 0), ("x", None), ("image", (0, 2, 3)), ("image", 0), ("n", 0), ("f", 0)]
+    ("gate", "variable", "kind", "is_shuffled"),
+    in_turns(
+        ["numpy", "zarr"],
+        [("x", 0), ("x", None), ("image", (0, 2, 3)), ("image", 0), ("n", 0), ("f", 0)],
+        ["standardize", "normalize"],
+        [False, True],
+        every=3,
+    ),
+    indirect=["gate"],
 )
-@pytest.mark.parametrize("kind", ["standardize", "normalize"])
-@pytest.mark.parametrize("is_shuffled", [False, True])
-def test_every_phase_is_scaled_by_train(gate, name, axis, kind, is_shuffled):
+def test_every_phase_is_scaled_by_train(gate, variable, kind, is_shuffled):
+    name, axis = variable
     if is_shuffled:
         gate.shuffle("all", seed=1)
     getattr(gate, kind)(name, axis=axis)

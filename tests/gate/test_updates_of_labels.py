@@ -7,6 +7,7 @@ import pytest
 import xarray as xr
 
 from storegate import StoreGate, errors
+from tests.examples import in_turns
 
 N = 10
 
@@ -158,8 +159,7 @@ WHICH = {
 }
 
 
-@pytest.mark.parametrize("update", WHICH)
-@pytest.mark.parametrize("index", [True, False], ids=["index", "no index"])
+@pytest.mark.parametrize(("update", "index"), in_turns(WHICH, [True, False]))
 def test_rows_go_only_where_their_coordinate_is(timed, update, index):
     put, where, phase = WHICH[update]
     there = timed.to_xarray(phase).time.values[where]

@@ -307,6 +307,7 @@ def test_a_cluster_has_the_same_rows_and_no_spill_is_left(cluster, shuffled):
         assert gone(Path(gate.repository().location.path) / "scratch")
 
 
+@pytest.mark.slow
 def test_rows_of_workers_are_exchanged_between_them_and_no_spill_is_left(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "BLOCK_NBYTES", 2**16)
     monkeypatch.setattr(plans, "MIN_PART_NBYTES", 2**8)

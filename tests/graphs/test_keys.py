@@ -88,6 +88,7 @@ def test_overlapping_selections_of_persisted_and_lazy_rows_on_a_cluster(cluster,
     np.testing.assert_array_equal(held[0].compute(), expected + 1)
 
 
+@pytest.mark.slow
 @lacking("rows by their numbers (Shuffle._token)")
 def test_overlapping_selections_of_rows_in_the_memory_of_workers(cluster, tmp_path, small_blocks):
     rows = np.random.default_rng(0).random((N_ROWS, 4)).astype("f4")

@@ -134,9 +134,10 @@ def test_a_missing_truth_value_is_refused(gate, tmp_path):
         gate.read(tmp_path / "a.nc")
 
 
-@pytest.mark.parametrize("n_missing", [1, 30])
-@pytest.mark.parametrize("fill", [-9999, 2**31 - 1, 9.969209968386869e36], ids=["small", "largest", "of the library"])
-@pytest.mark.parametrize("kind", ["nc", "v2", "v3"])
+@pytest.mark.parametrize(
+    ("n_missing", "fill", "kind"),
+    in_turns([1, 30], [-9999, 2**31 - 1, 9.969209968386869e36], ["nc", "v2", "v3"], every=3),
+)
 def test_times_of_which_the_first_ones_are_missing(gate, tmp_path, kind, fill, n_missing):
     numbers = 1_000_000 + np.arange(40.0)
     numbers[[*range(n_missing), 35]] = fill

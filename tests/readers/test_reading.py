@@ -119,6 +119,7 @@ def test_names_are_those_of_variables(tmp_path, gate):
         gate.read(tmp_path / "a.h5", 3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a single call is known on Linux alone")
 def test_hdf5_is_read_within_the_budget(tmp_path):
     rng = np.random.default_rng(1)

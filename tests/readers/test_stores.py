@@ -89,7 +89,7 @@ CODECS = {
 }
 
 
-@pytest.mark.parametrize(("cut", "zarr_format_and_codec"), in_turns([1, 5, 30], CODECS))
+@pytest.mark.parametrize(("cut", "zarr_format_and_codec"), in_turns([1, 5, 30], CODECS, every=4))
 def test_truncated_chunks_of_zarr(gate, tmp_path, zarr_format_and_codec, cut, unchanged):
     zarr_format, codec = zarr_format_and_codec
     rows = np.random.default_rng(0).integers(0, 1000, 30)

@@ -167,12 +167,12 @@ def kill_and_watch(processes, tmp_path, n_kills, seed):
 
 
 def test_killed_writers_and_a_reader_that_watches(processes, tmp_path):
-    assert kill_and_watch(processes, tmp_path, 12, seed=1) > 10
+    assert kill_and_watch(processes, tmp_path, 6, seed=1) > 5
 
 
 @pytest.mark.slow
-def test_two_hundred_killed_writers_and_a_reader_that_watches(processes, tmp_path):
-    assert kill_and_watch(processes, tmp_path, 200, seed=2) > 200
+def test_many_killed_writers_and_a_reader_that_watches(processes, tmp_path):
+    assert kill_and_watch(processes, tmp_path, 100, seed=2) > 100
 
 
 # Several writers: what is acknowledged is there, once
@@ -317,6 +317,7 @@ def work_on(gate, number):
     return gate.get_data("x", index=(0, 3)), gate["train"].to_xarray()["x"].sum().compute(scheduler="sync").item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [pytest.param("spawn", marks=pytest.mark.slow), "forkserver"])
 def test_processes_that_get_an_open_gate(stored, method):
     stored.add_data("x", np.full((3, 2), 100))

@@ -72,7 +72,7 @@ def damage(request):
 
 
 @pytest.mark.parametrize(
-    ("version", "damage", "is_repaired"), in_turns(VERSIONS, DAMAGES, [False, True]), indirect=["damage"]
+    ("version", "damage", "is_repaired"), in_turns(VERSIONS, DAMAGES, [False, True], every=3), indirect=["damage"]
 )
 def test_what_can_be_read_is_shown_and_what_cannot_is_named(store, damage, version, is_repaired, capsys):
     DAMAGES[damage](path_of(store, version))
@@ -122,7 +122,7 @@ def test_what_can_be_read_is_shown_and_what_cannot_is_named(store, damage, versi
     assert opens or ("data_id a: " in output.err and StoredLog.key(version) in output.err)
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize(("version", "damage"), in_turns([1, 2, 3], DAMAGES), indirect=["damage"])
 def test_vacuum_keeps_all_rows_while_it_does_not_know_which_are_needed(store, damage, version):
     intact = path_of(store, version).read_bytes()
     with opened(store) as gate, gate.repository().begin("x") as change:  # rows that no version needs

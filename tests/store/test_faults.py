@@ -196,7 +196,7 @@ def break_every_operation(faults, original, tmp_path, change, durability, *, eac
 
 @pytest.mark.parametrize(
     ("name", "each_way"),
-    [*in_turns(CHANGES, [False]), *(pytest.param(name, True, marks=pytest.mark.slow) for name in CHANGES)],
+    [*in_turns(CHANGES, [False], every=5), *(pytest.param(name, True, marks=pytest.mark.slow) for name in CHANGES)],
 )
 def test_a_failed_operation_leaves_the_old_or_the_new_state(faults, original, tmp_path, name, each_way):
     struck = break_every_operation(faults, original, tmp_path, CHANGES[name], "process", each_way=each_way)

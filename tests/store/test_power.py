@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
@@ -12,6 +13,7 @@ import pytest
 
 from storegate import StoreGate
 from storegate_engine import locations
+from tests.examples import in_turns
 
 X = np.random.default_rng(0).random((48, 4000))
 
@@ -92,7 +94,7 @@ def failures(gate, disk, tmp_path, seeds):
             shutil.rmtree(image)
 
 
-@pytest.mark.parametrize("seeds", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [0, pytest.param(10, marks=pytest.mark.slow)])
 def test_every_acknowledged_commit_is_readable_after_a_power_failure(monkeypatch, tmp_path, seeds):
     root = tmp_path / "disk"
     root.mkdir()
@@ -110,6 +112,7 @@ def test_every_acknowledged_commit_is_readable_after_a_power_failure(monkeypatch
     assert count == 9 * (seeds + 1)
 
 
+@pytest.mark.slow
 def test_what_workers_wrote_is_synced_before_it_is_committed(monkeypatch, tmp_path, cluster):
     root = tmp_path / "disk"
     root.mkdir()
@@ -178,10 +181,8 @@ def test_an_unknown_durability_is_refused(tmp_path, value):
 
 PLACES, BEFORE, LATE = ["store", "runs/2026/11/store"], [None, "nothing", "rows", "kept open"], [0, 1, 2, 3, 4, 5, 6, 8]
 GAPS = [
-    pytest.param(place, before, change, marks=() if sum(at) % 4 == 0 else pytest.mark.slow)
-    for (*at, (place, before, change)) in (
-        (p, b, c, (PLACES[p], BEFORE[b], LATE[c])) for p in range(2) for b in range(4) for c in range(8)
-    )
+    *(gap for gap in in_turns(PLACES, BEFORE, LATE, [1], every=4) if not gap.marks),
+    *(pytest.param(*gap, 4, marks=pytest.mark.slow) for gap in itertools.product(PLACES, BEFORE, LATE)),
 ]
 """Every two of the three meet in the fast ones."""
 
@@ -200,8 +201,7 @@ class TestGaps:
         disk.after_power_failure(image, rng)
         return StoreGate("zarr", {"output_dir": image / place, "mode": "r"}, "a")
 
-    @pytest.mark.parametrize("seeds", [2, pytest.param(5, marks=pytest.mark.slow)])
-    @pytest.mark.parametrize(("place", "before", "change"), GAPS)
+    @pytest.mark.parametrize(("place", "before", "change", "seeds"), GAPS)
     def test_a_durable_commit_makes_all_that_it_needs_durable(self, disk, tmp_path, place, before, change, seeds):
         root = disk.root / place
         args = {"output_dir": root, "chunk": 4, "budget": "4MiB"}

@@ -115,6 +115,7 @@ def output_of(*arguments: str | Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_all_of_them_come_to_a_batch_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each begins anew in the same process, which imports for all of them once."""
     for script in SCRIPTS:

@@ -94,7 +94,7 @@ def test_uneven_rounds_of_an_older_version_resume():
 UNEVEN = [[12, 14, 15, 16, 19, 17, 13, 18], [3, 5, 10, 1, 11, 9, 4, 2], [0, 8, 7, 6]]
 
 
-@pytest.mark.parametrize(("n_epochs", "most"), [(200, 1), pytest.param(2500, 5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("n_epochs", "most"), [(100, 1), pytest.param(1250, 4, marks=pytest.mark.slow)])
 def test_row_0_comes_first_as_often_as_any_other(n_epochs, most):
     """Where the orders of blocks, of the first buffer and of its first lane were one, it did 43 times in 2,500."""
     blocks = Blocks(Epochs(4096, 64), 7, 64, 64)
@@ -102,7 +102,7 @@ def test_row_0_comes_first_as_often_as_any_other(n_epochs, most):
     for epoch in range(n_epochs):
         load = blocks.load(*next(blocks.loads(epoch, 0)))
         firsts += int(load.logical(0, 1)[0]) == 0
-    assert firsts <= most  # 0.6 are expected of 2,500: more than 5 happen once in 20,000 seeds
+    assert firsts <= most  # 0.3 are expected of 1,250: more than 4 happen once in 60,000 seeds
 
 
 def test_default_blocks_follow_from_the_data_alone():
@@ -148,7 +148,7 @@ def simulated(blocks, rho, n_epochs=15):
 @pytest.mark.parametrize(
     ("n_rows", "k", "b", "m", "rho"),
     [
-        (16_384, 32, 16, 128, 1.0),
+        pytest.param(16_384, 32, 16, 128, 1.0, marks=pytest.mark.slow),
         pytest.param(8_192, 16, 64, 8, 1.0, marks=pytest.mark.slow),
         pytest.param(8_192, 100, 64, 8, 0.7, marks=pytest.mark.slow),
         pytest.param(16_384, 256, 16, 128, 1.0, marks=pytest.mark.slow),
@@ -167,7 +167,7 @@ def test_the_quality_is_that_of_simulated_batches(n_rows, k, b, m, rho):
     assert variance_factor(blocks, rho) <= 1 + rho * (k - 1) * (b - 1) / (min(n_rows, round_rows) - 1) + 1e-9
 
 
-@pytest.mark.parametrize("n_rows", [65_607, *in_turns([2**power + 1 for power in range(7, 18)], every=4)])
+@pytest.mark.parametrize("n_rows", [65_607, *in_turns([2**power + 1 for power in range(7, 18)], every=6, first=3)])
 def test_the_quality_is_that_of_simulated_batches_at_awkward_lengths(n_rows):
     """One row more than makes a whole number of blocks, or of rounds; where chance puts it makes a difference."""
     blocks = Blocks(Epochs(n_rows, 32, "drop"), 0, *default_blocks(n_rows, 1024, 1))

@@ -21,6 +21,7 @@ from storegate import StoreGate, errors
 from storegate_engine.exchange import bucket_sorts
 from storegate_engine.holds import orphans
 from storegate_engine.scratch import SPARE
+from tests.listings import inodes_below
 from tests.processes import environment
 from tests.replays import SMALL, SOURCES, exchanging, own_threads
 
@@ -104,8 +105,7 @@ def test_what_an_earlier_process_spilled_is_used_when_its_stream_goes_on(tmp_pat
 
 def spilled_files(stream, epoch):
     """Return the spill files of an epoch, by where they lie on the disk."""
-    directory = Path(stream.loader.exchange_of(epoch).sorts[0].directory)
-    return {path.stat().st_ino: path.name for path in directory.glob("*-map-*")}
+    return inodes_below(Path(stream.loader.exchange_of(epoch).sorts[0].directory), "*-map-*")
 
 
 @pytest.mark.slow

@@ -156,7 +156,7 @@ def test_what_makes_no_sense_is_refused(options, said):
 @pytest.mark.parametrize(
     ("gate", "source", "shuffle", "k"),
     in_turns(
-        ["numpy", "zarr", "hybrid"], SOURCES, [False, True, "blocks"], [101, 10**6, 10**12, 2**63, 10**30], every=3
+        ["numpy", "zarr", "hybrid"], SOURCES, [False, True, "blocks"], [101, 10**6, 10**12, 2**63, 10**30], every=5
     ),
     indirect=["gate"],
 )

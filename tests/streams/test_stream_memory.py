@@ -187,7 +187,7 @@ def test_the_peak_of_twenty_epochs_is_not_above_the_projection(tmp_path, shuffle
     assert found["peaks"][-1] <= found["projected"]
 
 
-@pytest.mark.parametrize(("shuffle", "source"), in_turns([False, True, "blocks"], SOURCES, every=3, first=1))
+@pytest.mark.parametrize(("shuffle", "source"), in_turns([True, False, "blocks"], SOURCES, every=4, first=3))
 @pytest.mark.filterwarnings("ignore:shuffle=.blocks.:UserWarning")
 @pytest.mark.skipif("COVERAGE_RUN" in os.environ, reason="what coverage keeps would be counted")
 def test_nothing_is_kept_from_epoch_to_epoch(opened, shuffle, source):

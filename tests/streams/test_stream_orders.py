@@ -15,7 +15,7 @@ from storegate_engine.streams.epochs import Share, keyed_permutation
 from storegate_engine.streams.memory_loaders import MemoryLoader
 from storegate_engine.streams.span_loaders import RunLoader
 from storegate_engine.streams.spilled import ExchangeLoader
-from tests.examples import examples
+from tests.examples import examples, in_turns
 from tests.replays import KINDS, SMALL, SOURCES, epochs, exchanging, replayed, steps_of
 
 pytestmark = pytest.mark.usefixtures("scratch")
@@ -134,9 +134,9 @@ def test_a_share_is_the_slices_of_its_rank(epochs, data):
             share.find(permuted)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "drawn", "by length"])
-@pytest.mark.parametrize("drop_last", [False, True, "pad"])
-@pytest.mark.parametrize("n_rows", [0, 5, 700])
+@pytest.mark.parametrize(
+    ("kind", "drop_last", "n_rows"), in_turns([*KINDS, "drawn", "by length"], [False, True, "pad"], [0, 5, 700])
+)
 def test_rows_are_those_of_the_batches(kind, drop_last, n_rows):
     gate = StoreGate(data_id="a")
     gate.add_data("x", np.arange(n_rows))
@@ -175,6 +175,7 @@ def test_rows_are_those_of_the_batches(kind, drop_last, n_rows):
 def test_batches_equal_the_replay_whoever_reads_them(
     opened, n_rows, chunk, k, world, kind, drop_last, source, prefetch, sizes, seed, epoch
 ):
+    n_rows = min(n_rows, 64 * k)  # an epoch of more steps shows nothing else
     if source == "exchange":  # such a buffer is refused there
         sizes = (sizes[0], max(1, min(sizes[1], 300 // sizes[0])))
     options = dict(zip(("block_rows", "buffer_blocks"), sizes, strict=True)) if kind == "blocks" else {}

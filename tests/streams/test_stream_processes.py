@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from storegate import StoreGate, errors
+from tests.examples import in_turns
 from tests.replays import SMALL, budget_of, exchanging
 
 pytestmark = pytest.mark.usefixtures("scratch")
@@ -23,11 +24,16 @@ def send_rows(stream, queue):
         queue.put([batch.tolist() for batch in stream])
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    ("shuffle", "source"), [(False, "memory"), (True, "memory"), (True, "exchange"), ("blocks", "memory")]
+    ("method", "order"),
+    in_turns(
+        ["fork", "forkserver", "spawn"],
+        [(False, "memory"), (True, "memory"), (True, "exchange"), ("blocks", "memory")],
+        every=4,
+    ),
 )
-def test_a_stream_goes_on_in_another_process(stored_rows, method, shuffle, source):
+def test_a_stream_goes_on_in_another_process(stored_rows, method, order):
+    shuffle, source = order
     if method == "fork" and not hasattr(os, "fork"):
         pytest.skip("no fork here")
     with exchanging(source):

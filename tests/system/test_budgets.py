@@ -14,12 +14,12 @@ from tests.processes import environment
 MIB = 2**20
 PROGRAM = Path(__file__).with_name("budget_cases.py")
 KINDS = {
-    "narrow": 0.25,
-    "masks": 0.4,
-    "wide": 0.6,
-    "rows of 4 kB": 0.6,
+    "narrow": 0.18,
+    "masks": 0.25,
+    "wide": 0.4,
+    "rows of 4 kB": 0.4,
     "many variables": 0.02,
-    "many classes": 0.6,
+    "many classes": 0.3,
     "large chunks": 0.5,
     "text": 0.1,
     "attached": 0.5,
@@ -41,7 +41,7 @@ def measured(kind, directory, budget, scale):
     ("kind", "budget"),
     [
         *((kind, 64 * MIB) for kind in KINDS),
-        *((kind, 256 * MIB) for kind in ("narrow", "many variables", "large chunks")),
+        ("large chunks", 256 * MIB),
     ],
 )
 def test_every_call_stays_within_its_budget(tmp_path, kind, budget):

@@ -32,7 +32,8 @@ def hybrid(tmp_path):
         yield gate
 
 
-@pytest.mark.parametrize("shuffle", [pytest.param(None, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("shuffle", [None, 3])
 def test_rows_that_cannot_be_read_are_not_committed(cluster, hybrid, tmp_path, shuffle):
     rows = np.random.default_rng(0).random((ROWS, 16), dtype="f4")
     hybrid.add_data("good", rows)

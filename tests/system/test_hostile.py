@@ -234,6 +234,7 @@ def calls_of(name):
                 yield path.name, {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
 
 
+@pytest.mark.slow
 def test_every_cluster_that_is_started_listens_on_loopback_only():
     found = list(calls_of("LocalCluster"))
     assert len(found) >= 2
