@@ -136,7 +136,9 @@ def kill_a_worker(pid, number, moment, done, killed):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the sockets of killed workers
-@pytest.mark.parametrize("road", ["compute", pytest.param("compact", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("cluster", "road"), [("of its own", "compute"), ("in this process", "compact")], indirect=["cluster"]
+)
 def test_killed_workers_cost_their_own_tasks(cluster, shuffled, tmp_path, road):
     gate, expected, _ = shuffled
     lazy = gate["train"]["x"].data

@@ -89,11 +89,19 @@ PASSES = {
     "collects": lambda store: newest(store / "test_id" / "segments"),
 }
 """The files that a pass writes, which say that it has begun."""
+HERE, OWN = "in this process", "of its own"
 ROADS = [
-    pytest.param(compute_repeated, "requests", marks=pytest.mark.slow),
-    pytest.param(compute, "scatters", marks=pytest.mark.slow),
-    *(pytest.param(compact, during, marks=pytest.mark.slow) for during in ("scatters", "splits")),
-    (compact, "collects"),
+    (HERE, compact, "collects"),
+    *(
+        pytest.param(*road, marks=pytest.mark.slow)
+        for road in (
+            (HERE, compute_repeated, "requests"),
+            (OWN, compute, "scatters"),
+            (HERE, compact, "scatters"),
+            (OWN, compact, "splits"),
+            (OWN, compact, "collects"),
+        )
+    ),
 ]
 
 
@@ -111,7 +119,9 @@ def exchanges():
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the sockets of killed workers
-@pytest.mark.parametrize(("road", "during"), ROADS, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(
+    ("cluster", "road", "during"), ROADS, indirect=["cluster"], ids=lambda value: getattr(value, "__name__", value)
+)
 def test_a_worker_that_is_killed_in_a_pass_costs_its_own_tasks(cluster, store, road, during):
     gate = opened(store)
     pid = next(iter(cluster.run(os.getpid).values()))
@@ -171,7 +181,7 @@ def test_a_relative_scratch_directory_is_the_clients(cluster, store, tmp_path, m
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("road", [compute, pytest.param(compact, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("cluster", "road"), [(HERE, compute), (OWN, compact)], indirect=["cluster"])
 def test_a_store_on_s3_is_shared_as_a_directory_is(cluster, s3_args, tmp_path, road):
     gate = StoreGate("zarr", {**s3_args, "budget": "2MiB"}, "test_id")
     gate.add_data("x", VALUES, shuffle=SEED)
@@ -186,6 +196,7 @@ def test_a_store_on_s3_is_shared_as_a_directory_is(cluster, s3_args, tmp_path, r
 # -------------------------------------------------------------------------------------- life
 
 
+@pytest.mark.slow
 def test_a_temporary_store_lives_as_long_as_what_is_computed_from_it(cluster):
     def persisted():
         gate = StoreGate("zarr", None, "test_id")
@@ -208,6 +219,7 @@ def most_at_once(number, path):
     return seen.count("+") - seen.count("-")
 
 
+@pytest.mark.slow
 def test_no_more_tasks_at_once_than_were_planned(tmp_path):
     """A plan may have fewer than the worker has threads, each with more memory."""
     with scheduler_here(tmp_path / "dask") as (client, start_worker):

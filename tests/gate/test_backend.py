@@ -51,22 +51,24 @@ class TestOpening:
         xr.testing.assert_identical(found.compute(), expected)
         assert found.encoding["data_id"] == "run1"
 
-    @pytest.mark.parametrize("chunks", [None, {}], ids=str)
     @pytest.mark.parametrize(
-        "index",
-        [
-            {"time": 3},
-            {"time": -1},
-            {"time": slice(2, 9)},
-            {"time": slice(None, None, -2)},
-            {"time": [5, 1, 1]},
-            {"time": [], "lat": 0},
-            {"time": slice(4, 2)},
-            {"time": [3, 1], "lat": slice(None, None, 2), "lon": [3, 0]},
-            {"time": 2, "lon": -1},
-            {"time": xr.DataArray([1, 2], dims="p"), "lat": xr.DataArray([0, 2], dims="p")},
-            {"time": np.arange(N) % 2 == 0},
-        ],
+        ("chunks", "index"),
+        in_turns(
+            [None, {}],
+            [
+                {"time": 3},
+                {"time": -1},
+                {"time": slice(2, 9)},
+                {"time": slice(None, None, -2)},
+                {"time": [5, 1, 1]},
+                {"time": [], "lat": 0},
+                {"time": slice(4, 2)},
+                {"time": [3, 1], "lat": slice(None, None, 2), "lon": [3, 0]},
+                {"time": 2, "lon": -1},
+                {"time": xr.DataArray([1, 2], dims="p"), "lat": xr.DataArray([0, 2], dims="p")},
+                {"time": np.arange(N) % 2 == 0},
+            ],
+        ),
     )
     def test_selections_read_their_rows(self, path, expected, chunks, index):
         found = xr.open_dataset(path, chunks=chunks).isel(index)

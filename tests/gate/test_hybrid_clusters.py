@@ -122,6 +122,7 @@ class TestCluster:
         lazy = events.get_data("x", index=[7, 3], compute=False)
         np.testing.assert_array_equal(lazy.compute(), EVENTS[[7, 3]])
 
+    @pytest.mark.slow
     def test_shuffle_and_onehot_on_top(self, events):
         events.to_memory(["x", "y"])
         events.set_mode("numpy")
@@ -157,6 +158,7 @@ class TestCluster:
             np.testing.assert_array_equal(lazy[70:90].values, EVENTS[:3000][order][70:90])
             np.testing.assert_allclose(data.mean().compute(), EVENTS[:3000].mean(), rtol=1e-4, atol=1e-6)
 
+    @pytest.mark.slow
     def test_changes_beside_persisted_rows(self, events):
         events.to_memory("x")
         events.set_mode("numpy")
@@ -196,6 +198,7 @@ class TestCluster:
         np.testing.assert_array_equal(events.get_data("twice"), EVENTS[:3000] * 2)
         np.testing.assert_array_equal(events.get_data("twice", "valid"), EVENTS[3000:3600] * 2)
 
+    @pytest.mark.slow
     @lacking("groupby of xarray")
     @lacking("groupby of flox", dask_array=True)
     def test_a_stored_gate_is_computed_on_the_workers(self, events, client):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storegate import StoreGate, errors
-from tests.examples import examples
+from tests.examples import examples, in_turns
 
 RNG = np.random.default_rng(0)
 PHASES = ("train", "valid", "test")
@@ -169,8 +169,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("budget", ["8MiB", pytest.param("1GiB", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("change", "budget"), in_turns(CHANGES, ["8MiB", "1GiB"], every=4))
 def test_rows_out_of_order_are_those_of_their_phases(tmp_path, change, budget):
     numbers = RNG.integers(0, 5500, 6000)
     with StoreGate("zarr", {"output_dir": tmp_path / "store", "budget": budget, "chunk": 100}, data_id="a") as gate:

@@ -11,7 +11,7 @@ from storegate import StoreGate
 from storegate_engine import arrays
 from storegate_engine.errors import ConversionError, DtypeError, LabelError, ShapeError
 from storegate_engine.table import Cast, OneHot
-from tests.examples import examples
+from tests.examples import examples, in_turns
 
 BACKENDS = ("numpy", "zarr", "hybrid", "memory of hybrid", "kept arrays")
 
@@ -252,7 +252,7 @@ CASTS = {
 }
 
 
-@pytest.mark.parametrize("what", CASTS)
+@pytest.mark.parametrize(("gate", "what"), in_turns(BACKENDS, CASTS), indirect=["gate"])
 def test_casts_that_no_row_may_refuse_later(gate, what):
     values, dtype = CASTS[what]
     gate.add_data("x", np.concatenate([values, values[:1]]))

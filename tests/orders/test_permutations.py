@@ -85,6 +85,15 @@ def test_feistel_equals_the_documented_algorithm(n: int, seed: int, data: st.Dat
     assert forward_rows("feistel8-v1", n, seed, np.array([index])).tolist() == [slow_feistel(n, seed, index)]
 
 
+@pytest.mark.parametrize("kind", ["numpy", "feistel8-v1"])
+@pytest.mark.parametrize("n_asked", [0, 1, 5])
+def test_rows_and_places_are_of_64_bits_however_few(kind: str, n_asked: int) -> None:
+    asked = np.arange(n_asked)
+    for found in (forward_rows(kind, 300, 3, asked), inverse_rows(kind, 300, 3, asked)):
+        assert found.dtype == np.int64
+        assert found.shape == (n_asked,)
+
+
 def test_feistel_slices_of_work_leave_no_seam() -> None:
     n = 100_003
     expected = np.concatenate(

@@ -54,6 +54,7 @@ def test_whatever_is_inside_moves_and_is_limited(order):
     np.testing.assert_array_equal(order.shifted(100).rows(0, len(order)), rows + 100)
     limited = order.within(2**19)
     assert limited == order
+    assert limited.within(2**19) is limited
     assert [inner.table_nbytes for inner in permutations(limited)] == [2**19] * len(permutations(order))
     np.testing.assert_array_equal(limited.rows(0, len(order)), rows)
     assert type(limited) is type(order.shifted(100)) is type(order)

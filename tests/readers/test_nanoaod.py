@@ -30,12 +30,12 @@ def is_flat(branch):
     return kind not in ("AsJagged", "AsObjects") and "RVec" not in branch.typename
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(scope="module", params=KINDS)
 def path(request):
     return HERE / KINDS[request.param]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def oracle(path):
     with uproot.open(path) as file:
         tree = file["Events"]

@@ -182,7 +182,7 @@ def test_an_unknown_durability_is_refused(tmp_path, value):
 PLACES, BEFORE, LATE = ["store", "runs/2026/11/store"], [None, "nothing", "rows", "kept open"], [0, 1, 2, 3, 4, 5, 6, 8]
 GAPS = [
     *(gap for gap in in_turns(PLACES, BEFORE, LATE, [1], every=4) if not gap.marks),
-    *(pytest.param(*gap, 4, marks=pytest.mark.slow) for gap in itertools.product(PLACES, BEFORE, LATE)),
+    *(pytest.param(*gap, 3, marks=pytest.mark.slow) for gap in itertools.product(PLACES, BEFORE, LATE)),
 ]
 """Every two of the three meet in the fast ones."""
 

@@ -66,15 +66,15 @@ def test_many_threads_open_a_new_root_at_once(tmp_path):
 
 
 def test_many_processes_open_a_new_root_at_once(processes, tmp_path):
-    barrier = processes.Barrier(6)
-    workers = [processes.Process(target=open_and_add, args=(tmp_path / "root", barrier, n)) for n in range(6)]
+    barrier = processes.Barrier(4)
+    workers = [processes.Process(target=open_and_add, args=(tmp_path / "root", barrier, n)) for n in range(4)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    assert [worker.exitcode for worker in workers] == [0] * 6
+    assert [worker.exitcode for worker in workers] == [0] * 4
     with StoreGate("zarr", {"output_dir": tmp_path / "root", "mode": "r"}) as gate:
-        assert gate.get_data_ids() == [f"id{number}" for number in range(6)]
+        assert gate.get_data_ids() == [f"id{number}" for number in range(4)]
 
 
 def test_a_root_that_is_emptied_stays_a_store(tmp_path, monkeypatch):

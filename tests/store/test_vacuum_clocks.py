@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import time
@@ -17,6 +18,7 @@ from storegate_engine.errors import ConflictError, SnapshotExpired, StoreError
 from storegate_engine.locations import Location
 from storegate_engine.store import ArraySource, manifests, repository, vacuuming
 from storegate_engine.store.logs import StoredLog
+from tests.examples import in_turns
 from tests.store.vacuum_cases import X, open_gate
 
 DAY = 86_400
@@ -83,10 +85,11 @@ OTHERS = [(1, 0), (6, 0), (1, 1), (2, 1), (6, 1), (0, 2), (1, 3)]
 SOME_OTHERS = [(1, 0), (6, 1), (0, 2)]
 MOMENTS = ["begun", "written", "looked", "put", "read back"]
 STOPS = [
-    pytest.param(where, moment, change, marks=() if (on_disk + at + number) % 4 == 0 else pytest.mark.slow)
-    for on_disk, where in enumerate(["memory", "disk"])
-    for at, moment in enumerate(MOMENTS)
-    for number, change in enumerate(CHANGES)
+    *(stop for stop in in_turns(["memory", "disk"], MOMENTS, CHANGES, [SOME_OTHERS], every=4) if not stop.marks),
+    *(
+        pytest.param(*stop, OTHERS, marks=pytest.mark.slow)
+        for stop in itertools.product(["memory", "disk"], MOMENTS, CHANGES)
+    ),
 ]
 """Each change meets each moment in the fast ones, in memory or on disk."""
 
@@ -94,10 +97,7 @@ STOPS = [
 class TestStoppedWriters:
     """A writer that was stopped at any point, while others commit and vacuum everything that they may."""
 
-    @pytest.mark.parametrize(
-        "others_do", [[(1, 0), (6, 1), (0, 2)], pytest.param(OTHERS, marks=pytest.mark.slow)], ids=len
-    )
-    @pytest.mark.parametrize(("where", "stopped", "change"), STOPS)
+    @pytest.mark.parametrize(("where", "stopped", "change", "others_do"), STOPS)
     def test_what_is_acknowledged_is_there_once(self, tmp_path, monkeypatch, where, stopped, change, others_do):
         args = {"output_dir": tmp_path / "store" if where == "disk" else f"memory://{tmp_path}"}
         monkeypatch.setattr(repository, "COMMIT_LOCK", contextlib.nullcontext())  # of this process: others have none

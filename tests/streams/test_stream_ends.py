@@ -211,6 +211,7 @@ def test_a_reader_that_fails_is_the_consumers_error_and_leaves_nothing(stored, t
     assert own_threads() <= before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shuffle", [True, pytest.param("blocks", marks=pytest.mark.slow)])
 def test_ctrl_c_ends_the_process_at_once(tmp_path, shuffle):
     program = f"""

@@ -93,7 +93,7 @@ def reading(gate: Gate, name: str, step: int, *, is_number: bool = True) -> Call
     yield "rows of a list", lambda: gate["train"][name][some]
     yield "rows of a mask", lambda: gate["train"][name][sparse]
     yield "get_data(compute=False)", lambda: gate.get_data(name, index=sparse, compute=False)[:10].compute()
-    yield "iteration", lambda: consume(itertools.islice(gate["train"][name], 3 * step))
+    yield "iteration", lambda: consume(itertools.islice(gate["train"][name], min(3 * step, 300_000)))
     yield "scan", lambda: scanned(gate, name, step)
     yield "isel", lambda: gate["train"].to_xarray()[name].isel(sample=some).values
     if is_number:

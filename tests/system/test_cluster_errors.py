@@ -33,7 +33,7 @@ def hybrid(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shuffle", [None, 3])
+@pytest.mark.parametrize(("cluster", "shuffle"), [("of its own", None), ("in this process", 3)], indirect=["cluster"])
 def test_rows_that_cannot_be_read_are_not_committed(cluster, hybrid, tmp_path, shuffle):
     rows = np.random.default_rng(0).random((ROWS, 16), dtype="f4")
     hybrid.add_data("good", rows)
