@@ -84,6 +84,8 @@ MUTATION = f"""
 source_paths = ["storegate_engine"]
 only_mutate = {MUTATED}
 also_copy = ["storegate"]
+process_isolation = "forkserver"
+timeout_multiplier = 2.0
 pytest_add_cli_args_test_selection = ["tests/orders", "tests/exchange/test_plans.py", "tests/arrays/test_shards.py"]
 """
 
@@ -104,7 +106,8 @@ def mutation(session: nox.Session) -> None:
         "tests": "tests",
     }.items():
         shutil.copytree(path, work / name)
-    # mutmut imports what it changes from where it has put it, and so needs both packages beside each other
+    # mutmut imports what it changes from where it has put it, and so needs both packages beside each other; its mutants
+    # are forked from a process that has run no test, whose threads they would wait for
     options = Path("pyproject.toml").read_text("utf-8").replace('pythonpath = [".", "engine"]', 'pythonpath = ["."]')
     (work / "pyproject.toml").write_text(options.replace('    "--doctest-modules",\n', "") + MUTATION, "utf-8")
     with session.chdir(work):

@@ -66,7 +66,7 @@ def require(gate, wanted, name="x"):
 class TestIteratorsThatUseTheirMemoryAgain:
     @pytest.mark.parametrize(
         ("gate", "shape", "dtype"),
-        [*in_turns(GATES, ((), (300,)), DTYPES.values(), every=4), *in_turns(GATES, [(2000,)], [DTYPES["f4"]])],
+        [*in_turns(GATES, ((), (300,)), DTYPES.values(), every=5), *in_turns(GATES, [(2000,)], [DTYPES["f4"]])],
         indirect=["gate"],
         ids=str,
     )

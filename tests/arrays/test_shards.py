@@ -21,7 +21,7 @@ from storegate_engine.arrays.shard_files import LocalFiles
 from storegate_engine.arrays.shards import Shards, shards_of
 from storegate_engine.buffers import crc32c
 from storegate_engine.errors import CorruptStoreError
-from tests.examples import examples
+from tests.examples import examples, in_turns
 
 COMPRESSORS = {
     "none": (),
@@ -85,7 +85,11 @@ def test_every_dtype_and_codec_reads_as_zarr_python_does(tmp_path, compressors, 
     np.testing.assert_array_equal(out, array[...])
 
 
-@pytest.mark.parametrize("dtype", ["bool", "i1", "u2", "f2", "f4", "i8", "c16"])
+@pytest.mark.parametrize(
+    ("compressors", "dtype"),
+    in_turns(COMPRESSORS, ["bool", "i1", "u2", "f2", "f4", "i8", "c16"]),
+    indirect=["compressors"],
+)
 def test_zarr_python_reads_what_is_written(tmp_path, compressors, dtype):
     rows = values(75, dtype, (2, 3))
     array = write(tmp_path / "a", np.zeros_like(rows), compressors)

@@ -231,6 +231,7 @@ def test_no_more_tasks_at_once_than_were_planned(tmp_path):
             assert max(found) <= planned
 
 
+@pytest.mark.slow
 def test_a_task_plans_with_its_workers_memory(tmp_path, store):
     with scheduler_here(tmp_path / "dask") as (client, start_worker):
         start_worker()

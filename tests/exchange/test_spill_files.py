@@ -274,7 +274,8 @@ class TestFaults:
             gate.compact()
         assert gate.table["train"]["x"].order.runs(0, 100) is None
 
-    @pytest.mark.parametrize("moment", [pytest.param("scatter", marks=pytest.mark.slow), "collect"])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("moment", ["scatter", "collect"])
     def test_a_killed_compact_is_run_again(self, shuffled, tmp_path, moment):
         gate, expected, _ = shuffled
         code = (

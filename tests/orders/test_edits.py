@@ -193,37 +193,82 @@ def test_a_pickled_order_is_small() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "error"),
+    ("make", "error", "message"),
     [
-        (lambda: Range(-1, 2), ValueError),
-        (lambda: Range(3, 2), ValueError),
-        (lambda: Range(0, 2**63), ValueError),
-        (lambda: Range(0, True), TypeError),
-        (lambda: Range(0.0, 1), TypeError),  # type: ignore[arg-type]
-        (lambda: Concat((Range(0, 1), [1])), TypeError),  # type: ignore[arg-type]
-        (lambda: Concat((Range(0, 2**62), Range(0, 2**62))), ValueError),
-        (lambda: Slice(Range(0, 4), 2, 5), IndexError),
-        (lambda: Slice(Range(0, 4), 3, 2), IndexError),
-        (lambda: Permute(Range(0, 4), "pcg", 1), ValueError),
-        (lambda: Permute(Range(0, 4), "numpy", 2**32), ValueError),
-        (lambda: Permute(Range(0, 4), "numpy", -1), ValueError),
-        (lambda: Permute(Range(0, 4), "feistel8-v1", -1), ValueError),
-        (lambda: Permute(Range(0, 2**30 + 1), "numpy", 1), ValueError),
-        (lambda: Permute(Range(0, 2**62 + 1), "feistel8-v1", 1), ValueError),
-        (lambda: permute(Range(0, 4), 1.0), TypeError),  # type: ignore[arg-type]
-        (lambda: permute(Range(0, 4), True), TypeError),
-        (lambda: permute(Range(0, 4), 2**32), ValueError),
-        (lambda: permute(Range(0, 1), -1), ValueError),
-        (lambda: Take(Range(0, 4), ArrayIndex([4])), IndexError),
-        (lambda: Take(Range(0, 4), [1]), TypeError),  # type: ignore[arg-type]
-        (lambda: ArrayIndex([-1]), ValueError),
-        (lambda: ArrayIndex([[1]]), ValueError),
-        (lambda: ArrayIndex([1.0]), TypeError),
+        (lambda: Range(-1, 2), ValueError, "a range takes 0 <= start <= stop < 2**63, but -1 and 2 were given"),
+        (lambda: Range(3, 2), ValueError, "a range takes 0 <= start <= stop < 2**63, but 3 and 2 were given"),
+        (
+            lambda: Range(0, 2**63),
+            ValueError,
+            "a range takes 0 <= start <= stop < 2**63, but 0 and 9223372036854775808 were given",
+        ),
+        (lambda: Range(0, True), TypeError, "stop must be an integer, not True"),
+        (
+            lambda: Range(0.0, 1),  # type: ignore[arg-type]
+            TypeError,
+            "start must be an integer, not 0.0",
+        ),
+        (
+            lambda: Concat((Range(0, 1), [1])),  # type: ignore[arg-type]
+            TypeError,
+            "Concat takes a RowOrder, not list",
+        ),
+        (
+            lambda: Concat((Range(0, 2**62), Range(0, 2**62))),
+            ValueError,
+            "orders have less than 2**63 rows, but these have 9223372036854775808",
+        ),
+        (lambda: Slice(Range(0, 4), 2, 5), IndexError, "rows 2..5 asked of 4 rows; it takes 0 <= lo <= hi <= 4"),
+        (lambda: Slice(Range(0, 4), 3, 2), IndexError, "rows 3..2 asked of 4 rows; it takes 0 <= lo <= hi <= 4"),
+        (
+            lambda: Permute(Range(0, 4), "pcg", 1),
+            ValueError,
+            "unknown kind of permutation 'pcg'; known: numpy, feistel8-v1",
+        ),
+        (
+            lambda: Permute(Range(0, 4), "numpy", 2**32),
+            ValueError,
+            "a seed of numpy's permutation is below 2**32 (4294967296), but 4294967296 was given",
+        ),
+        (lambda: Permute(Range(0, 4), "numpy", -1), ValueError, "a seed is not negative, but -1 was given"),
+        (lambda: Permute(Range(0, 4), "feistel8-v1", -1), ValueError, "a seed is not negative, but -1 was given"),
+        (
+            lambda: Permute(Range(0, 2**30 + 1), "numpy", 1),
+            ValueError,
+            "a permutation of kind 'numpy' has at most 1073741824 rows, not 1073741825",
+        ),
+        (
+            lambda: Permute(Range(0, 2**62 + 1), "feistel8-v1", 1),
+            ValueError,
+            "a permutation of kind 'feistel8-v1' has at most 4611686018427387904 rows, not 4611686018427387905",
+        ),
+        (
+            lambda: permute(Range(0, 4), 1.0),  # type: ignore[arg-type]
+            TypeError,
+            "a seed must be an integer, not 1.0",
+        ),
+        (lambda: permute(Range(0, 4), True), TypeError, "a seed must be an integer, not True"),
+        (
+            lambda: permute(Range(0, 4), 2**32),
+            ValueError,
+            "a seed of numpy's permutation is below 2**32 (4294967296), but 4294967296 was given",
+        ),
+        (lambda: permute(Range(0, 1), -1), ValueError, "a seed is not negative, but -1 was given"),
+        (lambda: Take(Range(0, 4), ArrayIndex([4])), IndexError, "index 4 asked of 4 rows"),
+        (
+            lambda: Take(Range(0, 4), [1]),  # type: ignore[arg-type]
+            TypeError,
+            "Take takes a RowIndex, like ArrayIndex, not list",
+        ),
+        (lambda: ArrayIndex([-1]), ValueError, "an index holds no negative rows, but -1 was given"),
+        (lambda: ArrayIndex([[1]]), ValueError, "an index has one dimension, but the shape (1, 1) was given"),
+        (lambda: ArrayIndex([1.0]), TypeError, "an index must be integers, not float64"),
     ],
 )
-def test_wrong_orders_cannot_be_built(make: Callable[[], object], error: type[Exception]) -> None:
-    with pytest.raises(error):
+def test_wrong_orders_cannot_be_built(make: Callable[[], object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as refused:
         make()
+    assert str(refused.value) == message
 
 
 def test_permute_chooses_the_kind_by_length_alone() -> None:

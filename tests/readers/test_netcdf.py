@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 from storegate import errors
+from tests.examples import in_turns
 
 TIMES, LATITUDES = 6, 4
 HOURS = {"units": "hours since 2000-01-01", "calendar": "noleap"}
@@ -52,7 +53,11 @@ def expected(*parts):
     return xr.concat(parts, "time", data_vars="minimal", coords="minimal", compat="override", join="override")
 
 
-@pytest.mark.parametrize("engine", ["netcdf4", "h5netcdf"])
+@pytest.mark.parametrize(
+    ("gate", "take", "engine"),
+    in_turns(["numpy", "zarr"], ["read", "attach"], ["netcdf4", "h5netcdf"]),
+    indirect=["gate", "take"],
+)
 def test_datasets_come_back_with_all_that_xarray_says(gate, take, tmp_path, engine):
     parts = [dataset(at * TIMES) for at in range(3)]
     for at, part in enumerate(parts):

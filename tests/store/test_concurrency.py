@@ -166,6 +166,7 @@ def kill_and_watch(processes, tmp_path, n_kills, seed):
     return reads
 
 
+@pytest.mark.slow
 def test_killed_writers_and_a_reader_that_watches(processes, tmp_path):
     assert kill_and_watch(processes, tmp_path, 6, seed=1) > 5
 

@@ -40,9 +40,8 @@ class TestText:
             gate.add_data("x", iter(blocks))
         require_opens(tmp_path, np.concatenate(blocks))
 
-    @pytest.mark.parametrize(
-        "how", ["iterator", *(pytest.param(each, marks=pytest.mark.slow) for each in ("array", "dask"))]
-    )
+    @pytest.mark.slow
+    @pytest.mark.parametrize("how", ["iterator", "array", "dask"])
     def test_chunk_rows_follow_the_bytes_of_text(self, tmp_path, how):
         """8,192 rows of 9 kB in one chunk would be more than any chunk that is read."""
         rows = np.array([f"{number:04d}" * 2250 for number in range(1200)], TEXT)

@@ -145,7 +145,8 @@ def test_a_store_opens_after_every_step():
     run_state_machine_as_test(Extremes, settings=limits)
 
 
-@pytest.mark.parametrize("n_runs", [3, *(pytest.param(n_runs, marks=pytest.mark.slow) for n_runs in (100, 2000))])
+@pytest.mark.slow
+@pytest.mark.parametrize("n_runs", [3, 100, 2000])
 def test_manifests_stay_short_whatever_is_updated(tmp_path, n_runs):
     """Variables, updates and shuffles add to what a manifest holds; they do not multiply it."""
     n_variables, n_rows = 20, 3000

@@ -155,7 +155,7 @@ def simulated(blocks, rho, n_epochs=15):
         pytest.param(16_384, 200, 32, 64, 0.5, marks=pytest.mark.slow),
         pytest.param(8_192, 512, 8, 32, 1.0, marks=pytest.mark.slow),
         (8_192, 300, 8, 1024, 1.0),
-        (8_000, 100, 16, 64, 0.2),
+        pytest.param(8_000, 100, 16, 64, 0.2, marks=pytest.mark.slow),
         pytest.param(8_192, 1024, 32, 16, 0.3, marks=pytest.mark.slow),
     ],
 )

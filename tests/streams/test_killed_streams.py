@@ -13,7 +13,7 @@ import pytest
 
 from storegate import StoreGate
 
-N_ROWS, BATCH_ROWS, KILLS = 2000, 50, 120
+N_ROWS, BATCH_ROWS, KILLS = 2000, 50, 160
 FORMS = {
     "in order": {"shuffle": False},
     "uniform": {"shuffle": True},

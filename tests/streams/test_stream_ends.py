@@ -161,7 +161,7 @@ def test_a_forked_child_spills_for_itself(tmp_path, scratch):
     assert process.exitcode == 0
 
 
-@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("done", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_spill_that_was_kept_is_used_in_the_same_process(tmp_path, scratch, done):
     gate = StoreGate("zarr", {"output_dir": tmp_path / "store", "chunk": 100}, data_id="a")
     gate.add_data("x", np.arange(20_000))

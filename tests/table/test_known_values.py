@@ -12,7 +12,7 @@ from storegate import StoreGate
 from storegate_engine.arrays import Tally
 from storegate_engine.casts import overflows
 from storegate_engine.table import known_of
-from tests.examples import examples
+from tests.examples import examples, in_turns
 
 DTYPES = "b1 i1 i2 i8 u1 u8 f2 f4 f8 c8 M8[D] M8[ns] M8[Y] m8[s] m8[ns] m8[M]".split()
 
@@ -51,7 +51,7 @@ def rows_of(dtype):
 
 
 @pytest.mark.filterwarnings("ignore:invalid value", "ignore:overflow", "ignore:Casting complex")
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", in_turns(DTYPES))
 def test_it_is_never_wrong(dtype):
     @settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(st.data())
