@@ -29,8 +29,8 @@ StartWorker = Callable[..., None]
 
 
 @contextlib.contextmanager
-def scheduler_process(directory: Path) -> Iterator[tuple[Client, StartWorker]]:
-    """Start a scheduler as people do; gives its client, and what starts a worker, each in a directory of its own."""
+def started_processes(directory: Path) -> Iterator[tuple[Path, StartWorker]]:
+    """Start a scheduler as people do; gives its file, and what starts a worker, each in a directory of its own."""
     root = Path(__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (root, root / "engine")))}
     file = directory / "scheduler.json"
@@ -58,12 +58,21 @@ def scheduler_process(directory: Path) -> Iterator[tuple[Client, StartWorker]]:
 
     try:
         start("scheduler", "scheduler", "--port", "0", "--scheduler-file", str(file))
-        with Client(scheduler_file=str(file), timeout=120) as client:  # waits for the file
-            yield client, start_worker
+        yield file, start_worker
     finally:
         for process in running:
             os.killpg(process.pid, signal.SIGKILL)  # with the workers of nannies
             process.wait()
+
+
+@contextlib.contextmanager
+def scheduler_process(directory: Path) -> Iterator[tuple[Client, StartWorker]]:
+    """Start a scheduler, and give its client, and what starts a worker."""
+    with (
+        started_processes(directory) as (file, start_worker),
+        Client(scheduler_file=str(file), timeout=120) as client,  # waits for the file
+    ):
+        yield client, start_worker
 
 
 @contextlib.contextmanager

@@ -24,7 +24,15 @@ from selenium import webdriver
 from storegate import StoreGate
 from storegate_engine import arrays
 from storegate_engine.arrays.reading_threads import N_CORES
-from tests.clusters import SCHEDULERS, becomes_true, dask_processes, scheduler_here, scheduler_process, spill_below
+from tests.clusters import (
+    SCHEDULERS,
+    becomes_true,
+    dask_processes,
+    scheduler_here,
+    scheduler_process,
+    spill_below,
+    started_processes,
+)
 
 # The processes that tests start, workers of dask among them, are forked from one that has imported what they need.
 dask.config.set({"distributed.worker.multiprocessing-method": "forkserver", "multiprocessing.context": "forkserver"})
@@ -158,9 +166,11 @@ def worker_processes(tmp_path_factory):
 @pytest.fixture(scope="module")
 def all_processes(tmp_path_factory):
     """The address of the scheduler of two such workers, which has a process of its own."""
-    with dask_processes(tmp_path_factory.mktemp("dask")) as starter:
-        address = starter.scheduler.address
-        starter.close()  # it would be the client of all tests
+    with started_processes(tmp_path_factory.mktemp("dask")) as (file, start_worker):
+        for _ in range(2):
+            start_worker()
+        with Client(scheduler_file=str(file), timeout=120) as starter:  # left again: it would be that of all tests
+            address = starter.scheduler.address
         yield address
 
 
