@@ -79,6 +79,7 @@ def package(session: nox.Session) -> None:
 
 
 MUTATED = ["storegate_engine/orders/*.py", "storegate_engine/arrays/frames.py", "storegate_engine/exchange/plans.py"]
+PLANNED = ["tests/exchange/test_plans.py", "tests/exchange/test_traffic.py"]
 MUTATION = f"""
 [tool.mutmut]
 source_paths = ["storegate_engine"]
@@ -86,7 +87,8 @@ only_mutate = {MUTATED}
 also_copy = ["storegate"]
 process_isolation = "forkserver"
 timeout_multiplier = 2.0
-pytest_add_cli_args_test_selection = ["tests/orders", "tests/exchange/test_plans.py", "tests/arrays/test_shards.py"]
+timeout_constant = 10.0
+pytest_add_cli_args_test_selection = {["tests/orders", "tests/arrays/test_shards.py", *PLANNED]}
 """
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from storegate import StoreGate, explain
+from storegate_engine.budget import reserved_nbytes
 from storegate_engine.errors import MemoryBudgetError
 from storegate_engine.exchange import plans
 from storegate_engine.exchange.plans import Wanted, choose
@@ -35,6 +36,23 @@ class TestPlans:
 
     def test_wide_rows_are_gathered(self):
         assert self.plan(Wanted(10_000, 10_000, 2**20, in_order=False), budget_nbytes=2**30).kind == "gather"
+
+    @pytest.mark.parametrize(("n_rows", "n_buckets"), [(0, 1), (1, 1), (900, 3), (901, 4)])
+    def test_a_gather_plans_its_tasks_memory_and_reads(self, n_rows, n_buckets):
+        budget = 160_000_000
+        for n_stored in (1000, 10**6):
+            rows = Wanted(n_rows, n_stored, 1000, in_order=False, chunk_nbytes=3000)
+            plan = self.plan(rows, force="gather", bucket_rows=300)
+            assert (plan.n_maps, plan.n_buckets, plan.bucket_rows) == (0, n_buckets, max(1, min(300, n_rows)))
+            assert plan.read_nbytes == n_buckets * min(n_stored * 1000, n_rows * 2**18)
+            assert plan.write_nbytes == 0
+            at_once = min(2, n_buckets)
+            nbytes = plans.COPIES * plan.bucket_rows * (1000 + plans.ROW_OVERHEAD_NBYTES)
+            assert plan.projected_nbytes == reserved_nbytes(budget) + int(at_once * nbytes) + at_once * 6000
+
+    def test_a_gather_that_cannot_fit_names_its_rows_and_the_remedy(self):
+        with pytest.raises(MemoryBudgetError, match=r"gathering 300 rows .*raise storegate\.memory-limit"):
+            self.plan(self.rows(1000), force="gather", bucket_rows=300, budget_nbytes=700_000)
 
     def test_a_plan_can_be_forced(self):
         assert self.plan(self.rows(1_000_000), force="gather", bucket_rows=100).kind == "gather"

@@ -103,6 +103,23 @@ def test_hashes_of_several_columns_and_of_rows_depend_on_each_value_and_place():
         orders.hash_rows([np.zeros(2, complex)], 0)
 
 
+def test_equal_values_have_equal_hashes():
+    payloads = np.array([0x7FF8000000000000, 0x7FF8000000000001, 0xFFF8000000000000], "u8").view("f8")
+    assert len(set(orders.hash_rows([payloads], 0).tolist())) == 1, "NaN"
+    whole = np.array([0, 7, -3, 2**52, 1 - 2**53])
+    for dtype in ("f8", "i8", "M8[s]"):
+        np.testing.assert_array_equal(orders.hash_rows([whole.astype(dtype)], 0), orders.hash_rows([whole], 0))
+    assert orders.hash_rows([np.array([2.0**63, -(2.0**63)])], 5).tolist() == [
+        14030394629194918163,
+        13274499779903279518,
+    ], "no integers"
+
+
+def test_a_part_begins_where_the_one_before_ends():
+    hashes = np.array([0, 2**63 - 2**11, 2**63, 2**64 - 1], "u8")
+    assert orders.parts_of_hashes(hashes, (0.5, 0.5)).tolist() == [0, 0, 1, 1]
+
+
 def test_hashes_are_in_the_shares():
     parts = orders.parts_of_hashes(orders.hash_rows([np.arange(10**5)], 3), (0.7, 0.2, 0.1))
     np.testing.assert_allclose(np.bincount(parts) / 10**5, (0.7, 0.2, 0.1), atol=0.005)

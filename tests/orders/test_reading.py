@@ -102,6 +102,7 @@ def test_bounds_and_depth_of_a_nest() -> None:
     assert order.bounds == (5, 110)
     assert order.depth == 2
     assert concat(order, Range(200, 201)).depth == 2
+    assert Concat(()).depth == 0
     assert concat(order, Range(200, 201)).bounds == (5, 201)
     assert Concat((Range(3, 3), Range(10, 12))).bounds == (10, 12)
     assert Concat(()).bounds == (0, 0)
