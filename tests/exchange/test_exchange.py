@@ -382,7 +382,7 @@ class TestEqualsNumpy:
     def test_many_rows_with_a_tiny_budget(self, tmp_path):
         n = 500_000
         x = np.random.default_rng(0).random((n, 4), dtype="f4")
-        gate = StoreGate("zarr", {"output_dir": tmp_path, "budget": "1MiB"}, "a")
+        gate = StoreGate("zarr", {"output_dir": tmp_path, "budget": "2MiB"}, "a")
         gate.add_data("x", x, shuffle=1)
         gate.shuffle(seed=2)
         expected = x[np.random.RandomState(1).permutation(n)][np.random.RandomState(2).permutation(n)]

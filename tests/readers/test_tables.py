@@ -328,7 +328,7 @@ def test_large_files_are_read_within_the_budget(tmp_path, form):
     assert found <= 64 * MIB
     with StoreGate.open(tmp_path / "store") as gate:
         assert gate.sizes["train"] == len(table)
-        last = gate.get_data("x", index=(7_999_000, 8_000_000)).reshape(1000, -1)[:, 0]
+        last = gate.get_data("x", index=(len(table) - 1000, len(table))).reshape(1000, -1)[:, 0]
         assert np.array_equal(last, table["x"][-1000:])
 
 
