@@ -43,9 +43,8 @@ def test_the_same_rows_on_a_cluster(cluster, shuffled):
     np.testing.assert_array_equal(gate.get_data("y"), order)
 
 
-@pytest.mark.parametrize(
-    ("n_workers", "chunk"), [*(pytest.param(*of, marks=pytest.mark.slow) for of in ((1, 1000), (3, 1000))), (3, 730)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("n_workers", "chunk"), [(1, 1000), (3, 1000), (3, 730)])
 def test_the_same_rows_whatever_the_workers_and_the_chunks(tmp_path, n_workers, chunk):
     rows = np.random.default_rng(0).random((30_000, 16), dtype="f4")
     gate = StoreGate("zarr", {"output_dir": tmp_path / "store", "budget": "1MiB", "chunk": chunk}, "test_id")

@@ -50,6 +50,19 @@ class TestPlans:
             nbytes = plans.COPIES * plan.bucket_rows * (1000 + plans.ROW_OVERHEAD_NBYTES)
             assert plan.projected_nbytes == reserved_nbytes(budget) + int(at_once * nbytes) + at_once * 6000
 
+    @pytest.mark.parametrize("bucket_rows", [None, 3000])
+    def test_an_exchange_plans_its_tasks_and_memory(self, bucket_rows):
+        budget, align, most = 160_000_000, 128, 1000 + plans.ROW_OVERHEAD_NBYTES
+        rows = self.rows(300_000, chunk_nbytes=3000)
+        plan = self.plan(rows, force="exchange", align=align, bucket_rows=bucket_rows)
+        fitting = plans.task_nbytes(budget, 2) // most
+        assert plan.bucket_rows == bucket_rows or plan.bucket_rows == fitting // align * align
+        assert plan.map_rows % align == 0 < plan.map_rows <= fitting
+        assert (plan.n_maps, plan.n_buckets) == (-(-(10**6) // plan.map_rows), -(-300_000 // plan.bucket_rows))
+        assert plan.part_nbytes == plan.map_rows * 1000 // plan.n_buckets
+        held = int(2 * plans.COPIES * max(plan.map_rows, plan.bucket_rows) * most)
+        assert plan.projected_nbytes == reserved_nbytes(budget) + held + 2 * 2 * align * 1000 + 2 * 6000
+
     def test_a_gather_that_cannot_fit_names_its_rows_and_the_remedy(self):
         with pytest.raises(MemoryBudgetError, match=r"gathering 300 rows .*raise storegate\.memory-limit"):
             self.plan(self.rows(1000), force="gather", bucket_rows=300, budget_nbytes=700_000)

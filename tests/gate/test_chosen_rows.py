@@ -102,7 +102,11 @@ def test_a_condition_after_a_shuffle_and_an_encoding(gate):
 
 
 @pytest.mark.parametrize(
-    "index", [slice(10, 50), slice(None, None, -3), [5, 3, 5, 199], np.arange(200) % 3 == 0, slice(0, 0)]
+    ("gate", "index"),
+    in_turns(
+        ["numpy", "zarr"], [slice(10, 50), slice(None, None, -3), [5, 3, 5, 199], np.arange(200) % 3 == 0, slice(0, 0)]
+    ),
+    indirect=["gate"],
 )
 def test_rows_of_an_index(gate, index):
     gate.select(index)
@@ -121,7 +125,7 @@ def test_a_sample(gate):
 
 @pytest.mark.parametrize(
     ("gate", "by", "descending"),
-    in_turns(["numpy", "zarr"], ["pt", "label", "name", ["label", "pt"], ["name", "label"]], [False, True]),
+    in_turns(["numpy", "zarr"], ["pt", "label", "name", ["label", "pt"], ["name", "label"]], [False, True], every=4),
     indirect=["gate"],
 )
 def test_sorted_rows(gate, by, descending):

@@ -162,7 +162,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         ("suffix", "place", "value"),
-        in_turns([".nc", ".zarr", ".h5"], ["x", "lat", None], ATTRIBUTES, every=3),
+        in_turns([".nc", ".zarr", ".h5"], ["x", "lat", None], ATTRIBUTES, every=5),
         ids=repr,
     )
     def test_attributes_are_written_or_named(self, tmp_path, place, suffix, value):

@@ -7,6 +7,7 @@ import multiprocessing
 import pickle
 
 import numpy as np
+import pytest
 
 from storegate import StoreGate
 from tests.gate.flow_cases import ACCMetric, MLTask, SequentialAgent, build
@@ -63,6 +64,7 @@ class TestSpawnedAgents:
         assert sorted(results[:, 0]) == [1, 2]
         np.testing.assert_array_equal(results[:, 1], [one[2]] * 2)
 
+    @pytest.mark.slow
     def test_a_gate_in_memory_travels_by_value(self):
         gate = StoreGate(backend="numpy", data_id="test_id")
         build(gate)

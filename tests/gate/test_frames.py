@@ -76,7 +76,7 @@ FRAMES = {
 
 
 @pytest.mark.parametrize(
-    ("gate", "how", "kind"), in_turns(["numpy", "zarr"], ["alone", "data=", "None"], FRAMES), indirect=["gate"]
+    ("gate", "how", "kind"), in_turns(["numpy", "zarr"], ["alone", "data=", "None"], FRAMES, every=3), indirect=["gate"]
 )
 def test_names_and_values_come_from_the_data(gate, kind, how):
     frame = FRAMES[kind]()

@@ -14,6 +14,7 @@ from storegate import StoreGate
 from storegate_engine.arrays import MemoryArray, StoredArray
 from storegate_engine.budget import plan_layout
 from storegate_engine.errors import ShapeError, VariableNotFoundError
+from tests.examples import in_turns
 from tests.gate.hybrid_cases import X, Y, everything
 
 
@@ -332,9 +333,9 @@ BAD_MOVES = {
 }
 
 
-@pytest.mark.parametrize("case", BAD_MOVES)
-@pytest.mark.parametrize("direction", ["to_memory", "to_storage"])
-@pytest.mark.parametrize("mode", ["numpy", "zarr"])
+@pytest.mark.parametrize(
+    ("case", "direction", "mode"), in_turns(BAD_MOVES, ["to_memory", "to_storage"], ["numpy", "zarr"])
+)
 def test_a_failed_move_leaves_everything_as_it_was(hybrid, tmp_path, case, direction, mode):
     arguments, error = BAD_MOVES[case]
     hybrid.to_memory(["x", "y"], "all")

@@ -138,7 +138,7 @@ class TestCluster:
         np.testing.assert_array_equal(dataset["x"].compute(), EVENTS[:3000].astype("f8")[order])
         assert dataset["x"].dtype == np.float64
 
-    @pytest.mark.parametrize("plan", ["gather", "exchange"])
+    @pytest.mark.parametrize("plan", ["gather", pytest.param("exchange", marks=pytest.mark.slow)])
     def test_shuffled_rows_are_moved_between_workers(self, events, plan, tmp_path):
         events.to_memory(["x", "y"])
         events.set_mode("numpy")
@@ -215,6 +215,7 @@ class TestCluster:
             events["train"].to_xarray().isel(sample=slice(50, 60))["x"].values, EVENTS[:3000][order][50:60]
         )
 
+    @pytest.mark.slow
     def test_a_gate_is_used_inside_a_task(self, events, client):
         def total(gate, phase):
             return float(gate.get_data("x", phase).astype("f8").sum())

@@ -192,6 +192,20 @@ def test_a_pickled_order_is_small() -> None:
     assert pickle.loads(pickle.dumps(order)) == order
 
 
+@pytest.mark.parametrize("number", range(1, 5))
+def test_any_of_the_runs_may_begin_the_order(number: int) -> None:
+    runs = [(0 if at == number else 10 + 2 * at, Range(100 * at, 100 * at + 2)) for at in range(1, 5)]
+    expected = np.arange(30)
+    for start, new in runs:
+        expected[start : start + 2] = new.rows(0, 2)
+    assert_rows(replace_runs(Range(0, 30), runs), expected)
+
+
+def test_orders_without_rows_are_not_touched() -> None:
+    parts = Range(0, 2), Range(5, 5), Range(7, 9)
+    assert Concat(parts).touched(0, 4) == [(parts[0], 0, 2), (parts[2], 0, 2)]
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [

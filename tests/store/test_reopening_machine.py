@@ -140,7 +140,7 @@ class Extremes(RuleBasedStateMachine):
 @pytest.mark.filterwarnings("ignore::UserWarning")  # blocks that could be samples
 def test_a_store_opens_after_every_step():
     limits = settings(
-        max_examples=examples(40), stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=examples(25), stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
     )
     run_state_machine_as_test(Extremes, settings=limits)
 

@@ -21,6 +21,7 @@ from storegate import StoreGate, errors
 from storegate_engine.exchange import bucket_sorts
 from storegate_engine.holds import orphans
 from storegate_engine.scratch import SPARE
+from tests.examples import in_turns
 from tests.listings import inodes_below
 from tests.processes import environment
 from tests.replays import SMALL, SOURCES, exchanging, own_threads
@@ -37,9 +38,9 @@ def descriptors():
     return found
 
 
-@pytest.mark.parametrize("shuffle", [False, True, "blocks"])
-@pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("leave", ["break", "raise", "end", "never begun"])
+@pytest.mark.parametrize(
+    ("shuffle", "source", "leave"), in_turns([False, True, "blocks"], SOURCES, ["break", "raise", "end", "never begun"])
+)
 def test_no_thread_no_file_and_no_spill_is_left(stored, scratch, shuffle, source, leave):
     stored.add_data("x", np.arange(3000))
     view = stored["train"]["x"]

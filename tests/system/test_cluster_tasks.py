@@ -11,7 +11,6 @@ import pytest
 from distributed import Client, LocalCluster, get_client
 
 from storegate import StoreGate
-from tests.clusters import SCHEDULERS
 
 ROWS, SEED = 20_000, 3
 SECONDS = 120
@@ -36,7 +35,12 @@ def configuration():
     dask.config.config.update(before)
 
 
-@pytest.fixture(params=["threads of this process", *SCHEDULERS])
+@pytest.fixture(
+    params=[
+        "threads of this process",
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ("in this process", "of its own")),
+    ]
+)
 def one_thread(request, tmp_path, of_processes):
     """A cluster of one worker that has one thread."""
     if request.param == "of its own":
