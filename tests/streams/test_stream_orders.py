@@ -175,7 +175,7 @@ def test_rows_are_those_of_the_batches(kind, drop_last, n_rows):
 def test_batches_equal_the_replay_whoever_reads_them(
     opened, n_rows, chunk, k, world, kind, drop_last, source, prefetch, sizes, seed, epoch
 ):
-    n_rows = min(n_rows, 64 * k)  # an epoch of more steps shows nothing else
+    n_rows = min(n_rows, 24 * k)  # an epoch of more steps shows nothing else
     if source == "exchange":  # such a buffer is refused there
         sizes = (sizes[0], max(1, min(sizes[1], 300 // sizes[0])))
     options = dict(zip(("block_rows", "buffer_blocks"), sizes, strict=True)) if kind == "blocks" else {}
