@@ -6,6 +6,7 @@ restored: the same number, text, bytes or time.
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -101,12 +102,32 @@ def overflows(target: DType, values: Array) -> bool:
     if kinds not in ({"m"}, {"M"}) or target == values.dtype:
         return False
     old, new = (np.datetime_data(dtype)[0] for dtype in (values.dtype, target))
-    is_average = target.kind == "m" and old in "YM" and new not in "YM"  # months have no fixed number of days
-    if old not in _UNITS or new not in _UNITS or is_average:
+    if old not in _UNITS or new not in _UNITS or _UNITS.index(new) <= _UNITS.index(old):
         return False
-    return _UNITS.index(new) > _UNITS.index(old) and not holds(target, values)
+    if target.kind == "m" and old in "YM" and new not in "YM":
+        return _months_overflow(target, values)
+    return not holds(target, values)
 
 
+def _months_overflow(target: DType, values: Array) -> bool:
+    """Return whether months or years, which have an average number of days here, leave the range of a unit."""
+    (old, n_old), (new, n_new) = np.datetime_data(values.dtype), np.datetime_data(target)
+    months = Fraction((12 if old == "Y" else 1) * n_old, n_new)
+    most = int(np.iinfo(np.int64).max / (months * DAYS_PER_MONTH * _TICKS_PER_DAY[new]))
+    ticks = values[~np.isnat(values)].astype(np.int64)
+    if ((ticks > most) | (ticks < -most)).any():
+        return True
+    try:  # numpy may multiply by more, and divide afterwards; from 2.5 on it says when that is too much
+        values.astype(target)
+    except OverflowError:
+        return True
+    return False
+
+
+DAYS_PER_MONTH = Fraction(146_097, 4800)
+"""Of the 400 years in which the calendar repeats."""
+_TICKS_PER_DAY = {"W": Fraction(1, 7), "D": Fraction(1), "h": Fraction(24), "m": Fraction(1440), "s": Fraction(86_400)}
+_TICKS_PER_DAY |= {unit: Fraction(86_400 * 1000**power) for power, unit in enumerate(("ms", "us", "ns"), 1)}
 _UNITS = ("Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns")
 
 

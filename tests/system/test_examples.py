@@ -31,7 +31,8 @@ def test_it_runs_and_says_what_it_found(program: Path, tmp_path: Path) -> None:
     if program.stem in TRAINING:
         pytest.importorskip(TRAINING[program.stem][0])
     of_lightning = "ignore:`isinstance(treespec, LeafSpec)` is deprecated:FutureWarning"  # with the newest torch
-    command = [sys.executable, "-W", "error", "-W", of_lightning, str(program)]
+    of_flox = "ignore:The 'generic' unit for NumPy timedelta:DeprecationWarning"  # its import, with numpy 2.5
+    command = [sys.executable, "-W", "error", "-W", of_lightning, "-W", of_flox, str(program)]
     run = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip()
