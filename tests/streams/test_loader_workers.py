@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from storegate import StoreGate, errors
+from tests.clusters import becomes_true
 from tests.streams.trainer_cases import BATCH_ROWS, METHODS, N_ROWS, flat, lists, loader_of, rows_of, steps_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the trainers
@@ -198,12 +199,12 @@ def test_thirty_epochs_with_breaks_in_forked_workers_leave_nothing(adapter, numb
                 assert rows == rows_of([epoch])[: len(rows)]
         del loader, dataset
         gc.collect()
-    deadline = 200
-    while threading.active_count() > before[0] and deadline:  # the pool's own feeder threads are on their way out
-        deadline -= 1
-        threading.Event().wait(0.05)
-    assert threading.active_count() <= before[0]
-    assert len(os.listdir("/proc/self/fd")) <= before[1]
+
+    def left():
+        return threading.active_count() - before[0], len(os.listdir("/proc/self/fd")) - before[1]
+
+    # the pool's own feeder threads are on their way out, and close their pipes
+    assert becomes_true(lambda: max(left()) <= 0), left()
     assert not scratch.exists() or not list(scratch.iterdir())
 
 
