@@ -60,6 +60,9 @@ INDEX_ROWS = 2**18
 FEW_ROWS = 2**14
 """Most rows of several spans that are copied to their places after zarr-python has read them in one call."""
 
+FEW_NBYTES = 2**20
+"""Most bytes of such rows, with their texts: they are in memory twice."""
+
 SHARDS_AT_ONCE = 32
 """Shards that zarr-python is asked for in one call: it goes on with all of them when the first is missing."""
 
@@ -213,7 +216,9 @@ class StoredArray:
                 with _reading(self):
                     opened.read_spans(spans, out, alone=alone)
             return
-        for part in _of_few_rows(spans):
+        text_nbytes = 0 if self.text is None else self.text.nbytes // max(1, self.n_rows)
+        row_nbytes = self.dtype.itemsize * math.prod(self.row_shape) + text_nbytes
+        for part in _of_few_rows(spans, min(FEW_ROWS, FEW_NBYTES // max(1, row_nbytes))):
             if len(part) == 1:
                 start, stop, place = part[0]
                 self.read_into(start, stop, out[place : place + stop - start], alone=alone)
@@ -282,13 +287,13 @@ class StoredArray:
         return encoding.is_identity and out.dtype == encoding.stored and bool(out.flags.c_contiguous)
 
 
-def _of_few_rows(spans: Sequence[RowSpan]) -> Iterator[list[RowSpan]]:
+def _of_few_rows(spans: Sequence[RowSpan], most_rows: int) -> Iterator[list[RowSpan]]:
     """Yield spans to read in one call: zarr-python hands each to another thread, and reads its chunks anew."""
     part: list[RowSpan] = []
     n_rows = 0
     for span in spans:
         size = span[1] - span[0]
-        if part and n_rows + size > FEW_ROWS:
+        if part and n_rows + size > most_rows:
             yield part
             part, n_rows = [], 0
         part.append(span)
