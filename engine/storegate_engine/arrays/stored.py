@@ -11,7 +11,6 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -61,7 +60,10 @@ FEW_ROWS = 2**14
 """Most rows of several spans that are copied to their places after zarr-python has read them in one call."""
 
 FEW_NBYTES = 2**20
-"""Most bytes of such rows, with their texts: they are in memory twice."""
+"""Most bytes of rows, with their texts, that zarr-python reads in one call: they are then in memory twice."""
+
+DECODED_NBYTES = 2 * 2**20
+"""Most bytes of the chunks that it decodes in one call: it may hold all of them, encoded and decoded."""
 
 SHARDS_AT_ONCE = 32
 """Shards that zarr-python is asked for in one call: it goes on with all of them when the first is missing."""
@@ -216,9 +218,7 @@ class StoredArray:
                 with _reading(self):
                     opened.read_spans(spans, out, alone=alone)
             return
-        text_nbytes = 0 if self.text is None else self.text.nbytes // max(1, self.n_rows)
-        row_nbytes = self.dtype.itemsize * math.prod(self.row_shape) + text_nbytes
-        for part in _of_few_rows(spans, min(FEW_ROWS, FEW_NBYTES // max(1, row_nbytes))):
+        for part in _of_few_rows(spans, min(FEW_ROWS, self._few_rows)):
             if len(part) == 1:
                 start, stop, place = part[0]
                 self.read_into(start, stop, out[place : place + stop - start], alone=alone)
@@ -268,7 +268,8 @@ class StoredArray:
         encoding = _encoding_in(self)
         with _reading(self):
             if not isinstance(opened, Shards):
-                for part, places in _few_shards(rows, self.layout.shard_rows):
+                most_chunks = max(1, DECODED_NBYTES // (self.layout.chunk_rows * self._mean_row_nbytes))
+                for part, places in _parts(rows, self.layout, self._few_rows, most_chunks):
                     stored = opened[part] if isinstance(part, slice) else opened.oindex[(part,)]
                     out[places] = encoding.decode(np.asarray(stored))
                 return
@@ -280,6 +281,17 @@ class StoredArray:
                 opened.take_into(rows, target, alone=alone)
             if not is_direct:
                 out[...] = encoding.decode(target)
+
+    @property
+    def _mean_row_nbytes(self) -> int:
+        """Bytes of a row in memory, with the average of its texts."""
+        text_nbytes = 0 if self.text is None else self.text.nbytes // max(1, self.n_rows)
+        return max(1, self.dtype.itemsize * math.prod(self.row_shape) + text_nbytes)
+
+    @property
+    def _few_rows(self) -> int:
+        """Rows that may be in memory twice: as zarr-python returns them, and in their places."""
+        return max(1, FEW_NBYTES // self._mean_row_nbytes)
 
     def _is_direct(self, out: Array) -> bool:
         """Return whether stored bytes can be read into ``out`` unchanged."""
@@ -302,20 +314,36 @@ def _of_few_rows(spans: Sequence[RowSpan], most_rows: int) -> Iterator[list[RowS
         yield part
 
 
-def _few_shards(rows: slice | Array, shard_rows: int) -> Iterator[tuple[slice | Array, slice | Array]]:
-    """Yield what to read of at most `SHARDS_AT_ONCE` shards, and its places among ``rows``."""
+def _parts(
+    rows: slice | Array, layout: Layout, most_rows: int, most_chunks: int
+) -> Iterator[tuple[slice | Array, slice | Array]]:
+    """Yield what to read in one call, and its places among ``rows``.
+
+    A part has at most ``most_rows`` rows, or those of one chunk, of at most ``most_chunks`` chunks, in at most
+    `SHARDS_AT_ONCE` shards; every chunk is in one part.
+    """
+    chunk_rows, shard_rows = layout.chunk_rows, layout.shard_rows
     if isinstance(rows, slice):
-        step = SHARDS_AT_ONCE * shard_rows
+        step = min(SHARDS_AT_ONCE * shard_rows, max(1, min(most_chunks, most_rows // chunk_rows)) * chunk_rows)
         start = rows.start
         while start < rows.stop:
             stop = min((start // step + 1) * step, rows.stop)
             yield slice(start, stop), slice(start - rows.start, stop - rows.start)
             start = stop
         return
-    order, cuts, _ = groups_of(rows // shard_rows)
-    for first, last in pairwise([*cuts[:-1:SHARDS_AT_ONCE], len(order)]):
-        places = order[first:last]
-        yield rows[places], places  # a copy, whose negative indices zarr may normalise in place
+    order, cuts, chunks = groups_of(rows // chunk_rows)
+    shards = [chunk * chunk_rows // shard_rows for chunk in chunks]
+    first = 0
+    for at in range(1, len(chunks) + 1):
+        if (
+            at == len(chunks)
+            or at - first >= most_chunks
+            or cuts[at + 1] - cuts[first] > most_rows
+            or shards[at] - shards[first] >= SHARDS_AT_ONCE
+        ):
+            places = order[cuts[first] : cuts[at]]
+            yield rows[places], places  # a copy, whose negative indices zarr may normalise in place
+            first = at
 
 
 @contextlib.contextmanager
