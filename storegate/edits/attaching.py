@@ -22,7 +22,7 @@ from storegate_engine.table import require_combinable, rows_of
 __all__ = ["Sources", "attach", "sources_of"]
 
 
-LabelsIn: TypeAlias = Callable[[str, str, Sequence[str] | None], dict[str, Labelled]]
+LabelsIn: TypeAlias = Callable[[str, str, str, Sequence[str] | None], dict[str, Labelled]]
 """Returns what a file says about arrays of a group, by name or about all."""
 
 
@@ -113,7 +113,7 @@ def sources_of(
             raise SourceError(
                 f"{paths[0]} has no array {name!r}{near_match(name, known)} (arrays: {', '.join(known) or 'none'})"
             )
-    labels = labels_in(*files[0], wanted) if found == "hdf5" else {}
+    labels = labels_in(found, *files[0], wanted)
     names = wanted or parse_names(list(labels or known), validate=True).names
     return Sources(found, paths, names, tuple(known[name] for name in names), labels_in, labels, *groups)
 
@@ -156,7 +156,7 @@ def attach(change: Transaction, sources: Sources, target: Target, seed: int | No
                 f"the arrays of {path} have different numbers of rows ({counts}); choose those of the samples by name"
             )
         if sources.labels:
-            labels = sources.labels_in(path, sources.group, sources.names)
+            labels = sources.labels_in(sources.form, path, sources.group, sources.names)
             try:
                 require_same_meaning(sources.labels, labels, sources.paths[0])
             except StoreGateError as err:

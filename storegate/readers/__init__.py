@@ -10,6 +10,7 @@ What its files know:
     groups       the arrays of a group that are variables
     hdf5         HDF5, and NetCDF4
     netcdf       what files of NetCDF4 say about their arrays
+    dimensions   arrays whose dimensions have names, in NetCDF4 and zarr
     cf_values    numbers in them that mean times, durations, truths or missing values
     parquet      Parquet
     arrow        Arrow and Feather
@@ -23,9 +24,8 @@ What its files know:
 
 from __future__ import annotations
 
-from storegate.readers.formats import attached_files
+from storegate.readers.formats import attached_files, labels_in
 from storegate.readers.joined import columns_of_files
-from storegate.readers.netcdf import labels_in
 from storegate.readers.protocol import Reader, ReadOptions
 
 __all__ = ["ReadOptions", "Reader", "attached_files", "columns_of_files", "labels_in"]

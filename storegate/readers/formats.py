@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from storegate.parsing import Labelled
+from storegate.readers import netcdf, zarr_arrays
 from storegate.readers.arrow import ArrowReader
 from storegate.readers.delimited import CsvReader
+from storegate.readers.dimensions import require_none_filled
 from storegate.readers.h5ad import H5adReader
 from storegate.readers.hdf5 import Hdf5Reader
 from storegate.readers.images import ImageReader
@@ -22,7 +25,7 @@ from storegate.readers.root import RootReader
 from storegate.readers.zarr_arrays import ZarrReader
 from storegate_engine.errors import ArgumentError, near_match
 
-__all__ = ["GROUP", "attached_files", "installed", "reader_of", "require_options"]
+__all__ = ["GROUP", "attached_files", "installed", "labels_in", "reader_of", "require_options"]
 
 GROUP = "storegate.readers"
 """The group of entry points."""
@@ -101,6 +104,22 @@ def attached_files(given: object, form: str | None) -> tuple[str | None, list[tu
     if len(forms) > 1:
         raise ArgumentError(f"the files are of the formats {', '.join(sorted(forms))}; attach one after the other")
     return (forms.pop() if forms else form), found
+
+
+def labels_in(form: str, path: str, group: str, names: Sequence[str] | None) -> dict[str, Labelled]:
+    """Return what a file says about arrays that are read where they are; nothing if their dimensions have no names.
+
+    Raises
+    ------
+    DtypeError
+        Numbers of a variable stand for other ones, or for missing values.
+    ShapeError
+        There is no one sample axis, or it does not come first in an array.
+    """
+    known = {"hdf5": netcdf.labels_in_place, "zarr": zarr_arrays.labels_in_place}
+    labels = known[form](path, group, names) if form in known else {}
+    require_none_filled(labels, path)
+    return labels
 
 
 def _is_references(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""NetCDF4: dimensions, coordinates, attributes and missing values, in copies and attached files, as xarray has them."""
+"""NetCDF4 and zarr of xarray: dimensions, coordinates, attributes and missing values, as xarray has them."""
 
 from __future__ import annotations
 
@@ -45,8 +45,24 @@ def take(request, gate):
     return call
 
 
-def write(path, data, engine="netcdf4"):
-    data.to_netcdf(path, unlimited_dims=["time"], engine=engine)
+@pytest.fixture(params=["nc", "zarr v2", "zarr v3"])
+def kind(request):
+    return request.param
+
+
+def write(path, data, kind="nc", engine="netcdf4"):
+    """Write a file; return its path with the suffix of its kind."""
+    path = path.with_suffix(f".{kind.split()[0]}")
+    if kind == "nc":
+        data.to_netcdf(path, unlimited_dims=["time"], engine=engine)
+    else:
+        data.to_zarr(path, zarr_format=int(kind[-1]), consolidated=False)
+    return path
+
+
+def opened(path, engine=None):
+    options = {"engine": "zarr", "consolidated": False} if path.suffix == ".zarr" else {"engine": engine}
+    return xr.open_dataset(path, decode_times=False, **options)
 
 
 def expected(*parts):
@@ -54,28 +70,31 @@ def expected(*parts):
 
 
 @pytest.mark.parametrize(
-    ("gate", "take", "engine"),
-    in_turns(["numpy", "zarr"], ["read", "attach"], ["netcdf4", "h5netcdf"]),
+    ("gate", "take", "written_as"),
+    in_turns(
+        ["numpy", "zarr"],
+        ["read", "attach"],
+        [("nc", "netcdf4"), ("nc", "h5netcdf"), ("zarr v2", None), ("zarr v3", None)],
+    ),
     indirect=["gate", "take"],
 )
-def test_datasets_come_back_with_all_that_xarray_says(gate, take, tmp_path, engine):
-    parts = [dataset(at * TIMES) for at in range(3)]
-    for at, part in enumerate(parts):
-        write(tmp_path / f"{at}.nc", part, engine)
-    take(tmp_path / "*.nc")
+def test_datasets_come_back_with_all_that_xarray_says(gate, take, tmp_path, written_as):
+    kind, engine = written_as
+    paths = [write(tmp_path / str(at), dataset(at * TIMES), kind, engine) for at in range(3)]
+    take(tmp_path / f"*{paths[0].suffix}")
     gate.compile()
     found = gate["train"].to_xarray().load()
-    oracle = expected(*(xr.open_dataset(tmp_path / f"{at}.nc", decode_times=False, engine=engine) for at in range(3)))
+    oracle = expected(*(opened(path, engine) for path in paths))
     xr.testing.assert_identical(found[sorted(found.variables)], oracle[sorted(oracle.variables)].load())
     assert set(found.coords) == {"time", "lat", "area", "station", "quality"}
     assert found.t.attrs == {"units": "K", "long_name": "temperature"}
 
 
-def test_some_variables_bring_the_coordinates_of_their_dimensions(gate, take, tmp_path):
-    write(tmp_path / "a.nc", dataset())
-    take(tmp_path / "a.nc", ["n"])
+def test_some_variables_bring_the_coordinates_of_their_dimensions(gate, take, tmp_path, kind):
+    path = write(tmp_path / "a", dataset(), kind)
+    take(path, ["n"])
     assert set(gate["train"].to_xarray().variables) == {"n", "station"}
-    take(tmp_path / "a.nc", ["t"], phase="valid")
+    take(path, ["t"], phase="valid")
     assert set(gate["valid"].to_xarray().variables) == {"t", "lat", "area", "station"}
 
 
@@ -105,11 +124,11 @@ def test_dimensions_without_a_variable_and_variables_of_fixed_size(gate, take, t
     ],
 )
 @pytest.mark.parametrize("names", [["t", "time"], ["time", "t"]], ids="-".join)
-def test_files_that_mean_other_things_are_refused(gate, take, tmp_path, change, message, names):
-    write(tmp_path / "0.nc", dataset())
-    write(tmp_path / "1.nc", change(dataset(TIMES)))
+def test_files_that_mean_other_things_are_refused(gate, take, tmp_path, kind, change, message, names):
+    write(tmp_path / "0", dataset(), kind)
+    path = write(tmp_path / "1", change(dataset(TIMES)), kind)
     with pytest.raises(errors.DtypeError, match=message):
-        take(tmp_path / "*.nc", names)
+        take(tmp_path / f"*{path.suffix}", names)
     assert gate.variables == ()
 
 
@@ -122,11 +141,11 @@ def test_files_that_mean_other_things_are_refused(gate, take, tmp_path, change, 
     ],
     ids=["values", "order", "no index"],
 )
-def test_files_on_other_grids_are_refused(gate, take, tmp_path, change):
-    write(tmp_path / "1.nc", dataset())
-    write(tmp_path / "2.nc", change(dataset(TIMES)))
-    with pytest.raises(errors.ArgumentError, match=r"2.nc: coordinate .* has other values than in .*1.nc"):
-        take(tmp_path / "*.nc", ["t"])
+def test_files_on_other_grids_are_refused(gate, take, tmp_path, kind, change):
+    write(tmp_path / "1", dataset(), kind)
+    path = write(tmp_path / "2", change(dataset(TIMES)), kind)
+    with pytest.raises(errors.ArgumentError, match=r"2\.\w+: coordinate .* has other values than in .*1\.\w+"):
+        take(tmp_path / f"*{path.suffix}", ["t"])
     assert gate.sizes == {}
 
 
@@ -175,6 +194,23 @@ class TestMissingValues:
             variable[:] = [1, 2]
         with pytest.raises(errors.DtypeError, match=f"'t' is packed, with {attribute}; unpack it"):
             take(tmp_path / "a.nc")
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_numbers_of_zarr_that_mean_others_are_not_attached(gate, tmp_path, zarr_format):
+    for name, coding in {
+        "packed": {"scale_factor": 0.5, "_FillValue": -1},
+        "gaps": {"_FillValue": -99},
+    }.items():
+        path = tmp_path / f"{name}.zarr"
+        data = xr.Dataset({"t": ("x", [1.0, 2.0, 3.0], {}, {"dtype": "i4", **coding})})
+        data.to_zarr(path, zarr_format=zarr_format, consolidated=False)
+    with pytest.raises(errors.DtypeError, match="'t' is packed, with scale_factor; unpack it"):
+        gate.attach(tmp_path / "packed.zarr")
+    with pytest.raises(errors.DtypeError, match=r"'t' of .*gaps\.zarr has -99.* for missing .*copy it with gate\.read"):
+        gate.attach(tmp_path / "gaps.zarr")
+    gate.read(tmp_path / "gaps.zarr")
+    assert gate["train"]["t"][:].tolist() == [1, 2, 3]
 
 
 def test_the_sample_axis_is_one_and_comes_first(gate, take, tmp_path):
