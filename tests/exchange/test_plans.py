@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -44,11 +45,51 @@ class TestPlans:
             rows = Wanted(n_rows, n_stored, 1000, in_order=False, chunk_nbytes=3000)
             plan = self.plan(rows, force="gather", bucket_rows=300)
             assert (plan.n_maps, plan.n_buckets, plan.bucket_rows) == (0, n_buckets, max(1, min(300, n_rows)))
+            assert (plan.map_rows, plan.workers) == (n_stored, 2)
             assert plan.read_nbytes == n_buckets * min(n_stored * 1000, n_rows * 2**18)
             assert plan.write_nbytes == 0
             at_once = min(2, n_buckets)
             nbytes = plans.COPIES * plan.bucket_rows * (1000 + plans.ROW_OVERHEAD_NBYTES)
             assert plan.projected_nbytes == reserved_nbytes(budget) + int(at_once * nbytes) + at_once * 6000
+
+    @pytest.mark.parametrize(
+        ("n_rows", "bucket_rows", "n_buckets"), [(0, None, 1), (0, 5, 1), (1, 300, 1), (10, 1, 10), (901, 300, 4)]
+    )
+    def test_a_read_plans_its_tasks_memory_and_reads(self, n_rows, bucket_rows, n_buckets):
+        budget = 160_000_000
+        rows = Wanted(n_rows, 10**6, 1000, in_order=True, chunk_nbytes=3000)
+        plan = self.plan(rows, bucket_rows=bucket_rows)
+        held = min(bucket_rows or 1, n_rows)
+        projected = reserved_nbytes(budget) + int(min(2, n_buckets) * (plans.COPIES * held * 1000 + 6000))
+        assert plan == plans.Plan("read", 10**6, bucket_rows or 1, 0, n_buckets, n_rows * 1000, 0, projected, 2)
+
+    def test_a_read_that_cannot_fit_names_its_rows_and_the_remedy(self):
+        rows = Wanted(1000, 1000, 2**20, in_order=True)
+        with pytest.raises(MemoryBudgetError, match=r"reading 300 rows of 1\.0 MiB .*raise storegate\.memory-limit"):
+            self.plan(rows, bucket_rows=300)
+
+    @pytest.mark.parametrize(
+        ("row_nbytes", "n_rows", "coarse"), [(4000, 10**6, 26), (400, 10**8, 25), (40, 10**9, 4), (4, 10**9, 1)]
+    )
+    def test_a_third_pass_sorts_as_many_buckets_as_the_second_or_as_memory_allows(self, row_nbytes, n_rows, coarse):
+        rows = Wanted(n_rows, n_rows, row_nbytes, in_order=False)
+        two, three = (self.plan(rows, budget_nbytes=64_000_000, passes=passes) for passes in (2, 3))
+        index = 2 * two.bucket_rows * plans.ROW_OVERHEAD_NBYTES
+        assert two.part_nbytes < plans.MIN_PART_NBYTES
+        assert three.coarse == coarse == min(math.isqrt(two.n_buckets), (64_000_000 - two.projected_nbytes) // index)
+        if coarse == 1:
+            assert three == two
+            return
+        assert three.projected_nbytes == two.projected_nbytes + coarse * index
+        assert three.part_nbytes == two.part_nbytes * coarse
+        n_coarse = -(-two.n_buckets // coarse)
+        n_fine = -(-two.n_maps // n_coarse)
+        more = n_rows * row_nbytes + (two.n_maps * n_coarse + n_fine * two.n_buckets) * plans.ENTRY_NBYTES
+        less = two.n_maps * two.n_buckets * plans.ENTRY_NBYTES
+        assert three.read_nbytes == two.read_nbytes + more - less
+        assert three.write_nbytes == two.write_nbytes + more - less + n_coarse * n_fine * plans.MAGIC_NBYTES
+        same = ("kind", "map_rows", "bucket_rows", "n_maps", "n_buckets", "workers")
+        assert [getattr(three, name) for name in same] == [getattr(two, name) for name in same]
 
     @pytest.mark.parametrize("bucket_rows", [None, 3000])
     def test_an_exchange_plans_its_tasks_and_memory(self, bucket_rows):

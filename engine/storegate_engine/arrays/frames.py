@@ -43,7 +43,7 @@ _ZSTD_NBYTES = 18
 class FrameError(ValueError):
     """A frame is damaged; ``at`` is its index among those given."""
 
-    def __init__(self, reason: str, at: int = 0) -> None:
+    def __init__(self, reason: str, at: int) -> None:
         super().__init__(reason)
         self.at = at
 

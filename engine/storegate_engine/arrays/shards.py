@@ -333,7 +333,7 @@ class Shards:
             buffers += (chunk.data, gap.data)
         buffers[-1] = between[-1, :tail].data
         if file.fill(buffers, spans[0][0]) != len(spans) * self.framing.plain_nbytes:
-            raise FrameError("the file ends within it")
+            raise FrameError("the file ends within it", 0)
         self.framing.settle(between, into)
 
     def _fetch_encoded(self, file: OpenShard, path: str, spans: Sequence[Span], into: Sequence[Array]) -> None:

@@ -305,7 +305,7 @@ def _with_a_third_pass(plan: Plan, wanted: Wanted, budget_nbytes: int) -> Plan:
         plan,
         coarse=coarse,
         projected_nbytes=plan.projected_nbytes + coarse * index_nbytes,
-        part_nbytes=min(plan.part_nbytes * coarse, plan.map_rows * wanted.spilled_nbytes // coarse),
+        part_nbytes=plan.part_nbytes * coarse,  # in the first pass; those of the second are no shorter
     )
     return _with_traffic(three, wanted)
 
