@@ -270,7 +270,7 @@ def make_windows(
     if any(len(variable) != n_rows for variable in (*variables, *within)):
         raise ShapeError("the variables of windows need equal numbers of rows")
     length = n_input + gap + n_target
-    bounds = series_of(variables[0], within)
+    bounds = series_of(variables, within)
     plan = WindowPlan.of(bounds, length, stride)
     if not len(plan) and n_rows >= length:
         longest = int(np.diff(bounds).max(initial=0))

@@ -81,7 +81,7 @@ def _joined(
     old: Variable, new: Variable, arrange: Callable[[orders.RowOrder, orders.RowOrder], orders.RowOrder]
 ) -> Variable:
     """Return a variable with old and new rows, in a dtype that holds the values of both unchanged."""
-    return old.joined(new.cast(updated_dtype(old, new)), arrange)
+    return old.updated(new.cast(updated_dtype(old, new)), arrange)
 
 
 def _in_runs(old: Variable, runs: Sequence[Span], new: Variable, first: int) -> Variable:

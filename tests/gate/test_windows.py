@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 
@@ -116,6 +117,44 @@ def test_replaced_rows_are_neighbours_still(gate):
     assert len(windows) == 296
     found = gate["train"]["x"][:]
     np.testing.assert_array_equal(windows[:][0], found[expected([(0, 300)], 5, 1)[:, :4]])
+
+
+def test_rows_that_moved_into_a_gap_are_no_neighbours(gate):
+    """They look like replaced rows: stored elsewhere, and as many as are missing."""
+    gate.add_data({name: rows[:20] + 500 for name, rows in ROWS.items()}, phase="valid")
+    gate.select([0, 1, 2, 60, 61, 5, 6, 7], phase="valid")
+    assert gate["valid"]["t"].windows(3, 0).starts.tolist() == [0, 5]
+    gate.update_data("t", np.array([-1]), index=(6, 7), phase="valid")
+    assert gate["valid"]["t"].windows(3, 0).starts.tolist() == [0, 5]
+    gate.filter(lambda ds: ds.t != 7, phase="train")
+    gate.add_data({name: rows[7:8] for name, rows in ROWS.items()}, phase="train")
+    gate.sort("t", phase="train")
+    assert not {5, 6, 7} & set(gate["train"]["t"].windows(3, 0).starts.tolist())
+
+
+def test_windows_that_chance_leaves_in_a_shuffled_phase_are_of_neighbours(gate):
+    gate.add_data({name: rows[:20] + 500 for name, rows in ROWS.items()}, phase="valid")
+    for seed in range(12):
+        gate.shuffle("valid", seed=seed)
+        with contextlib.suppress(errors.ShapeError):
+            found = gate["valid"]["t"].windows(2, 0)[:][0]
+            np.testing.assert_array_equal(found[:, 1], found[:, 0] + 1)
+
+
+def test_rows_that_were_replaced_are_known_when_the_store_is_opened_again(tmp_path):
+    with StoreGate("zarr", {"output_dir": tmp_path / "s"}, data_id="a") as gate:
+        gate.add_data("x", np.arange(50))
+        gate.update_data("x", [-1, -2], index=(20, 22))
+    with StoreGate("zarr", {"output_dir": tmp_path / "s", "mode": "r"}, data_id="a") as gate:
+        assert len(gate["train"]["x"].windows(4, 0)) == 47
+
+
+def test_no_window_crosses_a_gap_in_any_of_its_variables(gate, tmp_path):
+    for number, rows in enumerate(np.split(np.arange(300), [120])):
+        np.save(tmp_path / f"{number}.npy", rows)
+    gate.attach(tmp_path / "*.npy", "y", phase="train")
+    for names in (["x", "y"], ["y", "x"], ["x", "t", "y"]):
+        assert gate["train"][names].windows(4, 1).starts.tolist() == [*range(116), *range(120, 296)]
 
 
 def test_a_shuffled_phase_is_refused_and_a_sorted_one_is_not(gate):

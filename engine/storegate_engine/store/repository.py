@@ -239,7 +239,8 @@ def _merged(transaction: Transaction, old: Variable, known: dict[tuple[Piece, ..
         pieces = list(old.pieces)
         for first, end in reversed(to_merge(old)):
             array = transaction.store({old.name: VariableSource(old.stored_rows(first, end))})[old.name]
-            pieces[first:end] = [Piece(array, 0, array.n_rows)]
+            is_update = all(piece.is_update for piece in pieces[first:end])
+            pieces[first:end] = [Piece(array, 0, array.n_rows, is_update=is_update)]
         known[old.pieces] = tuple(pieces)
     return replace(old, pieces=known[old.pieces]) if len(known[old.pieces]) < len(old.pieces) else old
 

@@ -103,6 +103,7 @@ def _variable_to_state(
         number = arrays.setdefault(piece.array, len(arrays))
         transforms = [transform.to_json() for transform in piece.transforms]
         pieces.append([number, piece.start, piece.stop, transforms])
+    updates = [at for at, piece in enumerate(variable.pieces) if piece.is_update]
     return {
         "name": variable.name,
         "dtype": dtype_to_text(variable.dtype),
@@ -111,6 +112,7 @@ def _variable_to_state(
         "order": orders.to_json(variable.order, index_to_json),
         **({"history": [list(dealt) for dealt in variable.history]} if variable.history else {}),
         **({} if shuffled_by is None else {"shuffled_by": shuffled_by}),
+        **({"updates": updates} if updates else {}),
     }
 
 
@@ -252,6 +254,10 @@ def _variable_from_state(document: Any, arrays: list[RowArray], segments: Locati
         if type(shuffled_by) is not int or shuffled_by < 0 or len(pieces) != 1:
             raise CorruptStoreError(f"{len(pieces)} pieces are stored as shuffled by {shown(shuffled_by)}")
         pieces = [replace(pieces[0], shuffled_by=shuffled_by)]
+    for at in document.get("updates", []):
+        if type(at) is not int or not 0 <= at < len(pieces):
+            raise CorruptStoreError(f"piece {shown(at)} of {len(pieces)} is stored as an update")
+        pieces[at] = replace(pieces[at], is_update=True)
     if any(type(size) is not int for size in document["row_shape"]):
         raise CorruptStoreError(f"a row has the shape {shown(document['row_shape'])}")
     variable = Variable(

@@ -41,6 +41,8 @@ class Piece:
     """The transforms, in order of application."""
     shuffled_by: int | None = field(default=None, compare=False)
     """The seed, if the array was written in the order of a uniform shuffle."""
+    is_update: bool = field(default=False, compare=False)
+    """Whether its rows were written in the places of others."""
 
     @property
     def n_rows(self) -> int:

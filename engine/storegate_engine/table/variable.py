@@ -436,7 +436,12 @@ class Variable:
 
     def replaced(self, lo: int, hi: int, new: Variable) -> Variable:
         """Return the variable with logical rows ``lo..hi`` replaced by ``new``, which has ``hi - lo`` rows."""
-        return self.joined(new, lambda old, order: orders.replace_rows(old, lo, hi, order))
+        return self.updated(new, lambda old, order: orders.replace_rows(old, lo, hi, order))
+
+    def updated(self, new: Variable, arrange: Callable[[RowOrder, RowOrder], RowOrder]) -> Variable:
+        """Return a variable with rows of ``new`` in places of others; ``arrange`` makes its order from both orders."""
+        pieces = tuple(replace(piece, is_update=True) for piece in new.pieces)
+        return self.joined(replace(new, pieces=pieces), arrange)
 
     def joined(self, new: Variable, arrange: Callable[[RowOrder, RowOrder], RowOrder]) -> Variable:
         """Return a variable with the stored rows of both; ``arrange`` makes its order from their orders."""

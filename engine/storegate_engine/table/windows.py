@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self, TypeAlias
@@ -228,20 +228,28 @@ class HeldRows:
         return self.take(np.arange(len(self._firsts))[rows])
 
 
-def series_of(variable: Variable, others: Sequence[Variable] = ()) -> Int64Array:
-    """Return where the series of a variable begin and end, within which rows are neighbours.
+def series_of(variables: Sequence[Variable], within: Sequence[Variable] = ()) -> Int64Array:
+    """Return where the series of variables begin and end, within which rows of each are neighbours.
 
     A series ends where rows were left out or moved, where another file of another program begins, and where a value of
-    ``others`` changes. Rows that replaced others in their places do not end one.
+    ``within`` changes. Rows that replaced others in their places do not end one.
 
     Returns
     -------
     ndarray of int64
         Ascending, from 0 to the number of rows.
     """
-    begins = np.unique(np.concatenate([_moved(variable), *map(_changed, others)]))
-    inner = begins[(begins > 0) & (begins < len(variable))]
-    return np.concatenate([[0], inner, [len(variable)]]).astype(np.int64)
+    n_rows = len(variables[0])
+    alike = {_where(variable): variable for variable in variables}  # those added together are stored alike
+    begins = np.unique(np.concatenate([*map(_moved, alike.values()), *map(_changed, within)]))
+    inner = begins[(begins > 0) & (begins < n_rows)]
+    return np.concatenate([[0], inner, [n_rows]]).astype(np.int64)
+
+
+def _where(variable: Variable) -> Hashable:
+    """Return all that tells which rows of a variable are neighbours."""
+    updates = tuple(piece.is_update for piece in variable.pieces)
+    return variable.order, tuple(variable.offsets), updates, tuple(_edges_of_files(variable).tolist())
 
 
 def _moved(variable: Variable) -> Int64Array:
@@ -272,7 +280,8 @@ def _edges_of_files(variable: Variable) -> Int64Array:
 
 def _without_replaced(variable: Variable, begins: Int64Array, edges: Int64Array) -> Int64Array:
     """Leave out the ends of runs of replaced rows: they are stored in other pieces, and the run after them goes on."""
-    if len(variable.pieces) == 1 or len(begins) < 2:
+    is_update = np.array([piece.is_update for piece in variable.pieces])
+    if not is_update.any() or len(begins) < 2:
         return begins
     # rows before the first and after the last one, as if they were there, so that replaced rows may be at the ends
     stored = variable.order.take(begins)
@@ -287,6 +296,7 @@ def _without_replaced(variable: Variable, begins: Int64Array, edges: Int64Array)
     is_inside[1:-1] = (shift[:-2] == shift[2:]) & (piece[:-2] == piece[2:]) & (piece[1:-1] > piece[:-2])
     is_inside[0] = from_start[1] and piece[0] > piece[1]
     is_inside[-1] = to_end[-2] and piece[-1] > piece[-2]
+    is_inside &= is_update[piece]
     gone = np.concatenate([begins[is_inside], after[is_inside]])
     gone = gone[~np.isin(variable.order.take(np.clip(gone, 0, len(variable) - 1)), edges)]
     return np.setdiff1d(begins, gone)
