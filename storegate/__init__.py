@@ -5,6 +5,7 @@ What its files and folders know; each imports only from those below it:
     __main__    ``python -m storegate``
     cli         the command line
     commands    what it does with one data_id of a store
+    store_commands  what it does with every data_id
     backend     stores as files that xarray opens
     demo        its demonstration
     adapters    streams in the shapes that training frameworks want
@@ -32,6 +33,7 @@ What its files and folders know; each imports only from those below it:
     reading     names and selections as rows, dask arrays or Datasets
     contents    names, shapes and sizes of a table
     display     text, HTML and plans, for people to read
+    plain       facts as JSON has them
     parsing     arguments of callers as typed values
     callers     the line of the user's program that a warning should name
 

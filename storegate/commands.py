@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-from collections.abc import Callable, Sequence
-from typing import Any
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from storegate import StoreGate
-from storegate.display import aligned
+from storegate.display import aligned, cut, plans_of, terminal_width
 from storegate.parsing import PHASES, BackendArgs
+from storegate.plain import as_json
 from storegate.report import require_place
+from storegate.statistics import statistics_of
+from storegate_engine.contents import MARKER
 from storegate_engine.errors import ArgumentError, DataIdError, printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from storegate_engine.table import Variable
 
 __all__ = ["COMMANDS", "run"]
 
@@ -23,18 +35,33 @@ def run(arguments: argparse.Namespace) -> int:
     """Run a command on the only data_id of a store, or the one that is named."""
     mode: Any = MODES.get(arguments.name, "r")
     options = {"budget": arguments.budget} if arguments.budget else {}
-    if mode == "a":  # a new store has no data_id yet
-        args: BackendArgs = {"output_dir": arguments.store, "mode": mode}
-        if arguments.budget:
-            args["budget"] = arguments.budget
-        gate = StoreGate("zarr", args, data_id=arguments.data_id)
-        if arguments.data_id is None:
+    if mode != "a":
+        with StoreGate.open(arguments.store, arguments.data_id, mode=mode, **options) as gate:
+            return COMMANDS[arguments.name](gate, arguments) or 0
+    args: BackendArgs = {"output_dir": arguments.store, "mode": mode}
+    if arguments.budget:
+        args["budget"] = arguments.budget
+    with _no_empty_store(arguments.store), StoreGate("zarr", args, data_id=arguments.data_id) as gate:
+        if arguments.data_id is None:  # a new store has no data_id yet
             known = gate.get_data_ids()
             gate.set_data_id(known[0] if len(known) == 1 else _needed(known))
-    else:
-        gate = StoreGate.open(arguments.store, arguments.data_id, mode=mode, **options)
-    with gate:
         return COMMANDS[arguments.name](gate, arguments) or 0
+
+
+@contextlib.contextmanager
+def _no_empty_store(store: str) -> Iterator[None]:
+    """Remove a store that was made for files of which none came in, and the folders made for it."""
+    place = Path(store)
+    new = [] if "://" in store else [at for at in (place, *place.parents) if not at.exists()]
+    try:
+        yield
+    except BaseException:
+        if new and [child.name for child in place.glob("*")] == [MARKER]:
+            (place / MARKER).unlink()
+            with contextlib.suppress(OSError):  # others have put something there meanwhile
+                for folder in new:
+                    folder.rmdir()
+        raise
 
 
 def _needed(known: Sequence[str]) -> str:
@@ -55,7 +82,7 @@ def ls(gate: StoreGate, arguments: argparse.Namespace) -> None:
         for name in gate[phase].var_names
     ]
     if arguments.json:
-        print(json.dumps(found))
+        _print_json(found)
         return
     header = ["phase", "name", "dtype", "shape", "nbytes"]
     print(aligned([header, *([str(line[key]) for key in header] for line in found)]))
@@ -63,35 +90,52 @@ def ls(gate: StoreGate, arguments: argparse.Namespace) -> None:
 
 def head(gate: StoreGate, arguments: argparse.Namespace) -> None:
     """Show the first rows of a phase."""
-    view: Any = gate[arguments.phase]
+    view: Any = gate[_phase(gate, arguments)]
     if arguments.variables:
         view = view[arguments.variables.split(",")]
-    frame = view.to_pandas(arguments.rows)
-    print(frame.to_json(orient="records", date_format="iso") if arguments.json else printable(frame.to_string()))
+    if not arguments.json:
+        print(_text(view.to_pandas(arguments.rows)))
+        return
+    variables = view.__storegate_variables__()
+    n_rows = min([arguments.rows, *map(len, variables)])
+    columns = {of.name: _first(of, n_rows) for of in variables}
+    _print_json([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
+
+
+def _first(variable: Variable, n_rows: int) -> list[Any]:
+    """Return the first rows; of categories, these."""
+    rows: list[Any] = as_json(variable.read(0, n_rows))
+    known = variable.about.categories
+    return rows if known is None else [as_json(known[code]) for code in rows]
 
 
 def describe(gate: StoreGate, arguments: argparse.Namespace) -> None:
     """Show statistics of each variable, which are counted in one pass if they are not known."""
+    found = []
     for phase in PHASES if arguments.phase == "all" else (arguments.phase,):
-        if not gate[phase].var_names:
-            continue
-        frame = gate[phase].describe()
-        if arguments.json:
-            print(json.dumps({"phase": phase, "variables": json.loads(frame.astype(str).to_json(orient="index"))}))
-        else:
-            print(f"{phase}\n{frame.to_string()}")
+        view: Any = gate[phase]
+        if view.var_names and not arguments.json:
+            print(f"{phase}\n{_text(view.describe(), float_format='{:.6g}'.format)}")
+        elif view.var_names:
+            variables = view.__storegate_variables__()
+            for variable, line in zip(variables, statistics_of(variables, gate.budget_nbytes), strict=True):
+                found.append({"phase": phase, "name": variable.name, **line})
+    if arguments.json:
+        _print_json(found)
 
 
 def read(gate: StoreGate, arguments: argparse.Namespace) -> None:
     """Copy files into the store."""
-    gate.read(arguments.files, _names(arguments), _target(arguments.phase), _shuffle(arguments), do_compile=True)
-    _say(gate)
+    names, phase, form = _names(arguments), _target(arguments.phase), arguments.format
+    gate.read(arguments.files, names, phase, _shuffle(arguments), do_compile=True, format=form)
+    _say(gate, arguments)
 
 
 def attach(gate: StoreGate, arguments: argparse.Namespace) -> None:
     """Attach files, which stay where they are."""
-    gate.attach(arguments.files, _names(arguments), _target(arguments.phase), _shuffle(arguments))
-    _say(gate)
+    names, phase, form = _names(arguments), _target(arguments.phase), arguments.format
+    gate.attach(arguments.files, names, phase, _shuffle(arguments), format=form)
+    _say(gate, arguments)
 
 
 def split(gate: StoreGate, arguments: argparse.Namespace) -> None:
@@ -99,7 +143,7 @@ def split(gate: StoreGate, arguments: argparse.Namespace) -> None:
     rules: dict[str, Any] = {key: getattr(arguments, key) for key in ("stratify", "groups", "by", "hash")}
     rules = {key: value.split(",") if key != "by" else value for key, value in rules.items() if value is not None}
     gate.split(tuple(arguments.shares), purge=arguments.purge, seed=arguments.seed, **rules)
-    _say(gate)
+    _say(gate, arguments)
 
 
 def shuffle(gate: StoreGate, arguments: argparse.Namespace) -> None:
@@ -114,13 +158,26 @@ def compact(gate: StoreGate, arguments: argparse.Namespace) -> None:
 
 def export(gate: StoreGate, arguments: argparse.Namespace) -> None:
     """Write a phase as a file that other tools open."""
-    gate.export(arguments.target, arguments.phase)
+    gate.export(arguments.target, arguments.phase, arguments.format)
 
 
 def check(gate: StoreGate, arguments: argparse.Namespace) -> int:
     """Look for what phases share; 1 if there is something."""
     found = gate.check(groups=arguments.groups.split(",") if arguments.groups else None)
-    print(repr(found))
+    if not arguments.json:
+        print(repr(found))
+    else:
+        pairs = [
+            {
+                "phases": pair,
+                "equal_rows": n_rows,
+                "examples": found.examples.get(pair, ()),
+                "shared_groups": found.shared_groups.get(pair),
+            }
+            for pair, n_rows in found.equal_rows.items()
+        ]
+        facts = {"ok": found.ok, "n_rows": found.n_rows, "pairs": pairs, "repeated_rows": found.repeated_rows}
+        _print_json({**facts, "unequal_variables": found.unequal_variables})
     return 0 if found.ok else 1
 
 
@@ -134,29 +191,66 @@ def report(gate: StoreGate, arguments: argparse.Namespace) -> None:
     if arguments.output is not None:
         found.save(arguments.output)
     if arguments.json:
-        print(json.dumps(found.to_json(), allow_nan=False))
+        _print_json(found.to_json())
 
 
 def diff(gate: StoreGate, arguments: argparse.Namespace) -> None:
     """Show what differs between two versions."""
-    print(repr(gate.diff(arguments.first, arguments.second)))
+    found = gate.diff(arguments.first, arguments.second)
+    if arguments.json:
+        _print_json(found)
+    else:
+        print(repr(found))
 
 
 def rollback(gate: StoreGate, arguments: argparse.Namespace) -> None:
     """Restore an earlier version, as a new one."""
     gate.rollback(arguments.version)
-    _say(gate)
+    _say(gate, arguments)
 
 
 def undo(gate: StoreGate, arguments: argparse.Namespace) -> None:
     """Take the last change back."""
     gate.undo()
-    _say(gate)
+    _say(gate, arguments)
 
 
 def explain(gate: StoreGate, arguments: argparse.Namespace) -> None:
     """Show how rows would be read."""
-    print(gate[arguments.phase].explain())
+    view = gate[_phase(gate, arguments)]
+    if arguments.json:
+        _print_json([{"name": name, "pass": what, "plan": plan} for name, what, plan in plans_of(view)])
+    elif sys.stdout.isatty():
+        width = terminal_width()
+        for name, what, plan in plans_of(view):
+            line = f"{cut(name, width // 3)}  {what}  {plan if isinstance(plan, str) else plan.describe()}"
+            print(textwrap.fill(line, width, subsequent_indent="    ", break_long_words=False))
+    else:
+        print(view.explain())
+
+
+def _phase(gate: StoreGate, arguments: argparse.Namespace) -> Any:
+    """Return the phase that was asked for, or else the first that has variables."""
+    return arguments.phase or next((at for at in PHASES if gate[at].var_names), PHASES[0])
+
+
+def _print_json(facts: object) -> None:
+    print(json.dumps(as_json(facts), allow_nan=False, default=str))
+
+
+def _text(frame: pd.DataFrame, **options: Any) -> str:
+    """Return a frame as text; in a terminal, columns that do not fit beside others follow below."""
+    # pandas compares values with numbers that are infinite in float16, and warns
+    frame = frame.astype({name: "f4" for name, dtype in frame.dtypes.items() if dtype == "f2"})
+    if sys.stdout.isatty():
+        width = terminal_width()
+
+        def shorter(name: object) -> str:
+            return cut(str(name), width // 3)
+
+        frame = frame.rename(columns=shorter, index=shorter)
+        options |= {"line_width": width, "max_colwidth": width // 2}
+    return printable(frame.to_string(**options))
 
 
 def _names(arguments: argparse.Namespace) -> list[str] | str | None:
@@ -177,7 +271,10 @@ def _shuffle(arguments: argparse.Namespace) -> int | bool:
     return False if arguments.seed is None else int(arguments.seed)
 
 
-def _say(gate: StoreGate) -> None:
+def _say(gate: StoreGate, arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        _print_json({"version": gate.repository().version, "sizes": gate.sizes})
+        return
     sizes = ", ".join(f"{phase} {n_rows:,}" for phase, n_rows in gate.sizes.items())
     print(f"version {gate.repository().version}: {sizes or 'no rows'}")
 

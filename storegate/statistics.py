@@ -20,7 +20,7 @@ from storegate_engine.threads import Pending, ThreadPool
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["describe", "moments_of"]
+__all__ = ["describe", "moments_of", "statistics_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -33,8 +33,14 @@ def describe(variables: Sequence[Variable], budget_nbytes: int) -> pd.DataFrame:
     import pandas as pd  # deferred on purpose: it takes a third of a second
 
     names = pd.Index([variable.name for variable in variables], name="variable")
-    found = pd.DataFrame([_Summary.of(variable, budget_nbytes).line() for variable in variables], index=names)
+    found = pd.DataFrame(statistics_of(variables, budget_nbytes), index=names)
+    found = found.astype({"mean": float, "std": float}) if variables else found
     return found.astype({"min": object, "max": object}) if variables else found  # integers stay exact beside floats
+
+
+def statistics_of(variables: Sequence[Variable], budget_nbytes: int) -> list[dict[str, Any]]:
+    """Return the statistics of each variable by name; what it has none of, such as a mean of texts, is None."""
+    return [_Summary.of(variable, budget_nbytes).line() for variable in variables]
 
 
 def moments_of(variable: Variable, axes: tuple[int, ...], budget_nbytes: int, *, ends: bool = False) -> Moments:
@@ -129,8 +135,8 @@ class _Summary:
             "count": self.n_values - self.found.n_missing,
             "missing": self.found.n_missing,
             "infinite": self.found.n_infinite,
-            "mean": self.mean,
-            "std": self.std,
+            "mean": None if math.isnan(self.mean) else self.mean,
+            "std": None if math.isnan(self.std) else self.std,
             "min": None if ends is None else ends[0],
             "max": None if ends is None else ends[1],
         }

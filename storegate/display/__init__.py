@@ -17,11 +17,11 @@ from __future__ import annotations
 from storegate.display.alignment import warn_of_misaligned
 from storegate.display.html import outline_html, table_html
 from storegate.display.outline import Outline, outline
-from storegate.display.plans import explain
+from storegate.display.plans import explain, plans_of
 from storegate.display.plots import Drawn, Looks, Plots, looks_like
 from storegate.display.summary import summary
 from storegate.display.text import table_text
-from storegate.display.widths import aligned
+from storegate.display.widths import aligned, cut, terminal_width
 
 __all__ = [
     "Drawn",
@@ -29,12 +29,15 @@ __all__ = [
     "Outline",
     "Plots",
     "aligned",
+    "cut",
     "explain",
     "looks_like",
     "outline",
     "outline_html",
+    "plans_of",
     "summary",
     "table_html",
     "table_text",
+    "terminal_width",
     "warn_of_misaligned",
 ]

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from storegate_engine import graphs
 from storegate_engine.errors import ArgumentTypeError, shown
+from storegate_engine.exchange import Plan
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Explainable", "explain"]
+__all__ = ["Explainable", "explain", "plans_of"]
 
 
 class Explainable(Protocol):
@@ -45,18 +46,24 @@ def explain(dataset: xr.Dataset | Explainable) -> str:
     x  full pass  read: 1 tasks, reads 16 B, projected memory 24.0 MiB
     x  256 rows   read: 1 tasks, reads 16 B, projected memory 24.0 MiB
     """
+    lines = [(name, what, plan if isinstance(plan, str) else plan.describe()) for name, what, plan in plans_of(dataset)]
+    width = max((len(name) for name, *_ in lines), default=0)
+    return "\n".join(f"{name.ljust(width)}  {what.ljust(9)}  {plan}" for name, what, plan in lines)
+
+
+def plans_of(dataset: xr.Dataset | Explainable) -> list[tuple[str, str, Plan | str]]:
+    """Return name, pass and plan of a full pass and of a read of 256 rows of every lazy variable; lists have words."""
     import xarray as xr  # deferred on purpose: it takes half a second
 
     if not hasattr(dataset, "to_xarray") and not isinstance(dataset, xr.Dataset):
         raise ArgumentTypeError(f"explain takes a view or a Dataset of to_xarray(), found {shown(dataset)}")
     lazy = dataset if isinstance(dataset, xr.Dataset) else dataset.to_xarray()
-    lines = []
+    found: list[tuple[str, str, Plan | str]] = []
     plans = graphs.plans_of(lazy, PEEK_ROWS)
     for name, array in lazy.variables.items():
-        if name not in plans and array.dtype == object and array.chunks is not None:
-            lines.append((str(name), "full pass", f"lists: {len(array.chunks[0])} tasks, each reads its rows in place"))
+        if name not in plans and array.chunks is not None:
+            found.append((str(name), "full pass", f"{len(array.chunks[0])} tasks, each reads its rows in place"))
     for name, (full, peek) in plans.items():
-        lines.append((name, "full pass", full.describe()))
-        lines.append((name, f"{PEEK_ROWS} rows", peek.describe()))
-    width = max((len(name) for name, *_ in lines), default=0)
-    return "\n".join(f"{name.ljust(width)}  {what.ljust(9)}  {plan}" for name, what, plan in lines)
+        found.append((name, "full pass", full))
+        found.append((name, f"{PEEK_ROWS} rows", peek))
+    return found

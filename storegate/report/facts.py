@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeAlias
 
@@ -15,7 +14,7 @@ from storegate.report.drift import Drift
 from storegate.versions import Commit
 from storegate_engine.ragged import Ragged
 
-__all__ = ["Bars", "Cost", "Facts", "PhaseFacts", "Sample", "Shared", "Summary", "VariableFacts", "as_json"]
+__all__ = ["Bars", "Cost", "Facts", "PhaseFacts", "Sample", "Shared", "Summary", "VariableFacts"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Value: TypeAlias = int | float | str | None
@@ -178,24 +177,3 @@ class Facts:
     """For each phase and variable, how a full pass would read it, in words."""
     costs: Sequence[Cost]
     """What batches would cost."""
-
-
-def as_json(value: Any) -> Any:
-    """Return facts as dicts, lists, texts and numbers; infinities and NaN, which JSON has not, as texts."""
-    if is_dataclass(value):
-        return {field.name: as_json(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, datetime):
-        return value.isoformat(timespec="seconds")
-    if isinstance(value, Mapping):
-        return {str(key): as_json(item) for key, item in value.items()}
-    if isinstance(value, Ragged):
-        return [as_json(row) for row in value]
-    if isinstance(value, np.ndarray):
-        return as_json(value.tolist()) if value.dtype.kind in "biufUT" else value.astype(str).tolist()
-    if isinstance(value, (list, tuple)):
-        return [as_json(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, np.generic):
-        return as_json(value.item())
-    return value

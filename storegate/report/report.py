@@ -8,7 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from storegate.report.facts import Facts, as_json
+from storegate.plain import as_json
+from storegate.report.facts import Facts
 from storegate.report.page import page
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, shown
 

@@ -149,6 +149,7 @@ class TestStores:
         out = capsys.readouterr().out
         assert "a, would free" in out
         assert "2 versions, 2 segments" in out
+        assert max(map(len, out.splitlines())) <= 80
         assert "--apply" in out
         assert files() == before
         assert main(["vacuum", str(store), "--older-than", "0", "--apply", "--data-id", "a"]) == 0

@@ -90,7 +90,8 @@ class Root:
                     with writing(self.location / MARKER):  # anew, so that writers see that their table is gone
                         self.location.write(MARKER, marker)
         elif mode in ("r", "r+"):
-            raise StoreNotFoundError(f"there is no store at {self.location} to open with mode={mode!r}")
+            holds = f"; it holds {', '.join(sorted(found)[:3])}" if found else ""
+            raise StoreNotFoundError(f"there is no store at {self.location}{holds}; mode='a' makes one")
         elif found:
             raise NotAStoreError(
                 f"{self.location} holds something that is not a store ({', '.join(sorted(found)[:3])}); "

@@ -72,4 +72,7 @@ def _what(old: Variable | None, new: Variable | None) -> str:
 
 
 def _described(variable: Variable | None) -> str:
-    return "-" if variable is None else f"{len(variable)} rows of {variable.dtype} {variable.row_shape}"
+    if variable is None:
+        return "-"
+    shape = variable.row_shape if variable.kind == "dense" else variable.row_shape_in_words
+    return f"{len(variable)} rows of {variable.dtype} {shape}"
