@@ -274,9 +274,11 @@ def _counted(variables: Sequence[Variable], budget_nbytes: int) -> list[Drawn]:
     found = []
     for variable, bars in zip(variables, bars_in_one_pass(variables, budget_nbytes), strict=True):
         if bars is None:
+            why = {"c": "complex numbers", **dict.fromkeys("UST", "texts of many kinds")}
+            what = why.get(variable.dtype.kind, "without a finite value") if len(variable) else "none"
             raise ArgumentError(
-                f"variable {variable.name!r} has no histogram: {len(variable)} rows of {variable.dtype}, which are "
-                "text of many kinds, complex numbers, or missing; choose other rows, or another variable"
+                f"variable {variable.name!r} has no histogram: its {len(variable)} rows of {variable.dtype} are {what};"
+                " choose other rows, or another variable"
             )
         is_time = variable.dtype.kind == "M" and not bars.are_classes
         labels = np.array(bars.labels, "M8") if is_time else bars.labels

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from storegate_engine.errors import ArgumentError
 from storegate_engine.optional import require_package
 from storegate_engine.table import Variable
 
@@ -23,6 +24,8 @@ LEAST_SIDE = 8
 """Least rows and columns of an image, and least values of a series."""
 MOST_CHANNELS = 8
 """Most curves of one row."""
+LARGEST = 1e300
+"""The largest numbers of a histogram."""
 SHOWN_ROWS = 12
 """Rows that are drawn as images or curves."""
 MOST_CLASSES = 30
@@ -99,8 +102,11 @@ class Plots:
         """
         if self._looks == "image":
             return _images(self._array()[:n])
+        counted = [] if self._looks == "series" else self._counted()  # before there are axes, if it raises
+        for one in counted:
+            _require_drawable(one)
         axes = require_package("matplotlib.pyplot", "plot", "view.plot").gca() if ax is None else ax
-        return _curves(self._array()[:n], axes) if self._looks == "series" else _histogram(self._counted(), axes)
+        return _curves(self._array()[:n], axes) if self._looks == "series" else _histogram(counted, axes)
 
     def __getattr__(self, name: str) -> Any:
         """Return a plot of xarray, like ``hist``, ``line`` or ``imshow``, which reads all rows."""
@@ -121,7 +127,8 @@ def _images(array: xr.DataArray) -> Any:
     if array.dtype == np.uint8:  # bytes are shown as they are, other numbers from their least to their most
         options |= {} if len(dims) == 3 else {"vmin": 0, "vmax": 255}
     else:
-        options |= {"vmin": float(array.min()), "vmax": float(array.max())}
+        finite = array.values[np.isfinite(array.values)]
+        options |= {"vmin": float(finite.min()), "vmax": float(finite.max())} if finite.size else {}
     n_rows, columns = len(array), min(4, max(1, len(array)))
     pyplot = require_package("matplotlib.pyplot", "plot", "view.plot")
     lines = max(1, -(-n_rows // columns))
@@ -141,6 +148,16 @@ def _curves(array: xr.DataArray, axes: Any) -> Any:
         array[row].compute().plot.line(x=along, ax=axes, add_legend=False, hue=next(iter(others), None))
     axes.set_title("")
     return axes
+
+
+def _require_drawable(one: Drawn) -> None:
+    """Refuse numbers whose differences, in which matplotlib counts, have no float."""
+    ends = one.labels[0], one.labels[-1]
+    if not one.are_classes and any(isinstance(end, float) and abs(end) > LARGEST for end in ends):
+        raise ArgumentError(
+            f"variable {one.name!r} has values from {ends[0]:.3g} to {ends[1]:.3g}, which matplotlib does not draw; "
+            "clip() them, or choose other rows"
+        )
 
 
 def _histogram(found: Sequence[Drawn], axes: Any) -> Any:

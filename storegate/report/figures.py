@@ -73,8 +73,9 @@ def histogram(name: str, bars: Bars, totals: Mapping[str, int]) -> str:
     )
     top = _label(0, 9, f"{highest:.2g} of values" if highest < 0.01 else f"{highest:.0%}")
     described = (
-        f"Share of values in {n_bins} bins from {number(bars.labels[0])} to {number(bars.labels[-1])}, a line for each "
-        f"of {', '.join(shares)}. The highest share is {highest:.2%}. The numbers are in the table below."
+        f"Share of values in {n_bins} bin{'s' * (n_bins != 1)} from {number(bars.labels[0])} to "
+        f"{number(bars.labels[-1])}, a line for each of {', '.join(shares)}. The highest share is {highest:.2%}. The "
+        "numbers are in the table below."
     )
     return _svg(HEIGHT + 18, f"Histogram of {name}", described, "".join(lines) + axis + top)
 

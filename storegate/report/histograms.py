@@ -13,6 +13,7 @@ comes out does not depend on the blocks in which they came, and phases that were
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
@@ -114,7 +115,7 @@ class Histogram:
         try:
             return math.ldexp(number, self.exponent)
         except OverflowError:  # no float is so large
-            return math.copysign(math.inf, number)
+            return math.copysign(sys.float_info.max, number)
 
     def coarser(self, exponent: int) -> Self:
         """Return the same counts in bins ``2**exponent`` wide, which are no narrower."""

@@ -23,8 +23,10 @@ def page(facts: Facts) -> str:
     links = "".join(f'<li><a href="#{head[1]}">{head[2]}</a></li>' for head in heads if head)
     title = text(f"{facts.place} · {facts.data_id}")
     n_rows, nbytes = sum(of.n_rows for of in facts.phases), sum(of.nbytes for of in facts.phases)
+    n_variables = len(facts.variables)
     said = (
-        f"version {facts.version} · {n_rows:,} samples · {len(facts.variables)} variables · {size(nbytes)} · "
+        f"version {facts.version} · {n_rows:,} sample{'s' * (n_rows != 1)} · "
+        f"{n_variables:,} variable{'s' * (n_variables != 1)} · {size(nbytes)} · "
         f'<time datetime="{facts.made.isoformat(timespec="seconds")}">{facts.made:%Y-%m-%d %H:%M} UTC</time>'
     )
     return (

@@ -100,11 +100,30 @@ def test_plots_of_xarray_have_their_names(gate):
 
 
 @pytest.mark.parametrize(
-    "view", [lambda gate: gate["train"]["name"], lambda gate: gate["train"]["x"].subset(slice(0, 0))]
+    ("view", "why"),
+    [
+        (lambda gate: gate["train"]["name"], "texts of many kinds"),
+        (lambda gate: gate["train"]["x"].subset(slice(0, 0)), "its 0 rows of float64 are none"),
+    ],
 )
-def test_what_cannot_be_drawn_is_refused(gate, view):
-    with pytest.raises(ArgumentError, match="has no histogram"):
+def test_what_cannot_be_drawn_is_refused(gate, view, why):
+    with pytest.raises(ArgumentError, match=f"has no histogram: .*{why}"):
         view(gate).plot()
+
+
+def test_the_largest_numbers_and_what_is_not_finite(recwarn):
+    gate = StoreGate(data_id="a")
+    largest = np.finfo(float).max
+    image = np.zeros((4, 9, 9))
+    image[0, 0, 0], image[1] = np.inf, np.nan
+    gate.add_data({"huge": [largest, -largest, 0, 1], "nan": [np.nan] * 4, "image": image})
+    axes = np.ravel(gate["train"]["image"].plot())[0]
+    axes.figure.canvas.draw()
+    with pytest.raises(ArgumentError, match=r"'huge' has values from -1.8e\+308 to 1.8e\+308, which matplotlib"):
+        gate["train"]["huge"].plot()
+    with pytest.raises(ArgumentError, match="4 rows of float64 are without a finite value"):
+        gate["train"]["nan"].plot()
+    assert [str(warning.message) for warning in recwarn] == []
 
 
 def test_an_order_is_drawn_row_by_row(gate):

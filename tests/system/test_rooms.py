@@ -73,8 +73,8 @@ PUBLIC = {
         Report Source bars_in_one_pass collect require_place
     """,
     "storegate.display": """
-        Drawn Looks Outline Plots aligned explain looks_like outline outline_html summary table_html
-        table_text warn_of_misaligned
+        Drawn Looks Outline Plots aligned cut explain looks_like outline outline_html plans_of summary table_html
+        table_text terminal_width warn_of_misaligned
     """,
 }
 
