@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self, TypeAlias
 
 import numpy as np
 
-from storegate.report.counting import Counted
+from storegate.report.counting import Counted, joined_histograms
 from storegate.report.facts import Bars, Value
 from storegate.report.histograms import Histogram
 from storegate_engine.table import Variable, longest
@@ -25,6 +25,8 @@ MOST_VALUES = 20
 """Most different integers that are taken for classes."""
 FAR_SHARE = 0.001
 """Share of values at each end that are not drawn if they are far from the others."""
+MOST_HUGE = 0.1
+"""Share of values that are not drawn because they are huge, beside others."""
 FAR_FACTOR = 4
 """How much wider they would make the histogram."""
 
@@ -42,18 +44,28 @@ def bars_of(variables: Mapping[str, Variable], counted: Mapping[str, Counted]) -
     texts = {at: of.texts for at, of in counted.items()}
     if any(of.texts is not None for of in counted.values()):
         return _of_texts(texts)
-    histograms = [of.histogram for of in counted.values() if of.histogram is not None]
-    if not histograms:
+    whole, huge = (joined_histograms(getattr(of, name) for of in counted.values()) for name in ("histogram", "huge"))
+    if whole is not None and huge is not None and huge.total > MOST_HUGE * (whole.total + huge.total):
+        counted = {
+            at: replace(of, histogram=joined_histograms([of.histogram, of.huge]), huge=None)
+            for at, of in counted.items()
+        }
+        whole, huge = whole.joined(huge), None
+    if whole is None:
+        counted = {at: replace(of, histogram=of.huge, huge=None) for at, of in counted.items()}
+        whole = huge
+    if whole is None:
         return None
-    whole = histograms[0]
-    for other in histograms[1:]:
-        whole = whole.joined(other)
     if (classes := _classes(variables, whole)) is not None:
         return _of_classes(classes, variables, counted)
     bins = _Bins.of(whole)
     counts, below, above = {}, {}, {}
     for at, of in counted.items():
         counts[at], below[at], above[at] = bins.count(of.histogram, whole.exponent)
+        if of.huge is not None:
+            n_below = sum(n for number, n in zip(of.huge.numbers, of.huge.counts.tolist(), strict=True) if number < 0)
+            below[at] += n_below
+            above[at] += of.huge.total - n_below
     dtype = next(iter(variables.values())).dtype
     return Bars([shown(dtype, edge) for edge in bins.edges(whole)], counts, False, below, above)
 

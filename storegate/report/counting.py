@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -13,7 +14,7 @@ from storegate.report.histograms import Histogram
 from storegate_engine.arrays import Statistics, Tally, joined
 from storegate_engine.table import Moments
 
-__all__ = ["MOST_TEXTS", "Counted"]
+__all__ = ["MOST_TEXTS", "Counted", "joined_histograms"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -21,6 +22,8 @@ MOST_TEXTS = 1000
 """Most different texts that are counted one by one."""
 
 
+HUGE = 2.0**50
+"""From here on floats are counted apart: 1e20, which often stands for no value, would widen the bins of all others."""
 NOTHING = Statistics()
 """The statistics of no values."""
 
@@ -37,6 +40,8 @@ class Counted:
     """The mean and the variance of finite numbers; None for other values, or no rows."""
     histogram: Histogram | None = None
     """The finite numbers, or the ticks of times; None for other values, or if there is none."""
+    huge: Histogram | None = None
+    """Finite floats from `HUGE` on, in a histogram of their own, whose bins may be far wider; None if there is none."""
     texts: Mapping[str, int] | None = None
     """How many there are of each text; None for other values, or more than `MOST_TEXTS` different ones."""
 
@@ -60,8 +65,12 @@ class Counted:
             ticks = ticks[~np.isnat(values)] if found.n_missing else ticks
             return cls(values.size, found, histogram=Histogram.of(ticks) if ticks.size else None)
         finite = values[np.isfinite(values)] if found.n_missing or found.n_infinite else values
-        histogram = Histogram.of(finite) if finite.size else None
-        return cls(values.size, found, Moments.of(finite, (0,)), histogram)
+        near, huge = finite, finite[:0]
+        if kind == "f" and any(abs(end) >= HUGE for end in (found.least, found.most) if end is not None):
+            is_huge = np.abs(finite) >= HUGE
+            near, huge = finite[~is_huge], finite[is_huge]
+        histogram, apart = (Histogram.of(of) if of.size else None for of in (near, huge))
+        return cls(values.size, found, Moments.of(finite, (0,)), histogram, apart)
 
     def joined(self, other: Self) -> Self:
         """Return the counts of both."""
@@ -72,11 +81,20 @@ class Counted:
         moments = None
         if self.moments is not None and other.moments is not None:
             moments = self.moments.joined(other.moments)
-        histograms = [of.histogram for of in (self, other) if of.histogram is not None]
-        both = histograms[0].joined(histograms[1]) if len(histograms) == 2 else next(iter(histograms), None)
         return type(self)(
-            self.n_values + other.n_values, statistics, moments, both, _joined_texts(self.texts, other.texts)
+            self.n_values + other.n_values,
+            statistics,
+            moments,
+            joined_histograms([self.histogram, other.histogram]),
+            joined_histograms([self.huge, other.huge]),
+            _joined_texts(self.texts, other.texts),
         )
+
+
+def joined_histograms(histograms: Iterable[Histogram | None]) -> Histogram | None:
+    """Return the counts of all; None if there are none."""
+    found = [of for of in histograms if of is not None]
+    return reduce(Histogram.joined, found) if found else None
 
 
 def _joined_texts(mine: Mapping[str, int] | None, theirs: Mapping[str, int] | None) -> Mapping[str, int] | None:

@@ -87,6 +87,36 @@ def test_whole_numbers_have_bins_of_their_own(found):
     assert variable(found, "whole").bars.labels == [float(at) for at in range(32)]
 
 
+@pytest.mark.parametrize("fill_value", [1e15, 1e20, 9.96921e36, -1e30, 1.7e308])
+def test_a_value_that_stands_for_none_hides_no_drift(fill_value):
+    rng = np.random.default_rng(0)
+    train, test = np.append(rng.normal(100, 1, 9999), fill_value), rng.normal(110, 1, 5000)
+    with StoreGate(data_id="a") as gate:
+        gate.add_data("x", train)
+        gate.add_data("x", test, phase="test")
+        of = variable(gate.report(), "x")
+    edges = np.array(of.bars.labels, float)
+    assert 10 <= len(edges) - 1 <= 40
+    for at, values in (("train", train), ("test", test)):
+        inside = values[(values >= edges[0]) & (values < edges[-1])]
+        np.testing.assert_array_equal(of.bars.counts[at], np.histogram(inside, edges)[0])
+        assert (of.bars.below[at], of.bars.above[at]) == ((values < edges[0]).sum(), (values >= edges[-1]).sum())
+    (drift,) = of.drift
+    assert (drift.distance > 0.99, drift.verdict) == (True, "strong")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_numbers_that_are_huge_themselves_are_drawn(share):
+    rng = np.random.default_rng(0)
+    values = np.where(rng.random(5000) < share, rng.normal(5e20, 1e20, 5000), rng.normal(size=5000))
+    with StoreGate(data_id="a") as gate:
+        gate.add_data("x", values)
+        bars = variable(gate.report(), "x").bars
+    assert sum(bars.counts["train"]) + bars.below["train"] + bars.above["train"] == 5000
+    assert sum(bars.counts["train"]) > 4900
+    assert 10 <= len(bars.labels) - 1 <= 40
+
+
 def test_far_values_do_not_flatten_the_others(found):
     bars = variable(found, "far").bars
     assert bars.labels[-1] - bars.labels[0] < 20
