@@ -25,7 +25,7 @@ from storegate_engine.errors import (
     near_match,
     shown,
 )
-from storegate_engine.store import as_native
+from storegate_engine.natives import as_native
 from storegate_engine.streams import Stream
 from storegate_engine.table import Variable, rows_of
 

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from storegate.parsing import BatchOptions, Collate, Names
 from storegate.reading import presented, require_stackable
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, ShapeError, VariableNotFoundError
+from storegate_engine.natives import as_native
 from storegate_engine.orders import spans
 from storegate_engine.settings import memory_limit_nbytes
-from storegate_engine.store import as_native
 from storegate_engine.streams import Epochs, Shuffle, Stream, class_weights
 from storegate_engine.table import Variable
 

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from storegate_engine.errors import ArgumentError, DtypeError, ShapeError
+from storegate_engine.natives import alike, as_native
 from storegate_engine.optional import require_package
 from storegate_engine.slices import gathered, offsets_of, side_by_side
 
@@ -103,14 +104,16 @@ class Ragged:
         rows : sequence of array-like
             The rows, each of shape ``(length, *item_shape)``.
         dtype : dtype-like, optional
-            The dtype of the items; by default the one that holds those of all rows.
+            The dtype of the items; by default the one that holds those of all rows unchanged.
 
         Raises
         ------
         ShapeError
             The items have different shapes.
         DtypeError
-            The items are objects.
+            The items are objects, or no dtype holds all of them unchanged: give one.
+        MissingValueError
+            An item is masked or null.
 
         Examples
         --------
@@ -119,18 +122,16 @@ class Ragged:
         >>> len(rows), rows[0]
         (3, array([1, 2]))
         """
-        arrays = [np.asarray(row, dtype) for row in rows]
+        what = "rows of various lengths"
+        arrays = [as_native(row, what) if dtype is None else np.asarray(row, dtype) for row in rows]
         filled = [row for row in arrays if row.size or row.ndim > 1] or arrays[:1]
         shapes = {row.shape[1:] for row in filled}
         if any(not row.ndim for row in arrays) or len(shapes) > 1:
-            raise ShapeError(f"rows of various lengths have items of one shape, found {sorted(shapes)}")
+            raise ShapeError(f"{what} have items of one shape, found {sorted(shapes)}")
         lengths = [len(row) for row in arrays]
-        if filled:
-            items = np.concatenate(filled) if dtype is None else np.concatenate(filled, dtype=np.dtype(dtype))
-        else:
-            items = np.empty(0, np.float64 if dtype is None else dtype)
+        items = np.concatenate(alike(filled or [np.empty(0, dtype or np.float64)], what))
         if items.dtype.kind == "O":
-            raise DtypeError("rows of various lengths hold objects; convert their items to numbers or texts")
+            raise DtypeError(f"{what} hold objects; convert their items to numbers or texts")
         return cls(offsets_of(np.asarray(lengths, np.int64)), items)
 
     # What an array has, too

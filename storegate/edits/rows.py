@@ -17,8 +17,9 @@ from storegate_engine import graphs
 from storegate_engine.budget import require
 from storegate_engine.clusters import Capacity
 from storegate_engine.errors import ArgumentError, ConflictError, DtypeError, ShapeError, VariableNotFoundError
+from storegate_engine.natives import as_native
 from storegate_engine.orders import ArrayIndex, MaskIndex, NewIndex, RowIndex, Take, concat, cut, n_nodes, runs_of
-from storegate_engine.store import Transaction, as_native
+from storegate_engine.store import Transaction
 from storegate_engine.table import Table, Variable
 
 __all__ = ["Picker", "cut_of", "filter_rows", "read_key", "sample", "select", "sort"]

@@ -40,7 +40,7 @@ from storegate.parsing import (
 from storegate_engine.arrays import RowArray
 from storegate_engine.errors import DtypeError, ShapeError, shown
 from storegate_engine.orders import NewIndex, Range, RowIndex, RowOrder, cut, permute
-from storegate_engine.store import DenseLists, Source, Transaction, categories_of, description_of, kind_in, write
+from storegate_engine.store import Source, Transaction, as_lists, categories_of, description_of, kind_in, write
 from storegate_engine.table import Description, Table, Variable, appended_dtype, longest, require_combinable, rows_of
 
 __all__ = ["add", "append_arrays", "assign", "clear", "create_zeros", "delete", "update"]
@@ -93,12 +93,12 @@ def add(
 
 
 def _as_lists(columns: Mapping[str, Source], olds: Sequence[Mapping[str, Variable]]) -> dict[str, Source]:
-    """Return sources, of which rows of one length become lists where the variable has lists."""
+    """Return sources; those of variables of lists as lists."""
     found = dict(columns)
     for name, column in columns.items():
-        are_lists = any(name in variables and variables[name].kind == "ragged" for variables in olds)
-        if are_lists and kind_in(column) == "dense" and column.row_shape:
-            found[name] = DenseLists(column)
+        lists = [variables[name] for variables in olds if name in variables and variables[name].kind == "ragged"]
+        if lists:
+            found[name] = as_lists(column, lists[0].dtype, lists[0].row_shape)
     return found
 
 
@@ -251,7 +251,7 @@ def _update_rows(change: Transaction, names: Names, data: object, phase: str, se
     table = change.table
     olds = {name: whole(table, phase, name) for name in names.names}
     if isinstance(selection, OneRow):
-        columns = one_row_columns(names, data, olds)
+        columns = _as_lists(one_row_columns(names, data, olds), [olds])
         labels = labels_of_row(names, data, {name: old.dims for name, old in olds.items()})
     else:
         columns, labels = _as_lists(parse_columns(names, data), [olds]), labels_of(names, data)

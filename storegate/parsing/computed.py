@@ -14,7 +14,8 @@ from storegate.parsing.labels import Labelled, dataset_columns
 from storegate_engine import graphs
 from storegate_engine.dtypes import TEXT
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, ShapeError, shown
-from storegate_engine.store import FieldSource, as_native
+from storegate_engine.natives import as_native
+from storegate_engine.store import FieldSource
 
 if TYPE_CHECKING:
     import xarray as xr

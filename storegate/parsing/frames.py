@@ -25,8 +25,9 @@ from storegate.parsing.names import Names, are_names, parse_names
 from storegate.parsing.phases import PHASES
 from storegate_engine.dtypes import TEXT
 from storegate_engine.errors import ArgumentTypeError, DtypeError, ShapeError, VariableNotFoundError, near_match, shown
+from storegate_engine.natives import as_native
 from storegate_engine.optional import require_package
-from storegate_engine.store import FieldSource, as_native, as_rows, coded, lists_in, source_of
+from storegate_engine.store import FieldSource, as_rows, coded, lists_in, source_of
 from storegate_engine.table import Variable
 
 __all__ = ["Frame", "categorical", "named"]

@@ -17,6 +17,7 @@ from storegate.parsing.names import Names
 from storegate_engine import graphs
 from storegate_engine.clusters import active_client
 from storegate_engine.errors import ArgumentError, ShapeError, shown
+from storegate_engine.natives import as_native, is_foreign
 from storegate_engine.ragged import Ragged
 from storegate_engine.store import (
     ArraySource,
@@ -27,9 +28,7 @@ from storegate_engine.store import (
     Source,
     StreamSource,
     VariableSource,
-    as_native,
     as_source,
-    is_foreign,
     lists_in,
     source_of,
 )

@@ -9,7 +9,8 @@ import numpy as np
 
 from storegate_engine.encodings import encoding_of, is_text
 from storegate_engine.errors import DtypeError, ShapeError, shown
-from storegate_engine.store import ColumnSource, Source, StreamSource, as_native, kind_in
+from storegate_engine.natives import as_native
+from storegate_engine.store import ColumnSource, Source, StreamSource, kind_in
 
 __all__ = ["hint_of_samples", "samples"]
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, TypeAlias, TypeG
 import numpy as np
 
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, RowIndexError, shown
+from storegate_engine.natives import as_native
 from storegate_engine.orders import ArrayIndex, MaskIndex, RangeIndex, RowIndex, spans
-from storegate_engine.store import as_native
 
 if TYPE_CHECKING:
     import dask.array as da

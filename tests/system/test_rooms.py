@@ -39,11 +39,11 @@ PUBLIC = {
         plan_rows run spill_of spill_row_nbytes task_nbytes workspace
     """,
     "storegate_engine.store": """
-        ArraySource Categories CheckResult CodeSource ColumnSource DenseLists FieldSource Fields Manifest RaggedSource
+        ArraySource Categories CheckResult CodeSource ColumnSource FieldSource Fields Manifest RaggedSource
         as_rows column_dtype kind_in lists_in
         MemoryRepository Repository Root Source StreamSource Transaction Unreadable VacuumResult
-        VariableSource VersionedRepository as_native as_source blocks_of_group categories_of coded description_of
-        fingerprint fingerprint_all grouped is_foreign known_fingerprints repair rewrite source_of vacuum verify write
+        VariableSource VersionedRepository as_lists as_source blocks_of_group categories_of coded description_of
+        fingerprint fingerprint_all grouped known_fingerprints repair rewrite source_of vacuum verify write
     """,
     "storegate_engine.graphs": """
         blocks_of blocks_read in_full_pass on_demand plans_of to_dask to_dataset variable_of

@@ -13,7 +13,6 @@ What its files know:
     inputs        callers' data as sources of rows
     sources       rows of any origin, as blocks in order
     table_sources rows of variables and indexes, and the text of any source
-    natives       callers' data as plain ndarrays
     lists         rows of various lengths, and sparse matrices
     fields        variables that are read together, and codes of categories
     columns       the variables of one source, turned on disk so that each can be written alone
@@ -38,11 +37,10 @@ from storegate_engine.store.fields import (
     source_of,
 )
 from storegate_engine.store.fingerprints import fingerprint, fingerprint_all, known_fingerprints
-from storegate_engine.store.inputs import as_source
-from storegate_engine.store.lists import DenseLists, RaggedSource, as_rows, column_dtype, kind_in, lists_in
+from storegate_engine.store.inputs import as_lists, as_source
+from storegate_engine.store.lists import RaggedSource, as_rows, column_dtype, kind_in, lists_in
 from storegate_engine.store.manifests import Manifest, Unreadable
 from storegate_engine.store.memory import MemoryRepository
-from storegate_engine.store.natives import as_native, is_foreign
 from storegate_engine.store.repairing import repair
 from storegate_engine.store.repository import Repository, Transaction, VersionedRepository
 from storegate_engine.store.rewriting import rewrite, write
@@ -65,7 +63,6 @@ __all__ = [
     "CheckResult",
     "CodeSource",
     "ColumnSource",
-    "DenseLists",
     "FieldSource",
     "Fields",
     "Manifest",
@@ -80,7 +77,7 @@ __all__ = [
     "VacuumResult",
     "VariableSource",
     "VersionedRepository",
-    "as_native",
+    "as_lists",
     "as_rows",
     "as_source",
     "blocks_of_group",
@@ -91,7 +88,6 @@ __all__ = [
     "fingerprint",
     "fingerprint_all",
     "grouped",
-    "is_foreign",
     "kind_in",
     "known_fingerprints",
     "lists_in",

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from storegate_engine.dtypes import TEXT, dtype_to_text
 from storegate_engine.errors import DtypeError, ShapeError, StoreGateError, shown
+from storegate_engine.natives import as_native, is_foreign
 from storegate_engine.ragged import Ragged
-from storegate_engine.store.lists import RaggedSource, as_rows, lists_in
-from storegate_engine.store.natives import as_native, is_foreign
+from storegate_engine.store.lists import DenseLists, RaggedSource, as_rows, kind_in, lists_in
 from storegate_engine.store.sources import ArraySource, SlicedSource, Source, StreamSource
 from storegate_engine.table import Kind
 
-__all__ = ["as_source"]
+__all__ = ["as_lists", "as_source"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -63,7 +64,7 @@ def _as_source(data: Any, name: str) -> Source:
         # a copy: iterators of other variables may reuse the same memory before this one is read again
         block = as_rows(first, f"{what}, block 0 of the iterator")
         if isinstance(block, Ragged):
-            return StreamSource(block.copy(), data)
+            return _stream_of_lists(block.copy(), data, what)
         block = np.array(block)
         if block.ndim < 1:
             raise DtypeError(
@@ -105,7 +106,54 @@ def _lists_of_objects(data: Any, what: str) -> StreamSource | None:
     blocks = (np.asarray(data[end - size : end]) for size, end in zip(chunks, ends, strict=True) if size)
     first = next(blocks, None)
     rows = None if first is None else lists_in(first, what, by_chance=True) if _holds_lists(first) else None
-    return None if rows is None else StreamSource(rows, blocks)
+    return None if rows is None else _stream_of_lists(rows, blocks, what)
+
+
+def _stream_of_lists(first: Ragged, rest: Iterator[Any], what: str) -> StreamSource:
+    """Return blocks of lists as a source; those before the first items take their dtype."""
+    before: list[Any] = []
+    for block in rest if _is_empty(first) else ():
+        # copies, as of first blocks
+        rows = as_rows(block, f"{what}, block {len(before) + 1} of the iterator")
+        before.append(rows.copy() if isinstance(rows, Ragged) else np.array(rows))
+        is_list = isinstance(rows, Ragged)
+        if not (_is_empty(rows) if is_list else 0 in rows.shape[:2]):
+            shape = rows.item_shape if is_list else tuple(rows.shape[2:])
+            first = _empty_like(first, rows.dtype, shape)
+            break
+    return StreamSource(first, chain(before, rest))
+
+
+def as_lists(source: Source, dtype: np.dtype[Any], item_shape: tuple[int, ...]) -> Source:
+    """Return a source for a variable of lists: rows of one length become lists, and without items they fit any.
+
+    Parameters
+    ----------
+    source : Source
+        New rows.
+    dtype, item_shape : np.dtype, tuple of int
+        Those of the items of the variable.
+    """
+    if isinstance(source, RaggedSource):
+        return RaggedSource(_empty_like(source.values, dtype, item_shape)) if _is_empty(source.values) else source
+    if isinstance(source, StreamSource) and isinstance(first := source.first, Ragged):
+        return replace(source, first=_empty_like(first, dtype, item_shape)) if _is_empty(first) else source
+    if kind_in(source) != "dense" or not source.row_shape:
+        return source
+    if source.row_shape[0] == 0 and source.n_rows is not None:
+        none = Ragged(np.zeros(source.n_rows + 1, np.int64), np.empty((0, *source.row_shape[1:])))
+        return RaggedSource(_empty_like(none, dtype, item_shape))
+    return DenseLists(source)
+
+
+def _is_empty(rows: Ragged) -> bool:
+    return rows.columns is None and rows.offsets[0] == rows.offsets[-1]
+
+
+def _empty_like(rows: Ragged, dtype: np.dtype[Any], item_shape: tuple[int, ...]) -> Ragged:
+    """Return rows without items as those of another variable, unless their items would have a shape of their own."""
+    shape = item_shape if rows.item_shape == () else rows.item_shape
+    return Ragged(np.zeros(len(rows) + 1, np.int64), np.empty((0, *shape), dtype))
 
 
 def _holds_lists(rows: Array) -> bool:

@@ -15,19 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from itertools import chain
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from storegate_engine.arrays import RaggedArray, RowArray
-from storegate_engine.casts import combined
 from storegate_engine.dtypes import TEXT
 from storegate_engine.errors import DtypeError, MissingValueError, ShapeError, shown
+from storegate_engine.natives import alike, as_native
 from storegate_engine.ragged import Ragged
 from storegate_engine.slices import offsets_of
-from storegate_engine.store.natives import as_native
 from storegate_engine.table import Kind
 
 __all__ = [
@@ -117,11 +115,10 @@ def _of_lists(rows: Sequence[Any], what: str) -> Ragged:
                 f"{what}: rows differ in more than their length, found items of shape "
                 f"{shown(sorted({row.shape[1:] for row in filled}))}; pad or resize them to one shape"
             )
-        dtype = reduce(combined, dict.fromkeys(row.dtype for row in filled))
-        items = np.concatenate([as_native(row, what) for row in filled], dtype=None if dtype.kind in "USTO" else dtype)
+        items = np.concatenate(alike([as_native(row, what) for row in filled], what))
     else:
         try:
-            items = as_native(list(chain.from_iterable(rows)), what) if lengths.any() else np.empty(0)
+            items = as_native(list(chain.from_iterable(rows)), what)
         except ValueError as err:
             if isinstance(err, (DtypeError, MissingValueError)):
                 raise

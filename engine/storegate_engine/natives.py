@@ -6,6 +6,8 @@ Other libraries are recognised by the attributes of their objects, and never imp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,7 +16,7 @@ from storegate_engine.casts import combined, holds
 from storegate_engine.dtypes import TEXT
 from storegate_engine.errors import DtypeError, MissingValueError, ShapeError, shown
 
-__all__ = ["as_native", "is_foreign"]
+__all__ = ["alike", "as_native", "is_foreign"]
 
 WIDE = 4
 """Texts in a list become variable-length text if one width for all would take more than this many times their bytes."""
@@ -130,7 +132,7 @@ def _of_columns(data: Any, what: str) -> Array:
     columns = _columns(data)
     if columns is not None:
         parts = [as_native(column, f"{what}, column {at}") for at, column in enumerate(columns)]
-        return np.stack(_alike(parts, what), axis=1) if parts else np.empty((len(data), 0))
+        return np.stack(alike(parts, what), axis=1) if parts else np.empty((len(data), 0))
     dtype = getattr(data, "dtype", None)
     if isinstance(dtype, np.dtype) and dtype.kind != "O":  # objects may be texts
         return np.asarray(data.to_numpy())
@@ -154,7 +156,7 @@ def _of_columns(data: Any, what: str) -> Array:
         rows = [as_native(row, what) for row in values.tolist()]
         if len({row.shape for row in rows}) > 1:
             raise ShapeError(f"{what}: its rows have the shapes {shown(list(dict.fromkeys(r.shape for r in rows)))}")
-        return np.stack(_alike(rows, what))
+        return np.stack(alike(rows, what))
     raise DtypeError(f"{what}: values of {_kind_of(data, values)} have no numpy dtype; {_remedy(dtype)}")
 
 
@@ -211,7 +213,7 @@ def _of_list(data: list[Any] | tuple[Any, ...], what: str) -> Array:
         parts = [as_native(item, what) for item in data]
         if len({part.shape for part in parts}) > 1:
             raise ShapeError(f"{what}: items of shapes {shown([part.shape for part in parts])} do not form an array")
-        return np.stack(_alike(parts, what))
+        return np.stack(alike(parts, what))
     if np.ma.core.MaskedConstant in kinds:
         raise _missing(what, "a value is masked", "give a value for it with .filled(value)")
     found = ([at for at, family in enumerate(_FAMILIES) if issubclass(kind, family)] for kind in kinds)
@@ -230,7 +232,7 @@ def _of_list(data: list[Any] | tuple[Any, ...], what: str) -> Array:
     if values.dtype.kind == "U" and values.nbytes > WIDE * _text_nbytes(values):
         return values.astype(TEXT)
     if values.dtype.kind in "mM":
-        _alike([np.asarray(leaf) for leaf in np.asarray(data, dtype=object).reshape(-1)], what)
+        alike([np.asarray(leaf) for leaf in np.asarray(data, dtype=object).reshape(-1)], what)
     return values
 
 
@@ -258,15 +260,33 @@ def _require_whole(data: list[Any] | tuple[Any, ...], what: str, *, is_mixed: bo
             )
 
 
-def _alike(parts: list[Array], what: str) -> list[Array]:
-    """Return arrays in one dtype that holds the values of all unchanged."""
-    dtype = parts[0].dtype
+def alike(parts: Sequence[Array], what: str = "") -> list[Array]:
+    """Return arrays in one dtype that holds the values of all unchanged; those without values do not count.
+
+    Parameters
+    ----------
+    parts : sequence of ndarray
+        The arrays, of any shapes.
+    what : str
+        A name for the data, for messages.
+
+    Raises
+    ------
+    DtypeError
+        No dtype holds all values.
+
+    Examples
+    --------
+    >>> [part.dtype.name for part in alike([np.array([1]), np.array([0.5]), np.array([], "c16")])]
+    ['float64', 'float64', 'float64']
+    """
+    before = f"{what}: " if what else ""
+    first, *others = dict.fromkeys(part.dtype for part in parts if part.size) or [parts[0].dtype]
     try:
-        for part in parts[1:]:
-            dtype = combined(dtype, part.dtype)
+        dtype = reduce(combined, others, first)
     except DtypeError as err:
-        raise DtypeError(f"{what}: {err}") from err
-    for part in parts:
+        raise DtypeError(f"{before}{err}") from err
+    for part in parts if others else ():
         if not holds(dtype, part):
-            raise DtypeError(f"{what}: {dtype} would change values of {part.dtype}; convert them to one dtype first")
-    return [part.astype(dtype, copy=False) for part in parts]
+            raise DtypeError(f"{before}{dtype} would change values of {part.dtype}; convert them to one dtype first")
+    return [part.astype(dtype, copy=False) if part.size else np.empty(part.shape, dtype) for part in parts]
