@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from storegate import edits
 from storegate.parsing import Phase, PhaseName, VarNames, parse_names, parse_reading_phase
 from storegate.session import Session
@@ -30,7 +32,8 @@ class Scaling:
         """Shift and divide values so that those of the phase ``fit`` have mean 0 and standard deviation 1.
 
         The rows of ``fit`` are read once. The same numbers scale every phase, so that valid and test tell train
-        nothing. Missing values are left out, and stay missing. A value that never varies becomes 0.
+        nothing. Missing values are left out, and stay missing. A value that never varies becomes 0. Integers beyond
+        2**53 are rounded to float64 first.
 
         Rows that are added later are taken to be on that scale; ``gate[phase][name].scaled(rows)`` brings them there.
 
@@ -53,7 +56,8 @@ class Scaling:
         ShapeError
             There is no such axis, or the phases have rows of different shapes.
         ArgumentError
-            The phase has no values, or infinite ones.
+            The phase has no values, infinite ones, or those that float64 cannot scale: their differences are beyond
+            its range, or lost beside their size.
 
         See Also
         --------
@@ -119,21 +123,21 @@ class Scaling:
         high: float | None = None,
         phase: Phase | None = "all",
     ) -> None:
-        """Limit values when they are read, as ``np.clip`` does; the dtype stays.
+        """Limit numbers when they are read, as ``np.clip`` does; the dtype stays.
 
         Parameters
         ----------
         var_names : str or list of str
             The variables.
         low, high : float, optional
-            The limits; integers for variables of integers.
+            The limits; integers for variables of integers. ``low=-np.inf`` and ``high=np.inf`` are none.
         phase : str
             The phase, by default each that has the variables.
 
         Raises
         ------
         DtypeError
-            The values are no numbers, or a limit is no value of their dtype.
+            The values are no numbers, but times for example, or a limit is no value of their dtype.
         ArgumentError
             There is no limit, or the first one is the larger.
 
@@ -147,7 +151,8 @@ class Scaling:
         array([0, 1, 5])
         """
         names, at = parse_names(var_names), parse_reading_phase(phase)
-        transform = Clip(_plain(low), _plain(high))
+        lowest, highest = _plain(low), _plain(high)
+        transform = Clip(None if lowest == -np.inf else lowest, None if highest == np.inf else highest)
         with self._session.begin(
             "clip", var_names=var_names, low=transform.low, high=transform.high, phase=at
         ) as change:
@@ -158,7 +163,8 @@ class Scaling:
     ) -> None:
         """Replace values, when they are read, by int64 numbers of bins with equally many values of the phase ``fit``.
 
-        Edges that are equal make one bin, so that there are fewer where a value is frequent. Missing values get -1.
+        Each bin has some: edges that no value lies between are one, so that there are fewer bins where a value is
+        frequent. Missing values get -1.
 
         Parameters
         ----------
@@ -174,7 +180,7 @@ class Scaling:
         Raises
         ------
         DtypeError, ShapeError, ArgumentError
-            As by :meth:`standardize`.
+            As by :meth:`standardize`, or there are too few distinct values for two bins.
         MemoryBudgetError
             The values of the phase do not fit in memory.
 

@@ -49,7 +49,7 @@ def moments_of(variable: Variable, axes: tuple[int, ...], budget_nbytes: int, *,
     Rows of a shuffled phase are read in stored order; blocks are joined in the same order on every machine.
     """
     shape = tuple(1 if axis in axes else size for axis, size in enumerate(variable.shape))[1:]
-    found = Moments.none(shape)
+    found = Moments.none(shape, variable.dtype)
     pool = ThreadPool(N_THREADS, "storegate-moments")
     waiting: deque[Pending[Moments]] = deque()
     free: deque[Array] = deque()

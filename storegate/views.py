@@ -309,6 +309,8 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
         ------
         ArgumentError
             The variable was not scaled.
+        ShapeError
+            The values have another shape.
 
         Examples
         --------
@@ -338,6 +340,8 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
         ------
         ArgumentError
             The variable was not scaled, or holds numbers of bins.
+        ShapeError
+            The values have another shape.
 
         Examples
         --------

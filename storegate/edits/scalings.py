@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -31,7 +32,7 @@ def rescale(
     ShapeError, DtypeError
         Rows cannot be scaled, or not alike in all phases.
     ArgumentError
-        There are no values to fit to, or infinite ones.
+        There are no values to fit to, infinite ones, or those that float64 cannot scale.
     """
     for name in names.names:
         variable = _fitted(change, name, fit, phase)
@@ -43,18 +44,27 @@ def _affine(kind: str, variable: Variable, fit: str, axes: tuple[int, ...], budg
         raise ShapeError(f"axis={axes} of variable {variable.name!r}, which has {len(variable.shape)} axes")
     if variable.dtype.kind not in "biuf":
         raise DtypeError(f"variable {variable.name!r} holds {variable.dtype} values; {kind} takes numbers")
-    found = moments_of(variable, axes, budget_nbytes, ends=kind == "normalize")
-    if not len(variable) or (found.count == 0).any():
+    found = moments_of(variable, axes, budget_nbytes, ends=True)
+    has_values = found.count > 0
+    if not len(variable) or not has_values.any():
         raise ArgumentError(f"variable {variable.name!r} of phase {fit!r} has no values to fit to")
-    if not np.isfinite(found.mean).all():
+    least, most = (np.where(has_values, of, of.dtype.type(0)) for of in (found.least, found.most))
+    if not (np.isfinite(least).all() and np.isfinite(most).all()):
         raise ArgumentError(
             f"variable {variable.name!r} of phase {fit!r} has infinite values; clip them first, as in gate.clip("
             f"{variable.name!r}, -1e6, 1e6), or leave the rows out with filter()"
         )
-    offset, scale = (found.mean, found.std) if kind == "standardize" else (found.least, found.most - found.least)
-    # a value that never varies becomes 0: rounding of its mean may leave it a deviation
-    is_constant = scale <= 4 * np.finfo(float).eps * np.abs(offset)
-    return Affine.of(kind, offset, np.where(is_constant, 1.0, scale))
+    low, high = least.astype(np.float64), most.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        offset, scale = (found.mean, found.std) if kind == "standardize" else (low, high - low)
+    is_constant = least == most  # it becomes 0: rounding of its mean may leave it a deviation
+    if not (is_constant | (np.isfinite(offset) & np.isfinite(scale) & (scale > 0))).all():
+        raise ArgumentError(
+            f"variable {variable.name!r} of phase {fit!r} has values from {least.min()} to {most.max()}, which float64 "
+            "cannot scale: they differ by too much, or by too little beside their size; clip them, or store other "
+            f"values first, as in gate.assign({variable.name}=lambda ds: ds[{variable.name!r}] - offset)"
+        )
+    return Affine.of(kind, np.where(is_constant, low, offset), np.where(is_constant, 1.0, scale))
 
 
 def quantile_bins(change: Transaction, names: Names, n_bins: int, fit: str, phase: str, budget_nbytes: int) -> None:
@@ -79,16 +89,21 @@ def quantile_bins(change: Transaction, names: Names, n_bins: int, fit: str, phas
             what=f"quantiles of variable {name!r} of {len(variable)} rows",
             remedy="raise storegate.memory-limit",
         )
-        values = np.concatenate([rows.reshape(-1) for rows in all_rows(variable, budget_nbytes)] or [np.empty(0)])
-        values = values[np.isfinite(values)].astype(np.float64)
+        given = np.concatenate([rows.reshape(-1) for rows in all_rows(variable, budget_nbytes)] or [np.empty(0)])
+        values = given[np.isfinite(given)].astype(np.float64, copy=False)
         if not values.size:
             raise ArgumentError(f"variable {name!r} of phase {fit!r} has no finite values to fit to")
-        edges = np.unique(np.quantile(values, np.arange(1, n_bins) / n_bins))
-        edges = edges[edges > values.min()]  # below it there would be a bin without values
+        values.sort()
+        with np.errstate(over="ignore", invalid="ignore"):
+            edges = np.unique(np.quantile(values, np.arange(1, n_bins) / n_bins))
+        below = np.searchsorted(values, edges)
+        _, firsts = np.unique(below, return_index=True)  # of edges without values between them, the first one
+        edges = edges[firsts[(below[firsts] > 0) & (below[firsts] < len(values))]]
         if not edges.size:
-            raise ArgumentError(
-                f"variable {name!r} of phase {fit!r} has too few values for two bins: most are {values[0]}"
-            )
+            found = f"most are {values[len(values) // 2]}"
+            if values[0] == values[-1] and (given != given[0]).any():
+                found = f"float64, in which edges are kept, cannot tell {given.min()} and {given.max()} apart"
+            raise ArgumentError(f"variable {name!r} of phase {fit!r} has too few values for two bins: {found}")
         _transform(change, name, fit, phase, Bins(tuple(edges.tolist())))
 
 
@@ -129,9 +144,18 @@ def is_scaled(variable: Variable) -> bool:
 
 
 def scaled(variable: Variable, values: Any) -> Array:
-    """Return values as the scalings of a variable would show them."""
-    found = np.asarray(values)
-    for transform in _scalings(variable):
+    """Return values as the scalings of a variable would show them.
+
+    Raises
+    ------
+    ArgumentError
+        The variable was not scaled.
+    ShapeError
+        The values are no rows of the variable.
+    """
+    chain = _scalings(variable)
+    found = _rows_like(variable, values)
+    for transform in chain:
         found = transform.apply(found)
     return found
 
@@ -143,13 +167,33 @@ def inverse(variable: Variable, values: Any) -> Array:
     ------
     ArgumentError
         The variable was not scaled, or bins have no inverse.
+    ShapeError
+        The values are no rows of the variable.
     """
-    found = np.asarray(values, np.float64)
-    for transform in reversed(_scalings(variable)):
-        if isinstance(transform, Bins):
-            raise ArgumentError(f"variable {variable.name!r} holds numbers of bins, from which no values come back")
+    chain = _scalings(variable)
+    if any(isinstance(transform, Bins) for transform in chain):
+        raise ArgumentError(f"variable {variable.name!r} holds numbers of bins, from which no values come back")
+    found = np.asarray(_rows_like(variable, values), np.float64)
+    for transform in reversed(chain):
         if isinstance(transform, Affine):
             found = transform.invert(found)
+    return found
+
+
+def _rows_like(variable: Variable, values: Any) -> Array:
+    """Return values of the shape that rows had when they were scaled, on the last axes."""
+    shape = next(
+        replace(piece, transforms=piece.transforms[:first]).row_shape
+        for piece in variable.pieces
+        if (first := _first(piece.transforms)) < len(piece.transforms)
+    )
+    found = np.asarray(values)
+    if found.shape[found.ndim - len(shape) :] != shape:
+        like = ", ".join(map(str, ("n", *shape)))
+        raise ShapeError(
+            f"variable {variable.name!r} has rows of shape {shape}, and the values have the shape {found.shape}; give "
+            f"values of shape ({like})"
+        )
     return found
 
 

@@ -108,9 +108,12 @@ def computed_columns(dataset: xr.Dataset, functions: Mapping[str, Computable], d
             others = tuple(f"{name}_{axis}" for axis in range(1, len(value.shape)))
             value = xr.DataArray(value, dims=(dim, *others)) if value.shape else xr.DataArray(value)
         if value.dims[:1] != (dim,) or value.sizes[dim] != n_rows:
+            remedy = "transpose it, or reduce over other dimensions only"
+            if value.dims[:1] == (dim,):
+                remedy = "give a value for every row: ds.x[ds.x > 0] leaves some out, ds.x.where(ds.x > 0) has them all"
             raise ShapeError(
                 f"the value of {name!r} has dimensions {dict(value.sizes)}, and rows need {dim!r} with {n_rows} "
-                "entries as the first; transpose it, or reduce over other dimensions only"
+                f"entries as the first; {remedy}"
             )
         _require_aligned(name, value, dataset)
         found[name] = value.variable

@@ -20,6 +20,7 @@ WIDTH = 1024
 """Values that are added up side by side."""
 FIRST_ROWS = 256
 """Rows whose mean is near that of all: their differences from it are small numbers, whose squares lose no digits."""
+_FLOAT = np.dtype(np.float64)
 LEAST_SHARE = 1e-6
 """Variances of a smaller share of the squared mean are counted about a mean."""
 
@@ -39,22 +40,26 @@ class Moments:
     squares: Array
     """The sums of their squared differences from the mean."""
     least: Array
-    """The smallest ones; infinite if there are none, or they were not counted."""
+    """The smallest ones, in the dtype of the values: its largest number if there are none, or they were not counted."""
     most: Array
-    """The largest ones."""
+    """The largest ones; if there are none, its smallest number."""
 
     @classmethod
-    def none(cls, shape: tuple[int, ...]) -> Self:
-        """Return those of no values."""
+    def none(cls, shape: tuple[int, ...], dtype: np.dtype[Any] = _FLOAT) -> Self:
+        """Return those of no values of a dtype."""
         zeros = np.zeros(shape)
-        return cls(zeros.astype(np.int64), zeros, zeros, zeros + np.inf, zeros - np.inf)
+        ends = (0, 1) if dtype.kind == "b" else (-np.inf, np.inf)
+        if dtype.kind in "iu":
+            ends = (np.iinfo(dtype).min, np.iinfo(dtype).max)
+        most, least = (np.full(shape, end, dtype) for end in ends)
+        return cls(zeros.astype(np.int64), zeros, zeros, least, most)
 
     @classmethod
     def of(cls, rows: Array, axes: tuple[int, ...], *, ends: bool = False) -> Self:
         """Return those of rows, over axis 0 and some others; with the smallest and largest only if asked."""
         shape = tuple(1 if axis in axes else size for axis, size in enumerate(rows.shape))[1:]
         if not rows.size:
-            return cls.none(shape)
+            return cls.none(shape, rows.dtype)
         with np.errstate(invalid="ignore", over="ignore"):  # infinite values count
             count: Array = np.full((1, *shape), rows.size // math.prod(shape), np.int64)
             found = cls._about(None, rows, axes, count)
@@ -69,7 +74,7 @@ class Moments:
                 some_missing = rows.dtype.kind == "f" and (count < rows.size // math.prod(shape)).any()
                 pair = (np.fmin, np.fmax) if some_missing else (np.minimum, np.maximum)  # which take less time
                 least, most = (_over(of, rows, axes)[0] for of in pair)
-                found = replace(found, least=least.astype(np.float64), most=most.astype(np.float64))
+                found = replace(found, least=least, most=most)
         return found
 
     @classmethod
@@ -96,7 +101,7 @@ class Moments:
             squares += squared
         shift = sums / np.maximum(count, 1)
         squares = np.maximum(squares - shift * sums, 0)
-        none = cls.none(sums.shape[1:])
+        none = cls.none(sums.shape[1:], rows.dtype)
         mean = shift if near is None else near + shift
         return cls(count[0], mean[0], squares[0], none.least, none.most)
 
