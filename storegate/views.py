@@ -38,6 +38,7 @@ from storegate.parsing import (
 from storegate.reading import Selected, Subset, read_dataset, require_stackable, subset
 from storegate.session import Session
 from storegate.windows import Windows, make_windows
+from storegate_engine.budget import require
 from storegate_engine.errors import (
     ArgumentError,
     PhaseNotFoundError,
@@ -366,7 +367,7 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
         return Selected.everything(*self._variables()).lazy(self.session.capacity)
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
-        """Return the rows as one ndarray: ``np.asarray(view)``."""
+        """Return the rows as one ndarray, ``np.asarray(view)``: lists as objects, sparse rows with their zeros."""
         if copy is False:
             raise ArgumentError("the rows of a view are always read into a new array; use copy=None")
         if self.names is None:
@@ -374,9 +375,22 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
                 "several variables are no array: name one, as in gate[phase][var_name], or take a table, with "
                 "to_pandas(), to_arrow() or to_polars()"
             )
-        names, _ = self._chosen(...)
+        names, variables = self._variables()
+        if names.form == "one" and variables[0].kind == "sparse":
+            return self._with_zeros(variables[0], dtype)
         values = (replace(self, names=replace(names, form="stack")) if names.form == "each" else self)[:]
         return np.asarray(values, dtype=dtype)
+
+    def _with_zeros(self, variable: Variable, dtype: npt.DTypeLike | None) -> Array:
+        require(
+            len(variable) * variable.dense_row_nbytes,
+            self.session.budget_nbytes,
+            what=f"an array of the {len(variable)} rows of variable {variable.name!r} with their zeros",
+            remedy="take some rows, view[a:b], which stay sparse, or view.data, which is lazy; or raise "
+            "storegate.memory-limit",
+        )
+        dense: Array = np.asarray(variable.read(0, len(variable)), dtype)
+        return dense
 
     @overload
     def batches(

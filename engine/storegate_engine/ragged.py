@@ -20,7 +20,8 @@ from typing import Any, Self, TypeAlias, overload
 import numpy as np
 import numpy.typing as npt
 
-from storegate_engine.errors import ArgumentError, DtypeError, ShapeError
+from storegate_engine.casts import combined, holds, is_float_of_integers
+from storegate_engine.errors import ArgumentError, DtypeError, RowIndexError, ShapeError, shown
 from storegate_engine.natives import alike, as_native
 from storegate_engine.optional import require_package
 from storegate_engine.slices import gathered, offsets_of, side_by_side
@@ -129,7 +130,7 @@ class Ragged:
         if any(not row.ndim for row in arrays) or len(shapes) > 1:
             raise ShapeError(f"{what} have items of one shape, found {sorted(shapes)}")
         lengths = [len(row) for row in arrays]
-        items = np.concatenate(alike(filled or [np.empty(0, dtype or np.float64)], what))
+        items = np.concatenate(alike(filled or [np.empty(0, np.float64 if dtype is None else dtype)], what))
         if items.dtype.kind == "O":
             raise DtypeError(f"{what} hold objects; convert their items to numbers or texts")
         return cls(offsets_of(np.asarray(lengths, np.int64)), items)
@@ -188,13 +189,20 @@ class Ragged:
         """Return one row as an array, or several rows.
 
         One row of a sparse matrix is an array of all its columns.
+
+        Raises
+        ------
+        RowIndexError
+            A row is out of range, or the index is none of rows: it is of another dtype, or a mask of another length.
         """
         if isinstance(index, slice):
             lo, hi, step = index.indices(len(self))
             if step == 1:
                 return self._with(self.offsets[lo : max(lo, hi) + 1])
             return self.take(np.arange(lo, hi, step))
-        if isinstance(index, (int, np.integer)):
+        if isinstance(index, (int, np.integer)) and not isinstance(index, bool):
+            if not -len(self) <= index < len(self):
+                raise RowIndexError(f"row {index} of {len(self)}")
             at = range(len(self))[index]
             lo, hi = self.offsets[at : at + 2].tolist()
             if self.columns is None:
@@ -203,11 +211,18 @@ class Ragged:
             row[self.columns[lo:hi]] = self.items[lo:hi]
             return row
         rows = np.asarray(index)
+        if rows.ndim != 1 or (rows.dtype.kind == "b" and len(rows) != len(self)):
+            raise RowIndexError(
+                f"an index of {len(self)} rows is a number, a slice, a list of numbers or a mask of shape "
+                f"({len(self)},), found {rows.dtype} of shape {rows.shape}"
+            )
         if rows.dtype.kind == "b":
             rows = np.flatnonzero(rows)
-        rows = rows.astype(np.int64) if rows.size else np.empty(0, np.int64)
+        if rows.size and rows.dtype.kind not in "iu":
+            raise RowIndexError(f"numbers of rows are integers, found {rows.dtype}; convert them, as in astype(int)")
         if rows.size and not (-len(self) <= rows.min() and rows.max() < len(self)):
-            raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
+            raise RowIndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
+        rows = rows.astype(np.int64)
         return self.take(np.where(rows < 0, rows + len(self), rows))
 
     def take(self, rows: Array, axis: int = 0) -> Ragged:
@@ -290,7 +305,7 @@ class Ragged:
         Parameters
         ----------
         value : scalar
-            What fills the shorter rows.
+            What fills the shorter rows: a number beside numbers, a text beside texts, a time beside times.
         length : int, optional
             The length of every row of the result; that of the longest row if None.
         multiple_of : int
@@ -303,7 +318,10 @@ class Ragged:
         Raises
         ------
         ArgumentError
-            A row is longer than ``length``, or the dtype cannot hold the value.
+            A row is longer than ``length``, or the value is no single one, of another kind than the items, or none that
+            their dtype holds.
+        DtypeError
+            The rows are those of a sparse matrix.
 
         Examples
         --------
@@ -311,6 +329,8 @@ class Ragged:
         array([[1, 2, 3, 0],
                [4, 0, 0, 0]])
         """
+        if self.columns is not None:
+            raise DtypeError("rows of a sparse matrix have columns, and are not padded; use to_csr()")
         if multiple_of < 1:
             raise ArgumentError(f"multiple_of is at least 1, found {multiple_of}")
         lengths = self.lengths
@@ -319,18 +339,38 @@ class Ragged:
             length = -(-longest // multiple_of) * multiple_of
         elif longest > length:
             raise ArgumentError(f"a row has {longest} items, and length={length}; cut the rows first, or give more")
-        filled = np.asarray(value).astype(self.dtype)
-        if self.dtype.kind not in "T" and filled != value and not (value != value and filled != filled):
+        return side_by_side(self.flat, lengths, length, self._filler(value))
+
+    def _filler(self, value: Any) -> Any:
+        """Return what fills up rows, in the dtype of the items: floats may be rounded."""
+        given = np.asarray(value)
+        if given.ndim:
+            raise ArgumentError(f"padding takes a single value, found one of shape {given.shape}: {shown(value)}")
+        with np.errstate(over="ignore"):
+            is_rounded = (given.dtype.kind, self.dtype.kind) in (("f", "f"), ("f", "c"), ("c", "c"))
+            if is_rounded and np.isfinite(given.astype(self.dtype)) == np.isfinite(given):
+                return given.astype(self.dtype)
+        try:
+            combined(self.dtype, given.dtype)
+        except DtypeError as err:
+            if not is_float_of_integers(self.dtype, given.dtype):
+                raise ArgumentError(
+                    f"the items are {self.dtype}, and the value {value!r} to pad with is {given.dtype}; give one of "
+                    "their kind, such as padded('') for text"
+                ) from err
+        if not holds(self.dtype, given):
             raise ArgumentError(f"{self.dtype} cannot hold the value {value!r} to pad with; cast the variable first")
-        return side_by_side(self.flat, lengths, length, value)
+        return given.astype(self.dtype)
 
     def to_awkward(self) -> Any:
-        """Return the rows as an array of awkward, without a copy.
+        """Return the rows as an array of awkward, without a copy unless they are text.
 
         Raises
         ------
         ImportError
             awkward is not installed.
+        DtypeError
+            The rows are those of a sparse matrix.
 
         Examples
         --------
@@ -339,11 +379,15 @@ class Ragged:
         >>> rows.to_awkward().tolist()
         [[1, 2], [], [3]]
         """
+        if self.columns is not None:
+            raise DtypeError("an array of awkward has no columns of a sparse matrix; use to_csr()")
         ak = require_package("awkward", "awkward", "to_awkward()")
-        layout = ak.contents.ListOffsetArray(
-            ak.index.Index64(self.offsets - self.offsets[0]), ak.contents.NumpyArray(np.ascontiguousarray(self.flat))
-        )
-        return ak.Array(layout)
+        content = ak.contents.NumpyArray(np.ascontiguousarray(self.flat)) if self.dtype.kind not in "UST" else None
+        if content is None:
+            content = _texts_of_awkward(ak, self.flat.reshape(-1).tolist(), is_bytes=self.dtype.kind == "S")
+            for size in self.item_shape[::-1]:
+                content = ak.contents.RegularArray(content, size)
+        return ak.Array(ak.contents.ListOffsetArray(ak.index.Index64(self.offsets - self.offsets[0]), content))
 
     def to_csr(self) -> Any:
         """Return the rows of a sparse matrix as a ``scipy.sparse.csr_array``.
@@ -367,6 +411,15 @@ class Ragged:
         return matrix
 
 
+def _texts_of_awkward(ak: Any, texts: list[Any], *, is_bytes: bool) -> Any:
+    """Return texts as awkward lays them out: lists of bytes, whose names say what they are."""
+    kind, item = ("bytestring", "byte") if is_bytes else ("string", "char")
+    encoded = texts if is_bytes else [text.encode() for text in texts]
+    chars = ak.contents.NumpyArray(np.frombuffer(b"".join(encoded), np.uint8), parameters={"__array__": item})
+    offsets = offsets_of(np.fromiter(map(len, encoded), np.int64, len(encoded)))
+    return ak.contents.ListOffsetArray(ak.index.Index64(offsets), chars, parameters={"__array__": kind})
+
+
 @lru_cache(maxsize=4)
 def _empty_matrix(n_rows: int, n_columns: int) -> Any:
     """Return a matrix to copy: scipy's checks, for each batch again, would take longer than its rows."""
@@ -382,7 +435,7 @@ def pad(value: Any = 0, *, length: int | None = None, multiple_of: int = 1) -> P
     Parameters
     ----------
     value : scalar
-        What fills the shorter rows, at their ends.
+        What fills the shorter rows, at their ends; of the kind of their items, as ``pad("")`` for text.
     length : int, optional
         The length of every row; by default that of the longest row of the batch.
     multiple_of : int

@@ -114,7 +114,7 @@ def named(var_names: object, data: Any, sample_dim: str | None = None) -> tuple[
             raise ArgumentTypeError("the Series has no name; give one: gate.add_data('x', data)")
         data = data.to_frame()
     if sample_dim is not None:
-        for array in data.values() if isinstance(data, Mapping) else [data]:
+        for array in data.values() if _is_mapping(data) else [data]:
             require_sample_dim(sample_dim, array)
     if var_names is None:
         columns = columns_in(data)
@@ -135,7 +135,7 @@ def named(var_names: object, data: Any, sample_dim: str | None = None) -> tuple[
         return names, data
     if names.form == "one":
         # a frame without such a column is an array of two dimensions, as it is for numpy
-        is_whole = names.names[0] not in columns and not isinstance(data, Mapping) and hasattr(data, "shape")
+        is_whole = names.names[0] not in columns and not _is_mapping(data) and hasattr(data, "shape")
         return (names, data) if is_whole else (names, _picked(names.names, columns)[0])
     return Names(names.names, "each"), _picked(names.names, columns)
 
@@ -159,6 +159,10 @@ def _require_texts(columns: Iterable[object]) -> None:
             )
 
 
+def _is_mapping(data: object) -> bool:
+    return isinstance(data, Mapping) and not hasattr(data, "tocsr")  # scipy's dict of keys is a matrix
+
+
 def columns_in(data: Any) -> Mapping[Any, Callable[[], Any]] | None:
     """Return a function that makes each column of a table, by name; None if the data are not a table."""
     if hasattr(data, "__storegate_variables__"):
@@ -168,13 +172,13 @@ def columns_in(data: Any) -> Mapping[Any, Callable[[], Any]] | None:
         return None if fields is None else {name: partial(_field, data, name) for name in fields}
     if hasattr(data, "num_entries") and hasattr(data, "iterate"):
         return _Branches(data)  # also a mapping of branches
-    if isinstance(data, Mapping):
+    if _is_mapping(data):
         return {name: partial(_of_mapping, data, name) for name in data}
     if hasattr(data, "obs") and hasattr(data, "layers") and hasattr(data, "X"):
         return _of_anndata(data)
     if hasattr(data, "iloc") and hasattr(data, "columns"):
         return _of_pandas(data)
-    if isinstance(data, list) and data and all(isinstance(row, Mapping) for row in data):
+    if isinstance(data, list) and data and all(_is_mapping(row) for row in data):
         return _of_records(data)
     if hasattr(data, "with_format") and hasattr(data, "features") and hasattr(data, "num_rows"):
         return arrow_columns(ArrowRows(data))
@@ -226,8 +230,8 @@ class _FileField:
 def _of_mapping(data: Any, name: Any) -> Any:
     """Return what a mapping has under a name: codes if it is categorical."""
     value = data[name]
-    if isinstance(value, Mapping) or (name in PHASES and columns_in(value) is not None):
-        what = f"mapping, of {', '.join(map(str, value)) or 'nothing'}" if isinstance(value, Mapping) else "table"
+    if _is_mapping(value) or (name in PHASES and columns_in(value) is not None):
+        what = f"mapping, of {', '.join(map(str, value)) or 'nothing'}" if _is_mapping(value) else "table"
         phase = f", phase={name!r}" if name in PHASES else ""
         raise DtypeError(f"{name!r} is itself a {what}; add it alone, as in gate.add_data(data[{name!r}]{phase})")
     return categorical(value, str(name))

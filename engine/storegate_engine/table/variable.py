@@ -457,9 +457,11 @@ class Variable:
         """Raise ShapeError unless rows of this shape can join the variable."""
         if (row_shape, kind) != (self.row_shape, self.kind):
             new = f"have {row_shape}" if kind == self.kind else f"are {_in_words(row_shape, kind)}"
+            is_dense = (self.kind, kind, self.row_shape) == ("sparse", "dense", row_shape)
+            remedy = "make them sparse, with scipy.sparse.csr_array(rows)" if is_dense else "reshape them"
             raise ShapeError(
                 f"variable {self.name!r} has {self.row_shape_in_words}, and the new ones {new}; "
-                "reshape them, or replace the whole variable with update_data(index=-1)"
+                f"{remedy}, or replace the whole variable with update_data(index=-1)"
             )
 
 
