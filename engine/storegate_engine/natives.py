@@ -62,6 +62,8 @@ def as_native(data: Any, what: str) -> Array:
     >>> as_native(np.ma.array([1, 2], mask=[False, False]), "x")
     array([1, 2])
     """
+    if type(data) is np.ndarray and data.dtype.kind in "biufcUSmMV":  # lists have many of them
+        return data
     if hasattr(data, "dims") and hasattr(data, "data"):  # xarray's own conversion would drop a mask
         data = data.data
     if _is_lazy(data):
@@ -280,6 +282,8 @@ def alike(parts: Sequence[Array], what: str = "") -> list[Array]:
     >>> [part.dtype.name for part in alike([np.array([1]), np.array([0.5]), np.array([], "c16")])]
     ['float64', 'float64', 'float64']
     """
+    if len({part.dtype for part in parts}) == 1:
+        return list(parts)
     before = f"{what}: " if what else ""
     first, *others = dict.fromkeys(part.dtype for part in parts if part.size) or [parts[0].dtype]
     try:

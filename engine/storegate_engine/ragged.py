@@ -15,6 +15,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any, Self, TypeAlias, overload
 
 import numpy as np
@@ -124,13 +125,14 @@ class Ragged:
         (3, array([1, 2]))
         """
         what = "rows of various lengths"
-        arrays = [as_native(row, what) if dtype is None else np.asarray(row, dtype) for row in rows]
-        filled = [row for row in arrays if row.size or row.ndim > 1] or arrays[:1]
-        shapes = {row.shape[1:] for row in filled}
-        if any(not row.ndim for row in arrays) or len(shapes) > 1:
-            raise ShapeError(f"{what} have items of one shape, found {sorted(shapes)}")
-        lengths = [len(row) for row in arrays]
-        items = np.concatenate(alike(filled or [np.empty(0, np.float64 if dtype is None else dtype)], what))
+        given: list[Any] = list(rows)
+        if dtype is None and given and all(isinstance(row, (list, tuple)) for row in given):  # at once: rows are many
+            items, lengths = as_native(list(chain.from_iterable(given)), what), list(map(len, given))
+        else:
+            arrays = [as_native(row, what) if dtype is None else np.asarray(row, dtype) for row in given]
+            items, lengths = _joined(arrays)
+        if dtype is not None and not len(items):
+            items = items.astype(dtype)
         if items.dtype.kind == "O":
             raise DtypeError(f"{what} hold objects; convert their items to numbers or texts")
         return cls(offsets_of(np.asarray(lengths, np.int64)), items)
@@ -427,6 +429,15 @@ def _empty_matrix(n_rows: int, n_columns: int) -> Any:
     matrix = sparse.csr_array((n_rows, n_columns))
     matrix.indptr = matrix.indptr[:0].copy()  # which copies replace, and large ones are not kept
     return matrix
+
+
+def _joined(rows: list[Array]) -> tuple[Array, list[int]]:
+    """Return the items of rows in one dtype, and the lengths of the rows."""
+    filled = [row for row in rows if row.size or row.ndim > 1] or rows[:1]
+    shapes = {row.shape[1:] for row in filled}
+    if any(not row.ndim for row in rows) or len(shapes) > 1:
+        raise ShapeError(f"rows of various lengths have items of one shape, found {sorted(shapes)}")
+    return np.concatenate(alike(filled or [np.empty(0)], "rows of various lengths")), list(map(len, rows))
 
 
 def pad(value: Any = 0, *, length: int | None = None, multiple_of: int = 1) -> Pad:

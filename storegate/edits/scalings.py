@@ -58,11 +58,13 @@ def _affine(kind: str, variable: Variable, fit: str, axes: tuple[int, ...], budg
     with np.errstate(over="ignore", invalid="ignore"):
         offset, scale = (found.mean, found.std) if kind == "standardize" else (low, high - low)
     is_constant = least == most  # it becomes 0: rounding of its mean may leave it a deviation
-    if not (is_constant | (np.isfinite(offset) & np.isfinite(scale) & (scale > 0))).all():
+    is_finite = np.isfinite(offset) & np.isfinite(scale)
+    if not (is_constant | (is_finite & (scale > 0))).all():
+        much, remedy = ("little beside their size", "- offset") if is_finite.all() else ("much", "/ 1e100")
         raise ArgumentError(
-            f"variable {variable.name!r} of phase {fit!r} has values from {least.min()} to {most.max()}, which float64 "
-            "cannot scale: they differ by too much, or by too little beside their size; clip them, or store other "
-            f"values first, as in gate.assign({variable.name}=lambda ds: ds[{variable.name!r}] - offset)"
+            f"variable {variable.name!r} of phase {fit!r} has values from {least.min()} to {most.max()}, which "
+            f"differ by too {much} for float64; clip them, or store others first, as in gate.assign("
+            f"{variable.name}=lambda ds: ds[{variable.name!r}] {remedy})"
         )
     return Affine.of(kind, np.where(is_constant, low, offset), np.where(is_constant, 1.0, scale))
 
