@@ -340,7 +340,7 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
         Raises
         ------
         ArgumentError
-            The variable was not scaled, or holds numbers of bins.
+            The variable was not scaled, or holds numbers of bins or labels.
         ShapeError
             The values have another shape.
 

@@ -15,7 +15,7 @@ from storegate.statistics import moments_of
 from storegate_engine.budget import require
 from storegate_engine.errors import ArgumentError, DtypeError, ShapeError, VariableNotFoundError
 from storegate_engine.store import Transaction
-from storegate_engine.table import Affine, Bins, Transform, Variable
+from storegate_engine.table import Affine, Bins, Cast, Clip, Transform, Variable
 
 __all__ = ["inverse", "is_scaled", "quantile_bins", "rescale", "scaled"]
 
@@ -168,13 +168,14 @@ def inverse(variable: Variable, values: Any) -> Array:
     Raises
     ------
     ArgumentError
-        The variable was not scaled, or bins have no inverse.
+        The variable was not scaled, or bins and labels have no inverse.
     ShapeError
         The values are no rows of the variable.
     """
     chain = _scalings(variable)
-    if any(isinstance(transform, Bins) for transform in chain):
-        raise ArgumentError(f"variable {variable.name!r} holds numbers of bins, from which no values come back")
+    if lost := [transform for transform in chain if not isinstance(transform, (Affine, Cast, Clip))]:
+        what = "numbers of bins" if isinstance(lost[0], Bins) else "labels"
+        raise ArgumentError(f"variable {variable.name!r} holds {what}, from which no values come back")
     found = np.asarray(_rows_like(variable, values), np.float64)
     for transform in reversed(chain):
         if isinstance(transform, Affine):

@@ -107,6 +107,9 @@ def test_scaled_values_have_the_shape_of_rows(gate):
                 act(np.zeros(shape))
         assert act(np.zeros((2, 3))).shape == (2, 3)
         assert act(np.zeros(3)).shape == (3,)
+    gate.argmax("x", axis=1)
+    with pytest.raises(errors.ArgumentError, match="holds labels, from which no values come back"):
+        gate["train"]["x"].inverse([[0, 0, 0]])
     assert gate["train"]["n"].scaled([0, 4]).tolist() == [[1, 0], [0, 1]]
 
 
