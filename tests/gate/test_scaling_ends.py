@@ -54,6 +54,9 @@ def test_what_never_varies_becomes_0_exactly(gate, kind, dtype):
     found = gate["train"]["x"][:]
     assert not found[:, 1].any()
     assert found[:, 0].max() == 1
+    gate.add_data("large", np.full(3, 1.7e308))  # whose sum is infinite
+    getattr(gate, kind)("large")
+    assert gate["train"]["large"][:].tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(
