@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 
 import numpy as np
 
@@ -246,12 +247,13 @@ class Choosing:
         Parameters
         ----------
         var_names : str or list of str, optional
-            The variables by which rows are compared; by default all that the phases have alike.
+            The variables by which rows are compared; by default all that the phases have alike, or where there are
+            none, those whose dtypes alone differ. Equal values are equal, whatever their dtype.
         groups : str or list of str, optional
-            Variables whose values, taken together, must be in one phase only.
+            Variables whose values, taken together, must be in one phase only; missing values are one group.
         near : float, optional
             Also look, in a second pass, for rows whose numbers are nearly equal: those that lie in the same cell of
-            this width, of one of two grids of which one is shifted by half a cell.
+            this width, of one of two grids of which one is shifted by half a cell. A finite number of more than 0.
 
         Returns
         -------
@@ -262,6 +264,10 @@ class Choosing:
         ------
         VariableNotFoundError
             A phase lacks a variable that is named.
+        ArgumentError
+            ``near`` is no width, or the rows of a group have several values.
+        MemoryBudgetError
+            With ``near``, masks of all rows, a byte for each, do not fit in memory.
 
         Examples
         --------
@@ -275,16 +281,21 @@ class Choosing:
         """
         names = None if var_names is None else parse_names(var_names).names
         keys = () if groups is None else parse_names(groups).names
-        width: object = near
-        if width is not None and not (isinstance(width, (int, float)) and width > 0):
-            raise ArgumentError(f"near is a width of more than 0, found {near!r}")
-        return find_leaks(self._session.table, names, keys, near, self._session.budget_nbytes)
+        width = None if near is None else _width(near)
+        return find_leaks(self._session.table, names, keys, width, self._session.budget_nbytes)
 
     def _one_phase(self, what: str, phase: Phase | None) -> str:
         at = parse_reading_phase(phase)
         if at == "all":
             raise ArgumentError(f"{what} applies to one phase: train, valid or test")
         return at
+
+
+def _width(near: object) -> float:
+    is_bool = isinstance(near, (bool, np.bool_))
+    if not is_bool and isinstance(near, Real) and 0 < (width := float(near)) < np.inf:
+        return width
+    raise ArgumentError(f"near is a finite width of more than 0, found {near!r}")
 
 
 def _share(n_rows: object) -> int | float:

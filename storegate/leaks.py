@@ -13,11 +13,11 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from storegate.contents import names_in
 from storegate.display import aligned
-from storegate.parsing import ALL, PHASES
+from storegate.parsing import PHASES
 from storegate.scans import scanned_rows
-from storegate_engine.errors import ArgumentError, VariableNotFoundError
+from storegate_engine.budget import require
+from storegate_engine.errors import ArgumentError
 from storegate_engine.orders import hash_rows
 from storegate_engine.ragged import Ragged
 from storegate_engine.settings import scratch_directory
@@ -26,9 +26,11 @@ from storegate_engine.table import Table, Variable
 __all__ = ["Leaks", "find_leaks"]
 
 Array: TypeAlias = npt.NDArray[Any]
+Rows: TypeAlias = Any
+"""An array, or rows of various lengths."""
 
 WIDE = 256
-"""Rows of more values are hashed as bytes, one after the other; shorter ones value by value, all at a time."""
+"""Rows of more values are hashed as bytes, one after the other, if all phases have the same dtype."""
 EXAMPLES = 10
 """Most examples of equal rows for each pair of phases."""
 ENTRY = np.dtype([("hash", "u8"), ("row", "i8"), ("phase", "u1")])
@@ -61,13 +63,13 @@ class Leaks:
     n_rows: Mapping[str, int]
     """The rows of each phase that was looked at."""
     equal_rows: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """For each pair of phases: how many rows of the second one the first one has, too."""
+    """For each pair of phases: how many rows of the second one the first one has, too; none if none were compared."""
     examples: Mapping[tuple[str, str], Sequence[tuple[int, int]]] = field(default_factory=dict)
     """For each such pair, the numbers of some equal rows: in the first, and in the second phase."""
     repeated_rows: Mapping[str, int] = field(default_factory=dict)
     """For each phase: how many of its rows it has more than once, without the first of each."""
     shared_groups: Mapping[tuple[str, str], Sequence[Any]] = field(default_factory=dict)
-    """For each pair of phases: the groups that both have."""
+    """For each pair of phases: the groups that both have, ascending, missing ones last; times are numpy.datetime64."""
     unequal_variables: Sequence[str] = ()
     """Variables that not all phases have, or not in the same form, in words."""
 
@@ -78,15 +80,15 @@ class Leaks:
 
     def __repr__(self) -> str:
         lines = [("phases", "equal rows", "share of the second", "for example", "shared groups")]
-        for pair, count in self.equal_rows.items():
+        for pair in combinations(self.n_rows, 2):
             first, second = pair
-            share = f"{count / max(1, self.n_rows[second]):.2%}"
+            count = self.equal_rows.get(pair)
+            share = "" if count is None else f"{count / max(1, self.n_rows[second]):.2%}"
             some = next(iter(self.examples.get(pair, ())), None)
             example = "" if some is None else f"{first} {some[0]}, {second} {some[1]}"
             groups = self.shared_groups.get(pair)
-            lines.append(
-                (f"{first}, {second}", f"{count:,}", share, example, "" if groups is None else str(len(groups)))
-            )
+            equal = "not compared" if count is None else f"{count:,}"
+            lines.append((f"{first}, {second}", equal, share, example, "" if groups is None else str(len(groups))))
         words = "nothing is shared" if self.ok else "phases share what they should not"
         repeated = [f"{count:,} of {phase}" for phase, count in self.repeated_rows.items() if count]
         notes = [f"repeated within a phase: {', '.join(repeated)}"] if repeated else []
@@ -107,37 +109,44 @@ def find_leaks(
     groups : sequence of str
         The variables that name the group of a row.
     near : float or None
-        Numbers that differ by less are mostly taken as equal; None compares them exactly.
+        Width of cells whose numbers are taken as equal; None compares them exactly.
     budget_nbytes : int
         Limit of memory; more rows are sorted in scratch files.
 
     Raises
     ------
     VariableNotFoundError
-        A phase lacks a variable that was named, or there are none to compare by.
+        A phase lacks a variable that was named.
+    MemoryBudgetError
+        With ``near``, a mask of all rows does not fit in memory.
     """
     phases = [at for at in PHASES if table[at] and table.n_rows(at)]
-    unequal = _unequal(table, phases)
-    common = [name for name in names_in(table, ALL) if not any(f"variable {name!r}" in words for words in unequal)]
-    wanted = list(common if names is None else names)
+    wanted = list(_comparable(table, phases) if names is None else names)
     for at in phases:
         for name in (*wanted, *groups):
             table.variable(at, name)
-    if not wanted and phases:
-        raise VariableNotFoundError("no variable is alike in all phases, so that rows cannot be compared; name some")
     n_rows = {at: table.n_rows(at) for at in phases}
-    equal: dict[tuple[str, str], int] = dict.fromkeys(combinations(phases, 2), 0)
-    examples: dict[tuple[str, str], list[tuple[int, int]]] = {pair: [] for pair in equal}
-    repeated = dict.fromkeys(phases, 0)
-    shifts = [0.0] if near is None else [0.0, 0.5]
-    for shift in shifts:
-        found: dict[tuple[str, str], int] = dict.fromkeys(equal, 0)
+    tally = _Tally(n_rows, near is not None, budget_nbytes)
+    columns = {at: [table[phase][name] for name in wanted] for at, phase in enumerate(phases)}
+    for shift in [0.0] if near is None else [0.0, 0.5]:
+        if not wanted:
+            break
         with _Hashes(sum(n_rows.values()), budget_nbytes) as hashes:
-            hashes.add({at: [table[phase][name] for name in wanted] for at, phase in enumerate(phases)}, near, shift)
+            hashes.add(columns, near, shift)
             for entries in hashes.sorted_parts():
-                _count(entries, phases, found, examples, repeated if shift == 0 else {})
-        equal = {pair: max(count, found[pair]) for pair, count in equal.items()}
-    return Leaks(n_rows, equal, examples, repeated, _shared(table, phases, groups, budget_nbytes), tuple(unequal))
+                _count(entries, phases, tally)
+    equal = {pair: tally.count(pair) for pair in combinations(phases, 2)} if wanted else {}
+    repeated = {at: tally.count((at, at)) for at in phases} if wanted else {}
+    shared = _shared(table, phases, groups, budget_nbytes)
+    return Leaks(n_rows, equal, tally.examples, repeated, shared, tuple(_unequal(table, phases)))
+
+
+def _comparable(table: Table, phases: Sequence[str]) -> list[str]:
+    """Return the variables that all phases have in one form, or if there are none, in one shape."""
+    in_all = [name for name in (table[phases[0]] if phases else ()) if all(name in table[at] for at in phases)]
+    in_one_shape = [name for name in in_all if len({table[at][name].row_shape_in_words for at in phases}) == 1]
+    alike = [name for name in in_one_shape if len({_form_of(table[at][name].dtype) for at in phases}) == 1]
+    return alike or in_one_shape
 
 
 def _unequal(table: Table, phases: Sequence[str]) -> list[str]:
@@ -187,9 +196,11 @@ class _Hashes:
         """Add the rows of all phases, read once."""
         row_nbytes = max((sum(of.row_nbytes + 32 for of in variables) for variables in phases.values()), default=1)
         step = max(1, min(2**24, self._budget_nbytes // 8) // max(1, row_nbytes))
+        alike = [len({of.dtype for of in variables}) == 1 for variables in zip(*phases.values(), strict=True)]
         for phase, numbers, rows in scanned_rows(phases, step, self._budget_nbytes):
             entries = np.empty(len(numbers), ENTRY)
-            entries["hash"] = hash_of([_rounded(of, near, shift) for of in rows])
+            rounded = [_rounded(of, near, shift) for of in rows]
+            entries["hash"] = hash_rows([_short(of, is_alike) for of, is_alike in zip(rounded, alike, strict=True)], 0)
             entries["row"] = numbers
             entries["phase"] = phase
             if not self._files:
@@ -220,56 +231,60 @@ MAX_PARTS = 256
 """Most scratch files."""
 
 
-def hash_of(columns: Sequence[Array]) -> npt.NDArray[np.uint64]:
-    """Return 64 bits for each row, equal for equal rows."""
-    has_width = not any(isinstance(column, Ragged) for column in columns)
-    if has_width and sum(column[:1].size for column in columns) <= WIDE:
-        return hash_rows(columns, 0)
-    digests = []
-    contents = [_canonical(column) for column in columns]
-    for row in range(len(columns[0])):
-        digest = hashlib.blake2b(digest_size=8)
-        for content in contents:
-            digest.update(content[row].data if isinstance(content, np.ndarray) else content[row])
-        digests.append(digest.digest())
-    return np.frombuffer(b"".join(digests), "<u8").astype("u8")
+def _short(rows: Rows, is_alike: bool) -> Rows:
+    """Return rows that are hashed faster, wide ones as digests of their bytes, or as lists if dtypes differ."""
+    if isinstance(rows, Ragged) or (width := int(np.prod(rows.shape[1:]))) <= WIDE:
+        return rows
+    if not is_alike or rows.dtype.kind in "SUT":
+        return Ragged(np.arange(len(rows) + 1) * width, rows.reshape(-1))
+    if rows.dtype.kind in "mM":  # which have no buffers
+        rows = rows.view(np.int64)
+    if rows.dtype.kind in "fc":
+        rows = rows + 0  # -0.0 equals 0.0
+        rows[np.isnan(rows)] = np.nan  # of any payload
+    contents = np.ascontiguousarray(rows).reshape(len(rows), -1)
+    digests = [hashlib.blake2b(content.data, digest_size=8).digest() for content in contents]
+    return np.frombuffer(b"".join(digests), "<u8")
 
 
-def _canonical(column: Array | Ragged) -> Array | list[bytes]:
-    """Return rows whose bytes are equal if they are."""
-    if isinstance(column, Ragged):
-        values = column.items
-        if values.dtype.kind in "fc":
-            values = np.where(values == 0, 0, values)
-        items = Ragged(column.offsets, values)
-        if column.columns is None:
-            return [repr(row.tolist()).encode() for row in items]
-        places = Ragged(column.offsets, column.columns)
-        return [repr((at.tolist(), row.tolist())).encode() for at, row in zip(places, items, strict=True)]
-    if column.dtype.kind in "TUS":
-        return [repr(row.tolist()).encode() for row in column]
-    if column.dtype.kind in "mM":  # which have no buffers
-        column = column.view(np.int64)
-    if column.dtype.kind in "fc":
-        column = np.where(column == 0, 0, column)  # -0.0 equals 0.0
-    return np.ascontiguousarray(column).reshape(len(column), -1)
-
-
-def _rounded(rows: Any, near: float | None, shift: float) -> Any:
-    if near is None or rows.dtype.kind not in "fiu":
+def _rounded(rows: Rows, near: float | None, shift: float) -> Rows:
+    """Return the numbers of cells, in float64 whatever the dtype."""
+    if near is None or rows.dtype.kind not in "biufc":
         return rows
     if isinstance(rows, Ragged):
-        return Ragged(rows.offsets, np.floor(rows.items / near + shift), rows.columns, rows.n_columns)
-    return np.floor(rows / near + shift)
+        return Ragged(rows.offsets, _rounded(rows.items, near, shift), rows.columns, rows.n_columns)
+    if rows.dtype.kind == "c":
+        parts = np.ascontiguousarray(rows, np.complex128).view(np.float64)
+        return np.floor(parts / near + shift).view(np.complex128)
+    return np.floor(np.asarray(rows, np.float64) / near + shift)
 
 
-def _count(
-    entries: Array,
-    phases: Sequence[str],
-    equal: dict[tuple[str, str], int],
-    examples: Mapping[tuple[str, str], list[tuple[int, int]]],
-    repeated: dict[str, int],
-) -> None:
+class _Tally:
+    """How many rows are equal: for pairs of phases, and of a phase with itself; of several passes, in any of them."""
+
+    def __init__(self, n_rows: Mapping[str, int], has_passes: bool, budget_nbytes: int) -> None:
+        keys = [*combinations(n_rows, 2), *((at, at) for at in n_rows)]
+        self.examples: dict[tuple[str, str], list[tuple[int, int]]] = {pair: [] for pair in combinations(n_rows, 2)}
+        self._counts = dict.fromkeys(keys, 0)
+        self._masks: dict[tuple[str, str], Array] = {}
+        if has_passes:
+            nbytes = sum(n_rows[second] for _, second in keys)
+            remedy = "check without near=, or raise storegate.memory-limit"
+            require(nbytes, budget_nbytes, what=f"masks of {sum(n_rows.values())} rows", remedy=remedy)
+            self._masks = {pair: np.zeros(n_rows[pair[1]], bool) for pair in keys}
+
+    def add(self, pair: tuple[str, str], rows: Array) -> None:
+        """Add rows of the second phase."""
+        self._counts[pair] += len(rows)
+        if self._masks:
+            self._masks[pair][rows] = True
+
+    def count(self, pair: tuple[str, str]) -> int:
+        """Return how many rows were added, each counted once."""
+        return int(np.count_nonzero(self._masks[pair])) if self._masks else self._counts[pair]
+
+
+def _count(entries: Array, phases: Sequence[str], tally: _Tally) -> None:
     """Count rows of equal hashes, which are sorted by hash, phase and row."""
     if not len(entries):
         return
@@ -277,18 +292,21 @@ def _count(
     group = np.repeat(np.arange(len(begins)), np.diff(np.append(begins, len(entries))))
     counts = np.zeros((len(begins), len(phases)), np.int64)
     np.add.at(counts, (group, entries["phase"]), 1)
-    for number, at in enumerate(phases):
-        if at in repeated:
-            repeated[at] += int(np.maximum(counts[:, number] - 1, 0).sum())
     firsts = begins[:, None] + np.cumsum(counts, axis=1) - counts
+    rows, of_phase = entries["row"], entries["phase"]
+    is_first = np.zeros(len(entries), bool)
+    is_first[firsts[counts > 0]] = True
+    for number, at in enumerate(phases):
+        tally.add((at, at), rows[(of_phase == number) & ~is_first])
     for (one, first), (other, second) in combinations(enumerate(phases), 2):
-        both = np.flatnonzero((counts[:, one] > 0) & (counts[:, other] > 0))
-        equal[first, second] += int(counts[both, other].sum())
-        room = EXAMPLES - len(examples[first, second])
-        for at in both[: max(0, room)]:
-            pair = entries["row"][firsts[at, one]], entries["row"][firsts[at, other]]
-            if (found := (int(pair[0]), int(pair[1]))) not in examples[first, second]:
-                examples[first, second].append(found)
+        has_both = (counts[:, one] > 0) & (counts[:, other] > 0)
+        tally.add((first, second), rows[(of_phase == other) & has_both[group]])
+        examples = tally.examples[first, second]
+        both = np.flatnonzero(has_both)
+        for at in both[: max(0, EXAMPLES - len(examples))]:
+            found = int(rows[firsts[at, one]]), int(rows[firsts[at, other]])
+            if found not in examples:
+                examples.append(found)
 
 
 def _shared(
@@ -306,13 +324,32 @@ def _shared(
                     f"a group is one value for each row; variable {variable.name!r} has {variable.shape}"
                 )
         of_phases[at] = variables
-    found: dict[str, set[Any]] = {at: set() for at in phases}
+    found: dict[str, dict[int, Any]] = {at: {} for at in phases}
     for at, _, columns in scanned_rows(of_phases, STEP_ROWS, budget_nbytes):
-        if len(columns) == 1:
-            found[at].update(np.unique(columns[0]).tolist())
+        hashes, places = np.unique(hash_rows(columns, 0), return_index=True)
+        distinct = [_values(column[places]) for column in columns]
+        found[at].update(zip(hashes.tolist(), zip(*distinct, strict=True), strict=True))
+    shared = {}
+    for first, second in combinations(phases, 2):
+        both = sorted((found[first][one] for one in found[first].keys() & found[second].keys()), key=_place)
+        shared[first, second] = [group[0] if len(groups) == 1 else group for group in both]
+    return shared
+
+
+def _values(column: Array) -> list[Any]:
+    """Return values as those of Python; times as those of numpy, which have all units and NaT."""
+    return list(column) if column.dtype.kind in "mM" else column.tolist()
+
+
+def _place(group: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    """Return what sorts groups in ascending order, missing values last."""
+    places: list[tuple[Any, ...]] = []
+    for value in group:
+        if value != value:
+            places.append((1,))
         else:
-            found[at].update(zip(*(column.tolist() for column in columns), strict=True))
-    return {pair: sorted(found[pair[0]] & found[pair[1]]) for pair in combinations(phases, 2)}
+            places.append((0, value.real, value.imag) if isinstance(value, complex) else (0, value))
+    return places
 
 
 STEP_ROWS = 2**18

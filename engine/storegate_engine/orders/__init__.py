@@ -13,6 +13,7 @@ What its files know:
     indexes             lists of row numbers, read in parts
     memory_indexes      lists of row numbers in memory
     deals               which part, such as a phase or a fold, each row gets
+    hashes              64 bits for each row, equal for equal values
     json                orders as nested lists of a manifest, and back
 """
 
@@ -24,10 +25,10 @@ from storegate_engine.orders.deals import (
     deal_classes,
     deal_evenly,
     deal_groups,
-    hash_rows,
     parts_of_hashes,
 )
 from storegate_engine.orders.edits import concat, cut, flatten, permute, relocated, replace_rows, replace_runs
+from storegate_engine.orders.hashes import hash_rows
 from storegate_engine.orders.indexes import STEP_ROWS, NewIndex, RowIndex, Span, find_last, runs_of, spans
 from storegate_engine.orders.json import from_json, n_nodes, to_json
 from storegate_engine.orders.memory_indexes import ArrayIndex, MaskIndex, RangeIndex, in_memory

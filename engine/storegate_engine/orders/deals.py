@@ -4,7 +4,7 @@ Every function returns the number of the part of each row, as uint8 or uint16, a
 
 =========== ==============================================================================================
 classes     every class is shared out exactly, within one row; the totals are exact
-groups      no group in two parts; in random order, each where its middle falls
+groups      no group in two parts; the largest first, at random where they fit
 thresholds  by value: a row is in the part whose bounds enclose its value
 hashes      by a hash of its values: a row stays where it is, however many others come
 =========== ==============================================================================================
@@ -12,7 +12,7 @@ hashes      by a hash of its values: a row stays where it is, however many other
 
 from __future__ import annotations
 
-import hashlib
+import heapq
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, TypeAlias
@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from storegate_engine.errors import ArgumentError, DtypeError
+from storegate_engine.errors import ArgumentError
 
 __all__ = [
     "MAX_PARTS",
@@ -28,7 +28,6 @@ __all__ = [
     "deal_classes",
     "deal_evenly",
     "deal_groups",
-    "hash_rows",
     "parts_of_hashes",
 ]
 
@@ -138,28 +137,54 @@ def _movable(given: Array, rest: Array, part: int, other: int) -> Array:
 
 
 def deal_groups(codes: Array, totals: Sequence[int], seed: int) -> Array:
-    """Deal whole groups in random order, each to the part in which the middle of its rows falls.
+    """Deal whole groups, the largest first, each to a part drawn by the totals, or where that is full, the emptiest.
 
-    A part differs from its total by less than the rows of the groups at its ends.
+    Every part with a total gets a group. Apart from that, parts differ from their totals by less than the rows of the
+    largest group: what goes where it fits never exceeds a total, and the first group that fits nowhere is larger than
+    what any part lacks by then.
 
     Raises
     ------
     ArgumentError
-        There are fewer groups than parts with rows, or one is so large that a part would get none.
+        There are fewer groups than parts with a total.
+
+    Examples
+    --------
+    >>> np.bincount(deal_groups(np.repeat([0, 1, 2, 3], [5, 3, 1, 1]), (5, 3, 2), seed=0)).tolist()
+    [5, 3, 2]
     """
     sizes = np.bincount(codes) if len(codes) else np.zeros(0, np.int64)
-    shuffled = _shuffled(len(sizes), seed)
-    ends = np.cumsum(sizes[shuffled])
-    parts_of_groups = np.empty(len(sizes), _dtype(len(totals)))
-    # twice the middle, in whole numbers
-    middles = 2 * ends - sizes[shuffled]
-    parts_of_groups[shuffled] = np.searchsorted(2 * np.cumsum(totals)[:-1], middles, side="right")
-    filled = np.bincount(parts_of_groups, minlength=len(totals))
-    if any(total and not n_groups for total, n_groups in zip(totals, filled, strict=True)):
+    empty = {part for part, total in enumerate(totals) if total}
+    if len(sizes) < len(empty):
         raise ArgumentError(
-            f"{len(sizes)} groups, the largest of {int(sizes.max(initial=0))} rows, cannot be dealt to parts of "
-            f"{list(totals)} rows, since one would get no group; take other groups or shares"
+            f"{len(sizes)} groups cannot be dealt to parts of {list(totals)} rows, since one would get no group; take "
+            "other groups or shares"
         )
+    random = np.random.RandomState(seed)
+    shuffled = random.permutation(len(sizes))
+    largest_first = shuffled[np.argsort(-sizes[shuffled], kind="stable")]
+    draws = np.searchsorted(np.cumsum(totals), random.randint(0, max(1, len(codes)), len(sizes), np.int64), "right")
+    dealt = np.empty(len(sizes), _dtype(len(totals)))
+    parts = random.permutation(len(totals)).tolist()
+    lacks = list(totals)
+    # what parts lack only shrinks, so that an entry that is out of date is at the top before its part is overlooked
+    emptiest = [(-lacks[part], at, part) for at, part in enumerate(parts)]
+    heapq.heapify(emptiest)
+    for place, (size, drawn) in enumerate(zip(sizes[largest_first].tolist(), draws.tolist(), strict=True)):
+        if len(sizes) - place == len(empty):
+            dealt[place:] = sorted((one for one in parts if one in empty), key=lambda one: -totals[one])
+            break
+        part = drawn
+        if lacks[drawn] < size:
+            while -emptiest[0][0] != lacks[emptiest[0][2]]:
+                _, at, part = emptiest[0]
+                heapq.heapreplace(emptiest, (-lacks[part], at, part))
+            part = emptiest[0][2]
+        lacks[part] -= size
+        empty.discard(part)
+        dealt[place] = part
+    parts_of_groups = np.empty_like(dealt)
+    parts_of_groups[largest_first] = dealt
     return parts_of_groups[codes]
 
 
@@ -175,64 +200,11 @@ def deal_by_threshold(values: Array, thresholds: Sequence[Any]) -> Array:
     return parts
 
 
-# ------------------------------------------------------------------------------
-# Hashes: part of a store's meaning, so that they never change
-# ------------------------------------------------------------------------------
-
-_ODD = np.uint64(0x9E3779B97F4A7C15)
-
-
-def hash_rows(columns: Sequence[Array], seed: int) -> npt.NDArray[np.uint64]:
-    """Return 64 random bits for each row, which depend on its values and the seed alone.
-
-    Equal numbers have equal hashes, whatever their dtype: ``True``, ``1`` and ``1.0``.
-
-    Raises
-    ------
-    DtypeError
-        Values of this dtype have no hash.
-    """
-    found = np.full(len(columns[0]), _mixed(np.asarray(seed, np.uint64)), np.uint64)
-    for column in columns:
-        flat = column.reshape(len(column), -1)
-        for at in range(flat.shape[1]):
-            found = _mixed(found ^ _bits(flat[:, at]))
-    return found
-
-
 def parts_of_hashes(hashes: npt.NDArray[np.uint64], shares: Sequence[float]) -> Array:
     """Return the part of each hash, for shares that sum to 1."""
     places = (hashes >> np.uint64(11)).astype(np.float64) / 2**53
     parts: Array = np.searchsorted(np.cumsum(shares)[:-1], places, side="right").astype(_dtype(len(shares)))
     return parts
-
-
-def _bits(values: Array) -> npt.NDArray[np.uint64]:
-    """Return 64 bits for each value, equal for equal values."""
-    kind = values.dtype.kind
-    if kind in "biumM":
-        return values.astype("i8" if kind in "bimM" else "u8").view("u8")
-    if kind == "f":
-        wide = values.astype("f8")
-        whole = (np.abs(wide) < 2.0**63) & (wide == np.rint(wide))
-        as_integers = np.where(whole, wide, 0).astype("i8").view("u8")
-        # of NaN, whose payload may be any, one pattern stands for all
-        return np.where(whole, as_integers, _mixed(np.where(np.isnan(wide), np.nan, wide).view("u8")))
-    if kind in "SUT":
-        distinct, places = np.unique(values.astype(object) if kind == "T" else values, return_inverse=True)
-        contents = [text if isinstance(text, bytes) else str(text).encode() for text in distinct.tolist()]
-        digests = [hashlib.blake2b(content, digest_size=8).digest() for content in contents]
-        return np.frombuffer(b"".join(digests), "<u8").astype("u8")[places]
-    raise DtypeError(f"values of {values.dtype} have no hash; take a variable of numbers, times or texts")
-
-
-def _mixed(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Return the finalizer of splitmix64, with every bit depending on all others."""
-    with np.errstate(over="ignore"):
-        bits = bits + _ODD
-        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return bits ^ (bits >> np.uint64(31))
 
 
 # ------------------------------------------------------------------------------
