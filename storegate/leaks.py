@@ -194,7 +194,7 @@ class _Hashes:
 
     def add(self, phases: Mapping[int, Sequence[Variable]], near: float | None, shift: float) -> None:
         """Add the rows of all phases, read once."""
-        row_nbytes = max((sum(of.row_nbytes + 32 for of in variables) for variables in phases.values()), default=1)
+        row_nbytes = max((sum(_nbytes(of, near) for of in variables) for variables in phases.values()), default=1)
         step = max(1, min(2**24, self._budget_nbytes // 8) // max(1, row_nbytes))
         alike = [len({of.dtype for of in variables}) == 1 for variables in zip(*phases.values(), strict=True)]
         for phase, numbers, rows in scanned_rows(phases, step, self._budget_nbytes):
@@ -229,6 +229,12 @@ class _Hashes:
 
 MAX_PARTS = 256
 """Most scratch files."""
+
+
+def _nbytes(variable: Variable, near: float | None) -> int:
+    """Return bytes of a row and what is made of it; cells have numbers in float64."""
+    wider = 1 if near is None else max(1, 8 // max(1, variable.dtype.itemsize))
+    return variable.row_nbytes * wider + 32
 
 
 def _short(rows: Rows, is_alike: bool) -> Rows:
