@@ -59,17 +59,18 @@ class Choosing:
         ----------
         shares : tuple of three floats or ints
             Fractions of the rows for train, valid and test, or numbers of rows. With ``by`` also two values: rows below
-            the first one are train, from the second one on test.
+            the first one are train, from the second one on test. Of ordered categories these are two of them.
         stratify : str or list of str, optional
             Labels of which every phase gets its share, exact within one row.
         groups : str or list of str, optional
-            Groups of rows (a run, a patient) of which none is in two phases. The numbers of rows are as near to the
-            shares as whole groups allow.
+            Groups of rows (a run, a patient) of which none is in two phases. Each phase with a share gets a group;
+            apart from that, its rows differ from its share by less than the largest group.
         by : str, optional
             A variable by whose values rows are split: the smallest are train. Equal values stay together.
         hash : str or list of str, optional
             Identifiers whose hash decides: a row is in the same phase however much the data grow, and nearly in the
-            shares.
+            shares. Equal values have equal hashes, whatever their dtype or the unit of times; lists, sparse rows and
+            rows of several values are hashed as wholes.
         purge : int
             With ``by``: as many distinct values before each threshold are left out of all phases, so that a window of
             one phase does not see rows next to another.
@@ -84,8 +85,18 @@ class Choosing:
             There is no such variable, or a variable is not in all phases that have rows.
         MissingValueError
             ``by`` has missing values.
+        ArgumentTypeError
+            Thresholds cannot be compared with the values of ``by``.
+        ArgumentError
+            There are fewer groups than phases with a share, or thresholds are given between categories without an
+            order; or the options do not go together.
         MemoryBudgetError
             The values of the rule do not fit in memory.
+
+        Warns
+        -----
+        UserWarning
+            A phase with a share gets no rows; it keeps its variables.
 
         Examples
         --------

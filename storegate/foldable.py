@@ -73,11 +73,12 @@ class Foldable:
         Parameters
         ----------
         k : int
-            The number of folds, of equal sizes or one row more.
+            The number of folds, of equal sizes or one row more unless there are groups.
         stratify : str or list of str, optional
             Labels of which every fold gets its share, exact within one row.
         groups : str or list of str, optional
-            Groups of rows of which none is in two folds.
+            Groups of rows of which none is in two folds. Every fold gets one; apart from that, its rows differ from
+            equal shares by less than the largest group.
         repeats : int
             How often all folds are made, each time at random: with ``seed``, ``seed + 1`` and so on.
         seed : int
@@ -91,7 +92,13 @@ class Foldable:
         Raises
         ------
         ShapeError
-            There are fewer rows, or groups, than folds.
+            There are fewer rows, or groups, than folds, or labels or groups are not one value for each row.
+        ArgumentError
+            ``repeats`` is less than 1, or both ``stratify`` and ``groups`` are given.
+        PhaseNotFoundError
+            The view has no phase.
+        VariableNotFoundError
+            The phase has no such labels or groups.
         MemoryBudgetError
             Numbers for all rows do not fit in memory.
 

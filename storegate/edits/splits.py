@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from storegate.callers import users_stacklevel
 from storegate.contents import names_in
 from storegate.edits.rows import Picker, cut_of, read_key
 from storegate.parsing import ALL, PHASES, Rule, Split, Thresholds
@@ -36,6 +38,8 @@ from storegate_engine.table import Table, Variable
 __all__ = ["fold_of_each", "split"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
+Rows: TypeAlias = Any
+"""An array, or rows of various lengths."""
 Edit: TypeAlias = Callable[[Variable], Variable]
 
 NOWHERE = 255
@@ -58,19 +62,27 @@ def split(change: Transaction, shares: Split | Thresholds, rule: Rule, seed: int
     names = _common_names(table)
     n_rows = sum(table.sizes().values())
     joined = _joined(table, names)
-    edits: dict[str, Edit]
+    edits: dict[str, Edit] = {}
     if rule.kind == "rows":
         assert isinstance(shares, Split)
-        edits = {at: cut_of(seed, lo, hi) for at, (lo, hi) in shares.ranges(n_rows).items()}
+        edits |= {at: cut_of(seed, lo, hi) for at, (lo, hi) in shares.ranges(n_rows).items()}
     else:
         parts = _parts(joined, rule, shares, n_rows, seed, budget_nbytes)
-        edits = {}
         for number, at in enumerate(PHASES):
             if (mask := parts == number).any():
                 edits[at] = Picker(change, MaskIndex(mask), n_rows, joined.values())
     if not edits:
         left = f"purge={rule.purge} leaves none of {n_rows} rows" if n_rows else "the phases have no rows"
         raise ShapeError(f"{left}; a split would delete all variables")
+    for number, at in enumerate(PHASES):
+        if at not in edits and (isinstance(shares, Thresholds) or shares.shares[number]):
+            edits[at] = cut_of(None, 0, 0)
+            purge = f" with purge={rule.purge}" if rule.purge else ""
+            warnings.warn(
+                f"the split{purge} leaves phase {at!r} without rows, of {n_rows} in all; it keeps its variables",
+                UserWarning,
+                stacklevel=users_stacklevel(),
+            )
 
     def dealt(now: Table) -> Table:
         now = now.with_compiled()
@@ -161,13 +173,14 @@ def _codes(keys: Sequence[Variable], rule: Rule, budget_nbytes: int) -> Array:
 def _by_value(key: Variable, shares: Split | Thresholds, purge: int, budget_nbytes: int) -> Array:
     """Return the phases of rows by their values, of which equal ones stay together."""
     values = read_key(key, budget_nbytes, "by= with")
-    if values.dtype.kind in "fcmM" and np.isnan(values).any():
+    is_coded = key.about.categories is not None
+    if (values < 0).any() if is_coded else values.dtype.kind in "fcmM" and np.isnan(values).any():
         raise MissingValueError(
             f"variable {key.name!r} has missing values, which no threshold tells apart; leave them out with filter()"
         )
     distinct = np.unique(values)
     if isinstance(shares, Thresholds):
-        thresholds = _given(shares, values.dtype)
+        thresholds = _given(shares, key, values.dtype)
         parts = deal_by_threshold(values, thresholds)
     else:
         thresholds = _thresholds(np.sort(values), shares, key.name)
@@ -180,19 +193,43 @@ def _by_value(key: Variable, shares: Split | Thresholds, purge: int, budget_nbyt
     return parts
 
 
-def _given(shares: Thresholds, dtype: np.dtype[Any]) -> list[Any]:
-    """Return thresholds as given, or as times."""
+def _given(shares: Thresholds, key: Variable, dtype: np.dtype[Any]) -> list[Any]:
+    """Return thresholds as given, as times, or as codes of ordered categories."""
+    given: list[Any] = list(shares.values)
+    if key.about.categories is not None:
+        given = _codes_of(given, key)
+    kinds = {"m": "two durations", "M": "two times, as in ('2022-01-01', '2022-06-01')", "S": "two bytes"}
+    kinds |= dict.fromkeys("UT", "two texts") | {"b": "two bools"}
     try:
-        given: list[Any] = list(shares.values)
         if dtype.kind in "mM":
             given = [np.asarray(value, f"{dtype.kind}8")[()] for value in given]
         in_order = bool(given[0] <= given[1])
         deal_by_threshold(np.empty(0, dtype), given)
     except (TypeError, ValueError) as err:
-        raise ArgumentTypeError(f"thresholds between {dtype} values, found {shown(shares.values)}: {err}") from err
+        takes = kinds.get(dtype.kind, "two numbers")
+        raise ArgumentTypeError(
+            f"thresholds between the {dtype} values of variable {key.name!r} are {takes}, found "
+            f"{shown(shares.values)}; or give three shares, as in (0.8, 0.1, 0.1)"
+        ) from err
     if not in_order:
         raise ArgumentError(f"the thresholds {shown(shares.values)} are not in ascending order")
     return given
+
+
+def _codes_of(given: Sequence[Any], key: Variable) -> list[int]:
+    categories = key.about.categories or ()
+    if not key.about.is_ordered:
+        raise ArgumentError(
+            f"variable {key.name!r} has categories without an order, so that no threshold lies between them, found "
+            f"{shown(tuple(given))}; add them as ordered ones, as in pd.Categorical(values, ordered=True), or split by "
+            f"groups={key.name!r}"
+        )
+    if missing := [value for value in given if value not in categories]:
+        raise ArgumentError(
+            f"{shown(missing[0])} is no category of variable {key.name!r}; thresholds are two of {shown(categories)}, "
+            "in their order"
+        )
+    return [categories.index(value) for value in given]
 
 
 def _thresholds(ordered: Array, shares: Split, name: str) -> list[Any]:
@@ -226,7 +263,7 @@ def _by_hash(keys: Sequence[Variable], shares: Sequence[float], seed: int, budge
     return parts
 
 
-def _said(key: Variable, rows: Array) -> Array:
+def _said(key: Variable, rows: Rows) -> Rows:
     """Return rows as their values: codes of categories depend on which came first."""
     categories = key.about.categories
     if categories is None:

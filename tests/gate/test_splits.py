@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 
 from storegate import StoreGate, errors
 from tests.examples import in_turns
@@ -216,7 +219,9 @@ REFUSED = [
     ({"shares": (100, 50, 50), "hash": "x"}, ValueError, "dealt by chance"),
     ({"shares": (101, 50, 49), "by": "time"}, ValueError, "equal values stay together; give fractions"),
     ({"shares": ("2021", "2020"), "by": "time"}, ValueError, "not in ascending order"),
-    ({"shares": ("a", "b"), "by": "x"}, TypeError, "thresholds between int64 values"),
+    ({"shares": ("a", "b"), "by": "x"}, TypeError, "int64 values of variable 'x' are two numbers, found"),
+    ({"shares": ("a", "b"), "by": "time"}, TypeError, "values of variable 'time' are two times, as in"),
+    ({"shares": (1, 2), "by": "name"}, TypeError, "values of variable 'name' are two texts, found"),
     ({"by": ["x", "y"]}, ValueError, "by takes one variable"),
     ({"stratify": "y", "seed": None}, ValueError, "give a seed"),
     ({"seed": -1}, ValueError, "a seed is 0"),
@@ -253,6 +258,97 @@ def test_a_purge_that_leaves_nothing_is_refused(gate):
     with pytest.raises(errors.ShapeError, match="purge=500 leaves none of 200 rows"):
         gate.split((0, 10**6), by="x", purge=500)
     assert gate.sizes == {"train": 150, "test": 50}
+
+
+@pytest.mark.parametrize(
+    ("shares", "options", "left"),
+    [
+        ((0.5, 0.3, 0.2), {"by": "x", "purge": 60}, "the split with purge=60 leaves phase 'valid' without rows"),
+        ((20, 20), {"by": "x"}, "the split leaves phase 'valid' without rows, of 200 in all"),
+        ((0.5, 0.001, 0.499), {}, "'valid' without rows"),
+        ((0.5, 0.001, 0.499), {"stratify": "y"}, "'valid' without rows"),
+        ((0.5, 0.001, 0.499), {"groups": "run"}, "'valid' without rows"),
+        ((0.5, 1e-6, 0.499999), {"hash": "x"}, "'valid' without rows"),
+    ],
+    ids=str,
+)
+def test_a_phase_that_a_split_leaves_empty_is_told_and_keeps_its_variables(gate, shares, options, left):
+    with pytest.warns(UserWarning, match=left) as told:
+        gate.split(shares, **options)
+    assert len(told) == 1
+    assert told[0].filename == __file__
+    assert gate.sizes["valid"] == 0
+    assert gate["valid"].var_names == gate["train"].var_names
+    gate.add_data({name: rows[:3] for name, rows in ROWS.items()}, phase="valid")
+    assert rows_of(gate)["valid"].tolist() == [0, 1, 2]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gate.split((0.5, 0.0, 0.5), seed=1)
+    assert list(gate.sizes) == ["train", "test"], "a share of nothing is no surprise"
+
+
+def test_thresholds_of_categories_are_their_values():
+    gate = StoreGate(data_id="a")
+    sizes = pd.Categorical(["L", "S", "M", "S", "L"], categories=["S", "M", "L"], ordered=True)
+    colours = pd.Categorical(["red", "blue", "red", "red", "blue"])
+    gate.add_data(pd.DataFrame({"size": sizes, "colour": colours, "x": range(5)}))
+    for shares, options, error, message in (
+        (("red", "blue"), {"by": "colour"}, errors.ArgumentError, "categories without an order.*groups='colour'"),
+        (("M", "XL"), {"by": "size"}, errors.ArgumentError, "'XL' is no category of variable 'size'"),
+        (("L", "M"), {"by": "size"}, errors.ArgumentError, "not in ascending order"),
+    ):
+        with pytest.raises(error, match=message):
+            gate.split(shares, **options)
+    gate.split(("M", "L"), by="size")
+    assert {phase: gate[phase]["x"][:].tolist() for phase in PHASES} == {"train": [1, 3], "valid": [2], "test": [0, 4]}
+
+
+def test_hashes_of_times_stay_when_their_unit_widens():
+    gate = StoreGate(data_id="a")
+    days = np.datetime64("2020-01-01") + np.arange(100)
+    gate.add_data({"t": days, "x": np.arange(100)})
+    gate.split((0.6, 0.2, 0.2), hash="t")
+    before = {phase: set(gate[phase]["x"][:].tolist()) for phase in PHASES}
+    for unit, added in (("s", 100), ("ns", 101)):
+        gate.add_data({"t": np.array([days[-1] + 1], f"M8[{unit}]"), "x": [added]})
+        gate.split((0.6, 0.2, 0.2), hash="t")
+        assert gate["train"]["t"].dtype == f"M8[{unit}]"
+        assert {phase: {one for one in gate[phase]["x"][:].tolist() if one < 100} for phase in PHASES} == before
+
+
+def test_lists_sparse_rows_and_complex_numbers_are_split_by_their_hash():
+    numbers = np.arange(60) % 30
+    gate = StoreGate(data_id="a")
+    gate.add_data(
+        {
+            "x": numbers,
+            "list": [list(range(number)) for number in numbers],
+            "sparse": sp.csr_array(np.eye(30)[numbers]),
+            "complex": numbers + 1j * (numbers % 3),
+            "wide": np.repeat(numbers[:, None], 300, axis=1),
+        }
+    )
+    found = []
+    for name in ("list", "sparse", "complex", "wide", ["list", "sparse"]):
+        gate.split((0.5, 0.25, 0.25), hash=name, seed=1)
+        rows = {phase: gate[phase]["x"][:].tolist() for phase in PHASES}
+        assert sorted(np.concatenate(list(rows.values())).tolist()) == sorted(numbers.tolist())
+        assert sum(len(set(of)) for of in rows.values()) == 30, "equal rows are in one phase"
+        found.append(str({phase: sorted(of) for phase, of in rows.items()}))
+    assert len(set(found)) == len(found)
+
+
+def test_groups_are_dealt_where_they_can_be_and_folds_of_few_are_made():
+    gate = StoreGate(data_id="a")
+    gate.add_data({"run": np.repeat(np.arange(10), [40, *[5] * 8, 20])})
+    for seed in range(10):
+        gate.split((0.8, 0.1, 0.1), groups="run", seed=seed)
+        assert gate.sizes == {"train": 80, "valid": 10, "test": 10}
+    few = StoreGate(data_id="a")
+    few.add_data("y", [0, 1, 1, 2, 2, 2])
+    for seed in range(10):
+        folds = few["train"].folds(3, groups="y", seed=seed)
+        assert sorted(set(fold.valid["y"][:].tolist()).pop() for fold in folds) == [0, 1, 2]
 
 
 def test_a_rule_beyond_the_budget_is_refused(tmp_path):
