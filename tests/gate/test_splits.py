@@ -310,7 +310,7 @@ def test_hashes_of_times_stay_when_their_unit_widens():
     gate.split((0.6, 0.2, 0.2), hash="t")
     before = {phase: set(gate[phase]["x"][:].tolist()) for phase in PHASES}
     for unit, added in (("s", 100), ("ns", 101)):
-        gate.add_data({"t": np.array([days[-1] + 1], f"M8[{unit}]"), "x": [added]})
+        gate.add_data({"t": days[-1:].astype(f"M8[{unit}]") + np.timedelta64(1, unit), "x": [added]})
         gate.split((0.6, 0.2, 0.2), hash="t")
         assert gate["train"]["t"].dtype == f"M8[{unit}]"
         assert {phase: {one for one in gate[phase]["x"][:].tolist() if one < 100} for phase in PHASES} == before
