@@ -61,7 +61,7 @@ def plans_of(dataset: xr.Dataset | Explainable) -> list[tuple[str, str, Plan | s
     found: list[tuple[str, str, Plan | str]] = []
     plans = graphs.plans_of(lazy, PEEK_ROWS)
     for name, array in lazy.variables.items():
-        if name not in plans and array.chunks is not None:
+        if array.chunks is not None and graphs.is_of_lists(array.data):
             found.append((str(name), "full pass", f"{len(array.chunks[0])} tasks, each reads its rows in place"))
     for name, (full, peek) in plans.items():
         found.append((name, "full pass", full))

@@ -46,7 +46,7 @@ PUBLIC = {
         fingerprint fingerprint_all grouped known_fingerprints repair rewrite source_of vacuum verify write
     """,
     "storegate_engine.graphs": """
-        blocks_of blocks_read in_full_pass on_demand plans_of to_dask to_dataset variable_of
+        blocks_of blocks_read in_full_pass is_of_lists on_demand plans_of to_dask to_dataset variable_of
     """,
     "storegate_engine.streams": """
         Epochs LANES Last MAX_KEY Shuffle Stream StreamState class_weights

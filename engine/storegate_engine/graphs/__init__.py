@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from storegate_engine.graphs.dask_arrays import blocks_read, in_full_pass
     from storegate_engine.graphs.datasets import plans_of, to_dask, to_dataset
     from storegate_engine.graphs.layers import blocks_of
+    from storegate_engine.graphs.lists import is_of_lists
 
 __all__ = [
     "blocks_of",
     "blocks_read",
     "in_full_pass",
+    "is_of_lists",
     "on_demand",
     "plans_of",
     "to_dask",
@@ -41,6 +43,7 @@ _FILES = {
     "blocks_of": "layers",
     "blocks_read": "dask_arrays",
     "in_full_pass": "dask_arrays",
+    "is_of_lists": "lists",
     "on_demand": "backend_arrays",
     "plans_of": "datasets",
     "to_dask": "datasets",

@@ -12,13 +12,18 @@ from typing import Any, TypeAlias
 
 import dask.array as da
 import numpy as np
+from dask.base import is_dask_collection
 from dask.delayed import delayed
 
 from storegate_engine.table import Variable, is_stored, token_of
 
-__all__ = ["lists_to_dask"]
+__all__ = ["is_of_lists", "lists_to_dask"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
+
+
+PREFIX = "lists-"
+"""How the keys of their variables begin."""
 
 
 def lists_to_dask(variable: Variable, rows: tuple[int, ...]) -> da.Array:
@@ -33,7 +38,7 @@ def lists_to_dask(variable: Variable, rows: tuple[int, ...]) -> da.Array:
     """
     token = token_of(variable, rows) if is_stored(variable) else uuid.uuid4().hex
     dtype = np.dtype(object) if variable.kind == "ragged" else variable.dtype
-    whole = delayed(variable, name=f"lists-{variable.name}-{token}", traverse=False)
+    whole = delayed(variable, name=f"{PREFIX}{variable.name}-{token}", traverse=False)
     read = delayed(_read, pure=True)
     blocks = [
         da.from_delayed(
@@ -45,6 +50,12 @@ def lists_to_dask(variable: Variable, rows: tuple[int, ...]) -> da.Array:
     ]
     joined: da.Array = da.concatenate(blocks) if len(blocks) > 1 else blocks[0]
     return joined
+
+
+def is_of_lists(array: Any) -> bool:
+    """Return whether lazy rows are those of :func:`lists_to_dask`, or made of them."""
+    graph = array.__dask_graph__() if is_dask_collection(array) else None
+    return graph is not None and any(str(key).startswith(PREFIX) for key in graph)
 
 
 def _read(variable: Variable, lo: int, hi: int) -> Array:
