@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from storegate import StoreGate
 from storegate.display import aligned, cut, plans_of, terminal_width
 from storegate.parsing import PHASES, BackendArgs
-from storegate.plain import as_json
+from storegate.plain import as_json, json_text
 from storegate.report import require_place
 from storegate.statistics import statistics_of
 from storegate_engine.contents import MARKER
@@ -82,7 +81,7 @@ def ls(gate: StoreGate, arguments: argparse.Namespace) -> None:
         for name in gate[phase].var_names
     ]
     if arguments.json:
-        _print_json(found)
+        print(json_text(found))
         return
     header = ["phase", "name", "dtype", "shape", "nbytes"]
     print(aligned([header, *([str(line[key]) for key in header] for line in found)]))
@@ -99,7 +98,7 @@ def head(gate: StoreGate, arguments: argparse.Namespace) -> None:
     variables = view.__storegate_variables__()
     n_rows = min([arguments.rows, *map(len, variables)])
     columns = {of.name: _first(of, n_rows) for of in variables}
-    _print_json([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
+    print(json_text([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]))
 
 
 def _first(variable: Variable, n_rows: int) -> list[Any]:
@@ -121,7 +120,7 @@ def describe(gate: StoreGate, arguments: argparse.Namespace) -> None:
             for variable, line in zip(variables, statistics_of(variables, gate.budget_nbytes), strict=True):
                 found.append({"phase": phase, "name": variable.name, **line})
     if arguments.json:
-        _print_json(found)
+        print(json_text(found))
 
 
 def read(gate: StoreGate, arguments: argparse.Namespace) -> None:
@@ -177,7 +176,7 @@ def check(gate: StoreGate, arguments: argparse.Namespace) -> int:
             for pair, n_rows in found.equal_rows.items()
         ]
         facts = {"ok": found.ok, "n_rows": found.n_rows, "pairs": pairs, "repeated_rows": found.repeated_rows}
-        _print_json({**facts, "unequal_variables": found.unequal_variables})
+        print(json_text({**facts, "unequal_variables": found.unequal_variables}))
     return 0 if found.ok else 1
 
 
@@ -191,14 +190,14 @@ def report(gate: StoreGate, arguments: argparse.Namespace) -> None:
     if arguments.output is not None:
         found.save(arguments.output)
     if arguments.json:
-        _print_json(found.to_json())
+        print(json_text(found.to_json()))
 
 
 def diff(gate: StoreGate, arguments: argparse.Namespace) -> None:
     """Show what differs between two versions."""
     found = gate.diff(arguments.first, arguments.second)
     if arguments.json:
-        _print_json(found)
+        print(json_text(found))
     else:
         print(repr(found))
 
@@ -219,7 +218,7 @@ def explain(gate: StoreGate, arguments: argparse.Namespace) -> None:
     """Show how rows would be read."""
     view = gate[_phase(gate, arguments)]
     if arguments.json:
-        _print_json([{"name": name, "pass": what, "plan": plan} for name, what, plan in plans_of(view)])
+        print(json_text([{"name": name, "pass": what, "plan": plan} for name, what, plan in plans_of(view)]))
     elif sys.stdout.isatty():
         width = terminal_width()
         for name, what, plan in plans_of(view):
@@ -232,10 +231,6 @@ def explain(gate: StoreGate, arguments: argparse.Namespace) -> None:
 def _phase(gate: StoreGate, arguments: argparse.Namespace) -> Any:
     """Return the phase that was asked for, or else the first that has variables."""
     return arguments.phase or next((at for at in PHASES if gate[at].var_names), PHASES[0])
-
-
-def _print_json(facts: object) -> None:
-    print(json.dumps(as_json(facts), allow_nan=False, default=str))
 
 
 def _text(frame: pd.DataFrame, **options: Any) -> str:
@@ -273,7 +268,7 @@ def _shuffle(arguments: argparse.Namespace) -> int | bool:
 
 def _say(gate: StoreGate, arguments: argparse.Namespace) -> None:
     if arguments.json:
-        _print_json({"version": gate.repository().version, "sizes": gate.sizes})
+        print(json_text({"version": gate.repository().version, "sizes": gate.sizes}))
         return
     sizes = ", ".join(f"{phase} {n_rows:,}" for phase, n_rows in gate.sizes.items())
     print(f"version {gate.repository().version}: {sizes or 'no rows'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -12,7 +13,7 @@ import numpy as np
 
 from storegate_engine.ragged import Ragged
 
-__all__ = ["as_json"]
+__all__ = ["as_json", "json_text"]
 
 
 def as_json(value: Any) -> Any:
@@ -40,3 +41,8 @@ def as_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
+
+
+def json_text(facts: object) -> str:
+    """Return facts as one JSON document; what else is not JSON, such as a dtype, is a text."""
+    return json.dumps(as_json(facts), allow_nan=False, default=str)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from storegate import StoreGate
 from storegate.display import terminal_width
-from storegate.plain import as_json
+from storegate.plain import as_json, json_text
 from storegate_engine.errors import DataIdError, StoreGateError, near_match
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def info(arguments: argparse.Namespace) -> None:
 
     found = _each(arguments, show)
     if arguments.json:
-        _print(found)
+        print(json_text(found))
     elif not found:
         print("there is no data_id yet; storegate read STORE FILE --data-id NAME adds one")
 
@@ -74,7 +73,7 @@ def history(arguments: argparse.Namespace) -> None:
 
     found = _each(arguments, show, version=0)  # at version 0, which always opens; the newest one may not
     if arguments.json:
-        _print(found)
+        print(json_text(found))
 
 
 def verify(arguments: argparse.Namespace) -> int:
@@ -90,7 +89,7 @@ def verify(arguments: argparse.Namespace) -> int:
 
     found = _each(arguments, show, version=0)
     if arguments.json:
-        _print(found)
+        print(json_text(found))
     return 1 if any(of["problems"] for of in found) else 0
 
 
@@ -106,7 +105,7 @@ def repair(arguments: argparse.Namespace) -> None:
 
     found = _each_id(arguments, show, "a")
     if arguments.json:
-        _print(found)
+        print(json_text(found))
 
 
 def vacuum(arguments: argparse.Namespace) -> None:
@@ -123,13 +122,9 @@ def vacuum(arguments: argparse.Namespace) -> None:
 
     found = _each(arguments, show, "a" if arguments.apply else "r")
     if arguments.json:
-        _print(found)
+        print(json_text(found))
     elif not arguments.apply:
         print("nothing was removed; to remove it, add --apply")
-
-
-def _print(facts: object) -> None:
-    print(json.dumps(as_json(facts), allow_nan=False, default=str))
 
 
 def _each(
