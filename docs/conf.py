@@ -43,6 +43,13 @@ myst_heading_anchors = 3
 autosummary_generate = True
 autodoc_typehints = "none"  # docstrings say them in words
 autodoc_member_order = "groupwise"
+autodoc_mock_imports = [
+    "jax",
+    "keras",
+    "lightning",
+    "sklearn",
+    "torch",
+]  # which adapters import, and the build does not need
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 intersphinx_mapping: dict[str, tuple[str, None]] = {}  # the build asks no other site

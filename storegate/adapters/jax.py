@@ -40,6 +40,16 @@ class DeviceBatches:
         ``stream`` is not a stream, or ``prefetch`` is not an integer.
     ValueError
         ``prefetch`` is negative, or JAX does not know the device.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from storegate import StoreGate
+    >>> from storegate.adapters.jax import DeviceBatches
+    >>> gate = StoreGate(data_id="example")
+    >>> gate.add_data("x", np.arange(4, dtype="f4"))
+    >>> [batch.tolist() for batch in DeviceBatches(gate["train"]["x"].batches(2, shuffle=False))]
+    [[0.0, 1.0], [2.0, 3.0]]
     """
 
     def __init__(self, stream: Stream[Any], device: Any = None, *, prefetch: int = 2) -> None:

@@ -41,6 +41,16 @@ class StreamDataset(PyDataset):
     ------
     TypeError
         ``stream`` is not a stream.
+
+    Examples
+    --------
+    >>> from storegate import StoreGate
+    >>> from storegate.adapters.keras import StreamDataset
+    >>> gate = StoreGate(data_id="example")
+    >>> gate.add_data({"x": [0.0, 1.0, 2.0, 3.0], "y": [0, 1, 0, 1]})
+    >>> data = StreamDataset(gate["train"][["x", "y"]].batches(2, shuffle=False))
+    >>> len(data), data[0]
+    (2, (array([0., 1.]), array([0, 1])))
     """
 
     def __init__(

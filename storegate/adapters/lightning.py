@@ -52,6 +52,16 @@ class DataModule(LightningDataModule):
     ------
     VariableNotFoundError
         Phase train lacks a variable.
+
+    Examples
+    --------
+    >>> from storegate import StoreGate
+    >>> from storegate.adapters.lightning import DataModule
+    >>> gate = StoreGate(data_id="example")
+    >>> gate.add_data({"x": [0.0, 1.0, 2.0, 3.0], "y": [0, 1, 0, 1]})
+    >>> data = DataModule(gate, ["x", "y"], batch_size=2, shuffle=False)
+    >>> [y.tolist() for x, y in data.train_dataloader()]
+    [[0, 1], [0, 1]]
     """
 
     def __init__(

@@ -57,6 +57,18 @@ def partial_fit(
         ``epochs`` is negative, or the inputs of a batch are not named.
     VariableNotFoundError
         A batch lacks a variable.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import SGDClassifier
+    >>> from storegate import StoreGate
+    >>> from storegate.adapters.sklearn import partial_fit
+    >>> gate = StoreGate(data_id="example")
+    >>> gate.add_data({"x": [[0.0], [1.0], [2.0], [3.0]], "y": [0, 0, 1, 1]})
+    >>> stream = gate["train"][["x", "y"]].batches(2, seed=1)
+    >>> model = partial_fit(SGDClassifier(random_state=0), stream, epochs=20, classes=[0, 1])
+    >>> model.predict([[0.0], [3.0]])
+    array([0, 1])
     """
     if not callable(getattr(estimator, "partial_fit", None)):
         raise ArgumentTypeError(f"an estimator with the method partial_fit is needed, and {shown(estimator)} has none")

@@ -33,6 +33,13 @@ def as_tensors(batch: Any) -> Any:
 
     Arrays in the other byte order or with negative strides are copied, since tensors have neither. Dates and durations
     become int64 in their unit (dates count from 1970); NaT is the smallest int64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from storegate.adapters.torch import as_tensors
+    >>> as_tensors({"x": np.arange(3), "name": np.array(["a"])})
+    {'x': tensor([0, 1, 2]), 'name': array(['a'], dtype='<U1')}
     """
     if isinstance(batch, Mapping):
         return {name: as_tensors(part) for name, part in batch.items()}
@@ -90,6 +97,17 @@ class StreamDataset(IterableDataset):
     ArgumentError
         PyTorch does not have the device; or, from the loop, pin or prefetch_to with worker processes of a DataLoader,
         which pins itself, with ``pin_memory=True`` (a ValueError).
+
+    Examples
+    --------
+    >>> from storegate import StoreGate
+    >>> from storegate.adapters.torch import StreamDataset
+    >>> from torch.utils.data import DataLoader
+    >>> gate = StoreGate(data_id="example")
+    >>> gate.add_data("x", [0.0, 1.0, 2.0, 3.0])
+    >>> dataset = StreamDataset(gate["train"]["x"].batches(2, shuffle=False))
+    >>> [batch.tolist() for batch in DataLoader(dataset, batch_size=None)]
+    [[0.0, 1.0], [2.0, 3.0]]
     """
 
     def __init__(self, stream: Stream[Any], *, pin: bool = False, prefetch_to: Any = None) -> None:
@@ -304,6 +322,21 @@ class MapDataset(Dataset):
     ----------
     view : View
         ``gate[phase][var_names]``; for a phase without names, ``gate[phase]``, a row is a dict of all variables.
+
+    Raises
+    ------
+    ArgumentTypeError
+        It is not a view (a TypeError).
+
+    Examples
+    --------
+    >>> from storegate import StoreGate
+    >>> from storegate.adapters.torch import MapDataset
+    >>> gate = StoreGate(data_id="example")
+    >>> gate.add_data({"x": [0.5, 1.5], "y": [0, 1]})
+    >>> dataset = MapDataset(gate["train"])
+    >>> len(dataset), dataset[1]
+    (2, {'x': tensor(1.5000, dtype=torch.float64), 'y': tensor(1)})
     """
 
     def __init__(self, view: View[Any]) -> None:
