@@ -339,6 +339,7 @@ machine_settings = settings(
 )
 
 
+@pytest.mark.filterwarnings("ignore:the split leaves phase")
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # casts out of range warn in numpy and here
 @pytest.mark.filterwarnings("ignore::storegate_engine.errors.AlignmentWarning")  # the model shuffles each as it likes
 @pytest.mark.hypothesis
