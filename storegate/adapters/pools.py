@@ -109,8 +109,12 @@ class Pools:
             place = list(loaded)
         elif of_this:
             place = [of_this[0].epoch, of_this[0].step]
-        elif known:
-            place = [own.epoch + 1 if own is not None else max(loop.epoch for loop in known) + 1, 0]
+        elif own is not None and turn > 1:
+            place = [own.epoch + 1, 0]
+        elif ahead := [loop.epoch - 1 for loop in known if loop.number == _number_of(seed, turn + 1)]:
+            place = [ahead[0], 0]  # this worker is slow: another one of this pool has begun the next loop already
+        elif known:  # of earlier pools, in the last of which this worker need not have been
+            place = [max(loop.epoch for loop in known) + 1, 0]
         loop = Loop(order, number, *place)
         left = own if own is not None and self._table[self._at(worker) + 5].item() != own.number else None
         self.write(worker, loop)

@@ -225,3 +225,23 @@ def test_workers_on_an_object_store_read_or_say_at_once_what_helps(adapter, s3_a
         with pytest.raises(errors.StoreError, match=r"forked process.*multiprocessing_context='spawn'.*num_workers=0"):
             list(loader)
     assert sorted(np.concatenate(list(view.batches(BATCH_ROWS)))) == list(range(N_ROWS)), "the parent reads on"
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_worker_that_an_earlier_pool_lacked_knows_its_epoch(first):
+    """Whichever worker is the first to begin: loops of three workers, of one, and of two."""
+    pytest.importorskip("torch")
+    from storegate.adapters.pools import Pools
+
+    pools = Pools()
+    for epoch, n_workers in enumerate((3, 1, 2)):
+        workers = range(n_workers) if first == 0 else reversed(range(n_workers))
+        for worker in workers:
+            loop, left = pools.begin(worker, 100 + epoch, 1, (0, 0), None)
+            assert (loop.epoch, loop.step, left) == (epoch, 0, None)
+        for worker in range(n_workers):
+            pools.end(worker, loop)
+    pools.begin(0, 200, 1, (0, 0), None)
+    pools.begin(0, 200, 2, (0, 0), None)  # a loop that was left, and begun again, before the other worker was there
+    assert pools.begin(1, 200, 1, (0, 0), None)[0].epoch == 3
+    assert pools.begin(1, 200, 2, (0, 0), None)[0].epoch == 4
