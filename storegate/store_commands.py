@@ -51,9 +51,10 @@ def info(arguments: argparse.Namespace) -> None:
         }
 
     def show(gate: StoreGate) -> dict[str, Any]:
-        if not arguments.json:
-            gate.show_info()
-        return facts(gate)
+        if arguments.json:
+            return facts(gate)
+        gate.show_info()
+        return {}
 
     found = _each(arguments, show)
     if arguments.json:

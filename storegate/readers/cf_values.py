@@ -19,12 +19,14 @@ import numpy as np
 
 from storegate_engine.errors import DtypeError, MissingValueError
 
-__all__ = ["Decoded", "Filled", "is_decoded", "require_not_packed", "rows_of", "values_of"]
+__all__ = ["DIMENSIONS", "Decoded", "Filled", "is_decoded", "require_not_packed", "rows_of", "values_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
 MISSING = ("_FillValue", "missing_value")
 """Attributes with numbers that stand for missing values."""
+DIMENSIONS = "_ARRAY_DIMENSIONS"
+"""The attribute in which xarray keeps the names of dimensions in format 2 of zarr."""
 PACKED = ("scale_factor", "add_offset", "_Unsigned")
 """Attributes of variables that are stored as other numbers than they mean."""
 TIMES = np.dtype("M8[ns]")
@@ -154,7 +156,7 @@ def _missing_in(item: Any) -> Iterator[Any]:
     """Yield what stands for missing values, as it is stored."""
     yield from (item.attrs[key] for key in MISSING if key in item.attrs)
     # into zarr v2, xarray writes `_FillValue` as the fill value of the array, and none if there is no such number
-    if "_ARRAY_DIMENSIONS" in item.attrs and (filled := getattr(item, "fill_value", None)) is not None:
+    if DIMENSIONS in item.attrs and (filled := getattr(item, "fill_value", None)) is not None:
         yield filled
 
 

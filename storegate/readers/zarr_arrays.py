@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from storegate.parsing import Labelled
-from storegate.readers.cf_values import rows_of
+from storegate.readers.cf_values import DIMENSIONS, rows_of
 from storegate.readers.dimensions import NamedArrays, labels_of
 from storegate.readers.groups import no_group, variables_in
 from storegate.readers.paths import head_of
@@ -21,8 +21,6 @@ __all__ = ["ZarrReader", "labels_in_place"]
 
 BLOSC_HEADER = 16
 """Bytes of the header of a frame of Blosc, of which the last four tell the length of the frame."""
-DIMENSIONS = "_ARRAY_DIMENSIONS"
-"""The attribute in which xarray keeps the names of dimensions in format 2."""
 METADATA = ("zarr.json", ".zgroup", ".zarray")
 
 
