@@ -72,15 +72,15 @@ def random_rows(rng: np.random.Generator, n_rows: int, dtype: np.dtype[Any], row
 @st.composite
 def indices(draw: st.DrawFn, n_rows: int) -> Any:
     """Return an index for ``view[index]``: an int, slice, list, array or mask."""
-    row = st.integers(-n_rows, n_rows - 1)
+    row, most = (st.integers(-n_rows, n_rows - 1), 8) if n_rows else (st.nothing(), 0)
     bound = st.none() | st.integers(-n_rows - 2, n_rows + 2)
     return draw(
         st.one_of(
             row,
             row.map(np.int64),
             st.builds(slice, bound, bound, st.sampled_from([None, 1, 2, -1])),
-            st.lists(row, max_size=8),
-            hnp.arrays(np.int64, st.integers(0, 8), elements=row),
+            st.lists(row, max_size=most),
+            hnp.arrays(np.int64, st.integers(0, most), elements=row),
             hnp.arrays(np.bool_, n_rows),
         )
     )

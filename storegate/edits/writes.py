@@ -304,7 +304,7 @@ def assign(change: Transaction, names: Names, data: object, phase: str, item: ob
         return
     n_rows = len(whole(change.table, phase, names.names[0]))
     selection = parse_item(item, n_rows)
-    if selection == RowRange(0, n_rows):
+    if n_rows and selection == RowRange(0, n_rows):  # any slice picks all rows where there are none
         _replace_all(change, names, data, phase, do_compile=True)
     else:
         _update_rows(change, names, data, phase, selection)

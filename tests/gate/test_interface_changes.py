@@ -29,6 +29,15 @@ class TestAppendAndUpdate:
             gate.add_data("x", np.zeros((1, 3)))
         assert gate.get_data("x").shape == (3, 2)
 
+    @pytest.mark.parametrize("index", [slice(None, None, 2), slice(3, 9), slice(None, None, -1), [], np.zeros(0, bool)])
+    def test_what_picks_nothing_of_no_rows_replaces_nothing(self, gate, index):
+        gate.add_data("x", np.zeros(2, "i2"))
+        gate.sample(0)
+        gate["train"]["x"][index] = np.zeros(0, "f8")
+        assert gate["train"]["x"].dtype == "i2"
+        gate["train"]["x"][:] = np.zeros(0, "f8")  # the variable, whatever its rows
+        assert gate["train"]["x"].dtype == "f8"
+
     def test_list_is_all_or_nothing(self, gate):
         with pytest.raises(ValueError, match="different numbers"):
             gate.add_data(["a", "b"], [[1, 2], [1, 2, 3]])
