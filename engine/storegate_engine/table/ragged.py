@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from storegate_engine.arrays import RowArray
 from storegate_engine.errors import CorruptStoreError
-from storegate_engine.ragged import Ragged, require_columns, trusted
+from storegate_engine.ragged import Ragged, compiled, require_columns, rows_of, trusted
 from storegate_engine.slices import first_of_run, gathered, offsets_of
 from storegate_engine.table.pieces import Piece
 from storegate_engine.table.transforms import Cast, Transform
@@ -137,10 +137,8 @@ class HeldRagged:
         self._n_columns = n_columns
         starts, ends = bounds[:, 0], bounds[:, 1]
         lengths = ends - starts
-        if (starts[1:] >= ends[:-1]).all():
-            self._runs, firsts, n_items = _runs_in_order(starts, ends, lengths)
-        else:
-            self._runs, firsts, n_items = _runs_of(starts, ends, lengths)
+        is_in_order = bool((starts[1:] >= ends[:-1]).all())
+        self._runs, firsts, n_items = (_runs_in_order if is_in_order else _runs_of)(starts, ends, lengths)
         # together, since rows are picked at random: their places and lengths are then on one line of a core's cache
         self._places = np.stack([firsts, lengths], axis=1)
         space = n_items if memory is None else int(n_items * SPARE)
@@ -149,6 +147,15 @@ class HeldRagged:
             memory[:] = [np.empty((space, *source.row_shape), source.dtype) for source in sources]
         self.buffers = [buffer[:n_items] for buffer in memory]
         """The items."""
+        self._matrix = self._ranks = None
+        if len(self.buffers) > 1 and lengths.sum() == n_items:  # no row twice: they are those of a matrix
+            if not is_in_order:
+                order = np.argsort(firsts, kind="stable")
+                self._ranks = np.empty_like(order)
+                self._ranks[order] = np.arange(len(order))
+                lengths = lengths[order]
+            self._held = trusted(offsets_of(lengths), self.buffers[0], self.buffers[1], n_columns)
+            self._matrix = compiled(self._held)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -181,6 +188,8 @@ class HeldRagged:
 
     def take(self, rows: Array, axis: int = 0) -> Ragged:
         """Return copies of rows, by their numbers among those that were asked for."""
+        if self._matrix is not None:
+            return rows_of(self._matrix, rows if self._ranks is None else self._ranks[rows], self._held)
         firsts, lengths = np.ascontiguousarray(self._places.take(rows, axis=0).T)
         columns = self.buffers[1] if len(self.buffers) > 1 else None
         items, columns = gathered(self.buffers[0], columns, firsts, lengths)
