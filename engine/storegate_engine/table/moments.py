@@ -14,8 +14,8 @@ __all__ = ["Moments"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
-CACHED_VALUES = 2**17
-"""Values that are counted at a time, while they are in a core's cache."""
+CACHED_VALUES = 2**18
+"""Values that are counted at a time, while they are in the cache: fewer take longer by a fifth, for what a call costs."""
 WIDTH = 1024
 """Values that are added up side by side."""
 FIRST_ROWS = 256
