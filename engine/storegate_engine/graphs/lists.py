@@ -12,9 +12,10 @@ from typing import Any, TypeAlias
 
 import dask.array as da
 import numpy as np
+from dask._task_spec import DataNode, Task, TaskRef
 from dask.base import is_dask_collection
-from dask.delayed import delayed
 
+from storegate_engine.graphs.dask_arrays import as_rows
 from storegate_engine.table import Variable, is_stored, token_of
 
 __all__ = ["is_of_lists", "lists_to_dask"]
@@ -38,18 +39,19 @@ def lists_to_dask(variable: Variable, rows: tuple[int, ...]) -> da.Array:
     """
     token = token_of(variable, rows) if is_stored(variable) else uuid.uuid4().hex
     dtype = np.dtype(object) if variable.kind == "ragged" else variable.dtype
-    whole = delayed(variable, name=f"{PREFIX}{variable.name}-{token}", traverse=False)
-    read = delayed(_read, pure=True)
-    blocks = [
-        da.from_delayed(
-            read(whole, lo, hi, dask_key_name=f"read-{variable.name}-{token}-{lo}"),
-            (hi - lo, *variable.shape[1:]),
-            dtype=dtype,
-        )
-        for lo, hi in pairwise((0, *accumulate(rows)))
-    ]
-    joined: da.Array = da.concatenate(blocks) if len(blocks) > 1 else blocks[0]
-    return joined
+    whole, name, row_shape = f"{PREFIX}{variable.name}-{token}", f"read-{variable.name}-{token}", variable.shape[1:]
+    keys = [(name, block, *(0 for _ in row_shape)) for block in range(len(rows))]
+    graph: dict[Any, Any] = {whole: DataNode(whole, variable)}
+    for key, (lo, hi) in zip(keys, pairwise((0, *accumulate(rows))), strict=True):
+        graph[key] = Task(key, _read, TaskRef(whole), lo, hi)
+    chunks = (rows, *((size,) for size in row_shape))
+    array: da.Array
+    if hasattr(da.Array, "expr"):  # dask's expressions take graphs of those that were persisted
+        from_graph, _ = da.empty(0).__dask_postpersist__()
+        array = as_rows(from_graph(graph, np.empty((0,) * len(variable.shape), dtype), chunks, keys, name))
+    else:
+        array = da.Array(graph, name, chunks, dtype=dtype)
+    return array
 
 
 def is_of_lists(array: Any) -> bool:
