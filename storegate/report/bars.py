@@ -45,15 +45,12 @@ def bars_of(variables: Mapping[str, Variable], counted: Mapping[str, Counted]) -
     if any(of.texts is not None for of in counted.values()):
         return _of_texts(texts)
     whole, huge = (joined_histograms(getattr(of, name) for of in counted.values()) for name in ("histogram", "huge"))
-    if whole is not None and huge is not None and huge.total > MOST_HUGE * (whole.total + huge.total):
+    if whole is None or (huge is not None and huge.total > MOST_HUGE * (whole.total + huge.total)):
         counted = {
             at: replace(of, histogram=joined_histograms([of.histogram, of.huge]), huge=None)
             for at, of in counted.items()
         }
-        whole, huge = whole.joined(huge), None
-    if whole is None:
-        counted = {at: replace(of, histogram=of.huge, huge=None) for at, of in counted.items()}
-        whole = huge
+        whole = joined_histograms([whole, huge])
     if whole is None:
         return None
     if (classes := _classes(variables, whole)) is not None:
