@@ -187,7 +187,7 @@ def _by_value(key: Variable, shares: Split | Thresholds, purge: int, budget_nbyt
         parts = deal_by_threshold(values, thresholds)
     if purge:
         for threshold in thresholds:
-            at = int(np.searchsorted(distinct, threshold))
+            at = int((distinct < threshold).sum())  # searchsorted would compare large or short numbers as float64
             if at:
                 parts[(values >= distinct[max(0, at - purge)]) & (values < threshold)] = NOWHERE
     return parts

@@ -114,6 +114,26 @@ def test_values_between_thresholds_and_purged_ones(gate):
     assert sum(map(len, found.values())) == N - 2 * 4 * 2
 
 
+@pytest.mark.parametrize(
+    ("values", "thresholds"),
+    [
+        (2**60 + np.arange(10, dtype="u8"), (2**60 + 3, 2**60 + 6)),
+        (np.arange(10, dtype="f4") / np.float32(10), (0.3, 0.7)),
+        (np.arange(10, dtype="f2") / np.float16(10), (np.float64(0.3), 0.7)),
+    ],
+    ids=["large integers", "short floats", "shorter ones"],
+)
+def test_a_purge_leaves_out_what_lies_before_a_threshold_that_float64_does_not_tell_apart(values, thresholds):
+    gate = StoreGate(data_id="a")
+    gate.add_data({"x": values, "row": np.arange(10)})
+    gate.split(thresholds, by="x", purge=1)
+    reached = [np.flatnonzero(values >= threshold) for threshold in thresholds]
+    kept = set(range(10)) - {rows[0] - 1 for rows in reached}
+    found = [gate[phase]["row"][:].tolist() for phase in PHASES]
+    assert {row for rows in found for row in rows} == kept
+    assert [rows[0] for rows in found[1:]] == [rows[0] for rows in reached]  # rows keep their order
+
+
 def test_a_hash_keeps_rows_where_they_are_when_data_grow(gate):
     gate.split((0.6, 0.2, 0.2), hash="name", seed=5)
     before = rows_of(gate)
