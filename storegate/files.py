@@ -22,7 +22,6 @@ from storegate_engine.dtypes import TEXT
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, DtypeError, StoreExistsError, near_match, shown
 from storegate_engine.exchange import task_nbytes
 from storegate_engine.optional import require_package
-from storegate_engine.ragged import Ragged
 from storegate_engine.table import Variable
 
 __all__ = ["Exported", "export", "format_of"]
@@ -250,7 +249,10 @@ def _to_hdf5(path: Path, exported: Exported) -> None:
                 made.attrs[name] = value
             lo = 0
             for (rows,) in blocks_in_order([variable], step, exported.budget_nbytes):
-                made[lo : lo + len(rows)] = _values(h5py, rows)
+                if variable.kind == "ragged":
+                    _put_lists(h5py, made, lo, rows)
+                else:
+                    made[lo : lo + len(rows)] = _values(h5py, rows)
                 lo += len(rows)
 
 
@@ -264,11 +266,17 @@ def _in_hdf5(h5py: Any, variable: Variable) -> Any:
     return variable.dtype
 
 
+def _put_lists(h5py: Any, made: Any, lo: int, rows: Any) -> None:
+    """Write lists by the call below h5py's own, which takes lists of equal lengths for one array."""
+    objects = np.empty(len(rows), made.dtype)
+    for at, row in enumerate(rows):
+        objects[at] = _values(h5py, row)
+    place = made.id.get_space()
+    place.select_hyperslab((lo,), (len(rows),))
+    made.id.write(h5py.h5s.create_simple((len(rows),)), place, objects)
+
+
 def _values(h5py: Any, values: Any) -> Any:
-    if isinstance(values, Ragged):
-        objects = np.empty(len(values), object)
-        objects[:] = [_values(h5py, row) for row in values]
-        return objects
     if values.dtype.kind in "mM":
         return values.astype(h5py.opaque_dtype(values.dtype))
-    return values.astype(object) if values.dtype.kind in "UT" else values
+    return values.astype(object).astype(h5py.string_dtype()) if values.dtype.kind in "UT" else values

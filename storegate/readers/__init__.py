@@ -8,6 +8,7 @@ What its files know:
     joined       the columns of many files, one file after the other
     batches      record batches of Arrow, as a table
     groups       the arrays of a group that are variables
+    lists        lists and sparse matrices, each a group of arrays
     hdf5         HDF5, and NetCDF4
     netcdf       what files of NetCDF4 say about their arrays
     dimensions   arrays whose dimensions have names, in NetCDF4 and zarr

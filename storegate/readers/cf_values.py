@@ -19,7 +19,20 @@ import numpy as np
 
 from storegate_engine.errors import DtypeError, MissingValueError
 
-__all__ = ["DIMENSIONS", "Decoded", "Filled", "is_decoded", "require_not_packed", "rows_of", "values_of"]
+__all__ = [
+    "CODED",
+    "DIMENSIONS",
+    "ENCODING",
+    "MISSING",
+    "Decoded",
+    "Filled",
+    "Joined",
+    "is_decoded",
+    "joined_of",
+    "require_not_packed",
+    "rows_of",
+    "values_of",
+]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -36,8 +49,10 @@ _DURATION = re.compile(r"timedelta64\[(s|ms|us|ns)\]")
 """What xarray says of durations."""
 FIRST_ROWS = 4096
 """Rows in which a first time is looked for together."""
+ENCODING = "_Encoding"
+"""The attribute that names the encoding of characters."""
 CODED = ("units", "calendar", "dtype")
-"""Attributes that say how values are coded."""
+"""Attributes that say how numbers are coded."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,6 +153,42 @@ class Decoded(_Rows):
         return found.astype(self.dtype, copy=False)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Joined(_Rows):
+    """Single characters along the last axis that are one text together."""
+
+    encoding: str
+    """The encoding of text; empty for bytes."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the array without the characters."""
+        return tuple(self.item.shape[:-1])
+
+    @property
+    def chunks(self) -> Any:
+        """The shape of its chunks."""
+        return self.item.chunks and self.item.chunks[:-1]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Bytes or text of as many characters."""
+        return np.dtype(f"{'U' if self.encoding else 'S'}{self.item.shape[-1]}")
+
+    def __getitem__(self, rows: Any) -> Array:
+        """Return some rows."""
+        chars = np.ascontiguousarray(self.item[rows])
+        joined = chars.view(f"S{self.item.shape[-1]}")[..., 0]
+        return np.char.decode(joined, self.encoding).astype(self.dtype) if self.encoding else joined
+
+
+def joined_of(name: str, item: Any, attrs: Mapping[str, Any]) -> Joined | None:
+    """Return single characters as texts, as xarray has those of NetCDF; None for other arrays."""
+    if item.dtype != "S1" or item.ndim < 2 or not item.shape[-1]:
+        return None
+    return Joined(name, item, (), str(attrs.get(ENCODING, "")))
+
+
 def rows_of(name: str, item: Any, attrs: Mapping[str, Any], *, decode: bool = True) -> Any:
     """Return an array, converted if its attributes say that its numbers mean something else.
 
@@ -184,7 +235,7 @@ def require_not_packed(name: str, item: Any) -> None:
 
 def is_decoded(rows: Any) -> bool:
     """Return whether rows mean something else than the numbers of the file, so that attributes about these are over."""
-    return isinstance(rows, Decoded)
+    return isinstance(rows, (Decoded, Joined))
 
 
 def values_of(item: Any, rows: Any) -> Array:

@@ -14,7 +14,17 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from storegate.parsing import Labelled, Whole
-from storegate.readers.cf_values import CODED, MISSING, Filled, is_decoded, require_not_packed, rows_of, values_of
+from storegate.readers.cf_values import (
+    CODED,
+    ENCODING,
+    MISSING,
+    Filled,
+    is_decoded,
+    joined_of,
+    require_not_packed,
+    rows_of,
+    values_of,
+)
 from storegate_engine.errors import DtypeError, ShapeError
 from storegate_engine.names import validate_name
 from storegate_engine.table import Description, attributes_of
@@ -80,11 +90,16 @@ def labels_of(found: NamedArrays, names: Sequence[str] | None, *, in_place: bool
         if name not in along and (names is None or (name in coordinates and used.issuperset(known[name])))
     ]
     attrs = {name: found.attrs_of(name) for name in (*chosen, *shared)}
-    rows = {name: rows_of(name, items[name], attrs[name], decode=not in_place or name not in chosen) for name in attrs}
+    rows: dict[str, Any] = {}
+    for name, of in attrs.items():
+        decode = not in_place or name not in chosen
+        joined = joined_of(name, items[name], of) if decode else None
+        rows[name] = rows_of(name, items[name], of, decode=decode) if joined is None else joined
     abouts = {}
     for name in attrs:
         require_not_packed(name, items[name])
-        abouts[name] = _about(name, known[name], coordinates, attrs[name], is_decoded(rows[name]))
+        dims = known[name][: len(rows[name].shape)]
+        abouts[name] = _about(name, dims, coordinates, attrs[name], is_decoded(rows[name]))
     whole = Whole(
         attributes_of(found.group_attrs, "the file"),
         {name: _Values(values_of(items[name], rows[name])) for name in shared},
@@ -127,7 +142,7 @@ def _sample_dim(
 def _about(
     name: str, dims: tuple[str, ...], coordinates: set[str], attributes: Mapping[str, Any], decoded: bool
 ) -> Description:
-    over = (*MISSING, *CODED) if decoded else MISSING
+    over = (*MISSING, *CODED, ENCODING) if decoded else MISSING
     attrs = {key: value for key, value in attributes.items() if key not in over}
     names = tuple(validate_name(dim, "dimension") for dim in dims)
     return Description(dims=names, attrs=attributes_of(attrs, f"variable {name!r}"), is_coordinate=name in coordinates)

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from storegate.readers.lists import SparseRows
 from storegate_engine.errors import DtypeError
 from storegate_engine.optional import require_package
-from storegate_engine.ragged import Ragged
-from storegate_engine.store import Categories, CodeSource, as_source, column_dtype
-from storegate_engine.table import Kind
+from storegate_engine.store import Categories, CodeSource, as_source
 
 __all__ = ["H5adReader"]
 
@@ -47,34 +43,6 @@ class H5adReader:
             yield table
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _SparseRows:
-    """A sparse matrix in a file, whose rows are read as they are asked for."""
-
-    group: Any
-    shape: tuple[int, ...]
-    kind: Kind = "sparse"
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of its values."""
-        dtype: np.dtype[Any] = self.group["data"].dtype
-        return dtype
-
-    @property
-    def row_nbytes(self) -> int:
-        """The average bytes of a row."""
-        item_nbytes: int = self.dtype.itemsize + self.group["indices"].dtype.itemsize
-        return item_nbytes * len(self.group["data"]) // max(1, self.shape[0]) + 1
-
-    def __getitem__(self, rows: slice) -> Ragged:
-        """Read a slice of rows."""
-        ends = self.group["indptr"][rows.start : rows.stop + 1].astype(np.int64)
-        of = slice(int(ends[0]), int(ends[-1]))
-        columns, n_columns = self.group["indices"][of], self.shape[1]
-        return Ragged(ends - ends[0], self.group["data"][of], columns.astype(column_dtype(n_columns)), n_columns)
-
-
 def _matrix(name: str, item: Any) -> Any:
     if hasattr(item, "dtype"):
         return item
@@ -84,7 +52,7 @@ def _matrix(name: str, item: Any) -> Any:
             f"{name!r} is stored as {found}, whose rows do not lie together; write it as a csr_matrix, as in "
             "adata.X = scipy.sparse.csr_matrix(adata.X)"
         )
-    return _SparseRows(item, tuple(int(size) for size in item.attrs["shape"]))
+    return SparseRows.of(item)
 
 
 def _column(io: Any, name: str, item: Any) -> Any:

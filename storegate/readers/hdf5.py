@@ -40,13 +40,18 @@ class Hdf5Reader:
                 raise no_group(group, _groups_in(file))
             found = file[group]
             if not hasattr(found, "dtype"):
-                items = {name: item for name, item in found.items() if not is_size(item)}
+                items = {name: item for name, item in found.items() if not is_size(item) and not _is_type(item)}
                 yield labels_of_group(found, names) or variables_in(items, found.name, names)
             elif found.dtype.names is not None:
                 yield found
             else:
                 name = found.name.rpartition("/")[2]
                 yield variables_in({name: found}, group, names)
+
+
+def _is_type(item: Any) -> bool:
+    """Return whether a member of a group is a dtype with a name, as xarray writes for complex numbers."""
+    return hasattr(item, "dtype") and not hasattr(item, "shape")
 
 
 def _groups_in(file: Any) -> list[str]:

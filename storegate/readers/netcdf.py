@@ -40,7 +40,7 @@ def labels_in_place(path: str, group: str, names: Sequence[str] | None) -> dict[
 
 def labels_of_group(group: Any, names: Sequence[str] | None, *, in_place: bool = False) -> dict[str, Labelled]:
     """Return the arrays of a group of h5py along its sample axis, see `labels_of`; nothing if it is not of NetCDF."""
-    items = {name: item for name, item in group.items() if hasattr(item, "dtype")}
+    items = {name: item for name, item in group.items() if hasattr(item, "shape")}
     if not any("DIMENSION_LIST" in item.attrs or _is_scale(item) for item in items.values()):
         return {}
     ids = {item.attrs["_Netcdf4Dimid"]: name for name, item in items.items() if "_Netcdf4Dimid" in item.attrs}

@@ -14,8 +14,9 @@ from storegate.parsing import Labelled
 from storegate.readers.cf_values import DIMENSIONS, rows_of
 from storegate.readers.dimensions import NamedArrays, labels_of
 from storegate.readers.groups import no_group, variables_in
+from storegate.readers.lists import lists_in
 from storegate.readers.paths import head_of
-from storegate_engine.errors import UnreadableFileError
+from storegate_engine.errors import DtypeError, UnreadableFileError
 
 __all__ = ["ZarrReader", "labels_in_place"]
 
@@ -25,7 +26,10 @@ METADATA = ("zarr.json", ".zgroup", ".zarray")
 
 
 class ZarrReader:
-    """zarr: a variable for each array of a group, as it is stored; what xarray wrote as xarray opens it."""
+    """zarr: a variable for each array of a group, as it is stored; what xarray wrote as xarray opens it.
+
+    Lists and sparse matrices are groups in it, as AnnData and awkward lay them out.
+    """
 
     suffixes = (".zarr",)
     options = ("group",)
@@ -49,25 +53,42 @@ class ZarrReader:
             items = {group.rpartition("/")[2] or path.stem: found}
         else:
             items = dict(sorted(found.members()))
-        if labels := labels_of_group(found, items, names):
+        lists = lists_in(items)
+        for name in lists:
+            group_of_list = items.pop(name)
+            if names is None or name in names:
+                for _, part in group_of_list.arrays():
+                    _require_whole(part, path / part.path)
+        others = None if names is None else [name for name in names if name not in lists]
+        if others != [] and (labels := labels_of_group(found, items, others)):
             for name in (*labels, *next(iter(labels.values())).whole.shared):
                 _require_whole(items[name], path / items[name].path)
-            yield labels
+            yield {**labels, **lists}
             return
-        variables = variables_in(items, group, names)
-        for name in (name for name in variables if names is None or name in names):
+        variables = variables_in(items, group, others)
+        for name in (name for name in variables if others is None or name in others):
             _require_whole(variables[name], path / variables[name].path)
-        for name, array in variables.items():
-            variables[name] = rows_of(name, array, dict(array.attrs))
-        yield variables
+            variables[name] = rows_of(name, variables[name], dict(variables[name].attrs))
+        yield {**variables, **lists}
 
 
 def labels_in_place(path: str, group: str, names: Sequence[str] | None) -> dict[str, Labelled]:
-    """Return what a store says about arrays of a group that stay where they are; nothing if dimensions lack names."""
+    """Return what a store says about arrays of a group that stay where they are; nothing if dimensions lack names.
+
+    Raises
+    ------
+    DtypeError
+        All are asked for, and some are lists or sparse rows.
+    """
     import zarr  # deferred, since it takes a third of a second
 
     found: Any = zarr.open(path, path=group.strip("/") or None, mode="r")
     items = {} if hasattr(found, "dtype") else dict(sorted(found.members()))
+    if names is None and (lists := lists_in(items)):
+        raise DtypeError(
+            f"{', '.join(map(repr, lists))} of {path} hold lists or sparse rows, which are not read in place; copy all "
+            "with gate.read, or name others with var_names="
+        )
     return labels_of_group(found, items, names, in_place=True)
 
 

@@ -16,7 +16,7 @@ import uproot
 import zarr
 from scipy import sparse
 
-from storegate import StoreGate, errors
+from storegate import Ragged, StoreGate, errors
 from tests.gate.list_cases import LISTS, MATRIX, N, require_lists, require_matrix
 
 PLAIN = [row.tolist() for row in LISTS]
@@ -199,3 +199,60 @@ def test_empty_lists_at_the_start_of_an_iterator_have_no_dtype(gate):
     assert gate["train"]["t"][:].tolist() == [[1.5], [], [], [], [2.0, 3.0], []]
     with pytest.raises(errors.ShapeError, match="rows of one length"):
         gate.add_data("t", iter([[[1.5], []], [1, 2]]))
+
+
+@pytest.mark.parametrize("names", [None, ["m"], ["t", "row"], "m"], ids=str)
+def test_exported_lists_are_read_again(tmp_path, names):
+    path, given = tmp_path / "a.zarr", {"t": LISTS, "m": MATRIX, "row": np.arange(N), "empty": [[]] * (N - 1) + [[1]]}
+    gate = StoreGate(data_id="a")
+    gate.add_data(given)
+    gate.shuffle(seed=1)
+    gate.export(path)
+    again = StoreGate("zarr", {"chunk": 7}, data_id="b")
+    again.read([path, path], names)
+    order = np.tile(np.random.RandomState(1).permutation(N), 2)
+    wanted = list(given) if names is None else [names] if isinstance(names, str) else names
+    assert set(again.variables) == set(wanted)
+    for name in wanted:
+        found = again["train"][name][:]
+        if name == "m":
+            require_matrix(found, MATRIX[order])
+        else:
+            require_lists([np.atleast_1d(row) for row in found], [np.atleast_1d(given[name][at]) for at in order])
+
+
+def test_lists_of_zarr_are_not_left_out_in_place(tmp_path):
+    gate = StoreGate(data_id="a")
+    gate.add_data({"t": LISTS, "row": np.arange(N)})
+    gate.export(tmp_path / "a.zarr")
+    again = StoreGate(data_id="b")
+    with pytest.raises(errors.DtypeError, match=r"'t' of .* not read in place; copy all with gate\.read"):
+        again.attach(tmp_path / "a.zarr")
+    again.attach(tmp_path / "a.zarr", ["row"])
+    np.testing.assert_array_equal(again["train"]["row"][:], np.arange(N))
+
+
+def test_arrays_beside_groups_are_read_by_name(tmp_path):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    group.create_group("notes")
+    group.create_array("x", data=np.arange(4))
+    gate = StoreGate(data_id="a")
+    gate.read(tmp_path / "a.zarr", ["x"])
+    assert gate["train"]["x"][:].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("dtype", ["i4", "?", "c8", "f2", "S2", "M8[D]", "T"])
+@pytest.mark.parametrize("lengths", [[2, 0, 1], [2, 2], [1], [1, 1], [0, 0]], ids=str)
+def test_lists_of_any_lengths_are_exported_to_hdf5(tmp_path, dtype, lengths):
+    items = np.arange(1, 1 + sum(lengths)) % 2
+    texts = items.astype("U1").astype(np.dtypes.StringDType())
+    items = texts if dtype == "T" else items.astype("U1").astype(dtype) if dtype == "S2" else items.astype(dtype)
+    rows = Ragged(np.concatenate([[0], np.cumsum(lengths)]), items)
+    gate = StoreGate(data_id="a")
+    gate.add_data({"t": rows})
+    gate.export(tmp_path / "a.h5")
+    again = StoreGate(data_id="b")
+    again.read(tmp_path / "a.h5")
+    found = again["train"]["t"][:]
+    assert found.dtype == rows.dtype
+    assert found.tolist() == rows.tolist()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from storegate import errors
+from storegate import StoreGate, errors
 from tests.examples import in_turns
 
 TIMES, LATITUDES = 6, 4
@@ -224,3 +224,30 @@ def test_the_sample_axis_is_one_and_comes_first(gate, take, tmp_path):
     )
     with pytest.raises(errors.ShapeError, match=r"'b' has dimensions \('y', 'x'\), and samples lie along 'x'"):
         take(tmp_path / "b.nc", phase="test")
+
+
+@pytest.mark.parametrize("kind", ["nc", "zarr v2"])
+def test_characters_are_texts(gate, tmp_path, kind):
+    stations = np.array([b"a", b"bc", b""])
+    data = xr.Dataset({"s": ("time", stations), "pair": (("time", "at"), np.stack([stations, stations[::-1]], axis=1))})
+    data = data.assign_coords(at=("at", stations[:2]))
+    if kind == "nc":
+        data["name"] = "time", np.array(["é", "bc", ""]), {"long_name": "a name"}
+        data["name"].encoding["dtype"] = "S1"
+    gate.read(write(tmp_path / "a", data, kind))
+    gate.compile()
+    found = gate["train"].to_xarray().load()
+    assert found.sizes == data.sizes
+    for name in data.variables:
+        np.testing.assert_array_equal(found[name].values, data[name].values, strict=True)
+        assert found[name].attrs == data[name].attrs
+
+
+def test_complex_numbers_that_were_exported_are_read_again(gate, tmp_path):
+    numbers = np.array([1, 2, 3j], "c8")
+    with StoreGate(data_id="a") as other:
+        other.add_data({"x": numbers, "s": np.array([b"a", b"bc", b""])})
+        other.export(tmp_path / "a.nc")
+    gate.read(tmp_path / "a.nc")
+    np.testing.assert_array_equal(gate["train"]["x"][:], numbers, strict=True)
+    assert gate["train"]["s"][:].tolist() == [b"a", b"bc", b""]

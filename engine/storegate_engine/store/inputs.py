@@ -205,7 +205,7 @@ class _FileLists:
     def dtype(self) -> np.dtype[Any]:
         """The dtype of the items."""
         dtype: np.dtype[Any] = np.dtype(self.data.dtype.metadata["vlen"]).newbyteorder("=")
-        return dtype
+        return TEXT if "vlen" in (dtype.metadata or {}) else dtype
 
     @property
     def chunks(self) -> tuple[int, ...] | None:
@@ -215,7 +215,10 @@ class _FileLists:
 
     def __getitem__(self, rows: slice) -> Ragged:
         """Read a slice of rows."""
-        return Ragged.of(list(self.data[rows]), self.dtype)
+        read = list(self.data[rows])
+        if self.dtype == TEXT:
+            read = [np.array([text.decode() for text in row], TEXT) for row in read]
+        return Ragged.of(read, self.dtype)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
