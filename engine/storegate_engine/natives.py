@@ -80,9 +80,24 @@ def as_native(data: Any, what: str) -> Array:
         return _plain_text(values, what)
     if values.dtype.kind == "O" and values.size and all(isinstance(text, str) for text in values.flat):
         return values.astype(TEXT)
+    if _are_bytes(values):
+        return values.astype("S")
     if values.dtype.kind == "O" and values.size:
         raise _objects(values, what)
     return values
+
+
+BYTES_REMEDY = (
+    "bytes of fixed length drop zeros at their end: store numbers, as in np.frombuffer(value, 'u1'), which are lists"
+)
+"""What to do about bytes that no array keeps."""
+
+
+def _are_bytes(values: Array) -> bool:
+    """Return whether objects are bytes that arrays of fixed length keep: these drop zeros at the end."""
+    if values.dtype.kind != "O" or not values.size:
+        return False
+    return all(isinstance(value, bytes) and not value.endswith(b"\0") for value in values.flat)
 
 
 def _objects(values: Array, what: str) -> DtypeError:
@@ -103,6 +118,8 @@ def _objects(values: Array, what: str) -> DtypeError:
         remedy = f"make them times of numpy, as in np.asarray(data, dtype='M8[us]'){zone}"
     elif isinstance(first, tuple):
         remedy = "an index of several levels is stored by its levels: call reset_index() first"
+    elif isinstance(first, bytes):
+        remedy = BYTES_REMEDY
     elif hasattr(first, "__len__"):
         remedy = "pad rows of different length to one shape"
     return DtypeError(f"{what}: data of dtype object ({listed}) cannot be stored without pickle; {remedy}")
@@ -154,12 +171,14 @@ def _of_columns(data: Any, what: str) -> Array:
         return values
     if all(isinstance(value, str) for value in values.tolist()):
         return values.astype(TEXT)
+    if _are_bytes(values):
+        return values.astype("S")
     if len(values) and all(isinstance(value, np.ndarray) for value in values.tolist()):  # rows of several values
         rows = [as_native(row, what) for row in values.tolist()]
         if len({row.shape for row in rows}) > 1:
             raise ShapeError(f"{what}: its rows have the shapes {shown(list(dict.fromkeys(r.shape for r in rows)))}")
         return np.stack(alike(rows, what))
-    raise DtypeError(f"{what}: values of {_kind_of(data, values)} have no numpy dtype; {_remedy(dtype)}")
+    raise DtypeError(f"{what}: values of {_kind_of(data, values)} have no numpy dtype; {_remedy(dtype, values)}")
 
 
 def _kind_of(data: Any, values: Array) -> str:
@@ -171,8 +190,10 @@ def _kind_of(data: Any, values: Array) -> str:
     return f"object ({', '.join(list(types)[:4])}{', ...' if len(types) > 4 else ''})"
 
 
-def _remedy(dtype: Any) -> str:
+def _remedy(dtype: Any, values: Array) -> str:
     """Return how a column of pandas becomes one that numpy has a dtype for."""
+    if any(isinstance(value, bytes) for value in values.flat):
+        return BYTES_REMEDY
     if getattr(dtype, "tz", None) is not None:
         return "take the zone away with .dt.tz_localize(None)"
     if hasattr(dtype, "subtype") and hasattr(dtype, "closed"):
@@ -231,11 +252,21 @@ def _of_list(data: list[Any] | tuple[Any, ...], what: str) -> Array:
         _require_whole(data, what, is_mixed=any(issubclass(kind, (float, complex, np.inexact)) for kind in kinds))
     if values.dtype.kind == "O" and not all(isinstance(value, int) for value in values.flat):
         raise _objects(values, what)
+    if values.dtype.kind in "SU" and _end_in_zeros(data):
+        if values.dtype.kind == "S":
+            raise DtypeError(f"{what}: {BYTES_REMEDY}")
+        return np.asarray(data, dtype=TEXT)
     if values.dtype.kind == "U" and values.nbytes > WIDE * _text_nbytes(values):
         return values.astype(TEXT)
     if values.dtype.kind in "mM":
         alike([np.asarray(leaf) for leaf in np.asarray(data, dtype=object).reshape(-1)], what)
     return values
+
+
+def _end_in_zeros(data: list[Any] | tuple[Any, ...]) -> bool:
+    """Return whether some texts or bytes end with a zero, which arrays of fixed length drop."""
+    leaves = data if all(isinstance(text, (str, bytes)) for text in data) else np.asarray(data, object).reshape(-1)
+    return any(text.endswith("\0" if isinstance(text, str) else b"\0") for text in leaves)
 
 
 def _text_nbytes(texts: Array) -> int:

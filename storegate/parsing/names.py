@@ -45,9 +45,9 @@ def parse_names(var_names: object, *, validate: bool = False) -> Names:
         A name cannot be stored, or is that of a phase (only with ``validate``).
     """
     if isinstance(var_names, str):
-        names = Names((var_names,), "one")
+        names = Names((str.__str__(var_names),), "one")  # numpy's and other subclasses become plain
     elif isinstance(var_names, (tuple, list)) and all(isinstance(name, str) for name in var_names):
-        names = Names(tuple(var_names), "stack" if isinstance(var_names, tuple) else "each")
+        names = Names(tuple(map(str.__str__, var_names)), "stack" if isinstance(var_names, tuple) else "each")
     else:
         raise DtypeError(f"var_names is a string, or a tuple or list of strings; found {var_names!r}")
     if not names.names:

@@ -434,3 +434,32 @@ def test_times_that_are_missing_in_rows_of_several_times(gate, kind, unit):
         found = again["train"]["t"][:]
         assert found.shape == values.shape
         np.testing.assert_array_equal(found.astype(values.dtype), values)
+
+
+@pytest.mark.parametrize(
+    "of", [list, pd.Series, lambda values: np.array(values, object)], ids=["list", "pandas", "numpy"]
+)
+def test_bytes_have_their_fixed_length(of):
+    gate = StoreGate(data_id="a")
+    gate.add_data({"x": of([b"a", b"", b"abc"])})
+    np.testing.assert_array_equal(gate["train"]["x"][:], np.array([b"a", b"", b"abc"]), strict=True)
+    again = StoreGate(data_id="b")
+    again.add_data(gate["train"].to_pandas())
+    np.testing.assert_array_equal(again["train"]["x"][:], gate["train"]["x"][:], strict=True)
+    with pytest.raises(errors.DtypeError, match="zeros at their end"):
+        gate.add_data({"y": of([b"a\0", b"b"])})
+    assert gate.variables == ("x",)
+
+
+def test_texts_keep_zeros_at_their_end():
+    gate = StoreGate(data_id="a")
+    gate.add_data({"x": ["a\0", "b"], "pairs": [["a", "b"], ["c", "d\0"]]})
+    assert gate["train"]["x"][:].tolist() == ["a\0", "b"]
+    assert gate["train"]["pairs"][:].tolist() == [["a", "b"], ["c", "d\0"]]
+
+
+def test_names_of_numpy_become_plain():
+    gate = StoreGate(data_id="a")
+    gate.add_data(list(np.array(["x", "y"])), [[1, 2], [3, 4]])
+    assert [type(name) for name in gate.variables] == [str, str]
+    assert gate["train"][np.str_("x")][:].tolist() == [1, 2]
