@@ -410,13 +410,17 @@ class Ragged:
         if self.columns is None:
             raise DtypeError("these rows are lists, and not those of a sparse matrix; use padded(), flat or tolist()")
         lo, hi = self.offsets[0], self.offsets[-1]
-        # int32 or int64, and of one dtype with the columns: scipy's own loops know no other
-        is_long = max(hi - lo, self.n_columns) > np.iinfo(np.int32).max or self.columns.dtype == np.int64
-        dtype = np.int64 if is_long else np.int32
+        dtype = _index_dtype(self, self.columns)
         matrix = copy.copy(_empty_matrix(len(self), self.n_columns))
         matrix.data, matrix.indptr = self.items[lo:hi], (self.offsets - lo).astype(dtype)
         matrix.indices = self.columns[lo:hi].astype(dtype, copy=False)
         return matrix
+
+
+def _index_dtype(rows: Ragged, columns: Array) -> np.dtype[Any]:
+    """Return int32 or int64, of one dtype with the columns: scipy's own loops know no other."""
+    is_long = max(rows.offsets[-1] - rows.offsets[0], rows.n_columns) > np.iinfo(np.int32).max
+    return np.dtype(np.int64 if is_long or columns.dtype == np.int64 else np.int32)
 
 
 def _texts_of_awkward(ak: Any, texts: list[Any], *, is_bytes: bool) -> Any:
@@ -505,10 +509,12 @@ def trusted(offsets: Int64Array, items: Array, columns: Array | None = None, n_c
 def compiled(rows: Ragged) -> Any:
     """Return rows of a sparse matrix as scipy has them, whose compiled loop copies rows at random at twice the speed.
 
-    None if scipy is missing, or knows no such items or columns.
+    None if scipy is missing, knows no such items, or would copy the columns, which may be read only later.
     """
     columns, dtype = rows.columns, rows.items.dtype
-    if columns is None or columns.dtype not in (np.int32, np.int64) or dtype.char not in COMPILED or not dtype.isnative:
+    if columns is None or columns.dtype != _index_dtype(rows, columns):
+        return None
+    if dtype.char not in COMPILED or not dtype.isnative:
         return None
     with suppress(ImportError):
         return rows.to_csr()

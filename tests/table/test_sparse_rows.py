@@ -78,3 +78,15 @@ def test_rows_that_were_read_are_those_of_the_matrix(scipy, kind):
     chosen = rng.integers(0, len(asked), 25)
     assert_rows(held.take(chosen), rows, asked[chosen])
     assert_rows(held[3:9], rows, asked[3:9])
+
+
+def test_columns_that_scipy_would_copy_are_left_to_numpy():
+    n_items = 2**31 + 1  # of one number in memory
+    items, columns = np.broadcast_to(np.float32(1), n_items), np.broadcast_to(np.int32(3), n_items)
+    rows = Ragged(np.array([0, 2, 2]), items, columns, 5)
+    assert compiled(rows) is not None
+    for offsets, n_columns in (([0, 2, n_items], 5), ([0, 2, 2], 2**31)):
+        wide = Ragged(np.array([0, 0, 1]), items, columns, n_columns)
+        object.__setattr__(wide, "offsets", np.array(offsets))  # whose columns are not looked at one by one
+        assert compiled(wide) is None
+        assert_rows(wide.take(np.array([0])), wide, [0])
