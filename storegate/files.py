@@ -243,7 +243,7 @@ def _to_hdf5(path: Path, exported: Exported) -> None:
             shape = variable.shape
             step = max(1, task_nbytes(exported.budget_nbytes, 1) // max(1, variable.row_nbytes))
             chunks = (min(step, max(1, shape[0]), 2**16), *shape[1:])
-            chunking = {"chunks": chunks} if variable.nbytes else {}
+            chunking = {} if 0 in shape else {"chunks": chunks}
             made = file.create_dataset(variable.name, shape, _in_hdf5(h5py, variable), **chunking)
             for name, value in _attrs(exported.dataset[variable.name].attrs, variable.name, "hdf5").items():
                 made.attrs[name] = value

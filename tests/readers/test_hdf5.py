@@ -217,3 +217,12 @@ def test_packed_variables_and_netcdf_3_are_refused(gate, tmp_path, unchanged):
             gate.read(tmp_path / "packed.nc")
         with pytest.raises(UnreadableFileError, match=r"old\.nc: it is of NetCDF 3.*xarray\.open_dataset"):
             gate.read(tmp_path / "old.nc")
+
+
+def test_rows_of_nothing_are_exported_and_read(gate, tmp_path):
+    with StoreGate(data_id="a") as other:
+        other.add_data({"x": np.zeros((4, 0, 2)), "y": np.arange(4)})
+        other.export(tmp_path / "a.h5")
+    gate.read(tmp_path / "a.h5")
+    assert gate["train"]["x"][:].shape == (4, 0, 2)
+    assert gate["train"]["y"][:].tolist() == [0, 1, 2, 3]
