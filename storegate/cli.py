@@ -180,6 +180,7 @@ def _add_commands_of_one(commands: Any) -> None:
     export = add("export", "write a phase as a file of zarr, NetCDF, Parquet or HDF5", phase="train")
     export.add_argument("target", metavar="FILE", help="a path at which there is nothing yet")
     export.add_argument("--format", metavar="NAME", help="the format, if the suffix of the path does not tell it")
+    export.add_argument("--variables", metavar="A,B", help="these only")
     check = add("check", "look for rows and groups that several phases have; status 1 if there are some", json=True)
     check.add_argument("--groups", metavar="A,B", help="variables that must be in one phase only")
     report = add("report", "write a page about a store: classes, histograms, drift, first rows, costs", json=True)

@@ -157,7 +157,8 @@ def compact(gate: StoreGate, arguments: argparse.Namespace) -> None:
 
 def export(gate: StoreGate, arguments: argparse.Namespace) -> None:
     """Write a phase as a file that other tools open."""
-    gate.export(arguments.target, arguments.phase, arguments.format)
+    names = arguments.variables.split(",") if arguments.variables else None
+    gate.export(arguments.target, arguments.phase, arguments.format, names)
 
 
 def check(gate: StoreGate, arguments: argparse.Namespace) -> int:

@@ -190,7 +190,7 @@ def read_key(variable: Variable, budget_nbytes: int, what: str, n_keys: int = 1)
     """
     if not variable.is_scalar:
         raise ShapeError(
-            f"{what} needs one value for each row, and variable {variable.name!r} has "
+            f"{what.removesuffix(' with')} needs one value for each row, and variable {variable.name!r} has "
             f"{variable.row_shape_in_words}; store a variable of one value, with assign() or argmax()"
         )
     require(

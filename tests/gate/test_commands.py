@@ -74,6 +74,9 @@ def test_changes_are_versions(store, capsys):
 
 def test_files_in_and_out(store, tmp_path, capsys):
     assert main(["export", store, str(tmp_path / "x.h5")]) == 0
+    assert main(["export", store, str(tmp_path / "some.h5"), "--variables", "x,name"]) == 0
+    with h5py.File(tmp_path / "some.h5") as file:
+        assert set(file) == {"x", "name"}
     new = str(tmp_path / "new")
     files = str(tmp_path / "x.h5")
     assert main(["read", new, files, "--data-id", "b", "--phase", "0.5,0.3,0.2", "--seed", "1"]) == 0

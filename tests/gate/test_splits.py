@@ -243,6 +243,7 @@ REFUSED = [
     ({"shares": ("a", "b"), "by": "time"}, TypeError, "values of variable 'time' are two times, as in"),
     ({"shares": (1, 2), "by": "name"}, TypeError, "values of variable 'name' are two texts, found"),
     ({"by": ["x", "y"]}, ValueError, "by takes one variable"),
+    ({"by": "wide"}, ValueError, "^by= needs one value for each row, and variable 'wide' has"),
     ({"stratify": "y", "seed": None}, ValueError, "give a seed"),
     ({"seed": -1}, ValueError, "a seed is 0"),
     ({"stratify": "wide"}, ValueError, r"variable 'wide' has samples of shape \(2,\)"),
