@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
@@ -88,8 +89,12 @@ def format_nbytes(nbytes: float) -> str:
     return f"{nbytes:.1f} {unit}"
 
 
+@functools.cache  # asked at every change of a store
 def available_nbytes() -> int:
-    """Return the memory that this process may use: the machine's, or its control group's limit if lower."""
+    """Return the memory that this process may use: the machine's, or its control group's limit if lower.
+
+    Looked up once in a process.
+    """
     limits = []
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
