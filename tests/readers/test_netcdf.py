@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import netCDF4
 import numpy as np
 import pytest
@@ -58,6 +60,19 @@ def write(path, data, kind="nc", engine="netcdf4"):
     else:
         data.to_zarr(path, zarr_format=int(kind[-1]), consolidated=False)
     return path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Return a function that writes two files of a kind beside each other, the second one changed, once for all."""
+
+    @functools.cache
+    def write_both(kind, change):
+        directory = tmp_path_factory.mktemp("files")
+        write(directory / "1", dataset(), kind)
+        return write(directory / "2", change(dataset(TIMES)), kind)
+
+    return write_both
 
 
 def opened(path, engine=None):
@@ -124,11 +139,10 @@ def test_dimensions_without_a_variable_and_variables_of_fixed_size(gate, take, t
     ],
 )
 @pytest.mark.parametrize("names", [["t", "time"], ["time", "t"]], ids="-".join)
-def test_files_that_mean_other_things_are_refused(gate, take, tmp_path, kind, change, message, names):
-    write(tmp_path / "0", dataset(), kind)
-    path = write(tmp_path / "1", change(dataset(TIMES)), kind)
+def test_files_that_mean_other_things_are_refused(gate, take, files, kind, change, message, names):
+    path = files(kind, change)
     with pytest.raises(errors.DtypeError, match=message):
-        take(tmp_path / f"*{path.suffix}", names)
+        take(path.parent / f"*{path.suffix}", names)
     assert gate.variables == ()
 
 
@@ -141,11 +155,10 @@ def test_files_that_mean_other_things_are_refused(gate, take, tmp_path, kind, ch
     ],
     ids=["values", "order", "no index"],
 )
-def test_files_on_other_grids_are_refused(gate, take, tmp_path, kind, change):
-    write(tmp_path / "1", dataset(), kind)
-    path = write(tmp_path / "2", change(dataset(TIMES)), kind)
+def test_files_on_other_grids_are_refused(gate, take, files, kind, change):
+    path = files(kind, change)
     with pytest.raises(errors.ArgumentError, match=r"2\.\w+: coordinate .* has other values than in .*1\.\w+"):
-        take(tmp_path / f"*{path.suffix}", ["t"])
+        take(path.parent / f"*{path.suffix}", ["t"])
     assert gate.sizes == {}
 
 
