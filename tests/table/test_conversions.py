@@ -149,14 +149,19 @@ def fits(dtype, new):
         return False
 
 
-@pytest.mark.parametrize(("first", "second"), list(itertools.product(POOLS, repeat=2)))
-def test_what_is_held_comes_back(first, second):
+def test_what_is_held_comes_back():
     """`holds` says of every value of a pool what Python's exact comparison says after the cast."""
+    for first, second in itertools.product(POOLS, repeat=2):
+        source, target = dtype_of(first), dtype_of(second)
+        try:
+            combined(source, target)
+        except DtypeError:
+            continue
+        require_held_comes_back(first, second)
+
+
+def require_held_comes_back(first, second):
     source, target = dtype_of(first), dtype_of(second)
-    try:
-        combined(source, target)
-    except DtypeError:
-        return
     for value in POOLS[first]:
         rows = np.array([value], "i8" if first[0] in "mM" else source).astype(source)
         with np.errstate(all="ignore"), warnings.catch_warnings():
@@ -164,12 +169,12 @@ def test_what_is_held_comes_back(first, second):
             try:
                 cast = rows.astype(target)
             except (UnicodeError, OverflowError):  # numpy 2.5 refuses dates that wrapped around before
-                assert not holds(target, rows)
+                assert not holds(target, rows), (first, second, rows)
                 continue
         comes_back = exact(cast) == exact(rows) and not (second == "U3" and exact(rows)[0][1] == "a\0")
         if first[0] in "mM":
             comes_back = np.array_equal(cast.astype(source).view("i8"), rows.view("i8"))
-        assert holds(target, rows) == comes_back, (rows, cast)
+        assert holds(target, rows) == comes_back, (first, second, rows, cast)
 
 
 class TestUpdates:
