@@ -58,6 +58,16 @@ def pytest_configure(config):
         multiprocessing.util.Finalize(None, shutil.rmtree, (own, True), exitpriority=-1000)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Collect no garbage among what the tests are made of: all of it stays."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Let what runs on every backend be fast on zarr or on hybrid, in turns: hybrid has zarr's storage in it."""
