@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
@@ -17,9 +18,9 @@ from tests.processes import environment
 ORDER = np.random.RandomState(3).permutation(N)
 
 
-@pytest.fixture
-def path(tmp_path):
-    path = tmp_path / "events.zarr"
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    path = tmp_path_factory.mktemp("written") / "events.zarr"
     with StoreGate("zarr", {"output_dir": path}, data_id="run1") as gate:
         gate.add_data(weather(), shuffle=3)
         gate.add_data(weather(5, "2021-01-01"), phase="valid")
@@ -27,8 +28,14 @@ def path(tmp_path):
 
 
 @pytest.fixture
-def expected(path):
-    return StoreGate.open(path).to_xarray().compute()
+def path(tmp_path, written):
+    """The path of a store that a test may change."""
+    return shutil.copytree(written, tmp_path / "events.zarr")
+
+
+@pytest.fixture(scope="module")
+def expected(written):
+    return StoreGate.open(written).to_xarray().compute()
 
 
 CHUNKS = [None, {}, "auto", -1, 4, {"time": 5, "lat": 1}]
