@@ -18,7 +18,6 @@ import pytest
 from distributed import Client, LocalCluster, get_client
 from distributed.utils import get_mp_context
 from hypothesis import settings
-from moto.server import ThreadedMotoServer
 from selenium import webdriver
 
 from storegate import StoreGate
@@ -213,6 +212,8 @@ def counted_reads(monkeypatch):
 @pytest.fixture(scope="session")
 def s3_server():
     """An S3 server of moto's on loopback, as the storage options that reach it."""
+    from moto.server import ThreadedMotoServer  # half a second, which few processes need to spend
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
