@@ -95,7 +95,9 @@ def test_columns_without_values_are_scaled_as_scikit_learn_does(gate):
     rows = np.where(np.arange(40).reshape(10, 4) % 4 == 2, np.nan, np.random.default_rng(0).normal(size=(10, 4)))
     gate.add_data("x", rows)
     gate.standardize("x")
-    np.testing.assert_allclose(gate["train"]["x"][:], scaler.fit_transform(rows), rtol=1e-12)
+    with np.errstate(invalid="ignore"):  # scikit-learn divides no sum by no values
+        expected = scaler.fit_transform(rows)
+    np.testing.assert_allclose(gate["train"]["x"][:], expected, rtol=1e-12)
 
 
 def test_scaled_values_have_the_shape_of_rows(gate):
