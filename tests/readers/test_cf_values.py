@@ -16,7 +16,7 @@ N = 60
 
 def dataset(first="2000-01-01", freq="h"):
     rng = np.random.default_rng(0)
-    when = pd.date_range("2001-02-28", periods=N, freq="37min").values.copy()
+    when = pd.date_range("2001-02-28", periods=N, freq="37min", unit="ns").values.copy()  # as xarray reads them
     when[[3, 17]] = "NaT"
     return xr.Dataset(
         {
@@ -26,9 +26,9 @@ def dataset(first="2000-01-01", freq="h"):
             "ok": ("time", rng.random(N) > 0.5),
         },
         {
-            "time": pd.date_range(first, periods=N, freq=freq),
+            "time": pd.date_range(first, periods=N, freq=freq, unit="ns"),
             "lat": [1.0, 2.0, 3.0],
-            "reference": pd.Timestamp("1999-12-31"),
+            "reference": np.datetime64("1999-12-31", "ns"),
         },
     )
 
