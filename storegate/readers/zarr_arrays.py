@@ -59,6 +59,8 @@ class ZarrReader:
             if names is None or name in names:
                 for _, part in group_of_list.arrays():
                     _require_whole(part, path / part.path)
+        if names is None:
+            _require_none_encoded(items)
         others = None if names is None else [name for name in names if name not in lists]
         if others != [] and (labels := labels_of_group(found, items, others)):
             for name in (*labels, *next(iter(labels.values())).whole.shared):
@@ -108,6 +110,16 @@ def labels_of_group(
         return _attributes(arrays[name])
 
     return labels_of(NamedArrays(arrays, known, attrs_of, _attributes(group), named), names, in_place=in_place)
+
+
+def _require_none_encoded(items: Mapping[str, Any]) -> None:
+    """Raise DtypeError if a group has rows in a layout that is not read, which would be left out beside arrays."""
+    for name, item in items.items():
+        if not hasattr(item, "dtype") and (kind := item.attrs.get("encoding-type")) is not None:
+            raise DtypeError(
+                f"{name!r} is stored as {kind}, which is not read; write sparse matrices as csr_matrix, or name others "
+                "with var_names="
+            )
 
 
 def _dims(array: Any) -> tuple[str, ...] | None:

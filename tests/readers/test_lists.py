@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import uproot
+import xarray as xr
 import zarr
 from scipy import sparse
 
@@ -256,3 +257,13 @@ def test_lists_of_any_lengths_are_exported_to_hdf5(tmp_path, dtype, lengths):
     found = again["train"]["t"][:]
     assert found.dtype == rows.dtype
     assert found.tolist() == rows.tolist()
+
+
+@pytest.mark.filterwarnings("ignore:zarr v3 autosharding:UserWarning")
+def test_rows_in_another_layout_beside_named_arrays_are_not_left_out(gate, tmp_path):
+    xr.Dataset({"x": ("row", np.arange(3))}).to_zarr(tmp_path / "a.zarr", consolidated=False)
+    anndata.io.write_elem(zarr.open_group(tmp_path / "a.zarr", mode="a"), "c", sparse.csc_matrix(np.eye(3)))
+    with pytest.raises(errors.DtypeError, match="'c' is stored as csc_matrix, which is not read; write .* csr_matrix"):
+        gate.read(tmp_path / "a.zarr")
+    gate.read(tmp_path / "a.zarr", ["x"])
+    assert gate.get_data("x").tolist() == [0, 1, 2]
