@@ -109,12 +109,12 @@ class Histogram:
         return [self.first + place for place in self.places.tolist()]
 
     def edge(self, number: int) -> Number:
-        """Return where a bin begins, exactly."""
+        """Return where a bin begins, exactly; the largest float if no float is so large."""
         if self.is_integer:
             return number << self.exponent
         try:
             return math.ldexp(number, self.exponent)
-        except OverflowError:  # no float is so large
+        except OverflowError:
             return math.copysign(sys.float_info.max, number)
 
     def coarser(self, exponent: int) -> Self:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from fractions import Fraction
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as of_numpy
 
@@ -22,11 +25,14 @@ def finite(dtype):
 
 
 @given(st.sampled_from(DTYPES).flatmap(finite))
+@example(np.array([sys.float_info.max, -sys.float_info.max]))
 def test_counts_are_those_between_the_edges(values):
     found = Histogram.of(values)
     assert len(found.counts) <= FINE
+    largest = sys.float_info.max
     for number, count in zip(found.numbers, found.counts.tolist(), strict=True):
-        lo, hi = found.edge(number), found.edge(number + 1)
+        lo, hi = (at * Fraction(2) ** found.exponent for at in (number, number + 1))
+        assert [found.edge(number), found.edge(number + 1)] == [max(-largest, lo), min(hi, largest)]
         assert count == sum(lo <= value < hi for value in values.tolist())
         assert count
     assert found.total == len(values)
