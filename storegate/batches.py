@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
@@ -15,7 +14,7 @@ from storegate.reading import presented, require_stackable
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, ShapeError, VariableNotFoundError
 from storegate_engine.natives import as_native
 from storegate_engine.orders import spans
-from storegate_engine.settings import memory_limit_nbytes
+from storegate_engine.settings import local_ranks, memory_limit_nbytes
 from storegate_engine.streams import Epochs, Shuffle, Stream, class_weights
 from storegate_engine.table import Variable
 
@@ -75,7 +74,7 @@ def open_stream(
         ),
         form=_collated(form_of(names) if form is None else form, variables, options.collate),
         budget_nbytes=memory_limit_nbytes(
-            budget if options.budget is None else options.budget, processes=_local_ranks(options.world)
+            budget if options.budget is None else options.budget, processes=local_ranks(options.world)
         ),
         epoch=options.epoch,
         n_epochs=options.epochs,
@@ -123,13 +122,6 @@ def _make_then_form(
     form: Callable[[list[Any]], Any], makers: Mapping[int, Callable[[Any], Any]], rows: list[Any]
 ) -> Any:
     return form([makers[at](of) if at in makers else of for at, of in enumerate(rows)])
-
-
-def _local_ranks(world: int) -> int:
-    """Return how many ranks run on this machine: ``LOCAL_WORLD_SIZE``, or all ranks if it is not set."""
-    n_ranks = max(1, world)
-    told = os.environ.get("LOCAL_WORLD_SIZE", "")
-    return min(n_ranks, max(1, int(told))) if told.isdecimal() else n_ranks
 
 
 def _weights_of(

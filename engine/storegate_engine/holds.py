@@ -5,6 +5,9 @@ of processes mean nothing to other machines and containers. Directories of kille
 
     <place>/<plan>.<host>.<pid>.<random>/.lock     of a plan; the host and the process are for people
     <place>/<plan>.<host>.0.<random>/.lock         left behind on purpose for the next run of the plan
+    <place>/<plan>.<host>.1.<user>/.lock           shared by all processes of this host and user that run the plan
+
+Processes that share a directory hold its lock together; the last one removes it.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import stat
 import tempfile
 import uuid
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 from storegate_engine.errors import SpillError
@@ -28,7 +32,10 @@ __all__ = [
     "NOBODY",
     "Hold",
     "adopted",
+    "claimed",
+    "forget_claims",
     "held",
+    "joined",
     "made",
     "orphans",
     "remove_orphan",
@@ -44,6 +51,10 @@ _HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
 """The name of a directory; host and process are for people only."""
 NOBODY = 0
 """In place of a process: the directory is left for any process."""
+_EVERYBODY = 1
+"""In place of a process: the directory is shared."""
+_KEPT = "kept"
+"""The file in a shared directory that was left behind on purpose."""
 _MADE = b"1"
 """In the lock file of a plan whose place was created by us, now or before."""
 _MAX_TRIES = 100
@@ -52,11 +63,13 @@ _MAX_TRIES = 100
 class Hold:
     """A directory that this process holds the lock of."""
 
-    __slots__ = ("__weakref__", "descriptor", "made_place", "owner", "path", "pid")
+    __slots__ = ("__weakref__", "descriptor", "is_shared", "made_place", "owner", "path", "pid")
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    def __init__(self, path: Path, descriptor: int, *, is_shared: bool = False) -> None:
         self.path = path
         self.descriptor = descriptor
+        self.is_shared = is_shared
+        """Whether other processes hold it, too."""
         self.made_place = os.read(descriptor, 1) == _MADE
         """Whether we created the place of the directory, so that it is removed with the last directory."""
         self.pid = os.getpid()
@@ -77,11 +90,29 @@ class Hold:
         _holds.pop(self.path, None)
         os.close(self.descriptor)
 
-    def remove(self) -> None:
-        """Remove the directory; later writes to it fail."""
+    def keep(self) -> None:
+        """Leave the directory to the next run of the plan, in any process."""
         with contextlib.suppress(OSError):
-            self.rename(self.pid)
-        shutil.rmtree(self.path, ignore_errors=True)
+            if self.is_shared:
+                (self.path / _KEPT).touch()
+            else:
+                self.rename(NOBODY)
+        self.release()
+
+    def is_last(self) -> bool:
+        """Return whether nobody else holds the directory, nor will; if others do, it is no longer held here."""
+        if not self.is_shared:
+            return True
+        return bool(take_lock(self.descriptor)) and not (self.path / _KEPT).exists()
+
+    def remove(self) -> None:
+        """Remove the directory, unless others share it; later writes to it fail."""
+        if self.is_last():
+            with contextlib.suppress(OSError):
+                self.rename(self.pid)
+            if self.is_shared:  # somebody may wait for the lock, to find that the directory is gone
+                unlock(self.descriptor)
+            shutil.rmtree(self.path, ignore_errors=True)
         self.release()
 
 
@@ -92,7 +123,8 @@ def sweep(parent: Path, made_place: bool) -> None:
     """Remove leftovers of killed processes in a place, and the place itself if we created it and it is empty."""
     with contextlib.suppress(OSError):
         for path in parent.iterdir():
-            if (name := _NAME.fullmatch(path.name)) is not None and int(name["pid"]) != NOBODY:
+            name = _NAME.fullmatch(path.name)
+            if name is not None and int(name["pid"]) != NOBODY and not (path / _KEPT).exists():
                 made_place |= _says_made(path)
                 remove_orphan(path)
         if made_place:
@@ -128,16 +160,84 @@ def made(parent: Path, plan: str) -> Hold:
         except FileNotFoundError:  # another process removed the place with its last directory
             continue
         except OSError as err:
-            raise SpillError(
-                f"spill directory {path} cannot be made: {err.strerror or err}; set storegate.scratch-directory to a "
-                "directory that can be written"
-            ) from err
+            raise _unmade(path, err) from err
         if (hold := _hold(path, is_new=True)) is not None:  # otherwise it was swept between the two steps
             if made_place:
                 os.write(hold.descriptor, _MADE)
                 hold.made_place = True
             return hold
     raise SpillError(f"no spill directory can be made in {parent}: others remove it; set storegate.scratch-directory")
+
+
+def joined(parent: Path, plan: str) -> Hold | None:
+    """Return the directory that all processes of this host share for a plan, an existing one or a new one.
+
+    None if locks cannot be shared, on Windows and on some file systems: then each process has its own.
+
+    Raises
+    ------
+    SpillError
+        The directory cannot be created.
+    """
+    if os.name == "nt":
+        return None
+    path = parent / f"{plan}.{_HOST}.{_EVERYBODY}.{os.getuid():08x}"
+    for _ in range(_MAX_TRIES):
+        try:
+            made_place = _make_place(parent)
+            with contextlib.suppress(FileExistsError):
+                path.mkdir(mode=0o700)
+            if not _is_own(path):
+                return None
+            descriptor = os.open(path / LOCK, _LOCK_FLAGS, 0o600)
+        except FileNotFoundError:  # the last process that had it, or that had another one in this place, removes it
+            continue
+        except OSError as err:
+            raise _unmade(path, err) from err
+        hold = None
+        try:
+            if not take_lock(descriptor, shared=True):
+                return None
+            with contextlib.suppress(FileNotFoundError):  # removed while this process waited for the lock
+                if os.path.samestat(os.fstat(descriptor), (path / LOCK).lstat()):
+                    (path / _KEPT).unlink(missing_ok=True)
+                    if made_place:
+                        os.pwrite(descriptor, _MADE, 0)
+                    hold = Hold(path, descriptor, is_shared=True)
+                    return hold
+        finally:
+            if hold is None:
+                os.close(descriptor)
+    raise SpillError(f"no spill directory can be made in {parent}: others remove it; set storegate.scratch-directory")
+
+
+@contextlib.contextmanager
+def claimed(directory: Path, task: str) -> Iterator[None]:
+    """Keep other threads and processes, which share a directory, from a task meanwhile; wait for them to leave it.
+
+    Whoever gets in may find that the task was done by another one, or begun by one that was killed.
+    """
+    descriptor = os.open(directory / f".{task}.claim", _LOCK_FLAGS, 0o600)
+    _claims.add(descriptor)
+    try:
+        take_lock(descriptor, wait=True)
+        yield
+    finally:
+        # the name first: who opens it from now on has another file, and finds the task done
+        (directory / f".{task}.claim").unlink(missing_ok=True)
+        unlock(descriptor)  # of a forked child, too, that has a copy of the descriptor
+        _claims.discard(descriptor)
+        os.close(descriptor)
+
+
+_claims: set[int] = set()
+
+
+def _unmade(path: Path, err: OSError) -> SpillError:
+    return SpillError(
+        f"spill directory {path} cannot be made: {err.strerror or err}; set storegate.scratch-directory to a "
+        "directory that can be written"
+    )
 
 
 def _make_place(parent: Path) -> bool:
@@ -185,8 +285,18 @@ def _hold(path: Path, *, is_new: bool = False) -> Hold | None:
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
-def take_lock(descriptor: int) -> bool | None:
-    """Lock an open file; False if another process (or another opening) has the lock, None without such locks."""
+def take_lock(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool | None:
+    """Lock an open file; False if another process (or another opening) has the lock, None without such locks.
+
+    Parameters
+    ----------
+    descriptor : int
+        The open file.
+    shared : bool
+        Hold the lock together with others, and wait until nobody has it alone; not on Windows.
+    wait : bool
+        Wait until nobody has the lock.
+    """
     try:
         if os.name == "nt":
             import msvcrt  # only there
@@ -195,12 +305,21 @@ def take_lock(descriptor: int) -> bool | None:
         else:
             import fcntl  # not on Windows
 
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
+            fcntl.flock(descriptor, kind)
     except (BlockingIOError, PermissionError):
         return False
     except OSError:  # a file system without locks: leftovers there stay
         return None
     return True
+
+
+def unlock(descriptor: int) -> None:
+    """Release the lock of an open file, also of its copies in forked children; not on Windows."""
+    import fcntl  # not on Windows
+
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def _is_own(path: Path) -> bool:
@@ -271,3 +390,9 @@ def _private_scratch() -> Path:
 def held() -> list[Hold]:
     """Return the directories that this process holds."""
     return list(_holds.values())
+
+
+def forget_claims() -> None:
+    """Close what a forked child has of its parent's claims."""
+    while _claims:
+        os.close(_claims.pop())

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 from storegate_engine.errors import SpillError
-from storegate_engine.holds import LOCK, NOBODY, Hold, adopted, held, made, sweep
+from storegate_engine.holds import LOCK, Hold, adopted, claimed, forget_claims, held, joined, made, sweep
 from storegate_engine.submitted import drop_unwanted, in_cluster_thread, in_worker, keep_while_wanted
 
 __all__ = ["SHARED_RULE", "SPARE", "Spill", "Visit", "open_spill", "sent_with"]
@@ -40,18 +40,20 @@ class Spill:
     """The directory of one plan, kept as long as this object exists; can be used as a path.
 
     In another process it stands for the same directory without owning it (see `Visit`); but a forked child, which may
-    outlive its parent, gets its own.
+    outlive its parent, gets its own. If it is shared, all processes of this host that run the plan have the same one.
     """
 
-    def __init__(self, parent: Path, plan: str) -> None:
+    def __init__(self, parent: Path, plan: str, *, shared: bool = False) -> None:
         self._parent = parent
         self._plan = plan
+        self._wants_shared = shared
         self._stays = False
         self._begin()
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._hold = adopted(self._parent, self._plan) or made(self._parent, self._plan)
+        hold = joined(self._parent, self._plan) if self._wants_shared else None
+        self._hold = hold or adopted(self._parent, self._plan) or made(self._parent, self._plan)
         self._end: weakref.finalize[..., Spill] = weakref.finalize(self, _remove, self._hold)
         _end_with_process()
 
@@ -71,6 +73,11 @@ class Spill:
 
     def __fspath__(self) -> str:
         return str(self.path)
+
+    def claimed(self, task: str) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which no other process that shares the directory does the same task."""
+        path = self.path
+        return claimed(path, task) if self._hold.is_shared else contextlib.nullcontext()
 
     @property
     def place(self) -> Path:
@@ -154,6 +161,10 @@ class Visit:
         """Return this object."""
         return self
 
+    def claimed(self, task: str) -> contextlib.AbstractContextManager[None]:
+        """Return a context without a meaning: a scheduler divides the tasks among those who visit."""
+        return contextlib.nullcontext()
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _visit, (self.place, self._parent, self._plan, self.owner)
 
@@ -185,7 +196,8 @@ def _remove(hold: Hold) -> None:
 
 def _leave(hold: Hold, reference: weakref.ref[Spill]) -> None:
     heir = reference()
-    if os.getpid() == hold.pid and heir is not None and heir._end.alive and not heir.is_inherited:
+    alive = os.getpid() == hold.pid and heir is not None and heir._end.alive and not heir.is_inherited
+    if heir is not None and alive and hold.is_last():
         spare = heir._hold.path / SPARE
         shutil.rmtree(hold.path / SPARE, ignore_errors=True)
         with contextlib.suppress(OSError):  # the heir has enough
@@ -201,16 +213,16 @@ def _leave_behind(hold: Hold) -> None:
     if set(os.listdir(hold.path)) <= {LOCK}:  # nothing was spilled
         _remove(hold)
         return
-    with contextlib.suppress(OSError):
-        hold.rename(NOBODY)
-    hold.release()
+    hold.keep()
 
 
 _open: weakref.WeakValueDictionary[tuple[Path, str], Spill] = weakref.WeakValueDictionary()
 
 
-def open_spill(parent: Path, plan: str) -> Spill:
+def open_spill(parent: Path, plan: str, *, shared: bool = False) -> Spill:
     """Return the directory of a plan: the one of this process, one left by an ended process, or a new one.
+
+    If it is shared, it is the one that all processes of this host have, where locks allow it.
 
     Raises
     ------
@@ -221,7 +233,7 @@ def open_spill(parent: Path, plan: str) -> Spill:
         _end_at_sigterm()
         spill = _open.get((parent, plan))
         if spill is None or spill.is_inherited:
-            spill = Spill(parent, plan)
+            spill = Spill(parent, plan, shared=shared)
             _open[parent, plan] = spill
         return spill
 
@@ -263,6 +275,7 @@ def _after_fork_in_child() -> None:
     _lock = threading.Lock()  # another thread of the parent may hold it
     for hold in held():  # otherwise the parent's locks would live as long as this child
         hold.release()
+    forget_claims()
 
 
 if hasattr(os, "register_at_fork"):

@@ -18,6 +18,7 @@ __all__ = [
     "cache_directory",
     "cache_limit_nbytes",
     "fingerprints_at_commit",
+    "local_ranks",
     "memory_limit_nbytes",
     "progress_bar",
     "scratch_directory",
@@ -72,6 +73,13 @@ def memory_limit_nbytes(budget: int | str | None = None, *, processes: int = 1) 
     """
     configured = budget if budget is not None else _configured("memory-limit")
     return default_budget_nbytes() // processes if configured is None else parse_nbytes(configured)
+
+
+def local_ranks(world: int) -> int:
+    """Return how many of ``world`` ranks run on this machine: ``LOCAL_WORLD_SIZE``, or all of them if it is not set."""
+    n_ranks = max(1, world)
+    told = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return min(n_ranks, max(1, int(told))) if told.isdecimal() else n_ranks
 
 
 def progress_bar(what: str, total_nbytes: int | None) -> Any:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from storegate_engine.orders import ArrayIndex, Concat, Permute, Range, Slice, Take
-from storegate_engine.streams.epochs import Epochs, Share
+from storegate_engine.streams.epochs import Epochs
+from storegate_engine.streams.shares import Share
 
 INNER, OUTER = ArrayIndex(np.array([2, 0, 1])), ArrayIndex(np.array([1, 0]))
 TAKEN = Take(Range(0, 9), INNER)

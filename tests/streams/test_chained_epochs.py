@@ -14,7 +14,7 @@ import pytest
 
 from storegate import StoreGate
 from storegate_engine.orders import Permute, Range
-from storegate_engine.streams.epochs import Chained
+from storegate_engine.streams.shares import Chained
 from tests.listings import inodes_below
 from tests.processes import environment
 from tests.replays import exchanging

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from storegate import Ragged, StoreGate, errors
 from storegate_engine.orders import Range
-from storegate_engine.streams.epochs import Share, keyed_permutation
+from storegate_engine.streams.epochs import keyed_permutation
 from storegate_engine.streams.memory_loaders import MemoryLoader
+from storegate_engine.streams.shares import Share
 from storegate_engine.streams.span_loaders import RunLoader
 from storegate_engine.streams.spilled import ExchangeLoader
 from tests.examples import examples, in_turns

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -76,11 +76,15 @@ class BucketSort:
     """The prefix of its file names."""
     source_rows: int | None = None
     """Rows of an exchange before that are scattered, and named by the order, instead of stored ones."""
+    bounds: Array | None = field(default=None, compare=False)
+    """The first logical row of each bucket, and the end, if buckets differ in size: ``bucket_rows`` is the largest."""
+    map_bounds: Array | None = field(default=None, compare=False)
+    """The same for the rows of scatter tasks: the buckets of the exchange before, if these differ."""
 
     @property
     def n_maps(self) -> int:
         """The number of scatter tasks (P)."""
-        return -(-self._n_rows // self.map_rows)
+        return -(-self._n_rows // self.map_rows) if self.map_bounds is None else len(self.map_bounds) - 1
 
     @property
     def _n_rows(self) -> int:
@@ -142,13 +146,24 @@ class BucketSort:
 
     def map_span(self, number: int) -> Span:
         """Return the stored rows of a scatter task."""
+        if self.map_bounds is not None:
+            return Span(*self.map_bounds[number : number + 2].tolist())
         lo = number * self.map_rows
         return Span(lo, min(lo + self.map_rows, self._n_rows))
 
     def bucket_span(self, bucket: int) -> Span:
         """Return the logical rows of a bucket."""
+        if self.bounds is not None:
+            return Span(*self.bounds[bucket : bucket + 2].tolist())
         lo = bucket * self.bucket_rows
         return Span(lo, min(lo + self.bucket_rows, len(self.variable)))
+
+    def buckets_of(self, logical: Array) -> Array:
+        """Return the buckets of logical rows; -1 of -1."""
+        if self.bounds is not None:
+            found: Array = np.searchsorted(self.bounds, logical, side="right") - 1
+            return found
+        return logical // self.bucket_rows
 
 
 # ------------------------------------------------------------------------------
@@ -182,7 +197,7 @@ def _requested(sort: BucketSort, number: int) -> tuple[Array, Array]:
             pairs = np.empty((file.n_rows, 2), np.uint32)
             file.read(pairs)
         sources.append(pairs[:, 0].copy())
-        logical.append(pairs[:, 1].astype(np.int64) + bucket * sort.bucket_rows)
+        logical.append(pairs[:, 1].astype(np.int64) + sort.bucket_span(bucket)[0])
     source, wanted = np.concatenate(sources), np.concatenate(logical)
     sorting = stable_argsort(source)  # requests for the same row are in logical order already
     return source[sorting].astype(np.int64), wanted[sorting]
@@ -275,7 +290,7 @@ def destinations(sort: BucketSort, number: int) -> Destinations:
         source = np.arange(hi - lo, dtype=np.int64)
     else:
         source, logical = _requested(sort, number)
-    bucket = logical // sort.bucket_rows
+    bucket = sort.buckets_of(logical)
     wanted = (logical >= 0) & (bucket >= first) & (bucket < last)
     rows, bucket = source[wanted], bucket[wanted] - first
     return rows[stable_argsort(bucket)], np.bincount(bucket, minlength=sort.n_buckets)
@@ -395,5 +410,7 @@ def ranks(sort: BucketSort, bucket: int) -> Ranks:
 def placement(sort: BucketSort, found: Ranks) -> Placement:
     """Return the places of a bucket's rows in the order of their spill, and the first one of each spill file."""
     places, ascending = found
-    bounds = np.arange(sort.n_maps + 1, dtype=np.int64) * sort.map_rows
+    bounds = sort.map_bounds
+    if bounds is None:
+        bounds = np.arange(sort.n_maps + 1, dtype=np.int64) * sort.map_rows
     return places, np.searchsorted(ascending, bounds)

@@ -21,6 +21,7 @@ Three executors run the steps: `executor` in threads or on a cluster, the layers
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -83,6 +84,8 @@ class Exchange:
         coarse: int = 1,
         is_last: bool = False,
         source_rows: Sequence[int | None] | None = None,
+        bounds: Array | None = None,
+        map_bounds: Array | None = None,
     ) -> Exchange:
         """Return the exchange of some variables.
 
@@ -107,18 +110,25 @@ class Exchange:
         source_rows : sequence of int, optional
             For each variable the rows of another exchange that are scattered instead of the stored ones, see
             :meth:`collect`, or None; orders then name these, and ``map_rows`` are the rows of its buckets.
+        bounds : ndarray of shape (n_buckets + 1,), optional
+            The first logical row of each bucket, and the end, if buckets differ in size.
+        map_bounds : ndarray, optional
+            The same for the buckets of the other exchange.
         """
         n_rows = max((len(variable) for variable in variables), default=0)
         first_rows = bucket_rows * coarse
+        n_buckets = max(1, -(-n_rows // first_rows)) if bounds is None else len(bounds) - 1
         sorts = tuple(
             BucketSort(
                 variable,
                 rows,
                 first_rows,
                 directory,
-                buckets or (0, max(1, -(-n_rows // first_rows))),
+                buckets or (0, n_buckets),
                 prefix,
                 source,
+                bounds,
+                None if source is None else map_bounds,
             )
             for variable, directory, rows, prefix, source in zip(
                 variables,
@@ -171,15 +181,21 @@ class Exchange:
         alone : bool
             Read stored rows in this thread, because other tasks run, too.
         """
-        if step.name == "request":
-            sort, bucket = _at(number, [(sort, sort.n_buckets) for sort in self._requesting()])
-            request(sort, sort.buckets[0] + bucket)
-        elif step.name == "scatter":
-            sorts, number = _at(number, [(sorts, sorts[0].n_maps) for sorts in self._together()])
-            self._scatter(sorts, number, space, rows, alone=alone)
-        else:
-            for sort in self.sorts:
-                split(sort, self._fine(sort, number), number, space)
+        with self.claimed(step.name, number):
+            if step.name == "request":
+                sort, bucket = _at(number, [(sort, sort.n_buckets) for sort in self._requesting()])
+                request(sort, sort.buckets[0] + bucket)
+            elif step.name == "scatter":
+                sorts, number = _at(number, [(sorts, sorts[0].n_maps) for sorts in self._together()])
+                self._scatter(sorts, number, space, rows, alone=alone)
+            else:
+                for sort in self.sorts:
+                    split(sort, self._fine(sort, number), number, space)
+
+    def claimed(self, name: str, number: int) -> contextlib.AbstractContextManager[None]:
+        """Return a context that no other process is in that shares the spill, for one task."""
+        directory = self.sorts[0].directory
+        return contextlib.nullcontext() if isinstance(directory, str) else directory.claimed(f"{name}-{number:06d}")
 
     def _requesting(self) -> list[BucketSort]:
         return [sort for sort in self.sorts if not sort.variable.order.is_injective]

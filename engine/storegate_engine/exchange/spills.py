@@ -3,10 +3,11 @@
 ========  =============================================================================================================
 created   by `spill_of` and `Spills.open`, in the scratch of the variable: the configured one, or in its store
 adopted   also by these: the spill of the same plan that was left by a killed process, or kept by a stream
-shared    by all objects of a process with the same plan; tasks elsewhere get a `Visit`, see `Spill.for_tasks`
+shared    by all objects of a process with the same plan; tasks elsewhere get a `Visit`, see `Spill.for_tasks`;
+          and by the processes of a host, if a stream asks for that: its ranks divide the tasks among them
 handed    to the next plan, which overwrites the files, see `Spills.hand_down`
 kept      for the next run of the plan, in any process, see `Spills.keep`
-removed   when it is no longer used, by tasks that may still write included, or when the process ends
+removed   when it is no longer used, by tasks that may still write included, or when the (last) process ends
 ========  =============================================================================================================
 
 `scratch` manages the directories themselves, and the locks that show whether their processes live.
@@ -33,7 +34,7 @@ from storegate_engine.table import Variable
 __all__ = ["Spills", "spill_of"]
 
 
-def spill_of(variable: Variable, plan: str, configured: Path | None = None) -> Spill:
+def spill_of(variable: Variable, plan: str, configured: Path | None = None, *, shared: bool = False) -> Spill:
     """Return the directory of a plan for rows of a variable: an existing one, or a new one.
 
     Parameters
@@ -44,13 +45,15 @@ def spill_of(variable: Variable, plan: str, configured: Path | None = None) -> S
         A name in hexadecimal digits, equal if the files would be equal.
     configured : Path, optional
         The parent directory; default: the configured one.
+    shared : bool
+        Share it with all processes of this host that run the plan.
 
     Raises
     ------
     SpillError
         The directory cannot be created.
     """
-    return open_spill(_scratch_of(variable, configured), plan)
+    return open_spill(_scratch_of(variable, configured), plan, shared=shared)
 
 
 def _scratch_of(variable: Variable, configured: Path | None) -> Path:
@@ -79,12 +82,12 @@ class Spills:
         """Return a name for a plan, equal in every process that would write the same files."""
         return hex_id_of(json.dumps([SPILL_FORMAT, *facts]).encode())
 
-    def open(self, key: Hashable, variable: Variable, plan: Callable[[], str]) -> Spill:
+    def open(self, key: Hashable, variable: Variable, plan: Callable[[], str], *, shared: bool = False) -> Spill:
         """Return the directory of a key, see `spill_of`; a forked child has none of its parent's."""
         if any(spill.is_inherited for spill in self._held.values()):
             self._held.clear()
         if key not in self._held:
-            self._held[key] = spill_of(variable, plan())
+            self._held[key] = spill_of(variable, plan(), shared=shared)
         return self._held[key]
 
     def require_seen(self) -> None:

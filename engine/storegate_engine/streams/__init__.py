@@ -4,7 +4,8 @@ What its files know:
 
     stream          batches, resumable and shared by ranks
     shuffles        the order of rows, and the loader for it
-    epochs          the rows of each batch of each rank, in every epoch
+    epochs          steps of an epoch, and keyed randomness
+    shares          the rows of one rank, or of several on one machine, in the order of an epoch
     buckets         steps of rows of about the same length
     blocks          orders in which adjacent rows are read together
     quality         how far batches in blocks are from uniform ones

@@ -20,9 +20,10 @@ from storegate_engine.arrays import Shared, Windowed
 from storegate_engine.errors import SpillError
 from storegate_engine.exchange import RowFile, Spills
 from storegate_engine.orders import Range, spans
-from storegate_engine.streams.epochs import Epochs, Share
+from storegate_engine.streams.epochs import Epochs
 from storegate_engine.streams.loaders import EpochOrder, Ready, Threads, picked
 from storegate_engine.streams.memory_loaders import GatherLoader
+from storegate_engine.streams.shares import Share
 from storegate_engine.table import Variable
 from storegate_engine.threads import Pending
 

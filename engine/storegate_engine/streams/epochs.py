@@ -15,25 +15,22 @@ Of a step of n positions, rank r has ``n·(r+1)//world - n·r//world``; unless i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from storegate_engine.errors import ArgumentError, NotInvertibleError
-from storegate_engine.orders import ArrayIndex, Nested, Permute, RowOrder, Span, Take, join_runs
+from storegate_engine.errors import ArgumentError
+from storegate_engine.orders import ArrayIndex, Permute, RowOrder, Span, Take
 
 __all__ = [
     "LANES",
     "MAX_KEY",
     "ORDER_VERSION",
-    "Chained",
     "Epochs",
     "Last",
     "Load",
-    "Share",
     "batch_generator",
     "draw",
     "keyed_permutation",
@@ -210,119 +207,6 @@ class Epochs:
         own = with_rows[self.rank]
         others = [worker for worker in range(n_workers) if worker not in own]
         return sorted(own + others[: max(map(len, with_rows)) - len(own)])
-
-
-@dataclass(frozen=True, slots=True)
-class Share(Nested):
-    """A rank's slices of all steps of an epoch, concatenated, in the order of the epoch."""
-
-    epochs: Epochs
-    """The steps, and the rank."""
-
-    @property
-    def step_rows(self) -> int:
-        """Rows of this rank in a full step."""
-        epochs = self.epochs
-        k = epochs.batch_rows
-        return k * (epochs.rank + 1) // epochs.world - k * epochs.rank // epochs.world
-
-    def start(self, step: int) -> int:
-        """Return the index of the first row of a step; the number of rows for the step after the last one."""
-        if step < self.epochs.n_steps:
-            return step * self.step_rows
-        if not step:
-            return 0
-        first, last = self.epochs.part(step - 1)
-        return (step - 1) * self.step_rows + last - first
-
-    def __len__(self) -> int:
-        return self.start(self.epochs.n_steps)
-
-    @property
-    def is_injective(self) -> bool:
-        """Whether no stored row is named twice; False if the first rows fill up the last step."""
-        return self.epochs.n_positions <= self.epochs.n_rows and self.order.is_injective
-
-    def _positions(self, own: Int64Array) -> Int64Array:
-        """Return the positions of rows of this rank."""
-        # Full steps give this rank equal numbers of rows; the last step is divided separately:
-        #
-        #     positions    | step 0: rank 0, 1, 2 | step 1: rank 0, 1, 2 | last: 0, 1, 2 |
-        #     own          |         rank 1       |         rank 1       |       1       |    concatenated
-        epochs, last = self.epochs, self.epochs.n_steps - 1
-        steps = own // self.step_rows if self.step_rows else np.full(own.size, last)
-        offset = epochs.batch_rows * epochs.rank // epochs.world
-        positions = own - steps * self.step_rows + steps * epochs.batch_rows + offset
-        at_end = own >= self.start(last)
-        positions[at_end] = own[at_end] - self.start(last) + epochs.part(last)[0]
-        return positions
-
-    def _rows(self, lo: int, hi: int) -> Int64Array:
-        return self._take(np.arange(lo, hi, dtype=np.int64))
-
-    def _take(self, indices: Int64Array) -> Int64Array:
-        if not indices.size:
-            return np.empty(0, np.int64)
-        return self.order._take(self._positions(indices) % len(self.order))
-
-    def _find(self, stored: Int64Array) -> Int64Array:
-        epochs = self.epochs
-        if epochs.n_positions > epochs.n_rows:
-            raise NotInvertibleError("an epoch that is filled up with its first rows repeats them")
-        # `_positions` backwards: the step of a position, and its place among the rows of this rank
-        found = self.order._find(stored)
-        steps = found // epochs.batch_rows
-        out = np.full(found.size, -1, np.int64)
-        last = epochs.n_steps - 1
-        offset = epochs.batch_rows * epochs.rank // epochs.world
-        within = found - steps * epochs.batch_rows - offset
-        full = (found >= 0) & (steps < last) & (within >= 0) & (within < self.step_rows)
-        out[full] = steps[full] * self.step_rows + within[full]
-        if last >= 0:
-            first, stop = epochs.part(last)
-            at_end = (found >= first) & (found < stop)
-            out[at_end] = found[at_end] - first + self.start(last)
-        return out
-
-    def _runs(self, lo: int, hi: int) -> list[Span] | None:
-        return join_runs(self.order._runs(first, last) for first, last in self._spans(lo, hi))
-
-    def _spans(self, lo: int, hi: int) -> Iterator[Span]:
-        """Yield the rows lo .. hi-1 as slices of the order."""
-        n = len(self.order)
-        step = min(lo // max(1, self.step_rows), self.epochs.n_steps - 1)
-        while lo < hi:
-            start = self.start(step)
-            take = min(hi, self.start(step + 1)) - lo
-            first = self.epochs.part(step)[0] + lo - start
-            while take > 0:
-                part = min(take, n - first % n)
-                yield Span(first % n, first % n + part)
-                first, take, lo = first + part, take - part, lo + part
-            step += 1
-
-
-@dataclass(frozen=True, slots=True)
-class Chained(Nested):
-    """The rows of an epoch by their places in the epoch before, as if they were stored in its order."""
-
-    before: RowOrder
-    """The order of the epoch before, of the same rows."""
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def _rows(self, lo: int, hi: int) -> Int64Array:
-        return self.before._find(self.order._rows(lo, hi))
-
-    def _take(self, indices: Int64Array) -> Int64Array:
-        return self.before._find(self.order._take(indices))
-
-    def _find(self, stored: Int64Array) -> Int64Array:
-        return self.order._find(self.before._take(stored))
-
-    def _runs(self, lo: int, hi: int) -> list[Span] | None:
-        return None
 
 
 # ------------------------------------------------------------------------------

@@ -34,7 +34,8 @@ from storegate_engine.arrays import FETCHED_NBYTES, Held
 from storegate_engine.clusters import active_client, thread_given_back
 from storegate_engine.exchange import moved_row_nbytes
 from storegate_engine.orders import RowOrder
-from storegate_engine.streams.epochs import Epochs, Share
+from storegate_engine.streams.epochs import Epochs
+from storegate_engine.streams.shares import Share
 from storegate_engine.table import Variable
 from storegate_engine.threads import Pending, ThreadPool
 

@@ -13,7 +13,7 @@ from storegate_engine.arrays import Held
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbytes
 from storegate_engine.exchange import COPIES, moved_row_nbytes
 from storegate_engine.orders import Range
-from storegate_engine.streams.epochs import Epochs, Share
+from storegate_engine.streams.epochs import Epochs
 from storegate_engine.streams.loaders import (
     EpochOrder,
     Loader,
@@ -24,6 +24,7 @@ from storegate_engine.streams.loaders import (
     picked,
     reading_nbytes,
 )
+from storegate_engine.streams.shares import Share
 from storegate_engine.streams.span_loaders import reads_of
 from storegate_engine.table import Variable
 

@@ -18,9 +18,10 @@ from storegate_engine.settings import shuffle_plan
 from storegate_engine.streams.blocks import Blocks, default_blocks
 from storegate_engine.streams.buckets import Bucketed
 from storegate_engine.streams.copied import WindowLoader, can_be_copied
-from storegate_engine.streams.epochs import LANES, ORDER_VERSION, Epochs, Share, draw, uniform
+from storegate_engine.streams.epochs import LANES, ORDER_VERSION, Epochs, draw, uniform
 from storegate_engine.streams.loaders import Loader, row_nbytes_of
 from storegate_engine.streams.memory_loaders import GatherLoader, MemoryLoader
+from storegate_engine.streams.shares import Share
 from storegate_engine.streams.span_loaders import BlockLoader, RunLoader, StoredFirst
 from storegate_engine.streams.spilled import ExchangeLoader
 from storegate_engine.streams.states import StreamOrder
@@ -64,6 +65,7 @@ def loader_of(
     prefetch: int,
     *,
     n_epochs: int | None,
+    n_local: int,
     name: Callable[[], str],
 ) -> Loader:
     """Return the cheapest loader that can give the rows in their order.
@@ -84,6 +86,8 @@ def loader_of(
         Number of loads to read ahead.
     n_epochs : int or None
         The number of epochs, from epoch 0 on.
+    n_local : int
+        The number of ranks on each machine, which have adjacent numbers.
     name : callable
         Returns a name for an order, equal in every process with the same order.
 
@@ -132,6 +136,7 @@ def loader_of(
         budget_nbytes,
         prefetch,
         n_epochs=n_epochs,
+        n_local=n_local,
         repeats=shuffle.weights is not None,
         name=name(),
     )

@@ -13,7 +13,7 @@ from storegate_engine.arrays import Held
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbytes
 from storegate_engine.orders import Range
 from storegate_engine.streams.blocks import Blocks
-from storegate_engine.streams.epochs import Epochs, Load, Share
+from storegate_engine.streams.epochs import Epochs, Load
 from storegate_engine.streams.loaders import (
     Loader,
     Ready,
@@ -24,6 +24,7 @@ from storegate_engine.streams.loaders import (
     part_nbytes_of,
     reading_nbytes,
 )
+from storegate_engine.streams.shares import Share
 from storegate_engine.table import Variable, in_parts
 
 __all__ = ["BlockLoader", "RunLoader", "reads_of"]

@@ -19,8 +19,8 @@ from storegate_engine.buffers import Workspace
 from storegate_engine.clusters import active_client
 from storegate_engine.errors import LabelError
 from storegate_engine.exchange import COPIES, SHARE, Exchange, Spills, Step, spill_row_nbytes
-from storegate_engine.orders import Range
-from storegate_engine.streams.epochs import Chained, Epochs, Share
+from storegate_engine.orders import Range, RowOrder, Span
+from storegate_engine.streams.epochs import Epochs
 from storegate_engine.streams.loaders import (
     MOST_WAITING,
     READERS,
@@ -35,6 +35,7 @@ from storegate_engine.streams.loaders import (
     picked,
     row_nbytes_of,
 )
+from storegate_engine.streams.shares import Chained, Dealt, Share
 from storegate_engine.table import Variable, is_stored, token_of
 from storegate_engine.threads import Pending
 
@@ -58,7 +59,10 @@ class ExchangeLoader(Loader):
     """Rows spilled in the order of their epoch; the next epoch is scattered while this one is collected.
 
     It is scattered from the buckets of this one, while these are in memory, so that stored rows are read for the first
-    epoch alone; or from the stored rows, if an epoch has not all rows, or some twice, or there are several ranks.
+    epoch alone; or from the stored rows, if an epoch has not all rows, or some twice, or there are ranks elsewhere.
+
+    The ranks of one machine share a spill: each scatters a part of the stored rows for all of them, and what another
+    one has not done in the end, because it began later, was killed or has stopped.
     """
 
     loads_at_once = 2
@@ -72,6 +76,7 @@ class ExchangeLoader(Loader):
         prefetch: int,
         *,
         n_epochs: int | None,
+        n_local: int,
         repeats: bool,
         name: str,
     ) -> None:
@@ -80,7 +85,12 @@ class ExchangeLoader(Loader):
         self.order = order
         self.prefetch = prefetch
         self.n_epochs = n_epochs
-        chains = not repeats and epochs.world == 1 and epochs.n_positions == epochs.n_rows
+        first = epochs.rank // n_local * n_local
+        together = Span(first, min(first + n_local, epochs.world)) if all(map(is_stored, variables)) else None
+        self.ranks = together or Span(epochs.rank, epochs.rank + 1)
+        """The first of the ranks that share the spill, and the end."""
+        self.n_ranks = self.ranks[1] - self.ranks[0]
+        chains = not repeats and self.n_ranks == epochs.world and epochs.n_positions == epochs.n_rows
         wide = [at for at, each in enumerate(variables) if spill_row_nbytes(each) >= CHAINED_ROW_NBYTES]
         self.wide = wide if chains else []
         """Variables whose rows are scattered from the epoch before, which has all of them once."""
@@ -89,6 +99,7 @@ class ExchangeLoader(Loader):
         self._spills = Spills()
         self._following: Pending[None] | None = None
         self._waiting: deque[Callable[[], object]] = deque()
+        self._last: Iterator[Callable[[], object]] = iter(())
         self._scattering: deque[Workspace] = deque()
         self._collecting: deque[list[Workspace]] = deque()
         require(
@@ -101,7 +112,7 @@ class ExchangeLoader(Loader):
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without spill and memory."""
         empty: dict[str, Any] = {name: deque() for name in ("_waiting", "_scattering", "_collecting")}
-        return {**self.__dict__, "_following": None, **empty}
+        return {**self.__dict__, "_following": None, "_last": iter(()), **empty}
 
     def _plan(self, budget_nbytes: int) -> tuple[int, list[int]]:
         """Return the steps per bucket, and the rows of a scatter task of each variable."""
@@ -140,7 +151,7 @@ class ExchangeLoader(Loader):
         """The bytes of the ready buckets, one being placed, and one task of the next scatter with its counts."""
         step_rows = max(1, -(-self.epochs.batch_rows // self.epochs.world))
         bucket = self.steps * step_rows * (row_nbytes_of(self.variables) + ROW_OVERHEAD_NBYTES)
-        counts = COUNTS_NBYTES * -(-self.epochs.n_steps // self.steps)
+        counts = COUNTS_NBYTES * self.n_ranks * -(-self.epochs.n_steps // self.steps)
         return int(
             ((self.prefetch + EXCHANGE_UNITS - COPIES) * bucket + COPIES * (max(self._map_nbytes()) + counts)) / SHARE
         )
@@ -150,6 +161,7 @@ class ExchangeLoader(Loader):
         if spill_from is not None and all(map(is_stored, self.variables)):
             self._spills.keep(lambda key: key[0] >= spill_from)
         self._following = None
+        self._last = iter(())
         self._spills.clear()
         for kept in (self._waiting, self._scattering, self._collecting):
             kept.clear()
@@ -164,8 +176,9 @@ class ExchangeLoader(Loader):
         #     epoch 2                                 | scatter .......... | collect ...
         #
         # A chained epoch has a file for each bucket of the one before, written when that is collected. Buckets that are
-        # not, because the epoch was resumed after them, wait for `_prepare`.
-        share = _share(self.order, self.epochs, epoch)
+        # not, because the epoch was resumed after them, wait for `_prepare`, and those that other ranks have not
+        # collected for `end`.
+        share = Share(self.order(Range(0, self.epochs.n_rows), epoch), self.epochs)
         exchange = self._beginning(epoch)
         end = step + self._n_picked(exchange, share, step)
         chains = bool(self.wide) and end < self.epochs.n_steps
@@ -173,7 +186,7 @@ class ExchangeLoader(Loader):
         heir = self._key(epoch) if following is None else (epoch + 1, chains)
         self._spills.hand_down(self._spills.keys - {self._key(epoch), heir}, heir=heir)
         self._waiting.clear()
-        self._following = None
+        self._following, self._last = None, iter(())
         step, scattered = yield from self._begin(exchange, share, epoch, (step, end), threads)
         n_buckets = -(-self.epochs.n_steps // self.steps)
         first = step // self.steps if step < self.epochs.n_steps else n_buckets
@@ -181,12 +194,15 @@ class ExchangeLoader(Loader):
         if following is not None:
             tasks = [self._tasks_of(each, following, epoch + 1) for each in following.steps()]
             if chained is not None:
-                late = (partial(self._chain, exchange, share, number, chained) for number in range(first))
+                own = [self._bucket(number) for number in range(n_buckets)]
+                late = (partial(self._chain, exchange, epoch, bucket, chained) for bucket in own[:first])
                 tasks[-1] = chain(tasks[-1], late)
+                others = set(range(n_buckets * self.n_ranks)) - set(own)
+                self._last = (partial(self._chain, exchange, epoch, bucket, chained) for bucket in sorted(others))
             self._following = threads.loads.submit(partial(self._prepare, tasks, threads, scattered))
         for number in range(first, n_buckets):
             begin = max(step, number * self.steps)
-            yield partial(self._collect, exchange, share, number, begin, scattered, chained)
+            yield partial(self._collect, exchange, epoch, share, number, begin, scattered, chained)
 
     def _begin(
         self, exchange: Exchange, share: Share, epoch: int, picked_steps: tuple[int, int], threads: Threads
@@ -224,19 +240,22 @@ class ExchangeLoader(Loader):
             stored_nbytes += stored
             step_nbytes += min(share.step_rows * max(piece.chunk_nbytes for piece in variable.pieces), stored)
         missing_nbytes = stored_nbytes * exchange.missing
-        left, most = self.epochs.n_steps - step, int(FIRST_SHARE * missing_nbytes / max(1, step_nbytes))
+        steps = missing_nbytes / max(1, step_nbytes * self.n_ranks)
+        left, most = self.epochs.n_steps - step, int(FIRST_SHARE * steps)
         if left <= most:  # nearly done: then nothing need be scattered
             return left
-        return min(most, max(1, int(PICKED_SHARE * missing_nbytes / max(1, step_nbytes))))
+        return min(most, max(1, int(PICKED_SHARE * steps)))
 
     def _pick(self, share: Share, step: int) -> Ready:
         return picked(self.variables, share, step, step + 1, share.step_rows * row_nbytes_of(self.variables))
 
     def end(self, epoch: int) -> None:
-        """Help to scatter the next epoch, and wait until that is done."""
+        """Help to scatter the next epoch, and wait until that is done; also what is missing of other ranks."""
         self._work(lambda: False)
         if self._following is not None:
             self._following.result()
+        for task in self._last:
+            task()
         self._spills.clear_spare(self._key(epoch + 1))
 
     def _key(self, epoch: int) -> tuple[int, bool]:
@@ -263,18 +282,20 @@ class ExchangeLoader(Loader):
         ``chained`` scatters it from the epoch before; default: as it is being made.
         """
         chained = self._key(epoch)[1] if chained is None else chained
-        spill = self._spills.open((epoch, chained), self.variables[0], partial(self._plan_name, epoch, chained))
-        shares = {
-            order: Share(self.order(order, epoch), self.epochs)
+        name = partial(self._plan_name, epoch, chained)
+        spill = self._spills.open((epoch, chained), self.variables[0], name, shared=self.n_ranks > 1)
+        orders = {
+            order: self._order_of(order, epoch)
             for order in dict.fromkeys(variable.order for variable in self.variables)
         }
-        bucket_rows = max(1, self.steps * shares[self.variables[0].order].step_rows)
-        variables = [replace(variable, order=shares[variable.order]) for variable in self.variables]
+        variables = [replace(variable, order=orders[variable.order]) for variable in self.variables]
+        of_any = self._order_of(Range(0, self.epochs.n_rows), epoch)
+        bounds = of_any.begins if isinstance(of_any, Dealt) else None
+        bucket_rows = max(1, self.steps * of_any.step_rows)
         map_rows = list(self.map_rows)
         sources: list[int | None] = [None] * len(variables)
         if chained:
-            rows = Range(0, self.epochs.n_rows)
-            order = Chained(self.order(rows, epoch), self.order(rows, epoch - 1))
+            order = Chained(of_any, self._order_of(Range(0, self.epochs.n_rows), epoch - 1))
             for at in self.wide:
                 variables[at] = replace(variables[at], order=order)
                 map_rows[at], sources[at] = bucket_rows, self.epochs.n_rows
@@ -285,20 +306,36 @@ class ExchangeLoader(Loader):
             bucket_rows=bucket_rows,
             prefixes=[f"{number:04d}-map" for number in range(len(variables))],
             source_rows=sources,
+            bounds=bounds,
+            map_bounds=bounds,  # every epoch has the same
         )
+
+    def _order_of(self, rows: RowOrder, epoch: int) -> Share | Dealt:
+        """Return rows as an exchange has them, bucket after bucket."""
+        return _order_of(self.order, self.epochs, self.ranks, self.steps, rows, epoch)
+
+    def _bucket(self, number: int) -> int:
+        """Return the bucket of an exchange that has a bucket of this rank."""
+        return number * self.n_ranks + self.epochs.rank - self.ranks[0]
 
     def _plan_name(self, epoch: int, chained: bool) -> str:
         """Return a name for the spill of an epoch, equal in every process that would write the same spill."""
         if not all(map(is_stored, self.variables)):
             return uuid.uuid4().hex
         rows = [token_of(variable, map_rows) for variable, map_rows in zip(self.variables, self.map_rows, strict=True)]
-        return Spills.plan(self.name, repr(self.epochs), self.steps, epoch, rows, *["chained"] * chained)
+        epochs = repr(replace(self.epochs, rank=self.ranks[0]))
+        return Spills.plan(self.name, epochs, self.n_ranks, self.steps, epoch, rows, *["chained"] * chained)
 
     def _tasks_of(self, step: Step, exchange: Exchange, epoch: int) -> Iterator[Callable[[], object]]:
-        """Yield the tasks of a step, each made when it begins: a store may claim any number of rows."""
-        share = partial(_share, self.order, self.epochs, epoch)
-        for number in range(step.n_tasks):
-            yield partial(_run_task, exchange, step, number, share, self._scattering)
+        """Yield the tasks of a step, each made when it begins: a store may claim any number of rows.
+
+        Ranks that share a spill begin at different ones.
+        """
+        everything = Range(0, self.epochs.n_rows)
+        order = partial(_order_of, self.order, self.epochs, self.ranks, self.steps, everything, epoch)
+        first = step.n_tasks * (self.epochs.rank - self.ranks[0]) // self.n_ranks
+        for number in range(first, first + step.n_tasks):
+            yield partial(_run_task, exchange, step, number % step.n_tasks, order, self._scattering)
 
     def _scatter(self, exchange: Exchange, epoch: int, threads: Threads, waiting: int = MOST_WAITING) -> None:
         """Run all steps in the reading threads, and wait."""
@@ -321,10 +358,12 @@ class ExchangeLoader(Loader):
         self._waiting.extend(last)
         self._work(threads.stopping.is_set)
 
-    def _chain(self, exchange: Exchange, share: Share, number: int, chained: Exchange) -> None:
-        """Scatter one bucket to the next epoch that is not collected for its batches."""
-        if not chained.has(number):
-            self._collect(exchange, share, number, number * self.steps, None, chained).release()
+    def _chain(self, exchange: Exchange, epoch: int, bucket: int, chained: Exchange) -> None:
+        """Scatter one bucket to the next epoch that is not collected for its batches here."""
+        if not chained.has(bucket):
+            with chained.claimed("chain", bucket):
+                if not chained.has(bucket):
+                    self._rows_of(exchange, epoch, bucket, chained).release()
 
     def _work(self, stopped: Callable[[], bool]) -> None:
         """Run waiting tasks; several threads may."""
@@ -338,6 +377,7 @@ class ExchangeLoader(Loader):
     def _collect(
         self,
         exchange: Exchange,
+        epoch: int,
         share: Share,
         number: int,
         step: int,
@@ -347,38 +387,44 @@ class ExchangeLoader(Loader):
         # one thread of two scatters until then, so that only one other can wait for it, as a Pending demands
         if after is not None:
             after.result()
-        last = min((number + 1) * self.steps, self.epochs.n_steps)
+        ready = self._rows_of(exchange, epoch, self._bucket(number), chained)
         begin = share.start(number * self.steps)
-        cuts = [share.start(at) - begin for at in range(step, last + 1)]
+        last = min((number + 1) * self.steps, self.epochs.n_steps)
+        ready.cuts = [share.start(at) - begin for at in range(step, last + 1)]
+        return ready
+
+    def _rows_of(self, exchange: Exchange, epoch: int, bucket: int, chained: Exchange | None) -> Ready:
+        """Return the rows of a bucket, and scatter them to the next epoch."""
         spaces = free_one(self._collecting, lambda: [Workspace() for _ in self.variables])
-        with _named_rows(lambda: share):
-            arrays = list(exchange.collect(number, spaces, following=chained))
-        return Ready(arrays, None, cuts, release=partial(self._collecting.append, spaces))
+        with _named_rows(partial(self._order_of, Range(0, self.epochs.n_rows), epoch)):
+            arrays = list(exchange.collect(bucket, spaces, following=chained))
+        return Ready(arrays, None, [], release=partial(self._collecting.append, spaces))
 
 
 def _same(ready: Ready) -> Ready:
     return ready
 
 
-def _share(order: EpochOrder, epochs: Epochs, epoch: int) -> Share:
-    """Return the logical rows of a rank in an epoch."""
-    return Share(order(Range(0, epochs.n_rows), epoch), epochs)
+def _order_of(order: EpochOrder, epochs: Epochs, ranks: Span, steps: int, rows: RowOrder, epoch: int) -> Share | Dealt:
+    """Return rows as an exchange of some ranks has them in an epoch, bucket after bucket of some steps."""
+    whole = order(rows, epoch)
+    return Share(whole, epochs) if ranks[1] - ranks[0] == 1 else Dealt(whole, epochs, ranks, steps)
 
 
 @contextlib.contextmanager
-def _named_rows(share: Callable[[], Share]) -> Iterator[None]:
+def _named_rows(order: Callable[[], RowOrder]) -> Iterator[None]:
     """Name the logical row of a bad label, if an exchange knows its place in the epoch."""
     try:
         yield
     except LabelError as err:
-        raise err.at_row(int(share().take(np.array([err.row]))[0])) from err
+        raise err.at_row(int(order().take(np.array([err.row]))[0])) from err
 
 
 def _run_task(
-    exchange: Exchange, step: Step, number: int, share: Callable[[], Share], spaces: deque[Workspace]
+    exchange: Exchange, step: Step, number: int, order: Callable[[], RowOrder], spaces: deque[Workspace]
 ) -> None:
     """Run one task; it waits in a list of its stream, and must not keep that alive."""
     space = free_one(spaces, Workspace)
-    with _named_rows(share):
+    with _named_rows(order):
         exchange.run(step, number, space, alone=True)
     spaces.append(space)

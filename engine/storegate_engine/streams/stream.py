@@ -27,6 +27,7 @@ from storegate_engine.errors import (
 )
 from storegate_engine.orders import as_int
 from storegate_engine.ragged import concatenated
+from storegate_engine.settings import local_ranks
 from storegate_engine.streams.drawing import draw_orders
 from storegate_engine.streams.epochs import Epochs, batch_generator
 from storegate_engine.streams.loaders import Loader, Threads, ahead, copied_nbytes, together
@@ -83,6 +84,8 @@ class Stream(Generic[T]):
         The version of the table that the variables belong to.
     transform : callable, optional
         Makes the result from a batch and a random generator, in the reading threads.
+    n_local : int, optional
+        The number of ranks on each machine, which have adjacent numbers and share a spill; default: `local_ranks`.
 
     Raises
     ------
@@ -121,6 +124,7 @@ class Stream(Generic[T]):
         prefetch: int = 2,
         version: int = 0,
         transform: Transform | None = None,
+        n_local: int | None = None,
     ) -> None:
         if prefetch < 0 or epoch < 0 or shuffle.seed < 0:
             raise ArgumentError(
@@ -147,6 +151,7 @@ class Stream(Generic[T]):
         self.n_epochs = n_epochs
         """The number of epochs, counted from epoch 0; None if there is no end."""
         self._prefetch = prefetch
+        self._n_local = local_ranks(epochs.world) if n_local is None else n_local
         self._version = version
         self._epoch = epoch
         self._step = 0
@@ -167,6 +172,7 @@ class Stream(Generic[T]):
             self.budget_nbytes,
             self._prefetch,
             n_epochs=self.n_epochs,
+            n_local=self._n_local,
             name=lambda: json.dumps(self._order()),
         )
 
@@ -302,9 +308,13 @@ class Stream(Generic[T]):
         >>> list(gate["train"]["x"].batches(4, shuffle=False).on_rank(1, 2))
         [array([2, 3]), array([5])]
         """
+        epochs = replace(
+            self._epochs, batch_rows=self._batch_rows, rank=as_int(rank, "rank"), world=as_int(world, "world")
+        )
+        n_local = self._n_local if world == self._epochs.world else local_ranks(world // processes) * processes
         other: Stream[T] = Stream(
             self._variables,
-            replace(self._epochs, batch_rows=self._batch_rows, rank=as_int(rank, "rank"), world=as_int(world, "world")),
+            epochs,
             self._shuffle,
             form=self._form,
             budget_nbytes=max(1, self.budget_nbytes // processes),
@@ -313,6 +323,7 @@ class Stream(Generic[T]):
             prefetch=self._prefetch,
             version=self._version,
             transform=self._transform,
+            n_local=n_local,
         )
         other._step = self._step
         return other
