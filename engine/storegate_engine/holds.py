@@ -63,19 +63,28 @@ _MAX_TRIES = 100
 class Hold:
     """A directory that this process holds the lock of."""
 
-    __slots__ = ("__weakref__", "descriptor", "is_shared", "made_place", "owner", "path", "pid")
+    __slots__ = ("__weakref__", "descriptor", "is_shared", "owner", "path", "pid")
 
     def __init__(self, path: Path, descriptor: int, *, is_shared: bool = False) -> None:
         self.path = path
         self.descriptor = descriptor
         self.is_shared = is_shared
         """Whether other processes hold it, too."""
-        self.made_place = os.read(descriptor, 1) == _MADE
-        """Whether we created the place of the directory, so that it is removed with the last directory."""
         self.pid = os.getpid()
         self.owner = path.lstat().st_uid
         """The user whose files are trusted; not this user on file systems that give new files to another."""
         _holds[path] = self
+
+    @property
+    def made_place(self) -> bool:
+        """Whether we created the place of the directory, so that it is removed with the last directory."""
+        os.lseek(self.descriptor, 0, os.SEEK_SET)
+        return os.read(self.descriptor, 1) == _MADE
+
+    def say_made(self) -> None:
+        """Remember that we created the place of the directory."""
+        os.lseek(self.descriptor, 0, os.SEEK_SET)
+        os.write(self.descriptor, _MADE)
 
     def rename(self, pid: int) -> None:
         """Rename the directory, so that users of the old name find nothing there."""
@@ -127,8 +136,28 @@ def sweep(parent: Path, made_place: bool) -> None:
             if name is not None and int(name["pid"]) != NOBODY and not (path / _KEPT).exists():
                 made_place |= _says_made(path)
                 remove_orphan(path)
-        if made_place:
-            parent.rmdir()  # succeeds if it was the last one
+        if made_place and not _removed(parent):  # somebody came meanwhile, and cannot know who made it
+            for path in parent.iterdir():
+                with contextlib.suppress(OSError):
+                    if _NAME.fullmatch(path.name) and _is_own(path):
+                        _say_made(path)
+
+
+def _removed(place: Path) -> bool:
+    """Remove a directory if it is empty; return whether it was."""
+    try:
+        place.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def _say_made(path: Path) -> None:
+    descriptor = os.open(path / LOCK, _LOCK_FLAGS, 0o600)
+    try:
+        os.write(descriptor, _MADE)
+    finally:
+        os.close(descriptor)
 
 
 def adopted(parent: Path, plan: str) -> Hold | None:
@@ -152,10 +181,11 @@ def made(parent: Path, plan: str) -> Hold:
     SpillError
         The directory cannot be created.
     """
+    made_place = False
     for _ in range(_MAX_TRIES):
         path = _fresh(parent, plan, os.getpid())
         try:
-            made_place = _make_place(parent)
+            made_place |= _make_place(parent)
             path.mkdir(mode=0o700)
         except FileNotFoundError:  # another process removed the place with its last directory
             continue
@@ -163,8 +193,7 @@ def made(parent: Path, plan: str) -> Hold:
             raise _unmade(path, err) from err
         if (hold := _hold(path, is_new=True)) is not None:  # otherwise it was swept between the two steps
             if made_place:
-                os.write(hold.descriptor, _MADE)
-                hold.made_place = True
+                hold.say_made()
             return hold
     raise SpillError(f"no spill directory can be made in {parent}: others remove it; set storegate.scratch-directory")
 
@@ -182,9 +211,10 @@ def joined(parent: Path, plan: str) -> Hold | None:
     if os.name == "nt":
         return None
     path = parent / f"{plan}.{_HOST}.{_EVERYBODY}.{os.getuid():08x}"
+    made_place = False
     for _ in range(_MAX_TRIES):
         try:
-            made_place = _make_place(parent)
+            made_place |= _make_place(parent)
             with contextlib.suppress(FileExistsError):
                 path.mkdir(mode=0o700)
             if not _is_own(path):
@@ -201,9 +231,9 @@ def joined(parent: Path, plan: str) -> Hold | None:
             with contextlib.suppress(FileNotFoundError):  # removed while this process waited for the lock
                 if os.path.samestat(os.fstat(descriptor), (path / LOCK).lstat()):
                     (path / _KEPT).unlink(missing_ok=True)
-                    if made_place:
-                        os.pwrite(descriptor, _MADE, 0)
                     hold = Hold(path, descriptor, is_shared=True)
+                    if made_place:
+                        hold.say_made()
                     return hold
         finally:
             if hold is None:
@@ -217,15 +247,26 @@ def claimed(directory: Path, task: str) -> Iterator[None]:
 
     Whoever gets in may find that the task was done by another one, or begun by one that was killed.
     """
-    descriptor = os.open(directory / f".{task}.claim", _LOCK_FLAGS, 0o600)
-    _claims.add(descriptor)
+    path = directory / f".{task}.claim"
+    descriptor = _claim(path)
     try:
-        take_lock(descriptor, wait=True)
         yield
     finally:
-        # the name first: who opens it from now on has another file, and finds the task done
-        (directory / f".{task}.claim").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         unlock(descriptor)  # of a forked child, too, that has a copy of the descriptor
+        _claims.discard(descriptor)
+        os.close(descriptor)
+
+
+def _claim(path: Path) -> int:
+    """Return a locked file, open; whoever had it before has removed it from its name."""
+    while True:
+        descriptor = os.open(path, _LOCK_FLAGS, 0o600)
+        _claims.add(descriptor)
+        with contextlib.suppress(FileNotFoundError):
+            take_lock(descriptor, wait=True)
+            if os.path.samestat(os.fstat(descriptor), path.lstat()):
+                return descriptor
         _claims.discard(descriptor)
         os.close(descriptor)
 
