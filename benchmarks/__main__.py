@@ -70,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     batches.add_argument("--budget", default="600MB", metavar="SIZE", help="memory limit (default: 600MB)")
     _add_peers(batches, limit_s=60)
 
+    ranks = commands.add_parser("ranks", parents=[measured], help="ranks that share a spill, beside one rank")
+    ranks.add_argument("--size", metavar="SIZE", help="bytes of the rows (default: 4GiB)")
+
     scale = commands.add_parser("scale", parents=[common], help="plans of terabytes; runs none of them")
     scale.add_argument("--profile", action="store_true", help="print where the planning time goes")
 

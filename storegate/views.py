@@ -484,7 +484,8 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
             Whether a last step that is not full is shorter (some ranks may get an empty batch), dropped, or filled
             with the first rows of the epoch. Every rank gets the same number of batches in any case.
         rank, world : int
-            The part of every step to return, and the number of parts.
+            The part of every step to return, and the number of parts. Ranks on one machine, ``LOCAL_WORLD_SIZE`` or
+            else all, share the spill of a uniform order, so that stored rows are read once for all of them.
         prefetch : int
             Number of buffers to read ahead.
         budget : int or str, optional

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from storegate_engine.orders import ArrayIndex, Concat, Permute, Range, Slice, Take
+from storegate_engine.orders import ArrayIndex, Concat, Permute, Range, Slice, Span, Take
 from storegate_engine.streams.epochs import Epochs
-from storegate_engine.streams.shares import Share
+from storegate_engine.streams.shares import Dealt, Share
 
 INNER, OUTER = ArrayIndex(np.array([2, 0, 1])), ArrayIndex(np.array([1, 0]))
 TAKEN = Take(Range(0, 9), INNER)
@@ -43,6 +43,7 @@ SHUFFLED = Permute(Range(0, 9), "feistel8-v1", 3)
         Take(SHUFFLED, INNER),
         Concat((Range(9, 12), SHUFFLED)),
         Share(SHUFFLED, Epochs(9, 4)),
+        Dealt(SHUFFLED, Epochs(9, 4, world=3), Span(0, 2), 2),
     ],
     ids=lambda order: order.form,
 )

@@ -40,6 +40,11 @@ class Share(Nested):
         k = epochs.batch_rows
         return k * (epochs.rank + 1) // epochs.world - k * epochs.rank // epochs.world
 
+    @property
+    def begins(self) -> None:
+        """The first row of each bucket, if that is not a multiple of the rows of one."""
+        return
+
     def start(self, step: int) -> int:
         """Return the index of the first row of a step; the number of rows for the step after the last one."""
         if step < self.epochs.n_steps:

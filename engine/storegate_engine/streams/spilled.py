@@ -290,7 +290,6 @@ class ExchangeLoader(Loader):
         }
         variables = [replace(variable, order=orders[variable.order]) for variable in self.variables]
         of_any = self._order_of(Range(0, self.epochs.n_rows), epoch)
-        bounds = of_any.begins if isinstance(of_any, Dealt) else None
         bucket_rows = max(1, self.steps * of_any.step_rows)
         map_rows = list(self.map_rows)
         sources: list[int | None] = [None] * len(variables)
@@ -306,8 +305,8 @@ class ExchangeLoader(Loader):
             bucket_rows=bucket_rows,
             prefixes=[f"{number:04d}-map" for number in range(len(variables))],
             source_rows=sources,
-            bounds=bounds,
-            map_bounds=bounds,  # every epoch has the same
+            bounds=of_any.begins,
+            map_bounds=of_any.begins,  # every epoch has the same
         )
 
     def _order_of(self, rows: RowOrder, epoch: int) -> Share | Dealt:
