@@ -22,7 +22,6 @@ from selenium import webdriver
 
 from storegate import StoreGate
 from storegate_engine import arrays
-from storegate_engine.arrays.reading_threads import N_CORES
 from tests.clusters import (
     SCHEDULERS,
     becomes_true,
@@ -41,11 +40,6 @@ multiprocessing.get_context("forkserver").set_forkserver_preload(["storegate.gat
 settings.register_profile("few", max_examples=20, deadline=None)
 settings.register_profile("many", max_examples=100, deadline=None)
 settings.load_profile("few")  # or the one of --hypothesis-profile
-
-
-def pytest_xdist_auto_num_workers(config):
-    """Run half as many tests again as there are cores: many wait for processes that they have started."""
-    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else N_CORES + (N_CORES + 1) // 2
 
 
 def pytest_configure(config):
