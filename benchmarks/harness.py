@@ -37,6 +37,7 @@ __all__ = [
     "Table",
     "Turns",
     "evict",
+    "files_of",
     "fsync_tree",
     "interleave",
     "is_cold",

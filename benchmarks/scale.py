@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Line, Table, in_seconds, isolated
-from storegate_engine.arrays import Capacity, StoredArray
+from storegate_engine.arrays import StoredArray
 from storegate_engine.budget import format_nbytes, plan_layout
+from storegate_engine.clusters import Capacity
 from storegate_engine.encodings import row_nbytes
 from storegate_engine.graphs import blocks_of, to_dask
 from storegate_engine.graphs.layers import RowsLayer
