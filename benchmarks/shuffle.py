@@ -99,7 +99,7 @@ class Case:
 
     def compact(self) -> Iterator[Line]:
         """Write the shuffled rows out in order within the budget, and copy the files twice, in turns."""
-        yield self._compact(self.budget_nbytes, copies=2, target="≤ 1.1, peak ≤ the budget")
+        yield self._compact(self.budget_nbytes, copies=2, target="≤ 0.9, peak ≤ the budget")
 
     def compact_warm(self) -> Iterator[Line]:
         """Write out a quarter of the rows in 0.3 of the budget, all files in the page cache, and copy them twice."""

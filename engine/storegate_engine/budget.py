@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
@@ -18,6 +19,7 @@ __all__ = [
     "Layout",
     "available_nbytes",
     "block_rows",
+    "cacheable_nbytes",
     "default_budget_nbytes",
     "format_nbytes",
     "ingest_nbytes",
@@ -104,6 +106,20 @@ def available_nbytes() -> int:
         except (OSError, ValueError):  # no such control group, or "max"
             continue
     return min(limits, default=4 * 2**30)
+
+
+def cacheable_nbytes() -> int:
+    """Return the bytes of files that the page cache can hold now, those that it holds included."""
+    free = available_nbytes()
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        free = min(free, 1024 * int(Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split()[0]))
+    with contextlib.suppress(OSError, ValueError, KeyError):  # a control group of its own
+        group = Path("/sys/fs/cgroup")
+        known = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        files = int(known["inactive_file"]) + int(known["active_file"])
+        used = int((group / "memory.current").read_text())
+        free = min(free, max(0, int((group / "memory.max").read_text()) - used + files))
+    return free
 
 
 def default_budget_nbytes() -> int:

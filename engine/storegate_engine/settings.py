@@ -17,6 +17,7 @@ from storegate_engine.errors import ArgumentError, shown
 __all__ = [
     "cache_directory",
     "cache_limit_nbytes",
+    "direct_spill",
     "fingerprints_at_commit",
     "local_ranks",
     "memory_limit_nbytes",
@@ -104,6 +105,14 @@ def progress_bar(what: str, total_nbytes: int | None) -> Any:
 def shuffle_plan() -> str:
     """Return ``storegate.shuffle``: ``auto``, ``gather`` or ``exchange``."""
     return str(_configured("shuffle", "auto"))
+
+
+def direct_spill() -> bool | None:
+    """Return ``storegate.direct-spill``: whether spill is written past the page cache; None does what is faster."""
+    configured = _configured("direct-spill", "auto")
+    if not (configured == "auto" or isinstance(configured, bool)):
+        raise ArgumentError(f"storegate.direct-spill is 'auto', true or false, found {shown(configured)}")
+    return None if configured == "auto" else configured
 
 
 def fingerprints_at_commit() -> bool:

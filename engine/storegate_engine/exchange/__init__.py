@@ -7,6 +7,7 @@ What its files know:
     driver        the steps of an exchange, and their tasks
     bucket_sorts  the rows of one variable, sorted into buckets by spill files
     spill_files   parts of rows, one per bucket, in one checksummed file
+    appending     rows to a new file, through the page cache or past it
     row_files     all rows in order in one file, of which any run is read alone
     spills        the life of spill directories: created, adopted, shared, handed down, kept, removed
     executor      runs exchanges in threads, or on a cluster

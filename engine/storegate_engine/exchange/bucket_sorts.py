@@ -15,7 +15,9 @@ is complete, and is not written again. Every task can be run again, anywhere.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +50,8 @@ __all__ = [
 
 SLICE_NBYTES = 8 * 2**20
 """Rows of a part that are read and placed together."""
+PARTS_AHEAD = 8
+"""Parts that the disk is asked for before they are read."""
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Destinations: TypeAlias = tuple[Array, Array]
@@ -80,6 +84,8 @@ class BucketSort:
     """The first logical row of each bucket, and the end, if buckets differ in size: ``bucket_rows`` is the largest."""
     map_bounds: Array | None = field(default=None, compare=False)
     """The same for the rows of scatter tasks: the buckets of the exchange before, if these differ."""
+    past_cache: bool | None = None
+    """Whether spill files are written past the page cache; what was faster if None."""
 
     @property
     def n_maps(self) -> int:
@@ -142,7 +148,7 @@ class BucketSort:
     def _open(self, path: Path, number: int, n_parts: int) -> PartFile:
         """Open a part of a spill file to read; in a plan's directory, files of other users are not trusted."""
         owner = None if isinstance(self.directory, str) else self.directory.owner
-        return PartFile(path, number, n_parts, owner=owner)
+        return PartFile(path, number, n_parts, owner=owner, past_cache=self.past_cache)
 
     def map_span(self, number: int) -> Span:
         """Return the stored rows of a scatter task."""
@@ -252,7 +258,7 @@ def scatter(
         rows = space.array("rows", (hi - lo, *spilled.row_shape), spilled.dtype)
         if len(source):
             _read_spilled(sort, number, spilled, source, rows, alone=alone)
-    write_parts(path, rows, source, counts, space, spare=sort.spare(path))
+    write_parts(path, rows, source, counts, space, spare=sort.spare(path), past_cache=sort.past_cache)
 
 
 def _read_spilled(sort: BucketSort, number: int, spilled: Variable, wanted: Array, out: Array, *, alone: bool) -> None:
@@ -383,16 +389,32 @@ def collect(
     # if rows hardly move, a part is as long as the bucket: it is placed slice by slice
     widest = min(int(np.diff(cuts).max(initial=0)), max(1, SLICE_NBYTES // max(1, spilled.row_nbytes)))
     buffer = space.array("slice", (widest, *spilled.row_shape), spilled.dtype)
-    for source in range(sort.n_maps):
-        first, last = int(cuts[source]), int(cuts[source + 1])
-        if first == last:
-            continue
-        with sort.open_map(source, bucket) as file:
-            file.require_rows(last - first)
-            for at, rows in file.slices(buffer):
-                out[places[first + at : first + at + len(rows)]] = rows
+    for first, file in _opened_ahead(sort, bucket, cuts):
+        for at, rows in file.slices(buffer):
+            out[places[first + at : first + at + len(rows)]] = rows
     placed(out)
     return sort.variable.transformed_rows(out, lo) if sort.transforms_last else out
+
+
+def _opened_ahead(sort: BucketSort, bucket: int, cuts: Array) -> Iterator[tuple[int, PartFile]]:
+    """Yield the parts of a bucket, with the place of their first rows; the disk reads the next ones meanwhile."""
+    opened: deque[tuple[int, PartFile]] = deque()
+    row_nbytes = sort.spilled.row_nbytes
+    with contextlib.ExitStack() as stack:
+        for source in range(sort.n_maps):
+            first, last = int(cuts[source]), int(cuts[source + 1])
+            if first == last:
+                continue
+            file = stack.enter_context(sort.open_map(source, bucket))
+            file.require_rows(last - first)
+            file.will_read(row_nbytes)
+            opened.append((first, file))
+            if len(opened) > PARTS_AHEAD:
+                yield opened[0]
+                opened.popleft()[1].close()
+        while opened:
+            yield opened[0]
+            opened.popleft()[1].close()
 
 
 def ranks(sort: BucketSort, bucket: int) -> Ranks:

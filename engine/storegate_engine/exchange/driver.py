@@ -86,6 +86,7 @@ class Exchange:
         source_rows: Sequence[int | None] | None = None,
         bounds: Array | None = None,
         map_bounds: Array | None = None,
+        past_cache: bool | None = None,
     ) -> Exchange:
         """Return the exchange of some variables.
 
@@ -114,6 +115,8 @@ class Exchange:
             The first logical row of each bucket, and the end, if buckets differ in size.
         map_bounds : ndarray, optional
             The same for the buckets of the other exchange.
+        past_cache : bool, optional
+            Whether spill files are written past the page cache; default: what was faster.
         """
         n_rows = max((len(variable) for variable in variables), default=0)
         first_rows = bucket_rows * coarse
@@ -129,6 +132,7 @@ class Exchange:
                 source,
                 bounds,
                 None if source is None else map_bounds,
+                past_cache,
             )
             for variable, directory, rows, prefix, source in zip(
                 variables,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
+from storegate_engine.budget import cacheable_nbytes
 from storegate_engine.exchange.driver import Exchange, Step
 from storegate_engine.exchange.plans import Plan
 from storegate_engine.exchange.spill_files import SPILL_FORMAT
@@ -56,6 +57,7 @@ def open_exchange(
             bucket_rows=plan.bucket_rows,
             coarse=plan.coarse,
             is_last=is_last,
+            past_cache=True if plan.write_nbytes > cacheable_nbytes() else None,
         )
         run_steps(exchange, plan.workers, done)
         yield exchange

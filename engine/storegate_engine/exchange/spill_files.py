@@ -25,6 +25,7 @@ import numpy as np
 from storegate_engine.budget import format_nbytes
 from storegate_engine.buffers import Workspace, as_bytes, crc32c, write_all
 from storegate_engine.errors import CorruptStoreError, SpillError, StoreGateError
+from storegate_engine.exchange.appending import Appender, forget_pages
 from storegate_engine.integers import groups_of
 
 __all__ = ["SPILL_FORMAT", "PartFile", "write_from_slices", "write_parts"]
@@ -35,21 +36,31 @@ SPILL_FORMAT = "SGSPILL2"
 """The first bytes of a spill file. Plans are also named by it, so that spills of another format are not reused."""
 _MAGIC = np.frombuffer(SPILL_FORMAT.encode(), "u1")
 ENTRY = np.dtype([("first", "<i8"), ("last", "<i8"), ("rows_crc", "<u4"), ("entry_crc", "<u4")])
-_WRITE_NBYTES = 8 * 2**20
+_WRITE_NBYTES = 4 * 2**20
 """Rows are gathered and written this many bytes at a time."""
 
 
 def write_parts(
-    path: Path, values: Array, rows: Array, counts: Array, space: Workspace, *, spare: Path | None = None
+    path: Path,
+    values: Array,
+    rows: Array,
+    counts: Array,
+    space: Workspace,
+    *,
+    spare: Path | None = None,
+    past_cache: bool | None = None,
 ) -> None:
     """Write ``values[rows]`` as consecutive parts of ``counts`` rows, under a fresh name, then rename.
 
     ``spare`` is a file that is no longer needed, if there is one: overwriting it takes no new memory and no new space
-    on the disk.
+    on the disk. ``past_cache`` is whether it is written past the page cache, see `Appender`.
     """
     row_nbytes = values.nbytes // len(values) if len(values) else 0
     ends = np.cumsum(counts)
-    with _new_file(path, counts, row_nbytes, spare) as (file, offsets, checksums):
+    with (
+        _new_file(path, counts, row_nbytes, spare) as (file, offsets, checksums),
+        Appender(file, space, past_cache) as out,
+    ):
         # Gathering is worth a call, and so is writing, only for many rows: short parts are gathered together, several
         # whole ones at a time, and a part that is longer than a step is gathered in slices.
         first = 0
@@ -58,13 +69,14 @@ def write_parts(
             last = max(first + 1, int(np.searchsorted(ends, offsets[first] + step, side="right")))
             for lo in range(int(offsets[first]), int(offsets[last]), step):
                 wanted = rows[lo : min(lo + step, int(offsets[last]))]
-                gathered = space.array("slice", (len(wanted), *values.shape[1:]), values.dtype)
+                gathered = out.rows((len(wanted), *values.shape[1:]), values.dtype)
                 np.take(values, wanted, axis=0, out=gathered, mode="clip")  # "raise" would go through a buffer
                 for at in range(first, last):
                     within = gathered[max(0, offsets[at] - lo) : max(0, offsets[at + 1] - lo)]
                     checksums[at] = crc32c(as_bytes(within), int(checksums[at]))
-                write_all(file, as_bytes(gathered))
+                out.add(gathered.nbytes)
             first = last
+        out.finish()
 
 
 def write_from_slices(path: Path, counts: Array, row_nbytes: int, slices: Iterable[tuple[Array, Array]]) -> None:
@@ -177,8 +189,11 @@ class PartFile:
         The file is missing, too short or damaged; the message names it.
     """
 
-    def __init__(self, path: Path, number: int, n_parts: int, *, owner: int | None = None) -> None:
+    def __init__(
+        self, path: Path, number: int, n_parts: int, *, owner: int | None = None, past_cache: bool | None = None
+    ) -> None:
         self._path = path
+        self._past_cache = past_cache
         self._number = number
         try:
             self._file = open(path, "rb", buffering=0, opener=_open_to_read)  # noqa: SIM115 (closed by __exit__)
@@ -213,7 +228,17 @@ class PartFile:
 
     def __exit__(self, *error: object) -> None:
         """Close the file."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the file, which may be closed."""
         self._file.close()
+
+    def will_read(self, row_nbytes: int) -> None:
+        """Ask the disk for the part."""
+        if hasattr(os, "posix_fadvise"):
+            begin = self._begin + self._first * row_nbytes
+            os.posix_fadvise(self._file.fileno(), begin, self.n_rows * row_nbytes, os.POSIX_FADV_WILLNEED)
 
     def require_rows(self, n_rows: int) -> None:
         """Raise CorruptStoreError unless the part has ``n_rows`` rows."""
@@ -232,14 +257,15 @@ class PartFile:
         """Yield the part in slices that fit in a buffer, each with its first row; check the checksum at the end."""
         if not self.n_rows or not buffer.size:
             return
-        checksum = 0
-        self._file.seek(self._begin + self._first * (buffer.nbytes // len(buffer)))
+        checksum, row_nbytes = 0, buffer.nbytes // len(buffer)
+        self._file.seek(self._begin + self._first * row_nbytes)
         for lo in range(0, self.n_rows, len(buffer)):
             rows = buffer[: min(len(buffer), self.n_rows - lo)]
             content = rows.reshape(-1).view("u1")
             self._read_exactly(content)
             checksum = crc32c(content, checksum)
             yield lo, rows
+        forget_pages(self._file, self._begin + self._first * row_nbytes, self.n_rows * row_nbytes, self._past_cache)
         if checksum != self._checksum:
             raise CorruptStoreError(f"spill file {self._path}: part {self._number} is not what was written")
 

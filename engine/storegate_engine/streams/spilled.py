@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from storegate_engine.arrays import FETCHED_NBYTES
-from storegate_engine.budget import ROW_OVERHEAD_NBYTES, require, reserved_nbytes
+from storegate_engine.budget import ROW_OVERHEAD_NBYTES, cacheable_nbytes, require, reserved_nbytes
 from storegate_engine.buffers import Workspace
 from storegate_engine.clusters import active_client
 from storegate_engine.errors import LabelError
@@ -46,11 +46,14 @@ COUNTS_NBYTES = 24
 EXCHANGE_UNITS = 5.5
 """Buckets in memory besides those that are ready: those being placed, and the copies of one task of the next scatter
 (measured)."""
+REUSING_EPOCHS = 3
+"""For so many epochs new pages of the page cache, which may cost a virtual machine much, pay: they are used again."""
 CHAINED_ROW_NBYTES = 256
 """Narrower rows are read again for every epoch: many fit in one file, and chained they would have one a bucket."""
-FIRST_SHARE = 1 / 8
+FIRST_SHARE = 1 / 4
 """The first step of an epoch is picked where its rows are stored if its chunks are no larger a share of what is still
-to be scattered: the epoch then takes a few percent longer, and its first batch does not wait for all of it."""
+to be scattered: the epoch then takes a few percent longer, since all rows are moved three times or four, and its first
+batch does not wait for that."""
 PICKED_SHARE = 1 / 32
 """More steps are picked up to this share, for consumers that need the time of the scatter for them."""
 
@@ -307,7 +310,20 @@ class ExchangeLoader(Loader):
             source_rows=sources,
             bounds=of_any.begins,
             map_bounds=of_any.begins,  # every epoch has the same
+            past_cache=self._past_cache(epoch),
         )
+
+    def _past_cache(self, epoch: int) -> bool | None:
+        """Return whether an epoch is spilled past the page cache; None does what is faster.
+
+        While an epoch is read, the next one is written, over the files of the one before: pages that are there from the
+        first epochs on serve all later ones.
+        """
+        nbytes = sum(len(variable) * spill_row_nbytes(variable) for variable in self.variables)
+        n_held = 2 if self.n_epochs is None else min(2, self.n_epochs - epoch)
+        if nbytes * self.n_ranks // self.epochs.world * n_held > cacheable_nbytes():
+            return True
+        return False if self.n_epochs is None or self.n_epochs >= REUSING_EPOCHS else None
 
     def _order_of(self, rows: RowOrder, epoch: int) -> Share | Dealt:
         """Return rows as an exchange has them, bucket after bucket."""
