@@ -7,12 +7,20 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+OURS = ("benchmarks", "storegate", "storegate_engine")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one benchmark and print its table."""
     arguments = _parser().parse_args(argv)
-    # deferred on purpose: --help is immediate, and a benchmark imports no more than it measures
-    importlib.import_module(f"benchmarks.{arguments.benchmark}").run(arguments)
+    try:
+        # deferred on purpose: --help is immediate, and a benchmark imports no more than it measures
+        benchmark = importlib.import_module(f"benchmarks.{arguments.benchmark}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in OURS:
+            raise
+        raise SystemExit(f'{error.name} is not installed: python -m pip install -e ".[bench]"') from error
+    benchmark.run(arguments)
     return 0
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from benchmarks import batch_peers, harness
 from benchmarks.batch_peers import BatchPeer, Rows
+from benchmarks.core import small_gate
 from benchmarks.harness import Line, Outcome, Table, Turns, evict, in_seconds, isolated
 from benchmarks.peers import chosen
 from storegate import StoreGate
@@ -223,6 +224,9 @@ def measure(directory: str, name: str, data: Data, batch_rows: int, repeat: int,
 
     with StoreGate("zarr", {"output_dir": store, "mode": "r"}, data_id="bench") as gate:
         view = gate["train"][["x", "y"]]
+        with small_gate() as small:
+            small.compact()
+            list(small["train"]["x"].batches(1, shuffle="blocks"))
         for _ in range(repeat):
             for name, options in (
                 ("blocks", {"shuffle": "blocks"}),
@@ -238,7 +242,7 @@ def measure(directory: str, name: str, data: Data, batch_rows: int, repeat: int,
                     continue
                 with take(name, partial(view.batches, batch_rows, budget=budget, **options)) as stream:
                     if options.get("epochs") != 1:
-                        take(f"{name}, second epoch", lambda stream=stream: stream)
+                        take(f"{name}, second epoch", partial(iter, stream))
     return {**turns, "firsts": firsts}
 
 

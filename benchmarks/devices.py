@@ -6,6 +6,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _device() -> str:
+    if find_spec("torch") is None:
+        raise SystemExit("this benchmark needs a CUDA device and PyTorch: python -m pip install torch")
     import torch
 
     if not torch.cuda.is_available():

@@ -40,7 +40,6 @@ __all__ = [
     "files_of",
     "fsync_tree",
     "interleave",
-    "is_cold",
     "isolated",
     "random_file",
     "random_rows",
@@ -66,16 +65,21 @@ def interleave(
     repeat: int,
     before: Callable[[str], object] | None = None,
     after: Callable[[str], object] | None = None,
+    warm: bool = False,
 ) -> Turns:
-    """Run the cases in turns, ``repeat`` times each; ``before`` and ``after`` are not timed."""
+    """Run the cases in turns, ``repeat`` times each; ``before`` and ``after`` are not timed.
+
+    With ``warm``, one more turn of each comes first, and is forgotten: it imports what is imported when it is needed.
+    """
     turns: Turns = {name: [] for name in cases}
-    for _ in range(repeat):
+    for turn in range(repeat + warm):
         for name, case in cases.items():
             if before is not None:
                 before(name)
             start = time.perf_counter()
             case()
-            turns[name].append((start, time.perf_counter()))
+            if turn >= warm:
+                turns[name].append((start, time.perf_counter()))
             if after is not None:
                 after(name)
     return turns
@@ -119,7 +123,8 @@ class Outcome:
 
     def seconds_of(self, name: str) -> float:
         """Return the median time of one case."""
-        return statistics.median(hi - lo for lo, hi in self.value[name])
+        spans: list[tuple[float, float]] = self.value[name]
+        return statistics.median(hi - lo for lo, hi in spans)
 
 
 def isolated(function: Callable[..., Any], /, *args: Any, limit_s: float | None = None, **options: Any) -> Outcome:
@@ -254,21 +259,6 @@ def evict(*paths: str | os.PathLike[str]) -> None:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(descriptor)
-
-
-def is_cold(path: str | os.PathLike[str]) -> bool:
-    """Return whether the middle of a file is out of the page cache."""
-    if not hasattr(os, "preadv") or not hasattr(os, "RWF_NOWAIT"):
-        return False
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        return os.preadv(descriptor, [bytearray(1)], os.fstat(descriptor).st_size // 2, os.RWF_NOWAIT) == 0
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

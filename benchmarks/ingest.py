@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from benchmarks import harness
 from benchmarks.harness import MIB, Line, Table, Turns, compared, interleave, isolated
 from storegate import StoreGate
+from storegate.types import Backend
 from storegate_engine.arrays import Tally
 
 DTYPES = (
@@ -32,7 +34,7 @@ DTYPES = (
     "f4 of zeros and more",
     "c8",
 )
-BACKENDS = ("numpy", "zarr")
+BACKENDS: tuple[Backend, ...] = ("numpy", "zarr")
 TARGET = "≤ 1.10"
 
 
@@ -47,13 +49,13 @@ def run(arguments: argparse.Namespace) -> None:
             table.add(_lines(at, backend, [dtype for dtype in DTYPES if dtype in wanted], nbytes, repeat))
 
 
-def _lines(at: Path, backend: str, dtypes: list[str], nbytes: int, repeat: int) -> Iterator[Line]:
+def _lines(at: Path, backend: Backend, dtypes: list[str], nbytes: int, repeat: int) -> Iterator[Line]:
     for dtype in dtypes:
         outcome = isolated(ingest, str(at), backend, dtype, nbytes, repeat)
         yield compared(f"{dtype}, {backend}", outcome, "counted", "not counted", TARGET, "the same, not counted")
 
 
-def rows_of(dtype: str, nbytes: int) -> np.ndarray:
+def rows_of(dtype: str, nbytes: int) -> np.ndarray[Any, Any]:
     """Return rows of 64 values: random bits for integers, normal numbers for floats."""
     rng = np.random.default_rng(0)
     kind, _, what = dtype.partition(" ")
@@ -69,7 +71,7 @@ def rows_of(dtype: str, nbytes: int) -> np.ndarray:
     return (values & 1).view("b1").reshape(-1, 64) if kind == "b1" else values.view(kind).reshape(-1, 64)
 
 
-def ingest(directory: str, backend: str, dtype: str, nbytes: int, repeat: int) -> Turns:
+def ingest(directory: str, backend: Backend, dtype: str, nbytes: int, repeat: int) -> Turns:
     """Add rows to new gates, in turns with and without counting."""
     rows = rows_of(dtype, nbytes)
     path = Path(directory, "store")
@@ -82,4 +84,4 @@ def ingest(directory: str, backend: str, dtype: str, nbytes: int, repeat: int) -
         "not counted": partial(add, partial(mock.patch.object, Tally, "add", lambda self, values: None)),
         "counted": partial(add, contextlib.nullcontext),
     }
-    return interleave(cases, repeat=repeat, before=lambda name: shutil.rmtree(path, ignore_errors=True))
+    return interleave(cases, repeat=repeat, before=lambda name: shutil.rmtree(path, ignore_errors=True), warm=True)

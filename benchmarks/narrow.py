@@ -60,4 +60,4 @@ def narrow(directory: str, n_rows: int, repeat: int) -> Turns:
         "picked": lambda: view[picked],
         "isel": lambda: gate["train"].to_xarray()["x"].isel(sample=picked).values,
     }
-    return interleave(cases, repeat=repeat)
+    return interleave(cases, repeat=repeat, warm=True)

@@ -12,7 +12,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+from storegate.types import BackendArgs
 
 __all__ = ["options_of", "proxy", "server"]
 
@@ -64,7 +65,7 @@ def _make_bucket(port: int, process: subprocess.Popen[bytes], log: Path) -> None
     raise SystemExit(f"the S3 server does not start: {log.read_text(errors='replace')[-500:]}")
 
 
-def options_of(port: int) -> dict[str, Any]:
+def options_of(port: int) -> BackendArgs:
     """Return the URL of the bucket, and the storage options that reach it through a port."""
     options = {
         "endpoint": f"http://127.0.0.1:{port}",

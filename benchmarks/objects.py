@@ -9,17 +9,19 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
+from unittest import mock
 
 import dask
 import numpy as np
-import obstore
 import zarr
 
 from benchmarks import harness
 from benchmarks.harness import Line, Outcome, Table, interleave, isolated
 from benchmarks.object_servers import options_of, proxy, server
 from storegate import StoreGate
+from storegate.types import BackendArgs
 from storegate_engine.budget import format_nbytes, parse_nbytes
 
 WIDTH, BATCH = 256, 1024
@@ -45,6 +47,8 @@ def run(arguments: argparse.Namespace) -> None:
     nbytes = parse_nbytes(arguments.size) if arguments.size else (128 if arguments.quick else 1024) * harness.MIB
     repeat = arguments.repeat or (1 if arguments.quick else 3)
     n_rows = nbytes // (4 * WIDTH)
+    if find_spec("obstore") is None:
+        raise SystemExit("this benchmark reads with obstore: python -m pip install obstore")
     title = f"{format_nbytes(nbytes)} in an S3 server, within {BUDGET}"
     table = Table(title, markdown=arguments.markdown, packages=["obstore"])
     with harness.workplace(arguments.directory) as at, server(at / "server") as port:
@@ -61,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
         table.add([Line(f"each of {ROWS} single rows", found, target="≤ 2", peak_nbytes=outcome.peak_nbytes)])
 
 
-def _written(args: dict[str, Any], n_rows: int) -> Iterator[Line]:
+def _written(args: BackendArgs, n_rows: int) -> Iterator[Line]:
     outcome = isolated(write, args, n_rows)
     if outcome.value is None:
         raise SystemExit(f"the rows could not be written: {outcome.error}")
@@ -93,15 +97,17 @@ def _lines(where: str, outcome: Outcome, target: float) -> Iterator[Line]:
         )
 
 
-def write(args: dict[str, Any], n_rows: int) -> dict[str, Any]:
+def write(args: BackendArgs, n_rows: int) -> dict[str, Any]:
     """Write rows that no codec shortens, and the same bytes in the same sizes with obstore."""
+    import obstore
+
     rows = harness.random_rows(n_rows, WIDTH)
     gate = StoreGate("zarr", args, data_id="bench")
-    client = gate.repository().location.objects
+    client = gate.repository().require_versions("reading objects").location.objects
     step = 16 * harness.MIB // (4 * WIDTH)
 
     def put(lo: int) -> None:
-        obstore.put(client, f"raw/{lo}", memoryview(rows[lo : lo + step]).cast("B"))
+        obstore.put(client, f"raw/{lo}", rows[lo : lo + step].data.cast("B"))
 
     def put_all() -> None:
         with ThreadPoolExecutor(4) as pool:
@@ -116,10 +122,12 @@ def write(args: dict[str, Any], n_rows: int) -> dict[str, Any]:
     return turns
 
 
-def measure(args: dict[str, Any], n_rows: int, repeat: int, only: Sequence[str] = ()) -> dict[str, Any]:
+def measure(args: BackendArgs, n_rows: int, repeat: int, only: Sequence[str] = ()) -> dict[str, Any]:
     """Get all objects, and read all rows in each order; also count the requests of each."""
+    import obstore
+
     gate = StoreGate("zarr", {**args, "mode": "r", "budget": BUDGET}, data_id="bench")
-    location = gate.repository().location
+    location = gate.repository().require_versions("reading objects").location
     objects = [entry for entry in location.entries() if "/c/" in entry.key]
     warnings.simplefilter("ignore", UserWarning)  # how random the blocks are is not what is measured
     counted: list[int] = []
@@ -186,13 +194,13 @@ def measure(args: dict[str, Any], n_rows: int, repeat: int, only: Sequence[str] 
     return {**turns, "requests": requests, "nbytes": sum(entry.nbytes for entry in objects)}
 
 
-def measure_copies(args: dict[str, Any], n_rows: int, directory: str) -> dict[str, Any]:
+def measure_copies(args: BackendArgs, n_rows: int, directory: str) -> dict[str, Any]:
     """Read two epochs in blocks, the second from the copies that the first one keeps."""
     with dask.config.set({"storegate.cache-directory": directory, "storegate.cache-limit": "64GiB"}):
         return measure(args, n_rows, 1, only=("raw", "blocks", "blocks, second epoch"))
 
 
-def single_rows(args: dict[str, Any], n_rows: int) -> list[int]:
+def single_rows(args: BackendArgs, n_rows: int) -> list[int]:
     """Return the number of requests of each row that is read, from a store that was just opened."""
     gate = StoreGate("zarr", {**args, "mode": "r"}, data_id="bench")
     counted: list[int] = []
@@ -207,6 +215,8 @@ def single_rows(args: dict[str, Any], n_rows: int) -> list[int]:
 
 def _count(sizes: list[int]) -> None:
     """Append the bytes of each request of this process for a part of an object."""
+    import obstore
+
     get, get_range = obstore.get, obstore.get_range
 
     def counted_get(client: Any, path: str, **options: Any) -> Any:
@@ -219,4 +229,4 @@ def _count(sizes: list[int]) -> None:
         sizes.append(end - start)
         return get_range(client, path, start=start, end=end)
 
-    obstore.get, obstore.get_range = counted_get, counted_range
+    mock.patch.multiple(obstore, get=counted_get, get_range=counted_range).start()

@@ -101,6 +101,8 @@ def shuffle_dask_frame(directory: str, raw: str, n_rows: int, width: int) -> Non
     """Shuffle a dask DataFrame by random numbers, then the rows of every partition."""
     import dask.dataframe as dd
     import pandas as pd
+    from dask.base import compute
+    from dask.delayed import delayed
 
     names = [f"x{at}" for at in range(width)]
     meta = pd.DataFrame({name: np.empty(0, np.float32) for name in names}).assign(
@@ -119,9 +121,7 @@ def shuffle_dask_frame(directory: str, raw: str, n_rows: int, width: int) -> Non
 
     frame = dd.from_map(read, list(range(0, n_rows, BLOCK_ROWS)), meta=meta)
     parts = frame.shuffle(on="key").to_delayed()
-    import dask
-
-    total = sum(dask.compute(*(dask.delayed(write)(part, number) for number, part in enumerate(parts))))
+    total = sum(compute(*(delayed(write)(part, number) for number, part in enumerate(parts))))
     _require(total, n_rows)
 
 

@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from benchmarks import harness
@@ -55,7 +56,8 @@ def _lines(at: Path, nbytes: int, repeat: int) -> Iterator[Line]:
 
 def epochs(directory: str, n_rows: int, repeat: int) -> tuple[Turns, dict[int, list[int]]]:
     """Give all epochs to one rank, and to several; return also what they read together."""
-    store, read = Path(directory, "store"), {world: [] for world in WORLDS}
+    store = Path(directory, "store")
+    read: dict[int, list[int]] = {world: [] for world in WORLDS}
     parts = (harness.random_rows(min(2**16, n_rows - lo), WIDTH, seed=lo) for lo in range(0, n_rows, 2**16))
     with StoreGate("zarr", {"output_dir": store}, data_id="bench") as gate:
         gate.add_data("x", parts)
@@ -77,7 +79,7 @@ def epochs(directory: str, n_rows: int, repeat: int) -> tuple[Turns, dict[int, l
         outputs = [process.communicate()[0] for process in started]
         read[world].append(sum(int(output) for output in outputs))
 
-    cases: dict[str, Callable[[], object]] = {str(world): lambda world=world: give(world) for world in WORLDS}
+    cases: dict[str, Callable[[], object]] = {str(world): partial(give, world) for world in WORLDS}
     return interleave(cases, repeat=repeat, before=lambda name: start(int(name))), read
 
 
@@ -95,8 +97,9 @@ def _started(store: Path, rank: int, world: int) -> subprocess.Popen[str]:
 def give_rank(store: str, rank: int, world: int) -> None:
     """Give all epochs of one rank, and print the bytes that this process has read for them; 0 where nobody counts."""
     with StoreGate.open(store) as gate:
-        options = {"seed": 1, "epochs": N_EPOCHS, "budget": BUDGET_NBYTES // world, "rank": rank, "world": world}
-        with gate["train"]["x"].batches(BATCH_ROWS, **options) as stream:
+        budget = BUDGET_NBYTES // world
+        view = gate["train"]["x"]
+        with view.batches(BATCH_ROWS, seed=1, epochs=N_EPOCHS, budget=budget, rank=rank, world=world) as stream:
             print("ready", flush=True)
             sys.stdin.readline()
             before = _read_nbytes()

@@ -118,7 +118,7 @@ def planned(scenario: Scenario) -> dict[str, Any]:
         some = dict(list(culled.items())[:: max(1, len(culled) // 1000)])
         return {
             "plan": plan,
-            "compact": plan_rewrite(variable, variable.pieces[0].array.layout.shard_rows, scenario.capacity),
+            "compact": plan_rewrite(variable, variable.pieces[0].array.shard_rows, scenario.capacity),
             "task": format_nbytes(plan.map_rows * 1024),
             "seconds": ended - start,
             "build": built - start,

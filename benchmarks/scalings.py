@@ -36,8 +36,8 @@ def _lines(at: Path, n_rows: int, repeat: int) -> Iterator[Line]:
 
 def fits(directory: str, n_rows: int, repeat: int) -> Turns:
     """Fit scalings, and let dask compute means and deviations of the same rows."""
-    import dask
     import dask.array as da
+    from dask.base import compute
 
     path = Path(directory, f"{n_rows}.zarr")
     if not path.exists():
@@ -51,7 +51,7 @@ def fits(directory: str, n_rows: int, repeat: int) -> Turns:
         of_zarr = da.from_zarr(str(chunked))
         cases: dict[str, Callable[[], object]] = {
             "mean": lambda: of_view.mean(axis=0).compute(),
-            "both": lambda: dask.compute(of_view.mean(axis=0), of_view.std(axis=0)),
+            "both": lambda: compute(of_view.mean(axis=0), of_view.std(axis=0)),
             "zarr": lambda: of_zarr.mean(axis=0).compute(),
             "standardize": lambda: gate.standardize("x"),
             "normalize": lambda: gate.normalize("x"),

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import harness, peers, scale
+from benchmarks.core import small_gate
 from benchmarks.harness import (
     Line,
     Outcome,
@@ -279,6 +280,8 @@ def make_store(store: str, raw: str, n_rows: int) -> bool:
 
 def compact(store: str, budget_nbytes: int, n_rows: int) -> Turns:
     """Time compact(), then check every row."""
+    with small_gate() as small:
+        small.compact()
     gate = StoreGate("zarr", {"output_dir": store, "budget": budget_nbytes}, data_id="bench")
     turns = interleave({"compact": gate.compact}, repeat=1)
     check(gate, n_rows)
@@ -300,6 +303,8 @@ def check(gate: StoreGate, n_rows: int) -> None:
 
 def mean(store: str, budget_nbytes: int, shuffled: bool) -> Turns:
     """Time the mean of the phase, in its shuffled order or as it is stored."""
+    with small_gate() as small:
+        small["train"].to_xarray()["x"].mean().compute()
     gate = StoreGate("zarr", {"output_dir": store, "budget": budget_nbytes}, data_id="bench")
     dataset = gate["train"].to_xarray() if shuffled else to_dataset(gate.table, as_stored(gate), (), gate.capacity)
     return interleave({"mean": lambda: dataset["x"].mean().compute()}, repeat=1)
@@ -313,8 +318,10 @@ def as_stored(gate: StoreGate) -> dict[str, Variable]:
 
 def peek(store: str, budget_nbytes: int, repeat: int) -> Turns:
     """Time the first rows in shuffled order beside a read of all stored rows."""
-    import dask
+    from dask.base import optimize
 
+    with small_gate() as small:
+        small["train"].to_xarray()["x"].compute()
     gate = StoreGate("zarr", {"output_dir": store, "budget": budget_nbytes}, data_id="bench")
     stored = as_stored(gate)["x"]
     block = np.empty((2**15, WIDTH), np.float32)
@@ -328,7 +335,7 @@ def peek(store: str, budget_nbytes: int, repeat: int) -> Turns:
         return gate["train"].to_xarray()["x"].isel(sample=slice(0, 256))
 
     def graph() -> None:
-        dict(dask.optimize(first_rows())[0].__dask_graph__())
+        dict(optimize(first_rows())[0].__dask_graph__())
 
     cases = {"peek": lambda: first_rows().compute(), "read": read, "graph": graph}
     graph()  # the permutation of the order is made once in a process
@@ -365,7 +372,7 @@ def compact_on_cluster(store: str, budget_nbytes: int, n_rows: int) -> dict[str,
     from distributed import Client, LocalCluster
 
     with (
-        LocalCluster(
+        LocalCluster(  # type: ignore[no-untyped-call]
             n_workers=2,
             threads_per_worker=1,
             memory_limit=WORKER_NBYTES,
@@ -373,7 +380,7 @@ def compact_on_cluster(store: str, budget_nbytes: int, n_rows: int) -> dict[str,
             dashboard_address="127.0.0.1:0",
             silence_logs=50,
         ) as cluster,
-        Client(cluster) as client,
+        Client(cluster) as client,  # type: ignore[no-untyped-call]
     ):
         gate = StoreGate("zarr", {"output_dir": store, "budget": min(budget_nbytes, WORKER_NBYTES)}, data_id="bench")
         ended = threading.Event()
@@ -394,7 +401,7 @@ def _kill_in_each_pass(client: Any, store: Path, ended: threading.Event, killed:
     def shards() -> int:
         return sum(1 for new in set(store.glob("bench/segments/*/x")) - before for _ in new.glob("c/*/*"))
 
-    signs = [
+    signs: list[tuple[str, Callable[[], bool]]] = [
         ("scatter", lambda: len(list(store.glob("bench/scratch/*/map-*"))) >= 2),
         ("collect", lambda: shards() >= 2),
     ]

@@ -41,7 +41,7 @@ def tables(directory: str, n_rows: int, dtype: str, repeat: int) -> Turns:
 
     rng = np.random.default_rng(0)
     path, store, raw = (Path(directory, f"{dtype}{end}") for end in (".parquet", ".zarr", ".raw"))
-    pq.write_table(pa.table({f"c{at}": rng.random(n_rows, dtype) for at in range(N_COLUMNS)}), path)
+    pq.write_table(pa.table({f"c{at}": rng.random(n_rows).astype(dtype) for at in range(N_COLUMNS)}), path)
 
     def add_data() -> None:
         with StoreGate("zarr", {"output_dir": store, "durability": "power"}, data_id="bench") as gate:

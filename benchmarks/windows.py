@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ def uniform(directory: str, n_rows: int, budget: int, repeat: int) -> Turns:
             "blocks": windows.batches(BATCH, shuffle="blocks", seed=1),
             "uniform": windows.batches(BATCH, shuffle=True, seed=1),
         }
-        return interleave({name: lambda of=of: consume(of) for name, of in streams.items()}, repeat=repeat)
+        return interleave({name: partial(consume, of) for name, of in streams.items()}, repeat=repeat)
 
 
 def beside_xbatcher(directory: str, n_rows: int, budget: int, repeat: int) -> Turns:
