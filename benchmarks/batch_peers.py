@@ -7,7 +7,6 @@ one epoch, shuffled as it shuffles. Imports are deferred on purpose: a peer that
 from __future__ import annotations
 
 import functools
-import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,55 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.batch_rows import BLOCK_ROWS, Rows
 from benchmarks.peers import missing_packages
 
-__all__ = ["PEERS", "BatchPeer", "Rows"]
+__all__ = ["PEERS", "BatchPeer"]
 
-BLOCK_ROWS = 2**14
-"""Rows that are written at once."""
 SEED = 7
 BUFFER_ROWS = 10_000
 """Rows of the buffer from which a stream is shuffled, where a peer has one and leaves it to the user."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows of a raw file, and their labels."""
-
-    path: str
-    """The raw file."""
-    n_rows: int
-    row_shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def x(self) -> np.ndarray[Any, Any]:
-        """The rows, as a memmap."""
-        return np.memmap(self.path, self.dtype, "r", shape=(self.n_rows, *self.row_shape))
-
-    @property
-    def y(self) -> np.ndarray[Any, Any]:
-        """The labels."""
-        return np.arange(self.n_rows) % 10
-
-    @property
-    def width(self) -> int:
-        """Numbers in a row."""
-        return math.prod(self.row_shape)
-
-    def blocks(self) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
-        """Yield consecutive rows and labels."""
-        x, y = self.x, self.y
-        for start in range(0, self.n_rows, BLOCK_ROWS):
-            yield np.array(x[start : start + BLOCK_ROWS]), y[start : start + BLOCK_ROWS]
-
-    def singles(self) -> Iterator[tuple[int, np.ndarray[Any, Any], int]]:
-        """Yield every row's number, the row and its label."""
-        number = 0
-        for x, y in self.blocks():
-            for row, label in zip(x, y.tolist(), strict=True):
-                yield number, row, label
-                number += 1
 
 
 Prepare = Callable[[str, Rows], None]

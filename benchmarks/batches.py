@@ -17,10 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import batch_peers, harness
-from benchmarks.batch_peers import BatchPeer, Rows
+from benchmarks import batch_peers, disk, harness
+from benchmarks.batch_peers import BatchPeer
+from benchmarks.batch_rows import Rows
 from benchmarks.core import small_gate
-from benchmarks.harness import Line, Outcome, Table, Turns, evict, in_seconds, isolated
+from benchmarks.disk import evict
+from benchmarks.harness import Line, Outcome, Table, Turns, in_seconds, isolated
 from benchmarks.peers import chosen
 from storegate import StoreGate
 
@@ -72,7 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
     peers = chosen(arguments.peers, batch_peers.PEERS)
     packages = {package for name in peers for package in batch_peers.PEERS[name].distributions} - set(harness.PACKAGES)
     table = Table(f"Batches, budget {arguments.budget}", markdown=arguments.markdown, packages=sorted(packages))
-    with harness.workplace(arguments.directory) as at:
+    with disk.workplace(arguments.directory) as at:
         for name in wanted:
             data = DATA[name]
             if arguments.quick:

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import harness
-from benchmarks.harness import MIB, Line, Table, Turns, compared, evict, in_seconds, interleave, isolated
+from benchmarks import disk, harness
+from benchmarks.disk import evict
+from benchmarks.harness import MIB, Line, Table, Turns, compared, in_seconds, interleave, isolated
 from storegate import StoreGate
 from storegate.types import Backend, BackendArgs
 from storegate_engine.budget import format_nbytes, parse_nbytes
@@ -49,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise SystemExit(f"no case {', '.join(sorted(unknown))} (cases: {', '.join(groups)})")
     for name, group in groups.items():
         if name in wanted:
-            with harness.workplace(arguments.directory) as at:
+            with disk.workplace(arguments.directory) as at:
                 table.add(group(at))
 
 
@@ -80,10 +81,10 @@ def ingest(directory: str, nbytes: int, source: str, repeat: int) -> Turns:
     """Write the same rows to a new store and to a new file; both are on the disk when the clock stops."""
     n_rows = nbytes // (4 * WIDTH)
     if source == "memmap":
-        rows: np.ndarray[Any, Any] = harness.random_file(Path(directory, f"{nbytes}.raw"), n_rows, WIDTH)
+        rows: np.ndarray[Any, Any] = disk.random_file(Path(directory, f"{nbytes}.raw"), n_rows, WIDTH)
         rows.sum()  # in the page cache for both
     else:
-        rows = harness.random_rows(n_rows, WIDTH)
+        rows = disk.random_rows(n_rows, WIDTH)
     store, raw = Path(directory, "ingest.zarr"), Path(directory, "ingest.raw")
 
     def add_data() -> None:
@@ -126,7 +127,7 @@ def scan(directory: str, nbytes: int, cold: bool, repeat: int) -> Turns:
     """Read a store and a file of the same rows, block by block into one buffer, and with dask."""
     n_rows = nbytes // (4 * WIDTH)
     raw, store = Path(directory, f"{nbytes}.raw"), Path(directory, f"{nbytes}.zarr")
-    rows = harness.random_file(raw, n_rows, WIDTH)
+    rows = disk.random_file(raw, n_rows, WIDTH)
     if not store.exists():
         with StoreGate("zarr", {"output_dir": store}, data_id="bench") as gate:
             gate.add_data("x", rows)
@@ -177,7 +178,7 @@ def _transforms(at: Path, nbytes: int, repeat: int) -> Iterator[Line]:
 def transforms(directory: str, nbytes: int, repeat: int) -> Turns:
     """Write cast rows and labels that went to classes and back, by StoreGate, by xarray, and raw."""
     n_rows = nbytes // (4 * WIDTH)
-    rows = harness.random_file(Path(directory, f"{nbytes}.raw"), n_rows, WIDTH)
+    rows = disk.random_file(Path(directory, f"{nbytes}.raw"), n_rows, WIDTH)
     labels = np.random.default_rng(1).integers(0, CLASSES, n_rows)
     base, store, second = (Path(directory, name) for name in ("base.zarr", "cast.zarr", "second.zarr"))
     other, raw, raw_labels = (Path(directory, name) for name in ("xarray.zarr", "cast.raw", "labels.raw"))
@@ -252,7 +253,7 @@ def rows_at_random(directory: str, n_rows: int, repeat: int) -> Turns:
 
     rng = np.random.default_rng(2)
     store = Path(directory, "rows.zarr")
-    rows = harness.random_file(Path(directory, "rows.raw"), n_rows, WIDTH)
+    rows = disk.random_file(Path(directory, "rows.raw"), n_rows, WIDTH)
     stored = StoreGate("zarr", {"output_dir": store}, data_id="bench")
     stored.add_data("x", rows)
     memory = StoreGate("numpy", data_id="bench")

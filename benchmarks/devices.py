@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import harness
+from benchmarks import disk
 from benchmarks.harness import Line, Table, Turns, compared, interleave, isolated
 from storegate import StoreGate
 
@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
     n_steps = arguments.steps or (20 if arguments.quick else 100)
     repeat = arguments.repeat or (2 if arguments.quick else 5)
     table = Table(f"{n_steps} steps of {BATCH * WIDTH * 4 >> 20} MiB on {_device()}", markdown=arguments.markdown)
-    with harness.workplace(arguments.directory) as at:
+    with disk.workplace(arguments.directory) as at:
         table.add(_lines(at, n_steps, repeat))
 
 

@@ -1,4 +1,4 @@
-"""Harness: interleaved times, peak memory of a process tree, cold files and tables; knows no case.
+"""Harness: interleaved times, peak memory of a process tree, and tables; knows no case.
 
 A group of cases that are compared with each other runs in one fresh process, in turns (A B A B ...), so that a slow
 moment of the machine hits all of them. The child reports when each turn began and ended; its parent samples the memory
@@ -15,7 +15,6 @@ import os
 import pickle
 import platform
 import shlex
-import shutil
 import signal
 import statistics
 import subprocess
@@ -28,7 +27,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 
 __all__ = [
@@ -36,14 +34,8 @@ __all__ = [
     "Outcome",
     "Table",
     "Turns",
-    "evict",
-    "files_of",
-    "fsync_tree",
     "interleave",
     "isolated",
-    "random_file",
-    "random_rows",
-    "workplace",
 ]
 
 MIB, GIB = 2**20, 2**30
@@ -227,73 +219,6 @@ def _unique_nbytes(process: psutil.Process) -> int:
         return int(process.memory_full_info().uss)
     except psutil.Error:
         return 0
-
-
-# ----------------------------------------------------------------------------------------------------------- the disk
-
-
-def files_of(*paths: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield files, and the files below directories."""
-    for path in map(Path, paths):
-        yield from (child for child in path.rglob("*") if child.is_file()) if path.is_dir() else [path]
-
-
-def fsync_tree(*paths: str | os.PathLike[str]) -> None:
-    """Wait until files, and all files below directories, are on the disk."""
-    for path in files_of(*paths):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def evict(*paths: str | os.PathLike[str]) -> None:
-    """Drop files from the page cache where the system can: they are read cold next time."""
-    if not hasattr(os, "posix_fadvise"):
-        return
-    for path in files_of(*paths):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)  # pages that are not on the disk yet cannot be dropped
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)
-
-
-@contextlib.contextmanager
-def workplace(parent: str | os.PathLike[str] | None) -> Iterator[Path]:
-    """Make a directory for the files of a run, and remove it afterwards."""
-    if parent is not None:
-        Path(parent).mkdir(parents=True, exist_ok=True)
-    path = Path(tempfile.mkdtemp(prefix="storegate-bench-", dir=parent))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def random_rows(n_rows: int, width: int, seed: int = 0) -> np.ndarray[Any, Any]:
-    """Return float32 rows that a codec can hardly shorten (normal: a tenth at most); column 0 is the row's number."""
-    rows = np.random.default_rng(seed).standard_normal((n_rows, width), dtype=np.float32)
-    rows[:, 0] = np.arange(n_rows) % 2**24
-    return rows
-
-
-def random_file(path: Path, n_rows: int, width: int) -> np.ndarray[Any, Any]:
-    """Return the rows of a raw file as a memmap; it is written block by block where it is not there."""
-    shape = (n_rows, width)
-    if not path.exists():
-        fresh = path.with_suffix(".new")
-        with open(fresh, "wb") as file:
-            for start in range(0, n_rows, 2**16):
-                rows = random_rows(min(2**16, n_rows - start), width, seed=start)
-                rows[:, 0] = np.arange(start, start + len(rows)) % 2**24
-                file.write(rows.data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
-    return np.memmap(path, np.float32, "r", shape=shape)
 
 
 # ---------------------------------------------------------------------------------------------------------- the table

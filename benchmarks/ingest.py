@@ -13,7 +13,7 @@ from unittest import mock
 
 import numpy as np
 
-from benchmarks import harness
+from benchmarks import disk
 from benchmarks.harness import MIB, Line, Table, Turns, compared, interleave, isolated
 from storegate import StoreGate
 from storegate.types import Backend
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     repeat = arguments.repeat or (3 if arguments.quick else 15)
     wanted = arguments.only.split(",") if arguments.only else DTYPES
     table = Table(f"add_data of {nbytes // MIB} MiB that no codec can shorten", markdown=arguments.markdown)
-    with harness.workplace(arguments.directory) as at:
+    with disk.workplace(arguments.directory) as at:
         for backend in BACKENDS:
             table.add(_lines(at, backend, [dtype for dtype in DTYPES if dtype in wanted], nbytes, repeat))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import harness
+from benchmarks import disk, harness
 from benchmarks.core import write_raw
 from benchmarks.harness import Line, Table, Turns, compared, interleave, isolated
 from storegate import StoreGate
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     wanted = arguments.only.split(",") if arguments.only else list(cases)
     title = f"{format_nbytes(nbytes)} of random float32 in {N_FILES} files, in the page cache"
     table = Table(title, markdown=arguments.markdown)
-    with harness.workplace(arguments.directory) as at:
+    with disk.workplace(arguments.directory) as at:
         for name in wanted:
             table.add(cases[name](at))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import harness
+from benchmarks import disk
 from benchmarks.harness import Line, Table, Turns, compared, interleave, isolated
 from storegate import Ragged, StoreGate, pad
 
@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     n_rows = arguments.rows or (20_000 if arguments.quick else 2_000_000)
     repeat = arguments.repeat or (2 if arguments.quick else 5)
     table = Table(f"{n_rows:,} sparse rows of {PER_ROW} values, and tokens", markdown=arguments.markdown)
-    with harness.workplace(arguments.directory) as at:
+    with disk.workplace(arguments.directory) as at:
         table.add(_lines(at, n_rows, repeat))
         if find_spec("anndata"):
             table.add(_sizes(at, 500 if arguments.quick else 5000))
@@ -66,7 +66,7 @@ def sizes_of_counts(directory: str, n_cells: int) -> dict[str, int]:
         path = Path(directory, f"counts-{compressor}.zarr")
         with StoreGate("zarr", {"output_dir": path, "compressor": compressor}, data_id="bench") as gate:
             gate.add_data("x", counts)
-        found[compressor] = sum(file.stat().st_size for file in harness.files_of(path))
+        found[compressor] = sum(file.stat().st_size for file in disk.files_of(path))
     for name, compression in (("h5ad", None), ("h5ad, gzip", "gzip")):
         path = Path(directory, f"counts-{compression}.h5ad")
         anndata.AnnData(counts).write_h5ad(path, compression=compression)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import harness
+from benchmarks import disk
 from benchmarks.harness import Line, Table, Turns, compared, interleave, isolated
 from storegate import StoreGate
 
@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> None:
     repeat = arguments.repeat or (2 if arguments.quick else 5)
     title = f"{n_rows:,} shuffled float32 scalars, in the page cache"
     table = Table(title, markdown=arguments.markdown)
-    with harness.workplace(arguments.directory) as at:
+    with disk.workplace(arguments.directory) as at:
         table.add(_lines(at, n_rows, repeat))
 
 

@@ -17,7 +17,7 @@ import dask
 import numpy as np
 import zarr
 
-from benchmarks import harness
+from benchmarks import disk, harness
 from benchmarks.harness import Line, Outcome, Table, interleave, isolated
 from benchmarks.object_servers import options_of, proxy, server
 from storegate import StoreGate
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise SystemExit("this benchmark reads with obstore: python -m pip install obstore")
     title = f"{format_nbytes(nbytes)} in an S3 server, within {BUDGET}"
     table = Table(title, markdown=arguments.markdown, packages=["obstore"])
-    with harness.workplace(arguments.directory) as at, server(at / "server") as port:
+    with disk.workplace(arguments.directory) as at, server(at / "server") as port:
         args = options_of(port)
         table.add(_written(args, n_rows))
         table.add(_lines("loopback", isolated(measure, args, n_rows, repeat), 0.85))
@@ -101,7 +101,7 @@ def write(args: BackendArgs, n_rows: int) -> dict[str, Any]:
     """Write rows that no codec shortens, and the same bytes in the same sizes with obstore."""
     import obstore
 
-    rows = harness.random_rows(n_rows, WIDTH)
+    rows = disk.random_rows(n_rows, WIDTH)
     gate = StoreGate("zarr", args, data_id="bench")
     client = gate.repository().require_versions("reading objects").location.objects
     step = 16 * harness.MIB // (4 * WIDTH)

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks import harness
-from benchmarks.harness import Line, Table, Turns, evict, in_seconds, interleave, isolated
+from benchmarks import disk, harness
+from benchmarks.disk import evict
+from benchmarks.harness import Line, Table, Turns, in_seconds, interleave, isolated
 from storegate import StoreGate
 from storegate_engine.budget import format_nbytes, parse_nbytes
 
@@ -31,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
     repeat = arguments.repeat or (1 if arguments.quick else 3)
     title = f"{N_EPOCHS} epochs of {format_nbytes(nbytes)} in {format_nbytes(BUDGET_NBYTES)} of all ranks, cold"
     table = Table(title, markdown=arguments.markdown)
-    with harness.workplace(arguments.directory) as at:
+    with disk.workplace(arguments.directory) as at:
         table.add(_lines(at, nbytes, repeat))
 
 
@@ -58,7 +59,7 @@ def epochs(directory: str, n_rows: int, repeat: int) -> tuple[Turns, dict[int, l
     """Give all epochs to one rank, and to several; return also what they read together."""
     store = Path(directory, "store")
     read: dict[int, list[int]] = {world: [] for world in WORLDS}
-    parts = (harness.random_rows(min(2**16, n_rows - lo), WIDTH, seed=lo) for lo in range(0, n_rows, 2**16))
+    parts = (disk.random_rows(min(2**16, n_rows - lo), WIDTH, seed=lo) for lo in range(0, n_rows, 2**16))
     with StoreGate("zarr", {"output_dir": store}, data_id="bench") as gate:
         gate.add_data("x", parts)
 

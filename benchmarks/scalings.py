@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import harness
+from benchmarks import disk, harness
 from benchmarks.harness import Line, Table, Turns, compared, interleave, isolated
 from storegate import StoreGate
 from storegate_engine.budget import format_nbytes, parse_nbytes
@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> None:
     nbytes = parse_nbytes(arguments.size) if arguments.size else (64 if arguments.quick else 4096) * harness.MIB
     repeat = arguments.repeat or (2 if arguments.quick else 3)
     table = Table(f"Means and deviations of {format_nbytes(nbytes)}, in the page cache", markdown=arguments.markdown)
-    with harness.workplace(arguments.directory) as at:
+    with disk.workplace(arguments.directory) as at:
         table.add(_lines(at, nbytes // (4 * WIDTH), repeat))
 
 
@@ -41,7 +41,7 @@ def fits(directory: str, n_rows: int, repeat: int) -> Turns:
 
     path = Path(directory, f"{n_rows}.zarr")
     if not path.exists():
-        parts = (harness.random_rows(min(2**16, n_rows - lo), WIDTH, seed=lo) for lo in range(0, n_rows, 2**16))
+        parts = (disk.random_rows(min(2**16, n_rows - lo), WIDTH, seed=lo) for lo in range(0, n_rows, 2**16))
         with StoreGate("zarr", {"output_dir": path}, data_id="bench") as gate:
             gate.add_data("x", parts)
     with StoreGate.open(path, mode="a") as gate:

@@ -10,7 +10,6 @@ import signal
 import statistics
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,21 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import harness, peers, scale
+from benchmarks import disk, peers, scale
 from benchmarks.core import small_gate
-from benchmarks.harness import (
-    Line,
-    Outcome,
-    Table,
-    Turns,
-    compared,
-    evict,
-    files_of,
-    fsync_tree,
-    in_seconds,
-    interleave,
-    isolated,
-)
+from benchmarks.disk import copy_synced, evict, read_all
+from benchmarks.harness import Line, Outcome, Table, Turns, compared, in_seconds, interleave, isolated
 from storegate import StoreGate
 from storegate_engine.budget import BLOCK_NBYTES, format_nbytes, parse_nbytes
 from storegate_engine.clusters import Capacity
@@ -56,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     repeat = arguments.repeat or (1 if arguments.quick else 3)
     title = f"Shuffle: {n_rows:,} rows of {WIDTH} float32 and an int64 label, {format_nbytes(n_rows * (4 * WIDTH + 8))}"
     table = Table(title, markdown=arguments.markdown)
-    with harness.workplace(arguments.directory) as at:
+    with disk.workplace(arguments.directory) as at:
         case = Case(at, n_rows, budget_nbytes, repeat)
         cases: dict[str, Callable[[], Iterator[Line]]] = {
             "compact": case.compact,
@@ -199,7 +187,7 @@ class Case:
 
     def peers(self, names: list[str], limit_s: float) -> Iterator[Line]:
         """Shuffle the same rows with other software: from files on disk to files on disk, cold."""
-        harness.random_file(self.raw, self.n_rows, WIDTH)
+        disk.random_file(self.raw, self.n_rows, WIDTH)
         for name in names:
             peer = peers.PEERS[name]
             case = f"{peer.title}: the same rows shuffled and written"
@@ -242,36 +230,12 @@ def linked_copy(store: Path, work: Path) -> Path:
     return work
 
 
-def read_all(path: Path) -> None:
-    """Bring files into the page cache."""
-    for file in files_of(path):
-        with open(file, "rb", buffering=0) as opened:
-            while opened.read(16 * harness.MIB):
-                pass
-
-
-def copy_synced(store: Path, target: Path, copies: int, prepare: Callable[[Path], None]) -> float:
-    """Return the time of copying a store, then its copy, and so on; each is prepared, and on the disk in the end."""
-    seconds = 0.0
-    source = store
-    for number in range(copies):
-        prepare(source)
-        to = target / str(number)
-        start = time.perf_counter()
-        shutil.copytree(source, to)
-        fsync_tree(to)
-        seconds += time.perf_counter() - start
-        source = to
-    shutil.rmtree(target)
-    return seconds
-
-
 # --------------------------------------------------------------------------------------------------------- in a child
 
 
 def make_store(store: str, raw: str, n_rows: int) -> bool:
     """Store rows that know their numbers, with labels that are these numbers, and shuffle them."""
-    rows = harness.random_file(Path(raw), n_rows, WIDTH)
+    rows = disk.random_file(Path(raw), n_rows, WIDTH)
     with StoreGate("zarr", {"output_dir": store}, data_id="bench") as gate:
         gate.add_data(["x", "y"], [rows, np.arange(n_rows)])
         gate.shuffle("train", seed=SEED)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import harness
+from benchmarks import disk
 from benchmarks.core import write_raw
 from benchmarks.harness import Line, Table, Turns, compared, interleave, isolated
 from storegate import StoreGate
@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
     repeat = arguments.repeat or (3 if arguments.quick else 9)
     title = f"A Parquet file of {n_rows:,} rows and {N_COLUMNS} random columns, in the page cache"
     table = Table(title, markdown=arguments.markdown)
-    with harness.workplace(arguments.directory) as at:
+    with disk.workplace(arguments.directory) as at:
         table.add(_lines(at, n_rows, repeat))
 
 

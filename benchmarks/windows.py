@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import harness
+from benchmarks import disk, harness
 from benchmarks.harness import Line, Table, Turns, compared, interleave, isolated
 from storegate import StoreGate
 from storegate_engine.budget import format_nbytes, parse_nbytes
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     n_rows = nbytes // (4 * WIDTH)
     title = f"Windows of {LENGTH} rows, stride 1, over {format_nbytes(nbytes)} within {format_nbytes(budget)}"
     table = Table(title, markdown=arguments.markdown)
-    with harness.workplace(arguments.directory) as at:
+    with disk.workplace(arguments.directory) as at:
         table.add(_lines(at, n_rows, budget, repeat))
 
 
