@@ -126,6 +126,7 @@ def test_edits_return_the_shortest_form() -> None:
     assert cut(Concat((Range(0, 5), shuffled, Range(20, 25))), 3, 7) == Concat((Range(3, 5), Slice(shuffled, 0, 2)))
     assert cut(shuffled, 4, 4) == Range(0, 0)
     assert replace_rows(Range(0, 6), 6, 6, Range(6, 9)) == Range(0, 9)
+    assert permute(Range(7, 9), 5) == Permute(Range(7, 9), "numpy", 5)
     assert permute(Range(7, 8), 5) == Range(7, 8)
     assert permute(Range(0, 0), 5) == Range(0, 0)
     with pytest.raises(IndexError):
@@ -201,6 +202,12 @@ def test_any_of_the_runs_may_begin_the_order(number: int) -> None:
     assert_rows(replace_runs(Range(0, 30), runs), expected)
 
 
+def test_orders_have_as_many_rows_as_numbers() -> None:
+    order = Concat((Range(0, 2**62), Range(0, 2**62 - 1)))
+    assert len(order) == len(Range(0, 2**63 - 1)) == 2**63 - 1
+    assert order.rows(2**63 - 2, 2**63 - 1).tolist() == [2**62 - 2]
+
+
 def test_orders_without_rows_are_not_touched() -> None:
     parts = Range(0, 2), Range(5, 5), Range(7, 9)
     assert Concat(parts).touched(0, 4) == [(parts[0], 0, 2), (parts[2], 0, 2)]
@@ -268,6 +275,11 @@ def test_orders_without_rows_are_not_touched() -> None:
             "a seed of numpy's permutation is below 2**32 (4294967296), but 4294967296 was given",
         ),
         (lambda: permute(Range(0, 1), -1), ValueError, "a seed is not negative, but -1 was given"),
+        (
+            lambda: permute(Range(0, 1), 2**32),
+            ValueError,
+            "a seed of numpy's permutation is below 2**32 (4294967296), but 4294967296 was given",
+        ),
         (lambda: Take(Range(0, 4), ArrayIndex([4])), IndexError, "index 4 asked of 4 rows"),
         (
             lambda: Take(Range(0, 4), [1]),  # type: ignore[arg-type]
@@ -306,3 +318,4 @@ def test_relocated_rows_are_the_same_elsewhere(case, data):
     for lo, hi, by in zip(cuts, cuts[1:], shifts, strict=False):
         where[lo:hi] += by
     assert_rows(relocated(order, cuts, shifts), where[rows])
+    assert relocated(order, cuts, [0] * len(shifts)) is order

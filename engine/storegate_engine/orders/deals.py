@@ -66,7 +66,7 @@ def deal_classes(codes: Array, totals: Sequence[int], seed: int) -> Array:
     >>> [np.bincount(parts[:80]).tolist(), np.bincount(parts[80:]).tolist()]
     [[40, 24, 16], [10, 6, 4]]
     """
-    sizes = np.bincount(codes) if len(codes) else np.zeros(0, np.int64)
+    sizes = np.bincount(codes)
     ends = np.cumsum(_rounded(sizes, totals), axis=1)
     shuffled = _shuffled(len(codes), seed)
     narrow = codes.astype(np.min_scalar_type(max(0, len(sizes) - 1)))  # numpy sorts short integers by radix
@@ -153,7 +153,7 @@ def deal_groups(codes: Array, totals: Sequence[int], seed: int) -> Array:
     >>> np.bincount(deal_groups(np.repeat([0, 1, 2, 3], [5, 3, 1, 1]), (5, 3, 2), seed=0)).tolist()
     [5, 3, 2]
     """
-    sizes = np.bincount(codes) if len(codes) else np.zeros(0, np.int64)
+    sizes = np.bincount(codes)
     empty = {part for part, total in enumerate(totals) if total}
     if len(sizes) < len(empty):
         raise ArgumentError(

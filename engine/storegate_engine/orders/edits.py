@@ -182,7 +182,7 @@ def relocated(order: RowOrder, bounds: Sequence[int], shifts: Sequence[int]) -> 
                 break
             if lo < hi:
                 parts.append(Range(lo + shifts[at], hi + shifts[at]))
-        return concat(*parts) if parts else Range(0, 0)
+        return concat(*parts)
     if isinstance(order, Concat):
         return Concat(tuple(relocated(one, bounds, shifts) for one in order.orders))
     assert isinstance(order, Nested)

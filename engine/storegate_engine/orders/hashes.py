@@ -134,7 +134,7 @@ def _bits_of_unsigned(wide: Array) -> Bits:
         return wide
     # those bits are negative integers otherwise; floats of the same value have a hash of their own
     floats = wide.astype("f8")
-    is_float = (floats < 2.0**64) & (np.where(floats < 2.0**64, floats, 0).astype("u8") == wide)
+    is_float = np.where(floats < 2.0**64, floats, 0).astype("u8") == wide
     large = np.where(is_float, _mixed(floats.view("u8")), _mixed(_mixed(wide)))
     return np.where(is_large, large, wide)
 
@@ -147,16 +147,15 @@ def _bits_of_times(values: Array) -> Bits:
     unit, count = np.datetime_data(values.dtype)
     ticks = values.astype(values.dtype.newbyteorder("="), copy=False).view("i8")
     rest = np.zeros(len(ticks), np.uint64)
-    with np.errstate(over="ignore"):
-        if unit in _MONTHS and values.dtype.kind == "m":
-            found = _mixed(~(ticks * np.int64(_MONTHS[unit] * count)).view("u8"))
-        elif unit in _MONTHS:
-            found = _seconds_of_months(ticks, _MONTHS[unit] * count).view("u8")
-        elif unit in _SECONDS:
-            found = (ticks * np.int64(_SECONDS[unit] * count)).view("u8")
-        else:
-            seconds, parts = _divided(ticks, count, _PER_SECOND[unit])
-            found, rest = seconds.view("u8"), parts.view("u8") * np.uint64(10**18 // _PER_SECOND[unit])
+    if unit in _MONTHS and values.dtype.kind == "m":
+        found = _mixed(~(ticks * np.int64(_MONTHS[unit] * count)).view("u8"))
+    elif unit in _MONTHS:
+        found = _seconds_of_months(ticks, _MONTHS[unit] * count).view("u8")
+    elif unit in _SECONDS:
+        found = (ticks * np.int64(_SECONDS[unit] * count)).view("u8")
+    else:
+        seconds, parts = _divided(ticks, count, _PER_SECOND[unit])
+        found, rest = seconds.view("u8"), parts.view("u8") * np.uint64(10**18 // _PER_SECOND[unit])
     found = np.where(rest == 0, found, _mixed(_mixed(found) ^ rest))
     return np.where(np.isnat(values), _NAT.view("u8"), found)
 
