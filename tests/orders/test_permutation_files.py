@@ -86,7 +86,10 @@ def test_orders_read_the_same_from_disk_as_from_memory(small_blocks):
 def test_a_small_limit_keeps_no_table_in_memory(small_blocks, monkeypatch):
     monkeypatch.setattr(permutation_tables, "build_forward", lambda *args: pytest.fail("a table in memory"))
     order = permute(Range(0, 5000), 11).within(8 * 5000 - 1)
-    np.testing.assert_array_equal(order.rows(10, 20), np.random.RandomState(11).permutation(5000)[10:20])
+    expected = np.random.RandomState(11).permutation(5000)
+    np.testing.assert_array_equal(order.rows(10, 20), expected[10:20])
+    np.testing.assert_array_equal(order.take([4999, 7]), expected[[4999, 7]])
+    np.testing.assert_array_equal(order.find(expected[10:20]), np.arange(10, 20))
 
 
 def test_tables_in_memory_make_room_for_one_another():

@@ -81,6 +81,16 @@ def test_runs_are_none_only_where_rows_are_scattered() -> None:
     assert Concat((Range(0, 3), Range(3, 5), Slice(Range(0, 9), 5, 7))).runs(1, 7) == [(1, 7)]
 
 
+def test_a_part_of_an_order_has_the_rows_from_its_start_to_its_stop_alone() -> None:
+    inner = Permute(Range(100, 110), "numpy", 1)
+    rows = inner.rows(0, 10)
+    for start in range(11):
+        for stop in range(start, 11):
+            expected = np.where((np.arange(10) >= start) & (np.arange(10) < stop), np.arange(10) - start, -1)
+            np.testing.assert_array_equal(Slice(inner, start, stop).find(rows), expected)
+    assert Slice(Range(100, 110), 2, 9).runs(3, 6) == [(105, 108)]
+
+
 def test_runs_of_a_trillion_rows_cost_nothing() -> None:
     order = Concat(tuple(Range(2 * k * 10**9, (2 * k + 1) * 10**9) for k in range(1000)))
     assert order.runs(0, 10**9) == [(0, 10**9)]

@@ -32,6 +32,8 @@ def test_walks(order, form, children, parts, indices):
 
 
 SHUFFLED = Permute(Range(0, 9), "feistel8-v1", 3)
+PICKED = "rows picked from a list"
+BOTH = f"shuffled, seed 3, then {PICKED}"
 
 
 @pytest.mark.parametrize(
@@ -60,3 +62,26 @@ def test_whatever_is_inside_moves_and_is_limited(order):
     assert [inner.table_nbytes for inner in permutations(limited)] == [2**19] * len(permutations(order))
     np.testing.assert_array_equal(limited.rows(0, len(order)), rows)
     assert type(limited) is type(order.shifted(100)) is type(order)
+
+
+@pytest.mark.parametrize(
+    ("order", "words", "seed"),
+    [
+        (Range(0, 3), (), None),
+        (SHUFFLED, ("shuffled, seed 3",), 3),
+        (Slice(SHUFFLED, 2, 7), ("shuffled, seed 3",), 3),
+        (Take(SHUFFLED, INNER), ("shuffled, seed 3", "rows picked from a list"), None),
+        (Permute(TAKEN, "numpy", 5), ("rows picked from a list", "shuffled, seed 5"), 5),
+        (Concat(()), (), None),
+        (Concat((SHUFFLED, Range(7, 7), Slice(SHUFFLED, 2, 7))), ("shuffled, seed 3",), None),
+        (Concat((Range(0, 3), Take(SHUFFLED, INNER), TAKEN)), (f"in parts: as stored | {BOTH} | {PICKED}",), None),
+        (
+            Concat((TAKEN, SHUFFLED, Take(SHUFFLED, INNER), TAKEN, Range(0, 3))),
+            (f"in parts: {PICKED} | shuffled, seed 3 | {BOTH} | ...",),
+            None,
+        ),
+    ],
+)
+def test_an_order_says_in_words_how_it_came_about(order, words, seed):
+    assert order.words == words
+    assert order.shuffled_by == seed
