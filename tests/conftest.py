@@ -17,7 +17,7 @@ import dask
 import pytest
 from distributed import Client, LocalCluster, get_client
 from distributed.utils import get_mp_context
-from hypothesis import settings
+from hypothesis import Phase, settings
 from selenium import webdriver
 
 from storegate import StoreGate
@@ -39,6 +39,7 @@ multiprocessing.get_context("forkserver").set_forkserver_preload(["storegate.gat
 
 settings.register_profile("few", max_examples=20, deadline=None)
 settings.register_profile("many", max_examples=100, deadline=None)
+settings.register_profile("any", max_examples=20, deadline=None, phases=[Phase.generate])  # one that fails will do
 settings.load_profile("few")  # or the one of --hypothesis-profile
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storegate_engine.errors import NotInvertibleError
+from storegate_engine.errors import CorruptIndexError, NotInvertibleError
 from storegate_engine.orders import (
     ArrayIndex,
     Range,
@@ -72,7 +72,24 @@ class LyingIndex(ArrayIndex):
 
 def test_entries_outside_are_refused_when_they_are_read() -> None:
     order = Take(Range(0, 4), LyingIndex([0, 1]))
-    with pytest.raises(IndexError):
+    what = r"index ArrayIndex\(<2 rows below 2, uint32>\) is not what was written: index {} asked of 4 rows"
+    with pytest.raises(CorruptIndexError, match=what.format(101)):
         order.rows(0, 2)
-    with pytest.raises(IndexError):
+    with pytest.raises(CorruptIndexError, match=what.format(-100)):
         order.take([0])
+
+
+class UnreadIndex(ArrayIndex):
+    """Entries that nobody has looked at, as on disk."""
+
+    @property
+    def stop(self) -> int:
+        raise AttributeError
+
+
+def test_entries_that_nobody_has_looked_at_are_checked_when_they_are_read() -> None:
+    assert len(Take(Range(0, 0), UnreadIndex([]))) == 0
+    order = Take(Range(0, 4), UnreadIndex([3, 4]))
+    assert order.rows(0, 1).tolist() == [3]
+    with pytest.raises(CorruptIndexError, match="index 4 asked of 4 rows"):
+        order.rows(0, 2)

@@ -19,6 +19,7 @@ from storegate_engine.orders import (
     Slice,
     Take,
     from_json,
+    n_nodes,
     to_json,
 )
 from storegate_engine.orders import json as order_json
@@ -174,3 +175,25 @@ def test_any_json_is_an_order_or_a_corrupt_store(obj: object) -> None:
     except CorruptStoreError:
         return
     assert isinstance(order, RowOrder)
+
+
+def lists_of_orders(obj: object) -> int:
+    match obj:
+        case [str(), *inner]:
+            return 1 + sum(map(lists_of_orders, inner))
+        case list():
+            return sum(map(lists_of_orders, obj))
+        case _:
+            return 0
+
+
+@given(nested())
+def test_as_many_orders_are_counted_as_are_written(pair: tuple[RowOrder, Rows]) -> None:
+    assert n_nodes(pair[0]) == lists_of_orders(to_json(pair[0], lambda index: {}))
+
+
+def test_orders_that_share_their_parts_are_counted_at_once() -> None:
+    order: RowOrder = Range(0, 1)
+    for _ in range(60):
+        order = Concat((order, order))
+    assert n_nodes(order) == 2**61 - 1
