@@ -41,15 +41,15 @@ class TestPlans:
     @pytest.mark.parametrize(("n_rows", "n_buckets"), [(0, 1), (1, 1), (900, 3), (901, 4)])
     def test_a_gather_plans_its_tasks_memory_and_reads(self, n_rows, n_buckets):
         budget = 160_000_000
-        for n_stored in (1000, 10**6):
+        for n_stored, copies in ((1000, plans.COPIES), (10**6, 4)):
             rows = Wanted(n_rows, n_stored, 1000, in_order=False, chunk_nbytes=3000)
-            plan = self.plan(rows, force="gather", bucket_rows=300)
+            plan = self.plan(rows, force="gather", bucket_rows=300, copies=copies)
             assert (plan.n_maps, plan.n_buckets, plan.bucket_rows) == (0, n_buckets, max(1, min(300, n_rows)))
             assert (plan.map_rows, plan.workers) == (n_stored, 2)
             assert plan.read_nbytes == n_buckets * min(n_stored * 1000, n_rows * 2**18)
             assert plan.write_nbytes == 0
             at_once = min(2, n_buckets)
-            nbytes = plans.COPIES * plan.bucket_rows * (1000 + plans.ROW_OVERHEAD_NBYTES)
+            nbytes = copies * plan.bucket_rows * (1000 + plans.ROW_OVERHEAD_NBYTES)
             assert plan.projected_nbytes == reserved_nbytes(budget) + int(at_once * nbytes) + at_once * 6000
 
     @pytest.mark.parametrize(
@@ -69,7 +69,8 @@ class TestPlans:
             self.plan(rows, bucket_rows=300)
 
     @pytest.mark.parametrize(
-        ("row_nbytes", "n_rows", "coarse"), [(4000, 10**6, 26), (400, 10**8, 25), (40, 10**9, 4), (4, 10**9, 1)]
+        ("row_nbytes", "n_rows", "coarse"),
+        [(4000, 10**6, 26), (400, 10**8, 25), (40, 10**9, 4), (8, 10**6, 2), (4, 10**9, 1)],
     )
     def test_a_third_pass_sorts_as_many_buckets_as_the_second_or_as_memory_allows(self, row_nbytes, n_rows, coarse):
         rows = Wanted(n_rows, n_rows, row_nbytes, in_order=False)
@@ -91,18 +92,91 @@ class TestPlans:
         same = ("kind", "map_rows", "bucket_rows", "n_maps", "n_buckets", "workers")
         assert [getattr(three, name) for name in same] == [getattr(two, name) for name in same]
 
+    @pytest.mark.parametrize("copies", [plans.COPIES, 4])
     @pytest.mark.parametrize("bucket_rows", [None, 3000])
-    def test_an_exchange_plans_its_tasks_and_memory(self, bucket_rows):
+    def test_an_exchange_plans_its_tasks_and_memory(self, bucket_rows, copies):
         budget, align, most = 160_000_000, 128, 1000 + plans.ROW_OVERHEAD_NBYTES
         rows = self.rows(300_000, chunk_nbytes=3000)
-        plan = self.plan(rows, force="exchange", align=align, bucket_rows=bucket_rows)
-        fitting = plans.task_nbytes(budget, 2) // most
-        assert plan.bucket_rows == bucket_rows or plan.bucket_rows == fitting // align * align
-        assert plan.map_rows % align == 0 < plan.map_rows <= fitting
+        plan = self.plan(rows, force="exchange", align=align, bucket_rows=bucket_rows, copies=copies)
+        fitting = plans.task_nbytes(budget, 2, copies) // most
+        assert plan.bucket_rows == (bucket_rows or fitting // align * align)
+        assert plan.map_rows == fitting // align * align
         assert (plan.n_maps, plan.n_buckets) == (-(-(10**6) // plan.map_rows), -(-300_000 // plan.bucket_rows))
         assert plan.part_nbytes == plan.map_rows * 1000 // plan.n_buckets
-        held = int(2 * plans.COPIES * max(plan.map_rows, plan.bucket_rows) * most)
+        held = int(2 * copies * max(plan.map_rows, plan.bucket_rows) * most)
         assert plan.projected_nbytes == reserved_nbytes(budget) + held + 2 * 2 * align * 1000 + 2 * 6000
+
+    @pytest.mark.parametrize(
+        ("n_rows", "row_nbytes", "facts", "options", "map_rows", "bucket_rows"),
+        [
+            (10**6, 1000, {}, {}, 67_108, 67_108),
+            (10**6, 1000, {"chunk_rows": 64}, {"align": 100}, 65_600, 67_100),  # of 1600 rows, and of 100
+            (10**6, 1000, {"chunk_rows": 64}, {"align": 60_001}, 67_072, 60_001),  # of 64 rows
+            (10**6, 1000, {"chunk_rows": 100_000}, {}, 67_108, 67_108),
+            (10**6, 1000, {"spill_row_nbytes": 500}, {}, 134_217, 67_108),
+            (10**6, 500, {"spill_row_nbytes": 1000}, {}, 67_108, 67_108),
+            (10**6, 10**6, {"spill_row_nbytes": 1000}, {}, 67_108, 67),
+            (10**6, 10**6, {"spill_row_nbytes": 1000}, {"budget_nbytes": 160_000_000}, 15_564, 16),
+            (10**4, 10**5, {}, {"align": 700}, 671, 700),
+            (10**6, 10**5, {}, {"align": 700}, 700, 700),
+            (10**8, 1000, {}, {"budget_nbytes": 10**10}, 323_817, 323_817),  # parts of 1 MiB
+            (100, 1000, {"spill_row_nbytes": 10**8}, {}, 1, 1),
+        ],
+    )
+    def test_tasks_of_an_exchange_have_64_mib_of_whole_chunks_and_shards(
+        self, n_rows, row_nbytes, facts, options, map_rows, bucket_rows
+    ):
+        rows = Wanted(n_rows, n_rows, row_nbytes, in_order=False, **facts)
+        plan = self.plan(rows, **{"force": "exchange", "budget_nbytes": 10**9, **options})
+        assert (plan.map_rows, plan.bucket_rows) == (map_rows, bucket_rows)
+        assert type(plan.map_rows) is type(plan.bucket_rows) is int
+        spilled, align = facts.get("spill_row_nbytes", row_nbytes), options.get("align", 1)
+        held = max(
+            map_rows * (spilled + plans.ROW_OVERHEAD_NBYTES), bucket_rows * (row_nbytes + plans.ROW_OVERHEAD_NBYTES)
+        )
+        assert plan.n_maps > 1 < plan.n_buckets
+        assert plan.part_nbytes == map_rows * spilled // plan.n_buckets
+        reserved = reserved_nbytes(options.get("budget_nbytes", 10**9))
+        assert plan.projected_nbytes == reserved + int(2 * plans.COPIES * held) + 2 * 2 * align * row_nbytes
+
+    @pytest.mark.parametrize(("bucket_rows", "is_short"), [(4096, False), (4095, True)])
+    def test_a_third_pass_is_planned_where_parts_are_shorter_than_the_least(self, bucket_rows, is_short):
+        rows = Wanted(2**20, 2**20, 1024, in_order=False)
+        plan = self.plan(rows, force="exchange", bucket_rows=bucket_rows, passes=3, budget_nbytes=2**30)
+        assert plan.map_rows * 1024 == plans.TASK_NBYTES == 256 * plans.MIN_PART_NBYTES
+        assert (plan.passes == 3) == is_short
+
+    @pytest.mark.parametrize(
+        ("row_nbytes", "facts", "options", "bucket_rows"),
+        [
+            (1000, {}, {}, 16_777),
+            (1000, {"chunk_rows": 100}, {}, 16_700),
+            (1000, {"chunk_rows": 16_778}, {}, 16_777),
+            (1000, {}, {"align": 64}, 16_768),
+            (1000, {"chunk_rows": 100}, {"align": 64}, 16_640),
+            (1000, {}, {"align": 20_000}, 20_000),
+            (1000, {}, {"budget_nbytes": 160_000_000}, 7_869),
+            (1000, {}, {"budget_nbytes": 160_000_000, "copies": 5}, 3_934),
+            (2**25, {}, {}, 1),
+        ],
+    )
+    def test_a_read_has_blocks_of_16_mib_or_of_half_of_what_fits(self, row_nbytes, facts, options, bucket_rows):
+        rows = Wanted(10**6, 10**6, row_nbytes, in_order=True, **facts)
+        found = self.plan(rows, **{"budget_nbytes": 10**9, **options}).bucket_rows
+        assert (found, type(found)) == (bucket_rows, int)
+
+    @pytest.mark.parametrize(("workers", "copies"), [(0, 2.5), (1, 2.5), (2, 2.5), (3, 1.0)])
+    def test_a_task_holds_its_share_of_the_budget(self, workers, copies):
+        limit = int(0.6 * (10**9 - reserved_nbytes(10**9)) / max(1, workers) / copies)
+        assert plans.task_nbytes(10**9, workers, copies) == limit
+        for row_nbytes, n_stored, most in (
+            (1000, 10**5, limit // 1028),
+            (1000, 10**8, limit // 1028),
+            (10**9, 10**5, 1),
+        ):
+            least = min(most, 2**18 * n_stored // limit)
+            assert plans.permuted_rows(row_nbytes, n_stored, 10**9, workers, copies) == (least, most)
+        assert plans.task_nbytes(1, workers, copies) == 1
 
     def test_a_gather_that_cannot_fit_names_its_rows_and_the_remedy(self):
         with pytest.raises(MemoryBudgetError, match=r"gathering 300 rows .*raise storegate\.memory-limit"):
@@ -124,7 +198,9 @@ class TestPlans:
         )
 
     def test_a_plan_that_cannot_fit_is_refused(self):
-        with pytest.raises(MemoryBudgetError, match="memory-limit"):
+        with pytest.raises(
+            MemoryBudgetError, match=r"an exchange of 16384 rows per task .*raise storegate\.memory-limit"
+        ):
             self.plan(self.rows(1_000_000), budget_nbytes=10_000_000, align=16_384)
 
     def test_every_plan_stays_below_the_limit(self):

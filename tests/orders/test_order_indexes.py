@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from storegate_engine.errors import CorruptIndexError, NotInvertibleError
 from storegate_engine.orders import (
     ArrayIndex,
+    MaskIndex,
     Range,
+    RangeIndex,
     RowIndex,
     Take,
+    as_int64,
     permute,
 )
 from tests.order_cases import Rows, assert_rows
@@ -34,6 +37,8 @@ def test_array_index_copies_and_is_narrow() -> None:
     other = pickle.loads(pickle.dumps(index))
     assert other.slice(0, 3).tolist() == index.slice(0, 3).tolist()
     assert not other.values.flags.writeable
+    for is_distinct in (False, True):
+        assert pickle.loads(pickle.dumps(ArrayIndex(values, is_distinct=is_distinct))).is_distinct is is_distinct
     assert isinstance(index, RowIndex)
     assert hash(index) != hash(other)
     with pytest.raises(TypeError, match="store it first"):
@@ -46,6 +51,13 @@ def test_array_index_find_equals_a_dictionary(values: list[int], others: list[in
     wanted = [*values, *others, -1]
     where = {value: position for position, value in enumerate(values)}
     assert index.find(np.array(wanted, np.int64)).tolist() == [where.get(value, -1) for value in wanted]
+
+
+def test_rows_that_no_float_tells_apart_are_found() -> None:
+    rows = np.arange(2**60 + 5, 2**60 - 5, -1)
+    for few in (ArrayIndex([3, *rows]), ArrayIndex(rows)):
+        np.testing.assert_array_equal(few.take(few.find(rows)), rows)
+        assert few.find(np.array([2**60 + 6, 2**60 - 5])).tolist() == [-1, -1]
 
 
 @pytest.mark.parametrize("values", [[4, 2, 0, 2], [2**40, 5, 2**40]])
@@ -93,3 +105,37 @@ def test_entries_that_nobody_has_looked_at_are_checked_when_they_are_read() -> N
     assert order.rows(0, 1).tolist() == [3]
     with pytest.raises(CorruptIndexError, match="index 4 asked of 4 rows"):
         order.rows(0, 2)
+
+
+def test_numbers_of_rows_have_64_bits_and_are_copied_only_if_they_had_not() -> None:
+    rows = np.array([3, 2**63 - 1])
+    assert as_int64(rows, "rows") is rows
+    for other in (rows.astype("u8"), rows.astype(">i8"), rows.tolist()):
+        found = as_int64(other, "rows")
+        assert found.dtype == np.int64
+        assert found.dtype.isnative
+        np.testing.assert_array_equal(found, rows)
+    for empty in ([], [[]], np.empty((0, 3))):
+        assert as_int64(empty, "rows").dtype == np.int64
+        assert as_int64(empty, "rows").shape == np.shape(empty)
+    with pytest.raises(IndexError, match=r"^rows go up to 9223372036854775808; rows end at 9223372036854775807$"):
+        as_int64(np.array([3, 2**63], "u8"), "rows")
+    with pytest.raises(TypeError, match=r"^rows must be integers, not bool$"):
+        as_int64([True], "rows")
+
+
+@pytest.mark.parametrize(
+    ("index", "shown"),
+    [
+        (ArrayIndex([3, 1]), "ArrayIndex(<2 rows below 4, uint32>)"),
+        (ArrayIndex([2**40]), "ArrayIndex(<1 rows below 1099511627777, int64>)"),
+        (MaskIndex(np.array([True, False, True])), "MaskIndex(<2 of 3 rows>)"),
+        (RangeIndex(range(8, 0, -3)), "RangeIndex(range(8, 0, -3))"),
+    ],
+)
+def test_an_index_shows_its_size_and_is_not_written_before_it_is_stored(index: RowIndex, shown: str) -> None:
+    assert repr(index) == shown
+    assert index.stop == max(index.slice(0, len(index))) + 1  # type: ignore[attr-defined]
+    what = rf"^an index of {len(index)} rows in memory cannot be put in a manifest; store it first$"
+    with pytest.raises(TypeError, match=what):
+        index.to_json()

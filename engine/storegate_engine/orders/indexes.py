@@ -29,13 +29,14 @@ class Span(NamedTuple):
     """The row after the last."""
 
 
-def spans(n_rows: int, step: int = STEP_ROWS) -> Iterator[Span]:
-    """Yield 0 .. n_rows in spans of at most ``step`` rows.
+def spans(n_rows: int, step: int | None = None) -> Iterator[Span]:
+    """Yield 0 .. n_rows in spans of at most ``step`` rows, by default :data:`STEP_ROWS`.
 
     >>> [tuple(span) for span in spans(5, 2)]
     [(0, 2), (2, 4), (4, 5)]
     """
-    return (Span(lo, min(lo + step, n_rows)) for lo in range(0, n_rows, step))
+    most = STEP_ROWS if step is None else step
+    return (Span(lo, min(lo + most, n_rows)) for lo in range(0, n_rows, most))
 
 
 @runtime_checkable
