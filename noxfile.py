@@ -79,6 +79,7 @@ def package(session: nox.Session) -> None:
 
 
 MUTATED = ["storegate_engine/orders/*.py", "storegate_engine/arrays/frames.py", "storegate_engine/exchange/plans.py"]
+FRAMED = ["tests/arrays/test_frames.py", "tests/arrays/test_shards.py"]
 PLANNED = ["tests/exchange/test_plans.py", "tests/exchange/test_traffic.py"]
 MUTATION = f"""
 [tool.mutmut]
@@ -89,7 +90,7 @@ process_isolation = "forkserver"
 timeout_multiplier = 2.0
 timeout_constant = 10.0
 pytest_add_cli_args = ["--hypothesis-profile=any"]
-pytest_add_cli_args_test_selection = {["tests/orders", "tests/arrays/test_shards.py", *PLANNED]}
+pytest_add_cli_args_test_selection = {["tests/orders", *FRAMED, *PLANNED]}
 """
 
 
