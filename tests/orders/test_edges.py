@@ -106,11 +106,14 @@ def test_a_file_is_made_in_a_scratch_directory_that_is_not_there_yet(tmp_path):
         np.testing.assert_array_equal(made.take(np.arange(3)), [2, 0, 1])
 
 
-def test_a_table_and_its_inverse_take_four_bytes_a_row():
-    forward = permutation_tables.build_forward(1000, 3)
+@pytest.mark.parametrize("n", [1, 1000, 2**20, 2**20 + 7])
+def test_a_table_and_its_inverse_take_four_bytes_a_row(n):
+    forward = permutation_tables.build_forward(n, 3)
     inverse = permutation_tables.build_inverse(forward)
     assert forward.dtype == inverse.dtype == np.uint32
-    np.testing.assert_array_equal(inverse[forward], np.arange(1000))
+    np.testing.assert_array_equal(inverse[forward], np.arange(n))
+    assert not forward.flags.writeable
+    assert not inverse.flags.writeable
 
 
 def test_runs_go_on_from_one_slice_of_work_to_the_next():

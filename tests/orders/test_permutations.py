@@ -7,6 +7,7 @@ import pickle
 import threading
 import zlib
 from math import isqrt
+from types import SimpleNamespace
 
 import numpy as np
 import numpy.typing as npt
@@ -192,6 +193,9 @@ def test_cache_is_bounded_and_keeps_the_newest() -> None:
         large[0] = 1
     cache.clear()
     assert cache.nbytes == 0
+    exact = permutation_tables.PermutationCache(limit_nbytes=800)
+    assert [exact.forward(100, seed).nbytes for seed in (1, 2)] == [400, 400]
+    assert exact.nbytes == 800
 
 
 def test_concurrent_callers_build_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,6 +243,39 @@ def test_a_failed_build_leaves_the_cache_usable(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(MemoryError):
             cache.forward(100, 1)
     np.testing.assert_array_equal(cache.forward(100, 1), np.random.RandomState(1).permutation(100))
+
+
+def test_who_waits_for_a_build_that_fails_builds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, begun, waiting = permutation_tables.build_forward, threading.Event(), threading.Event()
+    failed: list[BaseException] = []
+
+    class Noted(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waiting.set()
+            return super().wait(timeout)
+
+    def build(n: int, seed: int) -> permutation_tables.UInt32Array:
+        if not begun.is_set():
+            begun.set()
+            assert waiting.wait(60)
+            raise MemoryError
+        return real(n, seed)
+
+    def fail() -> None:
+        try:
+            cache.forward(100, 1)
+        except MemoryError as err:
+            failed.append(err)
+
+    monkeypatch.setattr(permutation_tables, "threading", SimpleNamespace(Event=Noted, Lock=threading.Lock))
+    monkeypatch.setattr(permutation_tables, "build_forward", build)
+    cache = permutation_tables.PermutationCache(limit_nbytes=10**6)
+    thread = threading.Thread(target=fail)
+    thread.start()
+    assert begun.wait(60)
+    np.testing.assert_array_equal(cache.forward(100, 1), np.random.RandomState(1).permutation(100))
+    thread.join(60)
+    assert len(failed) == 1
 
 
 def test_a_forked_child_does_not_wait_for_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
