@@ -99,12 +99,17 @@ def test_frames_are_what_numcodecs_makes_of_chunks_and_are_decoded_to_them(codec
     assert (form.plain_nbytes == 0) == (form.codec == "zstd")
 
 
-def test_a_shard_is_compressed_if_one_chunk_in_sixteen_is_worth_it():
+def test_a_shard_is_compressed_if_one_chunk_in_sixteen_is_worth_it_each_chunk_once(monkeypatch):
     form, noise = framing(BLOSC), np.frombuffer(np.random.default_rng(0).bytes(NBYTES), "u4")
+    list(form.frames(1, lambda at: noise))  # the header of plain frames is made once
+    compress, compressed = blosc.compress, []
+    monkeypatch.setattr(blosc, "compress", lambda *args: compressed.append(1) or compress(*args))
     for worth, expected in ((16, True), (32, True), (1, False), (17, False)):
         chunks = [np.zeros_like(noise) if at in (worth, 5) else noise for at in range(33)]
+        compressed.clear()
         found = [not head for head, _, _ in form.frames(33, chunks.__getitem__)]
         assert found == [expected and at in (worth, 5) for at in range(33)]
+        assert len(compressed) == (33 if expected else 3)
 
 
 def test_a_saving_of_an_eighth_is_worth_it_and_none_of_less():
