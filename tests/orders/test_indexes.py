@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 from itertools import pairwise
@@ -103,6 +104,8 @@ def test_tokens_differ_where_the_rows_do():
         for index in (
             ArrayIndex([3, 7]),
             ArrayIndex([7, 3]),
+            ArrayIndex([2**60]),
+            ArrayIndex([2**60 + 1]),
             MaskIndex(mask),
             MaskIndex(mask[:90]),
             MaskIndex(~mask),
@@ -111,6 +114,9 @@ def test_tokens_differ_where_the_rows_do():
         )
     ]
     assert len({json.dumps(token) for token in tokens}) == len(tokens)
+    rows = np.arange(100)[::-1]
+    assert ArrayIndex(rows).token() == ["rows", 100, hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()]
+    assert MaskIndex(mask).token() == ["mask", 100, hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()]
 
 
 def test_a_new_index_is_as_narrow_as_its_rows():
