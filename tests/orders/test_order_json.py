@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -23,6 +24,8 @@ from storegate_engine.orders import (
     to_json,
 )
 from storegate_engine.orders import json as order_json
+from storegate_engine.streams.epochs import Epochs
+from storegate_engine.streams.shares import Share
 from tests.order_cases import KINDS, Rows, StoredIndex, assert_rows, nested
 
 
@@ -69,6 +72,12 @@ def test_json_form_never_changes() -> None:
         to_json(Take(Range(0, 3), ArrayIndex([2, 0])))
 
 
+def test_an_order_of_a_stream_has_no_stored_form() -> None:
+    for order in (share := Share(Range(0, 9), Epochs(9, 4)), Slice(share, 0, 2), Concat((Range(0, 3), share))):
+        with pytest.raises(TypeError, match=r"^an order of type Share has no stored form$"):
+            to_json(order)
+
+
 def deep(levels: int) -> object:
     obj: object = ["range", 0, 4]
     for _ in range(levels - 1):
@@ -85,6 +94,27 @@ def test_json_nests_up_to_the_limit() -> None:
         from_json(deep(order_json.MAX_NESTING + 1), no_index)
     with pytest.raises(CorruptStoreError, match="nests deeper"):
         from_json(deep(100_000), no_index)
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda obj: ["concat", [obj]],
+        lambda obj: ["slice", obj, 0, 4],
+        lambda obj: ["permute", obj, "numpy", 1],
+        lambda obj: ["take", obj, [2, 3, 0, 1]],
+    ],
+)
+def test_every_form_is_a_level(wrapped: Callable[[object], object]) -> None:
+    obj: object = RANGE
+    for _ in range(order_json.MAX_NESTING - 1):
+        obj = wrapped(obj)
+    order = from_json(obj, lambda name: ArrayIndex(name))  # type: ignore[arg-type]
+    assert to_json(order, lambda index: index.slice(0, 4).tolist()) == obj
+    with pytest.raises(CorruptStoreError, match="^a stored order nests deeper than 64$"):
+        from_json(wrapped(obj), lambda name: ArrayIndex(name))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="^an order nested deeper than 64 cannot be stored; flatten it first$"):
+        to_json(Concat((order,)), lambda index: [])
 
 
 RANGE = ["range", 0, 4]
