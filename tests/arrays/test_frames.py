@@ -80,6 +80,7 @@ def test_frames_are_what_numcodecs_makes_of_chunks_and_are_decoded_to_them(codec
     assert len(found) == n_chunks
     for (head, content, checksum), chunk in zip(found, chunks, strict=True):
         frame = b"".join([head, bytes(content)])
+        assert len(head) + len(content) == len(frame)
         assert checksum == (crc32c(frame).to_bytes(4, "little") if form.is_checked else b"")
         if form.codec == "zstd":
             assert frame == zstd.compress(chunk, 2)

@@ -96,6 +96,15 @@ def test_runs_spell_the_rows(case, most):
         assert len(runs) == breaks <= most
 
 
+def test_spans_of_work_leave_no_seam():
+    rows = np.random.default_rng(0).integers(0, 60, 100)
+    places = {row: at for at, row in enumerate(rows.tolist())}
+    assert find_last(ArrayIndex(rows), 5, 50).tolist() == [places.get(row, -1) for row in range(5, 50)]
+    runs = ArrayIndex([*range(10, 40), 7, 8])
+    assert runs_of(runs, 2) == [(10, 40), (7, 9)]
+    assert runs_of(runs, 1) is None
+
+
 def test_tokens_differ_where_the_rows_do():
     mask = np.zeros(100, bool)
     mask[[3, 7]] = True
