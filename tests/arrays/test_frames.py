@@ -188,14 +188,15 @@ class TestSettle:
             between[at + 1, :tail] = np.frombuffer(frame[len(frame) - tail :], "u1")
         return between, [np.frombuffer(frame[head : len(frame) - tail], "u1").copy() for frame in frames]
 
-    def plain(self, form: Framing) -> tuple[list[bytes], np.ndarray]:
-        chunks = np.frombuffer(np.random.default_rng(1).bytes(self.N * NBYTES), "u4").reshape(self.N, -1)
-        return [b"".join(map(bytes, parts)) for parts in form.frames(self.N, chunks.__getitem__)], chunks
+    def plain(self, form: Framing, n_chunks: int = N) -> tuple[list[bytes], np.ndarray]:
+        chunks = np.frombuffer(np.random.default_rng(1).bytes(n_chunks * NBYTES), "u4").reshape(n_chunks, -1)
+        return [b"".join(map(bytes, parts)) for parts in form.frames(n_chunks, chunks.__getitem__)], chunks
 
     @pytest.mark.parametrize("codecs", [(), (CRC,), (BLOSC,), (BLOSC, CRC)])
-    def test_rows_stay_in_place(self, codecs):
+    @pytest.mark.parametrize("n_chunks", [1, N])
+    def test_rows_stay_in_place(self, codecs, n_chunks):
         form = framing(*codecs)
-        frames, chunks = self.plain(form)
+        frames, chunks = self.plain(form, n_chunks)
         between, found = self.read(form, frames)
         form.settle(between, found)
         assert b"".join(map(bytes, found)) == chunks.tobytes()

@@ -125,6 +125,7 @@ def test_tokens_differ_where_the_rows_do():
     assert len({json.dumps(token) for token in tokens}) == len(tokens)
     rows = np.arange(100)[::-1]
     assert ArrayIndex(rows).token() == ["rows", 100, hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()]
+    assert MaskIndex(mask[:0]).token() == ["mask", 0, hashlib.sha256(b"").hexdigest()]
     assert MaskIndex(mask).token() == ["mask", 100, hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()]
 
 
