@@ -194,7 +194,8 @@ class TestSettle:
 
     @pytest.mark.parametrize("codecs", [(), (CRC,), (BLOSC,), (BLOSC, CRC)])
     @pytest.mark.parametrize("n_chunks", [1, N])
-    def test_rows_stay_in_place(self, codecs, n_chunks):
+    def test_rows_stay_in_place_and_nothing_is_decoded(self, codecs, n_chunks, monkeypatch):
+        monkeypatch.setattr(Framing, "decode", lambda *args: pytest.fail("a plain frame was decoded"))
         form = framing(*codecs)
         frames, chunks = self.plain(form, n_chunks)
         between, found = self.read(form, frames)
