@@ -29,6 +29,7 @@ The ground, which every room may use:
     threads      threads whose users may be interrupted at any moment
     submitted    objects kept while clients of a cluster wait for graphs that need them
     clusters     the memory and threads of a dask cluster's workers
+    locks        files that processes lock, and tasks that they claim
     holds        locks on directories of scratch files, and their places
     scratch      directories of spills: created, shared, adopted after a crash, removed
 

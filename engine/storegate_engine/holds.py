@@ -21,19 +21,17 @@ import stat
 import tempfile
 import uuid
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 
 from storegate_engine.errors import SpillError
 from storegate_engine.identifiers import HEX
+from storegate_engine.locks import LOCK_FLAGS, take_lock, unlock
 
 __all__ = [
     "LOCK",
     "NOBODY",
     "Hold",
     "adopted",
-    "claimed",
-    "forget_claims",
     "held",
     "joined",
     "made",
@@ -153,7 +151,7 @@ def _removed(place: Path) -> bool:
 
 
 def _say_made(path: Path) -> None:
-    descriptor = os.open(path / LOCK, _LOCK_FLAGS, 0o600)
+    descriptor = os.open(path / LOCK, LOCK_FLAGS, 0o600)
     try:
         os.write(descriptor, _MADE)
     finally:
@@ -219,7 +217,7 @@ def joined(parent: Path, plan: str) -> Hold | None:
                 path.mkdir(mode=0o700)
             if not _is_own(path):
                 return None
-            descriptor = os.open(path / LOCK, _LOCK_FLAGS, 0o600)
+            descriptor = os.open(path / LOCK, LOCK_FLAGS, 0o600)
         except FileNotFoundError:  # the last process that had it, or that had another one in this place, removes it
             continue
         except OSError as err:
@@ -239,39 +237,6 @@ def joined(parent: Path, plan: str) -> Hold | None:
             if hold is None:
                 os.close(descriptor)
     raise SpillError(f"no spill directory can be made in {parent}: others remove it; set storegate.scratch-directory")
-
-
-@contextlib.contextmanager
-def claimed(directory: Path, task: str) -> Iterator[None]:
-    """Keep other threads and processes, which share a directory, from a task meanwhile; wait for them to leave it.
-
-    Whoever gets in may find that the task was done by another one, or begun by one that was killed.
-    """
-    path = directory / f".{task}.claim"
-    descriptor = _claim(path)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        unlock(descriptor)  # of a forked child, too, that has a copy of the descriptor
-        _claims.discard(descriptor)
-        os.close(descriptor)
-
-
-def _claim(path: Path) -> int:
-    """Return a locked file, open; whoever had it before has removed it from its name."""
-    while True:
-        descriptor = os.open(path, _LOCK_FLAGS, 0o600)
-        _claims.add(descriptor)
-        with contextlib.suppress(FileNotFoundError):
-            take_lock(descriptor, wait=True)
-            if os.path.samestat(os.fstat(descriptor), path.lstat()):
-                return descriptor
-        _claims.discard(descriptor)
-        os.close(descriptor)
-
-
-_claims: set[int] = set()
 
 
 def _unmade(path: Path, err: OSError) -> SpillError:
@@ -309,7 +274,7 @@ def _hold(path: Path, *, is_new: bool = False) -> Hold | None:
     try:
         if not _is_own(path) or path in _holds:  # NFS would grant it, and lose it
             return None
-        descriptor = os.open(path / LOCK, _LOCK_FLAGS, 0o600)
+        descriptor = os.open(path / LOCK, LOCK_FLAGS, 0o600)
         is_locked = take_lock(descriptor)
         same = os.path.samestat(os.fstat(descriptor), (path / LOCK).lstat())  # not replaced meanwhile
         if same and (is_locked or (is_new and is_locked is None)):
@@ -321,46 +286,6 @@ def _hold(path: Path, *, is_new: bool = False) -> Hold | None:
         if descriptor >= 0:
             os.close(descriptor)
     return None
-
-
-_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-
-
-def take_lock(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool | None:
-    """Lock an open file; False if another process (or another opening) has the lock, None without such locks.
-
-    Parameters
-    ----------
-    descriptor : int
-        The open file.
-    shared : bool
-        Hold the lock together with others, and wait until nobody has it alone; not on Windows.
-    wait : bool
-        Wait until nobody has the lock.
-    """
-    try:
-        if os.name == "nt":
-            import msvcrt  # only there
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-        else:
-            import fcntl  # not on Windows
-
-            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
-            fcntl.flock(descriptor, kind)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError:  # a file system without locks: leftovers there stay
-        return None
-    return True
-
-
-def unlock(descriptor: int) -> None:
-    """Release the lock of an open file, also of its copies in forked children; not on Windows."""
-    import fcntl  # not on Windows
-
-    with contextlib.suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def _is_own(path: Path) -> bool:
@@ -431,9 +356,3 @@ def _private_scratch() -> Path:
 def held() -> list[Hold]:
     """Return the directories that this process holds."""
     return list(_holds.values())
-
-
-def forget_claims() -> None:
-    """Close what a forked child has of its parent's claims."""
-    while _claims:
-        os.close(_claims.pop())

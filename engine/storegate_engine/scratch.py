@@ -20,7 +20,8 @@ from types import FrameType
 from typing import Any
 
 from storegate_engine.errors import SpillError
-from storegate_engine.holds import LOCK, Hold, adopted, claimed, forget_claims, held, joined, made, sweep
+from storegate_engine.holds import LOCK, Hold, adopted, held, joined, made, sweep
+from storegate_engine.locks import claimed, forget_claims
 from storegate_engine.submitted import drop_unwanted, in_cluster_thread, in_worker, keep_while_wanted
 
 __all__ = ["SHARED_RULE", "SPARE", "Spill", "Visit", "open_spill", "sent_with"]

@@ -17,8 +17,8 @@ from storegate_engine import testing
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import CorruptStoreError, LabelError, MemoryBudgetError
 from storegate_engine.exchange import Exchange, bucket_sorts, driver, executor
-from storegate_engine.exchange.bucket_sorts import BucketSort
 from storegate_engine.exchange.plans import Wanted, choose
+from storegate_engine.exchange.sorts import BucketSort
 from storegate_engine.orders import ArrayIndex, Range, Take, cut, permute
 from storegate_engine.store import rewriting as rewrite
 from storegate_engine.store.rewriting import plan_rewrite

@@ -21,8 +21,8 @@ from storegate_engine import scratch as spill
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import CorruptStoreError, SpillError
 from storegate_engine.exchange import bucket_sorts, driver, open_exchange, plans, spill_files
-from storegate_engine.exchange.bucket_sorts import BucketSort
 from storegate_engine.exchange.plans import Wanted, choose
+from storegate_engine.exchange.sorts import BucketSort
 from storegate_engine.store.rewriting import plan_rewrite
 from tests.exchanges import collected, scratch
 from tests.processes import environment

@@ -16,7 +16,7 @@ from storegate_engine.arrays import StoredArray
 from storegate_engine.buffers import Workspace
 from storegate_engine.errors import CorruptStoreError
 from storegate_engine.exchange import bucket_sorts, open_exchange, plan_rows, plans, spill_files
-from storegate_engine.exchange.bucket_sorts import BucketSort
+from storegate_engine.exchange.sorts import BucketSort
 from storegate_engine.holds import LOCK
 from storegate_engine.orders import ArrayIndex
 from tests.examples import in_turns

@@ -5,6 +5,7 @@ What its files know:
     plans         how permuted rows are read; sizes, traffic and memory
     planning      the plan of a variable, from its dtype, order and chunks
     driver        the steps of an exchange, and their tasks
+    sorts         what the tasks of one sort into buckets share
     bucket_sorts  the rows of one variable, sorted into buckets by spill files
     spill_files   parts of rows, one per bucket, in one checksummed file
     appending     rows to a new file, through the page cache or past it

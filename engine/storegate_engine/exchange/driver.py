@@ -31,7 +31,6 @@ import numpy as np
 
 from storegate_engine.buffers import Workspace
 from storegate_engine.exchange.bucket_sorts import (
-    BucketSort,
     Destinations,
     Placement,
     collect,
@@ -42,6 +41,7 @@ from storegate_engine.exchange.bucket_sorts import (
     scatter,
     split,
 )
+from storegate_engine.exchange.sorts import BucketSort
 from storegate_engine.scratch import Spill, Visit
 from storegate_engine.table import Variable
 
