@@ -230,3 +230,16 @@ class TestNumbers:
         assert sorted(np.concatenate(batches).tolist()) == X.tolist()
         assert set(times.tolist()) <= {1, 2}, "once for this epoch, and perhaps for the next one"
         assert [change.operation for change in gate.history()] == ["attach"]
+
+
+@pytest.mark.parametrize("compression", [None, "gzip", "lzf"])
+def test_a_closed_gate_leaves_files_to_others(tmp_path, compression):
+    chunks = None if compression is None else (10,)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("x", data=np.arange(100.0), chunks=chunks, compression=compression)
+    with StoreGate("zarr", {"output_dir": tmp_path / "s"}, data_id="a") as gate:
+        gate.attach(tmp_path / "a.h5")
+        np.testing.assert_array_equal(gate["train"]["x"][:], np.arange(100.0))
+        list(gate["train"]["x"].batches(7))
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["y"] = 3
