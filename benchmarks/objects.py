@@ -15,9 +15,8 @@ from unittest import mock
 
 import dask
 import numpy as np
-import zarr
 
-from benchmarks import disk, harness
+from benchmarks import disk, harness, object_peers
 from benchmarks.harness import Line, Outcome, Table, interleave, isolated
 from benchmarks.object_servers import options_of, proxy, server
 from storegate import StoreGate
@@ -36,10 +35,7 @@ RANGE_NBYTES, RANGE_THREADS = 384 * 2**10, 32
 LARGE_BLOCK_ROWS = 4096
 """Rows of blocks of 4 MiB, in buffers as large as by default."""
 RANGES = "raw, small ranges at random"
-PEER = "zarr-python, in order"
 TARGETED = ("in order", "blocks", "blocks of 4 MiB", "uniform, to the first batch", "blocks, second epoch")
-ZARR_NBYTES = 64 * 2**20
-"""Bytes that zarr-python is asked for at a time: several shards, whose requests it sends together."""
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -86,7 +82,9 @@ def _lines(where: str, outcome: Outcome, target: float) -> Iterator[Line]:
         seconds, raw = outcome.seconds_of(name), outcome.seconds_of(reference)
         sizes = requests[name]
         mean = sum(sizes) / max(1, len(sizes)) / harness.MIB
-        counted = "" if name == PEER else f", {len(sizes)} requests, {mean:.1f} MiB each"  # only ours are known
+        counted = (
+            "" if name in object_peers.NAMES else f", {len(sizes)} requests, {mean:.1f} MiB each"
+        )  # only ours are known
         yield Line(
             f"{name}, {where}",
             f"{nbytes / seconds / 1e6:,.0f} MB/s{counted}",
@@ -119,6 +117,8 @@ def write(args: BackendArgs, n_rows: int) -> dict[str, Any]:
     turns: dict[str, Any] = interleave({"raw": put_all, "write": add}, repeat=1)
     obstore.delete(client, [f"raw/{lo}" for lo in range(0, n_rows, step)])
     gate.compile()
+    location = gate.repository().require_versions("writing objects").location
+    object_peers.write_lance(location, rows, np.arange(n_rows), dict(args["storage_options"] or {}))
     return turns
 
 
@@ -164,18 +164,11 @@ def measure(args: BackendArgs, n_rows: int, repeat: int, only: Sequence[str] = (
         with gate["train"][["x", "y"]].batches(BATCH, shuffle=True, seed=0) as stream:
             next(iter(stream))
 
-    def zarr_python() -> None:
-        store = zarr.storage.ObjectStore(location.objects, read_only=True)
-        for path in sorted({location.key(entry.key).partition("/c/")[0] for entry in objects}):
-            array = zarr.open_array(store, path=path, mode="r")
-            step = ZARR_NBYTES // (array.dtype.itemsize * int(np.prod(array.shape[1:])))
-            for lo in range(0, array.shape[0], step):
-                array[lo : lo + step]
-
+    arrays = sorted({entry.key.partition("/c/")[0] for entry in objects})
     cases: dict[str, Callable[[], None]] = {
         "raw": raw,
         RANGES: ranges,
-        PEER: zarr_python,
+        **object_peers.of_objects(location, arrays, BATCH, n_rows, dict(args["storage_options"] or {})),
         "in order": partial(epoch, False),
         "blocks": partial(epoch, "blocks"),
         "blocks of 4 MiB": partial(epoch, "blocks", block_rows=LARGE_BLOCK_ROWS),
