@@ -123,14 +123,15 @@ def test_a_scratch_directory_that_workers_do_not_see_is_named_with_the_rule(clus
         cluster.submit(open_visit, str(tmp_path / "only here")).result()
 
 
-def kill_a_worker(pid, number, moment, done, killed):
-    """Kill a worker with SIGKILL as soon as ``moment()`` holds."""
-    while not done.is_set():
-        if moment():
-            os.kill(pid, signal.SIGKILL)
-            killed.append(number)
-            return
-        time.sleep(0.001)
+def kill_workers(pids, moments, done, killed):
+    """Kill workers with SIGKILL, one after the other, each as soon as its moment holds."""
+    for number, (pid, moment) in enumerate(zip(pids, moments, strict=True)):
+        while not moment():
+            if done.is_set():
+                return
+            time.sleep(0.001)
+        os.kill(pid, signal.SIGKILL)
+        killed.append(number)
 
 
 @pytest.mark.slow
@@ -149,12 +150,8 @@ def test_killed_workers_cost_their_own_tasks(cluster, shuffled, tmp_path, road):
     done, killed = threading.Event(), []
     moments = [lambda: spilled() >= 2, lambda: spilled() >= n_maps]
     pids = list(cluster.run(os.getpid).values())
-    killers = [
-        threading.Thread(target=kill_a_worker, args=(pids[number], number, moment, done, killed))
-        for number, moment in enumerate(moments)
-    ]
-    for killer in killers:
-        killer.start()
+    killer = threading.Thread(target=kill_workers, args=(pids, moments, done, killed))
+    killer.start()
     try:
         if road == "compute":
             found = lazy.compute()
@@ -163,7 +160,6 @@ def test_killed_workers_cost_their_own_tasks(cluster, shuffled, tmp_path, road):
             found = gate.get_data("x")
     finally:
         done.set()
-        for killer in killers:
-            killer.join()
+        killer.join()
     assert killed == [0, 1]
     np.testing.assert_array_equal(found, expected)
