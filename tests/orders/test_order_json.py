@@ -106,8 +106,8 @@ def test_json_nests_up_to_the_limit() -> None:
     ],
 )
 def test_every_form_is_a_level(wrapped: Callable[[object], object]) -> None:
-    obj: object = RANGE
-    for _ in range(order_json.MAX_NESTING - 1):
+    obj: object = ["take", RANGE, [3, 1, 0, 2]]
+    for _ in range(order_json.MAX_NESTING - 2):
         obj = wrapped(obj)
     order = from_json(obj, lambda name: ArrayIndex(name))  # type: ignore[arg-type]
     assert to_json(order, lambda index: index.slice(0, 4).tolist()) == obj
@@ -180,6 +180,22 @@ def test_hostile_json_is_a_corrupt_store(obj: object) -> None:
 
     with pytest.raises(CorruptStoreError, match="a stored order"):
         from_json(obj, resolve)
+
+
+@pytest.mark.parametrize(
+    ("obj", "what"),
+    [
+        (["Range", 0, 4], "a stored order is not understood: ['Range', 0, 4]"),
+        (("range", 0, 4), "a stored order is not understood: ('range', 0, 4)"),
+        (["range", 0, 4.0], "a stored order is wrong: an integer is needed, not float: ['range', 0, 4.0]"),
+        (["permute", RANGE, 3, 1], f"a stored order is wrong: a text is needed, not int: ['permute', {RANGE}, 3, 1]"),
+        (["take", RANGE, "a"], f"a stored order is wrong: 'a': ['take', {RANGE}, 'a']"),
+    ],
+)
+def test_what_is_wrong_is_said_and_shown(obj: object, what: str) -> None:
+    with pytest.raises(CorruptStoreError) as caught:
+        from_json(["slice", obj, 0, 4], no_index)
+    assert str(caught.value) == what
 
 
 json_values = st.recursive(
