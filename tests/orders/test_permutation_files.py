@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 
@@ -119,6 +120,47 @@ def test_a_scratch_that_cannot_be_written_is_named(tmp_path):
     inside = {"storegate.scratch-directory": str(tmp_path / "file" / "scratch")}
     with dask.config.set(inside), pytest.raises(SpillError, match="scratch-directory"):
         PermutationFile.forward(1000, 1)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), OSError("it is too short")])
+def test_a_file_that_cannot_be_written_is_named_with_its_size_and_the_reason(scratch, error):
+    asked = []
+
+    def fail(path):
+        asked.append(path)
+        raise error
+
+    with pytest.raises(SpillError) as caught:
+        PermutationFile(1000, fail)
+    assert asked[0].is_relative_to(scratch)
+    assert str(caught.value) == (
+        f"the permutation of 1000 rows, 4000 bytes, cannot be written to {asked[0].parent}: "
+        f"{error.strerror or error}; free space there, or set storegate.scratch-directory to a larger disk"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "reads"),
+    [
+        ([], []),
+        ([5, 1, 70], [(5, 1), (1, 1), (70, 1)]),
+        ([9, 9, 9], [(9, 1)] * 3),
+        ([9, 9, 9, 9], [(0, 64)]),
+        ([149, 63, 128, 0, 140, 148, 7], [(63, 1), (0, 1), (7, 1), (128, 22)]),
+    ],
+)
+def test_few_entries_of_a_part_are_read_alone_and_many_together(small_blocks, monkeypatch, rows, reads):
+    forward, read, found = PermutationFile.forward(150, 1), permutation_files.read_entries, []
+    monkeypatch.setattr(permutation_files, "read_entries", lambda *args: found.append(args[1:]) or read(*args))
+    expected = np.random.RandomState(1).permutation(150)
+    np.testing.assert_array_equal(forward.take(np.array(rows, np.int64)), expected[rows] if rows else [])
+    assert found == reads
+
+
+def test_a_file_that_cannot_be_closed_goes_without_a_word():
+    forward = PermutationFile.forward(10, 1)
+    os.close(forward.descriptor)
+    forward.__del__()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -42,7 +42,6 @@ class PermutationFile:
         self._spill = open_spill(parent, uuid.uuid4().hex)
         path = Path(self._spill.path, "permutation")
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write(path)
             self.descriptor = os.open(path, os.O_RDONLY)
         except OSError as err:
