@@ -100,6 +100,18 @@ def test_frames_are_what_numcodecs_makes_of_chunks_and_are_decoded_to_them(codec
     assert (form.plain_nbytes == 0) == (form.codec == "zstd")
 
 
+@pytest.mark.parametrize("codecs", CODECS)
+@pytest.mark.parametrize("nbytes", [1, 100, 1001])
+def test_frames_of_few_bytes_and_of_odd_numbers_are_decoded(codecs, nbytes):
+    form = Framing.of(nbytes, [BYTES, *codecs])
+    assert form is not None
+    for chunk in np.zeros(nbytes, "u1"), np.frombuffer(np.random.default_rng(0).bytes(nbytes), "u1"):
+        (parts,) = form.frames(1, lambda at, chunk=chunk: chunk)
+        out = np.empty(nbytes, "u1")
+        form.decode(np.frombuffer(b"".join(map(bytes, parts)), "u1"), out)
+        np.testing.assert_array_equal(out, chunk)
+
+
 def test_a_shard_is_compressed_if_one_chunk_in_sixteen_is_worth_it_each_chunk_once(monkeypatch):
     form, noise = framing(BLOSC), np.frombuffer(np.random.default_rng(0).bytes(NBYTES), "u4")
     list(form.frames(1, lambda at: noise))  # the header of plain frames is made once

@@ -211,6 +211,6 @@ def blosc_head(nbytes: int, itemsize: int, name: bytes, shuffle: int) -> bytes:
 def _options(codec: str, config: Mapping[str, Any]) -> tuple[Any, ...]:
     if codec == "zstd":
         return (config.get("level", 0),)
-    shuffles = {"noshuffle": blosc.NOSHUFFLE, "shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
-    shuffle = shuffles.get(config.get("shuffle", "shuffle"), blosc.SHUFFLE)
+    shuffles: Mapping[Any, int] = {"noshuffle": blosc.NOSHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
+    shuffle = shuffles.get(config.get("shuffle"), blosc.SHUFFLE)
     return str(config.get("cname", "lz4")).encode(), config.get("clevel", 5), shuffle, config.get("blocksize", 0)
