@@ -198,6 +198,22 @@ def test_cache_is_bounded_and_keeps_the_newest() -> None:
     assert exact.nbytes == 800
 
 
+def test_a_permutation_and_its_inverse_fit_up_to_the_limit_and_the_others_make_room() -> None:
+    tables = permutation_tables.memory_tables
+    tables.clear()
+    for seed in range(4):
+        tables.forward(100, seed)
+    for n, limit, fits, left in (
+        (1000, 7999, False, 1600),
+        (100, 2400, True, 1600),
+        (100, 2399, True, 1200),
+        (100, 1600, True, 800),
+        (1000, 8000, True, 400),  # the newest stays
+    ):
+        assert permutation_tables.fits_in_memory(n, limit) is fits
+        assert tables.nbytes == left
+
+
 def test_concurrent_callers_build_once(monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[int] = []
     gate = threading.Event()

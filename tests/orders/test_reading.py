@@ -137,12 +137,16 @@ def test_spans_outside_are_refused(order: RowOrder, lo: int, hi: int) -> None:
     for index in (-1, 5):
         with pytest.raises(IndexError, match=f"index {index} asked of 5 rows"):
             order.take([0, index])
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"^hi must be an integer, not 2\.0$"):
         order.rows(0, 2.0)  # type: ignore[arg-type]
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"^lo must be an integer, not True$"):
+        order.positions(True, 2)
+    with pytest.raises(TypeError, match=r"^indices must be integers, not float64$"):
         order.take([0.5])
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"^indices must be integers, not bool$"):
         order.take([True, False])
+    with pytest.raises(TypeError, match=r"^stored rows must be integers, not float64$"):
+        order.find([0.5])
 
 
 def test_indices_of_any_integer_type_and_shape() -> None:

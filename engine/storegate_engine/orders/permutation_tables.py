@@ -171,5 +171,5 @@ def fits_in_memory(n: int, limit_nbytes: int) -> bool:
     """Return whether a permutation and its inverse may be in memory; make room for them."""
     if 8 * n > limit_nbytes:
         return False
-    memory_tables.trim(max(0, limit_nbytes - 8 * n))
+    memory_tables.trim(limit_nbytes - 8 * n)
     return True
