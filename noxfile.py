@@ -89,7 +89,7 @@ also_copy = ["storegate"]
 process_isolation = "forkserver"
 timeout_multiplier = 2.0
 timeout_constant = 10.0
-pytest_add_cli_args = ["--hypothesis-profile=any"]
+pytest_add_cli_args = ["--hypothesis-profile=any", "--tb=no"]
 pytest_add_cli_args_test_selection = {["tests/orders", *FRAMED, *PLANNED]}
 """
 
