@@ -19,6 +19,7 @@ import shutil
 import socket
 import stat
 import tempfile
+import time
 import uuid
 import weakref
 from pathlib import Path
@@ -112,15 +113,23 @@ class Hold:
             return True
         return bool(take_lock(self.descriptor)) and not (self.path / _KEPT).exists()
 
-    def remove(self) -> None:
-        """Remove the directory, unless others share it; later writes to it fail."""
+    def remove(self) -> bool:
+        """Remove the directory, unless others share it; later writes to it fail. Return whether we made its place."""
+        made_place = self.made_place
         if self.is_last():
             with contextlib.suppress(OSError):
                 self.rename(self.pid)
             if self.is_shared:  # somebody may wait for the lock, to find that the directory is gone
                 unlock(self.descriptor)
+            with contextlib.suppress(OSError):
+                for path in self.path.iterdir():
+                    if path.name != LOCK:
+                        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            unlock(self.descriptor)  # whoever finds it locked has told before, see `_told`
+            made_place = self.made_place
             shutil.rmtree(self.path, ignore_errors=True)
         self.release()
+        return made_place
 
 
 _holds: weakref.WeakValueDictionary[Path, Hold] = weakref.WeakValueDictionary()
@@ -134,26 +143,38 @@ def sweep(parent: Path, made_place: bool) -> None:
             if name is not None and int(name["pid"]) != NOBODY and not (path / _KEPT).exists():
                 made_place |= _says_made(path)
                 remove_orphan(path)
-        if made_place and not _removed(parent):  # somebody came meanwhile, and cannot know who made it
-            for path in parent.iterdir():
-                with contextlib.suppress(OSError):
-                    if _NAME.fullmatch(path.name) and _is_own(path):
-                        _say_made(path)
+        for _ in range(_MAX_TRIES if made_place else 0):
+            if _removed(parent) or any(map(_told, parent.iterdir())):
+                return
+            time.sleep(0.001)  # somebody is about to come, or to go
 
 
 def _removed(place: Path) -> bool:
-    """Remove a directory if it is empty; return whether it was."""
+    """Remove a directory if it is empty; return whether it is gone."""
     try:
         place.rmdir()
+    except FileNotFoundError:
+        return True
     except OSError:
         return False
     return True
 
 
-def _say_made(path: Path) -> None:
-    descriptor = os.open(path / LOCK, LOCK_FLAGS, 0o600)
+def _told(path: Path) -> bool:
+    """Tell whoever holds a directory that we made its place; return whether somebody does."""
+    if not _NAME.fullmatch(path.name):
+        return True  # a thing of the user, with which the place stays
+    try:
+        if not _is_own(path):
+            return True
+        descriptor = os.open(path / LOCK, LOCK_FLAGS & ~os.O_CREAT)
+    except OSError:
+        return False
     try:
         os.write(descriptor, _MADE)
+        return take_lock(descriptor) is not True
+    except OSError:  # a lock of Windows keeps others from writing, too
+        return True
     finally:
         os.close(descriptor)
 

@@ -47,11 +47,12 @@ def take_lock(descriptor: int, *, shared: bool = False, wait: bool = False) -> b
 
 
 def unlock(descriptor: int) -> None:
-    """Release the lock of an open file, also of its copies in forked children; not on Windows."""
-    import fcntl  # not on Windows
+    """Release the lock of an open file, also of its copies in forked children; on Windows it ends with the file."""
+    if os.name != "nt":
+        import fcntl  # not on Windows
 
-    with contextlib.suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 @contextlib.contextmanager

@@ -189,8 +189,7 @@ def _visit(path: Path, parent: Path, plan: str, owner: int) -> Spill | Visit:
 
 def _remove(hold: Hold) -> None:
     if os.getpid() == hold.pid:  # a forked child inherits the finalizer, not the directory
-        made_place = hold.made_place
-        hold.remove()
+        made_place = hold.remove()
         parent = hold.path.parent
         if not any(other.path.parent == parent for other in held()):  # the place stays as long as there are others
             sweep(parent, made_place)
