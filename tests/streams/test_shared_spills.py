@@ -74,16 +74,23 @@ def moved():
 
 
 def run_rank(path, scratch, rank, world, n_epochs, barrier, results):
-    """Give all epochs of a rank, and what was read and written for them."""
+    """Give all epochs of a rank in step with the others, as trainers do, and what was read and written for them."""
     with dask.config.set({"storegate.scratch-directory": scratch}), opened(path) as gate:
         stream = ranks_of(gate, world, epochs=n_epochs)[rank]
         barrier.wait(60)
         before = moved()
-        rows = [numbers(stream) for _ in range(n_epochs)]
+        rows = [numbers(in_step(stream, barrier)) for _ in range(n_epochs)]
         counted = moved() - before
         barrier.wait(60)
         stream.close()
         results.put((rank, rows, counted))
+
+
+def in_step(batches, barrier):
+    """Yield batches, each when all ranks have theirs."""
+    for batch in batches:
+        barrier.wait(60)
+        yield batch
 
 
 def run_ranks(processes, path, scratch, world, n_epochs):
