@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -48,6 +49,8 @@ EXCHANGE_UNITS = 5.5
 (measured)."""
 REUSING_EPOCHS = 3
 """For so many epochs new pages of the page cache, which may cost a virtual machine much, pay: they are used again."""
+PATIENCE_S, POLL_S = 0.1, 0.005
+"""A rank that has ended an epoch waits so long for a bucket of any other one before it collects one for them."""
 CHAINED_ROW_NBYTES = 256
 """Narrower rows are read again for every epoch: many fit in one file, and chained they would have one a bucket."""
 FIRST_SHARE = 1 / 4
@@ -102,7 +105,7 @@ class ExchangeLoader(Loader):
         self._spills = Spills()
         self._following: Pending[None] | None = None
         self._waiting: deque[Callable[[], object]] = deque()
-        self._last: Iterator[Callable[[], object]] = iter(())
+        self._last: Callable[[], None] = _nothing
         self._scattering: deque[Workspace] = deque()
         self._collecting: deque[list[Workspace]] = deque()
         require(
@@ -115,7 +118,7 @@ class ExchangeLoader(Loader):
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without spill and memory."""
         empty: dict[str, Any] = {name: deque() for name in ("_waiting", "_scattering", "_collecting")}
-        return {**self.__dict__, "_following": None, "_last": iter(()), **empty}
+        return {**self.__dict__, "_following": None, "_last": _nothing, **empty}
 
     def _plan(self, budget_nbytes: int) -> tuple[int, list[int]]:
         """Return the steps per bucket, and the rows of a scatter task of each variable."""
@@ -164,7 +167,7 @@ class ExchangeLoader(Loader):
         if spill_from is not None and all(map(is_stored, self.variables)):
             self._spills.keep(lambda key: key[0] >= spill_from)
         self._following = None
-        self._last = iter(())
+        self._last = _nothing
         self._spills.clear()
         for kept in (self._waiting, self._scattering, self._collecting):
             kept.clear()
@@ -189,7 +192,7 @@ class ExchangeLoader(Loader):
         heir = self._key(epoch) if following is None else (epoch + 1, chains)
         self._spills.hand_down(self._spills.keys - {self._key(epoch), heir}, heir=heir)
         self._waiting.clear()
-        self._following, self._last = None, iter(())
+        self._following, self._last = None, _nothing
         step, scattered = yield from self._begin(exchange, share, epoch, (step, end), threads)
         n_buckets = -(-self.epochs.n_steps // self.steps)
         first = step // self.steps if step < self.epochs.n_steps else n_buckets
@@ -201,7 +204,7 @@ class ExchangeLoader(Loader):
                 late = (partial(self._chain, exchange, epoch, bucket, chained) for bucket in own[:first])
                 tasks[-1] = chain(tasks[-1], late)
                 others = set(range(n_buckets * self.n_ranks)) - set(own)
-                self._last = (partial(self._chain, exchange, epoch, bucket, chained) for bucket in sorted(others))
+                self._last = partial(self._chain_others, exchange, epoch, sorted(others), chained)
             self._following = threads.loads.submit(partial(self._prepare, tasks, threads, scattered))
         for number in range(first, n_buckets):
             begin = max(step, number * self.steps)
@@ -257,8 +260,7 @@ class ExchangeLoader(Loader):
         self._work(lambda: False)
         if self._following is not None:
             self._following.result()
-        for task in self._last:
-            task()
+        self._last()
         self._spills.clear_spare(self._key(epoch + 1))
 
     def _key(self, epoch: int) -> tuple[int, bool]:
@@ -380,6 +382,21 @@ class ExchangeLoader(Loader):
                 if not chained.has(bucket):
                     self._rows_of(exchange, epoch, bucket, chained).release()
 
+    def _chain_others(self, exchange: Exchange, epoch: int, buckets: list[int], chained: Exchange) -> None:
+        """Scatter what other ranks have not collected; as long as some of them go on, they are waited for."""
+        waited_since = time.monotonic()
+        while True:
+            missing = [bucket for bucket in buckets if not chained.has(bucket)]
+            if not missing:
+                return
+            if len(missing) < len(buckets):
+                waited_since = time.monotonic()
+            buckets = missing
+            if time.monotonic() - waited_since < PATIENCE_S:
+                time.sleep(POLL_S)
+            else:  # the last one, which they would come to last
+                self._chain(exchange, epoch, buckets.pop(), chained)
+
     def _work(self, stopped: Callable[[], bool]) -> None:
         """Run waiting tasks; several threads may."""
         while not stopped():
@@ -414,6 +431,10 @@ class ExchangeLoader(Loader):
         with _named_rows(partial(self._order_of, Range(0, self.epochs.n_rows), epoch)):
             arrays = list(exchange.collect(bucket, spaces, following=chained))
         return Ready(arrays, None, [], release=partial(self._collecting.append, spaces))
+
+
+def _nothing() -> None:
+    pass
 
 
 def _same(ready: Ready) -> Ready:
