@@ -113,7 +113,7 @@ PROTOCOLS = {
         WindowArray
     """,
     "repositories": "MemoryRepository Repository StoredRepository VersionedRepository",
-    "orders": "Bucketed Chained Concat Dealt Nested Permute Range RowOrder Share Slice Take",
+    "orders": "Bucketed Chained Concat Dealt Nested _OfSteps Permute Range RowOrder Share Slice Take",
 }
 MAY_ASK = {
     # Its result is read file by file, which no other array has a meaning for.

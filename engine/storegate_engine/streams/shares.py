@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -27,11 +28,37 @@ Int64Array: TypeAlias = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Share(Nested):
-    """A rank's slices of all steps of an epoch, concatenated, in the order of the epoch."""
+class _OfSteps(Nested):
+    """The base of orders that name the positions of some ranks in all steps of an epoch."""
 
     epochs: Epochs
-    """The steps, and the rank."""
+    """The steps, the rank and the number of all ranks."""
+
+    @property
+    def is_injective(self) -> bool:
+        """Whether no stored row is named twice; False if the first rows fill up the last step."""
+        return self.epochs.n_positions <= self.epochs.n_rows and self.order.is_injective
+
+    @abstractmethod
+    def _positions(self, rows: Int64Array) -> Int64Array:
+        """Return the positions of rows of this order."""
+
+    def _rows(self, lo: int, hi: int) -> Int64Array:
+        return self._take(np.arange(lo, hi, dtype=np.int64))
+
+    def _take(self, indices: Int64Array) -> Int64Array:
+        if not indices.size:
+            return np.empty(0, np.int64)
+        return self.order._take(self._positions(indices) % len(self.order))
+
+    def _require_invertible(self) -> None:
+        if self.epochs.n_positions > self.epochs.n_rows:
+            raise NotInvertibleError("an epoch that is filled up with its first rows repeats them")
+
+
+@dataclass(frozen=True, slots=True)
+class Share(_OfSteps):
+    """A rank's slices of all steps of an epoch, concatenated, in the order of the epoch."""
 
     @property
     def step_rows(self) -> int:
@@ -57,11 +84,6 @@ class Share(Nested):
     def __len__(self) -> int:
         return self.start(self.epochs.n_steps)
 
-    @property
-    def is_injective(self) -> bool:
-        """Whether no stored row is named twice; False if the first rows fill up the last step."""
-        return self.epochs.n_positions <= self.epochs.n_rows and self.order.is_injective
-
     def _positions(self, own: Int64Array) -> Int64Array:
         """Return the positions of rows of this rank."""
         # Full steps give this rank equal numbers of rows; the last step is divided separately:
@@ -76,18 +98,9 @@ class Share(Nested):
         positions[at_end] = own[at_end] - self.start(last) + epochs.part(last)[0]
         return positions
 
-    def _rows(self, lo: int, hi: int) -> Int64Array:
-        return self._take(np.arange(lo, hi, dtype=np.int64))
-
-    def _take(self, indices: Int64Array) -> Int64Array:
-        if not indices.size:
-            return np.empty(0, np.int64)
-        return self.order._take(self._positions(indices) % len(self.order))
-
     def _find(self, stored: Int64Array) -> Int64Array:
         epochs = self.epochs
-        if epochs.n_positions > epochs.n_rows:
-            raise NotInvertibleError("an epoch that is filled up with its first rows repeats them")
+        self._require_invertible()
         # `_positions` backwards: the step of a position, and its place among the rows of this rank
         found = self.order._find(stored)
         steps = found // epochs.batch_rows
@@ -145,14 +158,12 @@ class Chained(Nested):
 
 
 @dataclass(frozen=True, slots=True)
-class Dealt(Nested):
+class Dealt(_OfSteps):
     """The slices of adjacent ranks, bucket after bucket of some steps, and in each bucket rank after rank.
 
     A rank finds its rows of a bucket together, and one pass over stored rows serves all ranks.
     """
 
-    epochs: Epochs
-    """The steps, and the number of all ranks."""
     ranks: Span
     """The first of the ranks, and the end."""
     steps: int
@@ -189,11 +200,6 @@ class Dealt(Nested):
     def __len__(self) -> int:
         return int(self.begins[-1])
 
-    @property
-    def is_injective(self) -> bool:
-        """Whether no stored row is named twice; False if the first rows fill up the last step."""
-        return self.epochs.n_positions <= self.epochs.n_rows and self.order.is_injective
-
     def _positions(self, places: Int64Array) -> Int64Array:
         """Return the positions of rows."""
         k, world = self.epochs.batch_rows, self.epochs.world
@@ -212,18 +218,9 @@ class Dealt(Nested):
         positions: Int64Array = steps * k + _slices(sizes, ranks, world)[0] + offsets
         return positions
 
-    def _rows(self, lo: int, hi: int) -> Int64Array:
-        return self._take(np.arange(lo, hi, dtype=np.int64))
-
-    def _take(self, indices: Int64Array) -> Int64Array:
-        if not indices.size:
-            return np.empty(0, np.int64)
-        return self.order._take(self._positions(indices) % len(self.order))
-
     def _find(self, stored: Int64Array) -> Int64Array:
         epochs, (first, last) = self.epochs, self.ranks
-        if epochs.n_positions > epochs.n_rows:
-            raise NotInvertibleError("an epoch that is filled up with its first rows repeats them")
+        self._require_invertible()
         found = self.order._find(stored)
         out = np.full(found.size, -1, np.int64)
         steps, offsets = np.divmod(found, epochs.batch_rows)
