@@ -108,10 +108,17 @@ class Hold:
         self.release()
 
     def is_last(self) -> bool:
-        """Return whether nobody else holds the directory, nor will; if others do, it is no longer held here."""
+        """Return whether nobody else holds the directory, nor will; if others do, it is no longer held here.
+
+        One that is no longer held may be removed, and made again under its name by others: that one is theirs.
+        """
         if not self.is_shared:
             return True
-        return bool(take_lock(self.descriptor)) and not (self.path / _KEPT).exists()
+        if not take_lock(self.descriptor) or (self.path / _KEPT).exists():
+            return False
+        with contextlib.suppress(OSError):
+            return _has_name(self.descriptor, self.path / LOCK)
+        return False
 
     def remove(self) -> bool:
         """Remove the directory, unless others share it; later writes to it fail. Return whether we made its place."""
@@ -248,7 +255,7 @@ def joined(parent: Path, plan: str) -> Hold | None:
             if not take_lock(descriptor, shared=True):
                 return None
             with contextlib.suppress(FileNotFoundError):  # removed while this process waited for the lock
-                if os.path.samestat(os.fstat(descriptor), (path / LOCK).lstat()):
+                if _has_name(descriptor, path / LOCK):
                     (path / _KEPT).unlink(missing_ok=True)
                     hold = Hold(path, descriptor, is_shared=True)
                     if made_place:
@@ -297,7 +304,7 @@ def _hold(path: Path, *, is_new: bool = False) -> Hold | None:
             return None
         descriptor = os.open(path / LOCK, LOCK_FLAGS, 0o600)
         is_locked = take_lock(descriptor)
-        same = os.path.samestat(os.fstat(descriptor), (path / LOCK).lstat())  # not replaced meanwhile
+        same = _has_name(descriptor, path / LOCK)  # not replaced meanwhile
         if same and (is_locked or (is_new and is_locked is None)):
             hold, descriptor = Hold(path, descriptor), -1
             return hold
@@ -307,6 +314,11 @@ def _hold(path: Path, *, is_new: bool = False) -> Hold | None:
         if descriptor >= 0:
             os.close(descriptor)
     return None
+
+
+def _has_name(descriptor: int, path: Path) -> bool:
+    """Return whether an open file is the one of that name."""
+    return os.path.samestat(os.fstat(descriptor), path.lstat())
 
 
 def _is_own(path: Path) -> bool:

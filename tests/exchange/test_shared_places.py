@@ -75,6 +75,35 @@ def test_processes_that_come_and_go_find_it_whole_or_not_at_all(tmp_path, proces
     assert not (tmp_path / "scratch").exists()
 
 
+def hand_down(directory, barrier, seen):
+    barrier.wait(60)
+    for _ in range(50):
+        mine, heir = (spill.open_spill(directory, plan, shared=True) for plan in (PLAN, "1" * 32))
+        path = mine.path / f"map-{os.getpid()}"
+        path.write_bytes(b"rows")
+        assert path.read_bytes() == b"rows", "nobody removes it meanwhile, or hands it down"
+        mine.leave_to(heir)
+        del mine, heir
+
+
+def test_processes_that_hand_it_down_while_others_come_leave_them_theirs(tmp_path, processes):
+    barrier = processes.Barrier(N_PROCESSES)
+    assert ended(run(processes, hand_down, tmp_path / "scratch", barrier, None))
+    assert not (tmp_path / "scratch").exists()
+
+
+def test_who_no_longer_holds_it_does_not_remove_that_of_others(tmp_path):
+    place = tmp_path / "scratch"
+    first, second = holds.joined(place, PLAN), holds.joined(place, PLAN)
+    assert not first.is_last()
+    second.remove()
+    third = holds.joined(place, PLAN)
+    first.remove()
+    assert third.path.is_dir()
+    third.remove()
+    assert list(place.iterdir()) == []
+
+
 def count(directory, barrier, seen):
     mine = spill.open_spill(directory, PLAN, shared=True)
     barrier.wait(60)

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import traceback
 
 import dask
 import numpy as np
@@ -43,6 +44,9 @@ def run_until_killed(view, options, state, world, n_steps):
             try:
                 os.close(reading)
                 give(view, options, state, rank, world, writing)
+            except BaseException:
+                traceback.print_exc()
+                raise
             finally:
                 os._exit(1)
         os.close(writing)
