@@ -292,7 +292,7 @@ class Shards:
             while done < len(within):
                 first = within[done]
                 index.require_legal(first, chunks[done], path)
-                is_plain = 0 < index.lengths[first] == self.framing.plain_nbytes and file.can_fill
+                is_plain = 0 < index.lengths[first] == self.framing.plain_nbytes
                 most = self._most(index.lengths[first], in_place=is_plain and places is not None)
                 last = min(len(within), done + min(most, index.ends[first] - first))
                 # up to the first chunk that is not wanted
@@ -327,13 +327,20 @@ class Shards:
         #     file      | head | rows 0 | tail head | rows 1 | tail head | rows 2 | tail |
         #     between     [0]             [1]                  [2]                  [3]
         head, tail = self.framing.head_nbytes, self.framing.tail_nbytes
+        nbytes = len(spans) * self.framing.plain_nbytes
         between = np.empty((len(into) + 1, tail + head), "u1")
-        buffers = [between[0, tail:].data]
-        for chunk, gap in zip(into, between[1:], strict=True):
-            buffers += (chunk.data, gap.data)
-        buffers[-1] = between[-1, :tail].data
-        if file.fill(buffers, spans[0][0]) != len(spans) * self.framing.plain_nbytes:
-            raise FrameError("the file ends within it", 0)
+        if file.can_fill:
+            buffers = [between[0, tail:].data]
+            for chunk, gap in zip(into, between[1:], strict=True):
+                buffers += (chunk.data, gap.data)
+            buffers[-1] = between[-1, :tail].data
+            if file.fill(buffers, spans[0][0]) != nbytes:
+                raise FrameError("the file ends within it", 0)
+        else:
+            frames = file.view(spans[0][0], nbytes, path).reshape(len(into), -1)
+            between[:-1, tail:], between[1:, :tail] = frames[:, :head], frames[:, head + self.framing.nbytes :]
+            for chunk, rows in zip(into, frames[:, head : head + self.framing.nbytes], strict=True):
+                chunk[...] = rows
         self.framing.settle(between, into)
 
     def _fetch_encoded(self, file: OpenShard, path: str, spans: Sequence[Span], into: Sequence[Array]) -> None:
