@@ -7,6 +7,7 @@ import threading
 import uuid
 from itertools import pairwise
 
+import dask
 import numpy as np
 import obstore
 import obstore.exceptions
@@ -20,6 +21,7 @@ from storegate_engine.arrays import reading_threads, shard_objects
 from storegate_engine.arrays import stored as arrays
 from storegate_engine.arrays.shard_index import MISSING, ShardIndex, packed_index
 from storegate_engine.errors import CorruptStoreError, SnapshotExpired, StoreError
+from storegate_engine.streams import spilled
 from tests.examples import examples
 
 CHUNK, SHARD, N_ROWS = 16, 256, 1000
@@ -151,6 +153,16 @@ class TestRequests:
         gate.add_data("x", small)
         np.testing.assert_array_equal(gate["train"]["x"][...], small)
         np.testing.assert_array_equal(gate["train"]["x"][[999, 3]], small[[999, 3]])
+
+    @pytest.mark.parametrize("batch_rows", [2, 8])
+    def test_a_uniform_epoch_fetches_hardly_more_than_all_rows(self, gate, requests, monkeypatch, batch_rows):
+        monkeypatch.setattr(shard_objects, "GAP_NBYTES", 0)
+        with dask.config.set({"storegate.shuffle": "exchange"}):
+            stream = gate["train"]["x"].batches(batch_rows, seed=1, epochs=1, budget="64MiB")
+        with stream:
+            rows = np.concatenate(list(stream))
+        np.testing.assert_array_equal(np.sort(rows[:, 0]), np.sort(ROWS[:, 0]))
+        assert sum(sizes_of(requests)) <= (1 + spilled.PICKED_SHARE) * N_ROWS / CHUNK * (CHUNK * 64 + 20)
 
     def test_batches_of_every_order(self, gate):
         with gate["train"]["x"].batches(100, shuffle=False) as stream:

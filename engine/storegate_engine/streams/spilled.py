@@ -58,7 +58,8 @@ FIRST_SHARE = 1 / 4
 to be scattered: the epoch then takes a few percent longer, since all rows are moved three times or four, and its first
 batch does not wait for that."""
 PICKED_SHARE = 1 / 32
-"""More steps are picked up to this share, for consumers that need the time of the scatter for them."""
+"""More steps are picked up to this share, for consumers that need the time of the scatter for them; from an object
+store the first one, too, because a link takes as much longer as there are more bytes."""
 
 
 class ExchangeLoader(Loader):
@@ -247,7 +248,8 @@ class ExchangeLoader(Loader):
             step_nbytes += min(share.step_rows * max(piece.chunk_nbytes for piece in variable.pieces), stored)
         missing_nbytes = stored_nbytes * exchange.missing
         steps = missing_nbytes / max(1, step_nbytes * self.n_ranks)
-        left, most = self.epochs.n_steps - step, int(FIRST_SHARE * steps)
+        left = self.epochs.n_steps - step
+        most = int((PICKED_SHARE if are_remote(self.variables) else FIRST_SHARE) * steps)
         if left <= most:  # nearly done: then nothing need be scattered
             return left
         return min(most, max(1, int(PICKED_SHARE * steps)))
