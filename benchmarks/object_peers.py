@@ -11,15 +11,17 @@ import zarr
 
 from storegate_engine.locations import Location
 
-__all__ = ["NAMES", "of_objects", "write_lance"]
+__all__ = ["NAMES", "of_objects", "write_for_peers"]
 
 BLOCK_CHUNKS = 4
 """Objects of 16 MiB that insitubatch mixes: as many rows as a buffer of ours."""
 IN_FLIGHT = 8
 """Objects that it gets at the same time, as the reference does: its memory is in proportion to them."""
+PARQUET, GROUP_NBYTES = "rows.parquet", 16 * 2**20
+"""The file, and bytes of a group of its rows."""
 ZARR_NBYTES = 64 * 2**20
 """Bytes that zarr-python is asked for at a time: several shards, whose requests it sends together."""
-NAMES = ("zarr-python, in order", "insitubatch, blocks", "Lance, in order")
+NAMES = ("zarr-python, in order", "insitubatch, blocks", "Lance, in order", "HF datasets of Parquet, in order")
 
 
 def of_objects(
@@ -73,29 +75,66 @@ def of_objects(
         dataset = format_of.dataset(_lance_uri(location), storage_options=_for_lance(options))
         assert sum(len(batch) for batch in dataset.to_batches(batch_size=batch_rows)) == n_rows
 
+    def hf_datasets() -> None:
+        import datasets
+
+        datasets.disable_progress_bars()
+        rows = datasets.load_dataset(
+            "parquet",
+            data_files=f"s3://{_bucket(location)}/{PARQUET}",
+            storage_options=_for_fsspec(options),
+            streaming=True,
+            split="train",
+        )
+        # tables of Arrow, which are not copied
+        assert sum(len(table) for table in rows.with_format("arrow").iter(batch_rows)) == n_rows
+
     found: dict[str, Callable[[], None]] = {NAMES[0]: zarr_python}
     if importlib.util.find_spec("insitubatch"):
         found[NAMES[1]] = insitubatch
     if importlib.util.find_spec("lance"):
         found[NAMES[2]] = lance
+    if importlib.util.find_spec("datasets") and importlib.util.find_spec("s3fs"):
+        found[NAMES[3]] = hf_datasets
     return found
 
 
-def write_lance(location: Location, rows: Any, labels: Any, options: dict[str, Any]) -> None:
-    """Write the rows for Lance, if that is installed."""
-    if importlib.util.find_spec("lance") is None:
+def write_for_peers(location: Location, rows: Any, labels: Any, options: dict[str, Any]) -> None:
+    """Write the rows for Lance, and as Parquet, if what reads them is installed."""
+    has = {name: importlib.util.find_spec(name) is not None for name in ("lance", "datasets", "s3fs")}
+    if not (has["lance"] or (has["datasets"] and has["s3fs"])):
         return
-    import lance as format_of
     import pyarrow as pa
 
     values = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
     table = pa.table({"x": values, "y": labels})
-    format_of.write_dataset(table, _lance_uri(location), storage_options=_for_lance(options))
+    if has["lance"]:
+        import lance as format_of
+
+        format_of.write_dataset(table, _lance_uri(location), storage_options=_for_lance(options))
+    if has["datasets"] and has["s3fs"]:
+        import fsspec
+        import pyarrow.parquet as pq
+
+        group_rows = GROUP_NBYTES // (rows.nbytes // len(rows))
+        with fsspec.open(f"s3://{_bucket(location)}/{PARQUET}", "wb", **_for_fsspec(options)) as file:
+            pq.write_table(table, file, row_group_size=group_rows, compression="none", use_dictionary=False)
+
+
+def _bucket(location: Location) -> str:
+    return location.url.partition("://")[2].partition("/")[0]
 
 
 def _lance_uri(location: Location) -> str:
-    bucket = location.url.partition("://")[2].partition("/")[0]
-    return f"s3://{bucket}/rows.lance"
+    return f"s3://{_bucket(location)}/rows.lance"
+
+
+def _for_fsspec(options: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "key": options["access_key_id"],
+        "secret": options["secret_access_key"],
+        "client_kwargs": {"endpoint_url": options["endpoint"], "region_name": options["region"]},
+    }
 
 
 def _for_lance(options: dict[str, Any]) -> dict[str, str]:

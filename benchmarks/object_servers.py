@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from storegate.types import BackendArgs
+from storegate_engine.locations import parse_location
 
-__all__ = ["options_of", "proxy", "server"]
+__all__ = ["files_server", "options_of", "proxy", "server"]
 
 BUCKET = "bench"
 START_S = 60
@@ -34,7 +35,7 @@ def server(at: Path) -> Iterator[int]:
     # the ports of its own protocol are 10,000 above these
     ports = {name: _free_port() for name in ("s3.port", "master.port", "volume.port", "filer.port")}
     options = {"dir": at, "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "master.telemetry": "false", **ports}
-    options |= {"master.volumeSizeLimitMB": 1024, "volume.max": 0}
+    options |= {"master.volumeSizeLimitMB": 1024, "volume.max": 0, "s3.port.iceberg": 0, "s3.port.lance": 0}
     command = [program, "server", "-s3", *(f"-{name}={value}" for name, value in options.items())]
     with open(at / "log", "wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -76,6 +77,60 @@ def options_of(port: int) -> BackendArgs:
         "client_options": {"allow_http": True},
     }
     return {"output_dir": f"s3://{BUCKET}/store", "storage_options": options}
+
+
+NGINX = """
+daemon off;
+pid {at}/pid;
+error_log {at}/log;
+master_process off;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+    sendfile on;
+    keepalive_requests 1000000;
+    client_body_temp_path {at}/body;
+    proxy_temp_path {at}/proxy;
+    fastcgi_temp_path {at}/fastcgi;
+    uwsgi_temp_path {at}/uwsgi;
+    scgi_temp_path {at}/scgi;
+    server {{
+        listen 127.0.0.1:{port};
+        root {at}/root;
+        error_page 418 = @lists;
+        location / {{ if ($args) {{ return 418; }} }}
+        location @lists {{ proxy_pass http://127.0.0.1:{upstream}; }}
+    }}
+}}
+"""
+"""Objects as files, which cost a server least; what is not an object, such as a list of them, comes from S3."""
+
+
+@contextlib.contextmanager
+def files_server(port: int, at: Path) -> Iterator[int]:
+    """Serve copies of all objects of a server with nginx, and yield the port to use; reads only."""
+    import obstore
+
+    bucket = parse_location(f"s3://{BUCKET}", dict(options_of(port)["storage_options"] or {})).objects
+    for listed in obstore.list(bucket):
+        for entry in listed:
+            path = at / "root" / BUCKET / entry["path"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(obstore.get(bucket, entry["path"]).bytes())
+    fast = _free_port()
+    (at / "conf").write_text(NGINX.format(at=at, port=fast, upstream=port))
+    process = subprocess.Popen(["nginx", "-p", str(at), "-c", str(at / "conf")])
+    try:
+        end = time.monotonic() + START_S
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", fast)).close()
+                break
+            time.sleep(0.05)
+        yield fast
+    finally:
+        process.terminate()
+        process.wait()
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 
 from benchmarks import disk, harness, object_peers
 from benchmarks.harness import Line, Outcome, Table, interleave, isolated
-from benchmarks.object_servers import options_of, proxy, server
+from benchmarks.object_servers import files_server, options_of, proxy, server
 from storegate import StoreGate
 from storegate.types import BackendArgs
 from storegate_engine.budget import format_nbytes, parse_nbytes
@@ -51,15 +52,24 @@ def run(arguments: argparse.Namespace) -> None:
     with disk.workplace(arguments.directory) as at, server(at / "server") as port:
         args = options_of(port)
         table.add(_written(args, n_rows))
-        table.add(_lines("loopback", isolated(measure, args, n_rows, repeat), 0.85))
+        _compare(table, "loopback", args, n_rows, repeat, 0.85)
+        if shutil.which("nginx") is not None:
+            with files_server(port, at / "files") as fast:
+                _compare(table, "nginx", options_of(fast), n_rows, repeat, 0.85)
         with proxy(port, latency_s=LATENCY_S, nbytes_per_s=NBYTES_PER_S) as slow:
             where = f"{LATENCY_S * 1000:.0f} ms, {NBYTES_PER_S / 1e6:.0f} MB/s"
-            table.add(_lines(where, isolated(measure, options_of(slow), n_rows, repeat), 0.8))
+            _compare(table, where, options_of(slow), n_rows, repeat, 0.8)
             outcome = isolated(measure_copies, options_of(slow), n_rows, str(at / "cache"))
             table.add(_lines(f"{where}, with a cache", outcome, 0.8))
         outcome = isolated(single_rows, args, n_rows)
         found = outcome.error if outcome.value is None else f"{max(outcome.value)} requests at most"
         table.add([Line(f"each of {ROWS} single rows", found, target="≤ 2", peak_nbytes=outcome.peak_nbytes)])
+
+
+def _compare(table: Table, where: str, args: BackendArgs, n_rows: int, repeat: int, target: float) -> None:
+    """Add the lines of one server; peers run in a process of their own, in which their threads and memory stay."""
+    table.add(_lines(where, isolated(measure, args, n_rows, repeat), target))
+    table.add(_lines(where, isolated(measure, args, n_rows, repeat, peers=True), target))
 
 
 def _written(args: BackendArgs, n_rows: int) -> Iterator[Line]:
@@ -78,6 +88,8 @@ def _lines(where: str, outcome: Outcome, target: float) -> Iterator[Line]:
         return
     requests, nbytes = outcome.value.pop("requests"), outcome.value.pop("nbytes")
     for name in outcome.value:
+        if name == "raw" and any(peer in outcome.value for peer in object_peers.NAMES):
+            continue  # only what they are compared with
         # small ranges at random places take longer, whoever gets them
         reference = RANGES if name == "blocks" and RANGES in outcome.value else "raw"
         seconds, raw = outcome.seconds_of(name), outcome.seconds_of(reference)
@@ -119,12 +131,14 @@ def write(args: BackendArgs, n_rows: int) -> dict[str, Any]:
     obstore.delete(client, [f"raw/{lo}" for lo in range(0, n_rows, step)])
     gate.compile()
     location = gate.repository().require_versions("writing objects").location
-    object_peers.write_lance(location, rows, np.arange(n_rows), dict(args["storage_options"] or {}))
+    object_peers.write_for_peers(location, rows, np.arange(n_rows), dict(args["storage_options"] or {}))
     return turns
 
 
-def measure(args: BackendArgs, n_rows: int, repeat: int, only: Sequence[str] = ()) -> dict[str, Any]:
-    """Get all objects, and read all rows in each order; also count the requests of each."""
+def measure(
+    args: BackendArgs, n_rows: int, repeat: int, only: Sequence[str] = (), *, peers: bool = False
+) -> dict[str, Any]:
+    """Get all objects, and read all rows in each order, or with peers; also count the requests of each."""
     import obstore
 
     gate = StoreGate("zarr", {**args, "mode": "r", "budget": BUDGET}, data_id="bench")
@@ -170,15 +184,15 @@ def measure(args: BackendArgs, n_rows: int, repeat: int, only: Sequence[str] = (
         raise RuntimeError(f"an epoch has fetched {sum(counted)} bytes of {n_rows * 4 * WIDTH}")
 
     arrays = sorted({entry.key.partition("/c/")[0] for entry in objects})
-    cases: dict[str, Callable[[], None]] = {
-        "raw": raw,
+    own: dict[str, Callable[[], None]] = {
         RANGES: ranges,
-        **object_peers.of_objects(location, arrays, BATCH, n_rows, dict(args["storage_options"] or {})),
         "in order": partial(epoch, False),
         "blocks": partial(epoch, "blocks"),
         "blocks of 4 MiB": partial(epoch, "blocks", block_rows=LARGE_BLOCK_ROWS),
         SCATTERED: scattered,
     }
+    others = object_peers.of_objects(location, arrays, BATCH, n_rows, dict(args["storage_options"] or {}))
+    cases = {"raw": raw, **(others if peers else own)}
     if only:
         cases["blocks, second epoch"] = cases["blocks"]
         cases = {name: cases[name] for name in only}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import mmap
 import threading
 import uuid
+import weakref
 from itertools import pairwise
 
 import dask
@@ -163,6 +166,24 @@ class TestRequests:
             rows = np.concatenate(list(stream))
         np.testing.assert_array_equal(np.sort(rows[:, 0]), np.sort(ROWS[:, 0]))
         assert sum(sizes_of(requests)) <= (1 + spilled.PICKED_SHARE) * N_ROWS / CHUNK * (CHUNK * 64 + 20)
+
+    def test_a_stream_uses_memory_of_answers_again_and_keeps_none_of_it(self, gate, monkeypatch):
+        made = []
+
+        class Counted(mmap.mmap):
+            def __init__(self, *args):
+                made.append(weakref.ref(self))
+
+        monkeypatch.setattr(shard_objects, "PIECE_NBYTES", 1024)
+        monkeypatch.setattr(shard_objects, "GAP_NBYTES", 0)
+        monkeypatch.setattr(mmap, "mmap", Counted)
+        options = {"shuffle": "blocks", "block_rows": CHUNK, "buffer_blocks": 2, "label": "x"}
+        with gate["train"]["x"].batches(8, seed=1, prefetch=0, **options) as stream:
+            made.clear()  # the labels were read before
+            assert sum(len(batch) for batch in stream) == N_ROWS
+        assert 1 <= len(made) <= 4  # for 32 loads
+        gc.collect()
+        assert [of() for of in made] == [None] * len(made)
 
     def test_batches_of_every_order(self, gate):
         with gate["train"]["x"].batches(100, shuffle=False) as stream:

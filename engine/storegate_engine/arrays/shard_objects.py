@@ -22,7 +22,7 @@ from storegate_engine.arrays.shard_index import IndexForm, ShardIndex, Span, for
 from storegate_engine.errors import CorruptStoreError
 from storegate_engine.locations import Location, first_line
 
-__all__ = ["files_of"]
+__all__ = ["answers_kept", "files_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -151,7 +151,7 @@ class ShardObjects:
 
 
 class _Memory:
-    """Memory of answers that were read, for the next ones; released when no answer is left.
+    """Memory of answers that were read, for the next ones; released when no answer is left, and nobody expects more.
 
     It is mapped: allocators keep large blocks that were freed in other threads, several times what is in use.
     """
@@ -171,14 +171,29 @@ class _Memory:
             self._free = self._free[1:]  # too short: the new one takes its place
         return np.frombuffer(mmap.mmap(-1, -(-nbytes // PIECE_NBYTES) * PIECE_NBYTES), "u1")
 
-    def give_back(self, memory: Array) -> None:
+    def give_back(self, *memory: Array) -> None:
         """Take memory back."""
         with self._lock:
             self._n_taken -= 1
-            self._free = [*self._free, memory] if self._n_taken else []
+            self._free = [*self._free, *memory] if self._n_taken else []
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep memory meanwhile, also while there is no answer."""
+        with self._lock:
+            self._n_taken += 1
+        try:
+            yield
+        finally:
+            self.give_back()
 
 
 _memory = _Memory()
+
+
+def answers_kept() -> contextlib.AbstractContextManager[None]:
+    """Return a context that keeps the memory of answers for the next ones: new memory costs as much as a copy."""
+    return _memory.kept()
 
 
 def _after_fork_in_child() -> None:

@@ -16,6 +16,7 @@ from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 import numpy as np
 
+from storegate_engine.arrays import answers_kept
 from storegate_engine.budget import reserved_nbytes
 from storegate_engine.errors import (
     ArgumentError,
@@ -419,7 +420,7 @@ class Stream(Generic[T]):
 
     def _batches(self, function: Callable[[T], Any] | None) -> Generator[Any, None, None]:
         epoch, step = self._epoch, self._step
-        with Threads(self.loader.loads_at_once, self.loader.reads_at_once) as threads:
+        with answers_kept(), Threads(self.loader.loads_at_once, self.loader.reads_at_once) as threads:
             batches = self._formed(epoch, step, threads)
             if (transform := self._transform) is not None or function is not None:
                 key = partial(batch_generator, self._shuffle.seed, epoch, rank=self._epochs.rank)
