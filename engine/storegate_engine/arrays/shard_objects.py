@@ -182,10 +182,12 @@ class _Memory:
         """Keep memory meanwhile, also while there is no answer."""
         with self._lock:
             self._n_taken += 1
+        pid = os.getpid()
         try:
             yield
         finally:
-            self.give_back()
+            if os.getpid() == pid:  # a forked child has memory of its own, and this lock as another thread had it
+                self.give_back()
 
 
 _memory = _Memory()
