@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -90,35 +90,38 @@ def of_objects(
         assert sum(len(table) for table in rows.with_format("arrow").iter(batch_rows)) == n_rows
 
     found: dict[str, Callable[[], None]] = {NAMES[0]: zarr_python}
-    if importlib.util.find_spec("insitubatch"):
+    if _has("insitubatch"):
         found[NAMES[1]] = insitubatch
-    if importlib.util.find_spec("lance"):
+    if _has("lance"):
         found[NAMES[2]] = lance
-    if importlib.util.find_spec("datasets") and importlib.util.find_spec("s3fs"):
+    if _has("datasets", "s3fs"):
         found[NAMES[3]] = hf_datasets
     return found
 
 
 def write_for_peers(location: Location, rows: Any, labels: Any, options: dict[str, Any]) -> None:
     """Write the rows for Lance, and as Parquet, if what reads them is installed."""
-    has = {name: importlib.util.find_spec(name) is not None for name in ("lance", "datasets", "s3fs")}
-    if not (has["lance"] or (has["datasets"] and has["s3fs"])):
+    if not (_has("lance") or _has("datasets", "s3fs")):
         return
     import pyarrow as pa
 
     values = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
     table = pa.table({"x": values, "y": labels})
-    if has["lance"]:
+    if _has("lance"):
         import lance as format_of
 
         format_of.write_dataset(table, _lance_uri(location), storage_options=_for_lance(options))
-    if has["datasets"] and has["s3fs"]:
+    if _has("datasets", "s3fs"):
         import fsspec
         import pyarrow.parquet as pq
 
         group_rows = GROUP_NBYTES // (rows.nbytes // len(rows))
         with fsspec.open(f"s3://{_bucket(location)}/{PARQUET}", "wb", **_for_fsspec(options)) as file:
             pq.write_table(table, file, row_group_size=group_rows, compression="none", use_dictionary=False)
+
+
+def _has(*packages: str) -> bool:
+    return all(find_spec(package) for package in packages)
 
 
 def _bucket(location: Location) -> str:

@@ -8,9 +8,8 @@ import socket
 import subprocess
 import threading
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from storegate.types import BackendArgs
@@ -40,7 +39,7 @@ def server(at: Path) -> Iterator[int]:
     with open(at / "log", "wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
-            _make_bucket(ports["s3.port"], process, at / "log")
+            _wait_for(process, at / "log", lambda: _make_bucket(ports["s3.port"]))
             yield ports["s3.port"]
         finally:
             process.kill()
@@ -55,15 +54,20 @@ def _free_port() -> int:
             return port
 
 
-def _make_bucket(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def _make_bucket(port: int) -> None:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/{BUCKET}", method="PUT")
+    urllib.request.urlopen(request, timeout=5).close()
+
+
+def _wait_for(process: subprocess.Popen[bytes], log: Path, ask: Callable[[], None]) -> None:
+    """Ask a server until it answers."""
     end = time.monotonic() + START_S
     while time.monotonic() < end and process.poll() is None:
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/{BUCKET}", method="PUT")
-        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-            urllib.request.urlopen(request, timeout=5).close()
+        with contextlib.suppress(OSError):
+            ask()
             return
-        time.sleep(0.5)
-    raise SystemExit(f"the S3 server does not start: {log.read_text(errors='replace')[-500:]}")
+        time.sleep(0.1)
+    raise SystemExit(f"the server does not start: {log.read_text(errors='replace')[-500:]}")
 
 
 def options_of(port: int) -> BackendArgs:
@@ -121,12 +125,7 @@ def files_server(port: int, at: Path) -> Iterator[int]:
     (at / "conf").write_text(NGINX.format(at=at, port=fast, upstream=port))
     process = subprocess.Popen(["nginx", "-p", str(at), "-c", str(at / "conf")])
     try:
-        end = time.monotonic() + START_S
-        while time.monotonic() < end:
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", fast)).close()
-                break
-            time.sleep(0.05)
+        _wait_for(process, at / "log", lambda: socket.create_connection(("127.0.0.1", fast)).close())
         yield fast
     finally:
         process.terminate()
