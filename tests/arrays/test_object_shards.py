@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
+import subprocess
+import sys
+import textwrap
 import threading
 import uuid
 import weakref
@@ -26,6 +30,7 @@ from storegate_engine.errors import CorruptStoreError, SnapshotExpired, StoreErr
 from storegate_engine.streams import spilled
 from tests.clusters import becomes_true
 from tests.examples import examples
+from tests.processes import environment
 
 CHUNK, SHARD, N_ROWS = 16, 256, 1000
 ROWS = np.random.default_rng(0).integers(0, 2**63, (N_ROWS, 8))
@@ -183,6 +188,29 @@ class TestRequests:
             assert sum(len(batch) for batch in stream) == N_ROWS
         assert 1 <= len(made) <= 4  # for 32 loads
         assert becomes_true(lambda: all(of() is None for of in made)), "once threads have let it go"
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="a child has only the thread that forked it")
+    def test_a_child_that_leaves_a_loop_of_its_parent_waits_for_no_other_thread_of_it(self):
+        # which may have the lock of the memory of answers at that moment
+        code = """
+            import importlib, os, signal, sys, threading
+            from storegate_engine.arrays import shard_objects
+
+            real, locks = threading.Lock, []
+            threading.Lock = lambda: locks.append(real()) or locks[-1]
+            importlib.reload(shard_objects)
+            threading.Lock = real
+            (lock,) = locks
+            with shard_objects.answers_kept():
+                lock.acquire()
+                child = os.fork()
+                if child:
+                    lock.release()
+                else:
+                    signal.alarm(30)
+            sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if child else 0)
+        """
+        assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=environment()).returncode == 0
 
     def test_batches_of_every_order(self, gate):
         with gate["train"]["x"].batches(100, shuffle=False) as stream:
