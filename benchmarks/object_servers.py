@@ -44,6 +44,10 @@ def server(at: Path) -> Iterator[int]:
         finally:
             process.kill()
             process.wait()
+            for port in ports.values():  # its sockets are in /tmp, and not all of them have an option
+                for number in (port, port + 10_000):
+                    for left in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
+                        left.unlink()
 
 
 def _free_port() -> int:
