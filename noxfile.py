@@ -22,7 +22,8 @@ def tests(session: nox.Session) -> None:
 def slow(session: nox.Session) -> None:
     """Run the long tests: kills, full disks, fuzzing, whole clusters."""
     session.install("-e", ".[test]")
-    session.run("python", "-m", "pytest", "-m", "slow", "-n", "logical", *session.posargs)
+    kept = "tmp_path_retention_policy=failed"  # the files of all would take 15 GB
+    session.run("python", "-m", "pytest", "-m", "slow", "-n", "logical", "-o", kept, *session.posargs)
 
 
 @nox.session
