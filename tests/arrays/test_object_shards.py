@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import json
-import mmap
-import os
-import subprocess
-import sys
-import textwrap
 import threading
 import uuid
-import weakref
 from itertools import pairwise
 
 import dask
@@ -23,14 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storegate import StoreGate
-from storegate_engine.arrays import reading_threads, shard_objects
+from storegate_engine.arrays import shard_objects
 from storegate_engine.arrays import stored as arrays
 from storegate_engine.arrays.shard_index import MISSING, ShardIndex, packed_index
 from storegate_engine.errors import CorruptStoreError, SnapshotExpired, StoreError
 from storegate_engine.streams import spilled
-from tests.clusters import becomes_true
 from tests.examples import examples
-from tests.processes import environment
 
 CHUNK, SHARD, N_ROWS = 16, 256, 1000
 ROWS = np.random.default_rng(0).integers(0, 2**63, (N_ROWS, 8))
@@ -128,25 +120,6 @@ class TestRequests:
         monkeypatch.setattr(obstore, "get_range", meeting_range)
         np.testing.assert_array_equal(gate["train"]["x"][...], ROWS)
 
-    def test_those_under_way_have_few_bytes(self, gate, monkeypatch):
-        monkeypatch.setattr(reading_threads, "FETCHED_NBYTES", 40_000)
-        get_range, lock = obstore.get_range, threading.Lock()
-        running, most = [], []
-
-        def counted_range(store, path, *, start, end):
-            with lock:
-                running.append(end - start)
-                most.append(sum(running))
-            try:
-                return get_range(store, path, start=start, end=end)
-            finally:
-                with lock:
-                    running.remove(end - start)
-
-        monkeypatch.setattr(obstore, "get_range", counted_range)
-        np.testing.assert_array_equal(gate["train"]["x"][...], ROWS)
-        assert max(most) <= 40_000
-
     @pytest.mark.parametrize("order", [slice(5, 700), slice(None, None, -3), "scattered", "one chunk"])
     def test_rows_equal_numpy(self, gate, order):
         random = np.random.default_rng(1)
@@ -171,46 +144,6 @@ class TestRequests:
             rows = np.concatenate(list(stream))
         np.testing.assert_array_equal(np.sort(rows[:, 0]), np.sort(ROWS[:, 0]))
         assert sum(sizes_of(requests)) <= (1 + spilled.PICKED_SHARE) * N_ROWS / CHUNK * (CHUNK * 64 + 20)
-
-    def test_a_stream_uses_memory_of_answers_again_and_keeps_none_of_it(self, gate, monkeypatch):
-        made = []
-
-        class Counted(mmap.mmap):
-            def __init__(self, *args):
-                made.append(weakref.ref(self))
-
-        monkeypatch.setattr(shard_objects, "PIECE_NBYTES", 1024)
-        monkeypatch.setattr(shard_objects, "GAP_NBYTES", 0)
-        monkeypatch.setattr(mmap, "mmap", Counted)
-        options = {"shuffle": "blocks", "block_rows": CHUNK, "buffer_blocks": 2, "label": "x"}
-        with gate["train"]["x"].batches(8, seed=1, prefetch=0, **options) as stream:
-            made.clear()  # the labels were read before
-            assert sum(len(batch) for batch in stream) == N_ROWS
-        assert 1 <= len(made) <= 4  # for 32 loads
-        assert becomes_true(lambda: all(of() is None for of in made)), "once threads have let it go"
-
-    @pytest.mark.skipif(not hasattr(os, "fork"), reason="a child has only the thread that forked it")
-    def test_a_child_that_leaves_a_loop_of_its_parent_waits_for_no_other_thread_of_it(self):
-        # which may have the lock of the memory of answers at that moment
-        code = """
-            import importlib, os, signal, sys, threading
-            from storegate_engine.arrays import shard_objects
-
-            real, locks = threading.Lock, []
-            threading.Lock = lambda: locks.append(real()) or locks[-1]
-            importlib.reload(shard_objects)
-            threading.Lock = real
-            (lock,) = locks
-            with shard_objects.answers_kept():
-                lock.acquire()
-                child = os.fork()
-                if child:
-                    lock.release()
-                else:
-                    signal.alarm(30)
-            sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if child else 0)
-        """
-        assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=environment()).returncode == 0
 
     def test_batches_of_every_order(self, gate):
         with gate["train"]["x"].batches(100, shuffle=False) as stream:

@@ -127,13 +127,13 @@ def test_what_was_used_least_recently_goes_first(tmp_path):
     place = Location("s3://bucket/store")
     for at in range(20):
         path = cache.path(place, f"{at}")
-        cache.put(path, memoryview(bytes(10_000)))
+        cache.put(path, 10_000, [bytes(10_000)])
         os.utime(path, ns=(at, at))
         os.utime(cache.path(place, "0"), ns=(10**9, 0))
     names = {path.name for path in copies(tmp_path / "cache")}
     assert sum(path.stat().st_size for path in copies(tmp_path / "cache")) <= 100_000
     assert {cache.path(place, name).name for name in ("0", "18", "19")} <= names
-    cache.put(cache.path(place, "large"), memoryview(bytes(100_001)))
+    cache.put(cache.path(place, "large"), 100_001, [bytes(100_001)])
     assert cache.path(place, "large").name not in {path.name for path in copies(tmp_path / "cache")}
 
 
@@ -172,7 +172,7 @@ def keep(directory, number, n_rounds):
             with contextlib.suppress(FileNotFoundError):  # another process has removed it
                 assert path.read_bytes() == content
         else:
-            cache.put(path, memoryview(content))
+            cache.put(path, len(content), [content])
 
 
 @pytest.mark.slow

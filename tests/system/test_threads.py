@@ -16,14 +16,55 @@ from storegate_engine.threads import ThreadPool
 from tests.processes import environment
 
 
+def n_alive():
+    return len([thread for thread in threading.enumerate() if thread.name.startswith("storegate-test")])
+
+
 def test_results_come_as_they_are_asked_for():
     pool = ThreadPool(2, "storegate-test")
     pending = [pool.submit(partial(pow, 2, n)) for n in range(100)]
     assert [one.result() for one in pending] == [2**n for n in range(100)]
     assert all(one.done() for one in pending)
-    assert len([thread for thread in threading.enumerate() if thread.name.startswith("storegate-test")]) == 2
+    assert 1 <= n_alive() <= 2
     pool.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("storegate-test")]
+    assert not n_alive()
+
+
+def test_a_thread_starts_for_a_task_that_no_other_is_free_for():
+    pool = ThreadPool(8, "storegate-test")
+    for _ in range(50):
+        pool.submit(int).wait()
+    assert n_alive() <= 2  # one had returned, and had not yet been counted
+    for n_together in (3, 8):
+        meeting = threading.Barrier(n_together, timeout=60)
+        for one in [pool.submit(meeting.wait) for _ in range(n_together)]:
+            one.result()
+    assert n_alive() == 8
+    for one in [pool.submit(int) for _ in range(100)]:
+        one.result()
+    assert n_alive() == 8
+    pool.close()
+
+
+def test_threads_that_submit_at_the_same_time_get_as_many_as_they_need():
+    for _ in range(20):
+        pool = ThreadPool(8, "storegate-test")
+        meeting, begin = threading.Barrier(8, timeout=60), threading.Barrier(4, timeout=60)
+
+        def submit(pool=pool, meeting=meeting, begin=begin):
+            begin.wait()
+            for one in [pool.submit(int) for _ in range(50)]:
+                one.result()
+            for one in [pool.submit(meeting.wait) for _ in range(2)]:
+                one.result()
+
+        callers = [threading.Thread(target=submit) for _ in range(4)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        assert not meeting.broken
+        pool.close()
 
 
 def test_an_error_is_raised_where_the_result_is_asked_for():

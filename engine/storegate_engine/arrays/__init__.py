@@ -41,7 +41,6 @@ from storegate_engine.arrays.ragged_arrays import RaggedArray
 from storegate_engine.arrays.reading_threads import FETCHED_NBYTES, run_tasks
 from storegate_engine.arrays.rows import ConstantArray, Fileless, Held, MemoryArray, RowArray, Shared, Windowed
 from storegate_engine.arrays.segments import ArraySpec, Compressor, Segment, SegmentWriter, made_at
-from storegate_engine.arrays.shard_objects import answers_kept
 from storegate_engine.arrays.shard_writes import MAX_TEXT_NBYTES, write_rows
 from storegate_engine.arrays.shards import RowSpan
 from storegate_engine.arrays.source_files import close_files, files_in, list_of, source_file
@@ -72,7 +71,6 @@ __all__ = [
     "Tally",
     "Windowed",
     "Written",
-    "answers_kept",
     "arrays_in",
     "check_array",
     "close_files",

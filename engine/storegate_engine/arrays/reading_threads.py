@@ -19,10 +19,10 @@ T = TypeVar("T")
 
 N_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 """Number of cores that this process may use, and of threads that read."""
-N_FETCHES = 32
+N_FETCHES = 96
 """Most requests to servers that are under way; their threads wait most of the time."""
 FETCHED_NBYTES = 64 * 2**20
-"""Most bytes of these requests, over all reads of this process."""
+"""Most memory of these requests, over all reads of this process."""
 _lock = threading.Lock()
 _thread = threading.local()
 """``reads``: whether this thread is one of the pool's, in a task."""
@@ -70,7 +70,7 @@ def _run(task: Callable[[], None], failed: threading.Event) -> None:
 
 
 class _Room:
-    """The bytes of the requests under way: a thread that begins one waits until there is room for it."""
+    """The memory of the requests under way: a thread that begins one waits until there is room for it."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -103,7 +103,7 @@ def _fetch_pool() -> ThreadPool:
 
 
 def run_fetches(tasks: Iterable[tuple[int, Callable[[], None]]]) -> None:
-    """Run tasks that wait for a server, each with the bytes that it fetches, in threads; a single one in this thread.
+    """Run tasks that wait for a server, each with the memory that it takes, in threads; a single one in this thread.
 
     Tasks are made as others end. After an error, no more are begun.
     """

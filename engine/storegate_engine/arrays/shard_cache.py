@@ -15,11 +15,15 @@ import os
 import threading
 import time
 import uuid
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from storegate_engine import settings
+from storegate_engine.buffers import write_all
 from storegate_engine.locations import Location
 
 __all__ = ["ShardCache", "configured_cache"]
@@ -36,6 +40,10 @@ _turns = [threading.Lock() for _ in range(64)]
 _added: dict[Path, int] = {}
 """Bytes that this process has added to each directory since it checked the limit."""
 _reported: set[Path] = set()
+
+
+class _NotKeptError(Exception):
+    """A copy could not be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +66,41 @@ class ShardCache:
         """Return a lock to hold while a copy is fetched: other threads wait for the copy."""
         return _turns[hash(path) % len(_turns)]
 
-    def put(self, path: Path, content: memoryview) -> None:
-        """Keep a copy, if there is room for it; a directory that cannot be written is reported once."""
-        if len(content) > self.limit_nbytes:
-            return
+    def put(self, path: Path, nbytes: int, pieces: Iterable[Any]) -> bool:
+        """Keep a copy that comes in pieces, and return whether it is there; errors of the pieces are raised.
+
+        A directory that cannot be written is reported once.
+        """
+        if nbytes > self.limit_nbytes:
+            return False
         fresh = path.with_suffix(f".{uuid.uuid4().hex}.partial")
         try:
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._make_room(len(content))
-            fresh.write_bytes(content)
-            os.replace(fresh, path)
-        except OSError as err:
+            with self._reporting():
+                self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._make_room(nbytes)
+                file = fresh.open("xb", buffering=0)
+            with file:
+                for piece in pieces:
+                    with self._reporting():
+                        write_all(file, np.frombuffer(piece, "u1"))
+                is_whole = file.tell() == nbytes
+            if is_whole:
+                with self._reporting():
+                    os.replace(fresh, path)
+                return True
+        except _NotKeptError:
+            pass
+        finally:
             with contextlib.suppress(OSError):
                 fresh.unlink()
+        return False
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Report that the directory cannot be written, once, and raise `_NotKeptError`."""
+        try:
+            yield
+        except OSError as err:
             if self.directory not in _reported:
                 _reported.add(self.directory)
                 _log.warning(
@@ -78,6 +108,7 @@ class ShardCache:
                     self.directory,
                     err.strerror or err,
                 )
+            raise _NotKeptError from err
 
     def _make_room(self, nbytes: int) -> None:
         """Remove what was used least recently if this process has added much since it looked last."""

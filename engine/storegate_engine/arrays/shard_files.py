@@ -78,7 +78,7 @@ class ShardFiles(Protocol):
         ...
 
     def requests(self, key: str, index: ShardIndex, chunks: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-        """Yield the bytes and the chunks of each request for chunks of a shard."""
+        """Yield the memory and the chunks of each request for chunks of a shard."""
         ...
 
     def forget(self, key: str) -> bool:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
-import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,21 +15,24 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 
 from storegate_engine.arrays.shard_cache import ShardCache, configured_cache
-from storegate_engine.arrays.shard_files import Flush, LocalFiles, LocalShard, Parts, ShardFiles
+from storegate_engine.arrays.shard_files import Flush, LocalFiles, LocalShard, Parts, ShardFiles, thread_workspace
 from storegate_engine.arrays.shard_index import IndexForm, ShardIndex, Span, forget_index, kept_index, parsed_index
 from storegate_engine.errors import CorruptStoreError
 from storegate_engine.locations import Location, first_line
 
-__all__ = ["answers_kept", "files_of"]
+__all__ = ["files_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
 GAP_NBYTES = 512 * 2**10
 """Bytes between chunks that are fetched, too: a request takes longer."""
-REQUEST_NBYTES = 16 * 2**20
-"""Most bytes of a request: a whole shard of the usual size, and one of several under way."""
-PIECE_NBYTES = 2**20
-"""A longer answer is taken in pieces of this many bytes: joined by the client, it would be in memory twice."""
+REQUEST_NBYTES = 8 * 2**20
+"""Most bytes of a request: servers give each connection a part of what the link carries, so that many share it."""
+PIECE_NBYTES = 2**19
+"""A longer answer is read in pieces of at least so many bytes, as they arrive."""
+HELD_NBYTES = 2 * PIECE_NBYTES
+"""Most bytes of an answer in memory: the last piece, and what has come of the next one."""
+_NOTHING: Array = np.empty(0, "u1")
 COPIED_SHARE = 1 / 64
 """The part of a shard that must be wanted to fetch all of it for the cache: a row is not worth it."""
 
@@ -65,15 +66,16 @@ class ShardObjects:
         return None if cache is None else (cache, cache.path(self.location, key))
 
     def requests(self, key: str, index: ShardIndex, chunks: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-        """Yield the bytes and the chunks of each request for chunks of one object."""
+        """Yield the memory and the chunks of each request for chunks of one object."""
         if (copy := self._copy(key)) is not None:
             if copy[1].exists():
                 yield 0, list(chunks)
                 return
             if _is_worth_a_copy(index, chunks):
-                yield index.file_nbytes, list(chunks)
+                yield HELD_NBYTES, list(chunks)
                 return
-        yield from index.merged(chunks, GAP_NBYTES, REQUEST_NBYTES)
+        for nbytes, group in index.merged(chunks, GAP_NBYTES, REQUEST_NBYTES):
+            yield min(nbytes, HELD_NBYTES), group
 
     def forget(self, key: str) -> bool:
         """Remove the copy of one object; return whether there was one."""
@@ -94,19 +96,48 @@ class ShardObjects:
         return replace(self, has_copies=False)
 
     def open(self, key: str, form: IndexForm, chunks: Sequence[int]) -> FetchedShard | LocalShard:
-        """Open the copy of one object, or fetch some of its chunks, with what is between them, in one request."""
+        """Open an object to read some of its chunks, with what is between them, in one request; or its copy.
+
+        The request begins when the first of them is read.
+        """
         copy = self._copy(key)
         with contextlib.nullcontext() if copy is None else copy[0].turn(copy[1]):
             if copy is not None and (opened := _opened_copy(copy[1])) is not None:
                 return opened
-            shard = FetchedShard(self, key, copy)
-            if chunks:
-                try:
-                    shard.fetch(form, chunks)
-                except BaseException as err:
-                    shard.__exit__(type(err), err, None)
-                    raise
-            return shard
+            if not chunks:
+                return FetchedShard(self, key)
+            index = self.index(key, self.path(key), form)
+            if copy is not None and _is_worth_a_copy(index, chunks):
+                cache, path = copy
+                nbytes = index.file_nbytes
+                if cache.put(path, nbytes, self.pieces(key, 0, nbytes)) and (opened := _opened_copy(path)) is not None:
+                    return opened
+            # reading one that is not legal raises it
+            return FetchedShard(self, key, max((sum(index.span(at)) for at in chunks if index.is_legal(at)), default=0))
+
+    def index(self, key: str, path: str, form: IndexForm) -> ShardIndex:
+        """Return the index of one object, fetched once; past the copies, as it is now."""
+        if not self.has_copies:
+            return self._read_index(key, path, form)
+        return kept_index((self, key), lambda: self._read_index(key, path, form))
+
+    def _read_index(self, key: str, path: str, form: IndexForm) -> ShardIndex:
+        exceptions = import_module("obstore.exceptions")
+        try:
+            found = self.call("get", key, options={"range": {"suffix": form.nbytes}})
+            nbytes = found.meta["size"]
+        except exceptions.NotSupportedError:  # Azure gives no last bytes
+            found, nbytes = None, self.call("head", key)["size"]
+        except FileNotFoundError:
+            raise
+        except OSError:  # an empty object has no range, either
+            found, nbytes = None, self.call("head", key)["size"]
+            if nbytes:
+                raise
+        if form.nbytes > nbytes:  # before they are fetched
+            raise CorruptStoreError(f"{path} is shorter than what was written")
+        content = self._range(key, nbytes - form.nbytes, nbytes) if found is None else found.bytes()
+        return parsed_index(np.frombuffer(content, "u1"), nbytes, form, path)
 
     def write(self, key: str, parts: Parts, flush: Flush) -> None:
         """Put one object, in several parts at once if it is large."""
@@ -131,10 +162,16 @@ class ShardObjects:
             return function(self.location.objects, self.location.key(key), *args, **options)
 
     def pieces(self, key: str, start: int, end: int) -> Iterator[Any]:
-        """Yield a range of one object in pieces; for errors see `call`."""
+        """Yield a range of one object in pieces, as they arrive; for errors see `call`."""
+        if end - start <= PIECE_NBYTES:
+            yield self._range(key, start, end)
+            return
         found = self.call("get", key, options={"range": (start, end)})
         with self._naming(key):
             yield from found.stream(min_chunk_size=PIECE_NBYTES)
+
+    def _range(self, key: str, start: int, end: int) -> Any:
+        return self.call("get_range", key, start=start, end=end)
 
     @contextlib.contextmanager
     def _naming(self, key: str) -> Iterator[None]:
@@ -148,63 +185,6 @@ class ShardObjects:
             raise
         except exceptions.BaseError as err:
             raise OSError(f"{self.path(key)}: {first_line(err)}") from err
-
-
-class _Memory:
-    """Memory of answers that were read, for the next ones; released when no answer is left, and nobody expects more.
-
-    It is mapped: allocators keep large blocks that were freed in other threads, several times what is in use.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._free: list[Array] = []
-        self._n_taken = 0
-
-    def take(self, nbytes: int) -> Array:
-        """Return memory of at least some bytes."""
-        with self._lock:
-            self._n_taken += 1
-            fitting = [at for at, memory in enumerate(self._free) if len(memory) >= nbytes]
-            if fitting:
-                return self._free.pop(min(fitting, key=lambda at: len(self._free[at])))
-            self._free = self._free[1:]  # too short: the new one takes its place
-        return np.frombuffer(mmap.mmap(-1, -(-nbytes // PIECE_NBYTES) * PIECE_NBYTES), "u1")
-
-    def give_back(self, *memory: Array) -> None:
-        """Take memory back."""
-        with self._lock:
-            self._n_taken -= 1
-            self._free = [*self._free, *memory] if self._n_taken else []
-
-    @contextlib.contextmanager
-    def kept(self) -> Iterator[None]:
-        """Keep memory meanwhile, also while there is no answer."""
-        with self._lock:
-            self._n_taken += 1
-        pid = os.getpid()
-        try:
-            yield
-        finally:
-            if os.getpid() == pid:  # a forked child has memory of its own, and this lock as another thread had it
-                self.give_back()
-
-
-_memory = _Memory()
-
-
-def answers_kept() -> contextlib.AbstractContextManager[None]:
-    """Return a context that keeps the memory of answers for the next ones: new memory costs as much as a copy."""
-    return _memory.kept()
-
-
-def _after_fork_in_child() -> None:
-    global _memory
-    _memory = _Memory()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _is_worth_a_copy(index: ShardIndex, chunks: Sequence[int]) -> bool:
@@ -226,18 +206,21 @@ def _opened_copy(path: Path) -> LocalShard | None:
 
 
 class FetchedShard:
-    """A range of one object, fetched to memory."""
+    """A range of one object, read as its answer arrives; who goes back asks again.
 
-    can_fill = False
-    __slots__ = ("_content", "_copy", "_files", "_key", "_memory", "_start")
+    No more of it is in memory than the piece that has come last.
+    """
 
-    def __init__(self, files: ShardObjects, key: str, copy: tuple[ShardCache, Path] | None) -> None:
+    can_fill = True
+    __slots__ = ("_at", "_end", "_files", "_key", "_piece", "_pieces")
+
+    def __init__(self, files: ShardObjects, key: str, end: int = 0) -> None:
         self._files = files
         self._key = key
-        self._copy = copy
-        self._start = 0
-        self._content = np.empty(0, "u1")
-        self._memory: Array | None = None
+        self._end = end
+        self._at = 0
+        self._pieces: Iterator[Any] | None = None
+        self._piece = _NOTHING
 
     def __enter__(self) -> Self:
         """Return the shard."""
@@ -246,72 +229,58 @@ class FetchedShard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Release the memory."""
-        self._content = np.empty(0, "u1")
-        if self._memory is not None:
-            _memory.give_back(self._memory)
-            self._memory = None
+        """End the request, and release the memory."""
+        self._pieces, self._piece = None, _NOTHING
 
     def index(self, path: str, form: IndexForm) -> ShardIndex:
         """Return the index of the object, fetched once; past the copies, as it is now."""
-        if not self._files.has_copies:
-            return self._read_index(path, form)
-        return kept_index((self._files, self._key), lambda: self._read_index(path, form))
-
-    def _read_index(self, path: str, form: IndexForm) -> ShardIndex:
-        exceptions = import_module("obstore.exceptions")
-        try:
-            found = self._files.call("get", self._key, options={"range": {"suffix": form.nbytes}})
-            nbytes = found.meta["size"]
-        except exceptions.NotSupportedError:  # Azure gives no last bytes
-            found, nbytes = None, self._files.call("head", self._key)["size"]
-        except FileNotFoundError:
-            raise
-        except OSError:  # an empty object has no range, either
-            found, nbytes = None, self._files.call("head", self._key)["size"]
-            if nbytes:
-                raise
-        if form.nbytes > nbytes:  # before they are fetched
-            raise CorruptStoreError(f"{path} is shorter than what was written")
-        content = self._range(nbytes - form.nbytes, nbytes) if found is None else found.bytes()
-        return parsed_index(np.frombuffer(content, "u1"), nbytes, form, path)
-
-    def fetch(self, form: IndexForm, chunks: Sequence[int]) -> None:
-        """Fetch the bytes from the first of some chunks to the last; reading one that is not legal raises it."""
-        index = self.index(self._files.path(self._key), form)
-        spans = [index.span(at) for at in chunks if index.is_legal(at)]
-        if self._copy is not None and _is_worth_a_copy(index, chunks):
-            self._content = self._fetched(0, index.file_nbytes)
-            cache, path = self._copy
-            cache.put(path, self._content.data)
-        elif spans:
-            self._start = min(begin for begin, _ in spans)
-            self._content = self._fetched(self._start, max(map(sum, spans)))
-
-    def _fetched(self, start: int, end: int) -> Array:
-        """Return a range, in memory of an earlier one if it is long; it ends where the object does."""
-        if end - start <= PIECE_NBYTES:
-            return np.frombuffer(self._range(start, end), "u1")
-        self._memory = _memory.take(end - start)
-        done = 0
-        for piece in self._files.pieces(self._key, start, end):
-            self._memory[done : done + len(piece)] = np.frombuffer(piece, "u1")
-            done += len(piece)
-        return self._memory[:done]
-
-    def _range(self, start: int, end: int) -> Any:
-        return self._files.call("get_range", self._key, start=start, end=end)
+        return self._files.index(self._key, path, form)
 
     def view(self, start: int, nbytes: int, path: str) -> Array:
         """Return bytes of the range."""
-        found = self._content[start - self._start : start - self._start + nbytes]
-        if len(found) != nbytes:
+        self._seek(start)
+        if nbytes <= len(self._piece):
+            return self._taken(nbytes)
+        found = thread_workspace("encoded", nbytes)
+        if self.fill([found.data], start) != nbytes:
             raise CorruptStoreError(f"{path} is shorter than what was written")
         return found
 
     def fill(self, buffers: Sequence[memoryview], start: int) -> int:
-        """Raise TypeError: bytes are copied from where they were fetched to."""
-        raise TypeError("bytes of a fetched range are viewed")
+        """Copy bytes from an offset on to several buffers; return how many the object has."""
+        self._seek(start)
+        for buffer in buffers:
+            into = np.frombuffer(buffer, "u1")
+            while len(into):
+                if not self._has_more():
+                    return self._at - start
+                piece = self._taken(min(len(into), len(self._piece)))
+                into[: len(piece)] = piece
+                into = into[len(piece) :]
+        return self._at - start
+
+    def _seek(self, start: int) -> None:
+        """Make an offset the next one, or the end if the object ends before it."""
+        if self._pieces is None or start < self._at:
+            self._pieces, self._piece, self._at = self._files.pieces(self._key, start, self._end), _NOTHING, start
+        while self._at < start and self._has_more():
+            self._taken(min(start - self._at, len(self._piece)))
+
+    def _has_more(self) -> bool:
+        """Return whether there is a byte at hand, once the next piece has come."""
+        assert self._pieces is not None
+        while not len(self._piece):
+            piece = next(self._pieces, None)
+            if piece is None:
+                return False
+            self._piece = np.frombuffer(piece, "u1")
+        return True
+
+    def _taken(self, nbytes: int) -> Array:
+        """Return bytes of the last piece, and go on to those after them."""
+        found, self._piece = self._piece[:nbytes], self._piece[nbytes:]
+        self._at += nbytes
+        return found
 
     def will_read(self, spans: Iterable[Span]) -> None:
-        """Do nothing: the range is here."""
+        """Do nothing: one request asks for all of them."""

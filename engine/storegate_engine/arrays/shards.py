@@ -240,7 +240,7 @@ class Shards:
         return replace(self, files=self.files.past_copies())
 
     def _requests(self, chunks: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-        """Yield what one request fetches: its bytes, and the chunks in them, which are of one shard."""
+        """Yield the memory that each request takes, with a chunk, and its chunks, which are of one shard."""
         # the indices of the next shards are fetched while chunks of the ones before are
         parts = list(self._tasks(chunks, len(chunks)))
         shards = [part[0] // self.n_chunks for part in parts]
@@ -249,7 +249,7 @@ class Shards:
             first = shard * self.n_chunks
             within = [chunk - first for chunk in part]
             for nbytes, group in self.files.requests(self.key(shard), index, within):
-                yield nbytes, [first + at for at in group]
+                yield nbytes + self.framing.nbytes, [first + at for at in group]
 
     def _index(self, shard: int) -> ShardIndex:
         """Return the index of one shard."""

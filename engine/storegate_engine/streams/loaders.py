@@ -67,8 +67,8 @@ READERS = 2
 """Threads that read the parts of a load; more of them would wait for one another."""
 PART_NBYTES = 4 * 2**20
 """Bytes of one variable that one thread reads at a time."""
-REMOTE_READERS = 4
-"""Threads that wait for the parts of a load from an object store: each part has many requests under way."""
+REMOTE_READERS = 16
+"""Threads that wait for the parts of loads from an object store: each part has many requests under way."""
 REMOTE_PART_NBYTES = 64 * 2**20
 """Bytes of one variable that are read together from an object store."""
 COPY_NBYTES = 2**20
@@ -159,6 +159,10 @@ class Loader(ABC):
     @abstractmethod
     def projected_nbytes(self) -> int:
         """The peak memory of reading, without the batches in the consumer's hands."""
+
+    def loads(self, epoch: int, step: int, threads: Threads, prefetch: int) -> Iterator[Ready]:
+        """Yield the loads of an epoch, starting at a step; ``prefetch`` are made while one is consumed."""
+        return ahead(self.tasks(epoch, step, threads), threads.loads, prefetch)
 
     @abstractmethod
     def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:

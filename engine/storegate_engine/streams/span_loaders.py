@@ -18,6 +18,7 @@ from storegate_engine.streams.loaders import (
     Loader,
     Ready,
     Threads,
+    ahead,
     are_remote,
     free_one,
     held_nbytes_of,
@@ -37,6 +38,10 @@ RUN_NBYTES = 16 * 2**20
 """Bytes of one load of rows in order."""
 REMOTE_RUN_NBYTES = 64 * 2**20
 """Bytes of such a load from an object store."""
+REMOTE_LOADS = 2
+"""Such loads for each that is read ahead elsewhere: a server gives each request little, so that many are under way."""
+FIRST_LOADS = 1
+"""Such loads that begin with the first one, which would wait for more."""
 ORDER_NBYTES = 5
 """Bytes per row of a round while its order is computed, and per row that waits in it (measured)."""
 
@@ -185,12 +190,25 @@ class RunLoader(_SpanLoader):
         self.steps = max(1, fitting)
         longest = max(self.share.step_rows, min(len(self.share), self.steps * self.share.step_rows))
         super().__init__(variables, max(1, longest), prefetch)
+        if is_remote:
+            fitting = (budget_nbytes - reserved_nbytes(budget_nbytes)) // (2 * self.load_nbytes) - 1
+            self.prefetch = max(prefetch, min(REMOTE_LOADS * prefetch, fitting))
         require(
             reserved_nbytes(budget_nbytes) + self.projected_nbytes,
             budget_nbytes,
             what=f"reading batches of {epochs.batch_rows} rows",
             remedy="raise budget= (or storegate.memory-limit), or lower prefetch= or the batch size",
         )
+
+    @property
+    def loads_at_once(self) -> int:
+        """Loads made at the same time: from an object store all."""
+        return max(1, self.prefetch) if are_remote(self.variables) else 1
+
+    def loads(self, epoch: int, step: int, threads: Threads, prefetch: int) -> Iterator[Ready]:
+        """Yield the loads of an epoch; from an object store more are made ahead, as the first ones come."""
+        begin = FIRST_LOADS if are_remote(self.variables) else None
+        return ahead(self.tasks(epoch, step, threads), threads.loads, self.prefetch, begin=begin)
 
     def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
         """Yield a task for every few steps."""
@@ -230,10 +248,14 @@ class StoredFirst(Loader):
         """The larger peak of both."""
         return max(self._first.projected_nbytes, self._later.projected_nbytes)
 
-    def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
-        """Return the tasks of the loader of the epoch; what the first one kept is released for the next."""
+    def loads(self, epoch: int, step: int, threads: Threads, prefetch: int) -> Iterator[Ready]:
+        """Return the loads of the loader of the epoch; what the first one kept is released for the next."""
         if epoch:
             self._first.close()
+        return self._of(epoch).loads(epoch, step, threads, prefetch)
+
+    def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
+        """Return the tasks of the loader of the epoch."""
         return self._of(epoch).tasks(epoch, step, threads)
 
     def end(self, epoch: int) -> None:

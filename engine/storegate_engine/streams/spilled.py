@@ -25,7 +25,6 @@ from storegate_engine.streams.epochs import Epochs
 from storegate_engine.streams.loaders import (
     MOST_WAITING,
     READERS,
-    REMOTE_READERS,
     EpochOrder,
     Loader,
     Ready,
@@ -42,6 +41,8 @@ from storegate_engine.threads import Pending
 
 __all__ = ["ExchangeLoader"]
 
+REMOTE_TASKS = 4
+"""Most scatter tasks at a time that read an object store."""
 COUNTS_NBYTES = 24
 """Bytes per bucket of a scatter task: its count, and the begin and end of its part."""
 EXCHANGE_UNITS = 5.5
@@ -139,13 +140,13 @@ class ExchangeLoader(Loader):
     def reads_at_once(self) -> int:
         """Scatter tasks at a time; from an object store more, where there is memory for them: each has to wait.
 
-        Each has its rows and a copy, and so have its requests, with what threads and allocators keep of them.
+        Each has its rows and a copy; what has come of an answer is in memory, too.
         """
         if not are_remote(self.variables):
             return READERS
         task = max(self._map_nbytes())
-        numbers = range(REMOTE_READERS, READERS, -1)
-        fitting = (n for n in numbers if 2 * (n * task + min(FETCHED_NBYTES, n * task)) <= self.projected_nbytes)
+        numbers = range(REMOTE_TASKS, READERS, -1)
+        fitting = (n for n in numbers if 2 * n * task + min(FETCHED_NBYTES, n * task) <= self.projected_nbytes)
         return next(fitting, READERS)
 
     def _map_nbytes(self) -> Iterator[int]:

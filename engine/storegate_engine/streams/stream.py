@@ -16,7 +16,6 @@ from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 import numpy as np
 
-from storegate_engine.arrays import answers_kept
 from storegate_engine.budget import reserved_nbytes
 from storegate_engine.errors import (
     ArgumentError,
@@ -420,7 +419,7 @@ class Stream(Generic[T]):
 
     def _batches(self, function: Callable[[T], Any] | None) -> Generator[Any, None, None]:
         epoch, step = self._epoch, self._step
-        with answers_kept(), Threads(self.loader.loads_at_once, self.loader.reads_at_once) as threads:
+        with Threads(self.loader.loads_at_once, self.loader.reads_at_once) as threads:
             batches = self._formed(epoch, step, threads)
             if (transform := self._transform) is not None or function is not None:
                 key = partial(batch_generator, self._shuffle.seed, epoch, rank=self._epochs.rank)
@@ -440,8 +439,7 @@ class Stream(Generic[T]):
     def _formed(self, epoch: int, step: int, threads: Threads) -> Iterator[Any]:
         """Yield batches in their final form, starting at a step."""
         pending: list[list[Array]] = []
-        tasks = self.loader.tasks(epoch, step, threads)
-        for ready in ahead(tasks, threads.loads, self._prefetch):
+        for ready in self.loader.loads(epoch, step, threads, self._prefetch):
             for at, parts in enumerate(batches_of(ready, together(self._variables)), start=2):
                 if at == len(ready.cuts) and not ready.closed:
                     pending.append(parts)

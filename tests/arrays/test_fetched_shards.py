@@ -1,0 +1,225 @@
+"""Fetched shards: a range of an object is read as its pieces arrive, whatever their sizes and whatever is wanted."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import threading
+from functools import partial
+
+import dask
+import numpy as np
+import obstore
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storegate import StoreGate
+from storegate_engine.arrays import reading_threads, shard_cache, shard_objects
+from storegate_engine.arrays.shard_index import packed_index
+from storegate_engine.arrays.shard_objects import FetchedShard, ShardObjects
+from storegate_engine.budget import ROW_OVERHEAD_NBYTES
+from storegate_engine.errors import CorruptStoreError, StoreError
+from storegate_engine.locations import Location
+from storegate_engine.streams import span_loaders
+from tests.examples import examples
+
+CONTENT = np.random.default_rng(0).integers(0, 256, 1000).astype("u1")
+N_ROWS, CHUNK, SHARD = 1000, 16, 256
+ROWS = np.random.default_rng(0).integers(0, 2**63, (N_ROWS, 8))
+
+
+class InPieces(ShardObjects):
+    """An object whose answers come in pieces of given sizes, the first of which may be empty."""
+
+    def __init__(self, sizes):
+        super().__init__(Location("memory://"))
+        object.__setattr__(self, "sizes", sizes)
+        object.__setattr__(self, "begins", [])
+
+    def pieces(self, key, start, end):
+        self.begins.append(start)
+        at, end = start, min(end, len(CONTENT))
+        yield b""
+        for size in self.sizes * 1000:
+            if at == end:
+                return
+            yield CONTENT[at : min(at + size, end)].tobytes()
+            at = min(at + size, end)
+
+
+READS = st.lists(st.tuples(st.integers(0, 990), st.lists(st.integers(0, 60), min_size=1, max_size=4)), max_size=12)
+
+
+@settings(max_examples=examples(200))
+@given(READS, st.lists(st.integers(1, 300), min_size=1, max_size=5), st.booleans())
+def test_bytes_equal_those_of_the_object(reads, sizes, is_sorted):
+    if is_sorted:
+        reads = sorted(reads)
+    files = InPieces(sizes)
+    with FetchedShard(files, "key", len(CONTENT)) as shard:
+        for start, lengths in reads:
+            if len(lengths) == 1:
+                if start + lengths[0] <= len(CONTENT):
+                    found = shard.view(start, lengths[0], "it")
+                    np.testing.assert_array_equal(found, CONTENT[start : start + lengths[0]])
+                continue
+            buffers = [np.zeros(length, "u1") for length in lengths]
+            expected = CONTENT[start : start + sum(lengths)]
+            assert shard.fill([buffer.data for buffer in buffers], start) == len(expected)
+            np.testing.assert_array_equal(np.concatenate(buffers)[: len(expected)], expected)
+    ends = [start + sum(lengths) for start, lengths in reads]
+    if all(end <= start for end, (start, _) in zip(ends, reads[1:], strict=False)):
+        assert len(files.begins) <= 1, "who does not go back is answered once"
+
+
+def test_an_object_that_ends_early_is_said():
+    with FetchedShard(InPieces([7]), "key", 2000) as shard, pytest.raises(CorruptStoreError, match="it is shorter"):
+        shard.view(990, 20, "it")
+
+
+def stored(args, **options):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("storegate_engine.budget.SHARD_NBYTES", 64 * SHARD)
+        with StoreGate("zarr", {**args, "chunk": CHUNK, **options}, "a") as gate:
+            gate.add_data("x", ROWS if options.get("compressor") != "zstd" else ROWS % 7)
+    return {**args, "mode": "r"}
+
+
+@pytest.fixture
+def in_pieces(monkeypatch):
+    """Let answers come in pieces that end within chunks."""
+    monkeypatch.setattr(shard_objects, "PIECE_NBYTES", 700)
+
+
+@pytest.mark.parametrize("compressor", ["none", "lz4", "zstd"])
+def test_rows_that_come_in_pieces_equal_numpy(s3_args, in_pieces, compressor):
+    view = StoreGate("zarr", stored(s3_args, compressor=compressor), "a")["train"]["x"]
+    rows = ROWS % 7 if compressor == "zstd" else ROWS
+    random = np.random.default_rng(1).integers(0, N_ROWS, 500)
+    for index in (slice(None), slice(5, 700), slice(None, None, -3), random, np.sort(random), [300], slice(0, 0)):
+        np.testing.assert_array_equal(view[index], rows[index])
+    for shuffle in (False, "blocks", True):
+        with view.batches(100, shuffle=shuffle, seed=1) as stream:
+            order = stream.rows(0)
+            np.testing.assert_array_equal(np.concatenate(list(stream)), rows[order])
+
+
+@pytest.mark.parametrize("order", ["backwards", "all at one place"])
+def test_chunks_that_lie_in_any_order(s3_args, in_pieces, order):
+    gate = StoreGate("zarr", stored(s3_args, compressor="none"), "a")
+    location = gate.repository().location
+    key = next(entry.key for entry in location.entries() if entry.key.endswith("/x/c/0/0"))
+    content, n_chunks = location.read(key), SHARD // CHUNK
+    nbytes = (len(content) - 16 * n_chunks - 4) // n_chunks
+    chunks = [content[at * nbytes : (at + 1) * nbytes] for at in range(n_chunks)]
+    numbers = list(reversed(range(n_chunks))) if order == "backwards" else [3] * n_chunks
+    places = np.array([[(n_chunks - 1 - at) * nbytes, nbytes] for at in range(n_chunks)], "<u8")
+    if order == "all at one place":
+        places[:] = 3 * nbytes, nbytes
+        numbers = range(n_chunks)
+    location.write(key, b"".join(chunks[at] for at in numbers) + packed_index(places))
+    expected = ROWS[:SHARD] if order == "backwards" else np.tile(ROWS[3 * CHUNK : 4 * CHUNK], (n_chunks, 1))
+    view = StoreGate("zarr", {**s3_args, "mode": "r"}, "a")["train"]["x"]
+    np.testing.assert_array_equal(view[:SHARD], expected)
+    np.testing.assert_array_equal(view[SHARD - 1 :: -1][:SHARD], expected[::-1])
+
+
+def test_a_loop_in_order_has_the_requests_of_several_loads_under_way(s3_args, monkeypatch):
+    args = stored(s3_args, compressor="none")
+    monkeypatch.setattr(span_loaders, "REMOTE_RUN_NBYTES", (64 + ROW_OVERHEAD_NBYTES) * SHARD // 2)
+    monkeypatch.setattr(shard_objects, "REQUEST_NBYTES", 2 * (64 * CHUNK + 4))
+    monkeypatch.setattr(shard_objects, "GAP_NBYTES", 0)
+    view = StoreGate("zarr", args, "a")["train"]["x"]
+    n_loads, n_each = 8, 4
+    meeting, begun = threading.Barrier(n_loads * n_each // 2, timeout=60), itertools.count()
+    get_range = obstore.get_range
+
+    def meeting_range(*args, **options):
+        if next(begun) >= n_loads * n_each // 2:  # those of the last four loads wait until all of them have begun
+            meeting.wait()
+        return get_range(*args, **options)
+
+    monkeypatch.setattr(obstore, "get_range", meeting_range)
+    with view.batches(32, shuffle=False, budget="64MiB") as stream:
+        np.testing.assert_array_equal(np.concatenate(list(stream)), ROWS)
+    assert next(begun) == n_loads * n_each
+
+
+def test_the_memory_of_requests_is_bounded(s3_args, monkeypatch):
+    # of a chunk, and of a piece that was read with the one that comes
+    monkeypatch.setattr(shard_objects, "HELD_NBYTES", 3_000)
+    monkeypatch.setattr(reading_threads, "FETCHED_NBYTES", 9_000)
+    monkeypatch.setattr(shard_objects, "REQUEST_NBYTES", 4_000)
+    monkeypatch.setattr(shard_objects, "GAP_NBYTES", 0)
+    view = StoreGate("zarr", stored(s3_args, compressor="none"), "a")["train"]["x"]
+    get_range, lock, running, most = obstore.get_range, threading.Lock(), [], []
+
+    def counted_range(store, path, *, start, end):
+        held = min(end - start, 3_000) + 64 * CHUNK
+        with lock:
+            running.append(held)
+            most.append(sum(running))
+        try:
+            return get_range(store, path, start=start, end=end)
+        finally:
+            with lock:
+                running.remove(held)
+
+    monkeypatch.setattr(obstore, "get_range", counted_range)
+    np.testing.assert_array_equal(view[...], ROWS)
+    assert 8_000 < max(most) <= 9_000
+
+
+class TestCopies:
+    @pytest.fixture
+    def cached(self, s3_args, in_pieces, tmp_path):
+        args = stored(s3_args)
+        with dask.config.set({"storegate.cache-directory": str(tmp_path / "cache")}):
+            yield partial(StoreGate, "zarr", args, "a"), tmp_path / "cache"
+
+    def test_a_disk_that_is_full_within_a_copy(self, cached, monkeypatch, caplog):
+        opened, place = cached
+        write_all, pieces = shard_cache.write_all, ShardObjects.pieces
+
+        def full(file, *contents):
+            if file.tell() >= 1000:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            write_all(file, *contents)
+
+        def small(self, key, start, end):
+            for piece in pieces(self, key, start, end):
+                yield from (bytes(piece)[at : at + 500] for at in range(0, len(piece), 500))
+
+        monkeypatch.setattr(shard_cache, "write_all", full)
+        monkeypatch.setattr(ShardObjects, "pieces", small)
+        np.testing.assert_array_equal(opened()["train"]["x"][...], ROWS)
+        assert list(place.iterdir()) == []
+        assert [record.message for record in caplog.records if "No space left" in record.message]
+        monkeypatch.undo()
+        np.testing.assert_array_equal(opened()["train"]["x"][...], ROWS)
+        assert len(list(place.glob("*.shard"))) == 4
+
+    def test_a_server_that_fails_within_a_copy(self, cached, monkeypatch):
+        opened, place = cached
+        pieces = ShardObjects.pieces
+
+        def broken(self, key, start, end):
+            yield next(pieces(self, key, start, end))
+            raise OSError("the connection was closed")
+
+        view = opened()["train"]["x"]
+        with monkeypatch.context() as patch:
+            patch.setattr(ShardObjects, "pieces", broken)
+            with pytest.raises(StoreError, match="the connection was closed"):
+                view[...]
+        assert list(place.iterdir()) == []
+        np.testing.assert_array_equal(view[...], ROWS)
+
+    def test_an_object_that_ends_early_is_not_kept(self, cached):
+        cache = shard_cache.ShardCache(cached[1], 10**6)
+        path = cache.path(Location("s3://bucket/store"), "key")
+        assert not cache.put(path, 100, [bytes(40), bytes(59)])
+        assert cache.put(path, 100, [bytes(40), bytes(60)])
+        assert path.stat().st_size == 100
+        assert list(cached[1].iterdir()) == [path]
