@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import shutil
 import warnings
@@ -55,17 +56,19 @@ def run(arguments: argparse.Namespace) -> None:
         args = options_of(port)
         table.add(_written(args, n_rows))
         _compare(table, "loopback", args, n_rows, repeat, 0.85)
-        if shutil.which("nginx") is not None:
-            with files_server(port, at / "files") as fast:
+        with contextlib.ExitStack() as servers:
+            fast = port
+            if shutil.which("nginx") is not None:
+                fast = servers.enter_context(files_server(port, at / "files"))
                 _compare(table, "nginx", options_of(fast), n_rows, repeat, 0.85)
+            each = servers.enter_context(proxy(fast, latency_s=EACH_LATENCY_S, each_nbytes_per_s=EACH_NBYTES_PER_S))
+            where = f"{EACH_LATENCY_S * 1000:.0f} ms, {EACH_NBYTES_PER_S / 1e6:.0f} MB/s a connection"
+            _compare(table, where, options_of(each), n_rows, repeat, n_raw=MANY_RAW_THREADS)
         with proxy(port, latency_s=LATENCY_S, nbytes_per_s=NBYTES_PER_S) as slow:
             where = f"{LATENCY_S * 1000:.0f} ms, {NBYTES_PER_S / 1e6:.0f} MB/s"
             _compare(table, where, options_of(slow), n_rows, repeat, 0.8)
             outcome = isolated(measure_copies, options_of(slow), n_rows, str(at / "cache"))
             table.add(_lines(f"{where}, with a cache", outcome, 0.8))
-        with proxy(port, latency_s=EACH_LATENCY_S, each_nbytes_per_s=EACH_NBYTES_PER_S) as each:
-            where = f"{EACH_LATENCY_S * 1000:.0f} ms, {EACH_NBYTES_PER_S / 1e6:.0f} MB/s a connection"
-            _compare(table, where, options_of(each), n_rows, repeat, n_raw=MANY_RAW_THREADS)
         outcome = isolated(single_rows, args, n_rows)
         found = outcome.error if outcome.value is None else f"{max(outcome.value)} requests at most"
         table.add([Line(f"each of {ROWS} single rows", found, target="≤ 2", peak_nbytes=outcome.peak_nbytes)])

@@ -77,11 +77,14 @@ class ThreadPool:
         Most threads; one starts with a task for which no other is free, since each keeps memory for its work.
     name : str
         Prefix of their names.
+    begin : callable
+        Called in each of them as it starts.
     """
 
-    def __init__(self, n_threads: int, name: str) -> None:
+    def __init__(self, n_threads: int, name: str, begin: Callable[[], object] = lambda: None) -> None:
         self._n_threads = n_threads
         self._name = name
+        self._begin = begin
         self._tasks: _Tasks = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._counts = _Counts()
@@ -97,7 +100,8 @@ class ThreadPool:
             with self._lock:
                 if len(self._threads) < self._n_threads:
                     name = f"{self._name}_{len(self._threads)}"
-                    thread = threading.Thread(target=_work, args=(self._tasks, self._counts), name=name, daemon=True)
+                    work = partial(_work, self._tasks, self._counts, self._begin)
+                    thread = threading.Thread(target=work, name=name, daemon=True)
                     self._threads.append(thread)
                     thread.start()
         if self._is_closed:
@@ -169,8 +173,9 @@ class _Counts:
         self._n_ended = next(self._ends)  # a thread that was slower may write a smaller number over a larger one
 
 
-def _work(tasks: _Tasks, counts: _Counts) -> None:
+def _work(tasks: _Tasks, counts: _Counts, begin: Callable[[], object]) -> None:
     """Run tasks until the pool is closed."""
+    begin()
     while (found := tasks.get()) is not None:
         task, pending = found
         del found

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import threading
+from concurrent.futures import CancelledError
 from functools import partial
 
 import dask
@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storegate import StoreGate
-from storegate_engine.arrays import reading_threads, shard_cache, shard_objects
+from storegate_engine.arrays import fetch_until, reading_threads, shard_cache, shard_objects
 from storegate_engine.arrays.shard_index import packed_index
 from storegate_engine.arrays.shard_objects import FetchedShard, ShardObjects
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES
 from storegate_engine.errors import CorruptStoreError, StoreError
 from storegate_engine.locations import Location
-from storegate_engine.streams import span_loaders
+from storegate_engine.streams import loaders, span_loaders
 from tests.examples import examples
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 1000).astype("u1")
@@ -131,19 +131,31 @@ def test_a_loop_in_order_has_the_requests_of_several_loads_under_way(s3_args, mo
     monkeypatch.setattr(shard_objects, "REQUEST_NBYTES", 2 * (64 * CHUNK + 4))
     monkeypatch.setattr(shard_objects, "GAP_NBYTES", 0)
     view = StoreGate("zarr", args, "a")["train"]["x"]
-    n_loads, n_each = 8, 4
-    meeting, begun = threading.Barrier(n_loads * n_each // 2, timeout=60), itertools.count()
-    get_range = obstore.get_range
+    meeting, get_range = threading.Barrier(16, timeout=60), obstore.get_range
 
-    def meeting_range(*args, **options):
-        if next(begun) >= n_loads * n_each // 2:  # those of the last four loads wait until all of them have begun
+    def meeting_range(store, path, **options):
+        if path.endswith(("/2/0", "/3/0")):  # the last four loads of eight, of four requests each
             meeting.wait()
-        return get_range(*args, **options)
+        return get_range(store, path, **options)
 
     monkeypatch.setattr(obstore, "get_range", meeting_range)
     with view.batches(32, shuffle=False, budget="64MiB") as stream:
         np.testing.assert_array_equal(np.concatenate(list(stream)), ROWS)
-    assert next(begun) == n_loads * n_each
+    assert not meeting.broken
+
+
+def test_the_first_batch_waits_for_a_small_load(s3_args, monkeypatch):
+    args = stored(s3_args, compressor="none")
+    monkeypatch.setattr(span_loaders, "REMOTE_RUN_NBYTES", (64 + ROW_OVERHEAD_NBYTES) * 2 * SHARD)
+    monkeypatch.setattr(shard_objects, "REQUEST_NBYTES", 64 * CHUNK)
+    begun, get_range = [], obstore.get_range
+    monkeypatch.setattr(obstore, "get_range", lambda *args, **options: begun.append(1) or get_range(*args, **options))
+    with StoreGate("zarr", args, "a")["train"]["x"].batches(32, shuffle=False, budget="64MiB") as stream:
+        loop = iter(stream)
+        np.testing.assert_array_equal(next(loop), ROWS[:32])
+        n_chunks = 2 * SHARD // CHUNK // span_loaders.FIRST_PARTS
+        assert len(begun) <= 3 * n_chunks, "those of the first load, and of the second, which is twice as large"
+        np.testing.assert_array_equal(np.concatenate(list(loop)), ROWS[32:])
 
 
 def test_the_memory_of_requests_is_bounded(s3_args, monkeypatch):
@@ -223,3 +235,60 @@ class TestCopies:
         assert cache.put(path, 100, [bytes(40), bytes(60)])
         assert path.stat().st_size == 100
         assert list(cached[1].iterdir()) == [path]
+
+
+class TestLeaving:
+    def test_requests_that_nobody_waits_for_are_not_begun(self, monkeypatch):
+        monkeypatch.setattr(reading_threads, "FETCHED_NBYTES", 10)
+        stopping, begun, found = threading.Event(), [], []
+
+        def task():
+            begun.append(1)
+            if len(begun) == 5:
+                stopping.set()
+            stopping.wait(60)
+
+        def fetch():
+            fetch_until(stopping)
+            try:
+                reading_threads.run_fetches([(1, task)] * 100)
+            except CancelledError as err:
+                found.append(err)
+
+        thread = threading.Thread(target=fetch)
+        thread.start()
+        thread.join()
+        assert found
+        assert 5 <= len(begun) <= 10
+        reading_threads.run_fetches([(1, lambda: begun.append(2))] * 3)  # of a caller without a loop
+        assert begun.count(2) == 3
+
+    def test_a_loop_that_was_left_waits_for_no_answer(self):
+        with loaders.Threads(1, 1) as threads:
+            threads.loads.submit(reading_threads.require_wanted).result()
+            threads.stopping.set()
+            for pool in (threads.loads, threads.reads):
+                with pytest.raises(CancelledError):
+                    pool.submit(reading_threads.require_wanted).result()
+
+    def test_an_answer_ends_with_the_piece_that_has_come(self, s3_args, in_pieces):
+        args = stored(s3_args, compressor="none")
+        location = StoreGate("zarr", args, "a").repository().location
+        key = next(entry.key for entry in location.entries() if entry.key.endswith("/x/c/0/0"))
+        stopping, found = threading.Event(), []
+
+        def fetch():
+            fetch_until(stopping)
+            pieces = ShardObjects(location).pieces(key, 0, 64 * SHARD)
+            found.append(len(next(pieces)))
+            stopping.set()
+            try:
+                next(pieces)
+            except CancelledError as err:
+                found.append(err)
+
+        thread = threading.Thread(target=fetch)
+        thread.start()
+        thread.join()
+        assert found[0] >= 700
+        assert isinstance(found[1], CancelledError)

@@ -7,13 +7,14 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from functools import partial
 from itertools import islice
 from typing import TypeVar
 
 from storegate_engine.threads import Pending, ThreadPool
 
-__all__ = ["FETCHED_NBYTES", "N_CORES", "fetched", "run_fetches", "run_tasks"]
+__all__ = ["FETCHED_NBYTES", "N_CORES", "fetch_until", "fetched", "require_wanted", "run_fetches", "run_tasks"]
 
 T = TypeVar("T")
 
@@ -25,7 +26,7 @@ FETCHED_NBYTES = 64 * 2**20
 """Most memory of these requests, over all reads of this process."""
 _lock = threading.Lock()
 _thread = threading.local()
-"""``reads``: whether this thread is one of the pool's, in a task."""
+"""``reads``: whether this thread is one of the pool's, in a task; ``stopping``: see `fetch_until`."""
 
 _pool: ThreadPool | None = None
 
@@ -56,17 +57,30 @@ def run_tasks(tasks: Sequence[Callable[[], None]], *, here: bool = False) -> Non
         del pending, running
 
 
-def _run(task: Callable[[], None], failed: threading.Event) -> None:
+def fetch_until(stopping: threading.Event) -> None:
+    """Let this thread wait for servers only until an event is set; from then on its reads raise CancelledError."""
+    _thread.stopping = stopping
+
+
+def require_wanted() -> None:
+    """Raise CancelledError if nobody wants any more what this thread fetches."""
+    stopping: threading.Event | None = getattr(_thread, "stopping", None)
+    if stopping is not None and stopping.is_set():
+        raise CancelledError
+
+
+def _run(task: Callable[[], None], failed: threading.Event, stopping: threading.Event | None = None) -> None:
     if failed.is_set():
         return
-    _thread.reads = True
+    _thread.reads, _thread.stopping = True, stopping
     try:
+        require_wanted()
         task()
     except BaseException:
         failed.set()
         raise
     finally:
-        _thread.reads = False
+        _thread.reads, _thread.stopping = False, None
 
 
 class _Room:
@@ -112,10 +126,10 @@ def run_fetches(tasks: Iterable[tuple[int, Callable[[], None]]]) -> None:
     if len(first) == 1:
         first[0][1]()
         return
-    pool, failed = _fetch_pool(), threading.Event()
+    pool, failed, stopping = _fetch_pool(), threading.Event(), getattr(_thread, "stopping", None)
 
     def begun(nbytes: int, task: Callable[[], None]) -> Pending[None]:
-        return pool.submit(partial(_room.run, nbytes, partial(_run, task, failed)))
+        return pool.submit(partial(_room.run, nbytes, partial(_run, task, failed, stopping)))
 
     running = deque(begun(*each) for each in first)
     try:

@@ -14,6 +14,7 @@ from typing import Any, Self, TypeAlias
 
 import numpy as np
 
+from storegate_engine.arrays.reading_threads import require_wanted
 from storegate_engine.arrays.shard_cache import ShardCache, configured_cache
 from storegate_engine.arrays.shard_files import Flush, LocalFiles, LocalShard, Parts, ShardFiles, thread_workspace
 from storegate_engine.arrays.shard_index import IndexForm, ShardIndex, Span, forget_index, kept_index, parsed_index
@@ -162,13 +163,15 @@ class ShardObjects:
             return function(self.location.objects, self.location.key(key), *args, **options)
 
     def pieces(self, key: str, start: int, end: int) -> Iterator[Any]:
-        """Yield a range of one object in pieces, as they arrive; for errors see `call`."""
+        """Yield a range of one object in pieces, as they arrive; for errors see `call` and `require_wanted`."""
         if end - start <= PIECE_NBYTES:
             yield self._range(key, start, end)
             return
         found = self.call("get", key, options={"range": (start, end)})
         with self._naming(key):
-            yield from found.stream(min_chunk_size=PIECE_NBYTES)
+            for piece in found.stream(min_chunk_size=PIECE_NBYTES):
+                require_wanted()
+                yield piece
 
     def _range(self, key: str, start: int, end: int) -> Any:
         return self.call("get_range", key, start=start, end=end)

@@ -24,13 +24,14 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 
-from storegate_engine.arrays import FETCHED_NBYTES, Held
+from storegate_engine.arrays import FETCHED_NBYTES, Held, fetch_until
 from storegate_engine.clusters import active_client, thread_given_back
 from storegate_engine.exchange import moved_row_nbytes
 from storegate_engine.orders import RowOrder
@@ -97,9 +98,10 @@ class Threads:
     """The threads of one iteration; leaving the context ends them, whatever they do."""
 
     def __init__(self, loads: int, reads: int) -> None:
-        self.loads = ThreadPool(loads, "storegate-stream")
-        self.reads = ThreadPool(reads, "storegate-stream-read")
         self.stopping = threading.Event()
+        begin = partial(fetch_until, self.stopping)
+        self.loads = ThreadPool(loads, "storegate-stream", begin)
+        self.reads = ThreadPool(reads, "storegate-stream-read", begin)
 
     def run(
         self,

@@ -40,6 +40,8 @@ REMOTE_RUN_NBYTES = 64 * 2**20
 """Bytes of such a load from an object store."""
 REMOTE_LOADS = 2
 """Such loads for each that is read ahead elsewhere: a server gives each request little, so that many are under way."""
+FIRST_PARTS = 8
+"""The first of them is so much smaller, and each next one twice as large: the first batch waits for all of it."""
 FIRST_LOADS = 1
 """Such loads that begin with the first one, which would wait for more."""
 ORDER_NBYTES = 5
@@ -202,8 +204,8 @@ class RunLoader(_SpanLoader):
 
     @property
     def loads_at_once(self) -> int:
-        """Loads made at the same time: from an object store all."""
-        return max(1, self.prefetch) if are_remote(self.variables) else 1
+        """Loads made at the same time: from an object store all, also the one that is waited for."""
+        return 1 + self.prefetch if are_remote(self.variables) else 1
 
     def loads(self, epoch: int, step: int, threads: Threads, prefetch: int) -> Iterator[Ready]:
         """Yield the loads of an epoch; from an object store more are made ahead, as the first ones come."""
@@ -211,12 +213,14 @@ class RunLoader(_SpanLoader):
         return ahead(self.tasks(epoch, step, threads), threads.loads, self.prefetch, begin=begin)
 
     def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
-        """Yield a task for every few steps."""
-        for first in range(step, self.share.epochs.n_steps, self.steps):
-            yield partial(self.read, partial(self._load, first), threads)
+        """Yield a task for every few steps; from an object store, which is waited for, for fewer at first."""
+        n_steps = max(1, self.steps // FIRST_PARTS) if are_remote(self.variables) else self.steps
+        while step < self.share.epochs.n_steps:
+            yield partial(self.read, partial(self._load, step, n_steps), threads)
+            step, n_steps = step + n_steps, min(2 * n_steps, self.steps)
 
-    def _load(self, first: int) -> Load:
-        steps = range(first, min(first + self.steps, self.share.epochs.n_steps) + 1)
+    def _load(self, first: int, n_steps: int) -> Load:
+        steps = range(first, min(first + n_steps, self.share.epochs.n_steps) + 1)
         cuts = np.array([self.share.start(step) for step in steps])
         runs = self.share.runs(int(cuts[0]), int(cuts[-1]))
         assert runs is not None
