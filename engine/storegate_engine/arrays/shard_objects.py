@@ -30,9 +30,9 @@ GAP_NBYTES = 512 * 2**10
 REQUEST_NBYTES = 8 * 2**20
 """Most bytes of a request: servers give each connection a part of what the link carries, so that many share it."""
 PIECE_NBYTES = 2**19
-"""A longer answer is read in pieces of at least so many bytes, as they arrive."""
+"""A long answer is read in pieces of at least so many bytes, as they arrive."""
 HELD_NBYTES = 2 * PIECE_NBYTES
-"""Most bytes of an answer in memory: the last piece, and what has come of the next one."""
+"""Most bytes of an answer in memory: all of a short one, or the last piece, and what has come of the next one."""
 _NOTHING: Array = np.empty(0, "u1")
 COPIED_SHARE = 1 / 64
 """The part of a shard that must be wanted to fetch all of it for the cache: a row is not worth it."""
@@ -164,7 +164,7 @@ class ShardObjects:
 
     def pieces(self, key: str, start: int, end: int) -> Iterator[Any]:
         """Yield a range of one object in pieces, as they arrive; for errors see `call` and `require_wanted`."""
-        if end - start <= PIECE_NBYTES:
+        if end - start <= HELD_NBYTES:
             yield self._range(key, start, end)
             return
         found = self.call("get", key, options={"range": (start, end)})
