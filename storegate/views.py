@@ -484,14 +484,14 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
             Whether a last step that is not full is shorter (some ranks may get an empty batch), dropped, or filled
             with the first rows of the epoch. Every rank gets the same number of batches in any case.
         rank, world : int
-            The part of every step to return, and the number of parts. Ranks on one machine, ``LOCAL_WORLD_SIZE`` or
-            else all, share the spill of a uniform order, so that stored rows are read once for all of them.
+            The part of every step to return, and the number of parts. The ranks on one machine share the spill of a
+            uniform order, so that stored rows are read once for all of them: as many as torchrun, Slurm, Open MPI,
+            MPICH or ``LOCAL_WORLD_SIZE`` say, or else all.
         prefetch : int
             Number of buffers to read ahead.
         budget : int or str, optional
             Memory limit of this rank, shared by the workers of a DataLoader; default: the gate's. If none is
-            configured, the ranks on this machine share 60 % of its memory: ``LOCAL_WORLD_SIZE`` of them (set by
-            torchrun), or else all.
+            configured, the ranks on this machine share 60 % of its memory.
         block_rows, buffer_blocks : int, optional
             Rows of a block, and blocks of a buffer; part of the order's definition. They are derived from the data
             (bytes of a row, rows of a chunk, number of rows), never from the machine.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import site
 import sys
 import warnings
@@ -26,6 +27,15 @@ __all__ = [
     "shuffle_plan",
     "worker_timeout",
 ]
+
+
+LAUNCHERS = {
+    "LOCAL_WORLD_SIZE": None,
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "OMPI_COMM_WORLD_SIZE",
+    "MPI_LOCALNRANKS": "PMI_SIZE",
+    "SLURM_STEP_TASKS_PER_NODE": "SLURM_STEP_NUM_TASKS",
+}
+"""Variables that tell the number of tasks on a machine, and those that tell it for all machines."""
 
 
 def _configured(key: str, default: object = None) -> Any:
@@ -77,10 +87,31 @@ def memory_limit_nbytes(budget: int | str | None = None, *, processes: int = 1) 
 
 
 def local_ranks(world: int) -> int:
-    """Return how many of ``world`` ranks run on this machine: ``LOCAL_WORLD_SIZE``, or all of them if it is not set."""
+    """Return how many of ``world`` ranks run on this machine, as their launcher says; all of them if none does.
+
+    ``LOCAL_WORLD_SIZE``, which torchrun sets, is believed in any case; Open MPI, MPICH and Slurm are where they started
+    ``world`` tasks, since a task may start ranks of its own.
+    """
     n_ranks = max(1, world)
-    told = os.environ.get("LOCAL_WORLD_SIZE", "")
-    return min(n_ranks, max(1, int(told))) if told.isdecimal() else n_ranks
+    for local, everywhere in LAUNCHERS.items():
+        told = _on_this_node(os.environ.get(local, ""))
+        if told is not None and (everywhere is None or os.environ.get(everywhere) == str(n_ranks)):
+            return min(n_ranks, max(1, told))
+    return n_ranks
+
+
+def _on_this_node(told: str) -> int | None:
+    """Return a number of tasks, of several that of Slurm's node: ``4(x2),2`` are 4, 4 and 2; None if it is none."""
+    node = os.environ.get("SLURM_NODEID", "")
+    at = int(node) if node.isdecimal() and not told.isdecimal() else 0
+    for part in told.split(","):
+        if (found := re.fullmatch(r"([0-9]+)(?:\(x([0-9]+)\))?", part)) is None:
+            return None
+        n_nodes = int(found[2] or 1)
+        if at < n_nodes:
+            return int(found[1])
+        at -= n_nodes
+    return None
 
 
 def progress_bar(what: str, total_nbytes: int | None) -> Any:
