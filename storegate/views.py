@@ -488,7 +488,7 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
             uniform order, so that stored rows are read once for all of them: as many as torchrun, Slurm, Open MPI,
             MPICH or ``LOCAL_WORLD_SIZE`` say, or else all.
         prefetch : int
-            Number of buffers to read ahead.
+            Number of buffers to read ahead; in order from an object store twice as many, if they fit.
         budget : int or str, optional
             Memory limit of this rank, shared by the workers of a DataLoader; default: the gate's. If none is
             configured, the ranks on this machine share 60 % of its memory.

@@ -24,6 +24,11 @@ class Workspace:
     def __init__(self) -> None:
         self._buffers: dict[str, Array] = {}
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(buffer.nbytes for buffer in self._buffers.values())
+
     def array(self, use: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Return an array with any content, valid until the next one for the same use."""
         if dtype.hasobject:

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from functools import partial
-from itertools import count
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -77,36 +76,39 @@ class ThreadPool:
         Most threads; one starts with a task for which no other is free, since each keeps memory for its work.
     name : str
         Prefix of their names.
-    begin : callable
-        Called in each of them as it starts.
     """
 
-    def __init__(self, n_threads: int, name: str, begin: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, n_threads: int, name: str) -> None:
         self._n_threads = n_threads
         self._name = name
-        self._begin = begin
         self._tasks: _Tasks = SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._counts = _Counts()
+        self._idle: SimpleQueue[None] = SimpleQueue()
+        """An item for each thread that has ended a task, taken by who submits the next one."""
         self._lock = threading.Lock()
         self._is_closed = False
 
     def submit(self, task: Callable[[], T]) -> Pending[T]:
         """Submit a task."""
         pending: Pending[T] = Pending()
-        n_running = self._counts.begin()  # first: an interrupt between both makes it too large, not too small
+        try:
+            self._idle.get_nowait()
+        except Empty:
+            self._start()
         self._tasks.put((task, pending))
-        if len(self._threads) < min(n_running, self._n_threads):
-            with self._lock:
-                if len(self._threads) < self._n_threads:
-                    name = f"{self._name}_{len(self._threads)}"
-                    work = partial(_work, self._tasks, self._counts, self._begin)
-                    thread = threading.Thread(target=work, name=name, daemon=True)
-                    self._threads.append(thread)
-                    thread.start()
         if self._is_closed:
             self._cancel_all()
         return pending
+
+    def _start(self) -> None:
+        """Start a thread, unless there are as many as there may be."""
+        if len(self._threads) < self._n_threads:
+            with self._lock:
+                if len(self._threads) < self._n_threads:
+                    name = f"{self._name}_{len(self._threads)}"
+                    thread = threading.Thread(target=_work, args=(self._tasks, self._idle), name=name, daemon=True)
+                    self._threads.append(thread)
+                    thread.start()
 
     def run(self, tasks: Iterable[Callable[[], T]], ahead: int) -> Iterator[T]:
         """Yield the results of tasks, as they finish; at most ``ahead`` run or wait while one result is consumed."""
@@ -157,28 +159,11 @@ class ThreadPool:
             self._tasks.put(None)
 
 
-class _Counts:
-    """How many tasks were submitted and have ended; without a lock, which an interrupt could leave taken."""
-
-    def __init__(self) -> None:
-        self._begins, self._ends = count(1), count(1)
-        self._n_ended = 0
-
-    def begin(self) -> int:
-        """Count a task; return how many have not ended, or a larger number."""
-        return next(self._begins) - self._n_ended
-
-    def end(self) -> None:
-        """Count the end of a task."""
-        self._n_ended = next(self._ends)  # a thread that was slower may write a smaller number over a larger one
-
-
-def _work(tasks: _Tasks, counts: _Counts, begin: Callable[[], object]) -> None:
+def _work(tasks: _Tasks, idle: SimpleQueue[None]) -> None:
     """Run tasks until the pool is closed."""
-    begin()
     while (found := tasks.get()) is not None:
         task, pending = found
         del found
         pending._run(task)
-        counts.end()
+        idle.put(None)
         del task, pending  # so that their memory is released while this waits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import threading
 from concurrent.futures import CancelledError
@@ -15,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storegate import StoreGate
-from storegate_engine.arrays import fetch_until, reading_threads, shard_cache, shard_objects
+from storegate_engine.arrays import fetching_until, reading_threads, shard_cache, shard_files, shard_objects, shards
 from storegate_engine.arrays.shard_index import packed_index
 from storegate_engine.arrays.shard_objects import FetchedShard, ShardObjects
 from storegate_engine.budget import ROW_OVERHEAD_NBYTES
-from storegate_engine.errors import CorruptStoreError, StoreError
+from storegate_engine.errors import CorruptStoreError, MemoryBudgetError, StoreError
 from storegate_engine.locations import Location
 from storegate_engine.streams import loaders, span_loaders
 from tests.examples import examples
@@ -135,7 +136,7 @@ def test_a_loop_in_order_has_the_requests_of_several_loads_under_way(s3_args, mo
     meeting, get_range = threading.Barrier(16, timeout=60), obstore.get_range
 
     def meeting_range(store, path, **options):
-        if path.endswith(("/2/0", "/3/0")):  # the last four loads of eight, of four requests each
+        if path.endswith(("/2/0", "/3/0")):  # the last loads, of 16 requests together
             meeting.wait()
         return get_range(store, path, **options)
 
@@ -182,6 +183,35 @@ def test_the_memory_of_requests_is_bounded(s3_args, monkeypatch):
     monkeypatch.setattr(ShardObjects, "pieces", counted_pieces)
     np.testing.assert_array_equal(view[...], ROWS)
     assert 8_000 < max(most) <= 9_000
+
+
+def test_threads_keep_little_memory(s3_args, monkeypatch):
+    kept, trim = [], shards.trim_workspace
+
+    def trimmed(nbytes):
+        trim(nbytes)
+        kept.append(shard_files.thread_workspace("chunks", 1).base.nbytes)
+
+    monkeypatch.setattr(shards, "KEPT_NBYTES", 900)
+    monkeypatch.setattr(shards, "trim_workspace", trimmed)
+    view = StoreGate("zarr", stored(s3_args, compressor="zstd"), "a")["train"]["x"]
+    np.testing.assert_array_equal(view[::17], (ROWS % 7)[::17])
+    assert kept == [1] * 4, "new memory, not that of a chunk"
+
+
+def test_more_loads_ahead_do_not_need_a_larger_budget(s3_args, monkeypatch):
+    gate = StoreGate("zarr", {**s3_args, "chunk": 2}, "a")
+    gate.add_data("x", np.zeros((100, 2**16), "u1"))
+
+    def accepted(n_loads):
+        monkeypatch.setattr(span_loaders, "REMOTE_LOADS", n_loads)
+        for budget in range(2**20, 30 * 2**20, 2**18):
+            with contextlib.suppress(MemoryBudgetError), gate["train"]["x"].batches(8, shuffle=False, budget=budget):
+                yield budget
+
+    budgets = list(accepted(1))
+    assert 10 < len(budgets) < 110
+    assert list(accepted(2)) == budgets
 
 
 class TestCopies:
@@ -245,14 +275,14 @@ class TestLeaving:
 
         def task():
             begun.append(1)
-            if len(begun) == 5:
+            if len(begun) >= 5:
                 stopping.set()
             stopping.wait(60)
 
         def fetch():
-            fetch_until(stopping)
             try:
-                reading_threads.run_fetches([(1, task)] * 100)
+                with fetching_until(stopping):
+                    reading_threads.run_fetches([(1, task)] * 100)
             except CancelledError as err:
                 found.append(err)
 
@@ -264,13 +294,27 @@ class TestLeaving:
         reading_threads.run_fetches([(1, lambda: begun.append(2))] * 3)  # of a caller without a loop
         assert begun.count(2) == 3
 
-    def test_a_loop_that_was_left_waits_for_no_answer(self):
+    def test_a_loop_that_was_left_waits_for_no_answer_but_its_transforms_do(self):
         with loaders.Threads(1, 1) as threads:
-            threads.loads.submit(reading_threads.require_wanted).result()
             threads.stopping.set()
-            for pool in (threads.loads, threads.reads):
-                with pytest.raises(CancelledError):
-                    pool.submit(reading_threads.require_wanted).result()
+            with pytest.raises(CancelledError):
+                threads.loads.submit(threads.wanted(reading_threads.require_wanted)).result()
+            with pytest.raises(CancelledError):
+                threads.run(iter([reading_threads.require_wanted] * 2))
+            threads.reads.submit(reading_threads.require_wanted).result()  # as transforms are
+
+    def test_what_is_given_up_is_no_error_of_the_store(self, s3_args, in_pieces, monkeypatch):
+        view = StoreGate("zarr", stored(s3_args), "a")["train"]["x"]
+        view[:1]  # the index of the first shard is known
+        stopping, asked, get = threading.Event(), [], obstore.get
+        stopping.set()
+        monkeypatch.setattr(obstore, "get", lambda *args, **options: asked.append(args[1]) or get(*args, **options))
+        with pytest.raises(CancelledError), fetching_until(stopping):
+            view[:SHARD]
+        assert asked in ([], [key for key in asked if "/x/c/0/0" in f"/{key}"])
+        asked.clear()
+        np.testing.assert_array_equal(view[:10], ROWS[:10])
+        assert len(asked) == 1, "the index is still known"
 
     def test_an_answer_ends_with_the_piece_that_has_come(self, s3_args, in_pieces):
         args = stored(s3_args, compressor="none")
@@ -279,12 +323,12 @@ class TestLeaving:
         stopping, found = threading.Event(), []
 
         def fetch():
-            fetch_until(stopping)
             pieces = ShardObjects(location).pieces(key, 0, 64 * SHARD)
-            found.append(len(next(pieces)))
-            stopping.set()
             try:
-                next(pieces)
+                with fetching_until(stopping):
+                    found.append(len(next(pieces)))
+                    stopping.set()
+                    next(pieces)
             except CancelledError as err:
                 found.append(err)
 

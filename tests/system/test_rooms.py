@@ -25,7 +25,7 @@ PUBLIC = {
         ArraySpec Compressor ConstantArray Fileless MAX_TEXT_NBYTES MemoryArray PersistedArray RowArray RowSpan
         Segment SegmentWriter Shared Statistics StoredArray StoredIndex Tally Windowed Written check_array joined
         made_at of_written persist require_within_limits run_tasks write_rows FORMATS ForeignArray arrays_in list_of
-        fetch_until open_foreign source_file open_to_read targets_of
+        fetching_until open_foreign source_file open_to_read targets_of
     """,
     "storegate_engine.table": """
         Affine Bins Clip Kind Moments WindowArray WindowPlan in_parts kind_of series_of

@@ -9,9 +9,11 @@ import threading
 import weakref
 from concurrent.futures import CancelledError
 from functools import partial
+from queue import SimpleQueue
 
 import pytest
 
+from storegate_engine import threads
 from storegate_engine.threads import ThreadPool
 from tests.processes import environment
 
@@ -46,25 +48,35 @@ def test_a_thread_starts_for_a_task_that_no_other_is_free_for():
     pool.close()
 
 
-def test_threads_that_submit_at_the_same_time_get_as_many_as_they_need():
-    for _ in range(20):
-        pool = ThreadPool(8, "storegate-test")
-        meeting, begin = threading.Barrier(8, timeout=60), threading.Barrier(4, timeout=60)
+class LateQueue:
+    """A queue to which one thread comes later with a task than another."""
 
-        def submit(pool=pool, meeting=meeting, begin=begin):
-            begin.wait()
-            for one in [pool.submit(int) for _ in range(50)]:
-                one.result()
-            for one in [pool.submit(meeting.wait) for _ in range(2)]:
-                one.result()
+    def __init__(self, late, other_came):
+        self.late = late
+        self.other_came = other_came
+        self.queue = SimpleQueue()
+        self.get, self.get_nowait = self.queue.get, self.queue.get_nowait
 
-        callers = [threading.Thread(target=submit) for _ in range(4)]
-        for caller in callers:
-            caller.start()
-        for caller in callers:
-            caller.join()
-        assert not meeting.broken
-        pool.close()
+    def put(self, item):
+        if threading.current_thread().name == self.late:
+            self.other_came.wait(60)
+        self.queue.put(item)
+        if isinstance(item, tuple):
+            self.other_came.set()
+
+
+@pytest.mark.parametrize("late", ["first", "second"])
+def test_tasks_of_two_threads_at_the_same_time_have_a_thread_each(late, monkeypatch):
+    monkeypatch.setattr(threads, "SimpleQueue", partial(LateQueue, late, threading.Event()))
+    pool, meeting = ThreadPool(8, "storegate-test"), threading.Barrier(2, timeout=60)
+    names = ("first", "second")
+    callers = [threading.Thread(target=lambda: pool.submit(meeting.wait).result(), name=name) for name in names]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not meeting.broken
+    pool.close()
 
 
 def test_an_error_is_raised_where_the_result_is_asked_for():
@@ -142,6 +154,7 @@ def test_all_tasks_are_run_and_at_most_so_many_ahead(ahead):
 INTERRUPTED = """
 import faulthandler, random, signal, sys
 from collections import deque
+from storegate_engine import threads
 from storegate_engine.threads import ThreadPool
 
 class Interrupt(BaseException):
@@ -189,6 +202,7 @@ def test_a_loop_that_was_left_does_not_keep_its_process(tmp_path):
     """It is closed when the interpreter ends, whose threads are stopped by then: nobody waits for them."""
     program = """
 import builtins
+from storegate_engine import threads
 from storegate_engine.threads import ThreadPool
 
 def loop():

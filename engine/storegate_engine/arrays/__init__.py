@@ -38,7 +38,7 @@ from storegate_engine.arrays.foreign_formats import FORMATS, arrays_in, open_for
 from storegate_engine.arrays.inspection import require_within_limits
 from storegate_engine.arrays.persisted import PersistedArray, persist
 from storegate_engine.arrays.ragged_arrays import RaggedArray
-from storegate_engine.arrays.reading_threads import FETCHED_NBYTES, fetch_until, run_tasks
+from storegate_engine.arrays.reading_threads import FETCHED_NBYTES, fetching_until, run_tasks
 from storegate_engine.arrays.rows import ConstantArray, Fileless, Held, MemoryArray, RowArray, Shared, Windowed
 from storegate_engine.arrays.segments import ArraySpec, Compressor, Segment, SegmentWriter, made_at
 from storegate_engine.arrays.shard_writes import MAX_TEXT_NBYTES, write_rows
@@ -74,7 +74,7 @@ __all__ = [
     "arrays_in",
     "check_array",
     "close_files",
-    "fetch_until",
+    "fetching_until",
     "files_in",
     "joined",
     "list_of",

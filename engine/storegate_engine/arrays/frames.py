@@ -78,6 +78,11 @@ class Framing:
         return cls(nbytes, compressor["name"], options, is_checked)
 
     @property
+    def n_copies(self) -> int:
+        """Chunks in memory while one is decoded to its place: it is there as a whole, and encoded ones as they are."""
+        return 1 if self.codec == "none" else 2
+
+    @property
     def head_nbytes(self) -> int:
         """Bytes of a plain frame before the rows."""
         return _BLOSC_NBYTES if self.codec == "blosc" else 0

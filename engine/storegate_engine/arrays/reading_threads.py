@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 from collections import deque
@@ -14,7 +15,7 @@ from typing import TypeVar
 
 from storegate_engine.threads import Pending, ThreadPool
 
-__all__ = ["FETCHED_NBYTES", "N_CORES", "fetch_until", "fetched", "require_wanted", "run_fetches", "run_tasks"]
+__all__ = ["FETCHED_NBYTES", "N_CORES", "fetched", "fetching_until", "require_wanted", "run_fetches", "run_tasks"]
 
 T = TypeVar("T")
 
@@ -26,7 +27,7 @@ FETCHED_NBYTES = 64 * 2**20
 """Most memory of these requests, over all reads of this process."""
 _lock = threading.Lock()
 _thread = threading.local()
-"""``reads``: whether this thread is one of the pool's, in a task; ``stopping``: see `fetch_until`."""
+"""``reads``: whether this thread is one of the pool's, in a task; ``stopping``: see `fetching_until`."""
 
 _pool: ThreadPool | None = None
 
@@ -57,9 +58,14 @@ def run_tasks(tasks: Sequence[Callable[[], None]], *, here: bool = False) -> Non
         del pending, running
 
 
-def fetch_until(stopping: threading.Event) -> None:
+@contextlib.contextmanager
+def fetching_until(stopping: threading.Event) -> Iterator[None]:
     """Let this thread wait for servers only until an event is set; from then on its reads raise CancelledError."""
     _thread.stopping = stopping
+    try:
+        yield
+    finally:
+        _thread.stopping = None
 
 
 def require_wanted() -> None:

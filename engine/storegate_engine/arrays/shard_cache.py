@@ -36,7 +36,7 @@ SECRETS = ("key", "secret", "token", "password", "credential", "sas", "client_op
 """Options whose names have these parts do not tell stores apart, and change."""
 _log = logging.getLogger("storegate")
 _lock = threading.Lock()
-_turns = [threading.Lock() for _ in range(64)]
+_turns = [threading.Lock() for _ in range(1024)]
 _added: dict[Path, int] = {}
 """Bytes that this process has added to each directory since it checked the limit."""
 _reported: set[Path] = set()

@@ -19,7 +19,7 @@ from storegate_engine.buffers import Workspace, write_all
 from storegate_engine.directories import cached_directory, open_directory, open_file
 from storegate_engine.errors import CorruptStoreError
 
-__all__ = ["Flush", "LocalFiles", "OpenShard", "Parts", "ShardFiles", "thread_workspace"]
+__all__ = ["Flush", "LocalFiles", "OpenShard", "Parts", "ShardFiles", "thread_workspace", "trim_workspace"]
 
 Flush: TypeAlias = Literal["later", "begin", "wait"]
 """When a file gets to the disk: whenever the system writes it, from now on, or before anything else is done."""
@@ -223,6 +223,12 @@ class LocalFiles:
 
 
 _local = threading.local()
+
+
+def trim_workspace(nbytes: int) -> None:
+    """Release the memory of this thread if it is more than some bytes."""
+    if hasattr(_local, "workspace") and _local.workspace.nbytes > nbytes:
+        del _local.workspace
 
 
 def thread_workspace(use: str, nbytes: int) -> Array:

@@ -31,8 +31,8 @@ REQUEST_NBYTES = 8 * 2**20
 """Most bytes of a request: servers give each connection a part of what the link carries, so that many share it."""
 PIECE_NBYTES = 2**19
 """A long answer is read in pieces of at least so many bytes, as they arrive."""
-HELD_NBYTES = 2 * PIECE_NBYTES
-"""Most bytes of an answer in memory: all of a short one, or the last piece, and what has come of the next one."""
+HELD_NBYTES = 3 * PIECE_NBYTES
+"""Most bytes of an answer in memory: all of a short one, or a piece, which is joined from what has come (measured)."""
 _NOTHING: Array = np.empty(0, "u1")
 COPIED_SHARE = 1 / 64
 """The part of a shard that must be wanted to fetch all of it for the cache: a row is not worth it."""
@@ -99,7 +99,7 @@ class ShardObjects:
     def open(self, key: str, form: IndexForm, chunks: Sequence[int]) -> FetchedShard | LocalShard:
         """Open an object to read some of its chunks, with what is between them, in one request; or its copy.
 
-        The request begins when the first of them is read.
+        The index is fetched here, and so is a copy; otherwise the request begins when the first of them is read.
         """
         copy = self._copy(key)
         with contextlib.nullcontext() if copy is None else copy[0].turn(copy[1]):
@@ -172,6 +172,7 @@ class ShardObjects:
             for piece in found.stream(min_chunk_size=PIECE_NBYTES):
                 require_wanted()
                 yield piece
+                del piece  # while the next one comes
 
     def _range(self, key: str, start: int, end: int) -> Any:
         return self.call("get_range", key, start=start, end=end)
@@ -273,6 +274,7 @@ class FetchedShard:
         """Return whether there is a byte at hand, once the next piece has come."""
         assert self._pieces is not None
         while not len(self._piece):
+            self._piece = _NOTHING  # while the next one comes
             piece = next(self._pieces, None)
             if piece is None:
                 return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
@@ -17,7 +18,7 @@ import numpy as np
 
 from storegate_engine.arrays.frames import FrameError, Framing
 from storegate_engine.arrays.reading_threads import N_CORES, fetched, run_fetches, run_tasks
-from storegate_engine.arrays.shard_files import Flush, OpenShard, ShardFiles, thread_workspace
+from storegate_engine.arrays.shard_files import Flush, OpenShard, ShardFiles, thread_workspace, trim_workspace
 from storegate_engine.arrays.shard_index import MISSING, IndexForm, ShardIndex, Span, packed_index
 from storegate_engine.dtypes import dtype_from_text
 from storegate_engine.errors import CorruptStoreError
@@ -43,6 +44,8 @@ READ_NBYTES = 256 * 2**10
 """Adjacent encoded chunks are fetched together up to this many bytes, which fit in a core's cache."""
 PLAIN_NBYTES = 2**20
 """Plain chunks are fetched together up to this many bytes."""
+KEPT_NBYTES = 2**20
+"""Most memory that a thread which fetches keeps."""
 MOST_CHUNKS = 256
 """Most plain chunks of one call, which can fill 1,024 buffers (IOV_MAX): one for each, and one between neighbours."""
 
@@ -132,9 +135,11 @@ class Shards:
         if self.files.is_remote:
             try:
                 run_fetches(
-                    (nbytes, partial(self._sound, part[0] // self.n_chunks, partial(read, part)))
+                    (nbytes, partial(self._fetch, part[0] // self.n_chunks, partial(read, part)))
                     for nbytes, part in self._requests(chunks)
                 )
+            except CancelledError:
+                raise
             except BaseException:  # what is known of these shards may be why
                 for shard in {chunk // self.n_chunks for chunk in chunks}:
                     self.files.forget_index(self.key(shard))
@@ -235,12 +240,19 @@ class Shards:
                 raise
             return read()
 
+    def _fetch(self, shard: int, read: Callable[[], None]) -> None:
+        """Read what one request fetches; many threads do, and keep little memory for the next time."""
+        try:
+            self._sound(shard, read)
+        finally:
+            trim_workspace(KEPT_NBYTES)
+
     def past_copies(self) -> Shards:
         """Return the shards that are read from their place, whatever copies there are."""
         return replace(self, files=self.files.past_copies())
 
     def _requests(self, chunks: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-        """Yield the memory that each request takes, with a chunk, and its chunks, which are of one shard."""
+        """Yield the memory that each request takes, with copies of a chunk, and its chunks, which are of one shard."""
         # the indices of the next shards are fetched while chunks of the ones before are
         parts = list(self._tasks(chunks, len(chunks)))
         shards = [part[0] // self.n_chunks for part in parts]
@@ -249,7 +261,7 @@ class Shards:
             first = shard * self.n_chunks
             within = [chunk - first for chunk in part]
             for nbytes, group in self.files.requests(self.key(shard), index, within):
-                yield nbytes + self.framing.nbytes, [first + at for at in group]
+                yield nbytes + self.framing.n_copies * self.framing.nbytes, [first + at for at in group]
 
     def _index(self, shard: int) -> ShardIndex:
         """Return the index of one shard."""

@@ -10,6 +10,7 @@ import functools
 import json
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -354,7 +355,7 @@ def _reading(array: StoredArray) -> Iterator[None]:
     """
     try:
         yield
-    except ArgumentError:  # of a setting
+    except (ArgumentError, CancelledError):  # of a setting; nobody waits
         raise
     except Exception as err:
         raise _unreadable(array, "read", err) from err
@@ -413,6 +414,8 @@ def open_array(array: StoredArray) -> Shards | zarr.Array[Any]:
             n_chunks = layout.shard_rows // layout.chunk_rows
             store = GuardedStore(location.store, n_chunks, limit, compressor, json.dumps(metadata).encode(), n_texts)
             opened = zarr.open_array(StorePath(store, location.key(array.name)), mode="r")
+    except CancelledError:
+        raise
     except Exception as err:  # as in `_reading`
         raise _unreadable(array, "opened", err) from err
     return opened

@@ -88,7 +88,7 @@ class WindowLoader(GatherLoader):
         share = Share(self.order(Range(0, self.epochs.n_rows), epoch), self.epochs)
         self._copying = None  # of another loop, whose threads have ended
         if self._has_space and not self._copies and self._pays(step):
-            self._copying = threads.loads.submit(partial(self._copy, threads.stopping))
+            self._copying = threads.loads.submit(threads.wanted(partial(self._copy, threads.stopping)))
         for first in range(step, self.epochs.n_steps, self.steps):
             last = min(first + self.steps, self.epochs.n_steps)
             if self._copying is not None and self._copying.done():

@@ -14,7 +14,7 @@ gather    any order of more text than fits                       each chunk for 
 ========  =====================================================  ====================================
 
 A loader yields tasks, in order. Each runs in a thread and returns one `Ready`; while one is consumed, at most
-``prefetch`` of them run or wait, which bounds the memory.
+``prefetch`` of them run or wait, or twice as many small ones of an object store, which bounds the memory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 
-from storegate_engine.arrays import FETCHED_NBYTES, Held, fetch_until
+from storegate_engine.arrays import FETCHED_NBYTES, Held, fetching_until
 from storegate_engine.clusters import active_client, thread_given_back
 from storegate_engine.exchange import moved_row_nbytes
 from storegate_engine.orders import RowOrder
@@ -61,6 +61,7 @@ __all__ = [
 ]
 
 Array: TypeAlias = np.ndarray[Any, Any]
+T = TypeVar("T")
 EpochOrder: TypeAlias = Callable[[RowOrder, int], RowOrder]
 """Returns rows in the order of an epoch, from the rows and the number of the epoch."""
 
@@ -70,6 +71,8 @@ PART_NBYTES = 4 * 2**20
 """Bytes of one variable that one thread reads at a time."""
 REMOTE_READERS = 16
 """Threads that wait for the parts of loads from an object store: each part has many requests under way."""
+REMOTE_CHUNKS = 8
+"""Chunks of an object store, encoded or decoded, in memory at the same time."""
 REMOTE_PART_NBYTES = 64 * 2**20
 """Bytes of one variable that are read together from an object store."""
 COPY_NBYTES = 2**20
@@ -99,9 +102,12 @@ class Threads:
 
     def __init__(self, loads: int, reads: int) -> None:
         self.stopping = threading.Event()
-        begin = partial(fetch_until, self.stopping)
-        self.loads = ThreadPool(loads, "storegate-stream", begin)
-        self.reads = ThreadPool(reads, "storegate-stream-read", begin)
+        self.loads = ThreadPool(loads, "storegate-stream")
+        self.reads = ThreadPool(reads, "storegate-stream-read")
+
+    def wanted(self, task: Callable[[], T]) -> Callable[[], T]:
+        """Return a task that waits for servers only as long as the iteration lasts; not for functions of users."""
+        return partial(_until, self.stopping, task)
 
     def run(
         self,
@@ -114,12 +120,12 @@ class Threads:
 
         Others get a thread in between if only a few tasks are ``waiting`` at a time.
         """
-        futures = deque(self.reads.submit(task) for task in islice(tasks, waiting))
+        futures = deque(self.reads.submit(self.wanted(task)) for task in islice(tasks, waiting))
         try:
             meanwhile()
             while futures:
                 futures.popleft().result()
-                futures.extend(self.reads.submit(task) for task in islice(tasks, 1))
+                futures.extend(self.reads.submit(self.wanted(task)) for task in islice(tasks, 1))
         finally:
             for future in futures:
                 future.cancel()
@@ -164,7 +170,7 @@ class Loader(ABC):
 
     def loads(self, epoch: int, step: int, threads: Threads, prefetch: int) -> Iterator[Ready]:
         """Yield the loads of an epoch, starting at a step; ``prefetch`` are made while one is consumed."""
-        return ahead(self.tasks(epoch, step, threads), threads.loads, prefetch)
+        return ahead(map(threads.wanted, self.tasks(epoch, step, threads)), threads.loads, prefetch)
 
     @abstractmethod
     def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
@@ -210,7 +216,9 @@ def _waited_for(running: Pending[Ready]) -> Ready:
         return running.result()
 
 
-T = TypeVar("T")
+def _until(stopping: threading.Event, task: Callable[[], T]) -> T:
+    with fetching_until(stopping):
+        return task()
 
 
 def free_one(free: deque[T], make: Callable[[], T]) -> T:
@@ -242,14 +250,17 @@ def copied_nbytes(variables: Sequence[Variable], epochs: Epochs) -> int:
     return 2 * max(batch_rows, min(together(variables), epochs.n_rows)) * row_nbytes_of(variables)
 
 
-def reading_nbytes(variables: Sequence[Variable], n_rows: int) -> int:
-    """Return the bytes that threads hold while they read rows: encoded or decoded chunks, and rows to transform."""
+def reading_nbytes(variables: Sequence[Variable], n_rows: int, n_loads: int = 2) -> int:
+    """Return the bytes that threads hold while they read rows: encoded or decoded chunks, and rows to transform.
+
+    From an object store ``n_loads`` of so many rows are read at the same time.
+    """
     chunk = max((piece.chunk_nbytes for variable in variables for piece in variable.pieces), default=0)
     moved = sum(moved_row_nbytes(variable) for variable in variables)
     if are_remote(variables):
-        # of two loads, with their requests, and what threads and allocators keep of these
+        # with the requests, and what threads and allocators keep of these
         changed = sum(moved_row_nbytes(of) for of in variables if any(piece.transforms for piece in of.pieces))
-        return 2 * min(FETCHED_NBYTES, 2 * n_rows * moved) + 2 * n_rows * changed + 2 * REMOTE_READERS * chunk
+        return 2 * min(FETCHED_NBYTES, 2 * n_rows * moved) + n_loads * n_rows * changed + REMOTE_CHUNKS * chunk
     return int(2 * min(READERS * PART_NBYTES * moved // row_nbytes_of(variables), n_rows * moved) + 2 * READERS * chunk)
 
 

@@ -73,7 +73,7 @@ class _SpanLoader(Loader):
     @property
     def projected_nbytes(self) -> int:
         """The bytes of all loads that are ready or being made, of their plans, and of the reading threads."""
-        reading = reading_nbytes(self.variables, self.load_rows)
+        reading = reading_nbytes(self.variables, self.load_rows, max(2, self.loads_at_once))
         return (1 + self.prefetch) * self.load_nbytes + self.planning_nbytes + reading
 
     @property
@@ -193,8 +193,9 @@ class RunLoader(_SpanLoader):
         longest = max(self.share.step_rows, min(len(self.share), self.steps * self.share.step_rows))
         super().__init__(variables, max(1, longest), prefetch)
         if is_remote:
-            fitting = (budget_nbytes - reserved_nbytes(budget_nbytes)) // (2 * self.load_nbytes) - 1
-            self.prefetch = max(prefetch, min(REMOTE_LOADS * prefetch, fitting))
+            self.prefetch = REMOTE_LOADS * prefetch
+            while self.prefetch > prefetch and reserved_nbytes(budget_nbytes) + self.projected_nbytes > budget_nbytes:
+                self.prefetch -= 1
         require(
             reserved_nbytes(budget_nbytes) + self.projected_nbytes,
             budget_nbytes,
@@ -210,7 +211,7 @@ class RunLoader(_SpanLoader):
     def loads(self, epoch: int, step: int, threads: Threads, prefetch: int) -> Iterator[Ready]:
         """Yield the loads of an epoch; from an object store more are made ahead, as the first ones come."""
         begin = FIRST_LOADS if are_remote(self.variables) else None
-        return ahead(self.tasks(epoch, step, threads), threads.loads, self.prefetch, begin=begin)
+        return ahead(map(threads.wanted, self.tasks(epoch, step, threads)), threads.loads, self.prefetch, begin=begin)
 
     def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
         """Yield a task for every few steps; from an object store, which is waited for, for fewer at first."""

@@ -48,6 +48,8 @@ COUNTS_NBYTES = 24
 EXCHANGE_UNITS = 5.5
 """Buckets in memory besides those that are ready: those being placed, and the copies of one task of the next scatter
 (measured)."""
+FETCHING_NBYTES = 16 * 2**20
+"""Memory for the requests of scatter tasks to an object store, and what their threads decode."""
 REUSING_EPOCHS = 3
 """For so many epochs new pages of the page cache, which may cost a virtual machine much, pay: they are used again."""
 PATIENCE_S, POLL_S = 0.1, 0.005
@@ -126,6 +128,8 @@ class ExchangeLoader(Loader):
         """Return the steps per bucket, and the rows of a scatter task of each variable."""
         free = budget_nbytes - reserved_nbytes(budget_nbytes)
         free -= min(free // 4, copied_nbytes(self.variables, self.epochs))
+        self.fetching_nbytes = min(free // 8, FETCHING_NBYTES) if are_remote(self.variables) else 0
+        free -= self.fetching_nbytes
         unit = SHARE * free / (self.prefetch + EXCHANGE_UNITS)
         step_rows = max(1, -(-self.epochs.batch_rows // self.epochs.world))
         steps = int(unit / (row_nbytes_of(self.variables) + ROW_OVERHEAD_NBYTES)) // step_rows
@@ -160,9 +164,8 @@ class ExchangeLoader(Loader):
         step_rows = max(1, -(-self.epochs.batch_rows // self.epochs.world))
         bucket = self.steps * step_rows * (row_nbytes_of(self.variables) + ROW_OVERHEAD_NBYTES)
         counts = COUNTS_NBYTES * self.n_ranks * -(-self.epochs.n_steps // self.steps)
-        return int(
-            ((self.prefetch + EXCHANGE_UNITS - COPIES) * bucket + COPIES * (max(self._map_nbytes()) + counts)) / SHARE
-        )
+        units = (self.prefetch + EXCHANGE_UNITS - COPIES) * bucket + COPIES * (max(self._map_nbytes()) + counts)
+        return self.fetching_nbytes + int(units / SHARE)
 
     def close(self, spill_from: int | None = None) -> None:
         """Remove the spill, or leave it for a later process; and release the memory."""
@@ -207,7 +210,7 @@ class ExchangeLoader(Loader):
                 tasks[-1] = chain(tasks[-1], late)
                 others = set(range(n_buckets * self.n_ranks)) - set(own)
                 self._last = partial(self._chain_others, exchange, epoch, sorted(others), chained)
-            self._following = threads.loads.submit(partial(self._prepare, tasks, threads, scattered))
+            self._following = threads.loads.submit(threads.wanted(partial(self._prepare, tasks, threads, scattered)))
         for number in range(first, n_buckets):
             begin = max(step, number * self.steps)
             yield partial(self._collect, exchange, epoch, share, number, begin, scattered, chained)
