@@ -89,8 +89,8 @@ def memory_limit_nbytes(budget: int | str | None = None, *, processes: int = 1) 
 def local_ranks(world: int) -> int:
     """Return how many of ``world`` ranks run on this machine, as their launcher says; all of them if none does.
 
-    ``LOCAL_WORLD_SIZE``, which torchrun sets, is believed in any case; Open MPI, MPICH and Slurm are where they started
-    ``world`` tasks, since a task may start ranks of its own.
+    ``LOCAL_WORLD_SIZE``, which torchrun sets, always counts. What Open MPI, MPICH and Slurm say counts only where they
+    started ``world`` tasks, since one task may start ranks of its own.
     """
     n_ranks = max(1, world)
     for local, everywhere in LAUNCHERS.items():

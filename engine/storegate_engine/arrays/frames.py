@@ -79,7 +79,7 @@ class Framing:
 
     @property
     def n_copies(self) -> int:
-        """Chunks in memory while one is decoded to its place: it is there as a whole, and encoded ones as they are."""
+        """Most chunks in memory while one is read: the chunk itself, and its encoded bytes if it is compressed."""
         return 1 if self.codec == "none" else 2
 
     @property

@@ -414,8 +414,6 @@ def open_array(array: StoredArray) -> Shards | zarr.Array[Any]:
             n_chunks = layout.shard_rows // layout.chunk_rows
             store = GuardedStore(location.store, n_chunks, limit, compressor, json.dumps(metadata).encode(), n_texts)
             opened = zarr.open_array(StorePath(store, location.key(array.name)), mode="r")
-    except CancelledError:
-        raise
     except Exception as err:  # as in `_reading`
         raise _unreadable(array, "opened", err) from err
     return opened

@@ -169,8 +169,13 @@ class Loader(ABC):
         """The peak memory of reading, without the batches in the consumer's hands."""
 
     def loads(self, epoch: int, step: int, threads: Threads, prefetch: int) -> Iterator[Ready]:
-        """Yield the loads of an epoch, starting at a step; ``prefetch`` are made while one is consumed."""
-        return ahead(map(threads.wanted, self.tasks(epoch, step, threads)), threads.loads, prefetch)
+        """Yield the loads of an epoch, starting at a step, of which a few are made ahead, see `n_ahead`."""
+        most, begin = self.n_ahead(epoch, prefetch)
+        return ahead(map(threads.wanted, self.tasks(epoch, step, threads)), threads.loads, most, begin=begin)
+
+    def n_ahead(self, epoch: int, prefetch: int) -> tuple[int, int | None]:
+        """Return how many loads of an epoch are made ahead, and how many begin with the first one, see `ahead`."""
+        return prefetch, None
 
     @abstractmethod
     def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:

@@ -18,7 +18,6 @@ from storegate_engine.streams.loaders import (
     Loader,
     Ready,
     Threads,
-    ahead,
     are_remote,
     free_one,
     held_nbytes_of,
@@ -208,10 +207,9 @@ class RunLoader(_SpanLoader):
         """Loads made at the same time: from an object store all, also the one that is waited for."""
         return 1 + self.prefetch if are_remote(self.variables) else 1
 
-    def loads(self, epoch: int, step: int, threads: Threads, prefetch: int) -> Iterator[Ready]:
-        """Yield the loads of an epoch; from an object store more are made ahead, as the first ones come."""
-        begin = FIRST_LOADS if are_remote(self.variables) else None
-        return ahead(map(threads.wanted, self.tasks(epoch, step, threads)), threads.loads, self.prefetch, begin=begin)
+    def n_ahead(self, epoch: int, prefetch: int) -> tuple[int, int | None]:
+        """Return how many loads are made ahead: from an object store more, as the first ones come."""
+        return self.prefetch, FIRST_LOADS if are_remote(self.variables) else None
 
     def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
         """Yield a task for every few steps; from an object store, which is waited for, for fewer at first."""
@@ -253,14 +251,14 @@ class StoredFirst(Loader):
         """The larger peak of both."""
         return max(self._first.projected_nbytes, self._later.projected_nbytes)
 
-    def loads(self, epoch: int, step: int, threads: Threads, prefetch: int) -> Iterator[Ready]:
-        """Return the loads of the loader of the epoch; what the first one kept is released for the next."""
-        if epoch:
-            self._first.close()
-        return self._of(epoch).loads(epoch, step, threads, prefetch)
+    def n_ahead(self, epoch: int, prefetch: int) -> tuple[int, int | None]:
+        """Return what the loader of the epoch does."""
+        return self._of(epoch).n_ahead(epoch, prefetch)
 
     def tasks(self, epoch: int, step: int, threads: Threads) -> Iterator[Callable[[], Ready]]:
-        """Return the tasks of the loader of the epoch."""
+        """Return the tasks of the loader of the epoch; what the first one kept is released for the next."""
+        if epoch:
+            self._first.close()
         return self._of(epoch).tasks(epoch, step, threads)
 
     def end(self, epoch: int) -> None:
