@@ -14,6 +14,7 @@ The ground, which every room may use:
     settings     the ``storegate.*`` keys of dask's configuration
     casts        values that another dtype holds unchanged
     dtypes       dtypes that can be stored, and their names
+    arrow        columns of Arrow as plain ndarrays
     natives      callers' data as plain ndarrays
     encodings    values as zarr v3 stores them, and back
     texts        bytes of variable-length text

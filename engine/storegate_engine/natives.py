@@ -1,7 +1,7 @@
 """Natives: callers' data as plain ndarrays; refuses missing values, and values that numpy would change.
 
-Other libraries are recognised by the attributes of their objects, and never imported: pandas and its extension arrays
-(``isna``), pyarrow and polars (``null_count``), numpy's masked arrays.
+Other libraries are recognised by the attributes of their objects, and not imported: pandas and its extension arrays
+(``isna``), polars (``null_count``), numpy's masked arrays. What pyarrow holds is of `arrow`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from storegate_engine.arrow import BYTES_REMEDY, arrow_type, arrow_values, as_arrow, bytes_of
 from storegate_engine.casts import combined, holds
 from storegate_engine.dtypes import TEXT
 from storegate_engine.errors import DtypeError, MissingValueError, ShapeError, shown
@@ -81,23 +82,14 @@ def as_native(data: Any, what: str) -> Array:
     if values.dtype.kind == "O" and values.size and all(isinstance(text, str) for text in values.flat):
         return values.astype(TEXT)
     if _are_bytes(values):
-        return values.astype("S")
+        return bytes_of(values, what)
     if values.dtype.kind == "O" and values.size:
         raise _objects(values, what)
     return values
 
 
-BYTES_REMEDY = (
-    "bytes of fixed length drop zeros at their end: store numbers, as in np.frombuffer(value, 'u1'), which are lists"
-)
-"""What to do about bytes that no array keeps."""
-
-
 def _are_bytes(values: Array) -> bool:
-    """Return whether objects are bytes that arrays of fixed length keep: these drop zeros at the end."""
-    if values.dtype.kind != "O" or not values.size:
-        return False
-    return all(isinstance(value, bytes) and not value.endswith(b"\0") for value in values.flat)
+    return values.dtype.kind == "O" and values.size > 0 and all(isinstance(value, bytes) for value in values.flat)
 
 
 def _objects(values: Array, what: str) -> DtypeError:
@@ -119,7 +111,7 @@ def _objects(values: Array, what: str) -> DtypeError:
     elif isinstance(first, tuple):
         remedy = "an index of several levels is stored by its levels: call reset_index() first"
     elif isinstance(first, bytes):
-        remedy = BYTES_REMEDY
+        remedy = "give values of one kind"
     elif hasattr(first, "__len__"):
         remedy = "pad rows of different length to one shape"
     return DtypeError(f"{what}: data of dtype object ({listed}) cannot be stored without pickle; {remedy}")
@@ -152,33 +144,46 @@ def _of_columns(data: Any, what: str) -> Array:
     if columns is not None:
         parts = [as_native(column, f"{what}, column {at}") for at, column in enumerate(columns)]
         return np.stack(alike(parts, what), axis=1) if parts else np.empty((len(data), 0))
+    if (column := as_arrow(data)) is not None:
+        return arrow_values(column, arrow_type(column.type, what), what)
     dtype = getattr(data, "dtype", None)
     if isinstance(dtype, np.dtype) and dtype.kind != "O":  # objects may be texts
         return np.asarray(data.to_numpy())
     nulls = 0 if hasattr(dtype, "fill_value") else _n_nulls(data)  # those of sparse floats are NaN
-    if nulls:
-        raise _missing(what, f"{nulls} values are null", "give a value for them with .fillna(value)")
-    native = TEXT if getattr(dtype, "type", None) is str else getattr(dtype, "numpy_dtype", None)
+    if nulls and not str(dtype).startswith(("Date", "Duration(")):  # times of polars: null is NaT
+        fill = "fillna" if hasattr(data, "fillna") else "fill_null"
+        raise _missing(what, f"{nulls} values are null", f"give a value for them with .{fill}(value)")
+    native = (
+        TEXT if getattr(dtype, "type", None) is str or str(dtype) == "String" else getattr(dtype, "numpy_dtype", None)
+    )
     if native == TEXT:
         return np.asarray(list(data), dtype=TEXT)
     if isinstance(native, np.dtype) and native.kind != "O":
         return np.asarray(data.to_numpy(dtype=native))
+    if "time_zone='" in str(dtype) or "Struct(" in str(dtype):  # of polars, which drops zones, and names of fields
+        raise _no_dtype(data, np.empty(0), what)
     try:
         values = np.asarray(data)
     except Exception as err:  # each library has its own, for types that numpy lacks
         raise DtypeError(f"{what}: values of {dtype} have no numpy dtype ({err}); cast them first") from err
     if values.dtype.kind != "O":
         return values
-    if all(isinstance(value, str) for value in values.tolist()):
+    if all(isinstance(value, str) for value in values.flat):
         return values.astype(TEXT)
     if _are_bytes(values):
-        return values.astype("S")
+        return bytes_of(values, what)
     if len(values) and all(isinstance(value, np.ndarray) for value in values.tolist()):  # rows of several values
         rows = [as_native(row, what) for row in values.tolist()]
         if len({row.shape for row in rows}) > 1:
             raise ShapeError(f"{what}: its rows have the shapes {shown(list(dict.fromkeys(r.shape for r in rows)))}")
         return np.stack(alike(rows, what))
-    raise DtypeError(f"{what}: values of {_kind_of(data, values)} have no numpy dtype; {_remedy(dtype, values)}")
+    raise _no_dtype(data, values, what)
+
+
+def _no_dtype(data: Any, values: Array, what: str) -> DtypeError:
+    """Return the error that says what a column holds, and how it becomes one that numpy has a dtype for."""
+    remedy = _remedy(getattr(data, "dtype", None), values)
+    return DtypeError(f"{what}: values of {_kind_of(data, values)} have no numpy dtype; {remedy}")
 
 
 def _kind_of(data: Any, values: Array) -> str:
@@ -191,11 +196,15 @@ def _kind_of(data: Any, values: Array) -> str:
 
 
 def _remedy(dtype: Any, values: Array) -> str:
-    """Return how a column of pandas becomes one that numpy has a dtype for."""
+    """Return how a column of pandas or polars becomes one that numpy has a dtype for."""
     if any(isinstance(value, bytes) for value in values.flat):
-        return BYTES_REMEDY
+        return "give values of one kind"
     if getattr(dtype, "tz", None) is not None:
         return "take the zone away with .dt.tz_localize(None)"
+    if "time_zone='" in str(dtype):
+        return "take the zone away with .dt.replace_time_zone(None)"
+    if "Struct(" in str(dtype):
+        return "give each field a column of its own, as in series.struct.unnest()"
     if hasattr(dtype, "subtype") and hasattr(dtype, "closed"):
         return "store its ends, as in .array.left and .array.right"
     if hasattr(dtype, "freq"):

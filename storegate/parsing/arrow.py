@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate_engine.dtypes import TEXT
+from storegate_engine.arrow import ArrowType, arrow_type, arrow_values, is_list
 from storegate_engine.errors import DtypeError, IterationError, MissingValueError
 from storegate_engine.optional import require_package
 from storegate_engine.store import Categories, FieldSource, as_rows
@@ -119,114 +119,24 @@ class _Batches:
 
 def _column(fields: _Batches, name: str, kind: Any) -> FieldSource:
     """Return one column as a source of ndarrays."""
-    import pyarrow as pa
-
-    types = pa.types
-    if types.is_dictionary(kind):
+    what = f"column {name!r}"
+    if hasattr(kind, "index_type"):
         categories = Categories(is_ordered=kind.ordered)
         return FieldSource(fields, name, categories.dtype, (), partial(_codes, categories), categories)
-    row_shape: tuple[int, ...] = ()
-    value = kind
-    if isinstance(value, pa.FixedShapeTensorType):
-        if value.permutation is not None and list(value.permutation) != list(range(len(value.shape))):
-            raise DtypeError(
-                f"column {name!r} has tensors whose dimensions are stored in the order {value.permutation}; make them "
-                "of arrays in C order, as in FixedShapeTensorArray.from_numpy_ndarray"
-            )
-        row_shape, value = tuple(value.shape), value.value_type
-    while types.is_fixed_size_list(value):
-        row_shape, value = (*row_shape, value.list_size), value.value_type
-    if (types.is_list(value) or types.is_large_list(value)) and not row_shape:
-        return _lists(fields, name, value)
-    if _is_text(types, value) and not row_shape:
-        return FieldSource(fields, name, TEXT, (), _texts)
-    if types.is_timestamp(value) and value.tz is not None:
-        raise DtypeError(
-            f"column {name!r} is of {kind}, and times are stored without a zone; cast it to timestamp({value.unit!r})"
-        )
-    dtype = _dtype(types, value)
-    if dtype.kind == "O":
-        raise DtypeError(f"column {name!r} is of {kind}, which is neither numbers nor text; {_remedy(types, kind)}")
-    return FieldSource(fields, name, dtype, row_shape, partial(_values, dtype, row_shape))
+    if is_list(kind):
+        items = arrow_type(kind.value_type, what, within=kind)
+        return FieldSource(fields, name, items.dtype, items.row_shape, as_rows, kind="ragged")
+    found = arrow_type(kind, what)
+    return FieldSource(fields, name, found.dtype, found.row_shape, partial(_values, found))
 
 
-def _lists(fields: _Batches, name: str, kind: Any) -> FieldSource:
-    """Return a column of lists as a source."""
-    import pyarrow as pa
-
-    value, shape = kind.value_type, ()
-    dtype = TEXT if _is_text(pa.types, value) else _dtype(pa.types, value)
-    if dtype.kind == "O":
-        raise DtypeError(
-            f"column {name!r} is of {kind}, and lists hold numbers or text; {_remedy(pa.types, value)}, or give each "
-            "level of its lists a column of its own"
-        )
-    return FieldSource(fields, name, dtype, shape, as_rows, kind="ragged")
+def _values(found: ArrowType, array: Any, what: str) -> Array:
+    return arrow_values(array, found, what)
 
 
-def _dtype(types: Any, kind: Any) -> np.dtype[Any]:
-    """Return the dtype of plain values; object if there is none."""
-    if types.is_temporal(kind):
-        return _time(types, kind)
-    try:
-        dtype: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
-    except (NotImplementedError, TypeError, KeyError):
-        return np.dtype(object)
-    return dtype
-
-
-def _is_text(types: Any, kind: Any) -> bool:
-    """Return whether an Arrow type is text."""
-    is_view = getattr(types, "is_string_view", lambda kind: False)
-    return bool(types.is_string(kind) or types.is_large_string(kind) or is_view(kind))
-
-
-def _time(types: Any, kind: Any) -> np.dtype[Any]:
-    """Return the dtype of times and durations, in their unit."""
-    if types.is_date32(kind):
-        return np.dtype("M8[D]")
-    if types.is_date64(kind):
-        return np.dtype("M8[ms]")
-    if types.is_timestamp(kind) or types.is_duration(kind):
-        return np.dtype(f"{'M' if types.is_timestamp(kind) else 'm'}8[{kind.unit}]")
-    return np.dtype(object)  # a time of day, or an interval
-
-
-def _remedy(types: Any, kind: Any) -> str:
-    if types.is_struct(kind):
-        return "flatten() the table first"
-    if types.is_list(kind) or types.is_large_list(kind):
-        return "give its rows one length, as a fixed_size_list"
-    if types.is_null(kind):
-        return "it has nothing but nulls: leave it out"
-    return "cast it to a type of numbers or text first"
-
-
-def _require_valid(array: Any, what: str) -> None:
+def _codes(categories: Categories, array: Any, what: str) -> Array:
     if array.null_count:
         raise MissingValueError(
             f"{what}: {array.null_count} values are null, which cannot be stored; replace them with fill_null(value)"
         )
-
-
-def _codes(categories: Categories, array: Any, what: str) -> Array:
-    _require_valid(array, what)
     return categories.codes(array.dictionary.to_pylist(), array.indices.to_numpy(zero_copy_only=False), what)
-
-
-def _texts(array: Any, what: str) -> Array:
-    _require_valid(array, what)
-    return np.asarray(array.to_numpy(zero_copy_only=False), dtype=TEXT)
-
-
-def _values(dtype: np.dtype[Any], row_shape: tuple[int, ...], array: Any, what: str) -> Array:
-    n_rows = len(array)
-    if dtype.kind not in "mM" or row_shape:  # a time that is null is NaT
-        _require_valid(array, what)
-    array = getattr(array, "storage", array)  # of a tensor
-    while hasattr(array.type, "list_size"):
-        array = array.flatten()
-        if dtype.kind not in "mM" or hasattr(array.type, "list_size"):
-            _require_valid(array, what)
-    values: Array = array.to_numpy(zero_copy_only=False)
-    return values.astype(dtype, copy=False).reshape(n_rows, *row_shape)

@@ -23,6 +23,7 @@ from storegate.parsing.arrow import ArrowRows, arrow_columns
 from storegate.parsing.labels import Labelled, dataset_columns, is_dataarray, is_dataset, require_sample_dim
 from storegate.parsing.names import Names, are_names, parse_names
 from storegate.parsing.phases import PHASES
+from storegate_engine.arrow import as_arrow
 from storegate_engine.dtypes import TEXT
 from storegate_engine.errors import ArgumentTypeError, DtypeError, ShapeError, VariableNotFoundError, near_match, shown
 from storegate_engine.natives import as_native
@@ -300,8 +301,9 @@ def categorical(column: Any, name: str) -> Any:
     dtype, package = getattr(column, "dtype", None), type(column).__module__.partition(".")[0]
     if package == "polars" and str(dtype).startswith(("Categorical", "Enum")) and hasattr(column, "to_frame"):
         return arrow_columns(column.to_frame(name))[name]()
-    if package == "pyarrow" and hasattr(getattr(column, "type", None), "index_type"):
-        return arrow_columns(require_package("pyarrow", "arrow", name).table({name: column}))[name]()
+    array = as_arrow(column)
+    if array is not None and hasattr(array.type, "index_type"):
+        return arrow_columns(require_package("pyarrow", "arrow", name).table({name: array}))[name]()
     own = getattr(column, "cat", column)  # of a Series; a pandas.Categorical has them itself
     if not hasattr(dtype, "categories") or not hasattr(own, "codes"):
         return column

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -221,9 +222,9 @@ class _FileLists:
         return Ragged.of(read, self.dtype)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class _Texts:
-    """An array of xarray whose values are objects: texts, or they are refused when they are read."""
+    """An array of xarray whose values are objects: texts, or bytes, as the first one; others are refused."""
 
     data: Any
     what: str
@@ -233,17 +234,23 @@ class _Texts:
         """The shape of the array."""
         return tuple(self.data.shape)
 
-    @property
+    @cached_property
     def dtype(self) -> np.dtype[Any]:
-        """Variable-length text."""
-        return TEXT
+        """Variable-length text, or bytes."""
+        first = np.asarray(self.data[:1]).reshape(-1)
+        return np.dtype("S1") if first.size and isinstance(first[0], bytes) else TEXT
 
     def __getitem__(self, rows: slice) -> Array:
         """Read a slice of rows."""
         values = as_native(np.asarray(self.data[rows]), self.what)
-        if values.size and values.dtype.kind not in "UT":
-            raise DtypeError(f"{self.what}: it has objects that are no texts but {values.dtype}; convert it first")
-        return values.astype(TEXT)
+        if not values.size:
+            return values.astype(self.dtype)
+        if values.dtype.kind not in ("S" if self.dtype.kind == "S" else "UT"):
+            raise DtypeError(
+                f"{self.what}: it has objects, the first of them {'bytes' if self.dtype.kind == 'S' else 'no bytes'}, "
+                f"and others that are {values.dtype}; convert it first"
+            )
+        return values if values.dtype.kind == "S" else values.astype(TEXT)
 
 
 def _with_rows(values: Array, name: str) -> Array:

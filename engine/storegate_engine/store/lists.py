@@ -5,7 +5,7 @@ Other libraries are recognised by the attributes of their objects, and never imp
 ================================================  ==========================================
 scipy.sparse                                      ``tocsr``
 awkward                                           the name of its module
-arrays of lists of pyarrow, columns of polars     ``type.value_type``, ``to_arrow``
+arrays of lists of pyarrow, columns of polars     see `arrow`, ``to_arrow``
 columns of pandas, and arrays of objects          lists, tuples or arrays as objects
 lists of lists, tuples or arrays                  if their lengths differ
 ================================================  ==========================================
@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from storegate_engine.arrays import RaggedArray, RowArray
+from storegate_engine.arrow import arrow_type, arrow_values, as_arrow, is_list
 from storegate_engine.dtypes import TEXT
 from storegate_engine.errors import DtypeError, MissingValueError, ShapeError, shown
 from storegate_engine.natives import alike, as_native
@@ -77,8 +78,8 @@ def lists_in(data: Any, what: str, *, by_chance: bool = False) -> Ragged | None:
         return _of_awkward(data, what)
     if package == "polars" and hasattr(data, "to_arrow") and str(getattr(data, "dtype", "")).startswith("List("):
         data = data.to_arrow()
-    if hasattr(getattr(data, "type", None), "value_type") and hasattr(data, "null_count"):
-        return _of_arrow(data, what)
+    if (column := as_arrow(data)) is not None:
+        return _of_arrow(column, what) if is_list(column.type) else None
     if hasattr(data, "isna") and getattr(getattr(data, "dtype", None), "kind", "") == "O" and hasattr(data, "to_numpy"):
         values = data.to_numpy()
         return _of_objects(values, what, by_chance) if values.ndim == 1 else None
@@ -144,21 +145,18 @@ def _of_sparse(data: Any, what: str) -> Ragged:
     return Ragged(matrix.indptr.astype(np.int64), matrix.data, columns, int(matrix.shape[1]))
 
 
-def _of_arrow(data: Any, what: str) -> Ragged | None:
-    if not (str(data.type).startswith(("list<", "large_list<"))):
-        return None
+def _of_arrow(data: Any, what: str) -> Ragged:
     array = data.combine_chunks() if hasattr(data, "combine_chunks") else data
     if hasattr(array, "num_chunks"):  # of an empty column
         array = array.chunk(0) if array.num_chunks else array
     if array.null_count:
         raise MissingValueError(f"{what}: {array.null_count} lists are null; fill them, for example with empty ones")
+    found = arrow_type(array.type.value_type, what, within=array.type)
     offsets = np.asarray(array.offsets.to_numpy(zero_copy_only=False)).astype(np.int64)
-    values = array.values
-    if values.null_count:
+    values = array.values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))  # an array may be a part of another
+    if values.null_count and found.dtype.kind not in "mM":
         raise MissingValueError(f"{what}: {values.null_count} items are null; fill them first")
-    if str(values.type).startswith(("list", "large_list", "struct", "dictionary")):
-        raise DtypeError(f"{what}: its lists hold {values.type}; one level of lists of numbers or text can be stored")
-    return _texts_of_any_width(Ragged(offsets, as_native(values, what)))
+    return Ragged(offsets - offsets[0], arrow_values(values, found, what))
 
 
 def _of_awkward(data: Any, what: str) -> Ragged | None:
