@@ -183,10 +183,11 @@ class Explorable(Generic[T]):
             for name, about in abouts.items()
             if about.is_ordered and about.categories and isinstance(about.categories[0], str)
         }
-        return cast("pl.DataFrame", polars.DataFrame(self._arrow_reader()).cast(enums))
+        return cast("pl.DataFrame", polars.DataFrame(self._arrow_reader(seconds=False)).cast(enums))
 
-    def _arrow_reader(self, *, tensors: bool = True) -> Any:
-        return arrow_reader(self._all_variables()[1], self.session.budget_nbytes, tensors=tensors)
+    def _arrow_reader(self, *, tensors: bool = True, seconds: bool = True) -> Any:
+        budget_nbytes = self.session.budget_nbytes
+        return arrow_reader(self._all_variables()[1], budget_nbytes, tensors=tensors, seconds=seconds)
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """Return the rows as a stream of Arrow record batches of at most 64 MB, read as needed."""

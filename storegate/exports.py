@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from storegate.reading import blocks_in_order
+from storegate_engine.casts import holds, overflows
 from storegate_engine.errors import DtypeError, ShapeError
 from storegate_engine.exchange import task_nbytes
 from storegate_engine.optional import require_package
@@ -27,10 +28,13 @@ BATCH_NBYTES = 64 * 2**20
 _ARROW_UNITS = ("s", "ms", "us", "ns")
 
 
-def arrow_reader(variables: Sequence[Variable], budget_nbytes: int, *, tensors: bool = True) -> Any:
+def arrow_reader(
+    variables: Sequence[Variable], budget_nbytes: int, *, tensors: bool = True, seconds: bool = True
+) -> Any:
     """Return a ``pyarrow.RecordBatchReader`` of variables, which reads rows as batches are requested.
 
-    Rows of several values are fixed-shape tensors, or else nested lists; codes of categories are dictionaries.
+    Rows of several values are fixed-shape tensors, or else nested lists; codes of categories are dictionaries. Times
+    in ``seconds`` become milliseconds for what knows nothing longer.
 
     Raises
     ------
@@ -39,18 +43,19 @@ def arrow_reader(variables: Sequence[Variable], budget_nbytes: int, *, tensors: 
     ShapeError
         The variables have different numbers of rows.
     DtypeError
-        Arrow has no type for a dtype.
+        Arrow has no type for a dtype; or, when rows are read, none that holds a time.
     """
     pa = require_package("pyarrow", "arrow", "a table of Arrow")
     _n_rows(variables)  # refuses different numbers
-    schema = pa.schema([(variable.name, _type(pa, variable, tensors)) for variable in variables])
+    longest = "s" if seconds else "ms"
+    schema = pa.schema([(variable.name, _type(pa, variable, tensors, longest)) for variable in variables])
     limit = min(BATCH_NBYTES, task_nbytes(budget_nbytes, 1))
     step = max(1, limit // max(1, sum(variable.row_nbytes for variable in variables)))
 
     def batches() -> Iterator[Any]:
         for blocks in blocks_in_order(variables, step, budget_nbytes):
             pairs = zip(variables, blocks, strict=True)
-            arrays = [_array(pa, variable, rows, tensors) for variable, rows in pairs]
+            arrays = [_array(pa, variable, rows, tensors, longest) for variable, rows in pairs]
             yield pa.record_batch(arrays, schema=schema)
 
     return pa.RecordBatchReader.from_batches(schema, batches())
@@ -102,7 +107,7 @@ def _codes(variable: Variable, codes: Array) -> Array:
     return codes
 
 
-def _type(pa: Any, variable: Variable, tensors: bool) -> Any:
+def _type(pa: Any, variable: Variable, tensors: bool, longest: str) -> Any:
     """Return the Arrow type of a variable's rows."""
     if variable.about.categories is not None:
         value = pa.array(list(variable.about.categories)).type
@@ -113,7 +118,7 @@ def _type(pa: Any, variable: Variable, tensors: bool) -> Any:
             f"gate[phase][{variable.name!r}][:], and the others as a table"
         )
     if variable.kind == "ragged":
-        return pa.large_list(_type(pa, variable.sources[0], tensors=False))
+        return pa.large_list(_type(pa, variable.sources[0], False, longest))
     kind = variable.dtype.kind
     if kind == "c":
         raise DtypeError(
@@ -125,8 +130,8 @@ def _type(pa: Any, variable: Variable, tensors: bool) -> Any:
     elif kind in "SV":
         value = pa.binary()
     else:
-        value = pa.from_numpy_dtype(_storable(variable))
-    if kind == "M" and np.datetime_data(variable.dtype)[0] in ("D", "W", "M", "Y"):
+        value = pa.from_numpy_dtype(_storable(variable, longest))
+    if _is_date(variable.dtype):
         value = pa.date32()
     if not variable.row_shape:
         return value
@@ -145,34 +150,57 @@ def _require_length(variable: Variable) -> None:
         )
 
 
-def _storable(variable: Variable) -> np.dtype[Any]:
-    """Return the dtype to give to Arrow: times in days, or in seconds or finer units."""
+def _is_date(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "M" and np.datetime_data(dtype)[0] in ("D", "W", "M", "Y")
+
+
+def _storable(variable: Variable, longest: str) -> np.dtype[Any]:
+    """Return the dtype to give to Arrow: times in days, or in the ``longest`` unit of seconds or shorter ones."""
     dtype = variable.dtype
-    if dtype.kind not in "mM" or np.datetime_data(dtype)[0] in _ARROW_UNITS:
+    if dtype.kind not in "mM" or np.datetime_data(dtype)[0] in _ARROW_UNITS[_ARROW_UNITS.index(longest) :]:
         return dtype
     _require_length(variable)
-    unit = np.datetime_data(dtype)[0]
-    is_day = dtype.kind == "M" and unit in ("D", "W", "M", "Y")
-    return np.dtype("M8[D]" if is_day else f"{dtype.kind}8[s]")
+    return np.dtype("M8[D]" if _is_date(dtype) else f"{dtype.kind}8[{longest}]")
 
 
-def _array(pa: Any, variable: Variable, values: Any, tensors: bool) -> Any:
+def _times(pa: Any, variable: Variable, values: Array, dtype: np.dtype[Any]) -> Any:
+    """Return times in the unit of Arrow; NaT is null.
+
+    Raises
+    ------
+    DtypeError
+        Arrow has no such time in its unit.
+    """
+    is_null = np.isnat(values)
+    ticks = np.where(is_null, np.zeros((), values.dtype), values)  # what lies under a null is read by some
+    found = ticks.astype(dtype) if not overflows(dtype, ticks) else None
+    if found is None or (_is_date(dtype) and len(found) and not holds(np.dtype("i4"), found.view("i8"))):
+        raise DtypeError(
+            f"variable {variable.name!r} is {variable.dtype}, and has times between {ticks.min()} and {ticks.max()}, "
+            f"outside the range of Arrow's {'dates' if _is_date(dtype) else f'times in {np.datetime_data(dtype)[0]}'}"
+        )
+    return pa.array(found, mask=is_null if is_null.any() else None)
+
+
+def _array(pa: Any, variable: Variable, values: Any, tensors: bool, longest: str) -> Any:
     """Return rows as an Arrow array of the type given by :func:`_type`."""
     if variable.about.categories is not None:
         codes = pa.array(_codes(variable, values).astype(np.int32))
         known = pa.array(list(variable.about.categories))
         return pa.DictionaryArray.from_arrays(codes, known, ordered=variable.about.is_ordered)
     if isinstance(values, Ragged):
-        items = _array(pa, variable.sources[0], values.flat, tensors=False)
+        items = _array(pa, variable.sources[0], values.flat, False, longest)
         return pa.LargeListArray.from_arrays(pa.array(values.offsets - values.offsets[0]), items)
     flat = values.reshape(-1)
     if values.dtype.kind in "UTSV":
         array = pa.array(flat.astype(object).tolist(), pa.string() if values.dtype.kind in "UT" else pa.binary())
+    elif values.dtype.kind in "mM":
+        array = _times(pa, variable, flat, _storable(variable, longest))
     else:
-        array = pa.array(flat.astype(_storable(variable), copy=False))
+        array = pa.array(flat)
     if not variable.row_shape:
         return array
-    kind = _type(pa, variable, tensors)
+    kind = _type(pa, variable, tensors, longest)
     if isinstance(kind, pa.FixedShapeTensorType):
         stored = pa.FixedSizeListArray.from_arrays(array, int(np.prod(variable.row_shape)))
         return pa.ExtensionArray.from_storage(kind, stored)

@@ -208,7 +208,7 @@ def _to_netcdf(path: Path, exported: Exported) -> None:
 
 
 def _to_parquet(path: Path, exported: Exported) -> None:
-    reader = arrow_reader(exported.variables, exported.budget_nbytes)
+    reader = arrow_reader(exported.variables, exported.budget_nbytes, seconds=False)
     parquet = require_package("pyarrow.parquet", "arrow", "export to Parquet")
     pyarrow = require_package("pyarrow", "arrow", "export to Parquet")
     # a row group is encoded, and then compressed, in memory beside its rows

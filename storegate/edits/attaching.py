@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,11 +13,27 @@ import numpy.typing as npt
 from storegate.edits import tables
 from storegate.edits.labels import add_labels
 from storegate.edits.writes import append_arrays
-from storegate.parsing import ALL, Labelled, Target, VarNames, parse_names, require_same_meaning
+from storegate.parsing import ALL, PHASES, Labelled, Target, VarNames, parse_names, require_same_meaning
 from storegate_engine.arrays import FORMATS, ForeignArray, arrays_in, list_of, open_foreign, source_file, targets_of
-from storegate_engine.errors import ArgumentError, ShapeError, SourceError, StoreGateError, near_match
-from storegate_engine.store import ArraySource, Source, Transaction, VariableSource
-from storegate_engine.table import require_combinable, rows_of
+from storegate_engine.errors import (
+    ArgumentError,
+    DtypeError,
+    ShapeError,
+    SourceError,
+    StoreGateError,
+    near_match,
+    shown,
+)
+from storegate_engine.store import (
+    CATEGORY_ATTRIBUTES,
+    ArraySource,
+    Categories,
+    Source,
+    Transaction,
+    VariableSource,
+    categories_in,
+)
+from storegate_engine.table import PLAIN, Description, require_combinable, rows_of, values_of
 
 __all__ = ["Sources", "attach", "sources_of"]
 
@@ -159,6 +175,7 @@ def attach(change: Transaction, sources: Sources, target: Target, seed: int | No
             labels = sources.labels_in(sources.form, path, sources.group, sources.names)
             try:
                 require_same_meaning(sources.labels, labels, sources.paths[0])
+                _require_same_categories(sources.labels, labels, sources.paths[0])
             except StoreGateError as err:
                 err.args = (f"{path}: {err}",)
                 raise
@@ -178,6 +195,39 @@ def attach(change: Transaction, sources: Sources, target: Target, seed: int | No
         for name, inside in zip(sources.names, sources.inside, strict=True)
     }
     columns: dict[str, Source] = {name: VariableSource(rows_of(name, array)) for name, array in arrays.items()}
+    coded = {name for name, (dtype, _) in first.items() if dtype == Categories.dtype}
+    abouts = {
+        name: _with_categories(label.about) if name in coded else label.about for name, label in sources.labels.items()
+    }
+    for name in sources.names:
+        for at in (at for at in PHASES if name in table[at]):
+            _require_same_codes(name, abouts.get(name, PLAIN), table[at][name].about, f"phase {at!r}")
     add_labels(change, columns, sources.labels, phases)
-    abouts = {name: label.about for name, label in sources.labels.items()}
     append_arrays(change, arrays, target, seed, abouts, table.sizes() if target == ALL else None)
+
+
+def _with_categories(about: Description) -> Description:
+    """Return what a file says about codes that StoreGate wrote: their categories; about others what it was."""
+    found = categories_in(values_of(about.attrs))
+    if found is None:
+        return about
+    attrs = tuple(item for item in about.attrs if item[0] not in CATEGORY_ATTRIBUTES)
+    return replace(about, categories=found[0], is_ordered=found[1], attrs=attrs)
+
+
+def _require_same_categories(first: Mapping[str, Labelled], other: Mapping[str, Labelled], place: str) -> None:
+    for name in (name for name in first if name in other):
+        _require_same_codes(name, _with_categories(other[name].about), _with_categories(first[name].about), place)
+
+
+def _require_same_codes(name: str, new: Description, old: Description, place: str) -> None:
+    """Raise DtypeError unless codes that stay in their files stand for what others stand for."""
+    if (new.categories, new.is_ordered) != (old.categories, old.is_ordered):
+        found = [
+            "plain values" if about.categories is None else f"categories ({shown(about.categories)})"
+            for about in (new, old)
+        ]
+        raise DtypeError(
+            f"variable {name!r} has {found[0]}, and {found[1]} in {place}; codes in files stay as they are: copy the "
+            "files with gate.read"
+        )

@@ -11,7 +11,7 @@ import numpy as np
 from storegate.parsing import PHASES, Labelled
 from storegate_engine.errors import ArgumentError, ConflictError, DtypeError, ShapeError, VariableExistsError
 from storegate_engine.orders import Range
-from storegate_engine.store import Source, Transaction, VariableSource, as_source
+from storegate_engine.store import CATEGORY_ATTRIBUTES, Source, Transaction, VariableSource, as_source
 from storegate_engine.table import SAMPLE, Description, Table, Variable, rows_of, values_of
 
 __all__ = ["add_labels", "carry_labels", "described"]
@@ -73,7 +73,7 @@ def described(about: Description, label: Labelled | None, olds: Sequence[Variabl
     """Return the description of new rows: their own labels, or those of the rows that they replace."""
     if label is not None:
         given = label.about
-        names = {"categories"} if about.categories is not None else set()  # `to_xarray` shows them as an attribute
+        names = CATEGORY_ATTRIBUTES if about.categories is not None else ()  # `to_xarray` shows them as attributes
         attrs = tuple(item for item in given.attrs if item[0] not in names)
         return replace(about, dims=given.dims, attrs=attrs, is_coordinate=given.is_coordinate)
     if about.dims is None:

@@ -28,11 +28,12 @@ from storegate_engine.store import (
     Source,
     StreamSource,
     VariableSource,
+    as_codes,
     as_source,
     lists_in,
     source_of,
 )
-from storegate_engine.table import Variable, is_stored
+from storegate_engine.table import Variable, is_stored, values_of
 
 COLUMNS = (CodeSource, FieldSource, VariableSource)
 """Sources that columns of tables are already."""
@@ -127,17 +128,19 @@ def _named_entries(names: Names, data: Any) -> dict[str, Any]:
 
 def _source(data: Any, name: str) -> Source:
     """Return data as a source; an unchanged lazy array of a stored variable becomes that variable."""
+    attrs = getattr(data, "attrs", None)  # of xarray, zarr and h5py
     if isinstance(data, Labelled):
-        data = data.rows
+        attrs, data = values_of(data.about.attrs), data.rows
+    said: Mapping[str, Any] = attrs if isinstance(attrs, Mapping) else {}
     data = categorical(data, name)
     if isinstance(data, COLUMNS):
-        return data
+        return as_codes(data, said, name)
     if hasattr(data, "__storegate_variables__") and len(variables := data.__storegate_variables__()) == 1:
         return source_of(variables[0])
     variable = graphs.variable_of(data) if _may_be_lazy() else None
     if variable is not None and is_stored(variable) and active_client() is None:  # otherwise the workers compute it
         return source_of(variable)
-    return as_source(_in_full_pass(data), name)
+    return as_codes(as_source(_in_full_pass(data), name), said, name)
 
 
 def _in_full_pass(data: Any) -> Any:

@@ -39,8 +39,8 @@ PUBLIC = {
         plan_rows run spill_of spill_row_nbytes task_nbytes workspace
     """,
     "storegate_engine.store": """
-        ArraySource Categories CheckResult CodeSource ColumnSource FieldSource Fields Manifest RaggedSource
-        as_rows column_dtype kind_in lists_in
+        ArraySource CATEGORY_ATTRIBUTES Categories CheckResult CodeSource ColumnSource FieldSource Fields Manifest RaggedSource
+        as_codes as_rows categories_in column_dtype kind_in lists_in
         MemoryRepository Repository Root Source StreamSource Transaction Unreadable VacuumResult
         VariableSource VersionedRepository as_lists as_source blocks_of_group categories_of coded description_of
         fingerprint fingerprint_all grouped known_fingerprints repair rewrite source_of vacuum verify write

@@ -20,7 +20,7 @@ import numpy as np
 from storegate_engine.arrays.byte_ranges import ChunkRanges, Ranges, RowRange
 from storegate_engine.arrays.file_states import FileState, is_url, open_to_read, state_of
 from storegate_engine.arrays.kerchunk import ReferencedChunks, referenced_arrays, referenced_chunks
-from storegate_engine.dtypes import TEXT
+from storegate_engine.dtypes import TEXT, dtype_to_text
 from storegate_engine.errors import DtypeError, SourceError, shown
 
 __all__ = ["FORMATS", "ForeignFile", "arrays_in", "close_hdf5_files", "open_foreign", "targets_of"]
@@ -92,6 +92,10 @@ def _native(dtype: Any, what: str) -> np.dtype[Any]:
             f"{what} has dtype {found}, which is not read in place; copy it into the store, as in gate.add_data or "
             "gate.read"
         )
+    try:
+        dtype_to_text(found)
+    except DtypeError as err:
+        raise DtypeError(f"{what}: {err}") from err
     return found.newbyteorder("=")
 
 

@@ -146,7 +146,8 @@ def _attrs(variable: Variable) -> dict[str, Any]:
     return {
         **values_of(about.attrs),
         **(dict(encoding_of(variable.dtype).attributes) if is_calendar(variable.dtype) else {}),
-        **({"categories": list(about.categories)} if about.categories is not None else {}),
+        # NetCDF has no attributes that are true or false
+        **({} if about.categories is None else {"categories": [*about.categories], "ordered": int(about.is_ordered)}),
     }
 
 

@@ -27,10 +27,13 @@ What its files know:
 from __future__ import annotations
 
 from storegate_engine.store.fields import (
+    CATEGORY_ATTRIBUTES,
     Categories,
     CodeSource,
     Fields,
     FieldSource,
+    as_codes,
+    categories_in,
     categories_of,
     coded,
     description_of,
@@ -58,6 +61,7 @@ from storegate_engine.store.vacuuming import VacuumResult, vacuum
 from storegate_engine.store.verifying import CheckResult, verify
 
 __all__ = [
+    "CATEGORY_ATTRIBUTES",
     "ArraySource",
     "Categories",
     "CheckResult",
@@ -77,10 +81,12 @@ __all__ = [
     "VacuumResult",
     "VariableSource",
     "VersionedRepository",
+    "as_codes",
     "as_lists",
     "as_rows",
     "as_source",
     "blocks_of_group",
+    "categories_in",
     "categories_of",
     "coded",
     "column_dtype",

@@ -14,10 +14,13 @@ from storegate_engine.store.table_sources import VariableSource
 from storegate_engine.table import PLAIN, Category, Description, Kind, Variable
 
 __all__ = [
+    "CATEGORY_ATTRIBUTES",
     "Categories",
     "CodeSource",
     "FieldSource",
     "Fields",
+    "as_codes",
+    "categories_in",
     "categories_of",
     "coded",
     "description_of",
@@ -218,6 +221,39 @@ class FieldSource:
                 made[name] = as_declared(rows, source, what, "the column's")
             start += len(next(iter(made.values())))
             yield made
+
+
+CATEGORY_ATTRIBUTES = ("categories", "ordered")
+"""The attributes of codes, in Datasets and in files that StoreGate writes: what they stand for."""
+
+
+def categories_in(attrs: Mapping[str, Any]) -> tuple[tuple[Category, ...], bool] | None:
+    """Return the categories that attributes name, and whether they are ordered; None if they name none.
+
+    Both must be said: other programs may call anything categories.
+
+    >>> categories_in({"categories": ["a", "b"], "ordered": 1, "units": "m"})
+    (('a', 'b'), True)
+    """
+    if any(name not in attrs for name in CATEGORY_ATTRIBUTES):
+        return None
+    found = attrs["categories"]
+    if isinstance(found, np.ndarray):
+        found = found.tolist()
+    values = tuple(found) if isinstance(found, list | tuple) else (found,)  # files have one value instead of a list
+    values = tuple(value.item() if isinstance(value, np.generic) else value for value in values)
+    is_plain = all(isinstance(value, Category) and value == value for value in values)
+    if not is_plain or len(set(values)) < len(values) or len(set(map(type, values))) != 1:
+        return None
+    return values, bool(attrs["ordered"])
+
+
+def as_codes(source: Source, attrs: Mapping[str, Any], name: str) -> Source:
+    """Return codes as such if their attributes name their categories; any other source as it is."""
+    if source.dtype != Categories.dtype or categories_of(source) is not None or getattr(source, "kind", "") == "ragged":
+        return source
+    found = categories_in(attrs)
+    return source if found is None else CodeSource(source, found[0], name, Categories(is_ordered=found[1]))
 
 
 def categories_of(source: Source) -> Categories | None:
