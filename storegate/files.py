@@ -19,7 +19,15 @@ from storegate.lists import write_lists
 from storegate.parsing import ExportFormat
 from storegate.reading import blocks_in_order
 from storegate_engine.dtypes import TEXT
-from storegate_engine.errors import ArgumentError, ArgumentTypeError, DtypeError, StoreExistsError, near_match, shown
+from storegate_engine.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    DtypeError,
+    StoreExistsError,
+    StoreGateError,
+    near_match,
+    shown,
+)
 from storegate_engine.exchange import task_nbytes
 from storegate_engine.optional import require_package
 from storegate_engine.table import Variable
@@ -83,7 +91,15 @@ def export(path: Path, form: ExportFormat, exported: Exported) -> None:
         "hdf5": _to_hdf5,
     }
     with _complete(path) as partial:
-        writers[form](partial, exported)
+        try:
+            writers[form](partial, exported)
+        except StoreGateError:
+            raise
+        except (ValueError, TypeError, OverflowError) as err:  # what a library has no place for
+            raise DtypeError(
+                f"these rows cannot be written as {form}: {err}; leave out what is meant, export to another format, or "
+                "convert it first"
+            ) from err
 
 
 @contextlib.contextmanager

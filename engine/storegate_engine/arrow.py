@@ -15,6 +15,7 @@ dictionaries, run-end encoded             their values
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -24,7 +25,16 @@ from storegate_engine.dtypes import TEXT
 from storegate_engine.errors import DtypeError, MissingValueError
 from storegate_engine.optional import require_package
 
-__all__ = ["BYTES_REMEDY", "ArrowType", "arrow_type", "arrow_values", "as_arrow", "bytes_of", "is_list"]
+__all__ = [
+    "BYTES_REMEDY",
+    "ArrowType",
+    "arrow_type",
+    "arrow_values",
+    "as_arrow",
+    "bytes_of",
+    "columns_of_schema",
+    "is_list",
+]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -58,6 +68,24 @@ def as_arrow(data: Any) -> Any:
 def is_list(kind: Any) -> bool:
     """Return whether values of a type are lists of various lengths."""
     return str(kind).startswith(("list<", "large_list<"))
+
+
+_INDEX = re.compile(r"__index_level_\d+__")
+"""What pandas calls an index without a name in a table of Arrow."""
+
+
+def columns_of_schema(schema: Any) -> dict[str, str]:
+    """Return the columns of a schema, and the names of their variables: an index of pandas as in its frames.
+
+    One without a name is left out if it only numbers rows, and is called ``index`` otherwise.
+    """
+    found: dict[str, str] = {}
+    for name in schema.names:
+        is_index = _INDEX.fullmatch(name) is not None
+        if is_index and str(schema.field(name).type).startswith(("int", "uint")):
+            continue
+        found[name] = "index" if is_index and "index" not in (*schema.names, *found.values()) else name
+    return found or {name: name for name in schema.names}
 
 
 def arrow_type(kind: Any, what: str, *, within: Any = None) -> ArrowType:

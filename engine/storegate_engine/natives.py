@@ -209,6 +209,8 @@ def _remedy(dtype: Any, values: Array) -> str:
         return "store its ends, as in .array.left and .array.right"
     if hasattr(dtype, "freq"):
         return "make its values times with .dt.to_timestamp()"
+    if values.size and all(hasattr(value, "timetuple") for value in values.flat):
+        return "make them times, as in .astype('datetime64[s]')"
     return "convert them first, as in .astype('float64') for numbers or .astype(str) for text"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from storegate.parsing import PHASES, Labelled
 from storegate_engine.errors import ArgumentError, ConflictError, DtypeError, ShapeError, VariableExistsError
 from storegate_engine.orders import Range
-from storegate_engine.store import CATEGORY_ATTRIBUTES, Source, Transaction, VariableSource, as_source
+from storegate_engine.store import CATEGORY_ATTRIBUTES, Source, Transaction, VariableSource, as_source, kind_in
 from storegate_engine.table import SAMPLE, Description, Table, Variable, rows_of, values_of
 
 __all__ = ["add_labels", "carry_labels", "described"]
@@ -209,7 +209,7 @@ def _preview(
             Variable(
                 name,
                 source.dtype,
-                source.row_shape,
+                source.row_shape if kind_in(source) != "ragged" else (),  # lists have no more dimensions in xarray
                 (),
                 Range(0, 0),
                 about=described(Description(), labels.get(name), [table[at][name]] if name in table[at] else [], 0),
@@ -253,7 +253,9 @@ def _require_agreement(table: Table, known: str = SAMPLE) -> None:
                     f"the samples of variable {name!r} lie along {other!r}, and those of others along {sample_dim!r}; "
                     f"rename the dimension, as in ds.rename({{{other!r}: {sample_dim!r}}})"
                 )
-            for dim, size in zip(variable.dims[1:], variable.row_shape, strict=True):
+            dims = variable.dims[1:]
+            sizes_of_row = variable.row_shape[: len(dims)] if variable.kind == "ragged" else variable.row_shape
+            for dim, size in zip(dims, sizes_of_row, strict=True):
                 if dim == sample_dim:
                     raise ShapeError(
                         f"dimension {dim!r} of the rows of variable {name!r} is that of samples; rename it"

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from storegate_engine.arrow import ArrowType, arrow_type, arrow_values, is_list
+from storegate_engine.arrow import ArrowType, arrow_type, arrow_values, columns_of_schema, is_list
 from storegate_engine.errors import DtypeError, IterationError, MissingValueError
 from storegate_engine.optional import require_package
 from storegate_engine.store import Categories, FieldSource, as_rows
@@ -40,7 +40,10 @@ def arrow_columns(data: Any) -> dict[str, Callable[[], FieldSource]]:
         apart = {name: _Batches(data.select([name]), pa.RecordBatchReader) for name in schema.names}
     else:
         apart = dict.fromkeys(schema.names, fields)
-    return {name: partial(_column, apart[name], name, schema.field(name).type) for name in schema.names}
+    kinds = {name: schema.field(name).type for name in columns_of_schema(schema)}
+    return {
+        shown: partial(_column, apart[name], name, kinds[name]) for name, shown in columns_of_schema(schema).items()
+    }
 
 
 ROWS_TOGETHER = 4096

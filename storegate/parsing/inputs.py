@@ -207,6 +207,7 @@ def one_row_columns(names: Names, data: object, olds: Mapping[str, Variable]) ->
     for name, value in zip(names.names, values, strict=True):
         if isinstance(value, Labelled):
             value = value.rows
+        value = categorical(value, name)
         if isinstance(value, COLUMNS):
             columns[name] = value  # a column of a table
             continue

@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -30,6 +31,7 @@ __all__ = [
     "is_decoded",
     "joined_of",
     "require_not_packed",
+    "require_readable_in_place",
     "rows_of",
     "values_of",
 ]
@@ -42,13 +44,16 @@ DIMENSIONS = "_ARRAY_DIMENSIONS"
 """The attribute in which xarray keeps the names of dimensions in format 2 of zarr."""
 PACKED = ("scale_factor", "add_offset", "_Unsigned")
 """Attributes of variables that are stored as other numbers than they mean."""
-TIMES = np.dtype("M8[ns]")
+UNITS = ("ns", "us", "s")
+"""The units of times: the first one that reaches all of a file, as in xarray."""
 _CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
 """Calendars that datetime64 has."""
 _DURATION = re.compile(r"timedelta64\[(s|ms|us|ns)\]")
 """What xarray says of durations."""
-FIRST_ROWS = 4096
-"""Rows in which a first time is looked for together."""
+NOT_A_TIME = int(np.iinfo(np.int64).min)
+"""What xarray writes for NaT, without an attribute that says so."""
+BLOCK_NBYTES = 4 * 2**20
+"""Bytes of times that are looked at together."""
 ENCODING = "_Encoding"
 """The attribute that names the encoding of characters."""
 CODED = ("units", "calendar", "dtype")
@@ -123,8 +128,6 @@ class Decoded(_Rows):
 
         Raises
         ------
-        DtypeError
-            What they mean has no place in the dtype.
         MissingValueError
             A truth value is missing.
         """
@@ -144,13 +147,7 @@ class Decoded(_Rows):
     def _decoded(self, values: Array) -> Array:
         if not values.size:
             return np.empty(values.shape, self.dtype)
-        found = self.decode(values)
-        if found.dtype.kind != self.dtype.kind:
-            raise DtypeError(
-                f"variable {self.name!r} has times that {self.dtype} does not reach, which ends in 1677 and 2262; "
-                "add_data(xarray.open_dataset(path, decode_times=False)) keeps the numbers of the file"
-            )
-        return found.astype(self.dtype, copy=False)
+        return self.decode(values).astype(self.dtype, copy=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -198,8 +195,9 @@ def rows_of(name: str, item: Any, attrs: Mapping[str, Any], *, decode: bool = Tr
         return item
     given = [value for found in _missing_in(item) for value in _numbers(name, found)]
     missing = tuple(dict.fromkeys(value for value in given if value == value))  # NaN means itself
-    if decode and (coded := _coding(item, attrs, missing)) is not None:
-        return Decoded(name, item, missing, *coded)
+    never = (*missing, NOT_A_TIME) if item.dtype == np.int64 else missing
+    if decode and (coded := _coding(item, attrs, never)) is not None:
+        return Decoded(name, item, never if coded[0].kind in "mM" else missing, *coded)
     return Filled(name, item, missing) if missing else item
 
 
@@ -233,6 +231,17 @@ def require_not_packed(name: str, item: Any) -> None:
         )
 
 
+def require_readable_in_place(name: str, item: Any, attrs: Mapping[str, Any], joined: Joined | None) -> None:
+    """Raise DtypeError if an array has truths as integers, or text as single characters."""
+    if joined is not None or _are_truths(item, attrs):
+        kind = "text, stored as single characters" if joined is not None else f"truths, stored as {item.dtype}"
+        raise DtypeError(f"variable {name!r} holds {kind}, which is not read in place; copy it with gate.read")
+
+
+def _are_truths(item: Any, attrs: Mapping[str, Any]) -> bool:
+    return str(attrs.get("dtype", "")) == "bool" and item.dtype.kind in "iu"
+
+
 def is_decoded(rows: Any) -> bool:
     """Return whether rows mean something else than the numbers of the file, so that attributes about these are over."""
     return isinstance(rows, (Decoded, Joined))
@@ -250,7 +259,7 @@ def _coding(
 ) -> tuple[np.dtype[Any], Callable[[Array], Array]] | None:
     """Return the dtype that numbers mean, and what decodes them; None if they mean themselves."""
     units, meant = attrs.get("units"), str(attrs.get("dtype", ""))
-    if meant == "bool" and item.dtype.kind in "iu":
+    if _are_truths(item, attrs):
         return np.dtype(bool), lambda values: values.astype(bool)
     if not isinstance(units, str) or item.dtype.kind not in "iuf":
         return None
@@ -260,34 +269,38 @@ def _coding(
     if "since" not in units or str(attrs.get("calendar", "standard")).lower() not in _CALENDARS:
         return None
 
-    def decode(values: Array) -> Array:
-        return _by_xarray("CFDatetimeCoder", values, coding)
-
-    if 0 not in item.shape:
+    ends = _ends(item, missing)
+    for unit in UNITS:
+        decode = partial(_by_xarray, "CFDatetimeCoder", attrs=coding, time_unit=unit)
         try:
-            if decode(_first_present(item, missing)).dtype.kind != "M":
-                return None  # years that datetime64 does not reach
+            found = decode(ends)
+        except OverflowError:
+            continue
         except ValueError:
             return None  # "counts since the last reset": no times
-    return TIMES, decode
+        if found.dtype.kind == "M":
+            return np.dtype(f"M8[{unit}]"), decode
+    return None  # years that datetime64 does not reach
 
 
-def _first_present(item: Any, missing: tuple[Any, ...]) -> Array:
-    """Return the first number that is not missing; 0 if all are."""
+def _ends(item: Any, missing: tuple[Any, ...]) -> Array:
+    """Return the smallest and largest number that is not missing; nothing if all are."""
+    ends: list[Array] = []
+    step = max(1, BLOCK_NBYTES // max(1, item.dtype.itemsize * int(np.prod(item.shape[1:]))))
+    for lo in range(0, item.shape[0], step) if item.ndim else ():
+        values = np.asarray(item[lo : lo + step]).reshape(-1)
+        present = values[(values == values) & ~np.isin(values, missing)]
+        if present.size:
+            ends += [present.min(), present.max()]
     if not item.ndim:
         return np.asarray(item[()]).reshape(-1)
-    for lo in (0, *range(1, item.shape[0], FIRST_ROWS)):
-        values = np.asarray(item[lo : lo + FIRST_ROWS if lo else 1]).reshape(-1)
-        present: Array = values[(values == values) & ~np.isin(values, missing)]
-        if present.size:
-            return present[:1]
-    return np.zeros(1, item.dtype)
+    return np.array([min(ends), max(ends)]) if ends else np.empty(0, item.dtype)
 
 
-def _by_xarray(coder: str, values: Array, attrs: Mapping[str, Any]) -> Array:
+def _by_xarray(coder: str, values: Array, attrs: Mapping[str, Any], **options: Any) -> Array:
     import xarray as xr  # deferred on purpose: it takes a third of a second
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of times that are out of reach, which are told from their dtype
         variable = xr.Variable(tuple(map(str, range(values.ndim))), values, dict(attrs))
-        return np.asarray(getattr(xr.coders, coder)().decode(variable).values)
+        return np.asarray(getattr(xr.coders, coder)(**options).decode(variable).values)

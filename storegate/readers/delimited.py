@@ -45,7 +45,12 @@ class CsvReader:
             converted = csv.ConvertOptions(column_types={**types, **others}, include_columns=wanted)
             file = pa.input_stream(str(path), compression="detect")
             read = csv.ReadOptions(block_size=BLOCK_NBYTES)
-            return csv.open_csv(file, read_options=read, parse_options=parsed, convert_options=converted)
+            try:
+                return csv.open_csv(file, read_options=read, parse_options=parsed, convert_options=converted)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as err:
+                if "conversion" not in str(err):
+                    raise
+                raise DtypeError(f"{err}; give another dtype in dtypes=, or read the column as text") from err
 
         with opened(None) as reader:
             for name in types:
@@ -97,6 +102,8 @@ def _type(pa: Any, dtype: Any) -> Any:
     """Return the type of Arrow for a dtype."""
     parsed = parse_dtype(dtype)
     try:
+        if parsed.kind == "S":
+            return pa.binary()
         return pa.string() if is_text(parsed) else pa.from_numpy_dtype(parsed)
     except pa.ArrowNotImplementedError as err:
         raise DtypeError(f"a column of CSV cannot be of {parsed}; read it as text, then cast it with astype") from err

@@ -22,6 +22,7 @@ from storegate.readers.cf_values import (
     is_decoded,
     joined_of,
     require_not_packed,
+    require_readable_in_place,
     rows_of,
     values_of,
 )
@@ -93,7 +94,9 @@ def labels_of(found: NamedArrays, names: Sequence[str] | None, *, in_place: bool
     rows: dict[str, Any] = {}
     for name, of in attrs.items():
         decode = not in_place or name not in chosen
-        joined = joined_of(name, items[name], of) if decode else None
+        joined = joined_of(name, items[name], of)
+        if not decode:
+            require_readable_in_place(name, items[name], of, joined)
         rows[name] = rows_of(name, items[name], of, decode=decode) if joined is None else joined
     abouts = {}
     for name in attrs:

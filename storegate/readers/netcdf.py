@@ -9,7 +9,7 @@ import numpy as np
 
 from storegate.parsing import Labelled
 from storegate.readers.dimensions import NamedArrays, labels_of
-from storegate_engine.arrays import open_to_read
+from storegate_engine.arrays import name_in_netcdf, open_to_read
 from storegate_engine.optional import require_package
 
 __all__ = ["is_size", "labels_in_place", "labels_of_group"]
@@ -40,7 +40,7 @@ def labels_in_place(path: str, group: str, names: Sequence[str] | None) -> dict[
 
 def labels_of_group(group: Any, names: Sequence[str] | None, *, in_place: bool = False) -> dict[str, Labelled]:
     """Return the arrays of a group of h5py along its sample axis, see `labels_of`; nothing if it is not of NetCDF."""
-    items = {name: item for name, item in group.items() if hasattr(item, "shape")}
+    items = {name_in_netcdf(name): item for name, item in group.items() if hasattr(item, "shape")}
     if not any("DIMENSION_LIST" in item.attrs or _is_scale(item) for item in items.values()):
         return {}
     ids = {item.attrs["_Netcdf4Dimid"]: name for name, item in items.items() if "_Netcdf4Dimid" in item.attrs}

@@ -25,6 +25,7 @@ PUBLIC = {
         ArraySpec Compressor ConstantArray Fileless MAX_TEXT_NBYTES MemoryArray PersistedArray RowArray RowSpan
         Segment SegmentWriter Shared Statistics StoredArray StoredIndex Tally Windowed Written check_array joined
         made_at of_written persist require_within_limits run_tasks write_rows FORMATS ForeignArray arrays_in list_of
+        name_in_netcdf
         fetching_until open_foreign source_file open_to_read targets_of
     """,
     "storegate_engine.table": """
@@ -39,7 +40,8 @@ PUBLIC = {
         plan_rows run spill_of spill_row_nbytes task_nbytes workspace
     """,
     "storegate_engine.store": """
-        ArraySource CATEGORY_ATTRIBUTES Categories CheckResult CodeSource ColumnSource FieldSource Fields Manifest RaggedSource
+        ArraySource CATEGORY_ATTRIBUTES Categories CheckResult CodeSource ColumnSource FieldSource Fields Manifest
+        RaggedSource
         as_codes as_rows categories_in column_dtype kind_in lists_in
         MemoryRepository Repository Root Source StreamSource Transaction Unreadable VacuumResult
         VariableSource VersionedRepository as_lists as_source blocks_of_group categories_of coded description_of

@@ -34,7 +34,7 @@ from storegate_engine.arrays.checks import check_array
 from storegate_engine.arrays.checksums import Written, of_written
 from storegate_engine.arrays.file_states import open_to_read
 from storegate_engine.arrays.foreign import ForeignArray
-from storegate_engine.arrays.foreign_formats import FORMATS, arrays_in, open_foreign, targets_of
+from storegate_engine.arrays.foreign_formats import FORMATS, arrays_in, name_in_netcdf, open_foreign, targets_of
 from storegate_engine.arrays.inspection import require_within_limits
 from storegate_engine.arrays.persisted import PersistedArray, persist
 from storegate_engine.arrays.ragged_arrays import RaggedArray
@@ -79,6 +79,7 @@ __all__ = [
     "joined",
     "list_of",
     "made_at",
+    "name_in_netcdf",
     "of_written",
     "open_foreign",
     "open_to_read",

@@ -20,6 +20,7 @@ import numpy as np
 from storegate_engine.arrays.byte_ranges import ChunkRanges, Ranges, RowRange
 from storegate_engine.arrays.file_states import FileState, is_url, open_to_read, state_of
 from storegate_engine.arrays.kerchunk import ReferencedChunks, referenced_arrays, referenced_chunks
+from storegate_engine.arrow import arrow_type, arrow_values, columns_of_schema
 from storegate_engine.dtypes import TEXT, dtype_to_text
 from storegate_engine.errors import DtypeError, SourceError, shown
 
@@ -258,9 +259,15 @@ class _Parquet:
         self._lock = threading.Lock()  # a reader is of one thread
         sizes = [self._file.metadata.row_group(at).num_rows for at in range(self._file.num_row_groups)]
         self._starts = np.cumsum([0, *sizes])
-        self.shape: tuple[int, ...] = (int(self._starts[-1]),)
-        is_text = str(field.type) in ("string", "large_string", "string_view")
-        self.dtype = TEXT if is_text else _native(field.type.to_pandas_dtype(), f"column {inside!r} of {path}")
+        what = f"column {inside!r} of {path}"
+        self._type = arrow_type(field.type, what)
+        is_of_any_length = self._type.dtype.kind == "S" and "fixed_size_binary" not in str(field.type)
+        if is_of_any_length or hasattr(field.type, "index_type"):
+            raise DtypeError(
+                f"{what} is of {field.type}, which is not read in place; copy it into the store with gate.read"
+            )
+        self.shape: tuple[int, ...] = (int(self._starts[-1]), *self._type.row_shape)
+        self.dtype = self._type.dtype
         self.chunk_rows = max(sizes, default=1) or 1
 
     def read_into(self, start: int, stop: int, out: Array) -> None:
@@ -268,9 +275,8 @@ class _Parquet:
         last = int(np.searchsorted(self._starts, stop, side="left"))
         with self._lock:
             column = self._file.read_row_groups(range(first, last), [self._name]).column(0)
-        if column.null_count:
-            raise ValueError(f"{column.null_count} values of column {self._name!r} are null, and rows have none")
-        out[...] = column.slice(start - int(self._starts[first]), stop - start).to_numpy()
+        wanted = column.slice(start - int(self._starts[first]), stop - start)
+        out[...] = arrow_values(wanted, self._type, f"column {self._name!r}")
 
     def ranges(self) -> None:
         """Return None: the pages of Parquet have encodings of their own."""
@@ -342,7 +348,8 @@ def arrays_in(form: str, path: str, group: str = "") -> dict[str, str]:
     """
     try:
         if form == "hdf5":
-            return _arrays_of(_hdf5_file(os.getpid(), path, state_of(path)), group)
+            found = _arrays_of(_hdf5_file(os.getpid(), path, state_of(path)), group)
+            return {name_in_netcdf(name): inside for name, inside in found.items()}
         if form == "zarr":
             _require_local(path)
             opened = import_module("zarr").open(path, mode="r")
@@ -350,10 +357,8 @@ def arrays_in(form: str, path: str, group: str = "") -> dict[str, str]:
         if form == "kerchunk":
             return referenced_arrays(path, group)
         if form == "parquet":
-            return {
-                name: name
-                for name in import_module("pyarrow.parquet").ParquetFile(open_to_read(path)).schema_arrow.names
-            }
+            schema = import_module("pyarrow.parquet").ParquetFile(open_to_read(path)).schema_arrow
+            return {shown: name for name, shown in columns_of_schema(schema).items()}
     except ImportError:
         open_foreign(form, path, "")  # says what to install
         raise
@@ -361,6 +366,15 @@ def arrays_in(form: str, path: str, group: str = "") -> dict[str, str]:
         where = f"group {group!r} of {path}" if group else path
         raise SourceError(f"{where} cannot be opened as {form}: {str(err) or repr(err)}") from err
     return {"": ""}
+
+
+def name_in_netcdf(name: str) -> str:
+    """Return the name of a dataset of HDF5; NetCDF4 marks those that have the name of a dimension of other arrays.
+
+    >>> name_in_netcdf("_nc4_non_coord_level")
+    'level'
+    """
+    return name.removeprefix("_nc4_non_coord_")
 
 
 def _arrays_of(file: Any, group: str) -> dict[str, str]:
