@@ -256,8 +256,14 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
         return replace(self, chosen=chosen)
 
     def __len__(self) -> int:
-        """Return the number of samples of the phase (needs ``compile()``), or of the subset."""
-        return n_samples(self.session.table, self.phase) if self.chosen is None else len(self.chosen)
+        """Return the number of samples of the phase (needs ``compile()``), of named variables, or of the subset."""
+        if self.chosen is not None:
+            return len(self.chosen)
+        if self.names is not None and self.phase not in (None, ALL):
+            sizes = {len(variable) for variable in self._all_variables()[1]}
+            if len(sizes) == 1:  # whatever others the phase has
+                return sizes.pop()
+        return n_samples(self.session.table, self.phase)
 
     def __bool__(self) -> bool:
         """Return True, even for an empty view."""
@@ -642,7 +648,7 @@ class View(Explorable[T], Foldable, NDArrayOperatorsMixin, Generic[T]):
         Raises
         ------
         ShapeError
-            No window fits, as in a shuffled phase.
+            No window fits though there are rows enough, as in a shuffled phase.
         ArgumentError
             A number is too small.
 

@@ -251,7 +251,7 @@ def make_windows(
     ArgumentError
         A size is too small.
     ShapeError
-        No window fits.
+        No window fits though there are rows enough.
     """
     for variable in variables:
         if variable.kind != "dense":

@@ -163,11 +163,13 @@ def _computed(table: Table, phase: str, condition: Callable[..., Any], limits: C
     dataset = graphs.to_dataset(
         table, table[phase], table.attrs.get(phase, ()), replace(limits, budget_nbytes=limits.budget_nbytes // 2)
     )
-    column = computed_columns(dataset, {"condition": condition}, table.sample_dim)["condition"].rows
+    computed = computed_columns(dataset, {"condition": condition}, table.sample_dim)["condition"]
+    column = computed.rows
     if column.dtype.kind != "b" or column.row_shape:
-        found = f"{column.dtype} of shape {column.row_shape}"
+        _, *dims = computed.about.dims or ("",)
+        remedy = f"reduce it, as in (...).all({dims[0]!r})" if dims else "compare it with something, as in ds.x != 0"
         raise DtypeError(
-            f"the condition gives one boolean for each row, found {found}; reduce it, as in (...).all('x')"
+            f"the condition gives one boolean for each row, found {column.dtype} of shape {column.row_shape}; {remedy}"
         )
     blocks = list(column.blocks(BLOCK_ROWS))
     mask: Array = np.concatenate(blocks) if blocks else np.empty(0, bool)

@@ -170,8 +170,11 @@ def parse_item(item: object, n_rows: int) -> Selection:
         return Rows(RangeIndex(numbers)) if numbers else RowRange(0, 0)
     if item is Ellipsis:
         return RowRange(0, n_rows)
-    if isinstance(item, (str, bytes, bool)) or item is None:
-        raise ArgumentTypeError(f"{item!r} is not an index of rows; use an int, a slice, a list, an array or a mask")
+    if isinstance(item, (str, bytes, bool, float, set, frozenset, dict)) or item is None or callable(item):
+        choose = "; gate.filter takes a function of the phase's Dataset" if callable(item) else ""
+        raise ArgumentTypeError(
+            f"{shown(item)} is not an index of rows; use an int, a slice, a list, an array or a mask{choose}"
+        )
     return _parse_array(as_native(item, "the index"), n_rows)
 
 

@@ -261,3 +261,33 @@ def test_moved_variables_keep_it(tmp_path):
     gate.set_mode("numpy")
     gate.add_data("id", np.arange(6))
     assert len(compiled(gate)) == 1
+
+
+def test_a_named_view_is_a_sequence_whatever_others_the_phase_has():
+    gate = StoreGate(data_id="a")
+    gate.add_data("x", np.arange(5))
+    gate.add_data("y", np.arange(3))
+    assert list(gate["train"]["x"]) == [0, 1, 2, 3, 4]
+    assert len(gate["train"]["y"]) == 3
+    with pytest.raises(errors.NotCompiledError):
+        len(gate["train"][["x", "y"]])
+    with pytest.raises(errors.NotCompiledError):
+        len(gate["train"])
+
+
+@pytest.mark.parametrize("index", [{1, 2}, 2.0, {"x": 1}, lambda ds: ds.x > 1], ids=str)
+def test_what_is_no_index_says_what_is_one(index):
+    gate = StoreGate(data_id="a")
+    gate.add_data("x", np.arange(5))
+    for call in (gate["train"]["x"].__getitem__, gate["train"].subset, gate.select):
+        with pytest.raises(errors.ArgumentTypeError, match="not an index of rows; use an int, a slice, a list"):
+            call(index)
+
+
+def test_conditions_say_how_they_become_one_boolean_a_row():
+    gate = StoreGate(data_id="a")
+    gate.add_data({"x": np.arange(6), "z": np.ones((6, 2))})
+    with pytest.raises(errors.DtypeError, match=r"compare it with something, as in ds\.x != 0"):
+        gate.filter(lambda ds: ds.x)
+    with pytest.raises(errors.DtypeError, match=r"reduce it, as in \(\.\.\.\)\.all\('z_1'\)"):
+        gate.filter(lambda ds: ds.z > 0)

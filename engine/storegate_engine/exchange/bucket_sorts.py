@@ -81,7 +81,7 @@ def request(sort: BucketSort, bucket: int) -> None:
 
 def _requested(sort: BucketSort, number: int) -> tuple[Array, Array]:
     """Return the wanted stored rows of one scatter task, ascending and relative to its first, and their requesters."""
-    sources, logical = [], []
+    sources, logical = [np.empty(0, np.uint32)], [np.empty(0, np.int64)]  # an epoch of no steps has no buckets
     for bucket in range(*sort.buckets):
         with sort.open_request(bucket, number) as file:
             pairs = np.empty((file.n_rows, 2), np.uint32)

@@ -6,12 +6,13 @@ import operator
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 
 from storegate_engine.integers import groups_of
 from storegate_engine.orders.indexes import Span
+from storegate_engine.orders.nested import Slice
 from storegate_engine.orders.order import Int64Array, Range, RowOrder, check_order, check_span
 from storegate_engine.orders.permutations import MAX_ROW
 
@@ -20,10 +21,7 @@ __all__ = ["Concat", "join_runs"]
 
 @dataclass(frozen=True, slots=True)
 class Concat(RowOrder):
-    """The rows of one order after the other.
-
-    `RowOrder.find` assumes that the orders have no stored row in common; otherwise the first one counts.
-    """
+    """The rows of one order after the other; of a stored row that several have, `RowOrder.find` gives the first."""
 
     orders: tuple[RowOrder, ...]
     """The orders, in logical order."""
@@ -81,8 +79,8 @@ class Concat(RowOrder):
 
     @property
     def is_injective(self) -> bool:
-        """Whether all of its orders are; they are assumed to have no stored row in common."""
-        return all(order.is_injective for order in self.orders)
+        """Whether all of its orders are, and no two of them have a stored row in common, as far as the form shows."""
+        return all(order.is_injective for order in self.orders) and _are_apart(self.orders)
 
     def shifted(self, by: int) -> Concat:
         """Shift every order."""
@@ -152,6 +150,40 @@ class Concat(RowOrder):
 
     def _runs(self, lo: int, hi: int) -> list[Span] | None:
         return join_runs(order._runs(start, stop) for order, start, stop in self.touched(lo, hi))
+
+
+def _are_apart(orders: Iterable[RowOrder]) -> bool:
+    """Return whether injective orders are known to have no stored row in common.
+
+    Those within bounds of their own have none, nor have different parts of one order::
+
+        bounds    | 0 .. 10 |   | 20 .. 50    |    | 60 .. 90 |      clusters of orders whose bounds overlap
+        orders    | Range   |   | P[:3] P[5:] |    | Take     |      within one: parts of the same order P
+    """
+    by_bounds = sorted((order for order in orders if len(order)), key=lambda order: order.bounds)
+    cluster: list[RowOrder] = []
+    end = 0
+    for order in by_bounds:
+        if cluster and order.bounds.start >= end:
+            if not _are_parts(cluster):
+                return False
+            cluster = []
+        end = max(end, order.bounds.stop) if cluster else order.bounds.stop
+        cluster.append(order)
+    return _are_parts(cluster)
+
+
+def _are_parts(orders: list[RowOrder]) -> bool:
+    """Return whether there is one order at most, or all are different parts of the same one."""
+    if len(orders) < 2:
+        return True
+    if not all(isinstance(order, Slice) for order in orders):
+        return False
+    slices = sorted((order for order in orders if isinstance(order, Slice)), key=lambda part: part.start)
+    whole = slices[0].order
+    return all(part.order is whole or part.order == whole for part in slices) and all(
+        one.stop <= other.start for one, other in pairwise(slices)
+    )
 
 
 def join_runs(parts: Iterable[list[Span] | None]) -> list[Span] | None:
