@@ -275,7 +275,9 @@ def test_a_named_view_is_a_sequence_whatever_others_the_phase_has():
         len(gate["train"])
 
 
-@pytest.mark.parametrize("index", [{1, 2}, 2.0, {"x": 1}, lambda ds: ds.x > 1], ids=str)
+@pytest.mark.parametrize(
+    "index", [{1, 2}, 2.0, {"x": 1}, lambda ds: ds.x > 1], ids=["set", "float", "dict", "function"]
+)
 def test_what_is_no_index_says_what_is_one(index):
     gate = StoreGate(data_id="a")
     gate.add_data("x", np.arange(5))

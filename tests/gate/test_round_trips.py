@@ -178,3 +178,11 @@ def test_one_row_may_be_a_category():
 def test_dates_of_python_say_how_they_become_times():
     with pytest.raises(errors.DtypeError, match="make them times, as in .astype"):
         gate_of(pd.Series([datetime.date(2020, 1, 1)]))
+
+
+def test_lists_whose_bytes_h5py_swaps_wrongly_are_refused(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        made = file.create_dataset("x", (1,), h5py.vlen_dtype(np.dtype(">i4")))
+        made[0] = np.array([1, 2], ">i4")
+    with pytest.raises(errors.DtypeError, match="'x': its lists hold >i4"):
+        read_back(tmp_path / "x.h5")

@@ -54,7 +54,10 @@ def _as_source(data: Any, name: str) -> Source:
     if type(data).__name__ == "Empty" or getattr(data, "shape", ()) is None:  # of h5py
         raise DtypeError(f"{what}: an empty dataset of HDF5 has a dtype and no rows; name the others")
     if hasattr(data, "asstr") and "vlen" in (data.dtype.metadata or {}):
-        data = _FileTexts(data) if data.dtype.metadata["vlen"] in (str, bytes) else _FileLists(data, what)
+        items = data.dtype.metadata["vlen"]
+        if isinstance(items, np.dtype) and not items.isnative:
+            raise DtypeError(f"{what}: its lists hold {items}, of which h5py swaps the bytes wrongly; write them anew")
+        data = _FileTexts(data) if items in (str, bytes) else _FileLists(data, what)
     if isinstance(data, np.ndarray) or is_foreign(data):
         return ArraySource(_with_rows(as_native(data, what), name))
     if isinstance(data, Iterator):
