@@ -33,9 +33,13 @@ def describe(variables: Sequence[Variable], budget_nbytes: int) -> pd.DataFrame:
     import pandas as pd  # deferred on purpose: it takes a third of a second
 
     names = pd.Index([variable.name for variable in variables], name="variable")
-    found = pd.DataFrame(statistics_of(variables, budget_nbytes), index=names)
-    found = found.astype({"mean": float, "std": float}) if variables else found
-    return found.astype({"min": object, "max": object}) if variables else found  # integers stay exact beside floats
+    lines = statistics_of(variables, budget_nbytes)
+    found = pd.DataFrame(lines, index=names)
+    if not variables:
+        return found
+    # integers stay exact beside floats, and months are no days
+    ends = {end: pd.Series([line[end] for line in lines], names, dtype=object) for end in ("min", "max")}
+    return found.astype({"mean": float, "std": float}).assign(**ends)
 
 
 def statistics_of(variables: Sequence[Variable], budget_nbytes: int) -> list[dict[str, Any]]:

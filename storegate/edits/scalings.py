@@ -214,4 +214,4 @@ def _scalings(variable: Variable) -> Sequence[Transform]:
 
 
 def _first(chain: Sequence[Transform]) -> int:
-    return next((at for at, one in enumerate(chain) if isinstance(one, (Affine, Bins))), len(chain))
+    return next((at for at, one in enumerate(chain) if isinstance(one, (Affine, Bins, Clip))), len(chain))

@@ -43,7 +43,8 @@ def bars_of(variables: Mapping[str, Variable], counted: Mapping[str, Counted]) -
     """
     texts = {at: of.texts for at, of in counted.items()}
     if any(of.texts is not None for of in counted.values()):
-        return _of_texts(texts)
+        are_all = all(of.texts is not None or not len(variables[at]) for at, of in counted.items())
+        return _of_texts(texts) if are_all else None  # some phase has more than are counted
     whole, huge = (joined_histograms(getattr(of, name) for of in counted.values()) for name in ("histogram", "huge"))
     if whole is None or (huge is not None and huge.total > MOST_HUGE * (whole.total + huge.total)):
         counted = {

@@ -67,8 +67,14 @@ def test_null_times_reach_duckdb(dtype):
     assert second is None
 
 
+@pytest.mark.filterwarnings("ignore:The 'generic' unit:DeprecationWarning")  # of numpy 2.5, for what is refused here
 @pytest.mark.parametrize("dtype", ["M8[25s]", "m8", "M8[10us]", np.longdouble])
 def test_files_are_attached_only_with_dtypes_that_can_be_stored(tmp_path, dtype):
     np.save(tmp_path / "x.npy", np.array([1, 2], dtype))
     with pytest.raises(errors.DtypeError, match=r"x\.npy.*cannot be stored"):
         StoreGate(data_id="a").attach(tmp_path / "x.npy", "x")
+
+
+def test_ends_of_months_are_months():
+    found = gate_of(np.array([5, 3], "m8[M]"))["train"].describe().loc["x", ["min", "max"]].tolist()
+    assert found == [np.timedelta64(3, "M"), np.timedelta64(5, "M")]

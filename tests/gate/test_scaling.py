@@ -192,3 +192,41 @@ def test_bins_have_no_inverse_and_quantiles_a_budget(tmp_path):
     gate.quantile_bins("x", 2)
     with pytest.raises(errors.ArgumentError, match="numbers of bins, from which no values come back"):
         gate["train"]["x"].inverse([0])
+
+
+def test_clips_are_scales_too():
+    gate = StoreGate(data_id="a")
+    gate.add_data("x", [0.0, 5.0, 50.0])
+    gate.clip("x", 0, 10)
+    assert gate["train"]["x"].scaled([50.0, 3.0]).tolist() == [10.0, 3.0]
+    with pytest.warns(UserWarning, match="were scaled; bring them to the same scale first"):
+        gate.add_data("x", [100.0])
+    gate = StoreGate(data_id="a")
+    gate.add_data("x", [0.0, 5.0, 50.0])
+    gate.clip("x", 0, 10)
+    gate.normalize("x")
+    assert gate["train"]["x"].scaled([50.0, 5.0]).tolist() == [1.0, 0.5]
+
+
+@pytest.mark.parametrize("dtype", [">f8", ">i4", ">f4", ">M8[s]"])
+@pytest.mark.parametrize("backend", ["numpy", "zarr"])
+def test_a_cast_to_another_byte_order_is_in_that_of_the_machine(tmp_path, backend, dtype):
+    with StoreGate(backend, {} if backend == "numpy" else {"output_dir": tmp_path / "s"}, data_id="a") as gate:
+        gate.add_data("x", [-5, 7, 3])
+        gate.astype("x", dtype)
+        assert gate["train"]["x"].dtype == np.dtype(dtype).newbyteorder("=")
+        np.testing.assert_array_equal(gate["train"]["x"][:], np.array([-5, 7, 3]).astype(dtype))
+        ends = gate["train"].describe().loc["x", ["min", "max"]].tolist()
+        assert np.array(ends, gate["train"]["x"].dtype).tolist() == np.array([-5, 7]).astype(dtype).tolist()
+
+
+@pytest.mark.parametrize("values", [[np.inf], [np.inf, -np.inf], [-np.inf]])
+@pytest.mark.parametrize("n_rows", [1000, 3_000_000])
+def test_infinite_values_count_however_many_rows_there_are(values, n_rows):
+    rows = np.ones(n_rows)
+    rows[3 : 3 + len(values)] = values
+    rows[-1] = values[-1]
+    gate = StoreGate(data_id="a")
+    gate.add_data("x", rows)
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_equal(gate["train"].describe().loc["x", "mean"], rows.mean())

@@ -307,3 +307,12 @@ def test_json_has_every_number(found):
     assert sum(holes["bars"]["counts"]["train"]) > 0
     assert {of["phase"] for of in document["costs"]} == set(PHASES)
     assert sum(of["n_rows"] for of in document["phases"]) == N
+
+
+def test_texts_that_are_too_many_to_count_have_no_bars():
+    gate = StoreGate(data_id="a")
+    gate.add_data("s", [f"w{number}" for number in range(1001)])
+    gate.add_data("s", ["w1"] * 500, phase="test")
+    (variable,) = gate.report().facts.variables
+    assert variable.bars is None
+    assert variable.drift == []

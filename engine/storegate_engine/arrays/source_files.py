@@ -176,12 +176,16 @@ class _Decoded(NamedTuple):
 
 
 def _sharing_chunks(spans: Sequence[RowSpan], chunk_rows: int) -> Iterator[list[RowSpan]]:
-    """Yield ascending spans in groups, each of which lies in one chunk or is a single span."""
+    """Yield spans in groups, ascending, each of which lies in one chunk or is a single span."""
     group: list[RowSpan] = []
-    for span in spans:
-        if group and (chunk_rows == 1 or (span[1] - 1) // chunk_rows != group[0][0] // chunk_rows):
+    shared = -1
+    for span in sorted(spans):
+        first, last = span[0] // chunk_rows, (span[1] - 1) // chunk_rows
+        if group and (chunk_rows == 1 or last != shared):
             yield group
             group = []
+        if not group:
+            shared = first if first == last else -1
         group.append(span)
     if group:
         yield group
@@ -193,7 +197,7 @@ def _sharing_chunks(spans: Sequence[RowSpan], chunk_rows: int) -> Iterator[list[
 
 
 def read_source(inside: Inside, source: SourceFile, spans: Sequence[RowSpan], out: Array) -> None:
-    """Read ascending spans of rows of a file to their places in ``out``.
+    """Read spans of rows of a file to their places in ``out``.
 
     Raises
     ------
@@ -211,7 +215,7 @@ def read_source(inside: Inside, source: SourceFile, spans: Sequence[RowSpan], ou
         raise
     except Exception as err:  # each library has errors of its own for damaged files
         _identity(source)
-        lo, hi = spans[0][0], max(hi for _, hi, _ in spans)
+        lo, hi = min(lo for lo, _, _ in spans), max(hi for _, hi, _ in spans)
         raise SourceError(f"rows {lo} to {hi} of {source.path} cannot be read: {str(err) or repr(err)}") from err
     _identity(source)
 

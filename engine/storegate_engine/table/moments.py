@@ -111,8 +111,9 @@ class Moments:
         share = other.count / np.maximum(both, 1)
         with np.errstate(invalid="ignore", over="ignore"):
             delta = other.mean - self.mean
-            mean = self.mean + delta * share
-            squares = self.squares + other.squares + delta * delta * self.count * share
+            is_finite = np.isfinite(delta)
+            mean = np.where(is_finite, self.mean + delta * share, self.mean + other.mean)  # of infinite ones
+            squares = self.squares + other.squares + np.where(is_finite, delta * delta * self.count * share, np.nan)
         least, most = np.fmin(self.least, other.least), np.fmax(self.most, other.most)
         return type(self)(both, mean, squares, least, most)
 

@@ -122,6 +122,8 @@ class Cast(Transform):
         except TypeError as err:
             raise DtypeError(f"{shown(self.dtype)} is not a dtype: {err}") from err
         _check_storable(dtype)
+        if dtype.kind != "T":
+            dtype = dtype.newbyteorder("=")  # rows are in the machine's byte order, whatever files have
         if dtype.itemsize > MAX_CAST_NBYTES:
             raise DtypeError(
                 f"{dtype} takes {dtype.itemsize} bytes for every value, and at most {MAX_CAST_NBYTES} can be cast to; "

@@ -255,12 +255,15 @@ def _where(variable: Variable) -> Hashable:
 def _moved(variable: Variable) -> Int64Array:
     """Return the rows that are no neighbours of those before them, by where they are stored."""
     edges = _edges_of_files(variable)
+    offsets = np.asarray(variable.offsets, np.int64)
+    is_update = np.array([piece.is_update for piece in variable.pieces], bool)
+    ends = np.concatenate([edges, offsets[:-1][is_update], offsets[1:][is_update]])  # what is stored next is elsewhere
     found: list[Int64Array] = []
     before: int | None = None
     for lo, hi in spans(len(variable)):
         stored = variable.order.rows(lo, hi)
         earlier = np.concatenate([[stored[0] - 1 if before is None else before], stored[:-1]])
-        found.append(lo + np.flatnonzero((stored != earlier + 1) | np.isin(stored, edges)))
+        found.append(lo + np.flatnonzero((stored != earlier + 1) | np.isin(stored, ends)))
         before = int(stored[-1])
     if not found:
         return np.empty(0, np.int64)
@@ -280,26 +283,35 @@ def _edges_of_files(variable: Variable) -> Int64Array:
 
 def _without_replaced(variable: Variable, begins: Int64Array, edges: Int64Array) -> Int64Array:
     """Leave out the ends of runs of replaced rows: they are stored in other pieces, and the run after them goes on."""
+    # Replaced rows are stored after those that there were, and rows that are added later after them. Places are counted
+    # as if no row had been replaced:
+    #
+    #     stored   | 0 1 2 3 | update: 4 | 5 6 |         order    | 0 | 4 | 2 3 | 5 6 |
+    #     places   | 0 1 2 3 |           | 4 5 |         places   | 0 |   | 2 3 | 4 5 |     one run
     is_update = np.array([piece.is_update for piece in variable.pieces])
     if not is_update.any() or len(begins) < 2:
         return begins
-    # rows before the first and after the last one, as if they were there, so that replaced rows may be at the ends
-    stored = variable.order.take(begins)
-    piece = np.searchsorted(variable.offsets, stored, side="right") - 1
-    shift = stored - begins
     offsets = np.asarray(variable.offsets)
-    from_start = shift == offsets[piece]  # as if all rows before it were those of its piece
-    to_end = shift + len(variable) == offsets[piece + 1]
-    after = np.append(begins[1:], -1)
-    is_inside = np.zeros(len(begins), bool)
-    # run i replaces rows within a run if those before and after it are as far from their places, in one other piece
-    is_inside[1:-1] = (shift[:-2] == shift[2:]) & (piece[:-2] == piece[2:]) & (piece[1:-1] > piece[:-2])
-    is_inside[0] = from_start[1] and piece[0] > piece[1]
-    is_inside[-1] = to_end[-2] and piece[-1] > piece[-2]
-    is_inside &= is_update[piece]
-    gone = np.concatenate([begins[is_inside], after[is_inside]])
-    gone = gone[~np.isin(variable.order.take(np.clip(gone, 0, len(variable) - 1)), edges)]
-    return np.setdiff1d(begins, gone)
+    hidden = np.cumsum(np.append(0, np.where(is_update, np.diff(offsets), 0)))
+    stored = variable.order.take(begins)
+    piece = np.searchsorted(offsets, stored, side="right") - 1
+    replaced = is_update[piece]
+    own = np.flatnonzero(~replaced)
+    if not len(own):
+        return begins  # nothing tells where they were
+    pieces = np.flatnonzero(~is_update)
+    shift = stored[own] - begins[own] - hidden[piece[own]]
+    # between runs that are as far from their places, all are in their places: replaced rows, if there are any
+    alike = np.flatnonzero(shift[1:] == shift[:-1]).tolist()
+    gone = [np.arange(own[at] + 1, own[at + 1] + 1) for at in alike]
+    # and so are those before the first and after the last one, if these would reach from the begin or to the end
+    if shift[0] in offsets[pieces] - hidden[pieces]:
+        gone.append(np.arange(1, own[0] + 1))
+    if shift[-1] + len(variable) in offsets[pieces + 1] - hidden[pieces]:
+        gone.append(np.arange(own[-1] + 1, len(begins)))
+    dropped = np.concatenate([*gone, np.empty(0, np.int64)]).astype(np.int64)
+    dropped = dropped[~np.isin(stored[dropped], edges)]
+    return np.delete(begins, dropped)
 
 
 def _changed(variable: Variable) -> Int64Array:
