@@ -11,7 +11,15 @@ import numpy as np
 from storegate.parsing import PHASES, Labelled
 from storegate_engine.errors import ArgumentError, ConflictError, DtypeError, ShapeError, VariableExistsError
 from storegate_engine.orders import Range
-from storegate_engine.store import CATEGORY_ATTRIBUTES, Source, Transaction, VariableSource, as_source, kind_in
+from storegate_engine.store import (
+    CATEGORY_ATTRIBUTES,
+    Source,
+    Transaction,
+    VariableSource,
+    as_source,
+    categories_in,
+    kind_in,
+)
 from storegate_engine.table import SAMPLE, Description, Table, Variable, rows_of, values_of
 
 __all__ = ["add_labels", "carry_labels", "described"]
@@ -73,8 +81,9 @@ def described(about: Description, label: Labelled | None, olds: Sequence[Variabl
     """Return the description of new rows: their own labels, or those of the rows that they replace."""
     if label is not None:
         given = label.about
-        names = CATEGORY_ATTRIBUTES if about.categories is not None else ()  # `to_xarray` shows them as attributes
-        attrs = tuple(item for item in given.attrs if item[0] not in names)
+        # `to_xarray` shows categories as attributes, which xarray keeps for what is computed from codes
+        says = about.categories is not None or categories_in(values_of(given.attrs)) is not None
+        attrs = tuple(item for item in given.attrs if not says or item[0] not in CATEGORY_ATTRIBUTES)
         return replace(about, dims=given.dims, attrs=attrs, is_coordinate=given.is_coordinate)
     if about.dims is None:
         for old in olds:

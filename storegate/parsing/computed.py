@@ -15,7 +15,7 @@ from storegate_engine import graphs
 from storegate_engine.dtypes import TEXT
 from storegate_engine.errors import ArgumentError, ArgumentTypeError, ShapeError, shown
 from storegate_engine.natives import as_native
-from storegate_engine.store import FieldSource
+from storegate_engine.store import CATEGORY_ATTRIBUTES, FieldSource
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -117,7 +117,13 @@ def computed_columns(dataset: xr.Dataset, functions: Mapping[str, Computable], d
             )
         _require_aligned(name, value, dataset)
         found[name] = value.variable
-    whole = xr.Dataset({name: (of.dims, graphs.in_full_pass(of).data, of.attrs) for name, of in found.items()})
+    unchanged = {id(of.data) for of in dataset.variables.values()}
+    whole = xr.Dataset(
+        {
+            name: (of.dims, graphs.in_full_pass(of).data, of.attrs if id(of.data) in unchanged else _own_attrs(of))
+            for name, of in found.items()
+        }
+    )
     blocks = next(
         (of.chunks[0] for of in dataset.variables.values() if of.chunks is not None and of.dims[0] == dim), ()
     )
@@ -127,6 +133,11 @@ def computed_columns(dataset: xr.Dataset, functions: Mapping[str, Computable], d
         name: Labelled(partial(_field, fields, name)(), label.about, label.whole)
         for name, label in dataset_columns(whole, None, dim).items()
     }
+
+
+def _own_attrs(computed: xr.Variable) -> dict[Any, Any]:
+    """Return the attributes of new values: xarray keeps those of the codes that they were computed from."""
+    return {name: value for name, value in computed.attrs.items() if name not in CATEGORY_ATTRIBUTES}
 
 
 def _require_aligned(name: str, value: xr.DataArray, dataset: xr.Dataset) -> None:

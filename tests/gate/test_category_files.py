@@ -116,3 +116,34 @@ class TestAttached:
         plain.attach(tmp_path / "c.npy", "c")
         with pytest.raises(errors.DtypeError):
             plain.add_data("c", pd.Categorical(["a", "b"]))
+
+
+class TestComputed:
+    """xarray keeps the attributes of codes for what is computed from them."""
+
+    @pytest.mark.parametrize("backend", ["numpy", "zarr"])
+    def test_what_is_computed_from_codes_is_plain(self, tmp_path, backend):
+        with StoreGate(backend, {} if backend == "numpy" else {"output_dir": tmp_path / "s"}, data_id="a") as gate:
+            gate.add_data({"c": categorical(["b", "a"])})
+            gate.assign(
+                same=lambda ds: ds.c,
+                double=lambda ds: (ds.c * 2).assign_attrs(ds.c.attrs, units="m"),
+                first=lambda ds: (ds.c == 0).assign_attrs(ds.c.attrs),
+            )
+            dataset = gate["train"].to_xarray()
+            assert gate["train"].to_pandas()["same"].tolist() == ["a", "b", "b"]
+            assert dataset["double"].attrs == {"units": "m"}
+            assert dataset["first"].attrs == {}
+            np.testing.assert_array_equal(dataset["double"], [2, 0, 0])
+
+    def test_arrays_at_hand_are_codes_if_they_can_be(self):
+        codes = gate_of(categorical(["b", "a"]))["train"].to_xarray()["c"]
+        gate = StoreGate(data_id="a")
+        gate.add_data({"same": codes.compute(), "double": (codes * 2).assign_attrs(codes.attrs).compute()})
+        assert gate["train"].to_pandas()["same"].tolist() == ["a", "b", "b"]
+        np.testing.assert_array_equal(gate["train"]["double"][:], [2, 0, 0])
+        assert gate["train"].to_xarray()["double"].attrs == {}
+        with pytest.raises(errors.DtypeError, match=r"if these are no codes, drop their attributes"):
+            gate.add_data("lazy", (codes * 2).assign_attrs(codes.attrs))
+        gate.add_data("lazy", (codes * 2).drop_attrs())
+        np.testing.assert_array_equal(gate["train"]["lazy"][:], [2, 0, 0])

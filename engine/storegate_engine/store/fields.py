@@ -106,7 +106,10 @@ def recoded(codes: Array, new: Array, what: str) -> Array:
         count = int(np.count_nonzero(codes < 0))
         raise MissingValueError(f"{what}: {count} values are null, which cannot be stored; fill them first")
     if codes.size and codes.max() >= len(new):
-        raise DtypeError(f"{what}: a code is {codes.max()}, and there are {len(new)} categories")
+        raise DtypeError(
+            f"{what}: a code is {codes.max()}, and there are {len(new)} categories; if these are no codes, drop their "
+            "attributes, as in x.drop_attrs()"
+        )
     return new[codes] if len(new) else np.empty(codes.shape, new.dtype)
 
 
@@ -253,7 +256,21 @@ def as_codes(source: Source, attrs: Mapping[str, Any], name: str) -> Source:
     if source.dtype != Categories.dtype or categories_of(source) is not None or getattr(source, "kind", "") == "ragged":
         return source
     found = categories_in(attrs)
-    return source if found is None else CodeSource(source, found[0], name, Categories(is_ordered=found[1]))
+    if found is None or not _may_be_codes(source, len(found[0])):
+        return source
+    return CodeSource(source, found[0], name, Categories(is_ordered=found[1]))
+
+
+CHECKED_ROWS = 2**20
+"""Rows that are looked at together."""
+
+
+def _may_be_codes(source: Source, n_categories: int) -> bool:
+    """Return whether rows at hand are codes: xarray keeps the attributes of codes for what is computed from them."""
+    values = getattr(source, "values", None)
+    if values is None or getattr(values, "chunks", None) is not None:
+        return True  # rows that are computed, or in files, say it when they are read
+    return all(not rows.size or 0 <= rows.min() <= rows.max() < n_categories for rows in source.blocks(CHECKED_ROWS))
 
 
 def categories_of(source: Source) -> Categories | None:
