@@ -284,7 +284,7 @@ def _coding(
 
 
 def _ends(item: Any, missing: tuple[Any, ...]) -> Array:
-    """Return the smallest and largest number that is not missing; nothing if all are."""
+    """Return the smallest and largest number that is not missing; 0 if all are."""
     ends: list[Array] = []
     step = max(1, BLOCK_NBYTES // max(1, item.dtype.itemsize * int(np.prod(item.shape[1:]))))
     for lo in range(0, item.shape[0], step) if item.ndim else ():
@@ -294,7 +294,7 @@ def _ends(item: Any, missing: tuple[Any, ...]) -> Array:
             ends += [present.min(), present.max()]
     if not item.ndim:
         return np.asarray(item[()]).reshape(-1)
-    return np.array([min(ends), max(ends)]) if ends else np.empty(0, item.dtype)
+    return np.array([min(ends), max(ends)]) if ends else np.zeros(1, item.dtype)
 
 
 def _by_xarray(coder: str, values: Array, attrs: Mapping[str, Any], **options: Any) -> Array:

@@ -209,3 +209,14 @@ def test_durations_keep_their_unit(gate, tmp_path, unit):
     found = gate["train"]["took"][:]
     assert found.dtype == expected.dtype == data["took"].dtype
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("values", [[], [-1, -1], [-1, 5]])
+def test_what_only_sounds_like_times_stays_numbers(gate, tmp_path, values):
+    with h5py.File(tmp_path / "a.nc", "w") as file:
+        hits = file.create_dataset("hits", data=np.array(values, "f8"))
+        hits.attrs.update(units="counts since the last reset", _FillValue=-1.0)
+        hits.make_scale("hits")
+        file.create_dataset("x", data=np.arange(float(len(values)))).dims[0].attach_scale(hits)
+    gate.read(tmp_path / "a.nc")
+    np.testing.assert_array_equal(gate["train"]["hits"][:], np.where(np.array(values) == -1, np.nan, values))
