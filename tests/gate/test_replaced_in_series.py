@@ -51,3 +51,12 @@ def test_neighbours_given_in_any_order_end_none():
     gate.update_data("x", [9, 8], index=[4, 3])
     gate.update_data("x", 7, index=5)
     assert gate["train"]["x"].windows(2, 1).starts.tolist() == list(range(6))
+
+
+def test_rows_added_after_all_were_replaced_go_on():
+    gate = StoreGate(data_id="a")
+    gate.add_data("x", range(2))
+    gate.update_data("x", [98, 99], index=(0, 2))
+    gate.add_data("x", range(2, 5))  # stored right after the rows that replaced others
+    gate.update_data("x", 97, index=0)
+    assert gate["train"]["x"].windows(2, 1).starts.tolist() == [0, 1, 2]
