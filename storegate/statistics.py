@@ -34,12 +34,12 @@ def describe(variables: Sequence[Variable], budget_nbytes: int) -> pd.DataFrame:
 
     names = pd.Index([variable.name for variable in variables], name="variable")
     lines = statistics_of(variables, budget_nbytes)
-    found = pd.DataFrame(lines, index=names)
     if not variables:
-        return found
-    # integers stay exact beside floats, and months are no days
-    ends = {end: pd.Series([line[end] for line in lines], names, dtype=object) for end in ("min", "max")}
-    return found.astype({"mean": float, "std": float}).assign(**ends)
+        return pd.DataFrame(lines, index=names)
+    # as objects: integers stay exact beside floats, and months, of which pandas knows none, are no days
+    types: dict[str, Any] = {"mean": float, "std": float, "min": object, "max": object}
+    columns = {key: pd.Series([line[key] for line in lines], names, types.get(key)) for key in lines[0]}
+    return pd.DataFrame(columns)
 
 
 def statistics_of(variables: Sequence[Variable], budget_nbytes: int) -> list[dict[str, Any]]:
