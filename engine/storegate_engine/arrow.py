@@ -78,7 +78,14 @@ def columns_of_schema(schema: Any) -> dict[str, str]:
     """Return the columns of a schema, and the names of their variables: an index of pandas as in its frames.
 
     One without a name is left out if it only numbers rows, and is called ``index`` otherwise.
+
+    Raises
+    ------
+    DtypeError
+        Two columns have the same name.
     """
+    if len(set(schema.names)) < len(schema.names):
+        raise DtypeError(f"the table has several columns of one name: {', '.join(schema.names)}; rename them")
     found: dict[str, str] = {}
     for name in schema.names:
         is_index = _INDEX.fullmatch(name) is not None
@@ -198,12 +205,7 @@ def _dtype(types: Any, kind: Any) -> np.dtype[Any]:
     """Return the dtype of numbers, bools and times; object if there is none."""
     if types.is_temporal(kind):
         return _time(types, kind)
-    if not (types.is_primitive(kind) or types.is_boolean(kind)):
-        return np.dtype(object)
-    try:
-        dtype: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
-    except (NotImplementedError, TypeError, KeyError):
-        return np.dtype(object)
+    dtype: np.dtype[Any] = np.dtype(kind.to_pandas_dtype() if types.is_primitive(kind) else object)
     return dtype
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from storegate.edits import tables
-from storegate.edits.labels import add_labels
+from storegate.edits.labels import add_labels, described
 from storegate.edits.writes import append_arrays
 from storegate.parsing import ALL, PHASES, Labelled, Target, VarNames, parse_names, require_same_meaning
 from storegate_engine.arrays import FORMATS, ForeignArray, arrays_in, list_of, open_foreign, source_file, targets_of
@@ -25,7 +25,6 @@ from storegate_engine.errors import (
     shown,
 )
 from storegate_engine.store import (
-    CATEGORY_ATTRIBUTES,
     ArraySource,
     Categories,
     Source,
@@ -195,9 +194,9 @@ def attach(change: Transaction, sources: Sources, target: Target, seed: int | No
         for name, inside in zip(sources.names, sources.inside, strict=True)
     }
     columns: dict[str, Source] = {name: VariableSource(rows_of(name, array)) for name, array in arrays.items()}
-    coded = {name for name, (dtype, _) in first.items() if dtype == Categories.dtype}
     abouts = {
-        name: _with_categories(label.about) if name in coded else label.about for name, label in sources.labels.items()
+        name: described(_codes_of(label) if first[name][0] == Categories.dtype else PLAIN, label, [], 0)
+        for name, label in sources.labels.items()
     }
     for name in sources.names:
         for at in (at for at in PHASES if name in table[at]):
@@ -206,18 +205,15 @@ def attach(change: Transaction, sources: Sources, target: Target, seed: int | No
     append_arrays(change, arrays, target, seed, abouts, table.sizes() if target == ALL else None)
 
 
-def _with_categories(about: Description) -> Description:
-    """Return what a file says about codes that StoreGate wrote: their categories; about others what it was."""
-    found = categories_in(values_of(about.attrs))
-    if found is None:
-        return about
-    attrs = tuple(item for item in about.attrs if item[0] not in CATEGORY_ATTRIBUTES)
-    return replace(about, categories=found[0], is_ordered=found[1], attrs=attrs)
+def _codes_of(label: Labelled) -> Description:
+    """Return the categories of codes that StoreGate wrote to a file, as a description; nothing of others."""
+    found = categories_in(values_of(label.about.attrs))
+    return PLAIN if found is None else Description(*found)
 
 
 def _require_same_categories(first: Mapping[str, Labelled], other: Mapping[str, Labelled], place: str) -> None:
     for name in (name for name in first if name in other):
-        _require_same_codes(name, _with_categories(other[name].about), _with_categories(first[name].about), place)
+        _require_same_codes(name, _codes_of(other[name]), _codes_of(first[name]), place)
 
 
 def _require_same_codes(name: str, new: Description, old: Description, place: str) -> None:

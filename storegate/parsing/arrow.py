@@ -28,22 +28,18 @@ def arrow_columns(data: Any) -> dict[str, Callable[[], FieldSource]]:
     ModuleNotFoundError
         pyarrow is not installed.
     DtypeError
-        A column has a type without a numpy dtype; raised when the column is made.
+        Two columns have the same name; or one has a type without a numpy dtype, which is raised when it is made.
     """
     pa = require_package("pyarrow", "arrow", f"a {type(data).__name__}")
     fields = _Batches(data, pa.RecordBatchReader)
     schema = fields.schema
-    if len(set(schema.names)) < len(schema.names):
-        raise DtypeError(f"the table has several columns of one name: {', '.join(schema.names)}; rename them")
+    names = columns_of_schema(schema)
     if type(data).__module__.partition(".")[0] in ("pyarrow", "polars") and fields.n_rows is not None:
         # in memory: each column by itself, so that one is read while others are written
-        apart = {name: _Batches(data.select([name]), pa.RecordBatchReader) for name in schema.names}
+        apart = {name: _Batches(data.select([name]), pa.RecordBatchReader) for name in names}
     else:
-        apart = dict.fromkeys(schema.names, fields)
-    kinds = {name: schema.field(name).type for name in columns_of_schema(schema)}
-    return {
-        shown: partial(_column, apart[name], name, kinds[name]) for name, shown in columns_of_schema(schema).items()
-    }
+        apart = dict.fromkeys(names, fields)
+    return {shown: partial(_column, apart[name], name, schema.field(name).type) for name, shown in names.items()}
 
 
 ROWS_TOGETHER = 4096

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from storegate_engine.errors import DtypeError
+from storegate_engine.arrow import columns_of_schema
 from storegate_engine.optional import require_package
 
 __all__ = ["batches_of", "rows_of_step", "slices_of", "wanted_in"]
@@ -62,16 +62,8 @@ def batches_of(schema: Any, make: Callable[[], Iterator[Any]], n_rows: int | Non
 
 
 def wanted_in(schema: Any, names: Sequence[str] | None) -> list[str]:
-    """Return the columns to read, in the order of the file; all if one is missing, which is then reported.
-
-    Raises
-    ------
-    DtypeError
-        Two columns have the same name.
-    """
-    known = list(schema.names)
-    if len(set(known)) < len(known):
-        raise DtypeError(f"it has several columns of one name: {', '.join(known)}; rename them")
+    """Return the columns to read, in the order of the file; all if one is missing, which is then reported."""
+    known = list(columns_of_schema(schema))
     return known if names is None or not set(names) <= set(known) else [name for name in known if name in set(names)]
 
 

@@ -145,21 +145,18 @@ REFUSED = {
 }
 
 
-def carried(carrier, column, tmp_path):
-    """Return the column as this one carries it; what a library cannot carry is none of our cases."""
-    try:
-        return carrier(column, tmp_path)
-    except (pa.ArrowException, NotImplementedError, pl.exceptions.PolarsError, duckdb.Error) as err:
-        pytest.skip(f"not carried: {err}")
+# duckdb has no half floats, and makes a duration an interval of months, days and microseconds
+NOT_CARRIED = {("half", duckdb_relation), ("duration", duckdb_relation)}
 
 
-@pytest.mark.parametrize("carrier", CARRIERS, ids=lambda carrier: carrier.__name__)
-@pytest.mark.parametrize("case", KEPT)
+@pytest.mark.parametrize(
+    ("case", "carrier"),
+    [(case, carrier) for case in KEPT for carrier in CARRIERS if (case, carrier) not in NOT_CARRIED],
+    ids=lambda value: getattr(value, "__name__", None),
+)
 def test_values_are_the_same_whoever_carries_them(case, carrier, tmp_path):
     column, expected = KEPT[case]
-    if carrier is duckdb_relation and case == "duration":
-        pytest.skip("not carried: duckdb makes it an interval of months, days and microseconds")
-    dtype, values = stored(carried(carrier, column, tmp_path), tmp_path)
+    dtype, values = stored(carrier(column, tmp_path), tmp_path)
     assert (dtype, values.shape) == (expected.dtype, expected.shape)
     np.testing.assert_array_equal(values, expected)
     if expected.dtype.kind == "T":
@@ -170,7 +167,7 @@ def test_values_are_the_same_whoever_carries_them(case, carrier, tmp_path):
 @pytest.mark.parametrize("case", LISTS)
 def test_lists_are_lists_whoever_carries_them(case, carrier, tmp_path):
     column, expected = LISTS[case]
-    dtype, values = stored(carried(carrier, column, tmp_path), tmp_path)
+    dtype, values = stored(carrier(column, tmp_path), tmp_path)
     assert isinstance(values, storegate.Ragged)
     assert dtype == expected[0].dtype
     assert [row.tolist() for row in values] == [row.tolist() for row in expected]
@@ -181,7 +178,7 @@ def test_lists_are_lists_whoever_carries_them(case, carrier, tmp_path):
 def test_what_numpy_would_change_is_refused_whoever_carries_it(case, carrier, tmp_path):
     column, reason = REFUSED[case]
     with pytest.raises((errors.DtypeError, errors.MissingValueError), match=reason):
-        stored(carried(carrier, column, tmp_path), tmp_path)
+        stored(carrier(column, tmp_path), tmp_path)
 
 
 def test_categories_of_arrow_are_categories_in_pandas_too():

@@ -30,6 +30,8 @@ class Concat(RowOrder):
     _shifts: Int64Array | None = field(init=False, repr=False, compare=False)
     _depth: int = field(init=False, repr=False, compare=False)
     _bounds: Span = field(init=False, repr=False, compare=False)
+    _known: bool | None = field(init=False, repr=False, compare=False, default=None)
+    """Whether it is injective, once somebody has asked: tasks of an exchange ask again and again."""
 
     def __post_init__(self) -> None:
         orders = tuple(self.orders)
@@ -80,7 +82,11 @@ class Concat(RowOrder):
     @property
     def is_injective(self) -> bool:
         """Whether all of its orders are, and no two of them have a stored row in common, as far as the form shows."""
-        return all(order.is_injective for order in self.orders) and _are_apart(self.orders)
+        known = self._known
+        if known is None:
+            known = all(order.is_injective for order in self.orders) and _are_apart(self.orders)
+            object.__setattr__(self, "_known", known)
+        return known
 
     def shifted(self, by: int) -> Concat:
         """Shift every order."""
@@ -177,9 +183,9 @@ def _are_parts(orders: list[RowOrder]) -> bool:
     """Return whether there is one order at most, or all are different parts of the same one."""
     if len(orders) < 2:
         return True
-    if not all(isinstance(order, Slice) for order in orders):
-        return False
     slices = sorted((order for order in orders if isinstance(order, Slice)), key=lambda part: part.start)
+    if len(slices) < len(orders):
+        return False
     whole = slices[0].order
     return all(part.order is whole or part.order == whole for part in slices) and all(
         one.stop <= other.start for one, other in pairwise(slices)

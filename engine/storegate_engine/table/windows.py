@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -255,9 +256,8 @@ def _where(variable: Variable) -> Hashable:
 def _moved(variable: Variable) -> Int64Array:
     """Return the rows that are no neighbours of those before them, by where they are stored."""
     edges = _edges_of_files(variable)
-    offsets = np.asarray(variable.offsets, np.int64)
-    is_update = np.array([piece.is_update for piece in variable.pieces], bool)
-    ends = np.concatenate([edges, offsets[:-1][is_update], offsets[1:][is_update]])  # what is stored next is elsewhere
+    updates = [span for span, piece in zip(pairwise(variable.offsets), variable.pieces, strict=True) if piece.is_update]
+    ends = np.concatenate([edges, np.array(updates, np.int64).reshape(-1)])  # rows stored on both sides are elsewhere
     found: list[Int64Array] = []
     before: int | None = None
     for lo, hi in spans(len(variable)):
